@@ -1,0 +1,36 @@
+// The seam between the engine and whatever guesses tokens.
+//
+// The engine tells a drafter of every request's life: Begin with its prompt, Observe with the
+// tokens that were committed, End (finished, and so worth remembering) or Forget (cancelled).
+// Propose may be called between any two of them and changes nothing that later proposals of other
+// requests could see.
+#ifndef FORERUN_CPP_DRAFT_DRAFTER_H_
+#define FORERUN_CPP_DRAFT_DRAFTER_H_
+
+#include <span>
+
+#include "cpp/verify/draft.h"
+#include "forerun/types.h"
+
+namespace forerun {
+
+class Drafter {
+ public:
+  virtual ~Drafter() = default;
+
+  virtual void Begin(RequestId id, std::span<const TokenId> prompt) = 0;
+  virtual void Observe(RequestId id, std::span<const TokenId> committed) = 0;
+  virtual void End(RequestId id) = 0;
+  virtual void Forget(RequestId id) = 0;
+
+  // Fills `draft` (cleared by the caller) with at most max_tokens nodes; leaves it empty when it
+  // has no guess.
+  virtual void Propose(RequestId id, int max_tokens, Draft& draft) = 0;
+
+  // Drops what is remembered of past requests.
+  virtual void Reset() = 0;
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_DRAFT_DRAFTER_H_

@@ -1,0 +1,90 @@
+// Generates text from a causal language model, speculatively, without changing it.
+//
+//   forerun::EngineOptions options;
+//   options.model = "/models/SmolLM2-135M-Instruct";
+//   options.speculative.method = forerun::SpeculativeMethod::kSuffix;
+//   auto engine = forerun::Engine::Create(options);
+//   forerun::RequestId id = engine->Submit(prompt, params);
+//   while (engine->HasUnfinished()) {
+//     for (const forerun::RequestUpdate& update : engine->Step()) { ... update.new_tokens ... }
+//   }
+//
+// One thread drives Step. Submit, Cancel, HasUnfinished and metrics may be called from any thread.
+#ifndef FORERUN_ENGINE_H_
+#define FORERUN_ENGINE_H_
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "forerun/error.h"
+#include "forerun/metrics.h"
+#include "forerun/options.h"
+#include "forerun/sampling_params.h"
+#include "forerun/types.h"
+
+namespace forerun {
+
+// What one step did for one request. Valid until the next Step.
+struct RequestUpdate {
+  RequestId id = 0;
+  std::span<const TokenId> new_tokens;  // emitted by this step, in order; may be empty
+  FinishReason finish_reason = FinishReason::kNone;
+  int num_cached_tokens = 0;  // prompt tokens that the prefix cache provided
+
+  // Set when finished.
+  TokenId stop_token = -1;     // the token that stopped it, when a token did
+  int stop_string_index = -1;  // into SamplingParams::stop, when a string did
+  // Length of the text to keep, in bytes of the concatenated token bytes; -1: all of it.
+  std::int64_t num_text_bytes = -1;
+  std::string error;  // why, for kError
+  const RequestMetrics* metrics = nullptr;
+};
+
+struct ModelLimits {
+  int vocab_size = 0;
+  int max_model_len = 0;
+  int num_kv_blocks = 0;
+  int block_size = 0;
+  std::int64_t num_weight_bytes = 0;     // as packed
+  std::int64_t num_bytes_per_token = 0;  // weight bytes read for one decoded row
+  std::vector<TokenId> eos_token_ids;
+  std::string dtype;
+  std::string isa;
+  int num_threads = 0;
+};
+
+class Engine {
+ public:
+  // Maps and packs the model. Throws InvalidArgument or CheckpointError.
+  static std::unique_ptr<Engine> Create(const EngineOptions& options);
+
+  virtual ~Engine() = default;
+
+  // Bytes of each token, indexed by id; needed by requests with stop strings. Special tokens are
+  // empty. REQUIRES: no request is unfinished.
+  virtual void SetTokenBytes(std::vector<std::string> token_bytes) = 0;
+
+  // Throws InvalidArgument when the prompt or the parameters can never be served.
+  virtual RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params) = 0;
+
+  // False when no such request is unfinished. The final update comes with the next Step.
+  virtual bool Cancel(RequestId id) = 0;
+
+  virtual bool HasUnfinished() const = 0;
+
+  // Runs one draft/verify step. The updates stay valid until the next Step.
+  virtual std::span<const RequestUpdate> Step() = 0;
+
+  // Drops every cached prefix and every past output that drafters remember.
+  // REQUIRES: no request is unfinished.
+  virtual void ResetCaches() = 0;
+
+  virtual EngineMetrics metrics() const = 0;
+  virtual const ModelLimits& limits() const = 0;
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_ENGINE_H_

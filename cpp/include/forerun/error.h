@@ -1,0 +1,42 @@
+// The exceptions that cross the public boundary.
+#ifndef FORERUN_ERROR_H_
+#define FORERUN_ERROR_H_
+
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace forerun {
+
+// The caller's mistake in a config, an option or a request.
+class InvalidArgument : public std::invalid_argument {
+ public:
+  InvalidArgument(std::string field, std::string value, std::string expected)
+      : std::invalid_argument(field + ": got " + value + "; expected " + expected),
+        field_(std::move(field)),
+        value_(std::move(value)),
+        expected_(std::move(expected)) {}
+
+  const std::string& field() const { return field_; }
+  const std::string& value() const { return value_; }
+  const std::string& expected() const { return expected_; }
+
+ private:
+  std::string field_, value_, expected_;
+};
+
+// A model directory that is missing, damaged, or of a kind that is not understood.
+class CheckpointError : public InvalidArgument {
+ public:
+  using InvalidArgument::InvalidArgument;
+};
+
+// A broken invariant: our bug, never the caller's.
+class InternalError : public std::logic_error {
+ public:
+  using std::logic_error::logic_error;
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_ERROR_H_

@@ -1,0 +1,32 @@
+// The execution boundary: what the engine asks of a model. Tests script it.
+#ifndef FORERUN_CPP_MODEL_EXECUTOR_H_
+#define FORERUN_CPP_MODEL_EXECUTOR_H_
+
+#include <span>
+
+#include "cpp/ops/ops.h"
+#include "forerun/types.h"
+
+namespace forerun {
+
+// One forward pass. Sequences cover the rows in order and without gaps.
+struct ForwardBatch {
+  std::span<const TokenId> tokens;  // [num_rows]
+  std::span<const SequenceRows> sequences;
+  std::span<const std::int32_t> logits_rows;  // ascending rows whose logits are wanted
+};
+
+class ModelExecutor {
+ public:
+  virtual ~ModelExecutor() = default;
+
+  virtual int vocab_size() const = 0;
+
+  // Writes keys and values of every row and returns logits [logits_rows.size(), vocab_size], valid
+  // until the next call. The logits of a row predict the token after it.
+  virtual ConstRows Forward(const ForwardBatch& batch) = 0;
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_MODEL_EXECUTOR_H_

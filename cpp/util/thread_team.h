@@ -1,0 +1,75 @@
+// A fixed set of threads that meet often: a decode step has some two hundred meetings.
+//
+// Run(n, fn) calls fn(i) once for every i in [0, n), spread over the team with the caller as a
+// member, and returns when all are done. Workers spin for a while between runs, then sleep until
+// the next one, so that an idle engine costs nothing. Which thread gets which i is not fixed: fn's
+// results must not depend on it.
+//
+// Run is not reentrant and one thread at a time may call it.
+#ifndef FORERUN_CPP_UTIL_THREAD_TEAM_H_
+#define FORERUN_CPP_UTIL_THREAD_TEAM_H_
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <type_traits>
+#include <vector>
+
+namespace forerun {
+
+class ThreadTeam {
+ public:
+  // num_threads counts the caller; 0 takes one per core this process may run on.
+  explicit ThreadTeam(int num_threads);
+  ~ThreadTeam();
+
+  ThreadTeam(const ThreadTeam&) = delete;
+  ThreadTeam& operator=(const ThreadTeam&) = delete;
+
+  int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+
+  // The first exception that a call of fn threw is thrown here, after all calls ended.
+  // fn(i) or fn(i, member) with 0 <= member < num_threads(): member owns its scratch for the call.
+  template <typename Fn>
+  void Run(int num_tasks, const Fn& fn) {
+    RunErased(num_tasks, &fn, [](const void* erased, int task, int member) {
+      const Fn& call = *static_cast<const Fn*>(erased);
+      if constexpr (std::is_invocable_v<const Fn&, int, int>) {
+        call(task, member);
+      } else {
+        call(task);
+      }
+    });
+  }
+
+ private:
+  using Invoke = void (*)(const void*, int task, int member);
+
+  void RunErased(int num_tasks, const void* fn, Invoke invoke);
+  void WorkerLoop(int member);
+  void TakeTasks(int member);
+
+  std::vector<std::thread> workers_;
+
+  // Written by Run before it raises epoch_, read by workers after they see it.
+  const void* fn_ = nullptr;
+  Invoke invoke_ = nullptr;
+  int num_tasks_ = 0;
+
+  alignas(64) std::atomic<int> next_task_{0};
+  alignas(64) std::atomic<int> num_busy_{0};  // workers that have not finished this epoch
+  alignas(64) std::atomic<std::uint32_t> epoch_{0};
+  std::atomic<int> num_sleeping_{0};
+  std::atomic<bool> stopping_{false};
+  std::mutex sleep_mutex_;
+  std::condition_variable wake_;
+  std::mutex error_mutex_;
+  std::exception_ptr error_;
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_UTIL_THREAD_TEAM_H_
