@@ -1,0 +1,71 @@
+// The KV blocks of one request, in the order of its tokens.
+//
+// A step works on a table in two moves. Reserve(n) makes room for up to n more tokens, or takes
+// nothing; until the next Commit those slots belong to this step, which may write them in any way.
+// Commit(tokens) says which tokens' keys and values stay: their full blocks become shareable, and
+// blocks without a committed token go back to the pool, the rejected part of a draft with them.
+//
+// Full blocks are stored once: where the pool already knows an equal block, Commit trades this
+// table's own copy for it. Their values are equal bit for bit, since they depend on nothing but the
+// tokens. Therefore whoever holds a block holds all blocks before it, and a prefix leaves the cache
+// from its tail.
+//
+// blocks() changes in the four named moves only. Not thread-safe. The pool must outlive the table.
+#ifndef FORERUN_CPP_KV_BLOCK_TABLE_H_
+#define FORERUN_CPP_KV_BLOCK_TABLE_H_
+
+#include <span>
+#include <vector>
+
+#include "cpp/kv/block_pool.h"
+#include "forerun/types.h"
+
+namespace forerun {
+
+class BlockTable {
+ public:
+  // Up to max_tokens tokens no call allocates memory.
+  explicit BlockTable(BlockPool& pool, int max_tokens = 0);
+  ~BlockTable() { Drop(); }
+
+  BlockTable(BlockTable&& other) noexcept;
+  BlockTable& operator=(BlockTable&& other) noexcept;
+  BlockTable(const BlockTable&) = delete;
+  BlockTable& operator=(const BlockTable&) = delete;
+
+  // Starts with the longest known run of full blocks over `tokens`, but leaves at least the last
+  // token to be computed: something must produce logits. Returns the number of tokens adopted, now
+  // committed. REQUIRES: empty.
+  int AdoptPrefix(std::span<const TokenId> tokens);
+
+  // Makes room for num_tokens more than are committed. False, and nothing taken, when the pool is
+  // short; what earlier calls reserved stays.
+  bool Reserve(int num_tokens);
+
+  // Keeps these tokens, written to the slots behind the committed ones in this order, and returns
+  // blocks that hold none. Fails on our own bugs only. REQUIRES: room for them.
+  void Commit(std::span<const TokenId> tokens);
+
+  // Gives everything back; the table is empty, and can be used again.
+  void Drop();
+
+  // blocks()[p / block_size] holds position p.
+  std::span<const BlockId> blocks() const { return blocks_; }
+  int num_committed() const { return num_committed_; }
+  // Blocks that Reserve(num_tokens) would take from the pool.
+  int NumBlocksToReserve(int num_tokens) const;
+
+ private:
+  void ShareFullBlock(int index);
+
+  BlockPool* pool_;
+
+  std::vector<BlockId> blocks_;
+  int num_committed_ = 0;          // tokens
+  PrefixId prefix_ = kRootPrefix;  // of the full committed blocks
+  std::vector<TokenId> partial_;   // the committed tokens behind them, fewer than block_size
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_KV_BLOCK_TABLE_H_

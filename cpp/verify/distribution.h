@@ -1,0 +1,75 @@
+// From logits to a token: THE definition of sampling.
+//
+// The token at an output position is a pure function of the position's logits, the rule and the
+// position: there is no generator state, so that a token that is sampled again, by whoever and
+// beside whatever, is the same token.
+//
+//   temperature 0   the arg-max of the logits; the lowest id among equals.
+//   otherwise       the arg-max of score(t) = (logit(t) - max logit) / temperature + noise(t) over
+//                   the kept tokens; the lowest id among equals.
+//
+// Adding independent standard Gumbel noise makes that arg-max a draw from the softmax of the kept
+// tokens. Tokens that may not end the output yet are taken out first, then min_p, top_k and top_p
+// are applied, each to what the one before it kept (docs/verification.md).
+#ifndef FORERUN_CPP_VERIFY_DISTRIBUTION_H_
+#define FORERUN_CPP_VERIFY_DISTRIBUTION_H_
+
+#include <cstdint>
+#include <span>
+#include <stdexcept>
+#include <vector>
+
+#include "forerun/sampling_params.h"
+#include "forerun/types.h"
+
+namespace forerun {
+
+// Logits from which no token can be sampled: one is NaN or +infinity, or no token is left. The
+// message names the first offender. It fails the request, not the engine.
+class NumericError : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+// What of SamplingParams decides a token.
+struct SamplingRule {
+  double temperature = 1.0;  // 0: greedy
+  int top_k = 0;             // <= 0: all
+  double top_p = 1.0;        // 1: all
+  double min_p = 0.0;        // 0: all
+  std::uint64_t seed = 0;    // key of the noise
+  int min_tokens = 0;
+  // Tokens that cannot be sampled at output indices below min_tokens: end-of-sequence and stop ids.
+  std::span<const TokenId> suppressed_before_min;
+};
+
+// `suppressed_before_min` must outlive the rule. REQUIRES: params passed CheckSamplingParams.
+SamplingRule MakeSamplingRule(const SamplingParams& params, std::uint64_t seed,
+                              std::span<const TokenId> suppressed_before_min);
+
+// Working memory of SampleToken; one per thread. Allocates until it has seen its largest row.
+struct SamplerScratch {
+  struct Candidate {
+    float logit;
+    TokenId token;
+  };
+  std::vector<float> logits;   // [vocab], with suppressed tokens at -infinity
+  std::vector<float> weights;  // [vocab], exp of (logit - max) / temperature
+  std::vector<Candidate> candidates;
+};
+
+// The noise of a token at an output position: standard Gumbel, between -3.14 and 22.88.
+//   u = (bits + 0.5) * 2^-32, bits = word token % 4 of Philox(seed, token / 4, output_index)
+double GumbelNoise(std::uint64_t seed, int output_index, TokenId token);
+
+// Samples output token number `output_index` (0-based) of a request from logits [vocab]. Throws
+// NumericError.
+TokenId SampleToken(std::span<const float> logits, const SamplingRule& rule, int output_index,
+                    SamplerScratch& scratch);
+
+// The same by the shortest route from the definition: full sorts, no shortcuts. For tests.
+TokenId SampleTokenSlow(std::span<const float> logits, const SamplingRule& rule, int output_index);
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_VERIFY_DISTRIBUTION_H_
