@@ -1,0 +1,115 @@
+#include "forerun/engine.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+
+#include "python/bindings/register.h"
+
+namespace forerun {
+namespace {
+
+namespace py = pybind11;
+
+using TokenArray = py::array_t<TokenId, py::array::c_style>;
+
+// A RequestUpdate that owns what it shows, so that Python may keep it beyond the next step.
+struct OwnedUpdate {
+  explicit OwnedUpdate(const RequestUpdate& update)
+      : view(update), new_tokens(update.new_tokens.begin(), update.new_tokens.end()) {
+    if (update.metrics != nullptr) metrics = *update.metrics;
+  }
+
+  RequestUpdate view;  // its span and pointer are stale: never read
+  std::vector<TokenId> new_tokens;
+  std::optional<RequestMetrics> metrics;
+};
+
+std::unique_ptr<Engine> Create(const EngineOptions& options) {
+  py::gil_scoped_release release;
+  return Engine::Create(options);
+}
+
+RequestId Submit(Engine& engine, const TokenArray& prompt, const SamplingParams& params) {
+  if (prompt.ndim() != 1) {
+    throw InvalidArgument("prompt_token_ids", std::to_string(prompt.ndim()) + " dimensions",
+                          "a one-dimensional int32 array");
+  }
+  const std::span<const TokenId> tokens(prompt.data(), static_cast<std::size_t>(prompt.size()));
+  py::gil_scoped_release release;
+  return engine.Submit(tokens, params);
+}
+
+std::vector<OwnedUpdate> Step(Engine& engine) {
+  py::gil_scoped_release release;
+  const std::span<const RequestUpdate> updates = engine.Step();
+  return std::vector<OwnedUpdate>(updates.begin(), updates.end());
+}
+
+void SetTokenBytes(Engine& engine, const std::vector<py::bytes>& token_bytes) {
+  engine.SetTokenBytes(std::vector<std::string>(token_bytes.begin(), token_bytes.end()));
+}
+
+void RegisterUpdate(py::module_& module) {
+  py::enum_<FinishReason>(module, "FinishReason", "Why a request ended.")
+      .value("NONE", FinishReason::kNone)
+      .value("STOP", FinishReason::kStop)
+      .value("LENGTH", FinishReason::kLength)
+      .value("ABORT", FinishReason::kAbort)
+      .value("ERROR", FinishReason::kError);
+
+  py::class_<OwnedUpdate>(module, "RequestUpdate", "What one step did for one request.")
+      .def_readonly("new_tokens", &OwnedUpdate::new_tokens)
+      .def_readonly("metrics", &OwnedUpdate::metrics)
+      .def_property_readonly("id", [](const OwnedUpdate& u) { return u.view.id; })
+      .def_property_readonly("finish_reason",
+                             [](const OwnedUpdate& u) { return u.view.finish_reason; })
+      .def_property_readonly("num_cached_tokens",
+                             [](const OwnedUpdate& u) { return u.view.num_cached_tokens; })
+      .def_property_readonly("stop_token", [](const OwnedUpdate& u) { return u.view.stop_token; })
+      .def_property_readonly("stop_string_index",
+                             [](const OwnedUpdate& u) { return u.view.stop_string_index; })
+      .def_property_readonly("num_text_bytes",
+                             [](const OwnedUpdate& u) { return u.view.num_text_bytes; })
+      .def_property_readonly("error", [](const OwnedUpdate& u) { return u.view.error; });
+}
+
+void RegisterLimits(py::module_& module) {
+  py::class_<ModelLimits>(module, "ModelLimits", "What a loaded model can serve.")
+      .def_readonly("vocab_size", &ModelLimits::vocab_size)
+      .def_readonly("max_model_len", &ModelLimits::max_model_len)
+      .def_readonly("num_kv_blocks", &ModelLimits::num_kv_blocks)
+      .def_readonly("block_size", &ModelLimits::block_size)
+      .def_readonly("num_weight_bytes", &ModelLimits::num_weight_bytes)
+      .def_readonly("num_bytes_per_token", &ModelLimits::num_bytes_per_token)
+      .def_readonly("eos_token_ids", &ModelLimits::eos_token_ids)
+      .def_readonly("dtype", &ModelLimits::dtype)
+      .def_readonly("isa", &ModelLimits::isa)
+      .def_readonly("num_threads", &ModelLimits::num_threads);
+}
+
+}  // namespace
+
+void RegisterEngine(py::module_& module) {
+  RegisterUpdate(module);
+  RegisterLimits(module);
+  const auto release = py::call_guard<py::gil_scoped_release>();
+  py::class_<Engine>(module, "Engine", "Generates tokens for many requests at once.")
+      .def(py::init(&Create), py::arg("options"), "Maps and packs the model.")
+      .def("set_token_bytes", &SetTokenBytes, py::arg("token_bytes"),
+           "Sets the bytes of each token, indexed by id; needed by requests with stop strings.")
+      .def("submit", &Submit, py::arg("prompt_token_ids"), py::arg("params"),
+           "Queues a request and returns its id.")
+      .def("cancel", &Engine::Cancel, py::arg("request_id"), release,
+           "Ends a request; false when no such request is unfinished.")
+      .def("has_unfinished", &Engine::HasUnfinished, release, "Whether a step has work to do.")
+      .def("step", &Step, "Runs one draft/verify step without holding the GIL.")
+      .def("reset_caches", &Engine::ResetCaches, release,
+           "Drops every cached prefix and every past output that drafters remember.")
+      .def("metrics", &Engine::metrics, release, "A copy of the counters.")
+      .def_property_readonly("limits", &Engine::limits,
+                             py::return_value_policy::reference_internal);
+}
+
+}  // namespace forerun

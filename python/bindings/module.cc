@@ -1,0 +1,12 @@
+#include "python/bindings/register.h"
+
+PYBIND11_MODULE(_core, module) {
+  module.doc() = "The native engine. Use the classes of the package forerun instead.";
+  forerun::RegisterErrors(module);
+  forerun::RegisterOptions(module);
+  forerun::RegisterMetrics(module);
+  forerun::RegisterEngine(module);
+#ifdef FORERUN_BIND_MODEL
+  forerun::RegisterModel(module);
+#endif
+}

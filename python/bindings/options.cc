@@ -1,0 +1,83 @@
+#include "forerun/options.h"
+
+#include <pybind11/stl.h>
+
+#include "forerun/sampling_params.h"
+#include "python/bindings/register.h"
+
+namespace forerun {
+namespace {
+
+namespace py = pybind11;
+
+void RegisterSpeculativeOptions(py::module_& module) {
+  py::enum_<SpeculativeMethod>(module, "SpeculativeMethod", "How drafts are made.")
+      .value("NONE", SpeculativeMethod::kNone)
+      .value("NGRAM", SpeculativeMethod::kNgram)
+      .value("SUFFIX", SpeculativeMethod::kSuffix);
+
+  using Options = SpeculativeOptions;
+  py::class_<Options>(module, "SpeculativeOptions", "How the engine drafts.")
+      .def(py::init<>(), "All defaults: no speculation.")
+      .def_readwrite("method", &Options::method)
+      .def_readwrite("num_speculative_tokens", &Options::num_speculative_tokens)
+      .def_readwrite("prompt_lookup_max", &Options::prompt_lookup_max)
+      .def_readwrite("prompt_lookup_min", &Options::prompt_lookup_min)
+      .def_readwrite("suffix_max_tree_depth", &Options::suffix_max_tree_depth)
+      .def_readwrite("suffix_max_cached_requests", &Options::suffix_max_cached_requests)
+      .def_readwrite("suffix_max_spec_factor", &Options::suffix_max_spec_factor)
+      .def_readwrite("suffix_min_token_prob", &Options::suffix_min_token_prob)
+      .def_readwrite("adaptive", &Options::adaptive);
+}
+
+void RegisterEngineOptions(py::module_& module) {
+  using Options = EngineOptions;
+  py::class_<Options>(module, "EngineOptions", "How an engine is set up.")
+      .def(py::init<>(), "All defaults; `model` must be set.")
+      .def_readwrite("model", &Options::model)
+      .def_readwrite("dtype", &Options::dtype)
+      .def_readwrite("max_model_len", &Options::max_model_len)
+      .def_readwrite("max_num_seqs", &Options::max_num_seqs)
+      .def_readwrite("max_num_batched_tokens", &Options::max_num_batched_tokens)
+      .def_readwrite("block_size", &Options::block_size)
+      .def_readwrite("enable_prefix_caching", &Options::enable_prefix_caching)
+      .def_readwrite("kv_cache_memory_bytes", &Options::kv_cache_memory_bytes)
+      .def_readwrite("seed", &Options::seed)
+      .def_readwrite("num_threads", &Options::num_threads)
+      .def_readwrite("speculative", &Options::speculative)
+      .def_readwrite("check_invariants", &Options::check_invariants);
+  module.def(
+      "check_engine_options", &CheckEngineOptions, py::arg("options"),
+      "Raises InvalidArgumentError that names the first wrong field; the model is not read.");
+}
+
+void RegisterSamplingParams(py::module_& module) {
+  using Params = SamplingParams;
+  py::class_<Params>(module, "SamplingParams", "What a request asks for.")
+      .def(py::init<>(), "All defaults.")
+      .def_readwrite("temperature", &Params::temperature)
+      .def_readwrite("top_k", &Params::top_k)
+      .def_readwrite("top_p", &Params::top_p)
+      .def_readwrite("min_p", &Params::min_p)
+      .def_readwrite("seed", &Params::seed)
+      .def_readwrite("max_tokens", &Params::max_tokens)
+      .def_readwrite("min_tokens", &Params::min_tokens)
+      .def_readwrite("stop_token_ids", &Params::stop_token_ids)
+      .def_readwrite("stop", &Params::stop)
+      .def_readwrite("include_stop_str_in_output", &Params::include_stop_str_in_output)
+      .def_readwrite("ignore_eos", &Params::ignore_eos)
+      .def_readwrite("speculative", &Params::speculative)
+      .def_readwrite("max_draft_tokens", &Params::max_draft_tokens);
+  module.def("check_sampling_params", &CheckSamplingParams, py::arg("params"),
+             "Raises InvalidArgumentError that names the first wrong field.");
+}
+
+}  // namespace
+
+void RegisterOptions(py::module_& module) {
+  RegisterSpeculativeOptions(module);
+  RegisterEngineOptions(module);
+  RegisterSamplingParams(module);
+}
+
+}  // namespace forerun
