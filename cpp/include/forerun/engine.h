@@ -29,7 +29,7 @@ namespace forerun {
 // What one step did for one request. Valid until the next Step.
 struct RequestUpdate {
   RequestId id = 0;
-  std::span<const TokenId> new_tokens;  // emitted by this step, in order; may be empty
+  std::span<const TokenId> new_tokens = {};  // emitted by this step, in order; may be empty
   FinishReason finish_reason = FinishReason::kNone;
   int num_cached_tokens = 0;  // prompt tokens that the prefix cache provided
 
@@ -38,7 +38,7 @@ struct RequestUpdate {
   int stop_string_index = -1;  // into SamplingParams::stop, when a string did
   // Length of the text to keep, in bytes of the concatenated token bytes; -1: all of it.
   std::int64_t num_text_bytes = -1;
-  std::string error;  // why, for kError
+  std::string error = {};  // why, for kError
   const RequestMetrics* metrics = nullptr;
 };
 

@@ -1,0 +1,366 @@
+#include "cpp/engine/engine_core.h"
+
+#include <algorithm>
+#include <exception>
+#include <utility>
+
+#include "cpp/engine/invariants.h"
+#include "cpp/util/check.h"
+#include "cpp/util/clock.h"
+#include "cpp/util/hash.h"
+
+namespace forerun {
+
+EngineCore::EngineCore(EngineConfig config, ModelExecutor& executor, Drafter* drafter)
+    : config_(std::move(config)),
+      executor_(executor),
+      drafter_(drafter),
+      pool_(config_.num_blocks, config_.block_size, config_.enable_prefix_caching),
+      scheduler_({config_.max_num_seqs, config_.max_num_batched_tokens}, pool_) {
+  FORERUN_CHECK(config_.num_blocks >= (config_.max_model_len - 1) / config_.block_size + 1,
+                "a request that runs alone must fit");
+  vocabulary_.eos_token_ids = config_.eos_token_ids;
+  counters_.spec_decode.num_accepted_tokens_per_pos.resize(config_.num_speculative_tokens);
+  outcomes_.resize(config_.max_num_seqs);
+  updates_.reserve(2 * config_.max_num_seqs);
+  batch_tokens_.reserve(config_.max_num_batched_tokens);
+  batch_logits_rows_.reserve(config_.max_num_batched_tokens);
+  batch_sequences_.reserve(config_.max_num_seqs);
+  candidates_.reserve(config_.max_num_seqs);
+  PublishMetrics();
+}
+
+EngineCore::~EngineCore() = default;
+
+void EngineCore::SetTokenBytes(std::vector<std::string> token_bytes) {
+  FORERUN_CHECK(!HasUnfinished(), "token bytes may not change while requests are unfinished");
+  if (static_cast<int>(token_bytes.size()) != executor_.vocab_size()) {
+    throw InvalidArgument(
+        "token_bytes", std::to_string(token_bytes.size()) + " entries",
+        "one per token of the vocabulary, " + std::to_string(executor_.vocab_size()));
+  }
+  vocabulary_.token_bytes = std::move(token_bytes);
+}
+
+void EngineCore::CheckRequest(std::span<const TokenId> prompt, const SamplingParams& params) const {
+  CheckSamplingParams(params);
+  if (prompt.empty()) throw InvalidArgument("prompt", "no tokens", "at least one token");
+  const int vocab_size = executor_.vocab_size();
+  const auto check_token = [vocab_size](const std::string& field, TokenId token) {
+    if (token < 0 || token >= vocab_size) {
+      throw InvalidArgument(field, std::to_string(token),
+                            "a token id from 0 to " + std::to_string(vocab_size - 1));
+    }
+  };
+  for (std::size_t i = 0; i < prompt.size(); ++i) {
+    check_token("prompt[" + std::to_string(i) + "]", prompt[i]);
+  }
+  for (TokenId token : params.stop_token_ids) check_token("stop_token_ids", token);
+  if (static_cast<int>(prompt.size()) >= config_.max_model_len) {
+    throw InvalidArgument("prompt", std::to_string(prompt.size()) + " tokens",
+                          "at most " + std::to_string(config_.max_model_len - 1) +
+                              ", which leaves room for one new token within max_model_len = " +
+                              std::to_string(config_.max_model_len));
+  }
+  if (!params.stop.empty() && vocabulary_.token_bytes.empty()) {
+    throw InvalidArgument("stop", std::to_string(params.stop.size()) + " strings",
+                          "none before SetTokenBytes: stop strings need the tokens' bytes");
+  }
+}
+
+std::unique_ptr<Request> EngineCore::MakeRequest(RequestId id, std::span<const TokenId> prompt,
+                                                 const SamplingParams& params) {
+  const std::int64_t wanted = static_cast<std::int64_t>(prompt.size()) + params.max_tokens;
+  const int max_len = static_cast<int>(std::min<std::int64_t>(wanted, config_.max_model_len));
+  auto request = std::make_unique<Request>(id, pool_, max_len);
+  request->params = params;
+  request->num_prompt_tokens = static_cast<int>(prompt.size());
+  request->tokens.reserve(max_len);
+  request->tokens.assign(prompt.begin(), prompt.end());
+  request->suppressed_before_min = params.stop_token_ids;
+  if (!params.ignore_eos) {
+    request->suppressed_before_min.insert(request->suppressed_before_min.end(),
+                                          config_.eos_token_ids.begin(),
+                                          config_.eos_token_ids.end());
+  }
+  const std::uint64_t seed = params.seed.value_or(HashCombine(config_.seed, id));
+  request->rule = MakeSamplingRule(request->params, seed, request->suppressed_before_min);
+  request->drafts = drafter_ != nullptr && params.speculative;
+  request->metrics.spec_decode.num_accepted_tokens_per_pos.resize(config_.num_speculative_tokens);
+  request->submit_time = Now();
+  return request;
+}
+
+RequestId EngineCore::Submit(std::span<const TokenId> prompt, const SamplingParams& params) {
+  CheckRequest(prompt, params);
+  std::lock_guard lock(inbox_mutex_);
+  const RequestId id = next_id_;
+  submitted_.push_back(MakeRequest(id, prompt, params));
+  unfinished_.push_back(id);
+  ++next_id_;
+  ++num_unfinished_;
+  return id;
+}
+
+bool EngineCore::Cancel(RequestId id) {
+  std::lock_guard lock(inbox_mutex_);
+  if (!std::ranges::binary_search(unfinished_, id)) return false;
+  cancelled_.push_back(id);
+  return true;
+}
+
+void EngineCore::TakeInbox() {
+  std::lock_guard lock(inbox_mutex_);
+  for (std::unique_ptr<Request>& request : submitted_) {
+    if (request->drafts) {
+      acceptance_.try_emplace(request->id);
+      Guarded(*request, [&] { drafter_->Begin(request->id, request->tokens); });
+    }
+    scheduler_.Add(std::move(request));
+  }
+  submitted_.clear();
+  for (RequestId id : cancelled_) {
+    Request* request = scheduler_.Find(id);
+    if (request == nullptr) continue;
+    request->finish_reason = FinishReason::kAbort;
+    updates_.push_back({.id = id});
+    Finish(*request);
+  }
+  cancelled_.clear();
+}
+
+std::span<const RequestUpdate> EngineCore::Step() {
+  const double begin = Now();
+  updates_.clear();
+  finished_.clear();
+  TakeInbox();
+  const double drafting = Now();
+  ProposeDrafts();
+  const double planning = Now();
+  scheduler_.Plan(plan_);
+  double model_seconds = 0;
+  double verify_seconds = 0;
+  if (!plan_.requests.empty()) {
+    try {
+      BuildBatch();
+      const double running = Now();
+      const ConstRows logits =
+          executor_.Forward({batch_tokens_, batch_sequences_, batch_logits_rows_});
+      const double verifying = Now();
+      VerifyDrafts(logits);
+      model_seconds = verifying - running;
+      verify_seconds = Now() - verifying;
+    } catch (...) {
+      scheduler_.Abandon(plan_);
+      for (const PlannedRequest& planned : plan_.requests) planned.request->draft.Clear();
+      throw;
+    }
+    const bool decodes_only = std::ranges::all_of(
+        plan_.requests, [](const PlannedRequest& planned) { return planned.num_pending == 1; });
+    if (decodes_only) controller_.ObserveStep(plan_.num_rows, model_seconds);
+    CommitStep();
+  }
+  counters_.num_preemptions += plan_.num_preempted;
+  ++counters_.num_steps;
+  counters_.draft_seconds += planning - drafting;
+  counters_.model_seconds += model_seconds;
+  counters_.verify_seconds += verify_seconds;
+  if (config_.check_invariants) CheckEngineInvariants(scheduler_, pool_);
+  counters_.other_seconds += Now() - begin - (planning - drafting) - model_seconds - verify_seconds;
+  PublishMetrics();
+  return updates_;
+}
+
+void EngineCore::ProposeDrafts() {
+  candidates_.clear();
+  int num_known_rows = 0;
+  for (const auto& request : scheduler_.running()) {
+    num_known_rows += request->num_pending();
+    if (!request->drafts || request->num_pending() != 1) continue;
+    int limit = std::min(config_.num_speculative_tokens, request->num_draftable());
+    if (request->params.max_draft_tokens)
+      limit = std::min(limit, *request->params.max_draft_tokens);
+    if (limit <= 0) continue;
+    Guarded(*request, [&] { drafter_->Propose(request->id, limit, request->draft); });
+    if (request->draft.empty()) continue;
+    FORERUN_CHECK(request->draft.size() <= limit, "the drafter went beyond its limit");
+    candidates_.push_back({&request->draft, &acceptance_[request->id]});
+  }
+  if (config_.adaptive && !candidates_.empty()) {
+    controller_.Choose(candidates_, std::min(num_known_rows, config_.max_num_batched_tokens),
+                       static_cast<int>(scheduler_.running().size()));
+  }
+}
+
+void EngineCore::BuildBatch() {
+  batch_tokens_.clear();
+  batch_sequences_.clear();
+  batch_logits_rows_.clear();
+  for (PlannedRequest& planned : plan_.requests) {
+    Request& request = *planned.request;
+    if (request.metrics.queue_seconds == 0) {
+      request.metrics.queue_seconds = Now() - request.submit_time;
+      counters_.num_cached_prompt_tokens += request.num_cached_tokens;
+    }
+    request.draft.Truncate(planned.num_draft);
+    const int row_begin = static_cast<int>(batch_tokens_.size());
+    const int num_context = request.table.num_committed();
+    const auto pending = request.tokens.begin() + num_context;
+    batch_tokens_.insert(batch_tokens_.end(), pending, pending + planned.num_pending);
+    batch_tokens_.insert(batch_tokens_.end(), request.draft.tokens.begin(),
+                         request.draft.tokens.end());
+    batch_sequences_.push_back(
+        {row_begin, planned.num_rows(), num_context, request.table.blocks()});
+    if (!planned.samples) continue;
+    // The last known token's row and one per draft node.
+    for (int row = planned.num_pending - 1; row < planned.num_rows(); ++row) {
+      batch_logits_rows_.push_back(row_begin + row);
+    }
+  }
+}
+
+void EngineCore::VerifyDrafts(ConstRows logits) {
+  int row = 0;
+  for (std::size_t i = 0; i < plan_.requests.size(); ++i) {
+    const PlannedRequest& planned = plan_.requests[i];
+    Outcome& outcome = outcomes_[i];
+    outcome.verdict.tokens.clear();
+    outcome.verdict.accepted_nodes.clear();
+    outcome.error.clear();
+    if (!planned.samples) continue;
+    const Request& request = *planned.request;
+    try {
+      Verify(request.draft, {logits.row(row), logits.cols, logits.stride}, request.rule,
+             request.num_output_tokens(), scratch_, outcome.verdict);
+    } catch (const NumericError& error) {
+      outcome.error = error.what();
+    }
+    row += planned.num_draft + 1;
+  }
+}
+
+void EngineCore::CommitStep() {
+  for (std::size_t i = 0; i < plan_.requests.size(); ++i) {
+    CommitRequest(plan_.requests[i], outcomes_[i]);
+  }
+}
+
+void EngineCore::CommitRequest(const PlannedRequest& planned, const Outcome& outcome) {
+  Request& request = *planned.request;
+  const int num_before = static_cast<int>(request.tokens.size());
+  const int num_committed = request.table.num_committed();
+  counters_.num_prompt_tokens += std::max(
+      0, std::min(num_committed + planned.num_pending, request.num_prompt_tokens) - num_committed);
+
+  for (TokenId token : outcome.verdict.tokens) {
+    CommitToken(vocabulary_, token, request);
+    if (request.finished()) break;
+  }
+  if (!request.finished() && !outcome.error.empty()) {
+    request.finish_reason = FinishReason::kError;
+    request.error = outcome.error;
+  }
+  const int num_emitted = static_cast<int>(request.tokens.size()) - num_before;
+  // The last emitted token was sampled, not computed: its KV comes with the next step.
+  const int num_accepted = std::min(num_emitted, outcome.verdict.num_accepted());
+  request.table.Commit({request.tokens.data() + num_committed,
+                        static_cast<std::size_t>(planned.num_pending + num_accepted)});
+
+  if (planned.samples) {
+    ++request.metrics.num_target_passes;
+    ++counters_.num_target_passes;
+    request.metrics.num_generated_tokens += num_emitted;
+    counters_.num_generated_tokens += num_emitted;
+    if (num_emitted > 0 && request.metrics.first_token_seconds == 0) {
+      request.metrics.first_token_seconds = Now() - request.submit_time;
+    }
+    CountDraft(request, num_accepted, request.metrics.spec_decode);
+    CountDraft(request, num_accepted, counters_.spec_decode);
+    updates_.push_back(
+        {.id = request.id,
+         .new_tokens = {request.tokens.data() + num_before, static_cast<std::size_t>(num_emitted)},
+         .num_cached_tokens = std::max(0, request.num_cached_tokens)});
+  }
+  Observe(request, num_before, outcome.verdict.num_accepted());
+  request.draft.Clear();
+  if (request.finished()) Finish(request);
+}
+
+void EngineCore::CountDraft(const Request& request, int num_accepted,
+                            SpecDecodeCounters& counters) const {
+  if (request.draft.empty()) return;
+  ++counters.num_drafts;
+  counters.num_draft_tokens += request.draft.size();
+  counters.num_accepted_tokens += num_accepted;
+  for (int i = 0; i < num_accepted; ++i) ++counters.num_accepted_tokens_per_pos[i];
+}
+
+void EngineCore::Observe(Request& request, int num_before, int num_accepted) {
+  if (!request.drafts || static_cast<int>(request.tokens.size()) == num_before) return;
+  controller_.ObserveVerdict(request.draft, num_accepted, acceptance_[request.id]);
+  Guarded(request,
+          [&] { drafter_->Observe(request.id, std::span(request.tokens).subspan(num_before)); });
+}
+
+// REQUIRES: the request's update is the last in updates_.
+void EngineCore::Finish(Request& request) {
+  if (request.drafts) {
+    const bool is_whole = request.finish_reason == FinishReason::kStop ||
+                          request.finish_reason == FinishReason::kLength;
+    Guarded(request, [&] { is_whole ? drafter_->End(request.id) : drafter_->Forget(request.id); });
+  }
+  acceptance_.erase(request.id);
+  request.metrics.total_seconds = Now() - request.submit_time;
+  RequestUpdate& update = updates_.back();
+  update.finish_reason = request.finish_reason;
+  update.num_cached_tokens = std::max(0, request.num_cached_tokens);
+  update.stop_token = request.stop_token;
+  update.stop_string_index = request.stop_string_index;
+  update.num_text_bytes = vocabulary_.token_bytes.empty() ? -1 : request.num_text_bytes;
+  update.error = request.error;
+  update.metrics = &request.metrics;
+  ++counters_.num_finished_requests;
+  finished_.push_back(scheduler_.Remove(&request));
+}
+
+template <typename Hook>
+void EngineCore::Guarded(Request& request, const Hook& hook) {
+  if (!request.drafts) return;
+  try {
+    hook();
+  } catch (const std::exception&) {
+    request.drafts = false;
+    request.draft.Clear();
+    try {
+      drafter_->Forget(request.id);
+    } catch (const std::exception&) {
+      // Nothing more to forget: the request no longer asks it anything.
+    }
+  }
+}
+
+void EngineCore::ResetCaches() {
+  FORERUN_CHECK(!HasUnfinished(), "caches may not be reset while requests are unfinished");
+  pool_.DropCached();
+  if (drafter_ != nullptr) drafter_->Reset();
+}
+
+void EngineCore::PublishMetrics() {
+  counters_.num_waiting_requests = static_cast<int>(scheduler_.waiting().size());
+  counters_.num_running_requests = static_cast<int>(scheduler_.running().size());
+  counters_.num_free_blocks = pool_.num_free();
+  counters_.num_cached_blocks = pool_.num_cached();
+  counters_.num_held_blocks = pool_.num_held();
+  counters_.num_total_blocks = pool_.num_total();
+  std::lock_guard lock(inbox_mutex_);
+  published_ = counters_;
+  for (const auto& request : finished_) std::erase(unfinished_, request->id);
+  num_unfinished_.store(static_cast<int>(unfinished_.size()));
+}
+
+EngineMetrics EngineCore::metrics() const {
+  std::lock_guard lock(inbox_mutex_);
+  return published_;
+}
+
+}  // namespace forerun

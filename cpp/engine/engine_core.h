@@ -1,0 +1,121 @@
+// The draft/verify loop over any executor and any drafter.
+//
+// A step has six moves: budget and draft, plan and reserve, run, verify, commit, observe. Until
+// commit nothing has changed that the next step would not find again: what throws earlier is thrown
+// out of Step, reservations are given back, and the requests are as they were. A request whose own
+// logits are broken fails alone.
+#ifndef FORERUN_CPP_ENGINE_ENGINE_CORE_H_
+#define FORERUN_CPP_ENGINE_ENGINE_CORE_H_
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <unordered_map>
+#include <vector>
+
+#include "cpp/draft/draft_length.h"
+#include "cpp/draft/drafter.h"
+#include "cpp/engine/stop.h"
+#include "cpp/kv/block_pool.h"
+#include "cpp/model/executor.h"
+#include "cpp/sched/scheduler.h"
+#include "cpp/verify/verify.h"
+#include "forerun/engine.h"
+
+namespace forerun {
+
+// Everything resolved: no optional fields, no "auto".
+struct EngineConfig {
+  int max_model_len = 0;
+  int num_blocks = 0;
+  int block_size = 0;
+  int max_num_seqs = 0;
+  int max_num_batched_tokens = 0;
+  bool enable_prefix_caching = true;
+  std::uint64_t seed = 0;
+  int num_speculative_tokens = 0;
+  bool adaptive = true;
+  std::vector<TokenId> eos_token_ids;
+  bool check_invariants = false;
+};
+
+class EngineCore {
+ public:
+  // The executor and the drafter (null: plain decoding) must outlive the core.
+  EngineCore(EngineConfig config, ModelExecutor& executor, Drafter* drafter);
+  ~EngineCore();
+
+  // As in forerun::Engine.
+  void SetTokenBytes(std::vector<std::string> token_bytes);
+  RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params);
+  bool Cancel(RequestId id);
+  bool HasUnfinished() const { return num_unfinished_.load() > 0; }
+  std::span<const RequestUpdate> Step();
+  void ResetCaches();
+  EngineMetrics metrics() const;
+
+ private:
+  // What the step learned about one planned request.
+  struct Outcome {
+    Verdict verdict;
+    std::string error;
+  };
+
+  void CheckRequest(std::span<const TokenId> prompt, const SamplingParams& params) const;
+  std::unique_ptr<Request> MakeRequest(RequestId id, std::span<const TokenId> prompt,
+                                       const SamplingParams& params);
+
+  void TakeInbox();
+  void ProposeDrafts();
+  void BuildBatch();
+  void VerifyDrafts(ConstRows logits);
+  void CommitStep();
+  void CommitRequest(const PlannedRequest& planned, const Outcome& outcome);
+  void Observe(Request& request, int num_before, int num_accepted);
+  void CountDraft(const Request& request, int num_accepted, SpecDecodeCounters& counters) const;
+  void Finish(Request& request);
+  void PublishMetrics();
+
+  // Runs a drafter's hook; a drafter that throws is dropped from the request, which goes on without
+  // drafts.
+  template <typename Hook>
+  void Guarded(Request& request, const Hook& hook);
+
+  // Constant after construction.
+  const EngineConfig config_;
+  ModelExecutor& executor_;
+  Drafter* const drafter_;
+
+  // Driven by the thread that calls Step.
+  StopVocabulary vocabulary_;
+  BlockPool pool_;
+  Scheduler scheduler_;
+  DraftLengthController controller_;
+  std::unordered_map<RequestId, AcceptanceModel::Record> acceptance_;
+  SamplerScratch scratch_;
+  EngineMetrics counters_;
+
+  // This step's; kept for their memory.
+  StepPlan plan_;
+  std::vector<DraftLengthController::Candidate> candidates_;
+  std::vector<TokenId> batch_tokens_;
+  std::vector<SequenceRows> batch_sequences_;
+  std::vector<std::int32_t> batch_logits_rows_;
+  std::vector<Outcome> outcomes_;  // [plan_.requests.size()], and more from larger steps
+  std::vector<RequestUpdate> updates_;
+  std::vector<std::unique_ptr<Request>> finished_;  // the updates point into them
+
+  // Shared with Submit, Cancel and metrics.
+  mutable std::mutex inbox_mutex_;
+  std::vector<std::unique_ptr<Request>> submitted_;
+  std::vector<RequestId> cancelled_;
+  std::vector<RequestId> unfinished_;  // ascending
+  RequestId next_id_ = 0;
+  EngineMetrics published_;
+  std::atomic<int> num_unfinished_{0};
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_ENGINE_ENGINE_CORE_H_

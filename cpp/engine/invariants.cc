@@ -1,0 +1,36 @@
+#include "cpp/engine/invariants.h"
+
+#include <set>
+
+#include "cpp/util/check.h"
+
+namespace forerun {
+
+void CheckEngineInvariants(const Scheduler& scheduler, const BlockPool& pool) {
+  pool.CheckInvariants();
+  FORERUN_CHECK(pool.num_free() + pool.num_cached() + pool.num_held() == pool.num_total());
+
+  std::set<BlockId> in_tables;
+  RequestId previous = 0;
+  for (const auto& request : scheduler.running()) {
+    const std::string who = "request " + std::to_string(request->id);
+    FORERUN_CHECK(in_tables.empty() || request->id > previous, who + " runs out of order");
+    previous = request->id;
+    FORERUN_CHECK(!request->finished(), who + " is finished and still runs");
+    FORERUN_CHECK(request->draft.empty(), who + " has a draft between steps");
+    FORERUN_CHECK(request->num_pending() >= 1, who + " has nothing to compute");
+    const int num_committed = request->table.num_committed();
+    const int num_blocks = (num_committed + pool.block_size() - 1) / pool.block_size();
+    FORERUN_CHECK(static_cast<int>(request->table.blocks().size()) == num_blocks,
+                  who + " holds blocks without committed tokens");
+    in_tables.insert(request->table.blocks().begin(), request->table.blocks().end());
+  }
+  for (const auto& request : scheduler.waiting()) {
+    FORERUN_CHECK(request->table.blocks().empty() && request->draft.empty(),
+                  "request " + std::to_string(request->id) + " waits and holds something");
+  }
+  FORERUN_CHECK(static_cast<int>(in_tables.size()) == pool.num_held(),
+                "a held block belongs to no running request");
+}
+
+}  // namespace forerun

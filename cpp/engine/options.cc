@@ -1,0 +1,67 @@
+#include "forerun/options.h"
+
+#include <cmath>
+
+#include "cpp/kv/layout.h"
+#include "forerun/error.h"
+
+namespace forerun {
+namespace {
+
+template <typename T>
+std::string ToText(T value) {
+  return std::to_string(value);
+}
+
+void CheckAtLeast(const char* field, std::int64_t value, std::int64_t least) {
+  if (value < least) {
+    throw InvalidArgument(field, ToText(value), "an integer of at least " + ToText(least));
+  }
+}
+
+void CheckSpeculative(const SpeculativeOptions& options) {
+  if (options.num_speculative_tokens) {
+    CheckAtLeast("num_speculative_tokens", *options.num_speculative_tokens, 1);
+  }
+  CheckAtLeast("prompt_lookup_min", options.prompt_lookup_min, 1);
+  if (options.prompt_lookup_max < options.prompt_lookup_min) {
+    throw InvalidArgument("prompt_lookup_max", ToText(options.prompt_lookup_max),
+                          "at least prompt_lookup_min, " + ToText(options.prompt_lookup_min));
+  }
+  CheckAtLeast("suffix_decoding_max_tree_depth", options.suffix_max_tree_depth, 2);
+  CheckAtLeast("suffix_decoding_max_cached_requests", options.suffix_max_cached_requests, 0);
+  if (!(options.suffix_max_spec_factor > 0) || !std::isfinite(options.suffix_max_spec_factor)) {
+    throw InvalidArgument("suffix_decoding_max_spec_factor", ToText(options.suffix_max_spec_factor),
+                          "a finite number above 0");
+  }
+  if (!(options.suffix_min_token_prob >= 0 && options.suffix_min_token_prob <= 1)) {
+    throw InvalidArgument("suffix_decoding_min_token_prob", ToText(options.suffix_min_token_prob),
+                          "a number from 0 to 1");
+  }
+}
+
+}  // namespace
+
+void CheckEngineOptions(const EngineOptions& options) {
+  if (options.model.empty()) {
+    throw InvalidArgument("model", "an empty path", "a Hugging Face model directory");
+  }
+  if (options.dtype != "auto" && options.dtype != "bfloat16" && options.dtype != "float32") {
+    throw InvalidArgument("dtype", "'" + options.dtype + "'", "'auto', 'bfloat16' or 'float32'");
+  }
+  if (options.max_model_len) CheckAtLeast("max_model_len", *options.max_model_len, 2);
+  CheckAtLeast("max_num_seqs", options.max_num_seqs, 1);
+  CheckAtLeast("max_num_batched_tokens", options.max_num_batched_tokens, options.max_num_seqs);
+  if (options.block_size < kKvBlockGranularity || options.block_size % kKvBlockGranularity != 0 ||
+      options.block_size > 1024) {
+    throw InvalidArgument("block_size", ToText(options.block_size),
+                          "a multiple of " + ToText(kKvBlockGranularity) + " up to 1024");
+  }
+  if (options.kv_cache_memory_bytes) {
+    CheckAtLeast("kv_cache_memory_bytes", *options.kv_cache_memory_bytes, 1);
+  }
+  CheckAtLeast("num_threads", options.num_threads, 0);
+  CheckSpeculative(options.speculative);
+}
+
+}  // namespace forerun

@@ -1,0 +1,28 @@
+// Where a request's output ends. One function commits one token, so that end-of-sequence, stop
+// tokens, stop strings, max_tokens and the model's length all cut at the same place, inside an
+// accepted run as anywhere.
+#ifndef FORERUN_CPP_ENGINE_STOP_H_
+#define FORERUN_CPP_ENGINE_STOP_H_
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cpp/sched/request.h"
+
+namespace forerun {
+
+// What a model directory and a tokenizer say about ends. token_bytes is empty when no tokenizer was
+// given.
+struct StopVocabulary {
+  std::vector<TokenId> eos_token_ids;
+  std::vector<std::string> token_bytes;
+};
+
+// Appends `token` to the request's output and sets its finish_reason if it ends there.
+// REQUIRES: the request has not finished.
+void CommitToken(const StopVocabulary& vocabulary, TokenId token, Request& request);
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_ENGINE_STOP_H_

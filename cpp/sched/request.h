@@ -1,0 +1,59 @@
+// One request and everything that happens to it. Owned by the Scheduler; Engine and Scheduler both
+// change it, in different phases of a step.
+#ifndef FORERUN_CPP_SCHED_REQUEST_H_
+#define FORERUN_CPP_SCHED_REQUEST_H_
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cpp/kv/block_table.h"
+#include "cpp/verify/distribution.h"
+#include "cpp/verify/draft.h"
+#include "forerun/metrics.h"
+#include "forerun/sampling_params.h"
+#include "forerun/types.h"
+
+namespace forerun {
+
+struct Request {
+  Request(RequestId request_id, BlockPool& pool, int max_tokens)
+      : id(request_id), max_len(max_tokens), table(pool, max_tokens) {}
+
+  // Fixed at submission.
+  const RequestId id;
+  const int max_len;  // of prompt and output together: the parameters' limit or the model's
+  SamplingParams params;
+  SamplingRule rule;  // points into suppressed_before_min
+  std::vector<TokenId> suppressed_before_min;
+  int num_prompt_tokens = 0;
+  double submit_time = 0;
+
+  // Change at commit. `table` holds KV of a prefix of `tokens`; the rest is pending.
+  std::vector<TokenId> tokens;  // prompt, then output
+  BlockTable table;
+  int num_cached_tokens =
+      -1;  // prompt tokens found in the prefix cache at first admission; -1: not yet admitted
+  std::string text_tail;  // the last output bytes, as far as a stop string could begin in them
+  std::int64_t num_text_bytes = 0;
+  FinishReason finish_reason = FinishReason::kNone;
+  TokenId stop_token = -1;
+  int stop_string_index = -1;
+  std::string error;
+  bool drafts = false;  // a drafter follows this request
+  RequestMetrics metrics;
+
+  // This step's; empty between steps.
+  Draft draft;
+
+  int num_output_tokens() const { return static_cast<int>(tokens.size()) - num_prompt_tokens; }
+  int num_pending() const { return static_cast<int>(tokens.size()) - table.num_committed(); }
+  bool finished() const { return finish_reason != FinishReason::kNone; }
+  // The most draft tokens that could still be emitted, leaving room for the token after them.
+  int num_draftable() const { return max_len - static_cast<int>(tokens.size()) - 1; }
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_SCHED_REQUEST_H_

@@ -1,0 +1,116 @@
+#include "cpp/sched/scheduler.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "cpp/sched/policy.h"
+#include "cpp/util/check.h"
+
+namespace forerun {
+
+Scheduler::Scheduler(const SchedulerLimits& limits, BlockPool& pool)
+    : limits_(limits), pool_(pool) {
+  FORERUN_CHECK(limits.max_num_seqs >= 1 && limits.max_num_batched_tokens >= limits.max_num_seqs);
+  running_.reserve(limits.max_num_seqs);
+}
+
+void Scheduler::Add(std::unique_ptr<Request> request) { waiting_.push_back(std::move(request)); }
+
+Request* Scheduler::Find(RequestId id) const {
+  for (const auto& request : running_) {
+    if (request->id == id) return request.get();
+  }
+  for (const auto& request : waiting_) {
+    if (request->id == id) return request.get();
+  }
+  return nullptr;
+}
+
+std::unique_ptr<Request> Scheduler::Remove(Request* request) {
+  const auto is_it = [request](const std::unique_ptr<Request>& held) {
+    return held.get() == request;
+  };
+  std::unique_ptr<Request> removed;
+  if (auto it = std::ranges::find_if(running_, is_it); it != running_.end()) {
+    removed = std::move(*it);
+    running_.erase(it);
+  } else if (auto waiting = std::ranges::find_if(waiting_, is_it); waiting != waiting_.end()) {
+    removed = std::move(*waiting);
+    waiting_.erase(waiting);
+  }
+  FORERUN_CHECK(removed != nullptr, "the request is not scheduled here");
+  removed->table.Drop();
+  return removed;
+}
+
+void Scheduler::Plan(StepPlan& plan) {
+  plan.Clear();
+  int budget = limits_.max_num_batched_tokens;
+  // running_ shrinks from its end while this loop preempts.
+  for (std::size_t i = 0; i < running_.size(); ++i) {
+    Request& request = *running_[i];
+    const int num_behind = static_cast<int>(running_.size() - i) - 1;
+    const RowGrant grant =
+        GrantRows(request.num_pending(), request.draft.size(), budget, num_behind);
+    PlannedRequest planned{&request, grant.num_pending, grant.num_draft,
+                           grant.num_pending == request.num_pending()};
+    if (!ReserveRows(request, planned, plan)) break;
+    budget -= planned.num_rows();
+    plan.num_rows += planned.num_rows();
+    plan.requests.push_back(planned);
+  }
+  if (plan.num_preempted == 0) Admit(budget, plan);
+}
+
+bool Scheduler::ReserveRows(Request& request, PlannedRequest& planned, StepPlan& plan) {
+  while (!request.table.Reserve(planned.num_rows())) {
+    if (planned.num_draft > 0) {
+      planned.num_draft = 0;
+      continue;
+    }
+    const bool is_last = running_.back().get() == &request;
+    FORERUN_CHECK(running_.size() > 1, "a request that runs alone must fit");
+    PreemptLast(plan);
+    if (is_last) return false;
+  }
+  return true;
+}
+
+void Scheduler::PreemptLast(StepPlan& plan) {
+  std::unique_ptr<Request> victim = std::move(running_.back());
+  running_.pop_back();
+  victim->table.Drop();
+  victim->draft.Clear();
+  ++victim->metrics.num_preemptions;
+  ++plan.num_preempted;
+  waiting_.push_front(std::move(victim));
+}
+
+void Scheduler::Admit(int budget, StepPlan& plan) {
+  while (!waiting_.empty()) {
+    Request& request = *waiting_.front();
+    if (static_cast<int>(running_.size()) >= limits_.max_num_seqs || budget <= 0) return;
+    const int num_adopted = request.table.AdoptPrefix(request.tokens);
+    const int num_blocks = request.table.NumBlocksToReserve(request.num_pending());
+    if (!MayAdmit({static_cast<int>(running_.size()), limits_.max_num_seqs, budget, num_blocks,
+                   pool_.num_available()})) {
+      request.table.Drop();
+      return;
+    }
+    const RowGrant grant = GrantRows(request.num_pending(), 0, budget, 0);
+    FORERUN_CHECK(request.table.Reserve(grant.num_pending), "admission counted its blocks");
+    if (request.num_cached_tokens < 0) request.num_cached_tokens = num_adopted;
+    budget -= grant.num_pending;
+    plan.num_rows += grant.num_pending;
+    plan.requests.push_back(
+        {&request, grant.num_pending, 0, grant.num_pending == request.num_pending()});
+    running_.push_back(std::move(waiting_.front()));
+    waiting_.pop_front();
+  }
+}
+
+void Scheduler::Abandon(const StepPlan& plan) {
+  for (const PlannedRequest& planned : plan.requests) planned.request->table.Commit({});
+}
+
+}  // namespace forerun

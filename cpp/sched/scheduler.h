@@ -1,0 +1,67 @@
+// Decides what each step runs, and owns every unfinished request.
+//
+// Running requests are served in order of arrival, one row each at least; then waiting ones are
+// admitted. When blocks run out, a draft is given up first; then the latest arrival is preempted:
+// its blocks go back and it recomputes later. The oldest running request can always run, because no
+// request may need more blocks than there are.
+//
+// Not thread-safe. The pool must outlive the scheduler.
+#ifndef FORERUN_CPP_SCHED_SCHEDULER_H_
+#define FORERUN_CPP_SCHED_SCHEDULER_H_
+
+#include <deque>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cpp/kv/block_pool.h"
+#include "cpp/sched/request.h"
+#include "cpp/sched/step_plan.h"
+
+namespace forerun {
+
+struct SchedulerLimits {
+  int max_num_seqs = 0;
+  int max_num_batched_tokens = 0;  // >= max_num_seqs
+};
+
+class Scheduler {
+ public:
+  Scheduler(const SchedulerLimits& limits, BlockPool& pool);
+
+  void Add(std::unique_ptr<Request> request);
+
+  // Null when the id is unknown.
+  Request* Find(RequestId id) const;
+
+  // Takes a request out, wherever it is, and drops its blocks.
+  std::unique_ptr<Request> Remove(Request* request);
+
+  // In order of arrival.
+  std::span<const std::unique_ptr<Request>> running() const { return running_; }
+  const std::deque<std::unique_ptr<Request>>& waiting() const { return waiting_; }
+  bool empty() const { return running_.empty() && waiting_.empty(); }
+
+  // Fills the plan and reserves its blocks. Drafts are those in the requests; the plan may use
+  // fewer tokens of them. Admission and preemption happen here and stay, whether or not the step
+  // succeeds.
+  void Plan(StepPlan& plan);
+
+  // Gives back what Plan reserved and nobody committed.
+  void Abandon(const StepPlan& plan);
+
+ private:
+  // False: the request itself had to be preempted.
+  bool ReserveRows(Request& request, PlannedRequest& planned, StepPlan& plan);
+  void PreemptLast(StepPlan& plan);
+  void Admit(int budget, StepPlan& plan);
+
+  const SchedulerLimits limits_;
+  BlockPool& pool_;
+  std::vector<std::unique_ptr<Request>> running_;
+  std::deque<std::unique_ptr<Request>> waiting_;
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_SCHED_SCHEDULER_H_

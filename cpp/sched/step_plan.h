@@ -1,0 +1,35 @@
+// What one step will run. Plain data.
+#ifndef FORERUN_CPP_SCHED_STEP_PLAN_H_
+#define FORERUN_CPP_SCHED_STEP_PLAN_H_
+
+#include <vector>
+
+namespace forerun {
+
+struct Request;
+
+// num_pending rows of known tokens, then num_draft rows of guesses.
+struct PlannedRequest {
+  Request* request = nullptr;
+  int num_pending = 0;
+  int num_draft = 0;
+  bool samples = false;  // the last known token is among the rows, so the step emits something
+
+  int num_rows() const { return num_pending + num_draft; }
+};
+
+struct StepPlan {
+  std::vector<PlannedRequest> requests;
+  int num_rows = 0;
+  int num_preempted = 0;
+
+  void Clear() {
+    requests.clear();
+    num_rows = 0;
+    num_preempted = 0;
+  }
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_SCHED_STEP_PLAN_H_
