@@ -85,21 +85,20 @@ class BlockPool {
     BlockId next = kNoBlock;
     PrefixId parent = kRootPrefix;
     PrefixId prefix = kRootPrefix;  // kRootPrefix: not registered
+    std::uint64_t hash = 0;         // of parent and tokens, when registered
   };
 
   std::span<const TokenId> TokensOf(BlockId block) const {
     return {tokens_.data() + std::size_t{static_cast<std::uint32_t>(block)} * block_size_,
             static_cast<std::size_t>(block_size_)};
   }
-  std::size_t HomeSlot(PrefixId parent, std::span<const TokenId> tokens) const;
+  bool IsRegistered(BlockId block) const { return blocks_[block].prefix != kRootPrefix; }
   // The slot of an equal block, or the empty slot where it would go.
-  std::size_t FindSlot(PrefixId parent, std::span<const TokenId> tokens) const;
-  void EraseSlot(std::size_t slot);
+  std::size_t FindSlot(std::uint64_t hash, PrefixId parent, std::span<const TokenId> tokens) const;
   void Unregister(BlockId block);
   void PushFree(BlockId block);
   void PushCached(BlockId block);
   void UnlinkCached(BlockId block);
-  void CheckHeld(BlockId block) const;
   void CheckLists() const;
   void CheckRegistry() const;
 

@@ -1,0 +1,92 @@
+#include "cpp/kv/block_table.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "cpp/util/check.h"
+
+namespace forerun {
+
+BlockTable::BlockTable(BlockPool& pool, int max_tokens) : pool_(&pool) {
+  const int block_size = pool.block_size();
+  blocks_.reserve((max_tokens + block_size - 1) / block_size);
+  partial_.reserve(block_size);
+}
+
+BlockTable::BlockTable(BlockTable&& other) noexcept
+    : pool_(other.pool_),
+      blocks_(std::exchange(other.blocks_, {})),
+      num_committed_(std::exchange(other.num_committed_, 0)),
+      prefix_(std::exchange(other.prefix_, kRootPrefix)),
+      partial_(std::exchange(other.partial_, {})) {}
+
+BlockTable& BlockTable::operator=(BlockTable&& other) noexcept {
+  if (this == &other) return *this;
+  Drop();
+  pool_ = other.pool_;
+  blocks_ = std::exchange(other.blocks_, {});
+  num_committed_ = std::exchange(other.num_committed_, 0);
+  prefix_ = std::exchange(other.prefix_, kRootPrefix);
+  partial_ = std::exchange(other.partial_, {});
+  return *this;
+}
+
+int BlockTable::AdoptPrefix(std::span<const TokenId> tokens) {
+  FORERUN_CHECK(blocks_.empty(), "only an empty table can adopt a prefix");
+  const std::size_t block_size = pool_->block_size();
+  while (num_committed_ + block_size < tokens.size()) {
+    const auto hit = pool_->Lookup(prefix_, tokens.subspan(num_committed_, block_size));
+    if (!hit) break;
+    blocks_.push_back(hit->block);
+    prefix_ = hit->prefix;
+    num_committed_ += static_cast<int>(block_size);
+  }
+  return num_committed_;
+}
+
+int BlockTable::NumBlocksToReserve(int num_tokens) const {
+  const int block_size = pool_->block_size();
+  const int num_needed = (num_committed_ + num_tokens + block_size - 1) / block_size;
+  return std::max(0, num_needed - static_cast<int>(blocks_.size()));
+}
+
+bool BlockTable::Reserve(int num_tokens) {
+  return pool_->TryAllocate(NumBlocksToReserve(num_tokens), blocks_);
+}
+
+void BlockTable::Commit(std::span<const TokenId> tokens) {
+  FORERUN_CHECK(NumBlocksToReserve(static_cast<int>(tokens.size())) == 0,
+                std::to_string(tokens.size()) + " tokens do not fit behind " +
+                    std::to_string(num_committed_));
+  const int block_size = pool_->block_size();
+  for (TokenId token : tokens) {
+    partial_.push_back(token);
+    ++num_committed_;
+    if (static_cast<int>(partial_.size()) == block_size) {
+      ShareFullBlock(num_committed_ / block_size - 1);
+      partial_.clear();
+    }
+  }
+  const std::size_t num_kept = (num_committed_ + block_size - 1) / block_size;
+  for (; blocks_.size() > num_kept; blocks_.pop_back()) pool_->Release(blocks_.back());
+}
+
+void BlockTable::ShareFullBlock(int index) {
+  if (const auto hit = pool_->Lookup(prefix_, partial_)) {
+    pool_->Release(blocks_[index]);
+    blocks_[index] = hit->block;
+    prefix_ = hit->prefix;
+  } else {
+    prefix_ = pool_->Register(blocks_[index], prefix_, partial_);
+  }
+}
+
+void BlockTable::Drop() {
+  for (; !blocks_.empty(); blocks_.pop_back()) pool_->Release(blocks_.back());
+  num_committed_ = 0;
+  prefix_ = kRootPrefix;
+  partial_.clear();
+}
+
+}  // namespace forerun
