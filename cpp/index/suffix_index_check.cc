@@ -115,16 +115,19 @@ void SuffixIndex::CheckOccurrences() const {
 
 void SuffixIndex::CheckContinuations() const {
   for (StateId s = 0; s < num_states(); ++s) {
-    if (s != kRoot && length(link(s)) + 1 >= max_depth_) continue;
     std::int64_t total = 0;
     StateId best = kNone;
+    bool has_best = best_next(s) == kNone;
     ForEachNext(s, [&](TokenId token, StateId target) {
       total += count(target);
+      has_best |= target == best_next(s);
       if (best == kNone || count(target) > count(best) ||
           (count(target) == count(best) && token < last_token(best))) {
         best = target;
       }
     });
+    FORERUN_CHECK(has_best, At(s) + ": no edge leads to best_next");
+    if (s != kRoot && length(link(s)) + 1 >= max_depth_) continue;
     FORERUN_CHECK(total == num_followed(s), At(s) + ": continuations do not add up");
     FORERUN_CHECK(best == best_next(s), At(s) + ": wrong best_next");
   }

@@ -1,0 +1,20 @@
+#include "cpp/draft/make_drafter.h"
+
+#include "cpp/draft/ngram.h"
+#include "cpp/draft/suffix.h"
+
+namespace forerun {
+
+std::unique_ptr<Drafter> MakeDrafter(const SpeculativeOptions& options) {
+  switch (options.method) {
+    case SpeculativeMethod::kNone:
+      return nullptr;
+    case SpeculativeMethod::kNgram:
+      return std::make_unique<NgramDrafter>(options);
+    case SpeculativeMethod::kSuffix:
+      return std::make_unique<SuffixDrafter>(options);
+  }
+  return nullptr;
+}
+
+}  // namespace forerun

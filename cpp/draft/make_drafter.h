@@ -1,0 +1,16 @@
+#ifndef FORERUN_CPP_DRAFT_MAKE_DRAFTER_H_
+#define FORERUN_CPP_DRAFT_MAKE_DRAFTER_H_
+
+#include <memory>
+
+#include "cpp/draft/drafter.h"
+#include "forerun/options.h"
+
+namespace forerun {
+
+// Null for kNone. REQUIRES: the options passed CheckEngineOptions.
+std::unique_ptr<Drafter> MakeDrafter(const SpeculativeOptions& options);
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_DRAFT_MAKE_DRAFTER_H_

@@ -1,0 +1,120 @@
+#include "cpp/draft/suffix.h"
+
+#include <algorithm>
+
+#include "cpp/draft/confidence.h"
+#include "cpp/util/check.h"
+
+namespace forerun {
+
+namespace {
+
+// Sums of probabilities are compared with a bound that was added up in another order.
+constexpr double kRounding = 1e-9;
+
+// 0.1 * 30 is to allow 3 tokens.
+constexpr double kFactorRounding = 1e-6;
+
+}  // namespace
+
+SuffixDrafter::SuffixDrafter(const SpeculativeOptions& options, std::int64_t max_history_bytes)
+    : max_depth_(options.suffix_max_tree_depth),
+      max_draft_tokens_(options.num_speculative_tokens.value_or(max_depth_)),
+      max_spec_factor_(options.suffix_max_spec_factor),
+      min_token_prob_(options.suffix_min_token_prob),
+      history_(options.suffix_max_cached_requests, max_history_bytes, max_depth_) {
+  FORERUN_CHECK(max_depth_ >= 2 && max_spec_factor_ > 0, "unchecked options");
+}
+
+void SuffixDrafter::Begin(RequestId id, std::span<const TokenId> prompt) {
+  Request& request = requests_.Add(id, {OwnIndex(max_depth_ - 1), prompt.size(), {}});
+  request.own.Append(prompt);
+}
+
+void SuffixDrafter::Observe(RequestId id, std::span<const TokenId> committed) {
+  requests_.Get(id).own.Append(committed);
+}
+
+void SuffixDrafter::End(RequestId id) {
+  const Request& request = requests_.Get(id);
+  history_.Add(request.own.index().text().subspan(request.num_prompt_tokens));
+  requests_.Remove(id);
+}
+
+void SuffixDrafter::Forget(RequestId id) { requests_.Remove(id); }
+
+void SuffixDrafter::Propose(RequestId id, int max_tokens, Draft& draft) {
+  Request& request = requests_.Get(id);
+  const int limit = std::min(max_tokens, max_draft_tokens_);
+  Candidate best;
+  Consider(request.own.index(), request.own.match(), limit, best);
+  history_.Follow(request.own.index().text(), request.follower);
+  for (int i = history_.num_segments() - 1; i >= 0; --i) {
+    Consider(history_.segment(i), history_.match(i, request.follower), limit, best);
+  }
+  Write(best, draft);
+}
+
+// The most tokens that a match of min_match to max_match tokens allows.
+int SuffixDrafter::MaxDraftTokens(int min_match, int max_match, int max_tokens) const {
+  int most = 0;
+  for (int match = min_match; match <= max_match; ++match) {
+    const double by_factor = max_spec_factor_ * match + kFactorRounding;
+    const double allowed = std::min(by_factor, static_cast<double>(max_depth_ - match));
+    most = std::max(most, static_cast<int>(allowed));
+  }
+  return std::min(most, max_tokens);
+}
+
+// The sum of the path's probabilities; less than to_beat, and unfinished, when it cannot reach it.
+double SuffixDrafter::Score(const Candidate& candidate, double to_beat) const {
+  const SuffixIndex& index = *candidate.index;
+  SuffixIndex::StateId state = candidate.match.state;
+  double prob = 1;
+  double score = 0;
+  for (int i = 0; i < candidate.num_tokens; ++i) {
+    const SuffixIndex::StateId next = index.best_next(state);
+    if (next == SuffixIndex::kNone) break;
+    prob *= static_cast<double>(index.count(next)) / index.num_followed(state);
+    if (prob < min_token_prob_) break;
+    if (score + prob * (candidate.num_tokens - i) < to_beat - kRounding) break;
+    score += prob;
+    state = next;
+  }
+  return score;
+}
+
+// Suffixes of one state have the same continuations, so the longest stands for all.
+void SuffixDrafter::Consider(const SuffixIndex& index, SuffixIndex::Cursor match, int max_tokens,
+                             Candidate& best) const {
+  while (match.length > 0) {
+    const SuffixIndex::StateId shorter = index.link(match.state);
+    const int min_match = index.length(shorter) + 1;
+    Candidate candidate{&index, match, MaxDraftTokens(min_match, match.length, max_tokens)};
+    if (candidate.num_tokens > best.score - kRounding) {
+      candidate.score = Score(candidate, best.score);
+      if (candidate.score > best.score) best = candidate;
+    }
+    match = {shorter, min_match - 1};
+  }
+}
+
+void SuffixDrafter::Write(const Candidate& best, Draft& draft) const {
+  if (best.index == nullptr) return;
+  const SuffixIndex& index = *best.index;
+  SuffixIndex::Cursor context = best.match;
+  double prob = 1;
+  while (draft.size() < best.num_tokens) {
+    const SuffixIndex::StateId next = index.best_next(context.state);
+    if (next == SuffixIndex::kNone) break;
+    const int count = index.count(next);
+    const int num_followed = index.num_followed(context.state);
+    prob *= static_cast<double>(count) / num_followed;
+    if (prob < min_token_prob_) break;
+    draft.AppendToChain(index.last_token(next),
+                        CountConfidence(count, num_followed, context.length));
+    context = {next, context.length + 1};
+  }
+}
+
+}  // namespace forerun
