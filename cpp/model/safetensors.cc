@@ -1,0 +1,324 @@
+#include "cpp/model/safetensors.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+#include <filesystem>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "cpp/model/json.h"
+
+namespace forerun {
+namespace {
+
+using nlohmann::json;
+
+constexpr std::uint64_t kLengthBytes = 8;
+constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
+constexpr char kSingleFile[] = "model.safetensors";
+constexpr char kIndexFile[] = "model.safetensors.index.json";
+
+std::optional<DType> ParseDType(const std::string& name) {
+  if (name == "F32") return DType::kFloat32;
+  if (name == "BF16") return DType::kBFloat16;
+  if (name == "F16") return DType::kFloat16;
+  if (name == "I64") return DType::kInt64;
+  if (name == "I32") return DType::kInt32;
+  if (name == "U8") return DType::kUInt8;
+  if (name == "BOOL") return DType::kBool;
+  return std::nullopt;
+}
+
+std::string Quote(const std::string& name) { return std::string("'") + Shorten(name) + "'"; }
+
+std::uint64_t ReadHeaderLength(std::span<const std::byte> file, const std::string& label) {
+  if (file.size() < kLengthBytes) {
+    throw CheckpointError(label, std::to_string(file.size()) + " bytes",
+                          "a safetensors file, which has at least 8");
+  }
+  std::uint64_t length = 0;
+  for (int i = kLengthBytes - 1; i >= 0; --i) {
+    length = length << 8 | std::to_integer<std::uint64_t>(file[i]);
+  }
+  const std::uint64_t limit = std::min<std::uint64_t>(file.size() - kLengthBytes, kMaxHeaderBytes);
+  if (length > limit) {
+    throw CheckpointError(label + ": header length", std::to_string(length) + " bytes",
+                          "at most " + std::to_string(limit) +
+                              " in this file; it is truncated or not a safetensors file");
+  }
+  return length;
+}
+
+// Reads the fields of one tensor's entry in a header.
+class EntryReader {
+ public:
+  EntryReader(const std::string& label, const std::string& name, const json& entry)
+      : field_(label + ": tensor " + Quote(name)), entry_(entry) {}
+
+  // `data_begin` is where the file's data starts.
+  SafetensorsEntry Read(std::uint64_t data_begin, std::uint64_t file_bytes) const {
+    if (!entry_.is_object()) Refuse("", entry_, "an object");
+    SafetensorsEntry result;
+    const json& dtype = Field("dtype");
+    const auto parsed = dtype.is_string() ? ParseDType(dtype.get<std::string>()) : std::nullopt;
+    if (!parsed) Refuse(": dtype", dtype, "F32, BF16, F16, I64, I32, U8 or BOOL");
+    result.dtype = *parsed;
+
+    const std::uint64_t num_bytes = ReadShape(result);
+    const json& offsets = Field("data_offsets");
+    if (!offsets.is_array() || offsets.size() != 2 || !offsets[0].is_number_unsigned() ||
+        !offsets[1].is_number_unsigned()) {
+      Refuse(": data_offsets", offsets, "two byte offsets");
+    }
+    const auto begin = offsets[0].get<std::uint64_t>();
+    const auto end = offsets[1].get<std::uint64_t>();
+    const std::uint64_t data_bytes = file_bytes - data_begin;
+    if (begin > end) Refuse(": data_offsets", offsets, "a begin that is not behind its end");
+    if (end > data_bytes) {
+      Refuse(": data_offsets", offsets,
+             "an end of at most " + std::to_string(data_bytes) + "; the file is truncated");
+    }
+    if (end - begin != num_bytes) {
+      Refuse(": data_offsets", offsets,
+             std::to_string(num_bytes) + " bytes, as shape and dtype say");
+    }
+    result.begin = data_begin + begin;
+    result.end = data_begin + end;
+    return result;
+  }
+
+ private:
+  // Fills the shape and returns the bytes it needs.
+  std::uint64_t ReadShape(SafetensorsEntry& result) const {
+    const json& shape = Field("shape");
+    if (!shape.is_array()) Refuse(": shape", shape, "a list of extents");
+    // Extents whose product fits a signed 63-bit count of bytes, also beside a zero.
+    constexpr std::uint64_t kLimit = std::numeric_limits<std::int64_t>::max();
+    std::uint64_t num_bytes = SizeOf(result.dtype);
+    bool is_empty = false;
+    for (const json& extent : shape) {
+      if (!extent.is_number_unsigned()) Refuse(": shape", shape, "a list of extents");
+      const auto value = extent.get<std::uint64_t>();
+      if (value == 0) {
+        is_empty = true;
+      } else if (num_bytes > kLimit / value) {
+        Refuse(": shape", shape, "a product that fits 63 bits");
+      } else {
+        num_bytes *= value;
+      }
+      result.shape.push_back(static_cast<std::int64_t>(value));
+    }
+    return is_empty ? 0 : num_bytes;
+  }
+
+  const json& Field(const char* key) const {
+    const auto found = entry_.find(key);
+    if (found == entry_.end()) Refuse(std::string(": ") + key, entry_, "a value");
+    return *found;
+  }
+
+  [[noreturn]] void Refuse(const std::string& part, const json& value,
+                           const std::string& expected) const {
+    throw CheckpointError(field_ + part, Shorten(value.dump()), expected);
+  }
+
+  std::string field_;
+  const json& entry_;
+};
+
+void CheckCoverage(const SafetensorsIndex& index, std::uint64_t begin, std::uint64_t end,
+                   const std::string& label) {
+  std::vector<std::pair<const SafetensorsEntry*, const std::string*>> sorted;
+  for (const auto& [name, entry] : index) sorted.emplace_back(&entry, &name);
+  std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) {
+    return std::pair(a.first->begin, a.first->end) < std::pair(b.first->begin, b.first->end);
+  });
+  const std::uint64_t data_begin = begin;
+  for (const auto& [entry, name] : sorted) {
+    if (entry->begin != begin) {
+      throw CheckpointError(label + ": tensor " + Quote(*name),
+                            "data that begins at " + std::to_string(entry->begin - data_begin),
+                            std::to_string(begin - data_begin) +
+                                ", where the tensor before it ends: no overlaps, no holes");
+    }
+    begin = entry->end;
+  }
+  if (begin != end) {
+    throw CheckpointError(label, std::to_string(end - begin) + " bytes behind the last tensor",
+                          "none");
+  }
+}
+
+std::string ReadShardName(const json& value, const std::string& tensor) {
+  const std::string name = value.is_string() ? value.get<std::string>() : "";
+  // Only a plain file name: an index must not reach outside its directory.
+  if (name.empty() || name.front() == '.' ||
+      name.find_first_of(std::string_view("/\\\0", 3)) != std::string::npos) {
+    throw CheckpointError(std::string(kIndexFile) + ": tensor " + Quote(tensor),
+                          Shorten(value.dump()), "the name of a file beside the index");
+  }
+  return name;
+}
+
+}  // namespace
+
+SafetensorsIndex ParseSafetensors(std::span<const std::byte> file, const std::string& label) {
+  const std::uint64_t length = ReadHeaderLength(file, label);
+  const json header = ParseJsonObject(file.subspan(kLengthBytes, length), label + ": header");
+  SafetensorsIndex index;
+  for (const auto& [name, entry] : header.items()) {
+    if (name == "__metadata__") continue;
+    index[name] = EntryReader(label, name, entry).Read(kLengthBytes + length, file.size());
+  }
+  CheckCoverage(index, kLengthBytes + length, file.size(), label);
+  return index;
+}
+
+class Checkpoint::MappedFile {
+ public:
+  MappedFile(const std::string& path, std::string label) : label_(std::move(label)) {
+    std::error_code error;
+    if (!std::filesystem::is_regular_file(path, error)) {
+      throw CheckpointError(label_, "no such file at " + path, "a safetensors file");
+    }
+    const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+    struct stat status = {};
+    if (file < 0 || fstat(file, &status) != 0) {
+      const std::string reason = std::strerror(errno);
+      if (file >= 0) close(file);
+      throw CheckpointError(label_, reason + " at " + path, "a file that can be read");
+    }
+    num_bytes_ = static_cast<std::size_t>(status.st_size);
+    void* data =
+        num_bytes_ == 0 ? nullptr : mmap(nullptr, num_bytes_, PROT_READ, MAP_PRIVATE, file, 0);
+    close(file);
+    if (data == MAP_FAILED) {
+      throw CheckpointError(
+          label_,
+          std::string("a file that cannot be mapped (") + std::strerror(errno) + ") at " + path,
+          "a file on a file system that supports mmap");
+    }
+    data_ = static_cast<std::byte*>(data);
+  }
+  ~MappedFile() {
+    if (data_ != nullptr) munmap(data_, num_bytes_);
+  }
+
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const std::string& label() const { return label_; }
+  std::span<const std::byte> bytes() const { return {data_, num_bytes_}; }
+
+  // Whole pages around the range: a neighbour's part is read again when it is wanted.
+  void Drop(std::uint64_t begin, std::uint64_t end) const {
+    const auto page = static_cast<std::uint64_t>(sysconf(_SC_PAGESIZE));
+    begin = begin / page * page;
+    if (begin < end) madvise(data_ + begin, end - begin, MADV_DONTNEED);
+  }
+
+ private:
+  std::string label_;
+  std::byte* data_ = nullptr;
+  std::size_t num_bytes_ = 0;
+};
+
+Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
+  std::error_code error;
+  const std::filesystem::path root(directory);
+  if (!std::filesystem::is_directory(root, error)) {
+    throw CheckpointError("model", std::string("'") + directory + "'", "a directory that exists");
+  }
+  if (std::filesystem::exists(root / kSingleFile, error)) {
+    AddFile(kSingleFile);
+  } else if (std::filesystem::exists(root / kIndexFile, error)) {
+    AddShards(kIndexFile);
+  } else {
+    const bool has_pickle = std::filesystem::exists(root / "pytorch_model.bin", error) ||
+                            std::filesystem::exists(root / "pytorch_model.bin.index.json", error);
+    throw CheckpointError(
+        "model",
+        std::string("'") + directory + "'" + (has_pickle ? ", which has pytorch_model.bin" : ""),
+        std::string("a directory with ") + kSingleFile + " or " + kIndexFile);
+  }
+  for (const auto& [name, tensor] : tensors_) names_.push_back(name);
+}
+
+Checkpoint::~Checkpoint() = default;
+
+const Checkpoint::MappedFile& Checkpoint::Map(const std::string& file_name) {
+  files_.push_back(std::make_unique<MappedFile>(
+      (std::filesystem::path(directory_) / file_name).string(), file_name));
+  return *files_.back();
+}
+
+void Checkpoint::AddFile(const std::string& file_name) {
+  const MappedFile& file = Map(file_name);
+  for (auto& [name, entry] : ParseSafetensors(file.bytes(), file.label())) {
+    tensors_[name] = {&file, std::move(entry), {}};
+  }
+}
+
+void Checkpoint::AddShards(const std::string& index_name) {
+  const JsonObject index =
+      JsonObject::FromFile((std::filesystem::path(directory_) / index_name).string(), index_name);
+  if (!index.Has("weight_map")) index.Refuse("weight_map", "an object of file names by tensor");
+  const JsonObject weight_map = index.Object("weight_map");
+  struct Shard {
+    const MappedFile* file;
+    SafetensorsIndex tensors;
+  };
+  std::map<std::string, Shard> shards;
+  for (const auto& [name, value] : weight_map.value().items()) {
+    const std::string file_name = ReadShardName(value, name);
+    auto found = shards.find(file_name);
+    if (found == shards.end()) {
+      const MappedFile& file = Map(file_name);
+      found =
+          shards.emplace(file_name, Shard{&file, ParseSafetensors(file.bytes(), file_name)}).first;
+    }
+    const auto entry = found->second.tensors.find(name);
+    if (entry == found->second.tensors.end()) {
+      throw CheckpointError(index_name + ": tensor " + Quote(name),
+                            std::string("'") + file_name + "', which lacks it",
+                            "the file that holds it");
+    }
+    tensors_[name] = {found->second.file, entry->second, {}};
+  }
+}
+
+Checkpoint::Tensor& Checkpoint::Find(const std::string& name) {
+  const auto found = tensors_.find(name);
+  if (found == tensors_.end()) {
+    throw CheckpointError("tensor '" + name + "'", "nothing", "a tensor in " + directory_);
+  }
+  return found->second;
+}
+
+TensorView Checkpoint::Get(const std::string& name) {
+  Tensor& tensor = Find(name);
+  const SafetensorsEntry& entry = tensor.entry;
+  const std::byte* data = tensor.file->bytes().data() + entry.begin;
+  if (reinterpret_cast<std::uintptr_t>(data) % SizeOf(entry.dtype) != 0) {
+    if (tensor.aligned.num_bytes() == 0 && entry.end > entry.begin) {
+      tensor.aligned.Grow(entry.end - entry.begin);
+      std::memcpy(tensor.aligned.as<std::byte>(), data, entry.end - entry.begin);
+    }
+    data = tensor.aligned.as<std::byte>();
+  }
+  return {data, entry.dtype, entry.shape};
+}
+
+void Checkpoint::Drop(const std::string& name) {
+  Tensor& tensor = Find(name);
+  tensor.aligned = AlignedBuffer();
+  tensor.file->Drop(tensor.entry.begin, tensor.entry.end);
+}
+
+}  // namespace forerun
