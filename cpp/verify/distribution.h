@@ -8,9 +8,12 @@
 //   otherwise       the arg-max of score(t) = (logit(t) - max logit) / temperature + noise(t) over
 //                   the kept tokens; the lowest id among equals.
 //
-// Adding independent standard Gumbel noise makes that arg-max a draw from the softmax of the kept
-// tokens. Tokens that may not end the output yet are taken out first, then min_p, top_k and top_p
-// are applied, each to what the one before it kept (docs/verification.md).
+// With independent standard Gumbel noise that arg-max is a draw from the softmax of the kept
+// tokens. Tokens that may not end the output yet are taken out first. Of the others, by descending
+// logit and ascending id,
+//   min_p keeps those at least min_p times as probable as the first,
+//   top_k keeps the first top_k,
+//   top_p keeps the fewest that hold at least top_p of the probability that min_p and top_k left.
 #ifndef FORERUN_CPP_VERIFY_DISTRIBUTION_H_
 #define FORERUN_CPP_VERIFY_DISTRIBUTION_H_
 
@@ -33,7 +36,7 @@ class NumericError : public std::runtime_error {
 
 // What of SamplingParams decides a token.
 struct SamplingRule {
-  double temperature = 1.0;  // 0: greedy
+  double temperature = 1.0;  // 0: greedy; else taken as within [1e-30, 1e30]
   int top_k = 0;             // <= 0: all
   double top_p = 1.0;        // 1: all
   double min_p = 0.0;        // 0: all
@@ -47,15 +50,18 @@ struct SamplingRule {
 SamplingRule MakeSamplingRule(const SamplingParams& params, std::uint64_t seed,
                               std::span<const TokenId> suppressed_before_min);
 
-// Working memory of SampleToken; one per thread. Allocates until it has seen its largest row.
+// A token in the order of preference: higher logits first, lower ids first among equals.
+struct RankedToken {
+  float logit;
+  TokenId token;
+};
+
+// Working memory of SampleToken; one per thread. Grows until it has seen the largest row.
 struct SamplerScratch {
-  struct Candidate {
-    float logit;
-    TokenId token;
-  };
-  std::vector<float> logits;   // [vocab], with suppressed tokens at -infinity
-  std::vector<float> weights;  // [vocab], exp of (logit - max) / temperature
-  std::vector<Candidate> candidates;
+  std::vector<float> logits;            // [vocab], with suppressed tokens at -infinity
+  std::vector<float> group_max;         // of every 64 logits
+  std::vector<float> ordered_maxima;    // the same, partially sorted
+  std::vector<RankedToken> candidates;  // for top_k and top_p
 };
 
 // The noise of a token at an output position: standard Gumbel, between -3.14 and 22.88.
