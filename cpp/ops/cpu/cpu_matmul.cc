@@ -1,0 +1,102 @@
+#include <algorithm>
+
+#include "cpp/ops/cpu/cpu_ops.h"
+#include "cpp/util/check.h"
+
+namespace forerun {
+namespace {
+
+// Weights that one thread multiplies sooner than another would join.
+constexpr std::int64_t kSerialProducts = 16384;
+// Activations that stay in a second-level cache beside a weight tile.
+constexpr std::int64_t kPanelBytes = 192 * 1024;
+
+// Splits tiles into runs: a long one for every thread first, so that it streams, then single tiles
+// that even out the ends.
+struct TileRuns {
+  TileRuns(int num_tiles_, int num_threads)
+      : num_tiles(num_tiles_),
+        num_long(num_threads),
+        long_tiles(num_tiles_ * 3 / 4 / num_threads / 4 * 4),
+        num_runs(num_long + num_tiles_ - num_long * long_tiles) {
+    if (long_tiles == 0) {
+      num_long = 0;
+      num_runs = num_tiles;
+    }
+  }
+
+  int begin(int run) const {
+    return run < num_long ? run * long_tiles : num_long * long_tiles + run - num_long;
+  }
+  int end(int run) const { return begin(run) + (run < num_long ? long_tiles : 1); }
+
+  int num_tiles, num_long, long_tiles, num_runs;
+};
+
+}  // namespace
+
+void CpuOps::RoundActivations(ConstRows x, MatMulTask& task) {
+  const std::int64_t stride = (x.cols + 1) / 2 * 2;
+  rounded_.Grow(x.rows * stride * sizeof(std::uint16_t));
+  auto* rounded = rounded_.as<std::uint16_t>();
+  ForRows(x.rows, x.cols,
+          [&](int row) { kernels_.round_row(x.row(row), x.cols, rounded + row * stride); });
+  task.x = rounded;
+  task.x_stride = stride;
+}
+
+void CpuOps::RunProduct(const CpuMatrix& weight, const MatMulTask& task) {
+  const bool is_bfloat16 = weight.dtype() == DType::kBFloat16;
+  const auto multiply = is_bfloat16 ? kernels_.matmul_bfloat16 : kernels_.matmul_float32;
+  const std::int64_t row_bytes =
+      task.x_stride * (is_bfloat16 && kernels_.round_row != nullptr ? 2 : 4);
+  const auto run = [&](int row_begin, int row_end, int tile_begin, int tile_end) {
+    MatMulTask part = task;
+    part.x = static_cast<const std::byte*>(task.x) + row_begin * row_bytes;
+    part.y = task.y + row_begin * task.y_stride;
+    part.num_rows = row_end - row_begin;
+    part.tile_begin = tile_begin;
+    part.tile_end = tile_end;
+    multiply(part);
+  };
+  const int num_tiles = weight.num_tiles();
+  if (std::int64_t{weight.num_outputs()} * weight.num_inputs() * task.num_rows < kSerialProducts) {
+    return run(0, task.num_rows, 0, num_tiles);
+  }
+  const int most_rows = std::max<int>(24, kPanelBytes / row_bytes / 12 * 12);
+  const int num_panels = (task.num_rows + most_rows - 1) / most_rows;
+  const TileRuns runs(num_tiles, team_.num_threads());
+  team_.Run(num_panels * runs.num_runs, [&](int i) {
+    const std::int64_t panel = i / runs.num_runs;
+    run(static_cast<int>(task.num_rows * panel / num_panels),
+        static_cast<int>(task.num_rows * (panel + 1) / num_panels), runs.begin(i % runs.num_runs),
+        runs.end(i % runs.num_runs));
+  });
+}
+
+void CpuOps::MatMul(ConstRows x, const PackedMatrix& weight, const float* bias, bool accumulate,
+                    Rows y) {
+  const auto* matrix = dynamic_cast<const CpuMatrix*>(&weight);
+  FORERUN_CHECK(matrix != nullptr, "packed by another Ops");
+  FORERUN_CHECK(x.rows == y.rows, "x and y differ in rows");
+  FORERUN_CHECK(x.cols == weight.num_inputs(), "x does not fit the weight's inputs");
+  FORERUN_CHECK(y.cols == weight.num_outputs(), "y does not fit the weight's outputs");
+  if (x.rows == 0) return;
+  MatMulTask task;
+  task.weights = matrix->tile(0);
+  task.num_inputs = x.cols;
+  task.num_outputs = y.cols;
+  task.x = x.data;
+  task.x_stride = x.stride;
+  task.num_rows = x.rows;
+  task.bias = bias;
+  task.accumulate = accumulate;
+  task.y = y.data;
+  task.y_stride = y.stride;
+  if (matrix->dtype() == DType::kBFloat16 && kernels_.round_row != nullptr) {
+    RoundActivations(x, task);
+  }
+  RunProduct(*matrix, task);
+}
+
+}  // namespace forerun

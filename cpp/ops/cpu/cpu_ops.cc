@@ -1,0 +1,119 @@
+#include "cpp/ops/cpu/cpu_ops.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "cpp/ops/cpu/isa.h"
+#include "cpp/util/check.h"
+
+namespace forerun {
+namespace {
+
+void CheckSameShape(ConstRows a, ConstRows b) {
+  FORERUN_CHECK(a.rows == b.rows && a.cols == b.cols, "rows differ in shape");
+}
+
+GateKind KindOf(Activation activation) {
+  switch (activation) {
+    case Activation::kSilu:
+      return GateKind::kSilu;
+    case Activation::kGeluTanh:
+      return GateKind::kGeluTanh;
+    case Activation::kGelu:
+      return GateKind::kGelu;
+  }
+  FORERUN_CHECK(false, "unknown activation");
+}
+
+}  // namespace
+
+CpuOps::CpuOps(ThreadTeam& team, std::string isa, const CpuKernels& kernels)
+    : team_(team), isa_(std::move(isa)), kernels_(kernels), member_scratch_(team.num_threads()) {}
+
+std::unique_ptr<PackedMatrix> CpuOps::Pack(std::span<const TensorView> sources, DType dtype) {
+  return PackMatrix(sources, dtype, team_);
+}
+
+void CpuOps::Embed(std::span<const TokenId> tokens, const PackedMatrix& table, float scale,
+                   Rows out) {
+  const auto* matrix = dynamic_cast<const CpuMatrix*>(&table);
+  FORERUN_CHECK(matrix != nullptr, "packed by another Ops");
+  FORERUN_CHECK(static_cast<int>(tokens.size()) == out.rows && out.cols == table.num_inputs(),
+                "embedding rows differ in shape");
+  for (TokenId token : tokens) {
+    FORERUN_CHECK(token >= 0 && token < table.num_outputs(), "no such token");
+  }
+  // A value costs a cache line here, hence the factor.
+  ForRows(out.rows, out.cols * 8,
+          [&](int row) { matrix->Unpack(tokens[row], scale, out.row(row)); });
+}
+
+void CpuOps::RmsNorm(ConstRows x, const float* weight, int group, float eps, Rows out) {
+  CheckSameShape(x, out);
+  FORERUN_CHECK(weight != nullptr && group > 0 && x.cols % group == 0,
+                "a norm's group must divide the columns");
+  ForRows(x.rows, x.cols, [&](int row) {
+    for (int begin = 0; begin < x.cols; begin += group) {
+      kernels_.rms_norm(x.row(row) + begin, weight, group, eps, out.row(row) + begin);
+    }
+  });
+}
+
+void CpuOps::Rope(Rows x, int head_dim, std::span<const std::int32_t> positions,
+                  const float* cos_sin) {
+  FORERUN_CHECK(head_dim > 0 && head_dim % 2 == 0 && x.cols % head_dim == 0,
+                "an even head_dim must divide the columns");
+  FORERUN_CHECK(static_cast<int>(positions.size()) == x.rows, "a row needs a position");
+  FORERUN_CHECK(cos_sin != nullptr, "no rotation table");
+  for (std::int32_t position : positions) FORERUN_CHECK(position >= 0, "a negative position");
+  ForRows(x.rows, x.cols, [&](int row) {
+    const float* rotation = cos_sin + std::int64_t{positions[row]} * head_dim;
+    for (int begin = 0; begin < x.cols; begin += head_dim) {
+      kernels_.rope(x.row(row) + begin, head_dim, rotation);
+    }
+  });
+}
+
+void CpuOps::GatedActivation(ConstRows gate_up, Activation activation, Rows out) {
+  FORERUN_CHECK(gate_up.rows == out.rows && gate_up.cols == 2 * out.cols,
+                "gate_up must be twice as wide as out");
+  const GateKind kind = KindOf(activation);
+  ForRows(out.rows, out.cols * 4, [&](int row) {
+    const float* gate = gate_up.row(row);
+    kernels_.gate(gate, gate + out.cols, out.cols, kind, out.row(row));
+  });
+}
+
+void CpuOps::Add(ConstRows y, Rows x) {
+  CheckSameShape(y, x);
+  ForRows(x.rows, x.cols, [&](int row) { kernels_.add(y.row(row), x.cols, x.row(row)); });
+}
+
+void CpuOps::SoftCap(Rows x, float cap) {
+  FORERUN_CHECK(cap > 0.0f, "a soft cap must be positive");
+  // Logits are a few very long rows: cut them into pieces.
+  constexpr int kPiece = 2048;
+  const int pieces = (x.cols + kPiece - 1) / kPiece;
+  ForRows(x.rows * pieces, std::min(x.cols, kPiece) * 4, [&](int task) {
+    const int begin = task % pieces * kPiece;
+    const int count = std::min(kPiece, x.cols - begin);
+    kernels_.soft_cap(x.row(task / pieces) + begin, count, cap);
+  });
+}
+
+void CpuOps::GatherRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) {
+  FORERUN_CHECK(static_cast<int>(rows.size()) == out.rows && x.cols == out.cols,
+                "gathered rows differ in shape");
+  for (int i = 0; i < out.rows; ++i) {
+    FORERUN_CHECK(rows[i] >= 0 && rows[i] < x.rows, "no such row");
+    std::memcpy(out.row(i), x.row(rows[i]), sizeof(float) * x.cols);
+  }
+}
+
+std::unique_ptr<Ops> MakeCpuOps(ThreadTeam& team, const std::string& isa) {
+  const CpuKernels& kernels = FindCpuKernels(isa);
+  return std::make_unique<CpuOps>(team, isa.empty() ? AvailableCpuIsas().front() : isa, kernels);
+}
+
+}  // namespace forerun

@@ -1,0 +1,98 @@
+// The operations on the CPU: checks shapes, splits the work over the team, calls the kernels.
+#ifndef FORERUN_CPP_OPS_CPU_CPU_OPS_H_
+#define FORERUN_CPP_OPS_CPU_CPU_OPS_H_
+
+#include <algorithm>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cpp/ops/cpu/kernels.h"
+#include "cpp/ops/cpu/packed_matrix.h"
+#include "cpp/ops/ops.h"
+#include "cpp/util/thread_team.h"
+
+namespace forerun {
+
+class CpuKvCache final : public KvCache {
+ public:
+  CpuKvCache(const KvLayout& layout, int num_blocks);
+
+  // Block 0 of a layer's keys or values.
+  std::byte* keys(int layer) const { return data_.as<std::byte>() + 2 * layer * layer_bytes_; }
+  std::byte* values(int layer) const { return keys(layer) + layer_bytes_; }
+
+ private:
+  std::int64_t layer_bytes_;  // keys, or values, of all blocks
+  AlignedBuffer data_;        // [num_layers, 2, num_blocks, block_elements]
+};
+
+class CpuOps final : public Ops {
+ public:
+  CpuOps(ThreadTeam& team, std::string isa, const CpuKernels& kernels);
+
+  std::string isa() const override { return isa_; }
+  std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources, DType dtype) override;
+  std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override;
+
+  void Embed(std::span<const TokenId> tokens, const PackedMatrix& table, float scale,
+             Rows out) override;
+  void MatMul(ConstRows x, const PackedMatrix& weight, const float* bias, bool accumulate,
+              Rows y) override;
+  void RmsNorm(ConstRows x, const float* weight, int group, float eps, Rows out) override;
+  void Rope(Rows x, int head_dim, std::span<const std::int32_t> positions,
+            const float* cos_sin) override;
+  void StoreKv(ConstRows keys, ConstRows values, std::span<const SequenceRows> sequences, int layer,
+               KvCache& cache) override;
+  void Attention(ConstRows query, const KvCache& cache, int layer, const AttentionShape& shape,
+                 std::span<const SequenceRows> sequences, Rows out) override;
+  void GatedActivation(ConstRows gate_up, Activation activation, Rows out) override;
+  void Add(ConstRows y, Rows x) override;
+  void SoftCap(Rows x, float cap) override;
+  void GatherRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) override;
+
+ private:
+  // Values under which an element-wise operation is over sooner than other threads would join.
+  static constexpr int kSerialValues = 16384;
+
+  // Calls fn(row) for each row; on this thread alone unless rows * cols is worth a meeting.
+  template <typename Fn>
+  void ForRows(int rows, int cols, const Fn& fn);
+
+  // x as the bfloat16 kernel takes it; sets the task's x and stride.
+  void RoundActivations(ConstRows x, MatMulTask& task);
+  // Runs the product of every row of `task` with all tiles of the matrix.
+  void RunProduct(const CpuMatrix& weight, const MatMulTask& task);
+  void PlanAttention(const AttentionTask& shared, const KvLayout& layout, int num_heads,
+                     std::span<const SequenceRows> sequences);
+
+  // Constant after construction.
+  ThreadTeam& team_;
+  const std::string isa_;
+  const CpuKernels& kernels_;
+
+  // Scratch of one call; grows to the largest and stays.
+  AlignedBuffer rounded_;
+  std::vector<AlignedBuffer> member_scratch_;
+  std::vector<AttentionTask> attention_tasks_;
+};
+
+template <typename Fn>
+void CpuOps::ForRows(int rows, int cols, const Fn& fn) {
+  const std::int64_t values = std::int64_t{rows} * cols;
+  if (values < kSerialValues) {
+    for (int row = 0; row < rows; ++row) fn(row);
+    return;
+  }
+  const int rows_per_task = std::max<int>(1, kSerialValues / 4 / std::max(cols, 1));
+  const int num_tasks = (rows + rows_per_task - 1) / rows_per_task;
+  team_.Run(num_tasks, [&](int task) {
+    const int end = std::min(rows, (task + 1) * rows_per_task);
+    for (int row = task * rows_per_task; row < end; ++row) fn(row);
+  });
+}
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_OPS_CPU_CPU_OPS_H_

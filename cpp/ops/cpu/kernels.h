@@ -1,0 +1,112 @@
+// The CPU's inner loops: a table of functions per instruction set.
+//
+// Each instruction set has a translation unit of its own (isa_*.cc), compiled with its own flags,
+// that instantiates the same templates inside its own namespace. Such a unit must not use anything
+// inline or templated from outside that namespace (std containers and algorithms included): the
+// linker keeps one copy of those, and it might keep the one that old processors cannot run. Hence
+// the plain types here.
+#ifndef FORERUN_CPP_OPS_CPU_KERNELS_H_
+#define FORERUN_CPP_OPS_CPU_KERNELS_H_
+
+#include <cstdint>
+
+namespace forerun {
+
+// Lanes of every kernel's vector, outputs of a weight tile, positions of a group of keys.
+inline constexpr int kLanes = 16;
+
+// y[0, num_rows)[16 * tile_begin, 16 * tile_end) = x W^T (+ bias) (+ y).
+//
+//   weights  [num_tiles, num_pairs, 16, 2] bfloat16, or [num_tiles, 2 * num_pairs, 16] float32:
+//            outputs by 16, inputs by 2, padded with zeros
+//   x        [num_rows, num_inputs] float32; [num_rows, num_pairs, 2] bfloat16 where the table
+//            has round_row
+struct MatMulTask {
+  const void* weights = nullptr;
+  int num_inputs = 0;
+  int num_outputs = 0;
+  int tile_begin = 0;
+  int tile_end = 0;
+
+  const void* x = nullptr;
+  std::int64_t x_stride = 0;  // in elements of x
+  int num_rows = 0;
+
+  const float* bias = nullptr;  // [num_outputs] or null
+  bool accumulate = false;
+  float* y = nullptr;
+  std::int64_t y_stride = 0;
+};
+
+// Consecutive rows of one sequence, and the query heads that share one KV head.
+struct AttentionTask {
+  const float* query = nullptr;  // row i, head h: query + i * query_stride + h * head_dim
+  std::int64_t query_stride = 0;
+  float* out = nullptr;  // as query
+  std::int64_t out_stride = 0;
+  int num_rows = 0;
+  int num_heads = 0;
+  int head_dim = 0;
+
+  int position = 0;  // of row 0
+  int sliding_window = 0;
+  float scale = 1.0f;
+  float soft_cap = 0.0f;
+
+  // Of this layer and KV head, in block 0; see kv/layout.h.
+  const void* keys = nullptr;
+  const void* values = nullptr;
+  std::int64_t block_stride = 0;  // elements from a block to the next
+  const std::int32_t* block_table = nullptr;
+  int block_size = 0;
+  bool is_bfloat16 = false;
+
+  float* scratch = nullptr;  // AttentionScratchFloats(...), aligned to 64 bytes
+};
+
+inline constexpr int kMaxQueriesPerTask = 64;  // rows times heads
+inline constexpr int kPositionsPerChunk = 64;  // softmax rescales at multiples of this position
+
+enum class GateKind { kSilu, kGeluTanh, kGelu };
+
+struct CpuKernels {
+  void (*matmul_bfloat16)(const MatMulTask& task);
+  void (*matmul_float32)(const MatMulTask& task);
+  // Null: matmul_bfloat16 takes float32 activations. Else x[n] -> out[n rounded up to 2].
+  void (*round_row)(const float* x, int n, std::uint16_t* out);
+
+  void (*attention)(const AttentionTask& task);
+
+  // One row each.
+  void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);
+  void (*rope)(float* x, int head_dim, const float* cos_sin);
+  void (*gate)(const float* gate, const float* up, int n, GateKind kind, float* out);
+  void (*add)(const float* y, int n, float* x);
+  void (*soft_cap)(float* x, int n, float cap);
+};
+
+// Floats of scratch that an attention task of that many queries needs.
+constexpr std::int64_t AttentionScratchFloats(int num_queries, int head_dim) {
+  const std::int64_t padded_dim = (head_dim + kLanes - 1) / kLanes * kLanes;
+  const std::int64_t panels = 2 * kPositionsPerChunk * padded_dim;
+  return panels + num_queries * (padded_dim + kPositionsPerChunk + 2 * kLanes);
+}
+
+namespace portable {
+extern const CpuKernels kKernels;
+}
+#if defined(__x86_64__)
+namespace avx2 {
+extern const CpuKernels kKernels;
+}
+namespace avx512 {
+extern const CpuKernels kKernels;
+}
+namespace avx512bf16 {
+extern const CpuKernels kKernels;
+}
+#endif
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_OPS_CPU_KERNELS_H_

@@ -1,0 +1,148 @@
+#include "cpp/ops/cpu/packed_matrix.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "cpp/ops/cpu/kernels.h"
+#include "cpp/util/check.h"
+#include "cpp/util/thread_team.h"
+
+namespace forerun {
+namespace {
+
+// One output's weights in its source: unaligned, since a checkpoint promises nothing.
+struct SourceRow {
+  const std::byte* data = nullptr;  // null: padding, all zeros
+  DType dtype = DType::kFloat32;
+};
+
+std::vector<SourceRow> FindRows(std::span<const TensorView> sources, int num_padded) {
+  std::vector<SourceRow> rows;
+  rows.reserve(num_padded);
+  for (const TensorView& source : sources) {
+    const std::size_t row_bytes = source.shape[1] * SizeOf(source.dtype);
+    const auto* data = static_cast<const std::byte*>(source.data);
+    for (std::int64_t i = 0; i < source.shape[0]; ++i) {
+      rows.push_back({data + i * row_bytes, source.dtype});
+    }
+  }
+  rows.resize(num_padded);
+  return rows;
+}
+
+template <typename T>
+T ReadAs(const std::byte* data, int i) {
+  T value;
+  std::memcpy(&value, data + i * sizeof(T), sizeof(T));
+  return value;
+}
+
+// Values [begin, begin + count) of a row, as bfloat16 or float32.
+void Convert(const SourceRow& row, int begin, int count, std::uint16_t* out) {
+  if (row.data == nullptr) {
+    std::fill_n(out, count, std::uint16_t{0});
+  } else if (row.dtype == DType::kBFloat16) {
+    std::memcpy(out, row.data + begin * 2, count * 2);
+  } else if (row.dtype == DType::kFloat32) {
+    for (int i = 0; i < count; ++i) out[i] = FloatToBFloat16(ReadAs<float>(row.data, begin + i));
+  } else {
+    for (int i = 0; i < count; ++i) {
+      out[i] = FloatToBFloat16(Float16ToFloat(ReadAs<std::uint16_t>(row.data, begin + i)));
+    }
+  }
+}
+
+void Convert(const SourceRow& row, int begin, int count, float* out) {
+  if (row.data == nullptr) {
+    std::fill_n(out, count, 0.0f);
+  } else if (row.dtype == DType::kFloat32) {
+    std::memcpy(out, row.data + begin * 4, count * 4);
+  } else if (row.dtype == DType::kBFloat16) {
+    for (int i = 0; i < count; ++i) {
+      out[i] = BFloat16ToFloat(ReadAs<std::uint16_t>(row.data, begin + i));
+    }
+  } else {
+    for (int i = 0; i < count; ++i) {
+      out[i] = Float16ToFloat(ReadAs<std::uint16_t>(row.data, begin + i));
+    }
+  }
+}
+
+// A panel of inputs at a time, small enough to turn in the first-level cache. Element is what moves
+// as one: a pair of bfloat16, or a float32.
+template <typename T, typename Element>
+void PackTile(const SourceRow* rows, int num_inputs, std::byte* tile) {
+  constexpr int kPanel = 128;
+  constexpr int kPerElement = sizeof(Element) / sizeof(T);
+  alignas(64) T panel[kLanes][kPanel];
+  auto* out = reinterpret_cast<Element*>(tile);
+  for (int begin = 0; begin < num_inputs; begin += kPanel) {
+    const int count = std::min(kPanel, num_inputs - begin);
+    const int padded = (count + 1) / 2 * 2;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      Convert(rows[lane], begin, count, panel[lane]);
+      if (padded != count) panel[lane][count] = 0;
+    }
+    for (int i = 0; i < padded; i += kPerElement) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        std::memcpy(out++, &panel[lane][i], sizeof(Element));
+      }
+    }
+  }
+}
+
+void CheckSources(std::span<const TensorView> sources, DType dtype) {
+  FORERUN_CHECK(dtype == DType::kFloat32 || dtype == DType::kBFloat16,
+                std::string("cannot pack into ") + Name(dtype));
+  FORERUN_CHECK(!sources.empty(), "no matrix to pack");
+  for (const TensorView& source : sources) {
+    FORERUN_CHECK(source.shape.size() == 2, "a weight must have two dimensions");
+    FORERUN_CHECK(source.shape[0] > 0 && source.shape[1] > 0, "an empty weight");
+    FORERUN_CHECK(source.shape[1] == sources[0].shape[1], "stacked weights differ in inputs");
+    FORERUN_CHECK(source.data != nullptr, "a weight without data");
+    FORERUN_CHECK(source.dtype == DType::kFloat32 || source.dtype == DType::kBFloat16 ||
+                      source.dtype == DType::kFloat16,
+                  std::string("cannot pack from ") + Name(source.dtype));
+  }
+}
+
+}  // namespace
+
+CpuMatrix::CpuMatrix(int num_outputs, int num_inputs, DType dtype)
+    : PackedMatrix(num_outputs, num_inputs), dtype_(dtype), data_(num_bytes()) {}
+
+void CpuMatrix::Unpack(int output, float scale, float* out) const {
+  const int lane = output % kLanes;
+  if (dtype_ == DType::kBFloat16) {
+    const auto* pairs = reinterpret_cast<const std::uint16_t*>(tile(output / kLanes)) + 2 * lane;
+    for (int i = 0; i < num_inputs(); ++i) {
+      out[i] = scale * BFloat16ToFloat(pairs[(i / 2) * 2 * kLanes + i % 2]);
+    }
+  } else {
+    const auto* values = reinterpret_cast<const float*>(tile(output / kLanes)) + lane;
+    for (int i = 0; i < num_inputs(); ++i) out[i] = scale * values[i * kLanes];
+  }
+}
+
+std::unique_ptr<CpuMatrix> PackMatrix(std::span<const TensorView> sources, DType dtype,
+                                      ThreadTeam& team) {
+  CheckSources(sources, dtype);
+  std::int64_t num_outputs = 0;
+  for (const TensorView& source : sources) num_outputs += source.shape[0];
+  const int num_inputs = static_cast<int>(sources[0].shape[1]);
+  auto matrix = std::make_unique<CpuMatrix>(static_cast<int>(num_outputs), num_inputs, dtype);
+  const std::vector<SourceRow> rows = FindRows(sources, matrix->num_tiles() * kLanes);
+  team.Run(matrix->num_tiles(), [&](int tile) {
+    const SourceRow* first = rows.data() + tile * kLanes;
+    if (dtype == DType::kBFloat16) {
+      PackTile<std::uint16_t, std::uint32_t>(first, num_inputs, matrix->tile(tile));
+    } else {
+      PackTile<float, float>(first, num_inputs, matrix->tile(tile));
+    }
+  });
+  return matrix;
+}
+
+}  // namespace forerun

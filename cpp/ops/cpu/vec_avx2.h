@@ -1,0 +1,111 @@
+// Sixteen floats in two AVX2 registers. The operations that every vec_*.h offers; kernels are
+// written once on top of them.
+#ifndef FORERUN_CPP_OPS_CPU_VEC_AVX2_H_
+#define FORERUN_CPP_OPS_CPU_VEC_AVX2_H_
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace forerun::FORERUN_ISA {
+
+struct V16 {
+  __m256 lo, hi;
+};
+
+// Vectors that fit the register file beside a product's operands, and rows that share a load.
+inline constexpr int kNumAccumulators = 6;
+inline constexpr int kMaxTileRows = 6;
+
+FORERUN_INLINE V16 Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
+FORERUN_INLINE V16 Set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
+FORERUN_INLINE V16 Load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }
+FORERUN_INLINE void Store(float* p, V16 a) {
+  _mm256_storeu_ps(p, a.lo);
+  _mm256_storeu_ps(p + 8, a.hi);
+}
+
+FORERUN_INLINE V16 Add(V16 a, V16 b) {
+  return {_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi)};
+}
+FORERUN_INLINE V16 Sub(V16 a, V16 b) {
+  return {_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi)};
+}
+FORERUN_INLINE V16 Mul(V16 a, V16 b) {
+  return {_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi)};
+}
+FORERUN_INLINE V16 Div(V16 a, V16 b) {
+  return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)};
+}
+// a * b + c
+FORERUN_INLINE V16 Fma(V16 a, V16 b, V16 c) {
+  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+}
+// b where either is NaN.
+FORERUN_INLINE V16 Max(V16 a, V16 b) {
+  return {_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi)};
+}
+FORERUN_INLINE V16 Min(V16 a, V16 b) {
+  return {_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi)};
+}
+// a < b ? yes : no, lane by lane.
+FORERUN_INLINE V16 SelectLess(V16 a, V16 b, V16 yes, V16 no) {
+  return {_mm256_blendv_ps(no.lo, yes.lo, _mm256_cmp_ps(a.lo, b.lo, _CMP_LT_OQ)),
+          _mm256_blendv_ps(no.hi, yes.hi, _mm256_cmp_ps(a.hi, b.hi, _CMP_LT_OQ))};
+}
+FORERUN_INLINE V16 Abs(V16 a) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi)};
+}
+// |a| with the sign of b.
+FORERUN_INLINE V16 CopySign(V16 a, V16 b) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  return {_mm256_or_ps(_mm256_andnot_ps(sign, a.lo), _mm256_and_ps(sign, b.lo)),
+          _mm256_or_ps(_mm256_andnot_ps(sign, a.hi), _mm256_and_ps(sign, b.hi))};
+}
+// To the nearest integer, ties to even.
+FORERUN_INLINE V16 Round(V16 a) {
+  constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+  return {_mm256_round_ps(a.lo, kMode), _mm256_round_ps(a.hi, kMode)};
+}
+// 2^a for integers a in [-126, 127].
+FORERUN_INLINE V16 PowerOfTwo(V16 a) {
+  const __m256i bias = _mm256_set1_epi32(127);
+  const __m256i lo = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(a.lo), bias), 23);
+  const __m256i hi = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(a.hi), bias), 23);
+  return {_mm256_castsi256_ps(lo), _mm256_castsi256_ps(hi)};
+}
+FORERUN_INLINE float ReduceMax(V16 a) {
+  const __m256 eight = _mm256_max_ps(a.lo, a.hi);
+  __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  four = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  four = _mm_max_ss(four, _mm_movehdup_ps(four));
+  return _mm_cvtss_f32(four);
+}
+
+FORERUN_INLINE __m256 WidenBFloat16(__m128i bits) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+// Sixteen consecutive bfloat16.
+FORERUN_INLINE V16 Load(const std::uint16_t* p) {
+  return {WidenBFloat16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
+          WidenBFloat16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
+}
+// The first and the second of sixteen pairs of bfloat16.
+FORERUN_INLINE V16 LoadEven(const std::uint16_t* p) {
+  const __m256i lo = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  const __m256i hi = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 16));
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(lo, 16)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(hi, 16))};
+}
+FORERUN_INLINE V16 LoadOdd(const std::uint16_t* p) {
+  const __m256i mask = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
+  const __m256i lo = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  const __m256i hi = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 16));
+  return {_mm256_castsi256_ps(_mm256_and_si256(lo, mask)),
+          _mm256_castsi256_ps(_mm256_and_si256(hi, mask))};
+}
+
+}  // namespace forerun::FORERUN_ISA
+
+#endif  // FORERUN_CPP_OPS_CPU_VEC_AVX2_H_

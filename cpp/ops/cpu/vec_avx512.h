@@ -1,0 +1,68 @@
+// Sixteen floats in one AVX-512 register; AVX-512F only. The contract of each operation is in
+// vec_avx2.h.
+#ifndef FORERUN_CPP_OPS_CPU_VEC_AVX512_H_
+#define FORERUN_CPP_OPS_CPU_VEC_AVX512_H_
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace forerun::FORERUN_ISA {
+
+struct V16 {
+  __m512 v;
+};
+
+inline constexpr int kNumAccumulators = 16;
+inline constexpr int kMaxTileRows = 8;
+
+FORERUN_INLINE V16 FromBits(__m512i bits) { return {_mm512_castsi512_ps(bits)}; }
+FORERUN_INLINE __m512i Bits(V16 a) { return _mm512_castps_si512(a.v); }
+
+FORERUN_INLINE V16 Zero() { return {_mm512_setzero_ps()}; }
+FORERUN_INLINE V16 Set(float x) { return {_mm512_set1_ps(x)}; }
+FORERUN_INLINE V16 Load(const float* p) { return {_mm512_loadu_ps(p)}; }
+FORERUN_INLINE void Store(float* p, V16 a) { _mm512_storeu_ps(p, a.v); }
+
+FORERUN_INLINE V16 Add(V16 a, V16 b) { return {_mm512_add_ps(a.v, b.v)}; }
+FORERUN_INLINE V16 Sub(V16 a, V16 b) { return {_mm512_sub_ps(a.v, b.v)}; }
+FORERUN_INLINE V16 Mul(V16 a, V16 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+FORERUN_INLINE V16 Div(V16 a, V16 b) { return {_mm512_div_ps(a.v, b.v)}; }
+FORERUN_INLINE V16 Fma(V16 a, V16 b, V16 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+FORERUN_INLINE V16 Max(V16 a, V16 b) { return {_mm512_max_ps(a.v, b.v)}; }
+FORERUN_INLINE V16 Min(V16 a, V16 b) { return {_mm512_min_ps(a.v, b.v)}; }
+FORERUN_INLINE V16 SelectLess(V16 a, V16 b, V16 yes, V16 no) {
+  return {_mm512_mask_blend_ps(_mm512_cmp_ps_mask(a.v, b.v, _CMP_LT_OQ), no.v, yes.v)};
+}
+FORERUN_INLINE V16 Abs(V16 a) {
+  return FromBits(_mm512_and_si512(Bits(a), _mm512_set1_epi32(0x7fffffff)));
+}
+FORERUN_INLINE V16 CopySign(V16 a, V16 b) {
+  const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+  return FromBits(_mm512_or_si512(_mm512_and_si512(magnitude, Bits(a)),
+                                  _mm512_andnot_si512(magnitude, Bits(b))));
+}
+FORERUN_INLINE V16 Round(V16 a) {
+  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
+}
+FORERUN_INLINE V16 PowerOfTwo(V16 a) {
+  const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(a.v), _mm512_set1_epi32(127));
+  return FromBits(_mm512_slli_epi32(exponent, 23));
+}
+FORERUN_INLINE float ReduceMax(V16 a) { return _mm512_reduce_max_ps(a.v); }
+
+FORERUN_INLINE V16 Load(const std::uint16_t* p) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return FromBits(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+}
+FORERUN_INLINE V16 LoadEven(const std::uint16_t* p) {
+  return FromBits(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
+}
+FORERUN_INLINE V16 LoadOdd(const std::uint16_t* p) {
+  return FromBits(
+      _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
+}
+
+}  // namespace forerun::FORERUN_ISA
+
+#endif  // FORERUN_CPP_OPS_CPU_VEC_AVX512_H_

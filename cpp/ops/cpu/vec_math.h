@@ -1,0 +1,95 @@
+// Functions of sixteen lanes, the same for every instruction set. Each lane's result depends on
+// that lane alone.
+#ifndef FORERUN_CPP_OPS_CPU_VEC_MATH_H_
+#define FORERUN_CPP_OPS_CPU_VEC_MATH_H_
+
+#include "cpp/ops/cpu/kernels.h"
+#include "cpp/ops/cpu/vec.h"
+
+namespace forerun::FORERUN_ISA {
+
+FORERUN_INLINE int MinOf(int a, int b) { return a < b ? a : b; }
+FORERUN_INLINE int MaxOf(int a, int b) { return a < b ? b : a; }
+
+// The first `count` lanes from memory, zeros behind; nothing else is touched.
+FORERUN_INLINE V16 LoadPartial(const float* p, int count) {
+  alignas(64) float lane[kLanes] = {};
+  for (int i = 0; i < count; ++i) lane[i] = p[i];
+  return Load(lane);
+}
+FORERUN_INLINE void StorePartial(float* p, V16 a, int count) {
+  alignas(64) float lane[kLanes];
+  Store(lane, a);
+  for (int i = 0; i < count; ++i) p[i] = lane[i];
+}
+
+// A fixed tree: lanes i and i + 8, then i + 4, i + 2, i + 1.
+FORERUN_INLINE float ReduceAdd(V16 a) {
+  alignas(64) float lane[kLanes];
+  Store(lane, a);
+  for (int half = kLanes / 2; half > 0; half /= 2) {
+    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+  }
+  return lane[0];
+}
+
+template <int kCount>
+FORERUN_INLINE V16 Polynomial(const float (&coefficient)[kCount], V16 x) {
+  V16 sum = Set(coefficient[kCount - 1]);
+#pragma GCC unroll 16
+  for (int i = kCount - 2; i >= 0; --i) sum = Fma(sum, x, Set(coefficient[i]));
+  return sum;
+}
+
+// e^x within 2 units in the last place; exactly 0 below -87.33, e^88 above 88; NaN stays NaN.
+FORERUN_INLINE V16 Exp(V16 x) {
+  constexpr float kLowest = -87.33f;
+  // (e^r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2]
+  constexpr float kCoefficients[] = {0.499999934f, 0.166665201f, 0.0416683944f, 0.00836878124f,
+                                     0.00138144582f};
+  const V16 clamped = Min(Set(88.0f), Max(Set(kLowest), x));
+  const V16 exponent = Round(Mul(clamped, Set(1.44269504f)));
+  // ln 2 in two parts; the first has few enough bits that its product is exact.
+  V16 r = Fma(exponent, Set(-0.693359375f), clamped);
+  r = Fma(exponent, Set(2.12194440e-4f), r);
+  const V16 sum = Fma(Mul(r, r), Polynomial(kCoefficients, r), Add(r, Set(1.0f)));
+  return SelectLess(x, Set(kLowest), Zero(), Mul(sum, PowerOfTwo(exponent)));
+}
+
+FORERUN_INLINE V16 Tanh(V16 x) {
+  // (tanh(x) / x - 1) / x^2 in x^2 for |x| <= 0.6
+  constexpr float kCoefficients[] = {-0.333333318f, 0.133332478f,    -0.0539524746f,
+                                     0.0217344346f, -0.00826707822f, 0.00223105248f};
+  const V16 square = Mul(x, x);
+  const V16 small = Fma(Mul(x, square), Polynomial(kCoefficients, square), x);
+  const V16 magnitude = Abs(x);
+  const V16 growth = Exp(Add(magnitude, magnitude));
+  const V16 large = Sub(Set(1.0f), Div(Set(2.0f), Add(growth, Set(1.0f))));
+  return SelectLess(magnitude, Set(0.6f), small, CopySign(large, x));
+}
+
+FORERUN_INLINE V16 Erf(V16 x) {
+  // erf(x) / x in x^2 for |x| <= 1, and log(1 - erf(x)) for 1 <= x <= 4
+  constexpr float kSmall[] = {1.12837917f,    -0.376126271f,    0.112836002f,   -0.0268544444f,
+                              0.00518953498f, -0.000802083809f, 7.88910887e-05f};
+  constexpr float kLarge[] = {0.000188047968f, -1.12957846f,    -0.633219827f,   -0.108418646f,
+                              0.0252082983f,   -0.00420457673f, 0.000441339264f, -2.16870854e-05f};
+  const V16 square = Mul(x, x);
+  const V16 magnitude = Abs(x);
+  const V16 small = Mul(x, Polynomial(kSmall, square));
+  const V16 tail = Exp(Polynomial(kLarge, Min(Set(4.0f), magnitude)));
+  const V16 large = CopySign(Sub(Set(1.0f), tail), x);
+  return SelectLess(magnitude, Set(1.0f), small, large);
+}
+
+// fn(offset, count, V16...) over n values: whole vectors, then the rest.
+template <class Whole, class Rest>
+FORERUN_INLINE void EachVector(int n, const Whole& whole, const Rest& rest) {
+  int i = 0;
+  for (; i + kLanes <= n; i += kLanes) whole(i);
+  if (i < n) rest(i, n - i);
+}
+
+}  // namespace forerun::FORERUN_ISA
+
+#endif  // FORERUN_CPP_OPS_CPU_VEC_MATH_H_

@@ -1,0 +1,120 @@
+// Sixteen floats in four vectors of the compiler's own: SSE2, NEON or whatever there is. Products
+// are rounded before they are added. The contract of each operation is in vec_avx2.h.
+#ifndef FORERUN_CPP_OPS_CPU_VEC_PORTABLE_H_
+#define FORERUN_CPP_OPS_CPU_VEC_PORTABLE_H_
+
+#include <cstdint>
+
+namespace forerun::FORERUN_ISA {
+
+typedef float Floats __attribute__((vector_size(16)));
+typedef std::int32_t Ints __attribute__((vector_size(16)));
+typedef std::uint32_t Words __attribute__((vector_size(16)));
+
+inline constexpr int kParts = 4;
+
+struct V16 {
+  Floats part[kParts];
+};
+
+#if defined(__aarch64__)
+inline constexpr int kNumAccumulators = 6;
+inline constexpr int kMaxTileRows = 6;
+#else
+inline constexpr int kNumAccumulators = 3;
+inline constexpr int kMaxTileRows = 3;
+#endif
+
+template <class Fn>
+FORERUN_INLINE V16 EachPart(const Fn& fn) {
+  return {{fn(0), fn(1), fn(2), fn(3)}};
+}
+
+template <class To, class From>
+FORERUN_INLINE To BitCast(const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  To to;
+  __builtin_memcpy(&to, &from, sizeof(to));
+  return to;
+}
+
+FORERUN_INLINE Floats Splat(float x) { return Floats{x, x, x, x}; }
+FORERUN_INLINE V16 Set(float x) { return {{Splat(x), Splat(x), Splat(x), Splat(x)}}; }
+FORERUN_INLINE V16 Zero() { return Set(0.0f); }
+FORERUN_INLINE V16 Load(const float* p) {
+  V16 a;
+  __builtin_memcpy(&a, p, sizeof(a));
+  return a;
+}
+FORERUN_INLINE void Store(float* p, V16 a) { __builtin_memcpy(p, &a, sizeof(a)); }
+
+FORERUN_INLINE V16 Add(V16 a, V16 b) {
+  return EachPart([&](int i) { return a.part[i] + b.part[i]; });
+}
+FORERUN_INLINE V16 Sub(V16 a, V16 b) {
+  return EachPart([&](int i) { return a.part[i] - b.part[i]; });
+}
+FORERUN_INLINE V16 Mul(V16 a, V16 b) {
+  return EachPart([&](int i) { return a.part[i] * b.part[i]; });
+}
+FORERUN_INLINE V16 Div(V16 a, V16 b) {
+  return EachPart([&](int i) { return a.part[i] / b.part[i]; });
+}
+FORERUN_INLINE V16 Fma(V16 a, V16 b, V16 c) {
+  return EachPart([&](int i) { return a.part[i] * b.part[i] + c.part[i]; });
+}
+FORERUN_INLINE V16 SelectLess(V16 a, V16 b, V16 yes, V16 no) {
+  return EachPart([&](int i) { return a.part[i] < b.part[i] ? yes.part[i] : no.part[i]; });
+}
+FORERUN_INLINE V16 Max(V16 a, V16 b) { return SelectLess(b, a, a, b); }
+FORERUN_INLINE V16 Min(V16 a, V16 b) { return SelectLess(a, b, a, b); }
+FORERUN_INLINE V16 Abs(V16 a) {
+  return EachPart([&](int i) { return BitCast<Floats>(BitCast<Words>(a.part[i]) & 0x7fffffffu); });
+}
+FORERUN_INLINE V16 CopySign(V16 a, V16 b) {
+  return EachPart([&](int i) {
+    return BitCast<Floats>((BitCast<Words>(a.part[i]) & 0x7fffffffu) |
+                           (BitCast<Words>(b.part[i]) & 0x80000000u));
+  });
+}
+// REQUIRES: |a| < 2^22.
+FORERUN_INLINE V16 Round(V16 a) {
+  const V16 shift = Set(12582912.0f);
+  return Sub(Add(a, shift), shift);
+}
+FORERUN_INLINE V16 PowerOfTwo(V16 a) {
+  return EachPart([&](int i) {
+    const Ints exponent = __builtin_convertvector(a.part[i], Ints) + 127;
+    return BitCast<Floats>(BitCast<Words>(exponent) << 23);
+  });
+}
+FORERUN_INLINE float ReduceMax(V16 a) {
+  float lane[16];
+  Store(lane, a);
+  float max = lane[0];
+  for (int i = 1; i < 16; ++i) max = max < lane[i] ? lane[i] : max;
+  return max;
+}
+
+FORERUN_INLINE V16 Load(const std::uint16_t* p) {
+  return EachPart([&](int i) {
+    const std::uint16_t* q = p + 4 * i;
+    const Words bits = {q[0], q[1], q[2], q[3]};
+    return BitCast<Floats>(bits << 16);
+  });
+}
+// A pair is read as one word, so which half is the first depends on the byte order.
+FORERUN_INLINE V16 LoadHalf(const std::uint16_t* p, bool low) {
+  return EachPart([&](int i) {
+    Words bits;
+    __builtin_memcpy(&bits, p + 8 * i, sizeof(bits));
+    return BitCast<Floats>(low ? bits << 16 : bits & 0xffff0000u);
+  });
+}
+inline constexpr bool kLittleEndian = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
+FORERUN_INLINE V16 LoadEven(const std::uint16_t* p) { return LoadHalf(p, kLittleEndian); }
+FORERUN_INLINE V16 LoadOdd(const std::uint16_t* p) { return LoadHalf(p, !kLittleEndian); }
+
+}  // namespace forerun::FORERUN_ISA
+
+#endif  // FORERUN_CPP_OPS_CPU_VEC_PORTABLE_H_

@@ -1,0 +1,157 @@
+#include <cmath>
+
+#include "tests/cpp/ops/attention_testing.h"
+
+namespace forerun {
+namespace {
+
+class AttentionTest : public OpsTest {};
+
+TEST_P(AttentionTest, EqualsADoublePrecisionSoftmax) {
+  for (const AttentionCase& test : AllAttentionCases()) {
+    AttentionModel model(test, /*num_positions=*/150, /*seed=*/11);
+    const TestRows out = model.Run(*ops_, {{0, 0, 150}});
+    for (int position : {0, 1, 15, 16, 17, 63, 64, 65, 100, 149}) {
+      for (int head = 0; head < test.shape.num_heads; ++head) {
+        const std::vector<double> expected = model.Naive(position, head);
+        for (int i = 0; i < test.shape.head_dim; ++i) {
+          ASSERT_NEAR(out.row(position)[head * test.shape.head_dim + i], expected[i], 4e-6)
+              << test << " position " << position << " head " << head << " channel " << i;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, ChunksOfAnyLengthGiveTheSameBits) {
+  Random random(12);
+  for (const AttentionCase& test : AllAttentionCases()) {
+    AttentionModel model(test, /*num_positions=*/200, /*seed=*/13);
+    const TestRows whole = model.Run(*ops_, {{0, 0, 200}});
+    std::vector<AttentionModel::Part> parts;
+    for (int position = 0; position < 200;) {
+      const int count = std::min(200 - position,
+                                 random.Below(4) == 0 ? 1 + random.Below(70) : 1 + random.Below(9));
+      parts.push_back({0, position, count});
+      position += count;
+    }
+    for (const AttentionModel::Part& part : parts) {
+      const TestRows chunk = model.Run(*ops_, {part});
+      for (int i = 0; i < part.num_rows; ++i) {
+        ASSERT_TRUE(SameBits(chunk.row(i), whole.row(part.position + i), whole.view.cols))
+            << test << " position " << part.position << " + " << i << " of " << part.num_rows;
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, NeighboursAndTheirOrderChangeNothing) {
+  Random random(14);
+  for (const AttentionCase& test : AllAttentionCases()) {
+    AttentionModel model(test, /*num_positions=*/120, /*seed=*/15, /*num_sequences=*/4);
+    std::vector<TestRows> whole;
+    for (int s = 0; s < 4; ++s) whole.push_back(model.Run(*ops_, {{s, 0, 120}}));
+    for (int trial = 0; trial < 5; ++trial) {
+      std::vector<AttentionModel::Part> parts;
+      for (int s : random.Permutation(4)) {
+        const int position = random.Below(120);
+        parts.push_back({s, position, 1 + random.Below(std::min(120 - position, 20))});
+      }
+      const TestRows out = model.Run(*ops_, parts);
+      int row = 0;
+      for (const AttentionModel::Part& part : parts) {
+        for (int i = 0; i < part.num_rows; ++i, ++row) {
+          ASSERT_TRUE(
+              SameBits(out.row(row), whole[part.sequence].row(part.position + i), out.view.cols))
+              << test << " sequence " << part.sequence;
+        }
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, ThePagesAndTheBlockSizeChangeNothing) {
+  for (AttentionCase test : AllAttentionCases()) {
+    AttentionModel first(test, /*num_positions=*/130, /*seed=*/16);
+    const TestRows expected = first.Run(*ops_, {{0, 0, 130}});
+    for (int block_size : {16, 32, 48, 128}) {
+      test.block_size = block_size;
+      AttentionModel other(test, 130, /*seed=*/16, /*num_sequences=*/1, /*paging_seed=*/17);
+      EXPECT_TRUE(SameBits(other.Run(*ops_, {{0, 0, 130}}), expected)) << test;
+    }
+  }
+}
+
+TEST_P(AttentionTest, TheNumberOfThreadsChangesNothing) {
+  for (const AttentionCase& test : AllAttentionCases()) {
+    AttentionModel model(test, /*num_positions=*/90, /*seed=*/18, /*num_sequences=*/2);
+    const std::vector<AttentionModel::Part> parts = {{0, 3, 80}, {1, 60, 5}};
+    const TestRows expected = model.Run(*ops_, parts);
+    for (int threads : {1, 3, 4}) {
+      ThreadTeam team(threads);
+      const auto ops = MakeCpuOps(team, GetParam());
+      EXPECT_TRUE(SameBits(model.Run(*ops, parts), expected)) << test << " " << threads;
+    }
+  }
+}
+
+// What lies behind a row's own position, in its last block or in later rows, is none of its
+// business, were it NaN or infinite.
+TEST_P(AttentionTest, LaterPositionsNeverLeak) {
+  for (const AttentionCase& test : AllAttentionCases()) {
+    AttentionModel model(test, /*num_positions=*/100, /*seed=*/19);
+    const TestRows expected = model.Run(*ops_, {{0, 70, 30}});
+    model.PoisonFrom(85);
+    const TestRows out = model.Run(*ops_, {{0, 70, 30}});
+    for (int i = 0; i < 15; ++i) {
+      ASSERT_TRUE(SameBits(out.row(i), expected.row(i), out.view.cols)) << test << " row " << i;
+    }
+    for (int i = 15; i < 30; ++i) EXPECT_TRUE(std::isnan(out.row(i)[0])) << test;
+  }
+}
+
+TEST_P(AttentionTest, PositionsBeforeTheWindowNeverLeak) {
+  for (const AttentionCase& test : AllAttentionCases()) {
+    const int window = test.shape.sliding_window;
+    if (window == 0) continue;
+    AttentionModel model(test, /*num_positions=*/100, /*seed=*/20);
+    const TestRows expected = model.Run(*ops_, {{0, 60, 40}});
+    model.PoisonBefore(70);
+    const TestRows out = model.Run(*ops_, {{0, 60, 40}});
+    for (int i = std::max(0, 10 + window - 1); i < 40; ++i) {
+      ASSERT_TRUE(SameBits(out.row(i), expected.row(i), out.view.cols)) << test << " row " << i;
+    }
+  }
+}
+
+TEST_P(AttentionTest, ContradictingShapesThrow) {
+  const AttentionCase test = AllAttentionCases().front();
+  AttentionModel model(test, /*num_positions=*/40, /*seed=*/21);
+  const auto cache = model.Store(*ops_, {{0, 0, 40}});
+  const int cols = test.shape.num_heads * test.shape.head_dim;
+  TestRows q(2, cols), out(2, cols), narrow(2, cols - 1);
+  const std::vector<BlockId> blocks = {0, 1, 2}, absent = {0, 1, 1000};
+  const SequenceRows good{0, 2, 38, blocks}, outside{1, 2, 38, blocks}, beyond{0, 2, 47, blocks},
+      no_block{0, 2, 38, absent};
+  AttentionShape shape = test.shape;
+  ops_->Attention(q, *cache, 0, shape, {&good, 1}, out);
+  EXPECT_THROW(ops_->Attention(q, *cache, 0, shape, {&outside, 1}, out), InternalError);
+  EXPECT_THROW(ops_->Attention(q, *cache, 0, shape, {&beyond, 1}, out), InternalError);
+  EXPECT_THROW(ops_->Attention(q, *cache, 0, shape, {&no_block, 1}, out), InternalError);
+  EXPECT_THROW(ops_->Attention(q, *cache, 1, shape, {&good, 1}, out), InternalError);
+  EXPECT_THROW(ops_->Attention(narrow, *cache, 0, shape, {&good, 1}, out), InternalError);
+  shape.num_kv_heads += 1;
+  EXPECT_THROW(ops_->Attention(q, *cache, 0, shape, {&good, 1}, out), InternalError);
+  EXPECT_THROW(ops_->StoreKv(narrow, narrow, {&good, 1}, 0, *cache), InternalError);
+}
+
+TEST_P(AttentionTest, AnUnfitKvLayoutThrows) {
+  EXPECT_THROW(ops_->MakeKvCache({1, 1, 8, 24, 4}, 4), InternalError);
+  EXPECT_THROW(ops_->MakeKvCache({1, 1, 8, 16, 1}, 4), InternalError);
+  EXPECT_THROW(ops_->MakeKvCache({0, 1, 8, 16, 4}, 4), InternalError);
+}
+
+FORERUN_FOR_EVERY_ISA(AttentionTest);
+
+}  // namespace
+}  // namespace forerun

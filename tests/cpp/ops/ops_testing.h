@@ -1,0 +1,112 @@
+// What the tests of the operations share: every instruction set of this machine, random rows,
+// poisoned rows.
+#ifndef FORERUN_TESTS_CPP_OPS_OPS_TESTING_H_
+#define FORERUN_TESTS_CPP_OPS_OPS_TESTING_H_
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpp/ops/ops.h"
+#include "cpp/util/thread_team.h"
+#include "forerun/error.h"
+
+namespace forerun {
+
+// Owned rows. Starts out as NaN, so that an output which is not written is found.
+struct TestRows {
+  TestRows(int rows, int cols, int padding = 0)
+      : values(static_cast<std::size_t>(rows) * (cols + padding),
+               std::numeric_limits<float>::quiet_NaN()),
+        view(values.data(), rows, cols, cols + padding) {}
+  TestRows(TestRows&&) = default;
+  TestRows(const TestRows&) = delete;
+
+  operator Rows() { return view; }             // NOLINT(google-explicit-constructor)
+  operator ConstRows() const { return view; }  // NOLINT(google-explicit-constructor)
+  float* row(int r) { return view.row(r); }
+  const float* row(int r) const { return view.row(r); }
+
+  std::vector<float> values;
+  Rows view;
+};
+
+class Random {
+ public:
+  explicit Random(unsigned seed) : engine_(seed) {}
+
+  int Below(int end) { return std::uniform_int_distribution<int>(0, end - 1)(engine_); }
+  float Normal(float deviation = 1.0f) {
+    return std::normal_distribution<float>(0.0f, deviation)(engine_);
+  }
+  std::vector<float> Normals(std::size_t count, float deviation = 1.0f) {
+    std::vector<float> values(count);
+    for (float& value : values) value = Normal(deviation);
+    return values;
+  }
+  TestRows NormalRows(int rows, int cols, float deviation = 1.0f, int padding = 0) {
+    TestRows result(rows, cols, padding);
+    for (int r = 0; r < rows; ++r) {
+      for (int c = 0; c < cols; ++c) result.row(r)[c] = Normal(deviation);
+    }
+    return result;
+  }
+  std::vector<int> Permutation(int count) {
+    std::vector<int> order(count);
+    for (int i = 0; i < count; ++i) order[i] = i;
+    std::shuffle(order.begin(), order.end(), engine_);
+    return order;
+  }
+
+ private:
+  std::mt19937 engine_;
+};
+
+inline bool SameBits(const float* a, const float* b, int count) {
+  return std::memcmp(a, b, sizeof(float) * count) == 0;
+}
+
+inline bool SameBits(const TestRows& a, const TestRows& b) {
+  for (int r = 0; r < a.view.rows; ++r) {
+    if (!SameBits(a.row(r), b.row(r), a.view.cols)) return false;
+  }
+  return true;
+}
+
+// A weight in memory and its view.
+struct TestWeight {
+  TestWeight(Random& random, int num_outputs, int num_inputs)
+      : values(random.Normals(static_cast<std::size_t>(num_outputs) * num_inputs)),
+        view{values.data(), DType::kFloat32, {num_outputs, num_inputs}} {}
+
+  std::vector<float> values;
+  TensorView view;
+};
+
+// The parameter is an instruction set.
+class OpsTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  std::unique_ptr<PackedMatrix> Pack(const TensorView& source, DType dtype) {
+    return ops_->Pack({&source, 1}, dtype);
+  }
+
+  ThreadTeam team_{2};
+  std::unique_ptr<Ops> ops_ = MakeCpuOps(team_, GetParam());
+};
+
+inline std::string IsaName(const ::testing::TestParamInfo<std::string>& param) {
+  return param.param;
+}
+
+#define FORERUN_FOR_EVERY_ISA(suite) \
+  INSTANTIATE_TEST_SUITE_P(Isas, suite, ::testing::ValuesIn(AvailableCpuIsas()), IsaName)
+
+}  // namespace forerun
+
+#endif  // FORERUN_TESTS_CPP_OPS_OPS_TESTING_H_
