@@ -1,0 +1,53 @@
+"""`forerun convert`: a GGUF file -> a Hugging Face model directory, without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from forerun.convert.config import architecture, generation_config, model_config
+from forerun.convert.reader import GgufFile
+from forerun.convert.tokenizer import write_tokenizer
+from forerun.convert.weights import rope_freqs, write_weights
+from forerun.errors import InvalidArgumentError
+
+__all__ = ["convert"]
+
+
+def convert(gguf: str | Path, directory: str | Path, *, progress: bool = True) -> Path:
+    """Writes the model of a GGUF file as a Hugging Face directory in bf16; returns the directory.
+
+    The directory appears whole or not at all. Llama and Gemma 3 files are understood, in every
+    quantization that the `gguf` package can unpack.
+
+    Raises:
+        CheckpointError: the file is damaged, or says something this converter cannot honour.
+        InvalidArgumentError: the directory exists already.
+    """
+    target = Path(directory)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InvalidArgumentError("directory", str(directory), "a new or empty directory")
+    file = GgufFile(gguf)
+    arch = architecture(file)
+    config = model_config(file, rope_freqs(file))
+
+    target.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = target.parent / f".{target.name}.{uuid.uuid4().hex}"
+    unfinished.mkdir()
+    try:
+        _write_json(unfinished / "config.json", config)
+        _write_json(unfinished / "generation_config.json", generation_config(file))
+        write_tokenizer(file, arch, unfinished)
+        write_weights(file, config, unfinished / "model.safetensors", progress)
+        os.replace(unfinished, target)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    return target
+
+
+def _write_json(path: Path, value: dict[str, object]) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")

