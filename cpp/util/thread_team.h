@@ -1,9 +1,10 @@
 // A fixed set of threads that meet often: a decode step has some two hundred meetings.
 //
 // Run(n, fn) calls fn(i) once for every i in [0, n), spread over the team with the caller as a
-// member, and returns when all are done. Workers spin for a while between runs, then sleep until
-// the next one, so that an idle engine costs nothing. Which thread gets which i is not fixed: fn's
-// results must not depend on it.
+// member, and returns when all are done. It waits for calls, not for threads: a worker that is late
+// finds its tasks taken. Workers spin for a while between runs, then sleep until the next one, so
+// that an idle engine costs nothing. Which thread gets which i is not fixed: fn's results must not
+// depend on it.
 //
 // Run is not reentrant and one thread at a time may call it.
 #ifndef FORERUN_CPP_UTIL_THREAD_TEAM_H_
@@ -49,20 +50,29 @@ class ThreadTeam {
   using Invoke = void (*)(const void*, int task, int member);
 
   void RunErased(int num_tasks, const void* fn, Invoke invoke);
+  void RunAlone(int num_tasks, const void* fn, Invoke invoke);
+  void Publish(int num_tasks);
   void WorkerLoop(int member);
-  void TakeTasks(int member);
+  // False when the team is being dissolved.
+  bool WaitForWork();
+  // Calls fn for tasks until none is left; how many that were.
+  int TakeTasks(int member);
+  void Call(const void* fn, Invoke invoke, int task, int member);
 
+  // Constant after construction.
   std::vector<std::thread> workers_;
+  bool oversubscribed_ = false;  // more threads than cores
 
-  // Written by Run before it raises epoch_, read by workers after they see it.
+  // Written by Run while no task is open, read by whoever has taken a task.
   const void* fn_ = nullptr;
   Invoke invoke_ = nullptr;
-  int num_tasks_ = 0;
 
-  alignas(64) std::atomic<int> next_task_{0};
-  alignas(64) std::atomic<int> num_busy_{0};  // workers that have not finished this epoch
-  alignas(64) std::atomic<std::uint32_t> epoch_{0};
-  std::atomic<int> num_sleeping_{0};
+  // The run's number of tasks (high half) and the next one to take (low half). One word, so that
+  // who comes late, or wakes in the middle of a later run, still takes a task that exists or none.
+  alignas(64) std::atomic<std::uint64_t> tasks_{0};
+  // Tasks of this run that workers have finished.
+  alignas(64) std::atomic<int> num_finished_{0};
+  alignas(64) std::atomic<int> num_sleeping_{0};
   std::atomic<bool> stopping_{false};
   std::mutex sleep_mutex_;
   std::condition_variable wake_;
