@@ -92,6 +92,21 @@ TEST(HistoryTest, StaysUnderItsBoundInBytes) {
   EXPECT_LT(most, 100);
 }
 
+TEST(HistoryTest, SegmentsSealedByBytesAndByRequestsAreNeverTooMany) {
+  std::mt19937 random(2);
+  constexpr std::int64_t kMaxBytes = 400000;
+  History history(32, kMaxBytes, 6);
+  int most = 0;
+  for (int i = 0; i < 120; ++i) {
+    // A long output fills a segment in bytes, four short ones fill one in requests.
+    const bool is_long = i % 5 == 0;
+    history.Add(RandomTokens(random, is_long ? 500 : 2, is_long ? 1000 : 2));
+    ASSERT_NO_THROW(history.CheckIntegrity());
+    most = std::max(most, history.num_segments());
+  }
+  EXPECT_EQ(most, History::kMaxSegments);
+}
+
 TEST(HistoryTest, FollowersAreAtTheLongestMatchWhateverCameAndWent) {
   for (int seed = 0; seed < NumExamples(150, 2000); ++seed) {
     SCOPED_TRACE(seed);
