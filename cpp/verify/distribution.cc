@@ -1,11 +1,11 @@
 #include "cpp/verify/distribution.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <limits>
 #include <string>
 
-#include "cpp/util/check.h"
 #include "cpp/util/philox.h"
 #include "cpp/verify/row_scan.h"
 
@@ -24,21 +24,20 @@ bool Before(const RankedToken& a, const RankedToken& b) {
 // that the last kept one, the cut, stands for all.
 struct Row {
   std::span<const float> logits;
-  std::span<const float> group_max;
-  RankedToken first;           // of all
-  double inverse_temperature;  // unused when greedy
+  std::span<const float> group_max;  // padded with -infinity to whole groups of its own
+  RankedToken first;                 // of all
+  double inverse_temperature;        // unused when greedy
   const RowScan& scan;
 
   int size() const { return static_cast<int>(logits.size()); }
   double Scaled(float logit) const { return (logit - double{first.logit}) * inverse_temperature; }
-  double WeightOf(float logit) const { return Weight(Scaled(logit)); }
+  double WeightAt(float logit) const { return Weight(Scaled(logit)); }
 
-  // Calls visit(group, logits of its 64 tokens) wherever wanted(maximum of the group).
+  // Calls visit(first token, 64 logits) of the groups for whose maximum `wanted` holds.
   template <typename Wanted, typename Visit>
   void VisitGroups(Wanted wanted, Visit visit) const {
-    for (int group = 0; group < static_cast<int>(group_max.size()); ++group) {
-      if (!wanted(group_max[group])) continue;
-      const int first_token = group * kScanGroup;
+    for (int first_token = 0; first_token < size(); first_token += kScanGroup) {
+      if (!wanted(group_max[first_token / kScanGroup])) continue;
       if (first_token + kScanGroup <= size()) {
         visit(first_token, logits.data() + first_token);
       } else {
@@ -61,6 +60,11 @@ struct Row {
   throw NumericError("no token can be sampled: every logit is -infinity or suppressed");
 }
 
+const RowScan& BestRowScan() {
+  static const RowScan* const avx2 = Avx2RowScan();
+  return avx2 != nullptr ? *avx2 : kPortableRowScan;
+}
+
 double InverseTemperature(double temperature) { return 1.0 / std::clamp(temperature, 1e-30, 1e30); }
 
 double NoiseFromBits(std::uint32_t bits) { return -std::log(-std::log((bits + 0.5) * 0x1p-32)); }
@@ -81,7 +85,8 @@ Row ScanRow(std::span<const float> all_logits, const SamplingRule& rule, int out
   const auto logits = Suppress(all_logits, rule, output_index, scratch.logits);
   const int size = static_cast<int>(logits.size());
   const RowScan& scan = BestRowScan();
-  scratch.group_max.resize((size + kScanGroup - 1) / kScanGroup);
+  const int num_groups = (size + kScanGroup - 1) / kScanGroup;
+  scratch.group_max.assign((num_groups + kScanGroup - 1) / kScanGroup * kScanGroup, -kInfinity);
   const bool has_nan = scan.find_group_maxima(logits.data(), size, scratch.group_max.data());
   const auto group = std::ranges::max_element(scratch.group_max);
   if (has_nan || group == scratch.group_max.end() || !std::isfinite(*group)) {
@@ -101,7 +106,7 @@ RankedToken DrawDownTo(const Row& row, const RankedToken& cut, const SamplingRul
                        int output_index) {
   RankedToken best = row.first;
   double best_score = GumbelNoise(rule.seed, output_index, best.token);
-  NoiseFilter filter = {rule.seed, static_cast<std::uint64_t>(output_index), row.first.logit,
+  NoiseFilter filter = {rule.seed, static_cast<std::uint32_t>(output_index), row.first.logit,
                         static_cast<float>(row.inverse_temperature)};
   const auto wanted = [&](float group_max) {
     return group_max >= cut.logit && row.Scaled(group_max) + kMaxNoise > best_score;
@@ -133,9 +138,8 @@ RankedToken MinPCut(const Row& row, double min_p) {
 
 void CollectFrom(const Row& row, float floor, std::vector<RankedToken>& candidates) {
   candidates.clear();
-  for (std::size_t group = 0; group < row.group_max.size(); ++group) {
-    if (row.group_max[group] < floor) continue;
-    const auto begin = static_cast<TokenId>(group * kScanGroup);
+  for (TokenId begin = 0; begin < row.size(); begin += kScanGroup) {
+    if (row.group_max[begin / kScanGroup] < floor) continue;
     const TokenId end = std::min(begin + kScanGroup, row.size());
     for (TokenId token = begin; token < end; ++token) {
       if (row.logits[token] >= floor) candidates.push_back({row.logits[token], token});
@@ -148,7 +152,7 @@ RankedToken TopKCut(const Row& row, int top_k, SamplerScratch& scratch) {
   // The top_k best groups alone hold top_k logits as high as the least of their maxima.
   float floor = -kInfinity;
   std::vector<float>& maxima = scratch.ordered_maxima;
-  if (top_k <= std::ssize(row.group_max)) {
+  if (top_k <= row.size() / kScanGroup) {
     maxima.assign(row.group_max.begin(), row.group_max.end());
     std::nth_element(maxima.begin(), maxima.begin() + top_k - 1, maxima.end(), std::greater<>());
     floor = maxima[top_k - 1];
@@ -159,20 +163,35 @@ RankedToken TopKCut(const Row& row, int top_k, SamplerScratch& scratch) {
   return *last;
 }
 
-// The weight of the tokens in front of `mark`. Exact, and so the same in any order.
-double MassBefore(const Row& row, const RankedToken& mark) {
+// The weight of the tokens down to `last`, which need not exist. Exact, and so the same in any
+// order.
+double MassDownTo(const Row& row, const RankedToken& last) {
   double mass = 0.0;
   std::int64_t num_equal = 0;
   const auto wanted = [&](float group_max) {
-    return group_max >= mark.logit && row.Scaled(group_max) > kZeroWeight;
+    return group_max >= last.logit && row.Scaled(group_max) > kZeroWeight;
   };
   row.VisitGroups(wanted, [&](TokenId first_token, const float* logits) {
-    mass += row.scan.group_mass_above(logits, mark.logit, row.first.logit, row.inverse_temperature);
+    mass += row.scan.group_mass_above(logits, last.logit, row.first.logit, row.inverse_temperature);
     for (int i = 0; i < kScanGroup; ++i) {
-      num_equal += logits[i] == mark.logit && first_token + i < mark.token;
+      num_equal += logits[i] == last.logit && first_token + i <= last.token;
     }
   });
-  return mass + static_cast<double>(num_equal) * row.WeightOf(mark.logit);
+  return mass + static_cast<double>(num_equal) * row.WeightAt(last.logit);
+}
+
+double MassBefore(const Row& row, const RankedToken& token) {
+  return MassDownTo(row, {token.logit, token.token - 1});
+}
+
+// A part of the kept tokens' weight that is quick to find: that of the first of each group.
+double MassOfGroupMaxima(const Row& row, const RankedToken& cut) {
+  double mass = 0.0;
+  for (std::size_t i = 0; i < row.group_max.size(); i += kScanGroup) {
+    mass += row.scan.group_mass_above(row.group_max.data() + i, cut.logit, row.first.logit,
+                                      row.inverse_temperature);
+  }
+  return mass;
 }
 
 // The last token in front of `beyond` with less than `wanted` mass before it.
@@ -187,7 +206,7 @@ RankedToken TopPCut(const Row& row, const RankedToken& beyond, double wanted,
     const auto middle = begin + (end - begin) / 2;
     std::nth_element(begin, middle, end, Before);
     double mass = mass_before_begin;
-    for (auto token = begin; token != middle; ++token) mass += row.WeightOf(token->logit);
+    for (auto token = begin; token != middle; ++token) mass += row.WeightAt(token->logit);
     if (mass < wanted) {
       begin = middle;
       mass_before_begin = mass;
@@ -222,8 +241,10 @@ TokenId SampleToken(std::span<const float> logits, const SamplingRule& rule, int
   const RankedToken drawn = DrawDownTo(row, cut, rule, output_index);
   if (rule.top_p >= 1.0) return drawn.token;
   // Whoever wins among more tokens and is kept wins among the kept ones.
-  const double wanted = rule.top_p * (MassBefore(row, cut) + row.WeightOf(cut.logit));
-  if (MassBefore(row, drawn) < wanted) return drawn.token;
+  const double mass_before = MassBefore(row, drawn);
+  if (mass_before < rule.top_p * MassOfGroupMaxima(row, cut)) return drawn.token;
+  const double wanted = rule.top_p * MassDownTo(row, cut);
+  if (mass_before < wanted) return drawn.token;
   cut = TopPCut(row, drawn, wanted, scratch.candidates);
   return DrawDownTo(row, cut, rule, output_index).token;
 }

@@ -1,0 +1,7 @@
+#include "cpp/verify/row_scan_body.h"
+
+namespace forerun {
+
+const RowScan kPortableRowScan = {FindGroupMaxima, FilterGroup, GroupMassAbove};
+
+}  // namespace forerun
