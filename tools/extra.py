@@ -1,9 +1,10 @@
-"""Prints the requirements of one extra of pyproject.toml, for installs that do not build the package."""
+"""Prints the requirements of one extra of pyproject.toml, to install them without the package."""
 
+import pathlib
 import re
 import sys
 
-text = open("pyproject.toml").read()
+text = pathlib.Path("pyproject.toml").read_text()
 match = re.search(rf"^{re.escape(sys.argv[1])} = \[(.*?)\]", text, re.MULTILINE | re.DOTALL)
 if match is None:
     sys.exit(f"pyproject.toml has no extra '{sys.argv[1]}'")

@@ -223,7 +223,7 @@ TEST_F(EngineCoreTest, BrokenLogitsFailTheirOwnRequestAlone) {
   EXPECT_EQ(results.at(good).tokens.size(), 10u);
   EXPECT_EQ(results.at(bad).last.finish_reason, FinishReason::kError);
   EXPECT_EQ(results.at(bad).tokens.size(), 4u);
-  EXPECT_NE(results.at(bad).error.find("NaN"), std::string::npos) << results.at(bad).error;
+  EXPECT_NE(results.at(bad).error.find("nan"), std::string::npos) << results.at(bad).error;
 }
 
 TEST_F(EngineCoreTest, AStepThatFailsChangesNothing) {

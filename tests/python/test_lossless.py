@@ -1,0 +1,182 @@
+"""Contract 1 on real arithmetic.
+
+Whatever the method, the batch, the pool, the chunks, the threads and the prefix cache, every
+request's ids are those of plain decoding alone on one thread.
+"""
+
+import functools
+import pathlib
+import sys
+import tempfile
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from forerun import _core
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tools"))
+from tiny_model import write_tiny_model
+
+VOCAB_SIZE = 48
+# Layers x keys and values x heads x channels x tokens of a block, before the bytes of an element.
+BLOCK_ELEMENTS = 2 * 2 * 2 * 8 * 16
+MODELS = [
+    (family, dtype, scale)
+    for family in ("llama", "qwen3", "gemma3_text")
+    for dtype in ("float32", "bfloat16")
+    for scale in (0.7, 2.0)
+]
+
+
+@functools.cache
+def model_directory(family: str, scale: float) -> str:
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="forerun-tiny-"))
+    return str(write_tiny_model(folder, family, VOCAB_SIZE, seed=7, scale=scale))
+
+
+def make_engine(model: tuple[str, str, float], **options: Any) -> _core.Engine:
+    family, dtype, scale = model
+    engine_options = _core.EngineOptions()
+    engine_options.model = model_directory(family, scale)
+    engine_options.dtype = dtype
+    speculative = _core.SpeculativeOptions()
+    for name, value in options.pop("speculative", {}).items():
+        setattr(speculative, name, value)
+    engine_options.speculative = speculative
+    engine_options.check_invariants = True
+    for name, value in options.items():
+        setattr(engine_options, name, value)
+    return _core.Engine(engine_options)
+
+
+@functools.cache
+def reference_engine(model: tuple[str, str, float]) -> _core.Engine:
+    return make_engine(
+        model,
+        num_threads=1,
+        max_num_seqs=1,
+        max_model_len=512,
+        enable_prefix_caching=False,
+        kv_cache_memory_bytes=4 * BLOCK_ELEMENTS * 32,
+    )
+
+
+def run(engine: _core.Engine, requests: list[tuple[list[int], Any]]) -> list[tuple[list[int], str]]:
+    ids = [engine.submit(np.array(prompt, np.int32), params) for prompt, params in requests]
+    tokens: dict[int, list[int]] = {request_id: [] for request_id in ids}
+    reasons: dict[int, str] = {}
+    while engine.has_unfinished():
+        for update in engine.step():
+            tokens[update.id] += list(update.new_tokens)
+            if update.finish_reason != _core.FinishReason.NONE:
+                reasons[update.id] = update.finish_reason.name
+    return [(tokens[request_id], reasons[request_id]) for request_id in ids]
+
+
+@st.composite
+def prompts(draw: st.DrawFn) -> list[int]:
+    shared = draw(st.integers(0, 40))
+    own = draw(st.lists(st.integers(0, VOCAB_SIZE - 1), min_size=1, max_size=12))
+    return ([3, 5, 7, 5] * 10)[:shared] + own * draw(st.integers(1, 3))
+
+
+@st.composite
+def sampling(draw: st.DrawFn) -> dict[str, Any]:
+    params: dict[str, Any] = {
+        "temperature": draw(st.sampled_from([0.0, 0.0, 0.3, 1.0])),
+        "seed": draw(st.integers(0, 2**64 - 1)),
+        "max_tokens": draw(st.integers(1, 60)),
+        "ignore_eos": draw(st.booleans()),
+    }
+    if draw(st.booleans()):
+        params["top_k"] = draw(st.integers(1, VOCAB_SIZE))
+        params["top_p"] = draw(st.floats(0.05, 1.0))
+        params["min_p"] = draw(st.floats(0.0, 0.5))
+    if draw(st.integers(0, 4)) == 0:
+        params["speculative"] = False
+    if draw(st.integers(0, 3)) == 0:
+        params["max_draft_tokens"] = draw(st.integers(0, 8))
+    return params
+
+
+@st.composite
+def engine_settings(draw: st.DrawFn) -> dict[str, Any]:
+    method = draw(st.sampled_from(["NGRAM", "SUFFIX"]))
+    num_drafted = draw(st.integers(0, 8))
+    speculative: dict[str, Any] = {"adaptive": draw(st.booleans())}
+    if num_drafted > 0:
+        speculative["method"] = getattr(_core.SpeculativeMethod, method)
+        speculative["num_speculative_tokens"] = num_drafted
+        speculative["prompt_lookup_min"] = draw(st.integers(1, 3))
+        speculative["prompt_lookup_max"] = 3 + draw(st.integers(0, 3))
+        speculative["suffix_max_spec_factor"] = draw(st.floats(0.5, 4.0))
+        speculative["suffix_min_token_prob"] = draw(st.floats(0.0, 0.5))
+        speculative["suffix_max_cached_requests"] = draw(st.integers(0, 4))
+    max_num_seqs = draw(st.integers(1, 5))
+    block_size = draw(st.sampled_from([16, 32]))
+    max_model_len = draw(st.integers(90, 160))
+    num_blocks = -(-max_model_len // block_size) + draw(st.integers(0, 8))
+    return {
+        "speculative": speculative,
+        "max_num_seqs": max_num_seqs,
+        "max_num_batched_tokens": max_num_seqs + draw(st.integers(0, 60)),
+        "block_size": block_size,
+        "max_model_len": max_model_len,
+        "num_blocks": num_blocks,
+        "enable_prefix_caching": draw(st.booleans()),
+        "num_threads": draw(st.integers(1, 3)),
+    }
+
+
+def to_params(fields: dict[str, Any]) -> _core.SamplingParams:
+    params = _core.SamplingParams()
+    for name, value in fields.items():
+        setattr(params, name, value)
+    return params
+
+
+def check(
+    model: tuple[str, str, float],
+    options: dict[str, Any],
+    requests: list[tuple[list[int], dict[str, Any]]],
+) -> None:
+    options = dict(options)
+    element_bytes = 4 if model[1] == "float32" else 2
+    options["kv_cache_memory_bytes"] = (
+        options.pop("num_blocks") * BLOCK_ELEMENTS * element_bytes * options["block_size"] // 16
+    )
+    engine = make_engine(model, **options)
+    requests = [(prompt[: options["max_model_len"] - 1], fields) for prompt, fields in requests]
+    # Twice, so that the second round finds prefixes and past outputs.
+    for _ in range(2):
+        got = run(engine, [(prompt, to_params(fields)) for prompt, fields in requests])
+        for (prompt, fields), result in zip(requests, got, strict=True):
+            room = options["max_model_len"] - len(prompt)
+            alone = {**fields, "max_tokens": min(fields["max_tokens"], room)}
+            assert result == run(reference_engine(model), [(prompt, to_params(alone))])[0]
+    metrics = engine.metrics()
+    assert metrics.num_held_blocks == 0
+    assert (
+        metrics.num_free_blocks + metrics.num_cached_blocks + metrics.num_held_blocks
+        == metrics.num_total_blocks
+    )
+
+
+REQUESTS = st.lists(st.tuples(prompts(), sampling()), min_size=1, max_size=6)
+QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+
+
+@settings(max_examples=120, derandomize=True, **QUIET)
+@given(st.sampled_from(MODELS), engine_settings(), REQUESTS)
+def test_output_is_that_of_plain_decoding(model, options, requests):
+    check(model, options, requests)
+
+
+@pytest.mark.long
+@settings(max_examples=2000, **QUIET)
+@given(st.sampled_from(MODELS), engine_settings(), REQUESTS)
+def test_output_is_that_of_plain_decoding_at_length(model, options, requests):
+    check(model, options, requests)
