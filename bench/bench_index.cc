@@ -1,0 +1,275 @@
+// What one step costs a drafter that counts: append a token, propose a draft.
+//
+//   bench_index [--smoke] [Google Benchmark's own flags]
+//
+// Rows are METHOD/TEXT/SIZE: a request of SIZE tokens is built, then steps of one token each are
+// timed at its end, and the time of a row is that of one step. Methods:
+//   ngram     NgramDrafter
+//   rescan    the same answer by searching the whole text at every step
+//   suffix    SuffixDrafter, its history empty
+//   history   SuffixDrafter, SIZE tokens of past outputs, a new request of 500 tokens
+//   arctic    the suffix tree of arctic-inference, when configured with
+//             -DFORERUN_ARCTIC_SUFFIX_DIR=<its csrc/suffix_decoding>; driven as vLLM does
+// Texts: 4 random tokens; Zipf-distributed tokens with copied passages; one token for ever.
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpp/draft/ngram.h"
+#include "cpp/draft/suffix.h"
+#include "cpp/util/clock.h"
+#include "forerun/options.h"
+
+#ifdef FORERUN_ARCTIC_SUFFIX
+#include "suffix_tree.h"
+#endif
+
+namespace forerun {
+namespace {
+
+using Tokens = std::vector<TokenId>;
+
+constexpr int kOutputTokens = 500;  // of each past output
+constexpr int kMaxSteps = 20000;
+constexpr int kMaxRescans = 100;
+
+Tokens RandomText(int size) {
+  std::mt19937 random(1);
+  Tokens text(size);
+  for (TokenId& token : text) token = random() % 4;
+  return text;
+}
+
+// Ranks drawn by Zipf's law over 32,000 words; a third of the text is copied from before.
+Tokens NaturalText(int size) {
+  std::mt19937 random(2);
+  std::uniform_real_distribution<double> uniform;
+  Tokens text;
+  while (static_cast<int>(text.size()) < size) {
+    if (text.size() > 100 && uniform(random) < 0.02) {
+      const std::size_t length = 5 + random() % 40;
+      const std::size_t from = random() % (text.size() - 50);
+      for (std::size_t i = 0; i < length; ++i) text.push_back(text[from + i]);
+    } else {
+      text.push_back(static_cast<TokenId>(std::exp(uniform(random) * std::log(32000.0))));
+    }
+  }
+  text.resize(size);
+  return text;
+}
+
+Tokens RepetitiveText(int size) { return Tokens(size, 7); }
+
+// One way to draft for one request.
+class Method {
+ public:
+  virtual ~Method() = default;
+  virtual void Begin(std::span<const TokenId> prompt) = 0;
+  virtual int Step(TokenId token) = 0;  // number of drafted tokens
+};
+
+template <typename AnyDrafter>
+class DrafterMethod : public Method {
+ public:
+  explicit DrafterMethod(SpeculativeOptions options = {}) : drafter_(options) {}
+
+  void Remember(std::span<const TokenId> output) {
+    drafter_.Begin(0, {});
+    drafter_.Observe(0, output);
+    drafter_.End(0);
+  }
+  void Begin(std::span<const TokenId> prompt) override { drafter_.Begin(1, prompt); }
+  int Step(TokenId token) override {
+    drafter_.Observe(1, {&token, 1});
+    draft_.Clear();
+    drafter_.Propose(1, 24, draft_);
+    return draft_.size();
+  }
+  const Tokens& draft() const { return draft_.tokens; }
+
+ private:
+  AnyDrafter drafter_;
+  forerun::Draft draft_;
+};
+
+// Stops at the first match of the greatest length, so texts full of matches are cheap.
+class RescanMethod : public Method {
+ public:
+  void Begin(std::span<const TokenId> prompt) override {
+    text_.assign(prompt.begin(), prompt.end());
+  }
+  int Step(TokenId token) override {
+    text_.push_back(token);
+    const SpeculativeOptions options;
+    int longest = options.prompt_lookup_min - 1;
+    int after = 0;
+    const int size = static_cast<int>(text_.size());
+    for (int end = 1; end < size && longest < options.prompt_lookup_max; ++end) {
+      int n = 0;
+      while (n < end && n < options.prompt_lookup_max &&
+             text_[end - 1 - n] == text_[size - 1 - n]) {
+        ++n;
+      }
+      if (n > longest) {
+        longest = n;
+        after = end;
+      }
+    }
+    draft_.clear();
+    if (after > 0) {
+      draft_.assign(text_.begin() + after, text_.begin() + std::min(size, after + 5));
+    }
+    return static_cast<int>(draft_.size());
+  }
+  const Tokens& draft() const { return draft_; }
+
+ private:
+  Tokens text_, draft_;
+};
+
+#ifdef FORERUN_ARCTIC_SUFFIX
+class ArcticMethod : public Method {
+ public:
+  void Begin(std::span<const TokenId> prompt) override {
+    text_.assign(prompt.begin(), prompt.end());
+    tree_.extend(0, prompt);
+  }
+  int Step(TokenId token) override {
+    text_.push_back(token);
+    tree_.extend(0, {&token, 1});
+    const std::size_t length = std::min<std::size_t>(options_.suffix_max_tree_depth, text_.size());
+    const auto draft =
+        tree_.speculate(std::span<const TokenId>(text_).last(length), 24,
+                        options_.suffix_max_spec_factor, 0, options_.suffix_min_token_prob, false);
+    return static_cast<int>(draft.token_ids.size());
+  }
+
+ private:
+  SpeculativeOptions options_;
+  SuffixTree tree_{options_.suffix_max_tree_depth};
+  Tokens text_;
+};
+#endif
+
+using MakeText = Tokens (*)(int size);
+using MakeMethod = std::function<std::unique_ptr<Method>(const Tokens& text)>;
+
+// The request is text[begin, begin + num_built + num_steps).
+struct Range {
+  int begin = 0;
+  int num_built = 0;
+  int num_steps = 0;
+};
+
+void TimeSteps(benchmark::State& state, const Tokens& text, const MakeMethod& make, Range range) {
+  for (auto unused : state) {
+    std::unique_ptr<Method> method = make(text);
+    const TokenId* next = text.data() + range.begin;
+    const double begin = Now();
+    method->Begin({next, static_cast<std::size_t>(range.num_built)});
+    const double built = Now();
+    std::int64_t num_drafted = 0;
+    for (int i = 0; i < range.num_steps; ++i)
+      num_drafted += method->Step(next[range.num_built + i]);
+    state.SetIterationTime((Now() - built) / range.num_steps);
+    state.counters["build_ns_per_token"] = (built - begin) / range.num_built * 1e9;
+    state.counters["drafted_per_step"] = static_cast<double>(num_drafted) / range.num_steps;
+  }
+}
+
+void Register(const std::string& method, const std::string& text_name, MakeText make_text, int size,
+              const MakeMethod& make) {
+  Range range;
+  range.num_steps = std::min(size / 2, method == "rescan" ? kMaxRescans : kMaxSteps);
+  range.num_built = size - range.num_steps / 2;  // so that the steps lie around `size`
+  if (method == "history") {
+    range = {.begin = size, .num_built = kOutputTokens, .num_steps = 2 * kOutputTokens};
+  }
+  const std::string name = method + "/" + text_name + "/" + std::to_string(size);
+  benchmark::RegisterBenchmark(name.c_str(),
+                               [=](benchmark::State& state) {
+                                 const Tokens text =
+                                     make_text(range.begin + range.num_built + range.num_steps);
+                                 TimeSteps(state, text, make, range);
+                               })
+      ->UseManualTime()
+      ->Iterations(1);
+}
+
+// The bound is the number of outputs, so the history has all its segments.
+std::unique_ptr<Method> MakeWithHistory(const Tokens& text, int size) {
+  SpeculativeOptions options;
+  options.suffix_max_cached_requests = std::max(1, size / kOutputTokens);
+  auto method = std::make_unique<DrafterMethod<SuffixDrafter>>(options);
+  for (int from = 0; from + kOutputTokens <= size; from += kOutputTokens) {
+    method->Remember(std::span(text).subspan(from, kOutputTokens));
+  }
+  return method;
+}
+
+void RegisterAll(bool smoke) {
+  const std::map<std::string, MakeText> texts = {
+      {"random", RandomText}, {"natural", NaturalText}, {"repetitive", RepetitiveText}};
+  const auto sizes =
+      smoke ? std::vector<int>{1000} : std::vector<int>{1000, 10000, 100000, 1000000};
+  for (const auto& [name, text] : texts) {
+    for (const int size : sizes) {
+      Register("ngram", name, text, size,
+               [](const Tokens&) { return std::make_unique<DrafterMethod<NgramDrafter>>(); });
+      Register("rescan", name, text, size,
+               [](const Tokens&) { return std::make_unique<RescanMethod>(); });
+      Register("suffix", name, text, size,
+               [](const Tokens&) { return std::make_unique<DrafterMethod<SuffixDrafter>>(); });
+      Register("history", name, text, size,
+               [size](const Tokens& all) { return MakeWithHistory(all, size); });
+#ifdef FORERUN_ARCTIC_SUFFIX
+      Register("arctic", name, text, size,
+               [](const Tokens&) { return std::make_unique<ArcticMethod>(); });
+#endif
+    }
+  }
+}
+
+// What is timed must be right: the n-gram drafts are those of the rescan.
+bool DraftsAgree() {
+  for (const MakeText make_text : {RandomText, NaturalText, RepetitiveText}) {
+    DrafterMethod<NgramDrafter> ngram;
+    RescanMethod rescan;
+    ngram.Begin({});
+    rescan.Begin({});
+    for (const TokenId token : make_text(1000)) {
+      ngram.Step(token);
+      rescan.Step(token);
+      if (ngram.draft() != rescan.draft()) return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+}  // namespace forerun
+
+int main(int argc, char** argv) {
+  char** const end = argv + argc;
+  char** const kept =
+      std::remove_if(argv, end, [](char* flag) { return std::strcmp(flag, "--smoke") == 0; });
+  const bool smoke = kept != end;
+  argc = static_cast<int>(kept - argv);
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  if (!forerun::DraftsAgree()) {
+    std::fprintf(stderr, "bench_index: the n-gram drafter and the rescan disagree\n");
+    return 1;
+  }
+  forerun::RegisterAll(smoke);
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
