@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import torch
 from corpus import TEXTS
-from forerun.convert import convert
-from forerun.convert.weights import round_to_bf16
-from forerun.errors import CheckpointError, InvalidArgumentError
 from gguf_files import llama_metadata, llama_tensors, write_gguf
 from safetensors import safe_open
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
+
+from forerun.convert import convert
+from forerun.convert.weights import round_to_bf16
+from forerun.errors import CheckpointError, InvalidArgumentError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' and gguf's own
 

@@ -1,0 +1,128 @@
+"""Token ids -> text, one step at a time, without ever showing half a character.
+
+Text is what the bytes of the tokens say. That differs from `tokenizers`' own decoding in three
+intended ways: SentencePiece models keep their leading space, since output continues a prompt; an
+added token stands for its content, letter by letter; and each invalid byte sequence becomes one
+replacement character, also where `tokenizers` gives up on the whole run of bytes around it.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from forerun.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+
+
+def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
+    """The bytes of each token, indexed by id; special tokens and unused ids are empty."""
+    added = tokenizer.get_added_tokens_decoder()
+    vocab = tokenizer.get_vocab(with_added_tokens=True)
+    to_bytes = _byte_level if _decoder_kind(tokenizer) == "ByteLevel" else _sentencepiece
+    table = [b""] * (1 + max([*vocab.values(), *added], default=-1))
+    alphabet = _byte_level_alphabet()
+    for token, index in vocab.items():
+        if index not in added:
+            table[index] = to_bytes(token, alphabet)
+    for index, entry in added.items():
+        table[index] = b"" if entry.special else entry.content.encode()
+    return table
+
+
+def _decoder_kind(tokenizer: Tokenizer) -> str:
+    import json
+
+    def names(state: Any) -> list[str]:
+        if state is None:
+            return []
+        if state["type"] == "Sequence":
+            return [name for part in state["decoders"] for name in names(part)]
+        return [str(state["type"])]
+
+    decoder = tokenizer.decoder
+    kinds = names(json.loads(decoder.__getstate__()) if decoder is not None else None)
+    if "ByteLevel" in kinds:
+        return "ByteLevel"
+    if kinds and set(kinds) <= {"Replace", "ByteFallback", "Fuse", "Strip", "Metaspace"}:
+        return "SentencePiece"
+    raise CheckpointError(
+        "tokenizer.json: decoder", kinds, "ByteLevel, or the decoders of a SentencePiece model"
+    )
+
+
+def _byte_level(token: str, alphabet: dict[str, int]) -> bytes:
+    if all(char in alphabet for char in token):
+        return bytes(alphabet[char] for char in token)
+    return token.encode()
+
+
+def _sentencepiece(token: str, _: dict[str, int]) -> bytes:
+    match = _BYTE_TOKEN.fullmatch(token)
+    return bytes([int(match[1], 16)]) if match else token.replace("▁", " ").encode()
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """Printable bytes stand for themselves; the rest for the characters from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in set(printable)]
+    alphabet = {chr(byte): byte for byte in printable}
+    return alphabet | {chr(0x100 + index): byte for index, byte in enumerate(others)}
+
+
+class Detokenizer:
+    """Turns the tokens of one request into pieces of text that add up to its whole text.
+
+    A piece ends at a whole character, and before anything that may still become a stop string.
+    """
+
+    def __init__(self, table: Sequence[bytes], stops: Sequence[str] = ()) -> None:
+        self._table = table
+        self._stops = [stop.encode() for stop in stops]
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._held = b""
+        self._num_released = 0
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """The text that the next tokens settle."""
+        self._held += join_bytes(self._table, token_ids)
+        return self._release(len(self._held) - self._num_undecided())
+
+    def finish(self, token_ids: Sequence[int] = (), num_text_bytes: int = -1) -> str:
+        """The rest of the text; the whole is cut to `num_text_bytes` unless that is negative."""
+        self._held += join_bytes(self._table, token_ids)
+        end = len(self._held)
+        if num_text_bytes >= 0:
+            end = min(end, max(num_text_bytes - self._num_released, 0))
+        return self._release(end, final=True)
+
+    def _release(self, end: int, final: bool = False) -> str:
+        chunk, self._held = self._held[:end], self._held[end:]
+        self._num_released += len(chunk)
+        return self._decoder.decode(chunk, final)
+
+    def _num_undecided(self) -> int:
+        """Length of the longest end of the held bytes that begins a stop string."""
+        longest = max((len(stop) for stop in self._stops), default=1) - 1
+        for length in range(min(longest, len(self._held)), 0, -1):
+            tail = self._held[-length:]
+            if any(len(stop) > length and stop.startswith(tail) for stop in self._stops):
+                return length
+        return 0
+
+
+def join_bytes(table: Sequence[bytes], token_ids: Sequence[int]) -> bytes:
+    """The bytes of a sequence; ids beyond the table, which padded models have, are empty."""
+    return b"".join(table[token] if token < len(table) else b"" for token in token_ids)
+
+
+def decode(table: Sequence[bytes], token_ids: Sequence[int], num_text_bytes: int = -1) -> str:
+    """The text of a sequence, cut to `num_text_bytes` unless that is negative."""
+    data = join_bytes(table, token_ids)
+    return (data if num_text_bytes < 0 else data[:num_text_bytes]).decode(errors="replace")
