@@ -1,0 +1,251 @@
+#include "cpp/model/weights.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <initializer_list>
+#include <set>
+#include <string_view>
+#include <utility>
+
+#include "forerun/error.h"
+
+namespace forerun {
+namespace {
+
+using Shape = std::vector<std::int64_t>;
+
+std::string Show(const Shape& shape) {
+  std::string text = "[";
+  for (std::int64_t extent : shape) {
+    if (text.size() > 1) text += ", ";
+    text += std::to_string(extent);
+  }
+  return text + "]";
+}
+
+bool IsFloat(DType dtype) {
+  return dtype == DType::kFloat32 || dtype == DType::kBFloat16 || dtype == DType::kFloat16;
+}
+
+void AppendFloats(const TensorView& view, float offset, std::vector<float>& out) {
+  const std::int64_t count = view.num_elements();
+  for (std::int64_t i = 0; i < count; ++i) {
+    float value = 0.0f;
+    if (view.dtype == DType::kFloat32) {
+      value = static_cast<const float*>(view.data)[i];
+    } else {
+      const std::uint16_t bits = static_cast<const std::uint16_t*>(view.data)[i];
+      value = view.dtype == DType::kBFloat16 ? BFloat16ToFloat(bits) : Float16ToFloat(bits);
+    }
+    out.push_back(value + offset);
+  }
+}
+
+// What comes before "embed_tokens.weight" in the checkpoint's names.
+std::string FindPrefix(const ModelSpec& spec, const Checkpoint& checkpoint) {
+  std::vector<std::string> candidates = {"model.", ""};
+  if (spec.family == "gemma3") {
+    candidates = {"model.language_model.", "language_model.model.", "model."};
+  }
+  for (const std::string& prefix : candidates) {
+    if (checkpoint.Contains(prefix + "embed_tokens.weight")) return prefix;
+  }
+  return candidates.front();
+}
+
+class Loader {
+ public:
+  Loader(const ModelSpec& spec, Checkpoint& checkpoint, DType dtype, Ops& ops)
+      : spec_(spec),
+        checkpoint_(checkpoint),
+        dtype_(dtype),
+        ops_(ops),
+        prefix_(FindPrefix(spec, checkpoint)) {}
+
+  ModelWeights Load() {
+    ModelWeights weights;
+    weights.dtype = dtype_;
+    LoadHead(weights);
+    weights.final_norm = Norm("norm", spec_.hidden_size);
+    for (int i = 0; i < spec_.num_layers; ++i) weights.layers.push_back(LoadLayer(i));
+    CheckLeftovers();
+    return weights;
+  }
+
+ private:
+  // Part of a stacked matrix: `num_outputs` rows from a linear layer of this name.
+  struct Part {
+    std::string name;
+    std::int64_t num_outputs;
+  };
+
+  TensorView Take(const std::string& name, const Shape& shape) {
+    if (!checkpoint_.Contains(name)) {
+      throw CheckpointError("tensor '" + name + "'", "nothing",
+                            "shape " + Show(shape) + ", as config.json says");
+    }
+    const TensorView view = checkpoint_.Get(name);
+    if (view.shape != shape) {
+      throw CheckpointError("tensor '" + name + "'", "shape " + Show(view.shape),
+                            Show(shape) + ", as config.json says");
+    }
+    if (!IsFloat(view.dtype)) {
+      throw CheckpointError("tensor '" + name + "'", Name(view.dtype),
+                            "float32, bfloat16 or float16");
+    }
+    used_.insert(name);
+    return view;
+  }
+
+  std::unique_ptr<PackedMatrix> Matrix(std::initializer_list<Part> parts, int num_inputs) {
+    std::vector<TensorView> views;
+    for (const Part& part : parts) {
+      views.push_back(Take(part.name + ".weight", {part.num_outputs, num_inputs}));
+    }
+    std::unique_ptr<PackedMatrix> matrix = ops_.Pack(views, dtype_);
+    for (const Part& part : parts) checkpoint_.Drop(part.name + ".weight");
+    return matrix;
+  }
+
+  std::vector<float> Bias(bool is_wanted, std::initializer_list<Part> parts) {
+    std::vector<float> bias;
+    if (!is_wanted) return bias;
+    for (const Part& part : parts) {
+      AppendFloats(Take(part.name + ".bias", {part.num_outputs}), 0.0f, bias);
+    }
+    return bias;
+  }
+
+  std::vector<float> Norm(const std::string& name, int size) {
+    std::vector<float> norm;
+    AppendFloats(Take(prefix_ + name + ".weight", {size}), spec_.norm_weight_offset, norm);
+    return norm;
+  }
+
+  void LoadHead(ModelWeights& weights) {
+    const Shape shape = {spec_.vocab_size, spec_.hidden_size};
+    const std::string embedding = prefix_ + "embed_tokens";
+    std::string head = "lm_head";
+    if (checkpoint_.Contains("language_model.lm_head.weight")) head = "language_model.lm_head";
+    if (spec_.tie_word_embeddings && checkpoint_.Contains(head + ".weight")) {
+      CheckTied(Take(embedding + ".weight", shape), Take(head + ".weight", shape));
+      checkpoint_.Drop(head + ".weight");
+    }
+    weights.embedding = Matrix({{embedding, spec_.vocab_size}}, spec_.hidden_size);
+    if (!spec_.tie_word_embeddings) {
+      weights.lm_head = Matrix({{head, spec_.vocab_size}}, spec_.hidden_size);
+    }
+  }
+
+  // Some writers store the shared matrix twice; two that differ were not meant to be shared.
+  static void CheckTied(const TensorView& embedding, const TensorView& head) {
+    const std::size_t num_bytes = embedding.num_elements() * SizeOf(embedding.dtype);
+    if (embedding.dtype != head.dtype || std::memcmp(embedding.data, head.data, num_bytes) != 0) {
+      throw CheckpointError("tie_word_embeddings", "true, but lm_head.weight is another matrix",
+                            "false, or a checkpoint without lm_head.weight");
+    }
+  }
+
+  LayerWeights LoadLayer(int index) {
+    const std::string layer = prefix_ + "layers." + std::to_string(index) + ".";
+    const int hidden = spec_.hidden_size, intermediate = spec_.intermediate_size;
+    const int q_size = spec_.num_heads * spec_.head_dim;
+    const int kv_size = spec_.num_kv_heads * spec_.head_dim;
+    const Part q = {layer + "self_attn.q_proj", q_size}, k = {layer + "self_attn.k_proj", kv_size};
+    const Part v = {layer + "self_attn.v_proj", kv_size}, o = {layer + "self_attn.o_proj", hidden};
+    const Part gate = {layer + "mlp.gate_proj", intermediate};
+    const Part up = {layer + "mlp.up_proj", intermediate}, down = {layer + "mlp.down_proj", hidden};
+
+    LayerWeights weights;
+    weights.qkv = Matrix({q, k, v}, hidden);
+    weights.qkv_bias = Bias(spec_.qkv_bias, {q, k, v});
+    weights.attention_output = Matrix({o}, q_size);
+    weights.attention_output_bias = Bias(spec_.output_bias, {o});
+    weights.gate_up = Matrix({gate, up}, hidden);
+    weights.gate_up_bias = Bias(spec_.mlp_bias, {gate, up});
+    weights.down = Matrix({down}, intermediate);
+    weights.down_bias = Bias(spec_.mlp_bias, {down});
+    LoadNorms("layers." + std::to_string(index) + ".", weights);
+    return weights;
+  }
+
+  // The name post_attention_layernorm means the norm before the MLP, but where there are norms
+  // behind both, as in Gemma: there it is the one behind attention.
+  void LoadNorms(const std::string& layer, LayerWeights& weights) {
+    const int hidden = spec_.hidden_size;
+    weights.attention_norm = Norm(layer + "input_layernorm", hidden);
+    if (spec_.post_norms) {
+      weights.post_attention_norm = Norm(layer + "post_attention_layernorm", hidden);
+      weights.mlp_norm = Norm(layer + "pre_feedforward_layernorm", hidden);
+      weights.post_mlp_norm = Norm(layer + "post_feedforward_layernorm", hidden);
+    } else {
+      weights.mlp_norm = Norm(layer + "post_attention_layernorm", hidden);
+    }
+    if (spec_.qk_norm) {
+      weights.q_norm = Norm(layer + "self_attn.q_norm", spec_.head_dim);
+      weights.k_norm = Norm(layer + "self_attn.k_norm", spec_.head_dim);
+    }
+  }
+
+  // Old checkpoints store the rope's frequencies; a model with vision has weights of its own.
+  bool IsHarmless(std::string_view name) const {
+    if (name.ends_with("rotary_emb.inv_freq")) return true;
+    if (spec_.family != "gemma3") return false;
+    constexpr std::array<std::string_view, 4> kVision = {"vision_tower.", "model.vision_tower.",
+                                                         "multi_modal_projector.",
+                                                         "model.multi_modal_projector."};
+    return std::any_of(kVision.begin(), kVision.end(),
+                       [&](std::string_view prefix) { return name.starts_with(prefix); });
+  }
+
+  void CheckLeftovers() const {
+    for (const std::string& name : checkpoint_.names()) {
+      if (used_.count(name) == 0 && !IsHarmless(name)) {
+        throw CheckpointError(
+            "tensor '" + name + "'", "present",
+            "only tensors that a " + spec_.family + " model as config.json describes it has");
+      }
+    }
+  }
+
+  const ModelSpec& spec_;
+  Checkpoint& checkpoint_;
+  const DType dtype_;
+  Ops& ops_;
+  const std::string prefix_;
+  std::set<std::string> used_;
+};
+
+}  // namespace
+
+std::int64_t ModelWeights::num_bytes() const {
+  return num_bytes_per_token() + (lm_head != nullptr ? embedding->num_bytes() : 0);
+}
+
+std::int64_t ModelWeights::num_bytes_per_token() const {
+  std::int64_t num_bytes = head().num_bytes();
+  for (const LayerWeights& layer : layers) {
+    num_bytes += layer.qkv->num_bytes() + layer.attention_output->num_bytes() +
+                 layer.gate_up->num_bytes() + layer.down->num_bytes();
+  }
+  return num_bytes;
+}
+
+DType ResolveDType(const std::string& name, const ModelSpec& spec, Checkpoint& checkpoint) {
+  if (name == "bfloat16") return DType::kBFloat16;
+  if (name == "float32") return DType::kFloat32;
+  if (name != "auto") throw InvalidArgument("dtype", name, "auto, bfloat16 or float32");
+  std::string stored = spec.torch_dtype;
+  const std::string embedding = FindPrefix(spec, checkpoint) + "embed_tokens.weight";
+  if (stored.empty() && checkpoint.Contains(embedding)) {
+    stored = Name(checkpoint.Get(embedding).dtype);
+  }
+  return stored == Name(DType::kBFloat16) ? DType::kBFloat16 : DType::kFloat32;
+}
+
+ModelWeights LoadWeights(const ModelSpec& spec, Checkpoint& checkpoint, DType dtype, Ops& ops) {
+  return Loader(spec, checkpoint, dtype, ops).Load();
+}
+
+}  // namespace forerun

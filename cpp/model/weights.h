@@ -1,0 +1,54 @@
+// A model's weights, packed for an Ops.
+#ifndef FORERUN_CPP_MODEL_WEIGHTS_H_
+#define FORERUN_CPP_MODEL_WEIGHTS_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cpp/model/safetensors.h"
+#include "cpp/model/spec.h"
+#include "cpp/ops/ops.h"
+
+namespace forerun {
+
+// Shapes are [outputs, inputs]; d = head_dim. A vector is empty where the spec has no such weight.
+struct LayerWeights {
+  std::unique_ptr<PackedMatrix> qkv;               // [(heads + 2 kv_heads) d, hidden]
+  std::unique_ptr<PackedMatrix> attention_output;  // [hidden, heads d]
+  std::unique_ptr<PackedMatrix> gate_up;           // [2 intermediate, hidden], gates first
+  std::unique_ptr<PackedMatrix> down;              // [hidden, intermediate]
+  std::vector<float> qkv_bias, attention_output_bias, gate_up_bias, down_bias;
+
+  // Norms have the family's offset added.
+  std::vector<float> attention_norm, post_attention_norm;  // [hidden]
+  std::vector<float> mlp_norm, post_mlp_norm;              // [hidden]
+  std::vector<float> q_norm, k_norm;                       // [d]
+};
+
+struct ModelWeights {
+  DType dtype = DType::kFloat32;            // of the matrices
+  std::unique_ptr<PackedMatrix> embedding;  // [vocab, hidden]
+  std::unique_ptr<PackedMatrix> lm_head;    // [vocab, hidden]; null when tied to the embedding
+  std::vector<float> final_norm;            // [hidden]
+  std::vector<LayerWeights> layers;
+
+  const PackedMatrix& head() const { return lm_head != nullptr ? *lm_head : *embedding; }
+  // Of the matrices, as packed.
+  std::int64_t num_bytes() const;
+  // Of the matrices that one decoded row reads: all of the layers' and the head.
+  std::int64_t num_bytes_per_token() const;
+};
+
+// "bfloat16", "float32", or "auto": bfloat16 for a checkpoint in bfloat16, else float32, which
+// holds float16 exactly. Throws InvalidArgument for other names.
+DType ResolveDType(const std::string& name, const ModelSpec& spec, Checkpoint& checkpoint);
+
+// Throws CheckpointError that names the first tensor that is missing, of another shape than the
+// spec says, or not understood.
+ModelWeights LoadWeights(const ModelSpec& spec, Checkpoint& checkpoint, DType dtype, Ops& ops);
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_MODEL_WEIGHTS_H_

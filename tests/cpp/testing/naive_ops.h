@@ -1,0 +1,271 @@
+// Every operation as its definition reads, one element at a time, summed in double precision: the
+// oracle of faster Ops and of what is built on them.
+#ifndef FORERUN_TESTS_CPP_TESTING_NAIVE_OPS_H_
+#define FORERUN_TESTS_CPP_TESTING_NAIVE_OPS_H_
+
+#include <cmath>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "cpp/ops/ops.h"
+#include "cpp/util/check.h"
+
+namespace forerun {
+
+class NaiveMatrix : public PackedMatrix {
+ public:
+  NaiveMatrix(int num_outputs, int num_inputs, std::vector<float> values, DType dtype)
+      : PackedMatrix(num_outputs, num_inputs), values_(std::move(values)), dtype_(dtype) {
+    FORERUN_CHECK(static_cast<std::int64_t>(values_.size()) ==
+                  std::int64_t{num_outputs} * num_inputs);
+  }
+  std::int64_t num_bytes() const override {
+    return static_cast<std::int64_t>(values_.size() * SizeOf(dtype_));
+  }
+  float at(int output, int input) const {
+    return values_[static_cast<std::size_t>(output) * num_inputs() + input];
+  }
+
+ private:
+  std::vector<float> values_;  // rounded to dtype_
+  DType dtype_;
+};
+
+// Indexed by meaning rather than laid out as kv/layout.h says.
+class NaiveKvCache : public KvCache {
+ public:
+  NaiveKvCache(const KvLayout& layout, int num_blocks)
+      : KvCache(layout, num_blocks),
+        keys_(static_cast<std::size_t>(layout.num_layers) * num_blocks * layout.block_elements(),
+              std::nanf("")),
+        values_(keys_) {}
+  float& key(int layer, BlockId block, int slot, int channel) {
+    return keys_[Index(layer, block, slot, channel)];
+  }
+  float& value(int layer, BlockId block, int slot, int channel) {
+    return values_[Index(layer, block, slot, channel)];
+  }
+  float key(int layer, BlockId block, int slot, int channel) const {
+    return keys_[Index(layer, block, slot, channel)];
+  }
+  float value(int layer, BlockId block, int slot, int channel) const {
+    return values_[Index(layer, block, slot, channel)];
+  }
+
+ private:
+  // `channel` counts over all KV heads.
+  std::size_t Index(int layer, BlockId block, int slot, int channel) const {
+    FORERUN_CHECK(block >= 0 && block < num_blocks(), std::to_string(block));
+    const std::size_t channels = std::size_t(layout().num_kv_heads) * layout().head_dim;
+    const std::size_t row =
+        (std::size_t(layer) * num_blocks() + block) * layout().block_size + slot;
+    return row * channels + channel;
+  }
+
+  std::vector<float> keys_, values_;
+};
+
+class NaiveOps : public Ops {
+ public:
+  std::string isa() const override { return "naive"; }
+
+  std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources, DType dtype) override {
+    std::vector<float> values;
+    std::int64_t num_outputs = 0;
+    for (const TensorView& source : sources) {
+      FORERUN_CHECK(source.shape.size() == 2 && source.shape[1] == sources[0].shape[1]);
+      num_outputs += source.shape[0];
+      for (std::int64_t i = 0; i < source.num_elements(); ++i) {
+        const float value = ElementOf(source, i);
+        values.push_back(dtype == DType::kBFloat16 ? Rounded(value) : value);
+      }
+    }
+    return std::make_unique<NaiveMatrix>(static_cast<int>(num_outputs),
+                                         static_cast<int>(sources[0].shape[1]), std::move(values),
+                                         dtype);
+  }
+
+  std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override {
+    return std::make_unique<NaiveKvCache>(layout, num_blocks);
+  }
+
+  void Embed(std::span<const TokenId> tokens, const PackedMatrix& table, float scale,
+             Rows out) override {
+    const auto& matrix = static_cast<const NaiveMatrix&>(table);
+    for (int r = 0; r < out.rows; ++r) {
+      for (int c = 0; c < out.cols; ++c) out.row(r)[c] = scale * matrix.at(tokens[r], c);
+    }
+  }
+
+  void MatMul(ConstRows x, const PackedMatrix& weight, const float* bias, bool accumulate,
+              Rows y) override {
+    const auto& matrix = static_cast<const NaiveMatrix&>(weight);
+    FORERUN_CHECK(x.cols == matrix.num_inputs() && y.cols == matrix.num_outputs() &&
+                  x.rows == y.rows);
+    for (int r = 0; r < x.rows; ++r) {
+      for (int o = 0; o < y.cols; ++o) {
+        double sum = 0.0;
+        for (int i = 0; i < x.cols; ++i) sum += double{x.row(r)[i]} * matrix.at(o, i);
+        if (bias != nullptr) sum += bias[o];
+        if (accumulate) sum += y.row(r)[o];
+        y.row(r)[o] = static_cast<float>(sum);
+      }
+    }
+  }
+
+  void RmsNorm(ConstRows x, const float* weight, int group, float eps, Rows out) override {
+    FORERUN_CHECK(x.cols % group == 0 && x.cols == out.cols && x.rows == out.rows);
+    for (int r = 0; r < x.rows; ++r) {
+      for (int begin = 0; begin < x.cols; begin += group) {
+        double squares = 0.0;
+        for (int i = 0; i < group; ++i) {
+          squares += double{x.row(r)[begin + i]} * x.row(r)[begin + i];
+        }
+        const double scale = 1.0 / std::sqrt(squares / group + eps);
+        for (int i = 0; i < group; ++i) {
+          out.row(r)[begin + i] = static_cast<float>(x.row(r)[begin + i] * scale * weight[i]);
+        }
+      }
+    }
+  }
+
+  void Rope(Rows x, int head_dim, std::span<const std::int32_t> positions,
+            const float* cos_sin) override {
+    const int half = head_dim / 2;
+    for (int r = 0; r < x.rows; ++r) {
+      const float* cosines = cos_sin + std::int64_t{positions[r]} * head_dim;
+      const float* sines = cosines + half;
+      for (int head = 0; head < x.cols; head += head_dim) {
+        for (int i = 0; i < half; ++i) {
+          float& first = x.row(r)[head + i];
+          float& second = x.row(r)[head + half + i];
+          const double a = first, b = second;
+          first = static_cast<float>(a * cosines[i] - b * sines[i]);
+          second = static_cast<float>(b * cosines[i] + a * sines[i]);
+        }
+      }
+    }
+  }
+
+  void StoreKv(ConstRows keys, ConstRows values, std::span<const SequenceRows> sequences, int layer,
+               KvCache& cache) override {
+    auto& naive = static_cast<NaiveKvCache&>(cache);
+    const int block_size = cache.layout().block_size;
+    const bool rounds = cache.layout().element_bytes == 2;
+    for (const SequenceRows& sequence : sequences) {
+      for (int i = 0; i < sequence.num_rows; ++i) {
+        const int position = sequence.num_context + i;
+        const BlockId block = sequence.block_table[position / block_size];
+        for (int c = 0; c < keys.cols; ++c) {
+          const float key = keys.row(sequence.row_begin + i)[c];
+          const float value = values.row(sequence.row_begin + i)[c];
+          naive.key(layer, block, position % block_size, c) = rounds ? Rounded(key) : key;
+          naive.value(layer, block, position % block_size, c) = rounds ? Rounded(value) : value;
+        }
+      }
+    }
+  }
+
+  void Attention(ConstRows query, const KvCache& cache, int layer, const AttentionShape& shape,
+                 std::span<const SequenceRows> sequences, Rows out) override {
+    const auto& naive = static_cast<const NaiveKvCache&>(cache);
+    for (const SequenceRows& sequence : sequences) {
+      for (int i = 0; i < sequence.num_rows; ++i) {
+        const int row = sequence.row_begin + i;
+        for (int head = 0; head < shape.num_heads; ++head) {
+          AttendHead(query.row(row) + head * shape.head_dim, naive, layer, shape, sequence,
+                     sequence.num_context + i, head, out.row(row) + head * shape.head_dim);
+        }
+      }
+    }
+  }
+
+  void GatedActivation(ConstRows gate_up, Activation activation, Rows out) override {
+    FORERUN_CHECK(gate_up.cols == 2 * out.cols && gate_up.rows == out.rows);
+    for (int r = 0; r < out.rows; ++r) {
+      for (int c = 0; c < out.cols; ++c) {
+        const double up = gate_up.row(r)[out.cols + c];
+        out.row(r)[c] = static_cast<float>(Activate(gate_up.row(r)[c], activation) * up);
+      }
+    }
+  }
+
+  void Add(ConstRows y, Rows x) override {
+    for (int r = 0; r < x.rows; ++r) {
+      for (int c = 0; c < x.cols; ++c) x.row(r)[c] += y.row(r)[c];
+    }
+  }
+
+  void SoftCap(Rows x, float cap) override {
+    for (int r = 0; r < x.rows; ++r) {
+      for (int c = 0; c < x.cols; ++c) {
+        x.row(r)[c] = static_cast<float>(cap * std::tanh(double{x.row(r)[c]} / cap));
+      }
+    }
+  }
+
+  void GatherRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) override {
+    for (int r = 0; r < out.rows; ++r) {
+      for (int c = 0; c < out.cols; ++c) out.row(r)[c] = x.row(rows[r])[c];
+    }
+  }
+
+ private:
+  static float Rounded(float value) { return BFloat16ToFloat(FloatToBFloat16(value)); }
+
+  static float ElementOf(const TensorView& view, std::int64_t i) {
+    if (view.dtype == DType::kFloat32) return static_cast<const float*>(view.data)[i];
+    const std::uint16_t bits = static_cast<const std::uint16_t*>(view.data)[i];
+    return view.dtype == DType::kBFloat16 ? BFloat16ToFloat(bits) : Float16ToFloat(bits);
+  }
+
+  static double Activate(double x, Activation activation) {
+    switch (activation) {
+      case Activation::kSilu:
+        return x / (1.0 + std::exp(-x));
+      case Activation::kGelu:
+        return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0)));
+      case Activation::kGeluTanh:
+        return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
+    }
+    return 0.0;
+  }
+
+  static void AttendHead(const float* query, const NaiveKvCache& cache, int layer,
+                         const AttentionShape& shape, const SequenceRows& sequence, int position,
+                         int head, float* out) {
+    const int block_size = cache.layout().block_size;
+    const int channel = head / (shape.num_heads / shape.num_kv_heads) * shape.head_dim;
+    const int first =
+        shape.sliding_window > 0 ? std::max(0, position - shape.sliding_window + 1) : 0;
+    std::vector<double> weights;
+    double sum = 0.0, best = -INFINITY;
+    for (int p = first; p <= position; ++p) {
+      double score = 0.0;
+      for (int i = 0; i < shape.head_dim; ++i) {
+        score += double{query[i]} * cache.key(layer, sequence.block_table[p / block_size],
+                                              p % block_size, channel + i);
+      }
+      score *= shape.scale;
+      if (shape.soft_cap > 0.0f) score = shape.soft_cap * std::tanh(score / shape.soft_cap);
+      weights.push_back(score);
+      best = std::max(best, score);
+    }
+    for (double& weight : weights) sum += weight = std::exp(weight - best);
+    for (int i = 0; i < shape.head_dim; ++i) {
+      double mean = 0.0;
+      for (int p = first; p <= position; ++p) {
+        mean +=
+            weights[p - first] / sum *
+            cache.value(layer, sequence.block_table[p / block_size], p % block_size, channel + i);
+      }
+      out[i] = static_cast<float>(mean);
+    }
+  }
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_TESTS_CPP_TESTING_NAIVE_OPS_H_
