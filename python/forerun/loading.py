@@ -1,0 +1,104 @@
+"""Finds the directory of a model: a local one, a converted `.gguf` file, or a hub download."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+
+from forerun.errors import CheckpointError, InvalidArgumentError
+
+# Changes whenever `forerun convert` writes something else for the same file.
+_CONVERTER_VERSION = 1
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
+_EDGE_BYTES = 1 << 20
+
+
+def resolve_model(
+    model: str | os.PathLike[str], *, revision: str | None = None, progress: bool = True
+) -> Path:
+    """The local directory of a model, converted or downloaded first where needed.
+
+    Args:
+        model: a Hugging Face model directory, a `.gguf` file, or the id of a model on the hub.
+        revision: the branch, tag or commit of a model on the hub.
+        progress: show a progress bar while a .gguf file is converted.
+    """
+    if not isinstance(model, str | os.PathLike) or not os.fspath(model):
+        raise InvalidArgumentError("model", model, "a directory, a .gguf file or a hub id")
+    path = Path(model).expanduser()
+    if not path.exists():
+        return _download(os.fspath(model), revision)
+    if revision is not None:
+        raise InvalidArgumentError("revision", revision, "None for a model on this machine")
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise CheckpointError("model", str(path), "a directory or a .gguf file")
+        return _converted(path, progress)
+    if not (path / "config.json").is_file():
+        raise CheckpointError("model", str(path), "a directory with config.json")
+    return path
+
+
+def cache_directory() -> Path:
+    """Where converted models are kept: $FORERUN_CACHE, else `forerun` in the user's cache."""
+    if "FORERUN_CACHE" in os.environ:
+        return Path(os.environ["FORERUN_CACHE"]).expanduser()
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(home).expanduser() / "forerun"
+
+
+def _converted(gguf: Path, progress: bool) -> Path:
+    from forerun.convert import convert
+
+    target = cache_directory() / f"{gguf.stem}-{_fingerprint(gguf)}"
+    if not (target / "config.json").is_file():
+        try:
+            convert(gguf, target, progress=progress)
+        except (OSError, InvalidArgumentError):
+            # Another process may have converted the same file meanwhile.
+            if not (target / "config.json").is_file():
+                raise
+    return target
+
+
+def _fingerprint(path: Path) -> str:
+    """Names a file by size, time and both ends, without reading gigabytes at every start."""
+    status = path.stat()
+    digest = hashlib.sha256(f"{_CONVERTER_VERSION}:{status.st_size}:{status.st_mtime_ns}".encode())
+    with path.open("rb") as file:
+        digest.update(file.read(_EDGE_BYTES))
+        file.seek(max(0, status.st_size - _EDGE_BYTES))
+        digest.update(file.read())
+    return digest.hexdigest()[:16]
+
+
+def _download(model: str, revision: str | None) -> Path:
+    if not _HUB_ID.fullmatch(model) or model.endswith(".gguf"):
+        raise CheckpointError(
+            "model", model, "an existing directory or .gguf file, or a hub id such as org/name"
+        )
+    import huggingface_hub
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        directory = huggingface_hub.snapshot_download(
+            model, revision=revision, allow_patterns=_HUB_FILES, ignore_patterns=["*/*"]
+        )
+    except LocalEntryNotFoundError as error:
+        reason = "a model that was downloaded before, or a connection to the hub"
+        if constants.HF_HUB_OFFLINE:
+            reason = "a model that was downloaded before: HF_HUB_OFFLINE is set"
+        raise CheckpointError("model", model, reason) from error
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        summary = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            "model", model, f"a model that can be downloaded from the hub ({summary})"
+        ) from error
+    path = Path(directory)
+    if not any(path.glob("*.safetensors")) or not (path / "config.json").is_file():
+        raise CheckpointError("model", model, "a repository with config.json and *.safetensors")
+    return path
