@@ -128,7 +128,7 @@ FORERUN_INLINE void SumChannels(const State& state, const Chunk<T>& chunk, int q
 
 template <class T, int M>
 void SumValues(const State& state, const Chunk<T>& chunk, int query, Range slots) {
-  constexpr int kAtOnce = M * 4 <= kNumAccumulators ? 4 : M * 2 <= kNumAccumulators ? 2 : 1;
+  constexpr int kAtOnce = VectorsAtOnce(M);
   int channel = 0;
   for (; channel + kAtOnce * kLanes <= state.padded_dim; channel += kAtOnce * kLanes) {
     SumChannels<T, M, kAtOnce>(state, chunk, query, slots, channel);

@@ -152,18 +152,13 @@ void MultiplyTiles(const MatMulTask& task, Place place, Prefetch prefetch) {
   }
 }
 
-// Tiles that a product of `rows` rows takes at once: 4, 2 or 1.
-constexpr int TilesAtOnce(int rows) {
-  return rows * 4 <= kNumAccumulators || rows == 1 ? 4 : rows * 2 <= kNumAccumulators ? 2 : 1;
-}
-
 template <class W, int M>
 FORERUN_INLINE void MultiplyRows(const MatMulTask& task, Place place, int tiles,
                                  Prefetch prefetch) {
-  if constexpr (TilesAtOnce(M) >= 4) {
+  if constexpr (VectorsAtOnce(M) >= 4) {
     if (tiles == 4) return MultiplyTiles<W, M, 4>(task, place, prefetch);
   }
-  if constexpr (TilesAtOnce(M) >= 2) {
+  if constexpr (VectorsAtOnce(M) >= 2) {
     if (tiles == 2) return MultiplyTiles<W, M, 2>(task, place, prefetch);
   }
   MultiplyTiles<W, M, 1>(task, place, prefetch);
@@ -187,7 +182,7 @@ void MatMul(const MatMulTask& task) {
   const int num_pairs = (task.num_inputs + 1) / 2;
   const std::int64_t pair_bytes = 2 * kLanes * sizeof(typename W::Weight);
   const auto* weights = static_cast<const char*>(task.weights);
-  int group = TilesAtOnce(most_rows);
+  int group = VectorsAtOnce(most_rows);
   for (int tile = task.tile_begin; tile < task.tile_end; tile += group) {
     while (group > task.tile_end - tile) group /= 2;
     const char* next = weights + (tile + group) * num_pairs * pair_bytes;

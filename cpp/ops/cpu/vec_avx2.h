@@ -13,9 +13,8 @@ struct V16 {
   __m256 lo, hi;
 };
 
-// Vectors that fit the register file beside a product's operands, and rows that share a load.
-inline constexpr int kNumAccumulators = 6;
-inline constexpr int kMaxTileRows = 6;
+inline constexpr int kNumRegisters = 8;  // vectors that the register file holds
+inline constexpr int kMaxTileRows = 6;   // rows that share a load of weights
 
 FORERUN_INLINE V16 Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 FORERUN_INLINE V16 Set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
@@ -37,9 +36,12 @@ FORERUN_INLINE V16 Mul(V16 a, V16 b) {
 FORERUN_INLINE V16 Div(V16 a, V16 b) {
   return {_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi)};
 }
-// a * b + c
+// a * b + c. Spelled out because GCC otherwise renames accumulators, runs out of registers and
+// spills them in the innermost loop.
 FORERUN_INLINE V16 Fma(V16 a, V16 b, V16 c) {
-  return {_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi)};
+  asm("vfmadd231ps %1, %2, %0" : "+x"(c.lo) : "x"(a.lo), "x"(b.lo));
+  asm("vfmadd231ps %1, %2, %0" : "+x"(c.hi) : "x"(a.hi), "x"(b.hi));
+  return c;
 }
 // b where either is NaN.
 FORERUN_INLINE V16 Max(V16 a, V16 b) {

@@ -13,7 +13,7 @@ struct V16 {
   __m512 v;
 };
 
-inline constexpr int kNumAccumulators = 16;
+inline constexpr int kNumRegisters = 32;
 inline constexpr int kMaxTileRows = 8;
 
 FORERUN_INLINE V16 FromBits(__m512i bits) { return {_mm512_castsi512_ps(bits)}; }

@@ -11,6 +11,13 @@ namespace forerun::FORERUN_ISA {
 FORERUN_INLINE int MinOf(int a, int b) { return a < b ? a : b; }
 FORERUN_INLINE int MaxOf(int a, int b) { return a < b ? b : a; }
 
+// Weight vectors that a product of `rows` rows takes at once, beside their accumulators and one
+// activation: 4, 2 or 1.
+constexpr int VectorsAtOnce(int rows) {
+  if (rows == 1 || rows * 4 + 4 + 1 <= kNumRegisters) return kNumRegisters >= 8 ? 4 : 1;
+  return rows * 2 + 2 + 1 <= kNumRegisters ? 2 : 1;
+}
+
 // The first `count` lanes from memory, zeros behind; nothing else is touched.
 FORERUN_INLINE V16 LoadPartial(const float* p, int count) {
   alignas(64) float lane[kLanes] = {};
@@ -41,19 +48,22 @@ FORERUN_INLINE V16 Polynomial(const float (&coefficient)[kCount], V16 x) {
   return sum;
 }
 
-// e^x within 2 units in the last place; exactly 0 below -87.33, e^88 above 88; NaN stays NaN.
+// e^x within 2 units in the last place; exactly 0 below -87.33, infinite above 88.37; NaN stays
+// NaN.
 FORERUN_INLINE V16 Exp(V16 x) {
-  constexpr float kLowest = -87.33f;
+  constexpr float kLowest = -87.33f, kHighest = 88.37f;
   // (e^r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2]
   constexpr float kCoefficients[] = {0.499999934f, 0.166665201f, 0.0416683944f, 0.00836878124f,
                                      0.00138144582f};
-  const V16 clamped = Min(Set(88.0f), Max(Set(kLowest), x));
+  const V16 clamped = Min(Set(kHighest), Max(Set(kLowest), x));
   const V16 exponent = Round(Mul(clamped, Set(1.44269504f)));
   // ln 2 in two parts; the first has few enough bits that its product is exact.
   V16 r = Fma(exponent, Set(-0.693359375f), clamped);
   r = Fma(exponent, Set(2.12194440e-4f), r);
   const V16 sum = Fma(Mul(r, r), Polynomial(kCoefficients, r), Add(r, Set(1.0f)));
-  return SelectLess(x, Set(kLowest), Zero(), Mul(sum, PowerOfTwo(exponent)));
+  const V16 power = Mul(sum, PowerOfTwo(exponent));
+  const V16 bounded = SelectLess(Set(kHighest), x, Set(__builtin_inff()), power);
+  return SelectLess(x, Set(kLowest), Zero(), bounded);
 }
 
 FORERUN_INLINE V16 Tanh(V16 x) {

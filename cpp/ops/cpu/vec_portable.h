@@ -18,11 +18,11 @@ struct V16 {
 };
 
 #if defined(__aarch64__)
-inline constexpr int kNumAccumulators = 6;
+inline constexpr int kNumRegisters = 8;
 inline constexpr int kMaxTileRows = 6;
 #else
-inline constexpr int kNumAccumulators = 3;
-inline constexpr int kMaxTileRows = 3;
+inline constexpr int kNumRegisters = 4;
+inline constexpr int kMaxTileRows = 2;
 #endif
 
 template <class Fn>

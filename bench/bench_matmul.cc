@@ -1,0 +1,181 @@
+// The packed product on the shapes of SmolLM2-135M, by number of rows.
+//
+//   bench_matmul [--smoke] [--isa NAME] [--threads N] [--dtype bfloat16|float32]
+//
+// Each shape has enough copies of its matrix to overflow the last-level cache, so every product
+// reads memory as decoding does. Rounds over all row counts are interleaved with a plain read of as
+// many bytes; the table has the median of the rounds. `ratio` is the time over that of one row.
+#include <algorithm>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "cpp/ops/ops.h"
+#include "cpp/util/clock.h"
+#include "cpp/util/thread_team.h"
+
+namespace forerun {
+namespace {
+
+struct Settings {
+  bool smoke = false;
+  std::string isa;
+  int threads = 0;
+  DType dtype = DType::kBFloat16;
+  double total_bytes = 192e6;
+  int rounds = 7;
+};
+
+struct Shape {
+  const char* name;
+  int num_outputs;
+  int num_inputs;
+};
+
+constexpr Shape kShapes[] = {{"qkv", 960, 576},
+                             {"o", 576, 576},
+                             {"gate_up", 3072, 576},
+                             {"down", 576, 1536},
+                             {"head", 49152, 576}};
+constexpr int kRows[] = {1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 32, 64, 512};
+
+double Median(std::vector<double> values) {
+  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
+  return values[values.size() / 2];
+}
+
+// Reads memory with every thread; the sum keeps the compiler from leaving it out.
+class Reader {
+ public:
+  Reader(ThreadTeam& team, std::size_t num_bytes) : team_(team), words_(num_bytes / 8, 1) {}
+
+  double SecondsPerByte() {
+    constexpr std::size_t kPiece = 1 << 15;  // words
+    const int pieces = static_cast<int>(words_.size() / kPiece);
+    const double begin = Now();
+    team_.Run(pieces, [&](int piece) {
+      const std::uint64_t* word = words_.data() + piece * kPiece;
+      std::uint64_t sums[8] = {};
+      for (std::size_t i = 0; i < kPiece; i += 8) {
+        for (int j = 0; j < 8; ++j) sums[j] += word[i + j];
+      }
+      std::uint64_t sum = 0;
+      for (std::uint64_t value : sums) sum += value;
+      if (sum == 0) std::abort();
+    });
+    return (Now() - begin) / (static_cast<double>(pieces) * kPiece * 8);
+  }
+
+ private:
+  ThreadTeam& team_;
+  std::vector<std::uint64_t> words_;
+};
+
+class ShapeBench {
+ public:
+  ShapeBench(Ops& ops, const Shape& shape, const Settings& settings) : ops_(ops), shape_(shape) {
+    std::vector<float> weight(static_cast<std::size_t>(shape.num_outputs) * shape.num_inputs);
+    for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = 0.001f * ((i * 2654435761u) % 997);
+    const TensorView view{weight.data(), DType::kFloat32, {shape.num_outputs, shape.num_inputs}};
+    const double bytes = static_cast<double>(weight.size()) * SizeOf(settings.dtype);
+    const int copies = std::max(1, static_cast<int>(settings.total_bytes / bytes));
+    for (int i = 0; i < copies; ++i) matrices_.push_back(ops.Pack({&view, 1}, settings.dtype));
+    x_.assign(static_cast<std::size_t>(512) * shape.num_inputs, 0.5f);
+    y_.resize(static_cast<std::size_t>(512) * shape.num_outputs);
+  }
+
+  // Seconds of one product, over `matrices` of the copies.
+  double Time(int rows, int matrices) {
+    const double begin = Now();
+    for (int i = 0; i < matrices; ++i) {
+      ops_.MatMul(ConstRows(x_.data(), rows, shape_.num_inputs), *matrices_[next_], nullptr, false,
+                  Rows(y_.data(), rows, shape_.num_outputs));
+      next_ = (next_ + 1) % matrices_.size();
+    }
+    return (Now() - begin) / matrices;
+  }
+
+  int num_matrices() const { return static_cast<int>(matrices_.size()); }
+  double matrix_bytes() const { return static_cast<double>(matrices_[0]->num_bytes()); }
+  double operations(int rows) const { return 2.0 * rows * shape_.num_outputs * shape_.num_inputs; }
+
+ private:
+  Ops& ops_;
+  Shape shape_;
+  std::vector<std::unique_ptr<PackedMatrix>> matrices_;
+  std::vector<float> x_, y_;
+  std::size_t next_ = 0;
+};
+
+void RunShape(Ops& ops, Reader& reader, const Shape& shape, const Settings& settings) {
+  ShapeBench bench(ops, shape, settings);
+  constexpr int kNumRows = sizeof(kRows) / sizeof(kRows[0]);
+  std::vector<double> seconds[kNumRows], read;
+  for (int round = 0; round < settings.rounds; ++round) {
+    read.push_back(reader.SecondsPerByte());
+    for (int i = 0; i < kNumRows; ++i) {
+      if (settings.smoke && kRows[i] > 64) continue;
+      // Many rows take long: fewer products do.
+      const int matrices = std::clamp(bench.num_matrices() * 8 / kRows[i], 1, bench.num_matrices());
+      seconds[i].push_back(bench.Time(kRows[i], matrices));
+    }
+  }
+  const double read_rate = 1e-9 / Median(read);
+  std::printf("\n%s [%d, %d], %d matrices; read %.1f GB/s\n", shape.name, shape.num_outputs,
+              shape.num_inputs, bench.num_matrices(), read_rate);
+  std::printf("%6s %10s %8s %8s %9s %7s\n", "rows", "us", "GB/s", "of read", "GFLOP/s", "ratio");
+  const double one_row = Median(seconds[0]);
+  for (int i = 0; i < kNumRows; ++i) {
+    if (seconds[i].empty()) continue;
+    const double time = Median(seconds[i]);
+    const double rate = bench.matrix_bytes() / time * 1e-9;
+    std::printf("%6d %10.1f %8.1f %7.0f%% %9.1f %7.2f\n", kRows[i], time * 1e6, rate,
+                100 * rate / read_rate, bench.operations(kRows[i]) / time * 1e-9, time / one_row);
+  }
+}
+
+int Main(int argc, char** argv) {
+  Settings settings;
+  std::string only;
+  for (int i = 1; i < argc; ++i) {
+    const auto is = [&](const char* name) { return std::strcmp(argv[i], name) == 0; };
+    if (is("--smoke")) {
+      settings.smoke = true;
+      settings.total_bytes = 4e6;
+      settings.rounds = 1;
+    } else if (is("--isa") && i + 1 < argc) {
+      settings.isa = argv[++i];
+    } else if (is("--threads") && i + 1 < argc) {
+      settings.threads = std::atoi(argv[++i]);
+    } else if (is("--dtype") && i + 1 < argc) {
+      settings.dtype = std::strcmp(argv[++i], "float32") == 0 ? DType::kFloat32 : DType::kBFloat16;
+    } else if (is("--rounds") && i + 1 < argc) {
+      settings.rounds = std::atoi(argv[++i]);
+    } else if (is("--shape") && i + 1 < argc) {
+      only = argv[++i];
+    } else {
+      std::fprintf(stderr,
+                   "usage: bench_matmul [--smoke] [--isa NAME] [--threads N] [--rounds N] "
+                   "[--dtype bfloat16|float32] [--shape NAME]\n");
+      return 2;
+    }
+  }
+  ThreadTeam team(settings.threads);
+  const auto ops = MakeCpuOps(team, settings.isa);
+  std::printf("isa %s, %d threads, %s\n", ops->isa().c_str(), team.num_threads(),
+              Name(settings.dtype));
+  Reader reader(team, static_cast<std::size_t>(settings.total_bytes));
+  for (const Shape& shape : kShapes) {
+    if (only.empty() || only == shape.name) RunShape(*ops, reader, shape, settings);
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace forerun
+
+int main(int argc, char** argv) { return forerun::Main(argc, argv); }
