@@ -1,0 +1,115 @@
+#include <unistd.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "cpp/draft/make_drafter.h"
+#include "cpp/engine/engine_core.h"
+#include "cpp/engine/memory_plan.h"
+#include "cpp/model/safetensors.h"
+#include "cpp/model/spec.h"
+#include "cpp/model/transformer.h"
+#include "cpp/model/weights.h"
+#include "cpp/ops/ops.h"
+#include "cpp/util/thread_team.h"
+#include "forerun/engine.h"
+
+namespace forerun {
+namespace {
+
+// The most the cache may take without being told: half of the memory nobody uses.
+std::int64_t AvailableCacheBytes() {
+  return std::int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(_SC_PAGESIZE) / 2;
+}
+
+int NumSpeculativeTokens(const SpeculativeOptions& options) {
+  switch (options.method) {
+    case SpeculativeMethod::kNone:
+      return 0;
+    case SpeculativeMethod::kNgram:
+      return options.num_speculative_tokens.value_or(5);
+    case SpeculativeMethod::kSuffix:
+      return options.num_speculative_tokens.value_or(options.suffix_max_tree_depth);
+  }
+  return 0;
+}
+
+EngineConfig MakeConfig(const EngineOptions& options, const MemoryPlan& memory,
+                        const ModelSpec& spec) {
+  EngineConfig config;
+  config.max_model_len = memory.max_model_len;
+  config.num_blocks = memory.num_blocks;
+  config.block_size = options.block_size;
+  config.max_num_seqs = options.max_num_seqs;
+  config.max_num_batched_tokens = options.max_num_batched_tokens;
+  config.enable_prefix_caching = options.enable_prefix_caching;
+  config.seed = options.seed;
+  config.num_speculative_tokens = NumSpeculativeTokens(options.speculative);
+  config.adaptive = options.speculative.adaptive;
+  config.eos_token_ids = spec.eos_token_ids;
+  config.check_invariants = options.check_invariants;
+  return config;
+}
+
+// Owns everything an engine is made of; members below use those above.
+class NativeEngine : public Engine {
+ public:
+  NativeEngine(const EngineOptions& options, ModelSpec spec, Checkpoint& checkpoint)
+      : team_(options.num_threads), ops_(MakeCpuOps(team_)) {
+    const DType dtype = ResolveDType(options.dtype, spec, checkpoint);
+    const KvLayout layout = MakeKvLayout(spec, dtype, options.block_size);
+    const MemoryPlan memory =
+        PlanMemory(options, spec.max_position, layout.block_bytes(), AvailableCacheBytes());
+    ModelWeights weights = LoadWeights(spec, checkpoint, dtype, *ops_);
+    transformer_ = std::make_unique<Transformer>(
+        std::move(spec), std::move(weights), *ops_,
+        TransformerLimits{options.max_num_batched_tokens, memory.max_model_len, options.block_size,
+                          memory.num_blocks});
+    drafter_ = MakeDrafter(options.speculative);
+    const EngineConfig config = MakeConfig(options, memory, transformer_->spec());
+    core_ = std::make_unique<EngineCore>(config, *transformer_, drafter_.get());
+    limits_ = {.vocab_size = transformer_->vocab_size(),
+               .max_model_len = memory.max_model_len,
+               .num_kv_blocks = memory.num_blocks,
+               .block_size = options.block_size,
+               .num_weight_bytes = transformer_->num_weight_bytes(),
+               .num_bytes_per_token = transformer_->num_bytes_per_token(),
+               .eos_token_ids = config.eos_token_ids,
+               .dtype = Name(dtype),
+               .isa = ops_->isa(),
+               .num_threads = team_.num_threads()};
+  }
+
+  void SetTokenBytes(std::vector<std::string> token_bytes) override {
+    core_->SetTokenBytes(std::move(token_bytes));
+  }
+  RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params) override {
+    return core_->Submit(prompt, params);
+  }
+  bool Cancel(RequestId id) override { return core_->Cancel(id); }
+  bool HasUnfinished() const override { return core_->HasUnfinished(); }
+  std::span<const RequestUpdate> Step() override { return core_->Step(); }
+  void ResetCaches() override { core_->ResetCaches(); }
+  EngineMetrics metrics() const override { return core_->metrics(); }
+  const ModelLimits& limits() const override { return limits_; }
+
+ private:
+  ThreadTeam team_;
+  std::unique_ptr<Ops> ops_;
+  std::unique_ptr<Transformer> transformer_;
+  std::unique_ptr<Drafter> drafter_;
+  std::unique_ptr<EngineCore> core_;
+  ModelLimits limits_;
+};
+
+}  // namespace
+
+std::unique_ptr<Engine> Engine::Create(const EngineOptions& options) {
+  CheckEngineOptions(options);
+  ModelSpec spec = ReadModelSpec(options.model);
+  Checkpoint checkpoint(options.model);
+  return std::make_unique<NativeEngine>(options, std::move(spec), checkpoint);
+}
+
+}  // namespace forerun
