@@ -7,6 +7,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <limits>
+#include <map>
 #include <random>
 #include <string>
 #include <vector>
@@ -195,6 +196,21 @@ TEST(SampleTokenTest, MinPSeesTheTemperature) {
   EXPECT_EQ(Support(logits, rule).size(), 2u);
 }
 
+// Logits on either side of the limit, as close as floats get.
+TEST(SampleTokenTest, MinPIsExactAtItsLimit) {
+  const float max = 3.3f;
+  for (int i = 1; i <= 40; ++i) {
+    SamplingRule rule;
+    rule.min_p = 0.02 * i;
+    const double limit = max + std::log(rule.min_p);
+    float above = static_cast<float>(limit);
+    if (above < limit) above = std::nextafter(above, kInfinity);
+    const float below = std::nextafter(above, -kInfinity);
+    ASSERT_LT(below, limit);
+    EXPECT_EQ(Support({max, above, below}, rule), (std::vector<TokenId>{0, 1})) << rule.min_p;
+  }
+}
+
 TEST(SampleTokenTest, SuppressedTokensCannotWinBeforeMinTokens) {
   const Logits logits = {5.0f, 1.0f, 4.0f};
   const std::vector<TokenId> stops = {0, 2, 99, -1};  // ids outside the vocabulary are harmless
@@ -230,6 +246,51 @@ TEST(SampleTokenTest, NoiseDependsOnSeedPositionAndToken) {
   EXPECT_NE(GumbelNoise(1, 2, 4), noise);
   EXPECT_NE(GumbelNoise(1, 2, 7), noise);
   EXPECT_NE(GumbelNoise(1u | std::uint64_t{1} << 32, 2, 3), noise);
+}
+
+// Some two of 2^18 noises of a seed are equal (about 8 pairs are expected). At the highest
+// temperature nothing but noise counts.
+TEST(SampleTokenTest, EqualScoresGoToTheLowestId) {
+  std::map<double, TokenId> token_of;
+  TokenId low = 0, high = 0;
+  for (TokenId token = 0; token < 262144 && high == 0; ++token) {
+    const auto [equal, is_new] = token_of.try_emplace(GumbelNoise(0, 0, token), token);
+    if (!is_new) {
+      low = equal->second;
+      high = token;
+    }
+  }
+  ASSERT_LT(low, high);
+  SamplingRule rule;
+  rule.temperature = 1e30;
+  for (float logit_of_low : {1.0f, 2.0f, 3.0f}) {
+    Logits logits(high + 1, -kInfinity);
+    logits[low] = logit_of_low;
+    logits[high] = 2.0f;
+    EXPECT_EQ(Sample(logits, rule), low);
+    EXPECT_EQ(SampleTokenSlow(logits, rule, 0), low);
+  }
+}
+
+TEST(SampleTokenTest, TheLuckiestOfManyTokensWinsAgainstAllOdds) {
+  TokenId luckiest = 0;
+  SamplingRule rule;
+  for (std::uint64_t seed = 0; seed < 4; ++seed) {
+    for (TokenId token = 64; token < 262144; ++token) {
+      if (GumbelNoise(seed, 0, token) > GumbelNoise(rule.seed, 0, luckiest)) {
+        luckiest = token;
+        rule.seed = seed;
+      }
+    }
+  }
+  const double advantage = GumbelNoise(rule.seed, 0, luckiest) - GumbelNoise(rule.seed, 0, 0);
+  ASSERT_GT(advantage, 12.0);
+  Logits logits(luckiest + 1, -kInfinity);
+  logits[0] = 0.0f;
+  logits[luckiest] = static_cast<float>(-advantage + 1e-4);
+  EXPECT_EQ(Sample(logits, rule), luckiest);
+  logits[luckiest] = static_cast<float>(-advantage - 1e-4);
+  EXPECT_EQ(Sample(logits, rule), 0);
 }
 
 // From the published definition of Philox 4x32-10; pins the noise across versions.
