@@ -10,6 +10,9 @@ namespace {
 // Kernels load whole vectors: the last value's may reach this far behind it.
 constexpr std::int64_t kTailBytes = kLanes * sizeof(float);
 
+// Fewer tasks than this and threads would wait for each other at the end.
+constexpr int kTasksPerThread = 4;
+
 void CheckSequences(std::span<const SequenceRows> sequences, const KvCache& cache, int num_rows) {
   const int block_size = cache.layout().block_size;
   for (const SequenceRows& sequence : sequences) {
@@ -132,6 +135,9 @@ void CpuOps::PlanAttention(const AttentionTask& shared, const KvLayout& layout, 
         task.keys = static_cast<const std::byte*>(shared.keys) + head * head_bytes;
         task.values = static_cast<const std::byte*>(shared.values) + head * head_bytes;
         task.block_table = sequence.block_table.data();
+        const int window = task.sliding_window > 0 ? task.sliding_window : task.position + 1;
+        task.part_begin = std::max(0, task.position + 1 - window) / kPositionsPerPart;
+        task.part_end = (task.position + task.num_rows + kPositionsPerPart - 1) / kPositionsPerPart;
         attention_tasks_.push_back(task);
       }
     }
@@ -169,14 +175,58 @@ void CpuOps::Attention(ConstRows query, const KvCache& cache, int layer,
   shared.block_size = layout.block_size;
   shared.is_bfloat16 = layout.element_bytes == 2;
   PlanAttention(shared, layout, shape.num_heads, sequences);
-  const int most_queries = std::max(kMaxQueriesPerTask, shape.num_heads / shape.num_kv_heads);
-  const std::int64_t num_floats = AttentionScratchFloats(most_queries, layout.head_dim);
+  RunAttention();
+}
+
+void CpuOps::RunAttention() {
+  std::int64_t num_floats = 0;
+  int num_parts = 0;
+  for (const AttentionTask& task : attention_tasks_) {
+    const int num_queries = task.num_rows * task.num_heads;
+    num_floats = std::max(num_floats, AttentionScratchFloats(num_queries, task.head_dim));
+    num_parts += task.part_end - task.part_begin;
+  }
   for (AlignedBuffer& scratch : member_scratch_) scratch.Grow(num_floats * sizeof(float));
-  team_.Run(static_cast<int>(attention_tasks_.size()), [&](int i, int member) {
+  const int num_tasks = static_cast<int>(attention_tasks_.size());
+  if (num_parts > num_tasks && num_tasks < kTasksPerThread * team_.num_threads()) {
+    return RunAttentionParts();
+  }
+  team_.Run(num_tasks, [&](int i, int member) {
     AttentionTask task = attention_tasks_[i];
     task.scratch = member_scratch_[member].as<float>();
     kernels_.attention(task);
   });
+}
+
+void CpuOps::RunAttentionParts() {
+  std::int64_t num_floats = 0;
+  for (const AttentionTask& task : attention_tasks_) {
+    num_floats += (task.part_end - task.part_begin) *
+                  AttentionStateFloats(task.num_rows * task.num_heads, task.head_dim);
+  }
+  part_states_.Grow(num_floats * sizeof(float));
+  part_tasks_.clear();
+  float* state = part_states_.as<float>();
+  for (AttentionTask& task : attention_tasks_) {
+    task.part_state = state;
+    for (int i = task.part_begin; i < task.part_end; ++i) {
+      AttentionTask part = task;
+      part.part_begin = i;
+      part.part_end = i + 1;
+      part.part_state = state;
+      part_tasks_.push_back(part);
+      state += AttentionStateFloats(task.num_rows * task.num_heads, task.head_dim);
+    }
+  }
+  team_.Run(static_cast<int>(part_tasks_.size()), [&](int i, int member) {
+    AttentionTask task = part_tasks_[i];
+    task.scratch = member_scratch_[member].as<float>();
+    kernels_.attention(task);
+  });
+  for (AttentionTask task : attention_tasks_) {
+    task.scratch = member_scratch_[0].as<float>();
+    kernels_.join_attention(task, task.part_state);
+  }
 }
 
 }  // namespace forerun

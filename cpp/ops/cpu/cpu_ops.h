@@ -66,6 +66,9 @@ class CpuOps final : public Ops {
   void RunProduct(const CpuMatrix& weight, const MatMulTask& task);
   void PlanAttention(const AttentionTask& shared, const KvLayout& layout, int num_heads,
                      std::span<const SequenceRows> sequences);
+  // Whole tasks, or their parts and then the joining of them, where whole ones are too few.
+  void RunAttention();
+  void RunAttentionParts();
 
   // Constant after construction.
   ThreadTeam& team_;
@@ -76,6 +79,8 @@ class CpuOps final : public Ops {
   AlignedBuffer rounded_;
   std::vector<AlignedBuffer> member_scratch_;
   std::vector<AttentionTask> attention_tasks_;
+  std::vector<AttentionTask> part_tasks_;
+  AlignedBuffer part_states_;
 };
 
 template <typename Fn>

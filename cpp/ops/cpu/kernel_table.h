@@ -33,6 +33,7 @@ const CpuKernels kKernels = {
     .matmul_float32 = MatMul<Float32Weights>,
     .round_row = kRoundRow,
     .attention = Attention,
+    .join_attention = JoinAttention,
     .rms_norm = RmsNorm,
     .rope = Rope,
     .gate = Gate,

@@ -61,11 +61,19 @@ struct AttentionTask {
   int block_size = 0;
   bool is_bfloat16 = false;
 
+  // Parts of kPositionsPerPart positions to attend to: those that any of the rows sees.
+  int part_begin = 0;
+  int part_end = 0;
+  // When set, there is one part, and its state goes here instead of into `out`.
+  float* part_state = nullptr;
+
   float* scratch = nullptr;  // AttentionScratchFloats(...), aligned to 64 bytes
 };
 
 inline constexpr int kMaxQueriesPerTask = 64;  // rows times heads
-inline constexpr int kPositionsPerChunk = 64;  // softmax rescales at multiples of this position
+// Multiples of these positions are where a softmax may rescale, and where it starts anew.
+inline constexpr int kPositionsPerChunk = 64;
+inline constexpr int kPositionsPerPart = 256;
 
 enum class GateKind { kSilu, kGeluTanh, kGelu };
 
@@ -76,6 +84,8 @@ struct CpuKernels {
   void (*round_row)(const float* x, int n, std::uint16_t* out);
 
   void (*attention)(const AttentionTask& task);
+  // Puts the parts of a task together, each AttentionStateFloats behind the one before.
+  void (*join_attention)(const AttentionTask& task, float* part_states);
 
   // One row each.
   void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);
@@ -85,11 +95,22 @@ struct CpuKernels {
   void (*soft_cap)(float* x, int n, float cap);
 };
 
-// Floats of scratch that an attention task of that many queries needs.
-constexpr std::int64_t AttentionScratchFloats(int num_queries, int head_dim) {
-  const std::int64_t padded_dim = (head_dim + kLanes - 1) / kLanes * kLanes;
-  const std::int64_t panels = 2 * kPositionsPerChunk * padded_dim;
-  return panels + num_queries * (padded_dim + kPositionsPerChunk + 2 * kLanes);
+// Always inlined: see above.
+[[gnu::always_inline]] constexpr int PaddedHeadDim(int head_dim) {
+  return (head_dim + kLanes - 1) / kLanes * kLanes;
+}
+
+// Outputs, sums and maxima of that many queries.
+[[gnu::always_inline]] constexpr std::int64_t AttentionStateFloats(int num_queries, int head_dim) {
+  const std::int64_t num_floats = num_queries * (PaddedHeadDim(head_dim) + kLanes + 1);
+  return (num_floats + kLanes - 1) / kLanes * kLanes;
+}
+
+// Two states, scores, and panels of a chunk's keys and values.
+[[gnu::always_inline]] constexpr std::int64_t AttentionScratchFloats(int num_queries,
+                                                                     int head_dim) {
+  return 2 * AttentionStateFloats(num_queries, head_dim) + num_queries * kPositionsPerChunk +
+         2 * kPositionsPerChunk * PaddedHeadDim(head_dim);
 }
 
 namespace portable {

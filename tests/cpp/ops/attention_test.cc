@@ -9,9 +9,9 @@ class AttentionTest : public OpsTest {};
 
 TEST_P(AttentionTest, EqualsADoublePrecisionSoftmax) {
   for (const AttentionCase& test : AllAttentionCases()) {
-    AttentionModel model(test, /*num_positions=*/150, /*seed=*/11);
-    const TestRows out = model.Run(*ops_, {{0, 0, 150}});
-    for (int position : {0, 1, 15, 16, 17, 63, 64, 65, 100, 149}) {
+    AttentionModel model(test, /*num_positions=*/600, /*seed=*/11);
+    const TestRows out = model.Run(*ops_, {{0, 0, 600}});
+    for (int position : {0, 1, 15, 16, 17, 63, 64, 65, 100, 255, 256, 257, 511, 512, 599}) {
       for (int head = 0; head < test.shape.num_heads; ++head) {
         const std::vector<double> expected = model.Naive(position, head);
         for (int i = 0; i < test.shape.head_dim; ++i) {
@@ -26,11 +26,11 @@ TEST_P(AttentionTest, EqualsADoublePrecisionSoftmax) {
 TEST_P(AttentionTest, ChunksOfAnyLengthGiveTheSameBits) {
   Random random(12);
   for (const AttentionCase& test : AllAttentionCases()) {
-    AttentionModel model(test, /*num_positions=*/200, /*seed=*/13);
-    const TestRows whole = model.Run(*ops_, {{0, 0, 200}});
+    AttentionModel model(test, /*num_positions=*/560, /*seed=*/13);
+    const TestRows whole = model.Run(*ops_, {{0, 0, 560}});
     std::vector<AttentionModel::Part> parts;
-    for (int position = 0; position < 200;) {
-      const int count = std::min(200 - position,
+    for (int position = 0; position < 560;) {
+      const int count = std::min(560 - position,
                                  random.Below(4) == 0 ? 1 + random.Below(70) : 1 + random.Below(9));
       parts.push_back({0, position, count});
       position += count;
@@ -48,14 +48,14 @@ TEST_P(AttentionTest, ChunksOfAnyLengthGiveTheSameBits) {
 TEST_P(AttentionTest, NeighboursAndTheirOrderChangeNothing) {
   Random random(14);
   for (const AttentionCase& test : AllAttentionCases()) {
-    AttentionModel model(test, /*num_positions=*/120, /*seed=*/15, /*num_sequences=*/4);
+    AttentionModel model(test, /*num_positions=*/300, /*seed=*/15, /*num_sequences=*/4);
     std::vector<TestRows> whole;
-    for (int s = 0; s < 4; ++s) whole.push_back(model.Run(*ops_, {{s, 0, 120}}));
+    for (int s = 0; s < 4; ++s) whole.push_back(model.Run(*ops_, {{s, 0, 300}}));
     for (int trial = 0; trial < 5; ++trial) {
       std::vector<AttentionModel::Part> parts;
       for (int s : random.Permutation(4)) {
-        const int position = random.Below(120);
-        parts.push_back({s, position, 1 + random.Below(std::min(120 - position, 20))});
+        const int position = random.Below(300);
+        parts.push_back({s, position, 1 + random.Below(std::min(300 - position, 20))});
       }
       const TestRows out = model.Run(*ops_, parts);
       int row = 0;
@@ -84,8 +84,8 @@ TEST_P(AttentionTest, ThePagesAndTheBlockSizeChangeNothing) {
 
 TEST_P(AttentionTest, TheNumberOfThreadsChangesNothing) {
   for (const AttentionCase& test : AllAttentionCases()) {
-    AttentionModel model(test, /*num_positions=*/90, /*seed=*/18, /*num_sequences=*/2);
-    const std::vector<AttentionModel::Part> parts = {{0, 3, 80}, {1, 60, 5}};
+    AttentionModel model(test, /*num_positions=*/540, /*seed=*/18, /*num_sequences=*/2);
+    const std::vector<AttentionModel::Part> parts = {{0, 3, 80}, {1, 530, 5}};
     const TestRows expected = model.Run(*ops_, parts);
     for (int threads : {1, 3, 4}) {
       ThreadTeam team(threads);

@@ -1,0 +1,133 @@
+// The two products of attention: queries with keys, weights with values.
+#ifndef FORERUN_CPP_OPS_CPU_ATTENTION_PRODUCTS_H_
+#define FORERUN_CPP_OPS_CPU_ATTENTION_PRODUCTS_H_
+
+#include "cpp/ops/cpu/attention_chunk.h"
+#include "cpp/ops/cpu/attention_state.h"
+#include "cpp/ops/cpu/kernels.h"
+#include "cpp/ops/cpu/vec_math.h"
+
+namespace forerun::FORERUN_ISA {
+
+// A task's state and its scratch.
+struct Work {
+  const AttentionTask& task;
+  State state;
+  float* weights;  // [num_queries, kPositionsPerChunk]: scores, then their exponentials
+
+  float* WeightsOf(int query) const { return weights + query * kPositionsPerChunk; }
+};
+
+FORERUN_INLINE const float* QueryOf(const AttentionTask& task, int query) {
+  return task.query + query / task.num_heads * task.query_stride +
+         query % task.num_heads * task.head_dim;
+}
+
+// sum[m][t] += a[m][i] * b(i, t) for i in order.
+template <int M, int T, class Elements>
+FORERUN_INLINE void AddOuter(const float* const (&a)[M], const Elements& b, int count,
+                             V16 (&sum)[M][T]) {
+  for (int i = 0; i < count; ++i) {
+    V16 row[T];
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) row[t] = Load(b(i, t));
+#pragma GCC unroll 16
+    for (int m = 0; m < M; ++m) {
+      const V16 factor = Set(a[m][i]);
+#pragma GCC unroll 16
+      for (int t = 0; t < T; ++t) sum[m][t] = Fma(row[t], factor, sum[m][t]);
+    }
+  }
+}
+
+// Scores of T groups of slots.
+template <class T, int M, int kGroups>
+FORERUN_INLINE void ScoreGroups(const Work& work, const Chunk<T>& chunk, int query, int group) {
+  const float* q[M];
+  V16 sum[M][kGroups];
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m) {
+    q[m] = QueryOf(work.task, query + m);
+#pragma GCC unroll 16
+    for (int t = 0; t < kGroups; ++t) sum[m][t] = Zero();
+  }
+  const T* const* keys = chunk.keys + group;
+  AddOuter<M, kGroups>(
+      q, [&](int i, int t) { return keys[t] + i * chunk.key_stride; }, work.task.head_dim, sum);
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 16
+    for (int t = 0; t < kGroups; ++t) {
+      Store(work.WeightsOf(query + m) + (group + t) * kLanes, sum[m][t]);
+    }
+  }
+}
+
+template <class T, int M>
+void ScoreQueries(const Work& work, const Chunk<T>& chunk, int query) {
+  constexpr int kAtOnce = VectorsAtOnce(M);
+  const int num_groups = (chunk.num_slots + kLanes - 1) / kLanes;
+  int group = 0;
+  for (; group + kAtOnce <= num_groups; group += kAtOnce) {
+    ScoreGroups<T, M, kAtOnce>(work, chunk, query, group);
+  }
+  for (; group < num_groups; ++group) ScoreGroups<T, M, 1>(work, chunk, query, group);
+}
+
+// output[query + m] += sum of weights times values over `slots`.
+template <class T, int M, int N>
+FORERUN_INLINE void SumChannels(const Work& work, const Chunk<T>& chunk, int query, Range slots,
+                                int channel) {
+  const float* p[M];
+  V16 sum[M][N];
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m) {
+    p[m] = work.WeightsOf(query + m) + slots.begin;
+    const float* output = work.state.OutputOf(query + m) + channel;
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) sum[m][n] = Load(output + n * kLanes);
+  }
+  const T* const* values = chunk.values + slots.begin;
+  AddOuter<M, N>(
+      p, [&](int i, int n) { return values[i] + channel + n * kLanes; }, slots.end - slots.begin,
+      sum);
+#pragma GCC unroll 16
+  for (int m = 0; m < M; ++m) {
+    float* output = work.state.OutputOf(query + m) + channel;
+#pragma GCC unroll 16
+    for (int n = 0; n < N; ++n) Store(output + n * kLanes, sum[m][n]);
+  }
+}
+
+template <class T, int M>
+void SumValues(const Work& work, const Chunk<T>& chunk, int query, Range slots) {
+  constexpr int kAtOnce = VectorsAtOnce(M);
+  const int padded_dim = work.state.padded_dim;
+  int channel = 0;
+  for (; channel + kAtOnce * kLanes <= padded_dim; channel += kAtOnce * kLanes) {
+    SumChannels<T, M, kAtOnce>(work, chunk, query, slots, channel);
+  }
+  for (; channel < padded_dim; channel += kLanes) {
+    SumChannels<T, M, 1>(work, chunk, query, slots, channel);
+  }
+}
+
+template <class T, int M = kMaxTileRows>
+void SumValuesOf(const Work& work, const Chunk<T>& chunk, Range queries, Range slots) {
+  if constexpr (M > 1) {
+    if (queries.end - queries.begin < M) return SumValuesOf<T, M - 1>(work, chunk, queries, slots);
+  }
+  SumValues<T, M>(work, chunk, queries.begin, slots);
+}
+
+template <class T, int M = kMaxTileRows>
+void ScoreQueriesOf(const Work& work, const Chunk<T>& chunk, Range queries) {
+  if constexpr (M > 1) {
+    if (queries.end - queries.begin < M) return ScoreQueriesOf<T, M - 1>(work, chunk, queries);
+  }
+  ScoreQueries<T, M>(work, chunk, queries.begin);
+}
+
+}  // namespace forerun::FORERUN_ISA
+
+#endif  // FORERUN_CPP_OPS_CPU_ATTENTION_PRODUCTS_H_
