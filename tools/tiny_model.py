@@ -68,7 +68,7 @@ def write_tiny_model(
         offset = 0.0 if family.startswith("gemma") else 1.0
         return (offset + 0.1 * rng.standard_normal(size)).astype(np.float32)
 
-    tensors = {"model.embed_tokens.weight": matrix(vocab_size, hidden) * np.sqrt(hidden)}
+    tensors = {"model.embed_tokens.weight": matrix(vocab_size, hidden) * np.float32(hidden**0.5)}
     for layer in range(layers):
         prefix = f"model.layers.{layer}."
         attention = prefix + "self_attn."
