@@ -20,10 +20,16 @@ constexpr double kFactorRounding = 1e-6;
 SuffixDrafter::SuffixDrafter(const SpeculativeOptions& options, std::int64_t max_history_bytes)
     : max_depth_(options.suffix_max_tree_depth),
       max_draft_tokens_(options.num_speculative_tokens.value_or(max_depth_)),
-      max_spec_factor_(options.suffix_max_spec_factor),
       min_token_prob_(options.suffix_min_token_prob),
       history_(options.suffix_max_cached_requests, max_history_bytes, max_depth_) {
-  FORERUN_CHECK(max_depth_ >= 2 && max_spec_factor_ > 0, "unchecked options");
+  FORERUN_CHECK(max_depth_ >= 2 && options.suffix_max_spec_factor > 0, "unchecked options");
+  for (int match = 0; match < max_depth_; ++match) {
+    const double by_factor = options.suffix_max_spec_factor * match + kFactorRounding;
+    const double allowed = std::min(by_factor, static_cast<double>(max_depth_ - match));
+    allowed_tokens_.push_back(static_cast<int>(allowed));
+    const int most_so_far = match == 0 ? 0 : most_tokens_.back();
+    most_tokens_.push_back(std::max(most_so_far, allowed_tokens_.back()));
+  }
 }
 
 void SuffixDrafter::Begin(RequestId id, std::span<const TokenId> prompt) {
@@ -55,17 +61,6 @@ void SuffixDrafter::Propose(RequestId id, int max_tokens, Draft& draft) {
   Write(best, draft);
 }
 
-// The most tokens that a match of min_match to max_match tokens allows.
-int SuffixDrafter::MaxDraftTokens(int min_match, int max_match, int max_tokens) const {
-  int most = 0;
-  for (int match = min_match; match <= max_match; ++match) {
-    const double by_factor = max_spec_factor_ * match + kFactorRounding;
-    const double allowed = std::min(by_factor, static_cast<double>(max_depth_ - match));
-    most = std::max(most, static_cast<int>(allowed));
-  }
-  return std::min(most, max_tokens);
-}
-
 // The sum of the path's probabilities; less than to_beat, and unfinished, when it cannot reach it.
 double SuffixDrafter::Score(const Candidate& candidate, double to_beat) const {
   const SuffixIndex& index = *candidate.index;
@@ -84,18 +79,24 @@ double SuffixDrafter::Score(const Candidate& candidate, double to_beat) const {
   return score;
 }
 
-// Suffixes of one state have the same continuations, so the longest stands for all.
 void SuffixDrafter::Consider(const SuffixIndex& index, SuffixIndex::Cursor match, int max_tokens,
                              Candidate& best) const {
-  while (match.length > 0) {
+  // No probability is above 1, so a score is at most the number of tokens.
+  const auto hopeless = [&](int num_tokens) {
+    return std::min(num_tokens, max_tokens) < best.score - kRounding;
+  };
+  while (match.length > 0 && !hopeless(most_tokens_[match.length])) {
+    // Suffixes of one state have the same continuations, so the longest stands for all.
     const SuffixIndex::StateId shorter = index.link(match.state);
-    const int min_match = index.length(shorter) + 1;
-    Candidate candidate{&index, match, MaxDraftTokens(min_match, match.length, max_tokens)};
-    if (candidate.num_tokens > best.score - kRounding) {
+    const auto allowed = allowed_tokens_.begin();
+    const int num_tokens =
+        *std::max_element(allowed + index.length(shorter) + 1, allowed + match.length + 1);
+    if (!hopeless(num_tokens)) {
+      Candidate candidate{&index, match, std::min(num_tokens, max_tokens)};
       candidate.score = Score(candidate, best.score);
       if (candidate.score > best.score) best = candidate;
     }
-    match = {shorter, min_match - 1};
+    match = {shorter, index.length(shorter)};
   }
 }
 

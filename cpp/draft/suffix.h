@@ -15,6 +15,7 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "cpp/draft/drafter.h"
 #include "cpp/draft/live_requests.h"
@@ -58,7 +59,6 @@ class SuffixDrafter : public Drafter {
     double score = 0;
   };
 
-  int MaxDraftTokens(int min_match, int max_match, int max_tokens) const;
   double Score(const Candidate& candidate, double to_beat) const;
   void Consider(const SuffixIndex& index, SuffixIndex::Cursor match, int max_tokens,
                 Candidate& best) const;
@@ -67,8 +67,9 @@ class SuffixDrafter : public Drafter {
   // Fixed at construction.
   int max_depth_;
   int max_draft_tokens_;
-  double max_spec_factor_;
   double min_token_prob_;
+  std::vector<int> allowed_tokens_;  // [match length]: by the factor and the depth
+  std::vector<int> most_tokens_;     // [match length]: allowed for it or any shorter one
 
   LiveRequests<Request> requests_;
   History history_;  // changes only in End and Reset
