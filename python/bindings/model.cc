@@ -1,0 +1,81 @@
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "cpp/model/scorer.h"
+#include "forerun/error.h"
+#include "python/bindings/register.h"
+
+namespace forerun {
+namespace {
+
+namespace py = pybind11;
+
+using TokenArray = py::array_t<TokenId, py::array::c_style>;
+
+// A Scorer that Python threads may share: their calls take turns, outside of the GIL.
+class Model {
+ public:
+  Model(const std::string& directory, const std::string& dtype, int num_threads,
+        const std::string& isa, std::optional<int> max_model_len)
+      : scorer_({directory, dtype, num_threads, isa, max_model_len}) {}
+
+  const Scorer& scorer() const { return scorer_; }
+
+  py::array_t<float> Logits(const TokenArray& token_ids,
+                            const std::optional<std::vector<int>>& chunks) {
+    if (token_ids.ndim() != 1) {
+      throw InvalidArgument("token_ids", std::to_string(token_ids.ndim()) + " dimensions",
+                            "a one-dimensional int32 array");
+    }
+    const std::vector<TokenId> tokens(token_ids.data(), token_ids.data() + token_ids.size());
+    const std::vector<int> sizes = chunks.value_or(std::vector<int>());
+    scorer_.CheckTokens(tokens, sizes);
+    const py::ssize_t num_rows = token_ids.size();
+    py::array_t<float> logits({num_rows, static_cast<py::ssize_t>(scorer_.vocab_size())});
+    const Rows out(logits.mutable_data(), static_cast<int>(num_rows), scorer_.vocab_size());
+    {
+      py::gil_scoped_release release;
+      const std::lock_guard lock(mutex_);
+      scorer_.ComputeLogits(tokens, sizes, out);
+    }
+    return logits;
+  }
+
+ private:
+  Scorer scorer_;
+  std::mutex mutex_;
+};
+
+}  // namespace
+
+void RegisterModel(py::module_& module) {
+  py::class_<Model>(module, "Model",
+                    "A model without an engine: the logits of tokens that are already known.")
+      .def(py::init<const std::string&, const std::string&, int, const std::string&,
+                    std::optional<int>>(),
+           py::arg("directory"), py::kw_only(), py::arg("dtype") = "auto",
+           py::arg("num_threads") = 0, py::arg("isa") = "", py::arg("max_model_len") = py::none(),
+           py::call_guard<py::gil_scoped_release>(),
+           "Maps and packs a Hugging Face model directory.")
+      .def("logits", &Model::Logits, py::arg("token_ids"), py::arg("chunks") = py::none(),
+           "Logits [len(token_ids), vocab_size]; row i predicts the token after token_ids[i]. "
+           "`chunks` are the sizes of the forward passes, which change no value.")
+      .def_property_readonly(
+          "vocab_size", [](const Model& model) { return model.scorer().vocab_size(); },
+          "Number of token ids.")
+      .def_property_readonly(
+          "max_model_len", [](const Model& model) { return model.scorer().max_model_len(); },
+          "The most tokens of one call.")
+      .def_property_readonly(
+          "dtype", [](const Model& model) { return model.scorer().dtype(); },
+          "\"bfloat16\" or \"float32\": the weights and the KV cache.")
+      .def_property_readonly(
+          "isa", [](const Model& model) { return model.scorer().isa(); },
+          "The instruction set in use.");
+}
+
+}  // namespace forerun
