@@ -1,0 +1,133 @@
+// What it costs to sample one row of logits.
+//
+//   bench_verify [--smoke] [Google Benchmark's own flags]
+//
+// Rows are RULE/LOGITS/VOCABULARY. Each iteration samples one row, at a new position each time.
+// LOGITS: "peaked" falls with the logarithm of the rank, as a model's mostly do (the best token has
+// probability 0.4); "flat" is normal with deviation 1, so that half of the vocabulary is in the
+// nucleus of top_p = 0.9. "verify" walks a right chain of 4 guesses greedily: 5 rows.
+#include <benchmark/benchmark.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpp/verify/distribution.h"
+#include "cpp/verify/verify.h"
+
+namespace forerun {
+namespace {
+
+using Logits = std::vector<float>;
+
+constexpr int kNumRows = 8;  // used in turn, so that a row is not always in the nearest cache
+
+struct NamedRule {
+  const char* name;
+  SamplingRule rule;
+};
+
+std::vector<NamedRule> Rules() {
+  std::vector<NamedRule> rules = {
+      {"greedy", {}}, {"plain", {}}, {"top_k=50", {}}, {"top_p=0.9", {}}, {"min_p=0.05", {}}};
+  rules[0].rule.temperature = 0.0;
+  rules[2].rule.top_k = 50;
+  rules[3].rule.top_p = 0.9;
+  rules[4].rule.min_p = 0.05;
+  return rules;
+}
+
+// [kNumRows, vocab_size]
+Logits MakeLogits(bool peaked, int vocab_size) {
+  std::mt19937 random(1);
+  std::normal_distribution<float> normal;
+  Logits logits;
+  for (int r = 0; r < kNumRows; ++r) {
+    Logits row(vocab_size);
+    for (int i = 0; i < vocab_size; ++i) {
+      row[i] = peaked ? -1.5f * std::log(static_cast<float>(i + 1)) : normal(random);
+    }
+    std::ranges::shuffle(row, random);
+    logits.insert(logits.end(), row.begin(), row.end());
+  }
+  return logits;
+}
+
+void SampleRows(benchmark::State& state, const SamplingRule& rule, const Logits& logits) {
+  const std::size_t vocab_size = logits.size() / kNumRows;
+  SamplerScratch scratch;
+  int output_index = 0;
+  for (auto _ : state) {
+    const float* row = logits.data() + output_index % kNumRows * vocab_size;
+    benchmark::DoNotOptimize(SampleToken({row, vocab_size}, rule, output_index++, scratch));
+  }
+}
+
+void VerifyChain(benchmark::State& state, const Logits& logits) {
+  const int vocab_size = static_cast<int>(logits.size()) / kNumRows;
+  const RowLogits rows = {logits.data(), vocab_size, vocab_size};
+  SamplingRule greedy;
+  greedy.temperature = 0.0;
+  SamplerScratch scratch;
+  Draft draft;
+  for (int i = 0; i < 4; ++i) draft.AppendToChain(SampleToken(rows.row(i), greedy, i, scratch), 1);
+  Verdict verdict;
+  for (auto _ : state) Verify(draft, rows, greedy, 0, scratch, verdict);
+  if (verdict.num_accepted() != 4) state.SkipWithError("a right draft was not accepted");
+}
+
+bool EqualsSlowDefinition(const SamplingRule& rule, const Logits& logits) {
+  const std::size_t vocab_size = logits.size() / kNumRows;
+  SamplerScratch scratch;
+  for (int i = 0; i < 2; ++i) {
+    const std::span<const float> row(logits.data() + i * vocab_size, vocab_size);
+    if (SampleToken(row, rule, i, scratch) != SampleTokenSlow(row, rule, i)) return false;
+  }
+  return true;
+}
+
+bool RegisterAll() {
+  for (const int vocab_size : {49152, 262144}) {
+    for (const bool peaked : {true, false}) {
+      static std::vector<Logits> kept;  // registered benchmarks outlive this function
+      kept.reserve(4);
+      const Logits& logits = kept.emplace_back(MakeLogits(peaked, vocab_size));
+      const std::string suffix =
+          std::string(peaked ? "/peaked/" : "/flat/") + std::to_string(vocab_size);
+      for (const NamedRule& named : Rules()) {
+        if (!EqualsSlowDefinition(named.rule, logits)) return false;
+        benchmark::RegisterBenchmark((named.name + suffix).c_str(), [rule = named.rule, &logits](
+                                                                        benchmark::State& state) {
+          SampleRows(state, rule, logits);
+        })->Unit(benchmark::kMicrosecond);
+      }
+      if (!peaked) continue;
+      benchmark::RegisterBenchmark(("verify" + suffix).c_str(), [&logits](benchmark::State& state) {
+        VerifyChain(state, logits);
+      })->Unit(benchmark::kMicrosecond);
+    }
+  }
+  return true;
+}
+
+}  // namespace
+}  // namespace forerun
+
+int main(int argc, char** argv) {
+  static char once[] = "--benchmark_min_time=0.001";
+  for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--smoke") == 0) argv[i] = once;
+  }
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  if (!forerun::RegisterAll()) {
+    std::fprintf(stderr, "bench_verify: SampleToken differs from its slow definition\n");
+    return 1;
+  }
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
