@@ -26,6 +26,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/run_benchmarks.h"
 #include "cpp/draft/ngram.h"
 #include "cpp/draft/suffix.h"
 #include "forerun/options.h"
@@ -264,18 +265,9 @@ bool DraftsAgree() {
 }  // namespace forerun
 
 int main(int argc, char** argv) {
-  char** const end = argv + argc;
-  char** const kept =
-      std::remove_if(argv, end, [](char* flag) { return std::strcmp(flag, "--smoke") == 0; });
-  const bool smoke = kept != end;
-  argc = static_cast<int>(kept - argv);
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  if (!forerun::DraftsAgree()) {
-    std::fprintf(stderr, "bench_index: the n-gram drafter and the rescan disagree\n");
-    return 1;
-  }
-  forerun::RegisterAll(smoke);
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
+  return forerun::bench::RunBenchmarks(argc, argv, [](bool smoke) {
+    if (!forerun::DraftsAgree()) return false;
+    forerun::RegisterAll(smoke);
+    return true;
+  });
 }

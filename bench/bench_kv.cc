@@ -14,6 +14,7 @@
 #include <numeric>
 #include <vector>
 
+#include "bench/run_benchmarks.h"
 #include "cpp/kv/block_pool.h"
 #include "cpp/kv/block_table.h"
 
@@ -97,12 +98,5 @@ BENCHMARK(Check)->Name("check");
 }  // namespace forerun
 
 int main(int argc, char** argv) {
-  static char once[] = "--benchmark_min_time=0.001";
-  for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--smoke") == 0) argv[i] = once;
-  }
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
+  return forerun::bench::RunBenchmarks(argc, argv, [](bool) { return true; });
 }

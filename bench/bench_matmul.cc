@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/read_bandwidth.h"
 #include "cpp/ops/ops.h"
 #include "cpp/util/clock.h"
 #include "cpp/util/thread_team.h"
@@ -43,37 +44,8 @@ constexpr Shape kShapes[] = {{"qkv", 960, 576},
                              {"head", 49152, 576}};
 constexpr int kRows[] = {1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 32, 64, 512};
 
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
-
-// Reads memory with every thread; the sum keeps the compiler from leaving it out.
-class Reader {
- public:
-  Reader(ThreadTeam& team, std::size_t num_bytes) : team_(team), words_(num_bytes / 8, 1) {}
-
-  double SecondsPerByte() {
-    constexpr std::size_t kPiece = 1 << 15;  // words
-    const int pieces = static_cast<int>(words_.size() / kPiece);
-    const double begin = Now();
-    team_.Run(pieces, [&](int piece) {
-      const std::uint64_t* word = words_.data() + piece * kPiece;
-      std::uint64_t sums[8] = {};
-      for (std::size_t i = 0; i < kPiece; i += 8) {
-        for (int j = 0; j < 8; ++j) sums[j] += word[i + j];
-      }
-      std::uint64_t sum = 0;
-      for (std::uint64_t value : sums) sum += value;
-      if (sum == 0) std::abort();
-    });
-    return (Now() - begin) / (static_cast<double>(pieces) * kPiece * 8);
-  }
-
- private:
-  ThreadTeam& team_;
-  std::vector<std::uint64_t> words_;
-};
+using bench::Median;
+using bench::Reader;
 
 class ShapeBench {
  public:

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/run_benchmarks.h"
 #include "cpp/verify/distribution.h"
 #include "cpp/verify/verify.h"
 
@@ -118,16 +119,5 @@ bool RegisterAll() {
 }  // namespace forerun
 
 int main(int argc, char** argv) {
-  static char once[] = "--benchmark_min_time=0.001";
-  for (int i = 1; i < argc; ++i) {
-    if (std::strcmp(argv[i], "--smoke") == 0) argv[i] = once;
-  }
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  if (!forerun::RegisterAll()) {
-    std::fprintf(stderr, "bench_verify: SampleToken differs from its slow definition\n");
-    return 1;
-  }
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
+  return forerun::bench::RunBenchmarks(argc, argv, [](bool) { return forerun::RegisterAll(); });
 }
