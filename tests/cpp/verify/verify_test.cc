@@ -177,6 +177,14 @@ TEST(VerifyTest, ATreeIsWalkedAlongTheOutput) {
   }
 }
 
+TEST(VerifyTest, OfChildrenWithTheSameGuessTheLowestIsTaken) {
+  const SamplingRule rule = Rules()[0];
+  const Tokens output = DecodePlainly(rule, 0, 2);
+  Draft draft;
+  for (int i = 0; i < 3; ++i) AddNode(draft, kDraftRoot, output[0]);
+  EXPECT_EQ(VerifyRows(draft, Rows(draft), rule).accepted_nodes, (std::vector<int>{0}));
+}
+
 // The longest path of the tree that agrees with plain decoding, found by trying every node.
 TEST(VerifyTest, RandomTreesYieldThePlainOutputAndTheDeepestAgreeingNode) {
   std::mt19937 random(11);
