@@ -1,0 +1,37 @@
+"""Forerun: speculative decoding that changes the speed of a language model and nothing else."""
+
+from forerun.config import SpeculativeConfig
+from forerun.errors import (
+    CheckpointError,
+    ForerunError,
+    InternalError,
+    InvalidArgumentError,
+)
+from forerun.llm import LLM
+from forerun.metrics import Counter, Gauge, Vector
+from forerun.outputs import (
+    CompletionDelta,
+    CompletionOutput,
+    RequestOutput,
+    TextPrompt,
+    TokensPrompt,
+)
+from forerun.sampling_params import SamplingParams
+
+__all__ = [
+    "LLM",
+    "CheckpointError",
+    "CompletionDelta",
+    "CompletionOutput",
+    "Counter",
+    "ForerunError",
+    "Gauge",
+    "InternalError",
+    "InvalidArgumentError",
+    "RequestOutput",
+    "SamplingParams",
+    "SpeculativeConfig",
+    "TextPrompt",
+    "TokensPrompt",
+    "Vector",
+]

@@ -58,3 +58,23 @@ def gemma_dir(gemma_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     from forerun.convert import convert
 
     return convert(gemma_gguf, tmp_path_factory.mktemp("models") / "gemma3", progress=False)
+
+
+@pytest.fixture(scope="session")
+def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer Llama with a byte-level tokenizer and a chat template."""
+    from gguf_files import llama_metadata, llama_tensors, write_gguf
+
+    from forerun.convert import convert
+
+    folder = tmp_path_factory.mktemp("tiny")
+    template = (
+        "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}[assistant]{% endif %}"
+    )
+    metadata = llama_metadata(tokenizer__chat_template=template)
+    tensors = {
+        name: values if values.ndim == 1 else values / values.shape[1] ** 0.5
+        for name, values in llama_tensors().items()
+    }
+    return convert(write_gguf(folder / "tiny.gguf", metadata, tensors), folder / "out")

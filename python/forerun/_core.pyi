@@ -1,0 +1,536 @@
+"""
+The native engine. Use the classes of the package forerun instead.
+"""
+from __future__ import annotations
+import collections.abc
+import numpy
+import numpy.typing
+import typing
+__all__: list[str] = ['Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'check_engine_options', 'check_sampling_params']
+class SpeculativeMethod:
+    """
+    How drafts are made.
+    
+    Members:
+    
+      NONE
+    
+      NGRAM
+    
+      SUFFIX
+    """
+    NGRAM: typing.ClassVar[SpeculativeMethod]
+    NONE: typing.ClassVar[SpeculativeMethod]
+    SUFFIX: typing.ClassVar[SpeculativeMethod]
+    __members__: typing.ClassVar[dict[str, SpeculativeMethod]]
+    @typing.overload
+    def __eq__(self, other: SpeculativeMethod) -> bool:
+        ...
+    @typing.overload
+    def __eq__(self, other: typing.Any) -> bool:
+        ...
+    def __getstate__(self) -> int:
+        ...
+    def __hash__(self) -> int:
+        ...
+    def __index__(self) -> int:
+        ...
+    def __init__(self, value: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __int__(self) -> int:
+        ...
+    @typing.overload
+    def __ne__(self, other: SpeculativeMethod) -> bool:
+        ...
+    @typing.overload
+    def __ne__(self, other: typing.Any) -> bool:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, state: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __str__(self) -> str:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def value(self) -> int:
+        ...
+class SpeculativeOptions:
+    """
+    How the engine drafts.
+    """
+    adaptive: bool
+    method: SpeculativeMethod
+    def __init__(self) -> None:
+        """
+        All defaults: no speculation.
+        """
+    @property
+    def num_speculative_tokens(self) -> int | None:
+        ...
+    @num_speculative_tokens.setter
+    def num_speculative_tokens(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def prompt_lookup_max(self) -> int:
+        ...
+    @prompt_lookup_max.setter
+    def prompt_lookup_max(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def prompt_lookup_min(self) -> int:
+        ...
+    @prompt_lookup_min.setter
+    def prompt_lookup_min(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def suffix_max_cached_requests(self) -> int:
+        ...
+    @suffix_max_cached_requests.setter
+    def suffix_max_cached_requests(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def suffix_max_spec_factor(self) -> float:
+        ...
+    @suffix_max_spec_factor.setter
+    def suffix_max_spec_factor(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def suffix_max_tree_depth(self) -> int:
+        ...
+    @suffix_max_tree_depth.setter
+    def suffix_max_tree_depth(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def suffix_min_token_prob(self) -> float:
+        ...
+    @suffix_min_token_prob.setter
+    def suffix_min_token_prob(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+class EngineOptions:
+    """
+    How an engine is set up.
+    """
+    check_invariants: bool
+    dtype: str
+    enable_prefix_caching: bool
+    model: str
+    speculative: SpeculativeOptions
+    def __init__(self) -> None:
+        """
+        All defaults; `model` must be set.
+        """
+    @property
+    def block_size(self) -> int:
+        ...
+    @block_size.setter
+    def block_size(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def kv_cache_memory_bytes(self) -> int | None:
+        ...
+    @kv_cache_memory_bytes.setter
+    def kv_cache_memory_bytes(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def max_model_len(self) -> int | None:
+        ...
+    @max_model_len.setter
+    def max_model_len(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def max_num_batched_tokens(self) -> int:
+        ...
+    @max_num_batched_tokens.setter
+    def max_num_batched_tokens(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def max_num_seqs(self) -> int:
+        ...
+    @max_num_seqs.setter
+    def max_num_seqs(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def num_threads(self) -> int:
+        ...
+    @num_threads.setter
+    def num_threads(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def seed(self) -> int:
+        ...
+    @seed.setter
+    def seed(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class SamplingParams:
+    """
+    What a request asks for.
+    """
+    ignore_eos: bool
+    include_stop_str_in_output: bool
+    speculative: bool
+    def __init__(self) -> None:
+        """
+        All defaults.
+        """
+    @property
+    def max_draft_tokens(self) -> int | None:
+        ...
+    @max_draft_tokens.setter
+    def max_draft_tokens(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def max_tokens(self) -> int:
+        ...
+    @max_tokens.setter
+    def max_tokens(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def min_p(self) -> float:
+        ...
+    @min_p.setter
+    def min_p(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def min_tokens(self) -> int:
+        ...
+    @min_tokens.setter
+    def min_tokens(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def seed(self) -> int | None:
+        ...
+    @seed.setter
+    def seed(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def stop(self) -> list[str]:
+        ...
+    @stop.setter
+    def stop(self, arg0: collections.abc.Sequence[str]) -> None:
+        ...
+    @property
+    def stop_token_ids(self) -> list[int]:
+        ...
+    @stop_token_ids.setter
+    def stop_token_ids(self, arg0: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+        ...
+    @property
+    def temperature(self) -> float:
+        ...
+    @temperature.setter
+    def temperature(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def top_k(self) -> int:
+        ...
+    @top_k.setter
+    def top_k(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def top_p(self) -> float:
+        ...
+    @top_p.setter
+    def top_p(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+class SpecDecodeCounters:
+    """
+    What was drafted and what was accepted.
+    """
+    @property
+    def num_accepted_tokens(self) -> int:
+        ...
+    @property
+    def num_accepted_tokens_per_pos(self) -> list[int]:
+        ...
+    @property
+    def num_draft_tokens(self) -> int:
+        ...
+    @property
+    def num_drafts(self) -> int:
+        ...
+class RequestMetrics:
+    """
+    Raw counters of one request.
+    """
+    @property
+    def first_token_seconds(self) -> float:
+        ...
+    @property
+    def num_generated_tokens(self) -> int:
+        ...
+    @property
+    def num_preemptions(self) -> int:
+        ...
+    @property
+    def num_target_passes(self) -> int:
+        ...
+    @property
+    def queue_seconds(self) -> float:
+        ...
+    @property
+    def spec_decode(self) -> SpecDecodeCounters:
+        ...
+    @property
+    def total_seconds(self) -> float:
+        ...
+class EngineMetrics:
+    """
+    Raw counters of an engine, as of the last step.
+    """
+    @property
+    def draft_seconds(self) -> float:
+        ...
+    @property
+    def model_seconds(self) -> float:
+        ...
+    @property
+    def num_cached_blocks(self) -> int:
+        ...
+    @property
+    def num_cached_prompt_tokens(self) -> int:
+        ...
+    @property
+    def num_finished_requests(self) -> int:
+        ...
+    @property
+    def num_free_blocks(self) -> int:
+        ...
+    @property
+    def num_generated_tokens(self) -> int:
+        ...
+    @property
+    def num_held_blocks(self) -> int:
+        ...
+    @property
+    def num_preemptions(self) -> int:
+        ...
+    @property
+    def num_prompt_tokens(self) -> int:
+        ...
+    @property
+    def num_running_requests(self) -> int:
+        ...
+    @property
+    def num_steps(self) -> int:
+        ...
+    @property
+    def num_target_passes(self) -> int:
+        ...
+    @property
+    def num_total_blocks(self) -> int:
+        ...
+    @property
+    def num_waiting_requests(self) -> int:
+        ...
+    @property
+    def other_seconds(self) -> float:
+        ...
+    @property
+    def spec_decode(self) -> SpecDecodeCounters:
+        ...
+    @property
+    def verify_seconds(self) -> float:
+        ...
+class FinishReason:
+    """
+    Why a request ended.
+    
+    Members:
+    
+      NONE
+    
+      STOP
+    
+      LENGTH
+    
+      ABORT
+    
+      ERROR
+    """
+    ABORT: typing.ClassVar[FinishReason]
+    ERROR: typing.ClassVar[FinishReason]
+    LENGTH: typing.ClassVar[FinishReason]
+    NONE: typing.ClassVar[FinishReason]
+    STOP: typing.ClassVar[FinishReason]
+    __members__: typing.ClassVar[dict[str, FinishReason]]
+    @typing.overload
+    def __eq__(self, other: FinishReason) -> bool:
+        ...
+    @typing.overload
+    def __eq__(self, other: typing.Any) -> bool:
+        ...
+    def __getstate__(self) -> int:
+        ...
+    def __hash__(self) -> int:
+        ...
+    def __index__(self) -> int:
+        ...
+    def __init__(self, value: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __int__(self) -> int:
+        ...
+    @typing.overload
+    def __ne__(self, other: FinishReason) -> bool:
+        ...
+    @typing.overload
+    def __ne__(self, other: typing.Any) -> bool:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, state: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __str__(self) -> str:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def value(self) -> int:
+        ...
+class RequestUpdate:
+    """
+    What one step did for one request.
+    """
+    @property
+    def error(self) -> str:
+        ...
+    @property
+    def finish_reason(self) -> FinishReason:
+        ...
+    @property
+    def id(self) -> int:
+        ...
+    @property
+    def metrics(self) -> RequestMetrics | None:
+        ...
+    @property
+    def new_tokens(self) -> list[int]:
+        ...
+    @property
+    def num_cached_tokens(self) -> int:
+        ...
+    @property
+    def num_text_bytes(self) -> int:
+        ...
+    @property
+    def stop_string_index(self) -> int:
+        ...
+    @property
+    def stop_token(self) -> int:
+        ...
+class ModelLimits:
+    """
+    What a loaded model can serve.
+    """
+    @property
+    def block_size(self) -> int:
+        ...
+    @property
+    def dtype(self) -> str:
+        ...
+    @property
+    def eos_token_ids(self) -> list[int]:
+        ...
+    @property
+    def isa(self) -> str:
+        ...
+    @property
+    def max_model_len(self) -> int:
+        ...
+    @property
+    def num_bytes_per_token(self) -> int:
+        ...
+    @property
+    def num_kv_blocks(self) -> int:
+        ...
+    @property
+    def num_threads(self) -> int:
+        ...
+    @property
+    def num_weight_bytes(self) -> int:
+        ...
+    @property
+    def vocab_size(self) -> int:
+        ...
+class Engine:
+    """
+    Generates tokens for many requests at once.
+    """
+    def __init__(self, options: EngineOptions) -> None:
+        """
+        Maps and packs the model.
+        """
+    def cancel(self, request_id: typing.SupportsInt | typing.SupportsIndex) -> bool:
+        """
+        Ends a request; false when no such request is unfinished.
+        """
+    def has_unfinished(self) -> bool:
+        """
+        Whether a step has work to do.
+        """
+    def metrics(self) -> EngineMetrics:
+        """
+        A copy of the counters.
+        """
+    def reset_caches(self) -> None:
+        """
+        Drops every cached prefix and every past output that drafters remember.
+        """
+    def set_token_bytes(self, token_bytes: collections.abc.Sequence[bytes]) -> None:
+        """
+        Sets the bytes of each token, indexed by id; needed by requests with stop strings.
+        """
+    def step(self) -> list[RequestUpdate]:
+        """
+        Runs one draft/verify step without holding the GIL.
+        """
+    def submit(self, prompt_token_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], params: SamplingParams) -> int:
+        """
+        Queues a request and returns its id.
+        """
+    @property
+    def limits(self) -> ModelLimits:
+        ...
+class Model:
+    """
+    A model without an engine: the logits of tokens that are already known.
+    """
+    def __init__(self, directory: str, *, dtype: str = 'auto', num_threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '', max_model_len: typing.SupportsInt | typing.SupportsIndex | None = None) -> None:
+        """
+        Maps and packs a Hugging Face model directory.
+        """
+    def logits(self, token_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], chunks: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None = None) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        Logits [len(token_ids), vocab_size]; row i predicts the token after token_ids[i]. `chunks` are the sizes of the forward passes, which change no value.
+        """
+    @property
+    def dtype(self) -> str:
+        """
+        "bfloat16" or "float32": the weights and the KV cache.
+        """
+    @property
+    def isa(self) -> str:
+        """
+        The instruction set in use.
+        """
+    @property
+    def max_model_len(self) -> int:
+        """
+        The most tokens of one call.
+        """
+    @property
+    def vocab_size(self) -> int:
+        """
+        Number of token ids.
+        """
+def check_engine_options(options: EngineOptions) -> None:
+    """
+    Raises InvalidArgumentError that names the first wrong field; the model is not read.
+    """
+def check_sampling_params(params: SamplingParams) -> None:
+    """
+    Raises InvalidArgumentError that names the first wrong field.
+    """

@@ -1,0 +1,297 @@
+"""The offline interface: load a model, generate, chat, stream, read the counters."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forerun import _core
+from forerun.checks import check_bool, check_int
+from forerun.config import SpeculativeConfig, engine_options, make_speculative_config
+from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.loading import resolve_model
+from forerun.metrics import EngineMetrics, Metric, engine_metrics
+from forerun.outputs import RequestOutput, TextPrompt, TokensPrompt
+from forerun.requests import Request, Scoreboard, Stream, run_all
+from forerun.sampling_params import SamplingParams
+
+if TYPE_CHECKING:
+    from forerun.tokenizer import Tokenizer
+
+Prompt = str | TextPrompt | TokensPrompt | Sequence[int]
+Messages = Sequence[Mapping[str, Any]]
+
+
+class LLM:
+    """A model that generates text, faster with a `speculative_config` and word for word the same.
+
+    Args:
+        model: a Hugging Face model directory, a `.gguf` file, or the id of a model on the hub.
+        tokenizer: a directory with another tokenizer.json than the model's.
+        speculative_config: a SpeculativeConfig, or a dict of its fields; None decodes plainly.
+        skip_tokenizer_init: load no tokenizer: prompts are token ids, and texts stay empty.
+        revision: the branch, tag or commit of a model on the hub.
+        **options: dtype ("auto", "bfloat16" or "float32"), max_model_len, max_num_seqs,
+            max_num_batched_tokens, block_size, enable_prefix_caching, kv_cache_memory_bytes, seed,
+            num_threads. Options of vLLM that have one possible meaning on this engine, such as
+            tensor_parallel_size=1, are accepted with that meaning and refused otherwise.
+
+    Raises:
+        CheckpointError: the model is missing, damaged, or of a kind that is not understood.
+        InvalidArgumentError: an option is unknown or wrong.
+
+    An LLM is driven by one thread.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        tokenizer: str | os.PathLike[str] | None = None,
+        speculative_config: SpeculativeConfig | Mapping[str, Any] | None = None,
+        skip_tokenizer_init: bool = False,
+        revision: str | None = None,
+        **options: Any,
+    ) -> None:
+        check_bool("skip_tokenizer_init", skip_tokenizer_init)
+        self.speculative_config = make_speculative_config(speculative_config)
+        core_options = engine_options(options, self.speculative_config)
+        core_options.model = "-"  # checked before anything is downloaded
+        _core.check_engine_options(core_options)
+        self.directory = resolve_model(model, revision=revision)
+        core_options.model = str(self.directory)
+        self._tokenizer: Tokenizer | None = None
+        if not skip_tokenizer_init:
+            self._tokenizer = _load_tokenizer(tokenizer or self.directory)
+        self._engine = _core.Engine(core_options)
+        self._token_bytes: list[bytes] = []
+        if self._tokenizer is not None:
+            self._token_bytes = self._tokenizer.token_bytes
+            size = self.limits.vocab_size
+            padding = [b""] * (size - len(self._token_bytes))
+            self._engine.set_token_bytes(self._token_bytes[:size] + padding)
+        self._board = Scoreboard(self._engine)
+
+    @property
+    def limits(self) -> _core.ModelLimits:
+        """What the loaded model can serve: lengths, KV blocks, bytes per token, threads."""
+        return self._engine.limits
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the model."""
+        if self._tokenizer is None:
+            raise InvalidArgumentError("skip_tokenizer_init", True, "False for text in or out")
+        return self._tokenizer
+
+    def generate(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+    ) -> list[RequestOutput]:
+        """Generates for one prompt or many; outputs are in the order of the prompts.
+
+        Prompts are strings, token ids, TextPrompt or TokensPrompt. Parameters are one for all
+        prompts or one each; None takes `get_default_sampling_params()`. Where one prompt can never
+        be served, none runs, and the error names it.
+        """
+        return self._run(self._requests(prompts, sampling_params), use_tqdm)
+
+    def chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = True,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[RequestOutput]:
+        """Generates the next message of one conversation or of many.
+
+        With `continue_final_message` and `add_generation_prompt=False` the model goes on with the
+        last message instead.
+        """
+        options = dict(chat_template_kwargs or {})
+        prompts = [
+            self.render_chat(
+                conversation,
+                chat_template=chat_template,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=continue_final_message,
+                **options,
+            )
+            for conversation in _conversations(messages)
+        ]
+        return self._run(self._requests(prompts, sampling_params), use_tqdm)
+
+    def render_chat(
+        self,
+        messages: Messages,
+        *,
+        chat_template: str | None = None,
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        **variables: Any,
+    ) -> TokensPrompt:
+        """The prompt of a conversation, for `generate` and `stream`."""
+        tokenizer = self.get_tokenizer()
+        text = tokenizer.render_chat(
+            messages,
+            template=chat_template,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            **variables,
+        )
+        # The template writes the special tokens itself.
+        return TokensPrompt(prompt_token_ids=tokenizer.encode(text, add_special_tokens=False))
+
+    def stream(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> Stream:
+        """Generates step by step: an iterator of CompletionDelta.
+
+        A delta ends with a whole character. Closing the stream cancels what has not finished.
+        """
+        requests = self._requests(prompts, sampling_params)
+        self._board.submit(requests, self.limits.max_model_len)
+        return Stream(self._board, requests)
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What the model's generation_config.json recommends."""
+        return SamplingParams(**self._recommended)
+
+    @functools.cached_property
+    def _recommended(self) -> dict[str, Any]:
+        path = self.directory / "generation_config.json"
+        if not path.is_file():
+            return {}
+        try:
+            config = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise CheckpointError(str(path), str(error), "valid JSON") from error
+        names = {"max_new_tokens": "max_tokens"} | {
+            name: name for name in ("temperature", "top_k", "top_p", "min_p")
+        }
+        if config.get("repetition_penalty") not in (None, 1, 1.0):
+            import logging
+
+            logging.getLogger("forerun").warning(
+                "%s recommends repetition_penalty=%s, which is not supported yet: decoding goes on "
+                "without it",
+                path,
+                config["repetition_penalty"],
+            )
+        return {
+            ours: config[theirs] for theirs, ours in names.items() if config.get(theirs) is not None
+        }
+
+    def metrics(self) -> EngineMetrics:
+        """The engine's counters with the ratios that follow from them."""
+        return engine_metrics(self._engine.metrics())
+
+    def get_metrics(self) -> list[Metric]:
+        """The counters one by one, as vLLM gives them."""
+        return self.metrics().as_list()
+
+    def reset_caches(self) -> None:
+        """Forgets cached prefixes and past outputs. No request may be unfinished."""
+        self._board.settle()
+        if self._engine.has_unfinished():
+            raise InvalidArgumentError("reset_caches", "an open stream", "no unfinished request")
+        self._engine.reset_caches()
+
+    def _run(self, requests: list[Request], use_tqdm: bool) -> list[RequestOutput]:
+        from tqdm import tqdm
+
+        self._board.submit(requests, self.limits.max_model_len)
+        num_tokens = 0
+        bar = tqdm(total=len(requests), desc="Generating", unit=" prompts", disable=not use_tqdm)
+
+        def on_finish(request: Request) -> None:
+            nonlocal num_tokens
+            num_tokens += len(request.token_ids)
+            elapsed = bar.format_dict["elapsed"] or 1e-9
+            bar.set_postfix_str(f"{num_tokens / elapsed:.1f} tokens/s", refresh=False)
+            bar.update()
+
+        with bar:
+            run_all(self._board, requests, on_finish)
+        return [request.output for request in requests if request.output is not None]
+
+    def _requests(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+    ) -> list[Request]:
+        items = _prompt_list(prompts)
+        params = self._params_list(sampling_params, len(items))
+        requests = []
+        for index, (item, param) in enumerate(zip(items, params, strict=True)):
+            where = f"prompts[{index}]" if len(items) > 1 else "prompts"
+            text, token_ids = self._tokenize(where, item)
+            requests.append(Request(index, text, token_ids, param, self._token_bytes))
+        return requests
+
+    def _params_list(self, params: Any, count: int) -> list[SamplingParams]:
+        if params is None:
+            params = self.get_default_sampling_params()
+        if isinstance(params, SamplingParams):
+            return [params] * count
+        expected = "SamplingParams, a list of them, one per prompt, or None"
+        if not isinstance(params, Sequence) or isinstance(params, str):
+            raise InvalidArgumentError("sampling_params", params, expected)
+        for param in params:
+            if not isinstance(param, SamplingParams):
+                raise InvalidArgumentError("sampling_params", param, expected)
+        if len(params) != count:
+            raise InvalidArgumentError("sampling_params", f"{len(params)} of them", f"{count}")
+        return list(params)
+
+    def _tokenize(self, where: str, item: Any) -> tuple[str | None, list[int]]:
+        if isinstance(item, Mapping):
+            keys = set(item)
+            if keys == {"prompt"}:
+                item = item["prompt"]
+            elif keys == {"prompt_token_ids"}:
+                item = item["prompt_token_ids"]
+            else:
+                raise InvalidArgumentError(
+                    where, sorted(map(str, keys)), "the key 'prompt' or 'prompt_token_ids'"
+                )
+        if isinstance(item, str):
+            return item, self.get_tokenizer().encode(item)
+        if isinstance(item, bytes) or not isinstance(item, Iterable):
+            raise InvalidArgumentError(where, item, "a string, token ids, or a dict of either")
+        return None, [check_int(f"{where}.prompt_token_ids", token) for token in item]
+
+
+def _load_tokenizer(directory: str | os.PathLike[str]) -> Tokenizer:
+    from forerun.tokenizer import Tokenizer
+
+    return Tokenizer(Path(directory).expanduser())
+
+
+def _prompt_list(prompts: Any) -> list[Any]:
+    """One prompt or many, as a list; a flat list of ids is one prompt."""
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    if isinstance(prompts, bytes) or not isinstance(prompts, Iterable):
+        raise InvalidArgumentError("prompts", prompts, "a prompt or a list of prompts")
+    items = list(prompts)
+    flat = bool(items) and not isinstance(items[0], str | bytes | Mapping | Iterable)
+    return [items] if flat else items
+
+
+def _conversations(messages: Any) -> list[Messages]:
+    if isinstance(messages, Sequence) and messages and isinstance(messages[0], Sequence):
+        return list(messages)
+    return [messages]

@@ -1,0 +1,269 @@
+"""Options are honoured or refused: every refusal names the field, the value and what is valid."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from forerun import LLM, InvalidArgumentError, SamplingParams, SpeculativeConfig, _core
+from forerun.config import engine_options, make_speculative_config
+
+
+@pytest.mark.parametrize(
+    ("given", "settled"),
+    [
+        ({}, (5, 5)),
+        ({"prompt_lookup_max": 4}, (4, 4)),
+        ({"prompt_lookup_min": 3}, (3, 3)),
+        ({"prompt_lookup_max": 4, "prompt_lookup_min": 2}, (4, 2)),
+    ],
+)
+def test_lookup_lengths_settle_as_in_vllm(given: dict[str, int], settled: tuple[int, int]) -> None:
+    config = SpeculativeConfig(method="ngram", num_speculative_tokens=3, **given)
+    assert (config.prompt_lookup_max, config.prompt_lookup_min) == settled
+
+
+def test_every_speculative_option_reaches_the_engine() -> None:
+    suffix = {
+        "method": "suffix",
+        "num_speculative_tokens": 7,
+        "suffix_decoding_max_tree_depth": 12,
+        "suffix_decoding_max_cached_requests": 3,
+        "suffix_decoding_max_spec_factor": 2.5,
+        "suffix_decoding_min_token_prob": 0.25,
+        "adaptive": False,
+    }
+    core = engine_options({}, make_speculative_config(suffix)).speculative
+    assert core.method == _core.SpeculativeMethod.SUFFIX
+    assert core.num_speculative_tokens == 7
+    assert core.suffix_max_tree_depth == 12
+    assert core.suffix_max_cached_requests == 3
+    assert core.suffix_max_spec_factor == 2.5
+    assert core.suffix_min_token_prob == 0.25
+    assert core.adaptive is False
+    ngram = {"model": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 6}
+    core = engine_options({}, make_speculative_config(ngram)).speculative
+    assert core.method == _core.SpeculativeMethod.NGRAM
+    assert (core.num_speculative_tokens, core.prompt_lookup_max) == (4, 6)
+
+
+BAD_SPECULATIVE: list[tuple[Any, str, str]] = [
+    ("ngram", "speculative_config", "a SpeculativeConfig, a dict or None"),
+    ({}, "method", "'ngram' or 'suffix'"),
+    ({"method": "eagle"}, "method", "'ngram' or 'suffix'"),
+    ({"method": "ngram"}, "num_speculative_tokens", "an integer of at least 1"),
+    ({"method": "ngram", "num_speculative_tokens": 0}, "num_speculative_tokens", "at least 1"),
+    ({"method": "ngram", "num_speculative_tokens": "5"}, "num_speculative_tokens", "an integer"),
+    ({"method": "ngram", "num_speculative_tokens": True}, "num_speculative_tokens", "an integer"),
+    ({"method": "suffix", "num_speculative_tokens": -1}, "num_speculative_tokens", "at least 1"),
+    (
+        {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 0},
+        "prompt_lookup_min",
+        "at least 1",
+    ),
+    (
+        {
+            "method": "ngram",
+            "num_speculative_tokens": 3,
+            "prompt_lookup_max": 2,
+            "prompt_lookup_min": 3,
+        },
+        "prompt_lookup_max",
+        "at least prompt_lookup_min, 3",
+    ),
+    ({"method": "suffix", "prompt_lookup_max": 3}, "prompt_lookup_max", "no such option"),
+    (
+        {"method": "ngram", "num_speculative_tokens": 3, "suffix_decoding_max_tree_depth": 9},
+        "suffix_decoding_max_tree_depth",
+        "no such option with 'ngram'",
+    ),
+    (
+        {"method": "suffix", "suffix_decoding_min_token_prob": 1.5},
+        "suffix_decoding_min_token_prob",
+        "from 0 to 1",
+    ),
+    (
+        {"method": "suffix", "suffix_decoding_max_spec_factor": float("nan")},
+        "suffix_decoding_max_spec_factor",
+        "above 0",
+    ),
+    (
+        {"method": "suffix", "suffix_decoding_max_cached_requests": -1},
+        "suffix_decoding_max_cached_requests",
+        "at least 0",
+    ),
+    (
+        {"method": "suffix", "sufix_decoding_max_tree_depth": 9},
+        "sufix_decoding_max_tree_depth",
+        "did you mean 'suffix_decoding_max_tree_depth'?",
+    ),
+    ({"method": "suffix", "adaptive": 1}, "adaptive", "True or False"),
+    ({"model": "some/draft-model"}, "model", "draft models are not supported yet"),
+]
+
+
+@pytest.mark.parametrize(("config", "field", "expected"), BAD_SPECULATIVE)
+def test_wrong_speculation_is_refused_at_construction(
+    config: Any, field: str, expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        make_speculative_config(config)
+    assert error.value.field == field
+    assert expected in error.value.expected
+    with pytest.raises(InvalidArgumentError, match=field):
+        LLM(tmp_path / "never-looked-at", speculative_config=config)
+
+
+BAD_OPTIONS: list[tuple[dict[str, Any], str, str]] = [
+    ({"max_num_seq": 4}, "max_num_seq", "did you mean 'max_num_seqs'?"),
+    ({"flash_attention": True}, "flash_attention", "an option of LLM"),
+    ({"max_num_seqs": 0}, "max_num_seqs", "at least 1"),
+    ({"max_num_seqs": 2.0}, "max_num_seqs", "an integer"),
+    ({"max_num_seqs": 1 << 40}, "max_num_seqs", "an integer from"),
+    ({"max_num_batched_tokens": 1}, "max_num_batched_tokens", "at least 32"),
+    ({"max_model_len": 1}, "max_model_len", "at least 2"),
+    ({"max_model_len": "8k"}, "max_model_len", "an integer"),
+    ({"block_size": 17}, "block_size", "a multiple of"),
+    ({"kv_cache_memory_bytes": -5}, "kv_cache_memory_bytes", "at least 1"),
+    ({"num_threads": -1}, "num_threads", "at least 0"),
+    ({"seed": -1}, "seed", "an integer from 0"),
+    ({"dtype": "float16"}, "dtype", "'bfloat16'"),
+    ({"dtype": 16}, "dtype", "'bfloat16'"),
+    ({"enable_prefix_caching": "yes"}, "enable_prefix_caching", "True or False"),
+    ({"tensor_parallel_size": 2}, "tensor_parallel_size", "1: this engine runs in one process"),
+    ({"tensor_parallel_size": True}, "tensor_parallel_size", "1: this engine"),
+    ({"quantization": "awq"}, "quantization", "None: quantized weights are not supported yet"),
+    ({"enable_chunked_prefill": False}, "enable_chunked_prefill", "always computed in chunks"),
+    ({"trust_remote_code": "yes"}, "trust_remote_code", "no code of a model is ever run"),
+    ({"gpu_memory_utilization": 90}, "gpu_memory_utilization", "a fraction in (0, 1]"),
+    ({"skip_tokenizer_init": 1}, "skip_tokenizer_init", "True or False"),
+]
+
+
+@pytest.mark.parametrize(("options", "field", "expected"), BAD_OPTIONS)
+def test_wrong_options_are_refused_before_the_model_is_looked_for(
+    options: dict[str, Any], field: str, expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        LLM(tmp_path / "never-looked-at", **options)
+    assert error.value.field == field
+    assert expected in error.value.expected
+
+
+def test_every_engine_option_reaches_the_engine() -> None:
+    options = {
+        "dtype": "float32",
+        "max_model_len": 77,
+        "max_num_seqs": 3,
+        "max_num_batched_tokens": 55,
+        "block_size": 32,
+        "enable_prefix_caching": False,
+        "kv_cache_memory_bytes": 1 << 40,
+        "seed": 2**64 - 1,
+        "num_threads": 1,
+        "check_invariants": True,
+    }
+    core = engine_options(options, None)
+    assert {name: getattr(core, name) for name in options} == options
+    core = engine_options({"seed": None, "max_model_len": None, "max_num_seqs": np.int64(2)}, None)
+    assert (core.seed, core.max_model_len, core.max_num_seqs) == (0, None, 2)
+
+
+def test_a_torch_dtype_is_a_dtype() -> None:
+    import torch
+
+    assert engine_options({"dtype": torch.bfloat16}, None).dtype == "bfloat16"
+
+
+def test_vllm_options_with_one_meaning_are_accepted(caplog: pytest.LogCaptureFixture) -> None:
+    engine_options(
+        {
+            "tensor_parallel_size": 1,
+            "trust_remote_code": True,
+            "enforce_eager": True,
+            "disable_log_stats": False,
+            "enable_chunked_prefill": True,
+            "quantization": None,
+            "load_format": "auto",
+        },
+        None,
+    )
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING, "forerun"):
+        engine_options({"gpu_memory_utilization": 0.9}, None)
+    assert "has no effect on the CPU" in caplog.text
+
+
+BAD_PARAMS: list[tuple[dict[str, Any], str, str]] = [
+    ({"temperature": float("nan")}, "temperature", "a finite number >= 0"),
+    ({"temperature": -0.1}, "temperature", "a finite number >= 0"),
+    ({"temperature": float("inf")}, "temperature", "a finite number >= 0"),
+    ({"temperature": "hot"}, "temperature", "a number"),
+    ({"top_k": -2}, "top_k", "0 or -1 for all"),
+    ({"top_k": 1.5}, "top_k", "an integer"),
+    ({"top_p": 0.0}, "top_p", "in (0, 1]"),
+    ({"top_p": 1.01}, "top_p", "in (0, 1]"),
+    ({"min_p": -0.5}, "min_p", "in [0, 1]"),
+    ({"max_tokens": 0}, "max_tokens", "at least 1"),
+    ({"max_tokens": 10**12}, "max_tokens", "an integer from"),
+    ({"min_tokens": 17}, "min_tokens", "0 to max_tokens"),
+    ({"seed": -1}, "seed", "an integer from 0"),
+    ({"seed": 2**64}, "seed", "an integer from 0"),
+    ({"stop": [""]}, "stop", "at least one byte"),
+    ({"stop": 3}, "stop", "a string or a list of strings"),
+    ({"stop": ["a", 3]}, "stop", "a string"),
+    ({"stop_token_ids": [-1]}, "stop_token_ids", "never negative"),
+    ({"stop_token_ids": 5}, "stop_token_ids", "a list of token ids"),
+    ({"stop_token_ids": "5"}, "stop_token_ids", "a list of token ids"),
+    ({"ignore_eos": "no"}, "ignore_eos", "True or False"),
+    ({"speculative": None}, "speculative", "True or False"),
+    ({"max_draft_tokens": -1}, "max_draft_tokens", "at least 0"),
+    ({"n": 2}, "n", "1: anything else is not supported yet"),
+    ({"presence_penalty": 0.5}, "presence_penalty", "not supported yet"),
+    ({"repetition_penalty": 1.1}, "repetition_penalty", "not supported yet"),
+    ({"logprobs": 1}, "logprobs", "not supported yet"),
+    ({"skip_special_tokens": False}, "skip_special_tokens", "not supported yet"),
+    ({"temprature": 1.0}, "temprature", "did you mean 'temperature'?"),
+]
+
+
+@pytest.mark.parametrize(("params", "field", "expected"), BAD_PARAMS)
+def test_wrong_sampling_parameters_are_refused_at_construction(
+    params: dict[str, Any], field: str, expected: str
+) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        SamplingParams(**params)
+    assert error.value.field == field
+    assert expected in error.value.expected
+    assert isinstance(error.value, ValueError)
+
+
+def test_every_sampling_parameter_reaches_the_engine() -> None:
+    given: dict[str, Any] = {
+        "temperature": 0.5,
+        "top_k": 7,
+        "top_p": 0.75,
+        "min_p": 0.125,
+        "seed": 2**64 - 1,
+        "max_tokens": 9,
+        "min_tokens": 2,
+        "stop": ["x", "é"],
+        "stop_token_ids": [1, 2],
+        "ignore_eos": True,
+        "include_stop_str_in_output": True,
+        "speculative": False,
+        "max_draft_tokens": 3,
+    }
+    core = SamplingParams(**given)._to_core(100)
+    assert {name: getattr(core, name) for name in given} == given
+    core = SamplingParams(max_tokens=None, stop="x", n=1, logprobs=None)._to_core(100)
+    assert (core.max_tokens, core.stop, core.seed, core.max_draft_tokens) == (
+        100,
+        ["x"],
+        None,
+        None,
+    )
