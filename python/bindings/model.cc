@@ -53,6 +53,13 @@ class Model {
 }  // namespace
 
 void RegisterModel(py::module_& module) {
+  module.def(
+      "available_isas",
+      [] {
+        const std::span<const std::string> isas = AvailableCpuIsas();
+        return std::vector<std::string>(isas.begin(), isas.end());
+      },
+      "Instruction sets that this machine has, best first.");
   py::class_<Model>(module, "Model",
                     "A model without an engine: the logits of tokens that are already known.")
       .def(py::init<const std::string&, const std::string&, int, const std::string&,

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'check_engine_options', 'check_sampling_params']
+__all__: list[str] = ['Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'available_isas', 'check_engine_options', 'check_sampling_params']
 class SpeculativeMethod:
     """
     How drafts are made.
@@ -526,6 +526,10 @@ class Model:
         """
         Number of token ids.
         """
+def available_isas() -> list[str]:
+    """
+    Instruction sets that this machine has, best first.
+    """
 def check_engine_options(options: EngineOptions) -> None:
     """
     Raises InvalidArgumentError that names the first wrong field; the model is not read.
