@@ -84,7 +84,7 @@ class ShapeBench {
 };
 
 void RunShape(Ops& ops, Reader& reader, const Shape& shape, const Settings& settings) {
-  ShapeBench bench(ops, shape, settings);
+  ShapeBench product(ops, shape, settings);
   constexpr int kNumRows = sizeof(kRows) / sizeof(kRows[0]);
   std::vector<double> seconds[kNumRows], read;
   for (int round = 0; round < settings.rounds; ++round) {
@@ -92,21 +92,22 @@ void RunShape(Ops& ops, Reader& reader, const Shape& shape, const Settings& sett
     for (int i = 0; i < kNumRows; ++i) {
       if (settings.smoke && kRows[i] > 64) continue;
       // Many rows take long: fewer products do.
-      const int matrices = std::clamp(bench.num_matrices() * 8 / kRows[i], 1, bench.num_matrices());
-      seconds[i].push_back(bench.Time(kRows[i], matrices));
+      const int matrices =
+          std::clamp(product.num_matrices() * 8 / kRows[i], 1, product.num_matrices());
+      seconds[i].push_back(product.Time(kRows[i], matrices));
     }
   }
   const double read_rate = 1e-9 / Median(read);
   std::printf("\n%s [%d, %d], %d matrices; read %.1f GB/s\n", shape.name, shape.num_outputs,
-              shape.num_inputs, bench.num_matrices(), read_rate);
+              shape.num_inputs, product.num_matrices(), read_rate);
   std::printf("%6s %10s %8s %8s %9s %7s\n", "rows", "us", "GB/s", "of read", "GFLOP/s", "ratio");
   const double one_row = Median(seconds[0]);
   for (int i = 0; i < kNumRows; ++i) {
     if (seconds[i].empty()) continue;
     const double time = Median(seconds[i]);
-    const double rate = bench.matrix_bytes() / time * 1e-9;
+    const double rate = product.matrix_bytes() / time * 1e-9;
     std::printf("%6d %10.1f %8.1f %7.0f%% %9.1f %7.2f\n", kRows[i], time * 1e6, rate,
-                100 * rate / read_rate, bench.operations(kRows[i]) / time * 1e-9, time / one_row);
+                100 * rate / read_rate, product.operations(kRows[i]) / time * 1e-9, time / one_row);
   }
 }
 

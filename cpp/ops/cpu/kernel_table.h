@@ -12,15 +12,13 @@ namespace forerun::FORERUN_ISA {
 #if defined(FORERUN_HAS_BFLOAT16_DOT)
 using BFloat16Product = BFloat16Dot;
 
-// To nearest even, as the product's own conversion does; an odd last value is paired with 0.
+// An odd last value is paired with 0.
 inline void RoundRow(const float* x, int n, std::uint16_t* out) {
-  const auto round = [&](V16 value, std::uint16_t* to, int count) {
-    const __m256bh bits = _mm512_cvtneps_pbh(value.v);
-    __builtin_memcpy(to, &bits, sizeof(std::uint16_t) * count);
-  };
   EachVector(
-      n, [&](int i) { round(Load(x + i), out + i, kLanes); },
-      [&](int i, int count) { round(LoadPartial(x + i, count), out + i, count + count % 2); });
+      n, [&](int i) { StoreRounded(out + i, Load(x + i), kLanes); },
+      [&](int i, int count) {
+        StoreRounded(out + i, LoadPartial(x + i, count), count + count % 2);
+      });
 }
 constexpr auto kRoundRow = &RoundRow;
 #else

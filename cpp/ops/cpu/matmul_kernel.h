@@ -76,16 +76,14 @@ struct BFloat16Dot {
   template <int M, int T>
   static FORERUN_INLINE void Step(const Weight* w, std::int64_t tile_stride, const Input* x,
                                   std::int64_t x_stride, Accumulators<M, T>& sum) {
-    __m512bh pairs[T];
+    Pairs weights[T];
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) pairs[t] = (__m512bh)_mm512_loadu_si512(w + t * tile_stride);
+    for (int t = 0; t < T; ++t) weights[t] = LoadPairs(w + t * tile_stride);
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) {
-      int pair;
-      __builtin_memcpy(&pair, x + m * x_stride, sizeof(pair));
-      const __m512bh input = (__m512bh)_mm512_set1_epi32(pair);
+      const Pairs input = SetPair(x + m * x_stride);
 #pragma GCC unroll 16
-      for (int t = 0; t < T; ++t) sum[m][t].v = _mm512_dpbf16_ps(sum[m][t].v, pairs[t], input);
+      for (int t = 0; t < T; ++t) sum[m][t] = AddDots(weights[t], input, sum[m][t]);
     }
   }
 };
@@ -152,16 +150,15 @@ void MultiplyTiles(const MatMulTask& task, Place place, Prefetch prefetch) {
   }
 }
 
+// Tiles by as many as M rows, or one row more, take at once, or one by one. (Blocks of rows differ
+// by one row and share their groups of tiles.)
 template <class W, int M>
 FORERUN_INLINE void MultiplyRows(const MatMulTask& task, Place place, int tiles,
                                  Prefetch prefetch) {
-  if constexpr (VectorsAtOnce(M) >= 4) {
-    if (tiles == 4) return MultiplyTiles<W, M, 4>(task, place, prefetch);
-  }
-  if constexpr (VectorsAtOnce(M) >= 2) {
-    if (tiles == 2) return MultiplyTiles<W, M, 2>(task, place, prefetch);
-  }
-  MultiplyTiles<W, M, 1>(task, place, prefetch);
+  constexpr int kMost = VectorsAtOnce(M), kFewer = VectorsAtOnce(M + 1);
+  if (tiles == kMost) return MultiplyTiles<W, M, kMost>(task, place, prefetch);
+  if (tiles == kFewer) return MultiplyTiles<W, M, kFewer>(task, place, prefetch);
+  for (int i = 0; i < tiles; ++i, ++place.tile) MultiplyTiles<W, M, 1>(task, place, prefetch);
 }
 
 template <class W, int M = kMaxTileRows>
@@ -184,7 +181,7 @@ void MatMul(const MatMulTask& task) {
   const auto* weights = static_cast<const char*>(task.weights);
   int group = VectorsAtOnce(most_rows);
   for (int tile = task.tile_begin; tile < task.tile_end; tile += group) {
-    while (group > task.tile_end - tile) group /= 2;
+    if (group > task.tile_end - tile) group = 1;
     const char* next = weights + (tile + group) * num_pairs * pair_bytes;
     for (int block = 0; block < num_blocks; ++block) {
       const int row = task.num_rows * block / num_blocks;

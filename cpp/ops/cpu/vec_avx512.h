@@ -1,5 +1,5 @@
-// Sixteen floats in one AVX-512 register; AVX-512F only. The contract of each operation is in
-// vec_avx2.h.
+// Sixteen floats in one AVX-512 register; AVX-512F, and AVX512_BF16 where the unit asks for it. The
+// contract of each operation is in vec_avx2.h.
 #ifndef FORERUN_CPP_OPS_CPU_VEC_AVX512_H_
 #define FORERUN_CPP_OPS_CPU_VEC_AVX512_H_
 
@@ -62,6 +62,27 @@ FORERUN_INLINE V16 LoadOdd(const std::uint16_t* p) {
   return FromBits(
       _mm512_and_si512(_mm512_loadu_si512(p), _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
+
+#if defined(FORERUN_HAS_BFLOAT16_DOT)
+// Sixteen pairs of bfloat16.
+struct Pairs {
+  __m512bh v;
+};
+
+FORERUN_INLINE Pairs LoadPairs(const std::uint16_t* p) { return {(__m512bh)_mm512_loadu_si512(p)}; }
+FORERUN_INLINE Pairs SetPair(const std::uint16_t* p) {
+  int pair;
+  __builtin_memcpy(&pair, p, sizeof(pair));
+  return {(__m512bh)_mm512_set1_epi32(pair)};
+}
+// c + the product of both firsts + the product of both seconds, summed as the processor does.
+FORERUN_INLINE V16 AddDots(Pairs a, Pairs b, V16 c) { return {_mm512_dpbf16_ps(c.v, a.v, b.v)}; }
+// The first `count` lanes as bfloat16, to nearest even.
+FORERUN_INLINE void StoreRounded(std::uint16_t* p, V16 a, int count) {
+  const __m256bh bits = _mm512_cvtneps_pbh(a.v);
+  __builtin_memcpy(p, &bits, sizeof(std::uint16_t) * count);
+}
+#endif
 
 }  // namespace forerun::FORERUN_ISA
 

@@ -17,7 +17,10 @@ struct V16 {
   Floats part[kParts];
 };
 
-#if defined(__aarch64__)
+#if defined(FORERUN_NUM_REGISTERS)
+inline constexpr int kNumRegisters = FORERUN_NUM_REGISTERS;
+inline constexpr int kMaxTileRows = FORERUN_MAX_TILE_ROWS;
+#elif defined(__aarch64__)
 inline constexpr int kNumRegisters = 8;
 inline constexpr int kMaxTileRows = 6;
 #else

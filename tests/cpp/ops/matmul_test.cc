@@ -40,7 +40,7 @@ class MatMulTest : public OpsTest {
       }
     }
     ops_->MatMul(x, *packed, has_bias ? bias.data() : nullptr, accumulate, y);
-    const bool rounds = GetParam() == "avx512bf16";
+    const bool rounds = RoundsActivations(GetParam());
     for (int r = 0; r < shape.rows; ++r) {
       for (int n = 0; n < shape.num_outputs; ++n) {
         double expected =
@@ -125,7 +125,7 @@ TEST_P(MatMulTest, TheNumberOfThreadsChangesNothing) {
       std::vector<TestRows> results;
       for (int threads = 1; threads <= 4; ++threads) {
         ThreadTeam team(threads);
-        const auto ops = MakeCpuOps(team, GetParam());
+        const auto ops = MakeTestedOps(team, GetParam());
         const auto packed = ops->Pack({&weight.view, 1}, dtype);
         results.emplace_back(rows, 1000);
         std::fill(results.back().values.begin(), results.back().values.end(), 0.25f);

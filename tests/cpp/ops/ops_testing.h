@@ -13,9 +13,11 @@
 #include <string>
 #include <vector>
 
+#include "cpp/ops/cpu/cpu_ops.h"
 #include "cpp/ops/ops.h"
 #include "cpp/util/thread_team.h"
 #include "forerun/error.h"
+#include "tests/cpp/ops/wide_kernels.h"
 
 namespace forerun {
 
@@ -89,6 +91,23 @@ struct TestWeight {
   TensorView view;
 };
 
+// Every instruction set of this machine, and "wide": the portable one, grouped as the widest is.
+inline std::vector<std::string> TestedIsas() {
+  std::vector<std::string> isas(AvailableCpuIsas().begin(), AvailableCpuIsas().end());
+  isas.push_back("wide");
+  return isas;
+}
+
+inline std::unique_ptr<Ops> MakeTestedOps(ThreadTeam& team, const std::string& isa) {
+  if (isa != "wide") return MakeCpuOps(team, isa);
+  return std::make_unique<CpuOps>(team, isa, wide_test::kKernels);
+}
+
+// Whether products of bfloat16 weights round their activations.
+inline bool RoundsActivations(const std::string& isa) {
+  return isa == "avx512bf16" || isa == "wide";
+}
+
 // The parameter is an instruction set.
 class OpsTest : public ::testing::TestWithParam<std::string> {
  protected:
@@ -97,7 +116,7 @@ class OpsTest : public ::testing::TestWithParam<std::string> {
   }
 
   ThreadTeam team_{2};
-  std::unique_ptr<Ops> ops_ = MakeCpuOps(team_, GetParam());
+  std::unique_ptr<Ops> ops_ = MakeTestedOps(team_, GetParam());
 };
 
 inline std::string IsaName(const ::testing::TestParamInfo<std::string>& param) {
@@ -105,7 +124,7 @@ inline std::string IsaName(const ::testing::TestParamInfo<std::string>& param) {
 }
 
 #define FORERUN_FOR_EVERY_ISA(suite) \
-  INSTANTIATE_TEST_SUITE_P(Isas, suite, ::testing::ValuesIn(AvailableCpuIsas()), IsaName)
+  INSTANTIATE_TEST_SUITE_P(Isas, suite, ::testing::ValuesIn(TestedIsas()), IsaName)
 
 }  // namespace forerun
 
