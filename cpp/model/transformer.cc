@@ -50,6 +50,7 @@ Transformer::Transformer(ModelSpec spec, ModelWeights weights, Ops& ops,
       kv_size_(spec_.num_kv_heads * spec_.head_dim),
       cache_(ops.MakeKvCache(MakeKvLayout(spec_, weights_.dtype, limits.block_size),
                              limits.num_blocks)) {
+  FORERUN_CHECK(limits_.max_rows > 0 && limits_.max_model_len > 0);
   for (const RopeSpec& rope : spec_.ropes) {
     rope_tables_.push_back(MakeRopeTable(rope, spec_.head_dim, limits_.max_model_len));
   }

@@ -9,6 +9,8 @@
 
 #include "forerun/error.h"
 #include "tests/cpp/testing/model_directory.h"
+#include "tests/cpp/testing/num_examples.h"
+#include "tests/cpp/testing/tiny_model.h"
 
 namespace forerun {
 namespace {
@@ -212,6 +214,35 @@ TEST(SafetensorsTest, LongNamesAreShortenedBetweenCharacters) {
   const std::string file = SafetensorsFile(std::string("{\"x") + name + "\":7}", "");
   const CheckpointError error = ErrorOf([&] { ParseSafetensors(AsBytes(file), "f"); });
   EXPECT_NE(error.field().find("é...'"), std::string::npos) << error.field();
+}
+
+TEST(SafetensorsTest, RandomDamageIsRefusedOrStaysWithinTheFile) {
+  const std::string whole = SafetensorsBytes({Float32Tensor("model.a", {2, 3}, {1, 2, 3, 4, 5, 6}),
+                                              BFloat16Tensor("model.b", {4}, {1, 2, 3, 4})});
+  const std::size_t header_end = whole.size() - 32;
+  const std::string alphabet = "0123456789{}[]\",:-.eE \0\xff";
+  TinyRandom random(11);
+  for (int example = 0; example < testing::NumExamples(2000, 200000); ++example) {
+    std::string damaged = whole;
+    for (int edit = random.Below(4); edit >= 0; --edit) {
+      const std::size_t at = random.Below(static_cast<int>(header_end));
+      const char replacement = alphabet[random.Below(static_cast<int>(alphabet.size()))];
+      if (random.Below(4) == 0) {
+        damaged.insert(at, 1, replacement);
+      } else {
+        damaged[at] = replacement;
+      }
+    }
+    try {
+      for (const auto& [name, entry] : ParseSafetensors(AsBytes(damaged), "f")) {
+        std::uint64_t num_bytes = SizeOf(entry.dtype);
+        for (std::int64_t extent : entry.shape) num_bytes *= extent;
+        ASSERT_LE(entry.end, damaged.size());
+        ASSERT_EQ(entry.end - entry.begin, num_bytes) << damaged;
+      }
+    } catch (const CheckpointError&) {
+    }
+  }
 }
 
 }  // namespace

@@ -7,6 +7,8 @@
 
 #include "forerun/error.h"
 #include "tests/cpp/testing/model_directory.h"
+#include "tests/cpp/testing/num_examples.h"
+#include "tests/cpp/testing/tiny_model.h"
 
 namespace forerun {
 namespace {
@@ -303,6 +305,70 @@ TEST(SpecTest, ValuesOfTheWrongKindAreRefused) {
   ModelDirectory empty;
   EXPECT_THROW(ReadModelSpec(empty.path()), CheckpointError);
   EXPECT_THROW(ReadModelSpec(empty.path() + "/nowhere"), CheckpointError);
+}
+
+TEST(SpecTest, ConfigsOfRandomValuesAreReadOrRefused) {
+  const std::vector<std::string> families = {"llama", "mistral", "qwen2",
+                                             "qwen3", "gemma2",  "gemma3_text"};
+  const std::vector<std::string> keys = {"vocab_size",
+                                         "hidden_size",
+                                         "num_hidden_layers",
+                                         "num_attention_heads",
+                                         "num_key_value_heads",
+                                         "head_dim",
+                                         "rope_theta",
+                                         "rope_scaling",
+                                         "rope_parameters",
+                                         "layer_types",
+                                         "sliding_window",
+                                         "use_sliding_window",
+                                         "sliding_window_pattern",
+                                         "max_position_embeddings",
+                                         "attn_logit_softcapping",
+                                         "query_pre_attn_scalar",
+                                         "eos_token_id",
+                                         "architectures",
+                                         "dtype",
+                                         "attention_bias"};
+  const std::vector<std::string> values = {
+      "null",
+      "true",
+      "0",
+      "1",
+      "2",
+      "-1",
+      "8",
+      "1.5",
+      "1e300",
+      "-0.0",
+      "18446744073709551615",
+      "\"a\"",
+      "[]",
+      "{}",
+      "[\"full_attention\", \"sliding_attention\"]",
+      "[[]]",
+      R"({"rope_type": "yarn", "factor": 1e-300, "original_max_position_embeddings": 1})",
+      R"({"rope_type": "llama3", "factor": 2, "low_freq_factor": 1, "high_freq_factor": 4})",
+      R"({"full_attention": null, "sliding_attention": {"type": "linear", "factor": 2}})"};
+  TinyRandom random(13);
+  ModelDirectory directory;
+  for (int example = 0; example < testing::NumExamples(500, 50000); ++example) {
+    std::string config = R"({"model_type": ")" + families[random.Below(6)] + "\"";
+    for (int field = random.Below(5); field >= 0; --field) {
+      config += ", \"" + keys[random.Below(static_cast<int>(keys.size()))] + "\": ";
+      config += values[random.Below(static_cast<int>(values.size()))];
+    }
+    directory.Write("config.json", config + "}");
+    try {
+      const ModelSpec spec = ReadModelSpec(directory.path());
+      ASSERT_EQ(spec.num_heads % spec.num_kv_heads, 0) << config;
+      ASSERT_EQ(static_cast<int>(spec.layers.size()), spec.num_layers) << config;
+      for (const LayerSpec& layer : spec.layers) {
+        ASSERT_LT(layer.rope, static_cast<int>(spec.ropes.size())) << config;
+      }
+    } catch (const CheckpointError&) {
+    }
+  }
 }
 
 }  // namespace

@@ -7,7 +7,9 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <tuple>
 
+#include "cpp/util/thread_team.h"
 #include "forerun/error.h"
 #include "tests/cpp/testing/naive_ops.h"
 #include "tests/cpp/testing/tiny_model.h"
@@ -41,11 +43,31 @@ std::string ConfigOf(const std::string& name) {
   return TinyConfig("gemma3_text", R"("sliding_window": 7, "sliding_window_pattern": 2)");
 }
 
-class TransformerTest : public testing::TestWithParam<std::string> {
- protected:
-  TransformerTest() { spec_ = WriteTinyModel(directory_, ConfigOf(GetParam())); }
+std::vector<std::string> OpsNames() {
+  const std::span<const std::string> isas = AvailableCpuIsas();
+  std::vector<std::string> names(isas.begin(), isas.end());
+  names.push_back("naive");
+  return names;
+}
 
-  std::unique_ptr<Transformer> Make(Ops& ops, DType dtype = DType::kFloat32) const {
+// A family, the Ops that run it ("naive" or an instruction set), and the weights' dtype.
+using Param = std::tuple<std::string, std::string, DType>;
+
+class TransformerTest : public testing::TestWithParam<Param> {
+ protected:
+  TransformerTest() {
+    spec_ = WriteTinyModel(directory_, ConfigOf(std::get<0>(GetParam())));
+    const std::string& name = std::get<1>(GetParam());
+    if (name == "naive") {
+      ops_ = std::make_unique<NaiveOps>();
+    } else {
+      ops_ = MakeCpuOps(team_, name);
+    }
+  }
+
+  std::unique_ptr<Transformer> Make() const { return Make(*ops_, std::get<2>(GetParam())); }
+
+  std::unique_ptr<Transformer> Make(Ops& ops, DType dtype) const {
     Checkpoint checkpoint(directory_.path());
     const TransformerLimits limits = {4 * kMaxLen, kMaxLen, kBlockSize, kNumBlocks};
     return std::make_unique<Transformer>(spec_, LoadWeights(spec_, checkpoint, dtype, ops), ops,
@@ -91,12 +113,13 @@ class TransformerTest : public testing::TestWithParam<std::string> {
 
   ModelDirectory directory_;
   ModelSpec spec_;
-  NaiveOps ops_;
+  ThreadTeam team_{2};
+  std::unique_ptr<Ops> ops_;
   TinyRandom random_{7};
 };
 
 TEST_P(TransformerTest, ChunkedPrefillGivesTheSameLogits) {
-  const auto model = Make(ops_);
+  const auto model = Make();
   Sequence sequence = RandomSequence(60, 0);
   const Logits whole = Whole(*model, sequence);
   for (int round = 0; round < 3; ++round) {
@@ -111,7 +134,7 @@ TEST_P(TransformerTest, ChunkedPrefillGivesTheSameLogits) {
 }
 
 TEST_P(TransformerTest, RowsWithoutLogitsStillStoreTheirKeysAndValues) {
-  const auto model = Make(ops_);
+  const auto model = Make();
   Sequence sequence = RandomSequence(50, 3);
   const Logits whole = Whole(*model, sequence);
   // Other numbers in the cache first, so that a row left out would show.
@@ -123,7 +146,7 @@ TEST_P(TransformerTest, RowsWithoutLogitsStillStoreTheirKeysAndValues) {
 }
 
 TEST_P(TransformerTest, WhereTheBlocksLieDoesNotMatter) {
-  const auto model = Make(ops_);
+  const auto model = Make();
   Sequence sequence = RandomSequence(70, 0);
   const Logits whole = Whole(*model, sequence);
   sequence.blocks = {17, 2, 23, 0, 9};
@@ -131,7 +154,7 @@ TEST_P(TransformerTest, WhereTheBlocksLieDoesNotMatter) {
 }
 
 TEST_P(TransformerTest, BatchMatesAndTheirOrderDoNotMatter) {
-  const auto model = Make(ops_);
+  const auto model = Make();
   std::vector<Sequence> sequences = {RandomSequence(33, 0), RandomSequence(1, 4),
                                      RandomSequence(48, 6), RandomSequence(7, 12)};
   std::vector<Logits> alone;
@@ -156,7 +179,7 @@ TEST_P(TransformerTest, BatchMatesAndTheirOrderDoNotMatter) {
 }
 
 TEST_P(TransformerTest, DecodingBesidePrefillGivesTheSameLogits) {
-  const auto model = Make(ops_);
+  const auto model = Make();
   Sequence decoded = RandomSequence(40, 0), prefilled = RandomSequence(40, 8);
   const Logits alone_decoded = Whole(*model, decoded), alone_prefilled = Whole(*model, prefilled);
   Forward(*model, {{&decoded, 30}}, {});
@@ -167,8 +190,24 @@ TEST_P(TransformerTest, DecodingBesidePrefillGivesTheSameLogits) {
   }
 }
 
+TEST_P(TransformerTest, TheLogitsAreThoseOfTheNaiveOperations) {
+  NaiveOps naive;
+  const DType dtype = std::get<2>(GetParam());
+  const auto model = Make(), oracle = Make(naive, dtype);
+  const Sequence sequence = RandomSequence(60, 0);
+  const Logits logits = Whole(*model, sequence), expected = Whole(*oracle, sequence);
+  // In bfloat16, keys and values near the middle of two numbers round either way.
+  const double tolerance = dtype == DType::kFloat32 ? 1e-4 : 0.2;
+  for (std::size_t r = 0; r < logits.size(); ++r) {
+    for (std::size_t c = 0; c < logits[r].size(); ++c) {
+      ASSERT_NEAR(logits[r][c], expected[r][c], tolerance) << r << " " << c;
+    }
+  }
+}
+
 TEST_P(TransformerTest, CountsItsWeightsAndItsCache) {
-  const auto model = Make(ops_, DType::kBFloat16);
+  NaiveOps naive;
+  const auto model = Make(naive, DType::kBFloat16);
   const int layer = 24 * 80 + 24 * 40 + 3 * 24 * 36, head = 101 * 24;
   EXPECT_EQ(model->num_bytes_per_token(), 2 * (3 * layer + head));
   EXPECT_EQ(model->num_weight_bytes() - model->num_bytes_per_token(),
@@ -178,7 +217,7 @@ TEST_P(TransformerTest, CountsItsWeightsAndItsCache) {
 }
 
 TEST_P(TransformerTest, BatchesThatBreakTheContractAreBugs) {
-  const auto model = Make(ops_);
+  const auto model = Make();
   const std::vector<BlockId> blocks = {0};
   const auto run = [&](std::vector<TokenId> tokens, SequenceRows rows,
                        std::vector<std::int32_t> logits_rows) {
@@ -195,8 +234,17 @@ TEST_P(TransformerTest, BatchesThatBreakTheContractAreBugs) {
   EXPECT_THROW(run({1, 2}, {0, 2, 0, blocks}, {2}), InternalError);
 }
 
+std::string NameOf(const testing::TestParamInfo<Param>& info) {
+  return std::get<0>(info.param) + "_" + std::get<1>(info.param) + "_" +
+         Name(std::get<2>(info.param));
+}
+
 INSTANTIATE_TEST_SUITE_P(Families, TransformerTest,
-                         testing::Values("llama", "mistral", "qwen3", "gemma2", "gemma3_text"));
+                         testing::Combine(testing::Values("llama", "mistral", "qwen3", "gemma2",
+                                                          "gemma3_text"),
+                                          testing::ValuesIn(OpsNames()),
+                                          testing::Values(DType::kFloat32, DType::kBFloat16)),
+                         NameOf);
 
 }  // namespace
 }  // namespace forerun
