@@ -74,7 +74,7 @@ sanitize: $(VENV)/.test
 	$(BIN)/cmake --build $(BUILD)/asan -j $(JOBS)
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BIN)/ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS)
 	$(BIN)/cmake -S . -B $(BUILD)/tsan $(CMAKE_COMMON) -DFORERUN_BUILD_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFORERUN_SANITIZE=thread
-	$(BIN)/cmake --build $(BUILD)/tsan -j $(JOBS)
+	$(BIN)/cmake --build $(BUILD)/tsan -j $(JOBS) -t forerun_util_test forerun_ops_test forerun_model_test forerun_engine_test
 	$(BIN)/ctest --test-dir $(BUILD)/tsan --output-on-failure -j $(JOBS) -R 'ThreadTeam|EngineCore|Ops|Transformer'
 
 bench-smoke: $(VENV)/.test

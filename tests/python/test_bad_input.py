@@ -254,8 +254,8 @@ def test_broken_checkpoints(
 def test_a_missing_model_is_named(tmp_path: pathlib.Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere"):
         LLM(str(tmp_path / "nowhere"))
+    (tmp_path / "not.gguf").write_bytes(b"GGUF but not really")
     with pytest.raises(CheckpointError, match=r"not\.gguf"):
-        (tmp_path / "not.gguf").write_bytes(b"GGUF but not really")
         LLM(str(tmp_path / "not.gguf"))
 
 
