@@ -20,7 +20,8 @@ namespace forerun {
 
 class ThreadTeam;
 
-// A [num_outputs, num_inputs] weight in its Ops' own layout.
+// A [num_outputs, num_inputs] weight in its Ops' own layout. The Ops must outlive it; it keeps the
+// memory of weights that are gone.
 class PackedMatrix {
  public:
   virtual ~PackedMatrix() = default;

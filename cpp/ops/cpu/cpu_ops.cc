@@ -32,7 +32,7 @@ CpuOps::CpuOps(ThreadTeam& team, std::string isa, const CpuKernels& kernels)
     : team_(team), isa_(std::move(isa)), kernels_(kernels), member_scratch_(team.num_threads()) {}
 
 std::unique_ptr<PackedMatrix> CpuOps::Pack(std::span<const TensorView> sources, DType dtype) {
-  return PackMatrix(sources, dtype, team_);
+  return PackMatrix(sources, dtype, team_, weights_);
 }
 
 void CpuOps::Embed(std::span<const TokenId> tokens, const PackedMatrix& table, float scale,

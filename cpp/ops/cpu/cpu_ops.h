@@ -75,6 +75,8 @@ class CpuOps final : public Ops {
   const std::string isa_;
   const CpuKernels& kernels_;
 
+  WeightArena weights_;
+
   // Scratch of one call; grows to the largest and stays.
   AlignedBuffer rounded_;
   std::vector<AlignedBuffer> member_scratch_;

@@ -1,5 +1,7 @@
 #include "cpp/ops/cpu/packed_matrix.h"
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -110,8 +112,31 @@ void CheckSources(std::span<const TensorView> sources, DType dtype) {
 
 }  // namespace
 
-CpuMatrix::CpuMatrix(int num_outputs, int num_inputs, DType dtype)
-    : PackedMatrix(num_outputs, num_inputs), dtype_(dtype), data_(num_bytes()) {}
+std::byte* WeightArena::Allocate(std::int64_t num_bytes) {
+  constexpr std::int64_t kHugePage = std::int64_t{2} << 20;
+  // Pages that no weight touches stay unbacked: what a chunk has left over costs nothing.
+  constexpr std::int64_t kChunk = 32 * kHugePage;
+  const std::int64_t rounded = (num_bytes + 63) / 64 * 64;
+  if (rounded > num_free_) {
+    const std::int64_t usable = std::max(rounded, kChunk);
+    AlignedBuffer& chunk = chunks_.emplace_back(usable + kHugePage);
+    void* begin = chunk.as<std::byte>();
+    std::size_t size = chunk.num_bytes();
+    free_ = static_cast<std::byte*>(std::align(kHugePage, usable, begin, size));
+    num_free_ = usable;
+#if defined(MADV_HUGEPAGE)
+    // Best effort: where it fails, the pages are small.
+    static_cast<void>(madvise(free_, usable, MADV_HUGEPAGE));
+#endif
+  }
+  std::byte* result = free_;
+  free_ += rounded;
+  num_free_ -= rounded;
+  return result;
+}
+
+CpuMatrix::CpuMatrix(int num_outputs, int num_inputs, DType dtype, WeightArena& arena)
+    : PackedMatrix(num_outputs, num_inputs), dtype_(dtype), data_(arena.Allocate(num_bytes())) {}
 
 void CpuMatrix::Unpack(int output, float scale, float* out) const {
   const int lane = output % kLanes;
@@ -127,12 +152,13 @@ void CpuMatrix::Unpack(int output, float scale, float* out) const {
 }
 
 std::unique_ptr<CpuMatrix> PackMatrix(std::span<const TensorView> sources, DType dtype,
-                                      ThreadTeam& team) {
+                                      ThreadTeam& team, WeightArena& arena) {
   CheckSources(sources, dtype);
   std::int64_t num_outputs = 0;
   for (const TensorView& source : sources) num_outputs += source.shape[0];
   const int num_inputs = static_cast<int>(sources[0].shape[1]);
-  auto matrix = std::make_unique<CpuMatrix>(static_cast<int>(num_outputs), num_inputs, dtype);
+  auto matrix =
+      std::make_unique<CpuMatrix>(static_cast<int>(num_outputs), num_inputs, dtype, arena);
   const std::vector<SourceRow> rows = FindRows(sources, matrix->num_tiles() * kLanes);
   team.Run(matrix->num_tiles(), [&](int tile) {
     const SourceRow* first = rows.data() + tile * kLanes;
