@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_checkpoints import VARIATIONS, Variation, reference_logits, write_checkpoint
+from tiny_checkpoints import (
+    VARIATIONS,
+    Variation,
+    reference_logits,
+    write_checkpoint,
+    write_gemma3_with_vision,
+)
+from transformers import Gemma3ForConditionalGeneration
 
 from forerun import _core
 from forerun.errors import CheckpointError, InvalidArgumentError
@@ -81,6 +88,14 @@ def test_gemma3_is_read_in_its_older_writing_too(tmp_path: Path) -> None:
     )
     assert np.array_equal(_core.Model(str(tmp_path)).logits(tokens), before)
     assert largest_error(before, reference) < 3e-5
+
+
+def test_the_text_model_of_gemma3_with_vision_is_gemma3(tmp_path: Path) -> None:
+    write_gemma3_with_vision(tmp_path)
+    tokens = random_tokens(NUM_TOKENS)
+    reference = reference_logits(tmp_path, tokens, Gemma3ForConditionalGeneration)
+    logits = _core.Model(str(tmp_path), dtype="float32").logits(tokens)
+    assert largest_error(logits, reference) < 3e-5
 
 
 def test_every_instruction_set_computes_the_same_model(llama_dir: Path) -> None:

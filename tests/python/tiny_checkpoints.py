@@ -181,10 +181,30 @@ def write_checkpoint(variation: Variation, directory: Path, seed: int = 0) -> Pa
     return directory
 
 
-def reference_logits(directory: Path, token_ids: np.ndarray) -> np.ndarray:
+def write_gemma3_with_vision(directory: Path) -> Path:
+    """Writes Gemma 3 as its larger sizes are published: the text model beside a vision tower."""
+    torch.manual_seed(0)
+    text = {**SIZES, "sliding_window": 11, "rope_parameters": gemma3_ropes()}
+    vision = {
+        "model_type": "siglip_vision_model",
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    config = transformers.Gemma3Config(text_config=text, vision_config=vision)
+    transformers.Gemma3ForConditionalGeneration(config).save_pretrained(directory)
+    return directory
+
+
+def reference_logits(
+    directory: Path, token_ids: np.ndarray, model_class: Any = AutoModelForCausalLM
+) -> np.ndarray:
     """Logits [tokens, vocabulary] in float32 arithmetic, teacher-forced, with eager attention."""
     # Loaded anew: a model cast to bfloat16 and back has rounded its rotary frequencies.
-    model = AutoModelForCausalLM.from_pretrained(
+    model = model_class.from_pretrained(
         directory, dtype=torch.float32, attn_implementation="eager"
     ).eval()
     with torch.no_grad():
