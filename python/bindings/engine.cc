@@ -31,7 +31,7 @@ std::unique_ptr<Engine> Create(const EngineOptions& options) {
   return Engine::Create(options);
 }
 
-RequestId Submit(Engine& engine, const TokenArray& prompt, const SamplingParams& params) {
+RequestId SubmitArray(Engine& engine, const TokenArray& prompt, const SamplingParams& params) {
   if (prompt.ndim() != 1) {
     throw InvalidArgument("prompt_token_ids", std::to_string(prompt.ndim()) + " dimensions",
                           "a one-dimensional int32 array");
@@ -39,6 +39,12 @@ RequestId Submit(Engine& engine, const TokenArray& prompt, const SamplingParams&
   const std::span<const TokenId> tokens(prompt.data(), static_cast<std::size_t>(prompt.size()));
   py::gil_scoped_release release;
   return engine.Submit(tokens, params);
+}
+
+RequestId SubmitList(Engine& engine, const std::vector<TokenId>& prompt,
+                     const SamplingParams& params) {
+  py::gil_scoped_release release;
+  return engine.Submit(prompt, params);
 }
 
 std::vector<OwnedUpdate> Step(Engine& engine) {
@@ -99,7 +105,10 @@ void RegisterEngine(py::module_& module) {
       .def(py::init(&Create), py::arg("options"), "Maps and packs the model.")
       .def("set_token_bytes", &SetTokenBytes, py::arg("token_bytes"),
            "Sets the bytes of each token, indexed by id; needed by requests with stop strings.")
-      .def("submit", &Submit, py::arg("prompt_token_ids"), py::arg("params"),
+      // An array is taken only as it is: numpy would make integers of floats.
+      .def("submit", &SubmitArray, py::arg("prompt_token_ids").noconvert(), py::arg("params"),
+           "Queues a request and returns its id.")
+      .def("submit", &SubmitList, py::arg("prompt_token_ids"), py::arg("params"),
            "Queues a request and returns its id.")
       .def("cancel", &Engine::Cancel, py::arg("request_id"), release,
            "Ends a request; false when no such request is unfinished.")

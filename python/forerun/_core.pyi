@@ -487,7 +487,13 @@ class Engine:
         """
         Runs one draft/verify step without holding the GIL.
         """
-    def submit(self, prompt_token_ids: typing.Annotated[numpy.typing.ArrayLike, numpy.int32], params: SamplingParams) -> int:
+    @typing.overload
+    def submit(self, prompt_token_ids: numpy.typing.NDArray[numpy.int32], params: SamplingParams) -> int:
+        """
+        Queues a request and returns its id.
+        """
+    @typing.overload
+    def submit(self, prompt_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], params: SamplingParams) -> int:
         """
         Queues a request and returns its id.
         """

@@ -286,7 +286,7 @@ def _bench(options: argparse.Namespace) -> int:
     result = bench.compare(llms, cases, params, rounds=options.rounds)
     print(report.bench_table(result))
     print(
-        f"\nmedians of {options.rounds} rounds, {result['num_threads']} threads, "
+        f"\nmedian of {options.rounds} round(s), {result['num_threads']} threads, "
         f"{result['dtype']}, {result['machine']['isa']}; this process reads "
         f"{result['read_bandwidth_bytes_per_second'] / 1e9:.1f} GB/s"
     )
