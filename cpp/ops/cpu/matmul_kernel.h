@@ -18,10 +18,13 @@ struct Place {
   int tile;
 };
 
-FORERUN_INLINE void FinishOutput(const MatMulTask& task, int row, int tile, V16 sum) {
+// Out of line: it runs once for hundreds of steps, and many products call it.
+[[gnu::noinline]] inline void FinishOutput(const MatMulTask& task, int row, int tile,
+                                           const float* products) {
   const int begin = tile * kLanes;
-  float* y = task.y + row * task.y_stride + begin;
   const int count = task.num_outputs - begin;
+  float* y = task.y + row * task.y_stride + begin;
+  V16 sum = Load(products);
   if (count >= kLanes) {
     if (task.bias != nullptr) sum = Add(sum, Load(task.bias + begin));
     if (task.accumulate) sum = Add(sum, Load(y));
@@ -71,10 +74,15 @@ void MultiplyTiles(const MatMulTask& task, Place place, Prefetch prefetch) {
   if constexpr (!W::kPaddedInput) {
     if (task.num_inputs % 2 != 0) W::template HalfStep<M, T>(w, tile_stride, x, task.x_stride, sum);
   }
+  // By way of memory, so that the sums themselves stay in registers.
+  alignas(64) float products[M][T][kLanes];
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) FinishOutput(task, place.row + m, place.tile + t, sum[m][t]);
+    for (int t = 0; t < T; ++t) Store(products[m][t], sum[m][t]);
+  }
+  for (int m = 0; m < M; ++m) {
+    for (int t = 0; t < T; ++t) FinishOutput(task, place.row + m, place.tile + t, products[m][t]);
   }
 }
 
