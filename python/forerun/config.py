@@ -150,7 +150,16 @@ _ENGINE_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "num_threads": check_int,
     "check_invariants": check_bool,
 }
-_MAY_BE_NONE = ("max_model_len", "kv_cache_memory_bytes", "seed")
+# None is the default, as in vLLM.
+_MAY_BE_NONE = {
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "block_size",
+    "enable_prefix_caching",
+    "kv_cache_memory_bytes",
+    "seed",
+}
 
 
 def engine_options(

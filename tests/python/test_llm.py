@@ -308,6 +308,55 @@ def test_metrics_have_the_names_of_this_engine_and_of_vllm(llm: LLM) -> None:
         assert f"{prefix}spec_decode_num_accepted_tokens" in metrics
 
 
+VLLM_SCRIPT = """
+from vllm import LLM, SamplingParams, TokensPrompt
+from vllm.v1.metrics.reader import Counter, Vector
+
+llm = LLM(
+    model=MODEL,
+    trust_remote_code=True,
+    tensor_parallel_size=1,
+    enable_chunked_prefill=True,
+    enforce_eager=False,
+    speculative_config={"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 2},
+    disable_log_stats=False,
+    max_model_len=512,
+    max_num_seqs=8,
+    max_num_batched_tokens=None,
+    enable_prefix_caching=False,
+)
+tokenizer = llm.get_tokenizer()
+prompts = [TokensPrompt(prompt_token_ids=tokenizer.encode("the low the low"))] * 3
+outputs = llm.generate(prompts, sampling_params=SamplingParams(temperature=0, max_tokens=64, n=1))
+num_tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
+num_drafts = num_accepted = 0
+per_position = [0] * 4
+for metric in llm.get_metrics():
+    if metric.name == "vllm:spec_decode_num_drafts":
+        assert isinstance(metric, Counter)
+        num_drafts += metric.value
+    elif metric.name == "vllm:spec_decode_num_accepted_tokens":
+        num_accepted += metric.value
+    elif metric.name == "vllm:spec_decode_num_accepted_tokens_per_pos":
+        assert isinstance(metric, Vector)
+        for position, count in enumerate(metric.values):
+            per_position[position] += count
+print(num_tokens, 1 + num_accepted / num_drafts if num_drafts else 1)
+"""
+
+
+def test_a_script_for_vllm_runs_with_other_imports(
+    tiny_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script = VLLM_SCRIPT.replace("from vllm.v1.metrics.reader", "from forerun.metrics")
+    script = script.replace("from vllm import", "from forerun import")
+    variables: dict[str, Any] = {"MODEL": str(tiny_dir)}
+    exec(script, variables)
+    assert variables["num_tokens"] > 0
+    assert variables["num_drafts"] > 0
+    assert sum(variables["per_position"]) == variables["num_accepted"]
+
+
 def test_default_parameters_come_from_the_model(tiny_dir: Path, tmp_path: Path) -> None:
     directory = tmp_path / "model"
     shutil.copytree(tiny_dir, directory)
