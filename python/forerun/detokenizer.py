@@ -27,10 +27,9 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
     vocab = tokenizer.get_vocab(with_added_tokens=True)
     to_bytes = _byte_level if _decoder_kind(tokenizer) == "ByteLevel" else _sentencepiece
     table = [b""] * (1 + max([*vocab.values(), *added], default=-1))
-    alphabet = _byte_level_alphabet()
     for token, index in vocab.items():
         if index not in added:
-            table[index] = to_bytes(token, alphabet)
+            table[index] = to_bytes(token)
     for index, entry in added.items():
         table[index] = b"" if entry.special else entry.content.encode()
     return table
@@ -57,23 +56,29 @@ def _decoder_kind(tokenizer: Tokenizer) -> str:
     )
 
 
-def _byte_level(token: str, alphabet: dict[str, int]) -> bytes:
-    if all(char in alphabet for char in token):
-        return bytes(alphabet[char] for char in token)
-    return token.encode()
+def _byte_level_alphabet() -> dict[int, int]:
+    """Code point -> byte. Printable bytes stand for themselves, the rest from U+0100 on."""
+    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
+    others = [byte for byte in range(256) if byte not in printable]
+    # A character that stands for no byte becomes one that latin-1 cannot write.
+    alphabet = dict.fromkeys(others, 0xFFFF) | {byte: byte for byte in printable}
+    return alphabet | {0x100 + index: byte for index, byte in enumerate(others)}
 
 
-def _sentencepiece(token: str, _: dict[str, int]) -> bytes:
-    match = _BYTE_TOKEN.fullmatch(token)
-    return bytes([int(match[1], 16)]) if match else token.replace("▁", " ").encode()
+_ALPHABET = _byte_level_alphabet()
 
 
-def _byte_level_alphabet() -> dict[str, int]:
-    """Printable bytes stand for themselves; the rest for the characters from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in set(printable)]
-    alphabet = {chr(byte): byte for byte in printable}
-    return alphabet | {chr(0x100 + index): byte for index, byte in enumerate(others)}
+def _byte_level(token: str) -> bytes:
+    try:
+        return token.translate(_ALPHABET).encode("latin-1")
+    except UnicodeEncodeError:
+        return token.encode()
+
+
+def _sentencepiece(token: str) -> bytes:
+    if token.startswith("<0x") and (match := _BYTE_TOKEN.fullmatch(token)):
+        return bytes([int(match[1], 16)])
+    return token.replace("▁", " ").encode()
 
 
 class Detokenizer:
