@@ -16,6 +16,8 @@ struct Chunk {
   std::int64_t key_stride = 0;                 // from a channel to the next
   const T* keys[kPositionsPerChunk / kLanes];  // groups of kLanes slots, channel 0
   const T* values[kPositionsPerChunk];         // channel 0
+  // As `keys`, of the chunk to follow; only to be prefetched.
+  const T* next_keys[kPositionsPerChunk / kLanes];
 };
 
 // The slots of `chunk` that a query sees.
@@ -26,39 +28,34 @@ FORERUN_INLINE Range VisibleSlots(const AttentionTask& task, const Chunk<T>& chu
                    {0, chunk.num_slots});
 }
 
-// REQUIRES: positions.begin is a multiple of kLanes, as are all block sizes.
-template <class T>
-void FindChunk(const AttentionTask& task, Range positions, Chunk<T>& chunk) {
-  chunk.position = positions.begin;
-  chunk.num_slots = positions.end - positions.begin;
-  chunk.key_stride = task.block_size;
-  for (int begin = 0; begin < chunk.num_slots; begin += kLanes) {
-    const int position = positions.begin + begin;
-    const int offset = position % task.block_size;
-    const std::int64_t block = task.block_table[position / task.block_size] * task.block_stride;
-    chunk.keys[begin / kLanes] = static_cast<const T*>(task.keys) + block + offset;
-    const T* values =
-        static_cast<const T*>(task.values) + block + std::int64_t{offset} * task.head_dim;
-    for (int i = 0; i < kLanes; ++i) chunk.values[begin + i] = values + i * task.head_dim;
-  }
+// Elements from block 0, channel 0 and slot 0 to the block and slot of a position.
+struct SlotPlace {
+  std::int64_t block;
+  int slot;
+};
+
+FORERUN_INLINE SlotPlace FindSlot(const AttentionTask& task, int position) {
+  return {task.block_table[position / task.block_size] * task.block_stride,
+          position % task.block_size};
 }
 
-// Copies a chunk into float32 panels, once for many queries.
+// REQUIRES: positions.begin is a multiple of kPositionsPerChunk. Block sizes are of kLanes.
 template <class T>
-void WidenChunk(const AttentionTask& task, float* panel, const Chunk<T>& from, Chunk<float>& to) {
-  to.position = from.position;
-  to.num_slots = from.num_slots;
-  to.key_stride = kLanes;
-  for (int group = 0; group * kLanes < from.num_slots; ++group) {
-    to.keys[group] = panel;
-    for (int i = 0; i < task.head_dim; ++i, panel += kLanes) {
-      Store(panel, Load(from.keys[group] + i * from.key_stride));
-    }
-  }
-  const int padded_dim = PaddedHeadDim(task.head_dim);
-  for (int slot = 0; slot < from.num_slots; ++slot, panel += padded_dim) {
-    to.values[slot] = panel;
-    for (int i = 0; i < padded_dim; i += kLanes) Store(panel + i, Load(from.values[slot] + i));
+void FindChunk(const AttentionTask& task, Range positions, Chunk<T>& chunk) {
+  const auto* keys = static_cast<const T*>(task.keys);
+  const auto* values = static_cast<const T*>(task.values);
+  chunk.position = positions.begin;
+  chunk.num_slots = MinOf(kPositionsPerChunk, positions.end - positions.begin);
+  chunk.key_stride = task.block_size;
+  for (int begin = 0; begin < kPositionsPerChunk; begin += kLanes) {
+    const int group = begin / kLanes;
+    const int position = MinOf(positions.begin + begin, positions.end - 1) / kLanes * kLanes;
+    const int next = MinOf(position + kPositionsPerChunk, positions.end - 1) / kLanes * kLanes;
+    const SlotPlace place = FindSlot(task, position), next_place = FindSlot(task, next);
+    chunk.keys[group] = keys + place.block + place.slot;
+    chunk.next_keys[group] = keys + next_place.block + next_place.slot;
+    const T* group_values = values + place.block + std::int64_t{place.slot} * task.head_dim;
+    for (int i = 0; i < kLanes; ++i) chunk.values[begin + i] = group_values + i * task.head_dim;
   }
 }
 

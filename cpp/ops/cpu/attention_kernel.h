@@ -17,34 +17,42 @@
 
 namespace forerun::FORERUN_ISA {
 
-// Turns the scores of `slots` into weights, 0 in the rest of their vectors.
-inline void Exponentiate(const Work& work, int query, Range slots) {
+// Scores, scaled and capped, of the lanes from slot i; those outside `slots` are never the largest.
+FORERUN_INLINE V16 FinishScores(const AttentionTask& task, V16 score, int i, Range slots) {
   constexpr float kLaneIndex[kLanes] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  const AttentionTask& task = work.task;
-  float* weights = work.WeightsOf(query);
+  score = Mul(score, Set(task.scale));
+  if (task.soft_cap > 0.0f) score = CapSoftly(score, task.soft_cap);
+  if (i >= slots.begin && i + kLanes <= slots.end) return score;
   const V16 lowest = Set(-__builtin_inff());
-  const int first = slots.begin / kLanes * kLanes;
-  V16 max = lowest;
-  for (int i = first; i < slots.end; i += kLanes) {
-    V16 score = Mul(Load(weights + i), Set(task.scale));
-    if (task.soft_cap > 0.0f) score = CapSoftly(score, task.soft_cap);
-    const V16 slot = Add(Load(kLaneIndex), Set(static_cast<float>(i)));
-    score = SelectLess(slot, Set(static_cast<float>(slots.begin)), lowest, score);
-    score = SelectLess(slot, Set(static_cast<float>(slots.end)), score, lowest);
+  const V16 slot = Add(Load(kLaneIndex), Set(static_cast<float>(i)));
+  score = SelectLess(slot, Set(static_cast<float>(slots.begin)), lowest, score);
+  return SelectLess(slot, Set(static_cast<float>(slots.end)), score, lowest);
+}
+
+// Finishes a query's scores of `slots` and raises its maximum to theirs.
+inline void RaiseMaximum(const Work& work, int query, Range slots) {
+  float* weights = work.WeightsOf(query);
+  V16 max = Set(-__builtin_inff());
+  for (int i = slots.begin / kLanes * kLanes; i < slots.end; i += kLanes) {
+    const V16 score = FinishScores(work.task, Load(weights + i), i, slots);
     Store(weights + i, score);
     max = Max(max, score);
   }
   const float chunk_max = ReduceMax(max);
   if (chunk_max > work.state.maxima[query]) Rescale(work.state, query, chunk_max);
+}
+
+// Turns finished scores into weights: 0 outside `slots`.
+inline void Exponentiate(const Work& work, int query, Range slots) {
+  float* weights = work.WeightsOf(query);
   const V16 offset = Set(work.state.maxima[query]);
-  float* sums = work.state.SumsOf(query);
-  V16 sum = Load(sums);
-  for (int i = first; i < slots.end; i += kLanes) {
+  V16 sum = Load(work.state.SumsOf(query));
+  for (int i = slots.begin / kLanes * kLanes; i < slots.end; i += kLanes) {
     const V16 weight = Exp(Sub(Load(weights + i), offset));
     Store(weights + i, weight);
     sum = Add(sum, weight);
   }
-  Store(sums, sum);
+  Store(work.state.SumsOf(query), sum);
 }
 
 // Queries of later rows see later positions: cut the slots where the set of queries changes.
@@ -82,6 +90,11 @@ void AttendChunk(const Work& work, const Chunk<T>& chunk) {
     const Range last = VisibleSlots(work.task, chunk, queries.end - 1);
     if (last.end <= 0 || first.begin >= chunk.num_slots) continue;
     ScoreQueriesOf<T>(work, chunk, queries);
+    // Two passes: the chains of different queries overlap, those of one query do not.
+    for (int query = queries.begin; query < queries.end; ++query) {
+      const Range slots = VisibleSlots(work.task, chunk, query);
+      if (!IsEmpty(slots)) RaiseMaximum(work, query, slots);
+    }
     for (int query = queries.begin; query < queries.end; ++query) {
       const Range slots = VisibleSlots(work.task, chunk, query);
       if (!IsEmpty(slots)) Exponentiate(work, query, slots);
@@ -92,20 +105,13 @@ void AttendChunk(const Work& work, const Chunk<T>& chunk) {
 
 // Positions that begin at a multiple of kPositionsPerPart, up to the next one or the last visible.
 template <class T>
-void AttendPart(const Work& work, Range positions, float* panels) {
-  const bool widen = __is_same(T, std::uint16_t) && work.state.num_queries > 2 * kMaxTileRows;
+void AttendPart(const Work& work, Range positions) {
   int begin = Visible(work.task, 0).begin / kPositionsPerChunk * kPositionsPerChunk;
   begin = MaxOf(begin, positions.begin);
   for (; begin < positions.end; begin += kPositionsPerChunk) {
     Chunk<T> chunk;
-    FindChunk(work.task, {begin, MinOf(begin + kPositionsPerChunk, positions.end)}, chunk);
-    if (widen) {
-      Chunk<float> widened;
-      WidenChunk(work.task, panels, chunk, widened);
-      AttendChunk(work, widened);
-    } else {
-      AttendChunk(work, chunk);
-    }
+    FindChunk(work.task, {begin, positions.end}, chunk);
+    AttendChunk(work, chunk);
   }
 }
 
@@ -113,7 +119,6 @@ inline void Attention(const AttentionTask& task) {
   const std::int64_t state_floats = AttentionStateFloats(NumQueries(task), task.head_dim);
   const State total(task, task.scratch);
   float* weights = task.scratch + 2 * state_floats;
-  float* panels = weights + NumQueries(task) * kPositionsPerChunk;
   float* part = task.part_state != nullptr ? task.part_state : task.scratch + state_floats;
   const Work work = {task, State(task, part), weights};
   const int end = MinOf(task.position + task.num_rows, task.part_end * kPositionsPerPart);
@@ -122,9 +127,9 @@ inline void Attention(const AttentionTask& task) {
     const Range positions = {i * kPositionsPerPart, MinOf((i + 1) * kPositionsPerPart, end)};
     work.state.Reset();
     if (task.is_bfloat16) {
-      AttendPart<std::uint16_t>(work, positions, panels);
+      AttendPart<std::uint16_t>(work, positions);
     } else {
-      AttendPart<float>(work, positions, panels);
+      AttendPart<float>(work, positions);
     }
     if (task.part_state == nullptr) Fold(task, work.state, positions, total);
   }

@@ -23,11 +23,20 @@ FORERUN_INLINE const float* QueryOf(const AttentionTask& task, int query) {
          query % task.num_heads * task.head_dim;
 }
 
-// sum[m][t] += a[m][i] * b(i, t) for i in order.
+// Memory that is needed soon: `begin`, `begin` + stride, ...
+struct Places {
+  const char* begin;
+  std::int64_t stride;
+};
+
+// sum[m][t] += a[m][i] * b(i, t) for i in order, fetching T places of `later` meanwhile each time.
 template <int M, int T, class Elements>
-FORERUN_INLINE void AddOuter(const float* const (&a)[M], const Elements& b, int count,
+FORERUN_INLINE void AddOuter(const float* const (&a)[M], const Elements& b, int count, Places later,
                              V16 (&sum)[M][T]) {
   for (int i = 0; i < count; ++i) {
+#pragma GCC unroll 16
+    for (int t = 0; t < T; ++t) __builtin_prefetch(later.begin + t * later.stride);
+    later.begin += T * later.stride;
     V16 row[T];
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) row[t] = Load(b(i, t));
@@ -52,8 +61,12 @@ FORERUN_INLINE void ScoreGroups(const Work& work, const Chunk<T>& chunk, int que
     for (int t = 0; t < kGroups; ++t) sum[m][t] = Zero();
   }
   const T* const* keys = chunk.keys + group;
+  // The values of the same slots: there are as many of them as there are keys.
+  const Places later = {reinterpret_cast<const char*>(chunk.values[group * kLanes]),
+                        kLanes * sizeof(T)};
   AddOuter<M, kGroups>(
-      q, [&](int i, int t) { return keys[t] + i * chunk.key_stride; }, work.task.head_dim, sum);
+      q, [&](int i, int t) { return keys[t] + i * chunk.key_stride; }, work.task.head_dim, later,
+      sum);
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m) {
 #pragma GCC unroll 16
@@ -67,11 +80,15 @@ template <class T, int M>
 void ScoreQueries(const Work& work, const Chunk<T>& chunk, int query) {
   constexpr int kAtOnce = VectorsAtOnce(M);
   const int num_groups = (chunk.num_slots + kLanes - 1) / kLanes;
-  int group = 0;
-  for (; group + kAtOnce <= num_groups; group += kAtOnce) {
-    ScoreGroups<T, M, kAtOnce>(work, chunk, query, group);
+  for (int group = 0; group < num_groups;) {
+    const int count = group + kAtOnce <= num_groups ? kAtOnce : 1;
+    if (count == kAtOnce) {
+      ScoreGroups<T, M, kAtOnce>(work, chunk, query, group);
+    } else {
+      ScoreGroups<T, M, 1>(work, chunk, query, group);
+    }
+    group += count;
   }
-  for (; group < num_groups; ++group) ScoreGroups<T, M, 1>(work, chunk, query, group);
 }
 
 // output[query + m] += sum of weights times values over `slots`.
@@ -88,9 +105,15 @@ FORERUN_INLINE void SumChannels(const Work& work, const Chunk<T>& chunk, int que
     for (int n = 0; n < N; ++n) sum[m][n] = Load(output + n * kLanes);
   }
   const T* const* values = chunk.values + slots.begin;
+  // Of the next chunk's keys, as many as these values are.
+  const int first = channel * kPositionsPerChunk / kLanes + slots.begin * N;
+  const Places later = {
+      reinterpret_cast<const char*>(chunk.next_keys[first / work.state.padded_dim] +
+                                    first % work.state.padded_dim * chunk.key_stride),
+      chunk.key_stride * static_cast<int>(sizeof(T))};
   AddOuter<M, N>(
       p, [&](int i, int n) { return values[i] + channel + n * kLanes; }, slots.end - slots.begin,
-      sum);
+      later, sum);
 #pragma GCC unroll 16
   for (int m = 0; m < M; ++m) {
     float* output = work.state.OutputOf(query + m) + channel;
@@ -103,12 +126,15 @@ template <class T, int M>
 void SumValues(const Work& work, const Chunk<T>& chunk, int query, Range slots) {
   constexpr int kAtOnce = VectorsAtOnce(M);
   const int padded_dim = work.state.padded_dim;
-  int channel = 0;
-  for (; channel + kAtOnce * kLanes <= padded_dim; channel += kAtOnce * kLanes) {
-    SumChannels<T, M, kAtOnce>(work, chunk, query, slots, channel);
-  }
-  for (; channel < padded_dim; channel += kLanes) {
-    SumChannels<T, M, 1>(work, chunk, query, slots, channel);
+  for (int channel = 0; channel < padded_dim;) {
+    const int count = channel + kAtOnce * kLanes <= padded_dim ? kAtOnce : 1;
+    const int end = channel + count * kLanes;
+    if (count == kAtOnce) {
+      SumChannels<T, M, kAtOnce>(work, chunk, query, slots, channel);
+    } else {
+      SumChannels<T, M, 1>(work, chunk, query, slots, channel);
+    }
+    channel = end;
   }
 }
 

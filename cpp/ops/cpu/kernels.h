@@ -106,11 +106,10 @@ struct CpuKernels {
   return (num_floats + kLanes - 1) / kLanes * kLanes;
 }
 
-// Two states, scores, and panels of a chunk's keys and values.
+// Two states and the scores of a chunk.
 [[gnu::always_inline]] constexpr std::int64_t AttentionScratchFloats(int num_queries,
                                                                      int head_dim) {
-  return 2 * AttentionStateFloats(num_queries, head_dim) + num_queries * kPositionsPerChunk +
-         2 * kPositionsPerChunk * PaddedHeadDim(head_dim);
+  return 2 * AttentionStateFloats(num_queries, head_dim) + num_queries * kPositionsPerChunk;
 }
 
 namespace portable {

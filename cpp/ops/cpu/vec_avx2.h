@@ -65,17 +65,10 @@ FORERUN_INLINE V16 CopySign(V16 a, V16 b) {
   return {_mm256_or_ps(_mm256_andnot_ps(sign, a.lo), _mm256_and_ps(sign, b.lo)),
           _mm256_or_ps(_mm256_andnot_ps(sign, a.hi), _mm256_and_ps(sign, b.hi))};
 }
-// To the nearest integer, ties to even.
-FORERUN_INLINE V16 Round(V16 a) {
-  constexpr int kMode = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-  return {_mm256_round_ps(a.lo, kMode), _mm256_round_ps(a.hi, kMode)};
-}
-// 2^a for integers a in [-126, 127].
-FORERUN_INLINE V16 PowerOfTwo(V16 a) {
-  const __m256i bias = _mm256_set1_epi32(127);
-  const __m256i lo = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(a.lo), bias), 23);
-  const __m256i hi = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(a.hi), bias), 23);
-  return {_mm256_castsi256_ps(lo), _mm256_castsi256_ps(hi)};
+// The low bits as the exponent of a float whose other bits are 0.
+FORERUN_INLINE V16 LowBitsToExponent(V16 a) {
+  return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.lo), 23)),
+          _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(a.hi), 23))};
 }
 FORERUN_INLINE float ReduceMax(V16 a) {
   const __m256 eight = _mm256_max_ps(a.lo, a.hi);

@@ -42,13 +42,7 @@ FORERUN_INLINE V16 CopySign(V16 a, V16 b) {
   return FromBits(_mm512_or_si512(_mm512_and_si512(magnitude, Bits(a)),
                                   _mm512_andnot_si512(magnitude, Bits(b))));
 }
-FORERUN_INLINE V16 Round(V16 a) {
-  return {_mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)};
-}
-FORERUN_INLINE V16 PowerOfTwo(V16 a) {
-  const __m512i exponent = _mm512_add_epi32(_mm512_cvtps_epi32(a.v), _mm512_set1_epi32(127));
-  return FromBits(_mm512_slli_epi32(exponent, 23));
-}
+FORERUN_INLINE V16 LowBitsToExponent(V16 a) { return FromBits(_mm512_slli_epi32(Bits(a), 23)); }
 FORERUN_INLINE float ReduceMax(V16 a) { return _mm512_reduce_max_ps(a.v); }
 
 FORERUN_INLINE V16 Load(const std::uint16_t* p) {

@@ -8,7 +8,6 @@
 namespace forerun::FORERUN_ISA {
 
 typedef float Floats __attribute__((vector_size(16)));
-typedef std::int32_t Ints __attribute__((vector_size(16)));
 typedef std::uint32_t Words __attribute__((vector_size(16)));
 
 inline constexpr int kParts = 4;
@@ -80,16 +79,8 @@ FORERUN_INLINE V16 CopySign(V16 a, V16 b) {
                            (BitCast<Words>(b.part[i]) & 0x80000000u));
   });
 }
-// REQUIRES: |a| < 2^22.
-FORERUN_INLINE V16 Round(V16 a) {
-  const V16 shift = Set(12582912.0f);
-  return Sub(Add(a, shift), shift);
-}
-FORERUN_INLINE V16 PowerOfTwo(V16 a) {
-  return EachPart([&](int i) {
-    const Ints exponent = __builtin_convertvector(a.part[i], Ints) + 127;
-    return BitCast<Floats>(BitCast<Words>(exponent) << 23);
-  });
+FORERUN_INLINE V16 LowBitsToExponent(V16 a) {
+  return EachPart([&](int i) { return BitCast<Floats>(BitCast<Words>(a.part[i]) << 23); });
 }
 FORERUN_INLINE float ReduceMax(V16 a) {
   float lane[16];
