@@ -9,6 +9,8 @@ PACKAGE_SOURCES := $(shell git ls-files pyproject.toml CMakeLists.txt cmake cpp 
 CMAKE_COMMON = -G Ninja -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 # A C++ compiler's own standard library says where GoogleTest is; without it the C++ tests are left out, loudly.
 HAVE_GTEST := $(wildcard /usr/include/gtest/gtest.h /usr/local/include/gtest/gtest.h)
+HAVE_BENCHMARK := $(wildcard /usr/include/benchmark/benchmark.h /usr/local/include/benchmark/benchmark.h)
+RELEASE_OPTIONS = -DFORERUN_BUILD_TESTS=$(if $(HAVE_GTEST),ON,OFF) -DFORERUN_BUILD_BENCH=$(if $(HAVE_BENCHMARK),ON,OFF)
 
 .PHONY: demo test test-python test-cpp test-long lint format sanitize bench-smoke install-test clean
 
@@ -41,18 +43,18 @@ test: test-python test-cpp
 test-python: $(VENV)/.package $(VENV)/.model $(VENV)/.test
 	$(BIN)/python -m pytest
 
-test-long: $(VENV)/.package $(VENV)/.model $(VENV)/.test
+test-long: test-cpp $(VENV)/.package $(VENV)/.model $(VENV)/.test
 	$(BIN)/python -m pytest -m long
-	FORERUN_LONG_TESTS=1 $(BIN)/ctest --test-dir $(BUILD)/tests --output-on-failure -j $(JOBS)
+	FORERUN_LONG_TESTS=1 $(BIN)/ctest --test-dir $(BUILD)/release --output-on-failure -j $(JOBS)
 
 ifeq ($(HAVE_GTEST),)
 test-cpp:
 	@echo "C++ tests left out: GoogleTest is not installed ('apt-get install libgtest-dev')."
 else
 test-cpp: $(VENV)/.test
-	$(BIN)/cmake -S . -B $(BUILD)/tests $(CMAKE_COMMON) -DFORERUN_BUILD_TESTS=ON
-	$(BIN)/cmake --build $(BUILD)/tests -j $(JOBS)
-	$(BIN)/ctest --test-dir $(BUILD)/tests --output-on-failure -j $(JOBS)
+	$(BIN)/cmake -S . -B $(BUILD)/release $(CMAKE_COMMON) $(RELEASE_OPTIONS)
+	$(BIN)/cmake --build $(BUILD)/release -j $(JOBS)
+	$(BIN)/ctest --test-dir $(BUILD)/release --output-on-failure -j $(JOBS)
 endif
 
 lint: $(VENV)/.lint $(VENV)/.package
@@ -77,15 +79,20 @@ sanitize: $(VENV)/.test
 	$(BIN)/cmake --build $(BUILD)/tsan -j $(JOBS) -t forerun_util_test forerun_ops_test forerun_model_test forerun_engine_test
 	$(BIN)/ctest --test-dir $(BUILD)/tsan --output-on-failure -j $(JOBS) -R 'ThreadTeam|EngineCore|Ops|Transformer'
 
+ifeq ($(HAVE_BENCHMARK),)
+bench-smoke:
+	@echo "Benchmarks left out: Google Benchmark is not installed ('apt-get install libbenchmark-dev')."
+else
 bench-smoke: $(VENV)/.test
-	$(BIN)/cmake -S . -B $(BUILD)/bench $(CMAKE_COMMON) -DFORERUN_BUILD_BENCH=ON
-	$(BIN)/cmake --build $(BUILD)/bench -j $(JOBS)
-	$(BIN)/python tools/bench_smoke.py $(BUILD)/bench/bench
+	$(BIN)/cmake -S . -B $(BUILD)/release $(CMAKE_COMMON) $(RELEASE_OPTIONS)
+	$(BIN)/cmake --build $(BUILD)/release -j $(JOBS)
+	$(BIN)/python tools/bench_smoke.py $(BUILD)/release/bench
+endif
 
 install-test: $(VENV)/.test
-	$(BIN)/cmake -S . -B $(BUILD)/install $(CMAKE_COMMON)
-	$(BIN)/cmake --build $(BUILD)/install -j $(JOBS)
-	$(BIN)/cmake --install $(BUILD)/install --prefix $(CURDIR)/$(BUILD)/prefix --component cpp
+	$(BIN)/cmake -S . -B $(BUILD)/release $(CMAKE_COMMON) $(RELEASE_OPTIONS)
+	$(BIN)/cmake --build $(BUILD)/release -j $(JOBS)
+	$(BIN)/cmake --install $(BUILD)/release --prefix $(CURDIR)/$(BUILD)/prefix --component cpp
 	$(BIN)/cmake -S tests/install -B $(BUILD)/embed $(CMAKE_COMMON) -DCMAKE_PREFIX_PATH=$(CURDIR)/$(BUILD)/prefix
 	$(BIN)/cmake --build $(BUILD)/embed
 	$(BIN)/python tests/install/run.py $(BUILD)/embed/embed
