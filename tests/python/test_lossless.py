@@ -73,6 +73,7 @@ def run(engine: _core.Engine, requests: list[tuple[list[int], Any]]) -> list[tup
             tokens[update.id] += list(update.new_tokens)
             if update.finish_reason != _core.FinishReason.NONE:
                 reasons[update.id] = update.finish_reason.name
+    assert set(reasons.values()) <= {"STOP", "LENGTH"}
     return [(tokens[request_id], reasons[request_id]) for request_id in ids]
 
 
