@@ -51,7 +51,7 @@ def write_tiny_model(
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "head_dim": head_dim,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 1024,
         "rope_theta": 10000.0,
         "hidden_act": "silu",
         "tie_word_embeddings": True,
