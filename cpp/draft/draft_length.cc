@@ -10,7 +10,6 @@ namespace {
 // tried again now and then; kConfidenceWeight * (1 - kSharedDecay) bounds what that costs, here to
 // about a percent of the time.
 constexpr double kCostDecay = 0.98;
-constexpr double kMeasuredDecay = 0.99;
 constexpr double kSharedDecay = 0.998;
 constexpr double kRequestDecay = 0.97;
 
@@ -18,9 +17,6 @@ constexpr double kRequestDecay = 0.97;
 // every CPU tried.
 constexpr double kPriorRows = 8;
 constexpr double kPriorIncrease = 0.5;
-
-// The line weighs as much as this many measurements of a number of rows.
-constexpr double kLineWeight = 1;
 
 // A drafter's stated confidence weighs as much as this many checked nodes.
 constexpr double kConfidenceWeight = 4;
@@ -48,14 +44,6 @@ void StepCostModel::Observe(int num_rows, double seconds) {
     rows_rows_ = kCostDecay * rows_rows_ + rows * rows;
     rows_seconds_ = kCostDecay * rows_seconds_ + rows * seconds;
   }
-  for (Measured& measured : measured_) {
-    measured.weight *= kMeasuredDecay;
-    measured.seconds *= kMeasuredDecay;
-  }
-  if (num_rows <= kMaxMeasuredRows) {
-    measured_[num_rows].weight += 1;
-    measured_[num_rows].seconds += seconds;
-  }
   const double mean_rows = rows_ / weight_;
   const double mean_seconds = seconds_ / weight_;
   const double variance = rows_rows_ / weight_ - mean_rows * mean_rows;
@@ -65,14 +53,7 @@ void StepCostModel::Observe(int num_rows, double seconds) {
   intercept_ = std::max(0.0, mean_seconds - slope_ * mean_rows);
 }
 
-double StepCostModel::Line(int num_rows) const { return intercept_ + slope_ * num_rows; }
-
-double StepCostModel::Seconds(int num_rows) const {
-  const double line = Line(num_rows);
-  if (num_rows > kMaxMeasuredRows) return line;
-  const Measured& measured = measured_[num_rows];
-  return (measured.seconds + kLineWeight * line) / (measured.weight + kLineWeight);
-}
+double StepCostModel::Seconds(int num_rows) const { return intercept_ + slope_ * num_rows; }
 
 AcceptanceModel::AcceptanceModel() {
   for (int level = 0; level < kNumLevels; ++level) levels_[level] = {0, 0};

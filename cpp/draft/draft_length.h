@@ -16,10 +16,7 @@
 
 namespace forerun {
 
-// Seconds of a model step by its number of rows: what was measured for that number, leaning on a
-// line through all measurements where there is little. Both forget exponentially. Steps are not a
-// line themselves: rows are nearly free as long as reading the weights takes longer than
-// multiplying with them.
+// Seconds of a model step as a line in its number of rows, fitted with exponential forgetting.
 class StepCostModel {
  public:
   void Observe(int num_rows, double seconds);
@@ -28,14 +25,6 @@ class StepCostModel {
   bool known() const { return weight_ > 0; }
 
  private:
-  static constexpr int kMaxMeasuredRows = 64;
-  struct Measured {
-    double weight = 0, seconds = 0;  // sums
-  };
-
-  double Line(int num_rows) const;
-
-  std::array<Measured, kMaxMeasuredRows + 1> measured_ = {};  // by number of rows
   double weight_ = 0, rows_ = 0, seconds_ = 0, rows_rows_ = 0, rows_seconds_ = 0;
   double intercept_ = 0, slope_ = 0;
 };

@@ -26,14 +26,6 @@ TEST(StepCostModelTest, FindsTheLineBehindNoisySteps) {
   EXPECT_NEAR(cost.Seconds(9), 0.019, 0.0005);
 }
 
-TEST(StepCostModelTest, KnowsWhereRowsStopBeingFree) {
-  StepCostModel cost;
-  const auto seconds = [](int rows) { return rows <= 6 ? 0.010 : 0.010 + 0.002 * (rows - 6); };
-  for (int i = 0; i < 200; ++i) cost.Observe(1 + i % 9, seconds(1 + i % 9));
-  EXPECT_NEAR(cost.Seconds(1), cost.Seconds(6), 0.0005);
-  EXPECT_NEAR(cost.Seconds(9), 0.016, 0.0005);
-}
-
 TEST(StepCostModelTest, OneStalledStepMovesLittle) {
   StepCostModel cost;
   for (int i = 0; i < 200; ++i) cost.Observe(1 + i % 5, 0.010 + 0.001 * (1 + i % 5));
