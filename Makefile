@@ -12,7 +12,7 @@ HAVE_GTEST := $(wildcard /usr/include/gtest/gtest.h /usr/local/include/gtest/gte
 HAVE_BENCHMARK := $(wildcard /usr/include/benchmark/benchmark.h /usr/local/include/benchmark/benchmark.h)
 RELEASE_OPTIONS = -DFORERUN_BUILD_TESTS=$(if $(HAVE_GTEST),ON,OFF) -DFORERUN_BUILD_BENCH=$(if $(HAVE_BENCHMARK),ON,OFF)
 
-.PHONY: demo test test-python test-cpp test-long lint format sanitize bench-smoke install-test clean
+.PHONY: demo test test-python test-cpp test-long lint format sanitize sanitize-threads bench-smoke install-test clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -70,11 +70,13 @@ format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# TSan runs where threads meet: the team, the operations and the engine.
 sanitize: $(VENV)/.test
 	$(BIN)/cmake -S . -B $(BUILD)/asan $(CMAKE_COMMON) -DFORERUN_BUILD_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFORERUN_SANITIZE=address,undefined
 	$(BIN)/cmake --build $(BUILD)/asan -j $(JOBS)
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BIN)/ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS)
+
+# Where threads meet: the team, the operations and the engine.
+sanitize-threads: $(VENV)/.test
 	$(BIN)/cmake -S . -B $(BUILD)/tsan $(CMAKE_COMMON) -DFORERUN_BUILD_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFORERUN_SANITIZE=thread
 	$(BIN)/cmake --build $(BUILD)/tsan -j $(JOBS) -t forerun_util_test forerun_ops_test forerun_model_test forerun_engine_test
 	$(BIN)/ctest --test-dir $(BUILD)/tsan --output-on-failure -j $(JOBS) -R 'ThreadTeam|EngineCore|Ops|Transformer'
