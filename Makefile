@@ -7,7 +7,7 @@ JOBS ?= $(shell nproc)
 CPP_SOURCES := $(shell git ls-files '*.h' '*.cc' 2>/dev/null)
 PACKAGE_SOURCES := $(shell git ls-files pyproject.toml CMakeLists.txt cmake cpp python 2>/dev/null)
 CMAKE_COMMON = -G Ninja -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
-# A C++ compiler's own standard library says where GoogleTest is; without it the C++ tests are left out, loudly.
+# Without their headers the C++ tests and the benchmarks are left out, loudly.
 HAVE_GTEST := $(wildcard /usr/include/gtest/gtest.h /usr/local/include/gtest/gtest.h)
 HAVE_BENCHMARK := $(wildcard /usr/include/benchmark/benchmark.h /usr/local/include/benchmark/benchmark.h)
 RELEASE_OPTIONS = -DFORERUN_BUILD_TESTS=$(if $(HAVE_GTEST),ON,OFF) -DFORERUN_BUILD_BENCH=$(if $(HAVE_BENCHMARK),ON,OFF)
