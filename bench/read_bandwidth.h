@@ -3,9 +3,12 @@
 #ifndef FORERUN_BENCH_READ_BANDWIDTH_H_
 #define FORERUN_BENCH_READ_BANDWIDTH_H_
 
+#include <sys/mman.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
+#include <memory>
 #include <vector>
 
 #include "cpp/util/clock.h"
@@ -18,32 +21,51 @@ inline double Median(std::vector<double> values) {
   return values[values.size() / 2];
 }
 
-// Reads num_bytes with every thread of a team.
+// Reads num_bytes with every thread of a team, the fastest way found: huge pages, and eight streams
+// per thread, since one stream alone leaves the prefetchers waiting.
 class Reader {
  public:
-  Reader(ThreadTeam& team, std::size_t num_bytes) : team_(team), words_(num_bytes / 8, 1) {}
+  Reader(ThreadTeam& team, std::size_t num_bytes)
+      : team_(team),
+        num_pieces_(static_cast<int>(num_bytes / kPieceBytes)),
+        data_(static_cast<std::uint64_t*>(
+            std::aligned_alloc(kHugePage, (num_bytes / kHugePage + 1) * kHugePage))) {
+    const std::size_t size = num_pieces_ * kPieceBytes;
+    static_cast<void>(madvise(data_.get(), size, MADV_HUGEPAGE));
+    std::fill_n(data_.get(), size / sizeof(std::uint64_t), 1);
+  }
 
   double SecondsPerByte() {
-    constexpr std::size_t kPiece = 1 << 15;  // words
-    const int pieces = static_cast<int>(words_.size() / kPiece);
     const double begin = Now();
-    team_.Run(pieces, [&](int piece) {
-      const std::uint64_t* word = words_.data() + piece * kPiece;
-      std::uint64_t sums[8] = {};
-      for (std::size_t i = 0; i < kPiece; i += 8) {
-        for (int j = 0; j < 8; ++j) sums[j] += word[i + j];
+    team_.Run(num_pieces_, [&](int piece) {
+      const Words* words = reinterpret_cast<const Words*>(data_.get()) + piece * kPieceWords;
+      Words sum[2] = {};
+      for (std::size_t i = 0; i < kStreamWords; i += 2) {
+        for (int stream = 0; stream < kStreams; ++stream) {
+          for (int j = 0; j < 2; ++j) sum[j] += words[stream * kStreamWords + i + j];
+        }
       }
-      std::uint64_t sum = 0;
-      for (std::uint64_t value : sums) sum += value;
       // Keeps the compiler from leaving the loop out.
-      if (sum == 0) std::abort();
+      if (sum[0][0] + sum[1][0] == 0) std::abort();
     });
-    return (Now() - begin) / (static_cast<double>(pieces) * kPiece * 8);
+    return (Now() - begin) / (static_cast<double>(num_pieces_) * kPieceBytes);
   }
 
  private:
+  using Words = std::uint64_t __attribute__((vector_size(32)));
+  struct Free {
+    void operator()(void* data) const { std::free(data); }
+  };
+
+  static constexpr int kStreams = 8;
+  static constexpr std::size_t kHugePage = 2 << 20;
+  static constexpr std::size_t kPieceBytes = 1 << 20;
+  static constexpr std::size_t kPieceWords = kPieceBytes / sizeof(Words);
+  static constexpr std::size_t kStreamWords = kPieceWords / kStreams;
+
   ThreadTeam& team_;
-  std::vector<std::uint64_t> words_;
+  int num_pieces_;
+  std::unique_ptr<std::uint64_t, Free> data_;
 };
 
 }  // namespace forerun::bench

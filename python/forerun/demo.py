@@ -100,8 +100,8 @@ def analyze_log(path, threshold=3):
 '''
 
 
-def prompts(llm: LLM) -> dict[str, tuple[TokensPrompt, int]]:
-    """Each prompt by name, with the most tokens to generate."""
+def prompts(llm: LLM) -> dict[str, tuple[TokensPrompt, SamplingParams]]:
+    """Each prompt by name, with how to answer it."""
 
     def chat(text: str, answer: str | None = None) -> TokensPrompt:
         messages = [{"role": "user", "content": text}]
@@ -113,12 +113,15 @@ def prompts(llm: LLM) -> dict[str, tuple[TokensPrompt, int]]:
     # The first lines of the answer: a model this small does not set out to copy by itself.
     begin = "\n".join(FUNCTION.replace("path", "filename").splitlines()[:4])
     rename = "Return this function with the variable `path` renamed to `filename`:\n\n"
+    short = SamplingParams(temperature=0, max_tokens=160)
+    # The function is all that was asked for, so the answer ends with its code block.
+    code = SamplingParams(temperature=0, max_tokens=480, stop="\n```")
     return {
-        "free-form chat": (chat(CHAT), 160),
-        "summarise an article": (chat(f"Summarise this article:\n\n{ARTICLE}"), 160),
+        "free-form chat": (chat(CHAT), short),
+        "summarise an article": (chat(f"Summarise this article:\n\n{ARTICLE}"), short),
         "rename a variable": (
             chat(f"{rename}```python\n{FUNCTION}```", f"```python\n{begin}"),
-            480,
+            code,
         ),
     }
 
@@ -145,8 +148,7 @@ def measure(llms: dict[str, LLM], name: str, rounds: dict[str, list[list[Tally]]
             method = methods[(number + place) % len(methods)]
             llm = llms[method]
             llm.reset_caches()
-            prompt, max_tokens = prompts(llm)[name]
-            params = SamplingParams(temperature=0, max_tokens=max_tokens)
+            prompt, params = prompts(llm)[name]
             if number == 0:
                 print(f"\n--- {name}, {method} " + "-" * (60 - len(name) - len(method)))
             show = _show if number == 0 else None
