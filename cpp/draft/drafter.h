@@ -9,10 +9,21 @@
 
 #include <span>
 
+#include "cpp/verify/distribution.h"
 #include "cpp/verify/draft.h"
 #include "forerun/types.h"
 
 namespace forerun {
+
+// What a draft is wanted for.
+struct DraftRequest {
+  RequestId id;
+  int max_tokens;  // the most nodes
+  // How the target is sampled, and where the draft begins: all that a drafter needs that draws its
+  // guesses (cpp/verify/draft_sampling.h). Certain guesses need neither.
+  const SamplingRule& rule;
+  int first_output_index;
+};
 
 class Drafter {
  public:
@@ -24,8 +35,9 @@ class Drafter {
   virtual void Forget(RequestId id) = 0;
 
   // Fills `draft` (cleared by the caller) with at most max_tokens nodes; leaves it empty when it
-  // has no guess.
-  virtual void Propose(RequestId id, int max_tokens, Draft& draft) = 0;
+  // has no guess. How many nodes it draws must not depend on what it drew: drafts are dropped when
+  // they do not fit.
+  virtual void Propose(const DraftRequest& request, Draft& draft) = 0;
 
   // Drops what is remembered of past requests.
   virtual void Reset() = 0;

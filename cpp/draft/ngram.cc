@@ -32,13 +32,13 @@ void NgramDrafter::End(RequestId id) { requests_.Remove(id); }
 
 void NgramDrafter::Forget(RequestId id) { requests_.Remove(id); }
 
-void NgramDrafter::Propose(RequestId id, int max_tokens, Draft& draft) {
-  const OwnIndex& request = requests_.Get(id);
+void NgramDrafter::Propose(const DraftRequest& wanted, Draft& draft) {
+  const OwnIndex& request = requests_.Get(wanted.id);
   const SuffixIndex& index = request.index();
   SuffixIndex::Cursor context = request.match();
   if (context.length < lookup_min_) return;
   const std::size_t begin = index.first_end(context.state) + 1;
-  const std::size_t length = std::clamp(max_tokens, 0, max_draft_tokens_);
+  const std::size_t length = std::clamp(wanted.max_tokens, 0, max_draft_tokens_);
   const std::size_t end = std::min(begin + length, index.text().size());
   for (std::size_t i = begin; i < end; ++i) {
     const TokenId token = index.text()[i];

@@ -49,9 +49,9 @@ void SuffixDrafter::End(RequestId id) {
 
 void SuffixDrafter::Forget(RequestId id) { requests_.Remove(id); }
 
-void SuffixDrafter::Propose(RequestId id, int max_tokens, Draft& draft) {
-  Request& request = requests_.Get(id);
-  const int limit = std::min(max_tokens, max_draft_tokens_);
+void SuffixDrafter::Propose(const DraftRequest& wanted, Draft& draft) {
+  Request& request = requests_.Get(wanted.id);
+  const int limit = std::min(wanted.max_tokens, max_draft_tokens_);
   Candidate best;
   Consider(request.own.index(), request.own.match(), limit, best);
   history_.Follow(request.own.index().text(), request.follower);

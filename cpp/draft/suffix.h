@@ -40,7 +40,7 @@ class SuffixDrafter : public Drafter {
   // Remembers the request's output, without its prompt, for all requests.
   void End(RequestId id) override;
   void Forget(RequestId id) override;
-  void Propose(RequestId id, int max_tokens, Draft& draft) override;
+  void Propose(const DraftRequest& wanted, Draft& draft) override;
   void Reset() override { history_.Clear(); }
 
   const History& history() const { return history_; }

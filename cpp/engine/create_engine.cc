@@ -47,6 +47,7 @@ EngineConfig MakeConfig(const EngineOptions& options, const MemoryPlan& memory,
   config.seed = options.seed;
   config.num_speculative_tokens = NumSpeculativeTokens(options.speculative);
   config.adaptive = options.speculative.adaptive;
+  config.acceptance_method = options.speculative.acceptance_method;
   config.eos_token_ids = spec.eos_token_ids;
   config.check_invariants = options.check_invariants;
   return config;

@@ -85,6 +85,7 @@ std::unique_ptr<Request> EngineCore::MakeRequest(RequestId id, std::span<const T
   }
   const std::uint64_t seed = params.seed.value_or(HashCombine(config_.seed, id));
   request->rule = MakeSamplingRule(request->params, seed, request->suppressed_before_min);
+  request->rule.acceptance_method = config_.acceptance_method;
   request->drafts = drafter_ != nullptr && params.speculative;
   request->metrics.spec_decode.num_accepted_tokens_per_pos.resize(config_.num_speculative_tokens);
   request->submit_time = Now();
@@ -181,9 +182,12 @@ void EngineCore::ProposeDrafts() {
     if (request->params.max_draft_tokens)
       limit = std::min(limit, *request->params.max_draft_tokens);
     if (limit <= 0) continue;
-    Guarded(*request, [&] { drafter_->Propose(request->id, limit, request->draft); });
+    const DraftRequest wanted = {request->id, limit, request->rule, request->num_output_tokens()};
+    Guarded(*request, [&] { drafter_->Propose(wanted, request->draft); });
     if (request->draft.empty()) continue;
     FORERUN_CHECK(request->draft.size() <= limit, "the drafter went beyond its limit");
+    // What a sampled draft drew must not decide how much of it is kept.
+    if (request->draft.is_sampled()) continue;
     candidates_.push_back({&request->draft, &acceptance_[request->id]});
   }
   if (config_.adaptive && !candidates_.empty()) {

@@ -36,6 +36,7 @@ struct EngineConfig {
   std::uint64_t seed = 0;
   int num_speculative_tokens = 0;
   bool adaptive = true;
+  AcceptanceMethod acceptance_method = AcceptanceMethod::kCoupled;
   std::vector<TokenId> eos_token_ids;
   bool check_invariants = false;
 };

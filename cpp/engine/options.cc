@@ -23,6 +23,11 @@ void CheckSpeculative(const SpeculativeOptions& options) {
   if (options.num_speculative_tokens) {
     CheckAtLeast("num_speculative_tokens", *options.num_speculative_tokens, 1);
   }
+  if (options.draft_sample_method != DraftSampleMethod::kGreedy) {
+    throw InvalidArgument("draft_sample_method", "'probabilistic'",
+                          "'greedy': ngram and suffix guess with certainty, and no method of this "
+                          "version draws from probabilities");
+  }
   CheckAtLeast("prompt_lookup_min", options.prompt_lookup_min, 1);
   if (options.prompt_lookup_max < options.prompt_lookup_min) {
     throw InvalidArgument("prompt_lookup_max", ToText(options.prompt_lookup_max),

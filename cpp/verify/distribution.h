@@ -22,6 +22,7 @@
 #include <stdexcept>
 #include <vector>
 
+#include "forerun/options.h"
 #include "forerun/sampling_params.h"
 #include "forerun/types.h"
 
@@ -44,6 +45,7 @@ struct SamplingRule {
   int min_tokens = 0;
   // Tokens that cannot be sampled at output indices below min_tokens: end-of-sequence and stop ids.
   std::span<const TokenId> suppressed_before_min;
+  AcceptanceMethod acceptance_method = AcceptanceMethod::kCoupled;
 };
 
 // `suppressed_before_min` must outlive the rule. REQUIRES: params passed CheckSamplingParams.
@@ -56,17 +58,32 @@ struct RankedToken {
   TokenId token;
 };
 
-// Working memory of SampleToken; one per thread. Grows until it has seen the largest row.
+// Working memory of SampleToken and Verify; one per thread. Grows until it has seen the largest row
+// and draft.
 struct SamplerScratch {
   std::vector<float> logits;            // [vocab], with suppressed tokens at -infinity
   std::vector<float> group_max;         // of every 64 logits
   std::vector<float> ordered_maxima;    // the same, partially sorted
   std::vector<RankedToken> candidates;  // for top_k and top_p
+  std::vector<double> node_weights;     // [draft size], of the nodes' tokens behind their parents
+  std::vector<std::vector<double>> residuals;  // [depth][vocab], where sampled nodes were rejected
 };
 
 // The noise of a token at an output position: standard Gumbel, between -3.14 and 22.88.
 //   u = (bits + 0.5) * 2^-32, bits = word token % 4 of Philox(seed, token / 4, output_index)
 double GumbelNoise(std::uint64_t seed, int output_index, TokenId token);
+
+// What a uniform number is for. Streams of different purposes share no Philox counter, nor does any
+// with the Gumbel noise.
+enum class NoisePurpose : std::uint32_t {
+  kAcceptance = 1,  // whether a node is accepted
+  kResidual = 2,    // what is emitted where nodes were rejected
+  kDraft = 3,       // which token a sampled node guesses
+};
+
+// Uniform on the multiples of 2^-53 in [0, 1).
+//   bits = words 0 and 1 of Philox(seed, node, purpose << 32 | output_index)
+double UniformNoise(std::uint64_t seed, NoisePurpose purpose, int output_index, int node);
 
 // Samples output token number `output_index` (0-based) of a request from logits [vocab]. Throws
 // NumericError.
@@ -75,6 +92,11 @@ TokenId SampleToken(std::span<const float> logits, const SamplingRule& rule, int
 
 // The same by the shortest route from the definition: full sorts, no shortcuts. For tests.
 TokenId SampleTokenSlow(std::span<const float> logits, const SamplingRule& rule, int output_index);
+
+// What SampleToken's probabilities are proportional to: [vocab], multiples of 2^-32, 0 for tokens
+// that are not kept. For tests. REQUIRES: rule.temperature > 0.
+std::vector<double> KeptWeightsSlow(std::span<const float> logits, const SamplingRule& rule,
+                                    int output_index);
 
 }  // namespace forerun
 

@@ -1,9 +1,18 @@
 // A drafter's guess of what comes next, as a tree; a chain is a tree whose every parent is the node
 // before it.
+//
+// Guesses are certain (n-gram, suffix, greedy heads) or sampled. The children of a node are all one
+// or the other. Sampled siblings are drawn one after the other, without replacement, from one row
+// of weights that the draft owns; their order in the draft is the order in which they were drawn.
+//
+// A sampled node must stay in the draft whatever it turned out to be: to drop nodes that look
+// unlikely would change the output's distribution. So what decides where to draw, how many nodes,
+// and which to drop may look at the nodes drawn before, never at the ones it drops.
 #ifndef FORERUN_CPP_VERIFY_DRAFT_H_
 #define FORERUN_CPP_VERIFY_DRAFT_H_
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "forerun/types.h"
@@ -20,12 +29,38 @@ struct Draft {
   // controller.
   std::vector<float> confidence;
 
+  // Where the children of a node were drawn: row row_behind[node + 1] of weights [rows,
+  // vocab_size], or nowhere (-1, or not even an entry): they are certain. The weights are multiples
+  // of 2^-32 in [0, 1]; a token's probability is its weight over the sum of all.
+  std::vector<std::int32_t> row_behind;
+  std::vector<float> weights;
+  int vocab_size = 0;
+
+  bool is_sampled() const { return !row_behind.empty(); }
+  // Empty where the children of `node` are certain.
+  std::span<const float> RowBehind(int node) const {
+    const auto i = static_cast<std::size_t>(node + 1);
+    if (i >= row_behind.size() || row_behind[i] < 0) return {};
+    return {weights.data() + std::int64_t{row_behind[i]} * vocab_size,
+            static_cast<std::size_t>(vocab_size)};
+  }
+  // A row for the children of `node`, to be filled by the caller. Valid until the next.
+  std::span<float> AddRowBehind(int node, int num_tokens) {
+    vocab_size = num_tokens;
+    if (static_cast<int>(row_behind.size()) <= node + 1) row_behind.resize(node + 2, -1);
+    row_behind[node + 1] = static_cast<std::int32_t>(weights.size() / vocab_size);
+    weights.resize(weights.size() + vocab_size);
+    return {weights.end() - vocab_size, weights.end()};
+  }
+
   int size() const { return static_cast<int>(tokens.size()); }
   bool empty() const { return tokens.empty(); }
   void Clear() {
     tokens.clear();
     parents.clear();
     confidence.clear();
+    row_behind.clear();
+    weights.clear();
   }
   void AppendToChain(TokenId token, float token_confidence) {
     parents.push_back(size() - 1);
@@ -38,6 +73,7 @@ struct Draft {
     tokens.resize(count);
     parents.resize(count);
     confidence.resize(count);
+    if (std::ssize(row_behind) > count + 1) row_behind.resize(count + 1);
   }
 };
 

@@ -1,10 +1,29 @@
-// THE definition of acceptance.
+// THE definition of acceptance: which nodes of a draft are accepted, and which token follows them.
+// SamplingRule::acceptance_method says how; at temperature 0 all methods are the first.
 //
-// Verify samples the output one position after the other, exactly as without a draft. As long as
+// kCoupled samples the output one position after the other, exactly as without a draft. As long as
 // some child of the current node guessed the sampled token, that node is accepted and its own
 // logits row, computed in the same pass, yields the next sample. The first sample that nobody
 // guessed ends the walk: the correction, or, at the end of the draft, the bonus. So every emitted
 // token is the one that plain decoding would have emitted, whatever the draft says.
+//
+// kRejection and kBlock keep the distribution of the output instead. Both visit nodes depth first.
+// Visiting a node with a weight emits a path through it with exactly that probability, and then
+// with the target's distribution behind it:
+//
+//   Visit(node, weight)
+//     target = weight x the target's distribution behind the node
+//     for each child, its token having been drawn from draft (a certain guess: with probability 1)
+//       w = min(1, target(its token) / draft(its token))
+//       kRejection: with probability w, return Visit(child, 1)
+//       kBlock:     if Visit(child, w) accepts, return
+//       target = max(0, target - draft) / (1 - sum of target + sum of max(0, target - draft))
+//       draft  = draft without its token, normalised
+//     with probability sum of target: accept the path to this node, then a token drawn from target
+//
+// The root is visited with weight 1. docs/verification.md has the proof. Randomness is that of
+// UniformNoise at the draft's first output index; a token behind a node none of whose children took
+// anything from the target is the one of plain decoding, SampleToken's.
 #ifndef FORERUN_CPP_VERIFY_VERIFY_H_
 #define FORERUN_CPP_VERIFY_VERIFY_H_
 
@@ -38,9 +57,25 @@ struct Verdict {
 };
 
 // tokens[i] becomes output token number first_output_index + i. Only rows on the accepted path are
-// read. `out` is overwritten. Throws NumericError, and then `out` holds the tokens before it.
+// read, by kBlock also those that it visits. `out` is overwritten. Throws NumericError when a row
+// on the accepted path is broken, and then `out` holds the tokens before it.
 void Verify(const Draft& draft, RowLogits logits, const SamplingRule& rule, int first_output_index,
             SamplerScratch& scratch, Verdict& out);
+
+// The same by the shortest route from the definition. For tests.
+void VerifySlow(const Draft& draft, RowLogits logits, const SamplingRule& rule,
+                int first_output_index, Verdict& out);
+
+// The logits behind `node`, whose path from the root guesses the tokens of `path`. The one place
+// where they are obtained.
+inline std::span<const float> LogitsBehind(int node, [[maybe_unused]] std::span<const TokenId> path,
+                                           RowLogits logits) {
+  return logits.row(node + 1);
+}
+
+// Sums of tokens' masses that are multiples of this are exact in any order, as they stay below 2.
+// Rounds a number in [0, 2).
+inline double RoundMass(double mass) { return (mass + 1.0) - 1.0; }
 
 }  // namespace forerun
 

@@ -16,11 +16,21 @@ void RegisterSpeculativeOptions(py::module_& module) {
       .value("NGRAM", SpeculativeMethod::kNgram)
       .value("SUFFIX", SpeculativeMethod::kSuffix);
 
+  py::enum_<AcceptanceMethod>(module, "AcceptanceMethod", "When a guess is accepted.")
+      .value("COUPLED", AcceptanceMethod::kCoupled)
+      .value("REJECTION", AcceptanceMethod::kRejection)
+      .value("BLOCK", AcceptanceMethod::kBlock);
+  py::enum_<DraftSampleMethod>(module, "DraftSampleMethod", "How a drafter picks its guesses.")
+      .value("GREEDY", DraftSampleMethod::kGreedy)
+      .value("PROBABILISTIC", DraftSampleMethod::kProbabilistic);
+
   using Options = SpeculativeOptions;
   py::class_<Options>(module, "SpeculativeOptions", "How the engine drafts.")
       .def(py::init<>(), "All defaults: no speculation.")
       .def_readwrite("method", &Options::method)
       .def_readwrite("num_speculative_tokens", &Options::num_speculative_tokens)
+      .def_readwrite("acceptance_method", &Options::acceptance_method)
+      .def_readwrite("draft_sample_method", &Options::draft_sample_method)
       .def_readwrite("prompt_lookup_max", &Options::prompt_lookup_max)
       .def_readwrite("prompt_lookup_min", &Options::prompt_lookup_min)
       .def_readwrite("suffix_max_tree_depth", &Options::suffix_max_tree_depth)

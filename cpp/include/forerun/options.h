@@ -10,11 +10,28 @@ namespace forerun {
 
 enum class SpeculativeMethod { kNone, kNgram, kSuffix };
 
+// When a guess is accepted. At temperature 0 all three mean: when it is the target's arg-max.
+enum class AcceptanceMethod {
+  kCoupled,    // it is the very token that plain decoding samples: the output ids do not change
+  kRejection,  // rejection sampling, node by node: the output's distribution does not change
+  kBlock,      // block verification: the same, and never fewer accepted tokens on average
+};
+
+// How a drafter picks its guesses.
+enum class DraftSampleMethod {
+  kGreedy,         // what it thinks most probable
+  kProbabilistic,  // drawn from its probabilities, which the verification then knows
+};
+
 struct SpeculativeOptions {
   SpeculativeMethod method = SpeculativeMethod::kNone;
   // The most tokens drafted for a request in one step. Absent: 5 for ngram, suffix_max_tree_depth
   // for suffix.
   std::optional<int> num_speculative_tokens;
+
+  AcceptanceMethod acceptance_method = AcceptanceMethod::kCoupled;
+  // No method of this version has probabilities to draw from: kProbabilistic is refused.
+  DraftSampleMethod draft_sample_method = DraftSampleMethod::kGreedy;
 
   // ngram: the draft continues an earlier occurrence of the last n tokens, lookup_min <= n <=
   // lookup_max.

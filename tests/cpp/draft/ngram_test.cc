@@ -29,8 +29,9 @@ SpeculativeOptions Options(int lookup_min, int lookup_max, int num_speculative_t
 }
 
 Draft Propose(Drafter& drafter, RequestId id, int max_tokens) {
+  const SamplingRule rule;
   Draft draft;
-  drafter.Propose(id, max_tokens, draft);
+  drafter.Propose({id, max_tokens, rule, /*first_output_index=*/0}, draft);
   return draft;
 }
 

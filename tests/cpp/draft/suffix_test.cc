@@ -39,8 +39,9 @@ SpeculativeOptions Options(int depth, double factor = 1.0, double min_prob = 0.1
 }
 
 Draft Propose(Drafter& drafter, RequestId id, int max_tokens) {
+  const SamplingRule rule;
   Draft draft;
-  drafter.Propose(id, max_tokens, draft);
+  drafter.Propose({id, max_tokens, rule, /*first_output_index=*/0}, draft);
   return draft;
 }
 

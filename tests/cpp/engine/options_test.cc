@@ -26,6 +26,8 @@ TEST(CheckEngineOptionsTest, NamesTheFirstWrongField) {
       {"kv_cache_memory_bytes", [](auto& o) { o.kv_cache_memory_bytes = 0; }},
       {"num_threads", [](auto& o) { o.num_threads = -1; }},
       {"num_speculative_tokens", [](auto& o) { o.speculative.num_speculative_tokens = 0; }},
+      {"draft_sample_method",
+       [](auto& o) { o.speculative.draft_sample_method = DraftSampleMethod::kProbabilistic; }},
       {"prompt_lookup_min", [](auto& o) { o.speculative.prompt_lookup_min = 0; }},
       {"prompt_lookup_max", [](auto& o) { o.speculative.prompt_lookup_max = 1; }},
       {"suffix_decoding_max_tree_depth", [](auto& o) { o.speculative.suffix_max_tree_depth = 1; }},

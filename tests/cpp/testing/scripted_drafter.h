@@ -38,16 +38,16 @@ class ScriptedDrafter : public Drafter {
     FORERUN_CHECK(texts_.erase(id) == 1);
     ++num_forgotten_;
   }
-  void Propose(RequestId id, int max_tokens, Draft& draft) override {
+  void Propose(const DraftRequest& wanted, Draft& draft) override {
     MaybeThrow();
     FORERUN_CHECK(draft.empty());
-    std::vector<TokenId> text = texts_.at(id);
-    for (int i = 0; i < max_tokens; ++i) {
+    std::vector<TokenId> text = texts_.at(wanted.id);
+    for (int i = 0; i < wanted.max_tokens; ++i) {
       const TokenId token = guess_(text);
       draft.AppendToChain(token, confidence_);
       text.push_back(token);
     }
-    max_proposed_ = std::max(max_proposed_, max_tokens);
+    max_proposed_ = std::max(max_proposed_, wanted.max_tokens);
   }
   void Reset() override {}
 

@@ -8,9 +8,13 @@
 #include <vector>
 
 #include "cpp/verify/distribution.h"
+#include "tests/cpp/testing/chi_square.h"
 
 namespace forerun {
 namespace {
+
+using testing::kTooSurprising;
+using testing::Surprise;
 
 constexpr int kNumDraws = 200000;
 
@@ -35,24 +39,6 @@ Probabilities Restrict(const Probabilities& all, const std::vector<TokenId>& kep
   for (TokenId token : kept) probabilities[token] = all[token] / total;
   return probabilities;
 }
-
-// Standard deviations by which chi-square exceeds its mean (Wilson and Hilferty's cube root).
-// Infinite when something impossible was drawn.
-double Surprise(const std::vector<int>& counts, const Probabilities& expected) {
-  const double total = std::accumulate(counts.begin(), counts.end(), 0.0);
-  double chi_square = 0.0;
-  int degrees = -1;
-  for (std::size_t i = 0; i < counts.size(); ++i) {
-    const double mean = expected[i] * total;
-    if (mean == 0.0 && counts[i] == 0) continue;
-    chi_square += (counts[i] - mean) * (counts[i] - mean) / mean;
-    ++degrees;
-  }
-  if (degrees <= 0) return 0.0;
-  const double spread = 2.0 / (9.0 * degrees);
-  return (std::cbrt(chi_square / degrees) - (1.0 - spread)) / std::sqrt(spread);
-}
-constexpr double kTooSurprising = 4.5;  // 3 in a million
 
 std::vector<int> DrawOverSeeds(SamplingRule rule) {
   SamplerScratch scratch;

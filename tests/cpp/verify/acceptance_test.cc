@@ -1,0 +1,162 @@
+// Rejection and block verification: the fast walk against the slow definition, and what the rules
+// promise beside the distribution (acceptance_frequency_test.cc has that).
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpp/verify/draft_sampling.h"
+#include "cpp/verify/verify.h"
+#include "tests/cpp/testing/num_examples.h"
+
+namespace forerun {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr AcceptanceMethod kMethods[] = {AcceptanceMethod::kCoupled, AcceptanceMethod::kRejection,
+                                         AcceptanceMethod::kBlock};
+
+struct Outcome {
+  Verdict verdict;
+  std::string error;
+
+  bool operator==(const Outcome& other) const {
+    return verdict.tokens == other.verdict.tokens &&
+           verdict.accepted_nodes == other.verdict.accepted_nodes && error == other.error;
+  }
+};
+
+template <typename Function>
+Outcome OutcomeOf(const Function& verify) {
+  Outcome outcome;
+  try {
+    verify(outcome.verdict);
+  } catch (const NumericError& error) {
+    outcome.error = error.what();
+  }
+  return outcome;
+}
+
+// A random tree over random rows of logits, with guesses of every kind and sometimes a false one.
+class RandomTree {
+ public:
+  explicit RandomTree(unsigned seed) : random_(seed) {
+    vocab_size_ = Chance(2) ? Pick(1, 9) : Pick(10, 300);
+    constexpr double kTemperatures[] = {0.0, 1e-6, 0.3, 0.7, 1.0, 1.0, 1.5, 1e9};
+    rule.temperature = kTemperatures[Pick(0, 7)];
+    if (Chance(4)) rule.top_k = Pick(1, vocab_size_ + 1);
+    if (Chance(3)) rule.top_p = Chance(4) ? Unit() * 1e-6 + 1e-300 : 1.0 - Unit() * 0.3;
+    if (Chance(4)) rule.min_p = std::pow(Unit(), 3);
+    rule.seed = random_();
+    if (vocab_size_ > 4) suppressed_ = {Pick(0, 3), Pick(0, 3)};
+    rule.min_tokens = Pick(0, 8);
+    rule.suppressed_before_min = suppressed_;
+    first_output_index = Pick(0, 6);
+    const int num_nodes = Pick(0, 9);
+    const bool is_chain = Chance(3);
+    AddLogits();
+    while (draft.size() < num_nodes && num_tries_++ < 40) {
+      AddChild(is_chain ? draft.size() - 1 : Pick(-1, draft.size() - 1));
+    }
+  }
+
+  RowLogits logits() const { return {logits_.data(), vocab_size_, vocab_size_}; }
+
+  Draft draft;
+  SamplingRule rule;
+  int first_output_index;
+
+ private:
+  int Pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
+  bool Chance(int one_in) { return Pick(1, one_in) == 1; }
+  double Unit() { return std::uniform_real_distribution<double>(0.0, 1.0)(random_); }
+
+  void AddLogits() {
+    std::normal_distribution<float> normal(0.0f, Chance(3) ? 10.0f : 1.5f);
+    const int kind = Pick(0, 5);
+    const std::size_t begin = logits_.size();
+    for (int token = 0; token < vocab_size_; ++token) {
+      float logit = normal(random_);
+      if (kind == 0) logit = static_cast<float>(Pick(0, 3));
+      if (kind == 1 && Chance(2)) logit = -kInfinity;
+      if (kind == 2) logit = 2.5f;
+      logits_.push_back(logit);
+    }
+    logits_[begin + vocab_size_ - 1] = 1.0f;
+    if (Chance(40)) logits_[begin + Pick(0, vocab_size_ - 1)] = std::nanf("");
+  }
+
+  void FillRow(int node, std::span<float> row) {
+    switch (Pick(0, 4)) {
+      case 0:  // the target's own distribution
+        try {
+          FillDraftRow(logits().row(node + 1), rule, first_output_index, scratch_, row);
+        } catch (const NumericError&) {
+          row[0] = 1.0f;
+        }
+        break;
+      case 1:
+        row[Pick(0, vocab_size_ - 1)] = 0.5f;
+        break;
+      default:
+        for (float& weight : row) weight = Chance(4) ? 0.0f : static_cast<float>(Unit());
+        row[Pick(0, vocab_size_ - 1)] = 1.0f;
+    }
+    RoundDraftRow(row);
+  }
+
+  void AddChild(int node) {
+    const bool has_children = std::ranges::count(draft.parents, node) > 0;
+    if (!has_children && rule.temperature > 0 && Chance(2)) {
+      FillRow(node, draft.AddRowBehind(node, vocab_size_));
+    }
+    const bool is_false = Chance(30);
+    if (draft.RowBehind(node).empty() || is_false) {
+      draft.parents.push_back(node);
+      draft.tokens.push_back(Pick(0, vocab_size_ - 1));
+      draft.confidence.push_back(0.5f);
+    } else if (!AppendDrawnChild(draft, node, rule.seed, first_output_index)) {
+      return;
+    }
+    AddLogits();
+  }
+
+  std::mt19937 random_;
+  SamplerScratch scratch_;
+  int vocab_size_;
+  int num_tries_ = 0;
+  std::vector<TokenId> suppressed_;
+  std::vector<float> logits_;
+};
+
+TEST(AcceptanceTest, VerifyEqualsTheSlowDefinitionOnRandomTrees) {
+  const int num_trees = testing::NumExamples(6000, 300000);
+  SamplerScratch scratch;
+  std::vector<int> num_accepted(10);
+  int num_errors = 0;
+  for (int seed = 0; seed < num_trees; ++seed) {
+    RandomTree tree(seed);
+    for (AcceptanceMethod method : kMethods) {
+      tree.rule.acceptance_method = method;
+      const Outcome fast = OutcomeOf([&](Verdict& out) {
+        Verify(tree.draft, tree.logits(), tree.rule, tree.first_output_index, scratch, out);
+      });
+      const Outcome slow = OutcomeOf([&](Verdict& out) {
+        VerifySlow(tree.draft, tree.logits(), tree.rule, tree.first_output_index, out);
+      });
+      ASSERT_EQ(fast.verdict.tokens, slow.verdict.tokens) << "tree " << seed;
+      ASSERT_TRUE(fast == slow) << "tree " << seed << ": " << fast.error << " / " << slow.error;
+      ++num_accepted[fast.verdict.num_accepted()];
+      num_errors += !fast.error.empty();
+    }
+  }
+  for (int length = 0; length < 5; ++length) EXPECT_GT(num_accepted[length], 50) << length;
+  EXPECT_GT(num_errors, 50);
+}
+
+}  // namespace
+}  // namespace forerun
