@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'available_isas', 'check_engine_options', 'check_sampling_params']
+__all__: list[str] = ['AcceptanceMethod', 'DraftSampleMethod', 'Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'available_isas', 'check_engine_options', 'check_sampling_params']
 class SpeculativeMethod:
     """
     How drafts are made.
@@ -57,11 +57,110 @@ class SpeculativeMethod:
     @property
     def value(self) -> int:
         ...
+class AcceptanceMethod:
+    """
+    When a guess is accepted.
+    
+    Members:
+    
+      COUPLED
+    
+      REJECTION
+    
+      BLOCK
+    """
+    BLOCK: typing.ClassVar[AcceptanceMethod]
+    COUPLED: typing.ClassVar[AcceptanceMethod]
+    REJECTION: typing.ClassVar[AcceptanceMethod]
+    __members__: typing.ClassVar[dict[str, AcceptanceMethod]]
+    @typing.overload
+    def __eq__(self, other: AcceptanceMethod) -> bool:
+        ...
+    @typing.overload
+    def __eq__(self, other: typing.Any) -> bool:
+        ...
+    def __getstate__(self) -> int:
+        ...
+    def __hash__(self) -> int:
+        ...
+    def __index__(self) -> int:
+        ...
+    def __init__(self, value: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __int__(self) -> int:
+        ...
+    @typing.overload
+    def __ne__(self, other: AcceptanceMethod) -> bool:
+        ...
+    @typing.overload
+    def __ne__(self, other: typing.Any) -> bool:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, state: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __str__(self) -> str:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def value(self) -> int:
+        ...
+class DraftSampleMethod:
+    """
+    How a drafter picks its guesses.
+    
+    Members:
+    
+      GREEDY
+    
+      PROBABILISTIC
+    """
+    GREEDY: typing.ClassVar[DraftSampleMethod]
+    PROBABILISTIC: typing.ClassVar[DraftSampleMethod]
+    __members__: typing.ClassVar[dict[str, DraftSampleMethod]]
+    @typing.overload
+    def __eq__(self, other: DraftSampleMethod) -> bool:
+        ...
+    @typing.overload
+    def __eq__(self, other: typing.Any) -> bool:
+        ...
+    def __getstate__(self) -> int:
+        ...
+    def __hash__(self) -> int:
+        ...
+    def __index__(self) -> int:
+        ...
+    def __init__(self, value: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __int__(self) -> int:
+        ...
+    @typing.overload
+    def __ne__(self, other: DraftSampleMethod) -> bool:
+        ...
+    @typing.overload
+    def __ne__(self, other: typing.Any) -> bool:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, state: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __str__(self) -> str:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def value(self) -> int:
+        ...
 class SpeculativeOptions:
     """
     How the engine drafts.
     """
+    acceptance_method: AcceptanceMethod
     adaptive: bool
+    draft_sample_method: DraftSampleMethod
     method: SpeculativeMethod
     def __init__(self) -> None:
         """

@@ -83,7 +83,9 @@ class Tally:
 
 
 def speculative_configs(
-    methods: Sequence[str], num_speculative_tokens: int | None
+    methods: Sequence[str],
+    num_speculative_tokens: int | None,
+    acceptance_method: str = "coupled",
 ) -> dict[str, dict[str, Any] | None]:
     """A speculative_config per method name; "none" decodes plainly."""
     configs: dict[str, dict[str, Any] | None] = {}
@@ -96,11 +98,13 @@ def speculative_configs(
                 "num_speculative_tokens": num_speculative_tokens or 8,
                 "prompt_lookup_max": 5,
                 "prompt_lookup_min": 2,
+                "acceptance_method": acceptance_method,
             }
         elif method == "suffix":
             configs[method] = {
                 "method": "suffix",
                 "num_speculative_tokens": num_speculative_tokens,
+                "acceptance_method": acceptance_method,
             }
         else:
             raise InvalidArgumentError("method", method, f"one of {', '.join(METHODS)}")

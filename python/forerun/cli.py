@@ -158,6 +158,13 @@ def _add_engine(parser: argparse.ArgumentParser, with_method: bool = True) -> No
             default="suffix",
             help="how to guess ahead; the text is the same with each (default: %(default)s)",
         )
+        group.add_argument(
+            "--acceptance-method",
+            choices=("coupled", "rejection", "block"),
+            default="coupled",
+            help="when a guess is accepted: rejection and block sample other texts than --method "
+            "none would, equally likely ones (default: %(default)s)",
+        )
         group.add_argument("--stats", action="store_true", help="print speed and acceptance")
     group.add_argument(
         "--num-speculative-tokens", type=int, metavar="N", help="the most tokens to guess at once"
@@ -171,10 +178,11 @@ def _load(options: argparse.Namespace, method: str, max_num_seqs: int = 1) -> LL
     from forerun.bench import speculative_configs
     from forerun.llm import LLM
 
-    config = speculative_configs([method], options.num_speculative_tokens)[method]
+    acceptance_method = getattr(options, "acceptance_method", "coupled")
+    configs = speculative_configs([method], options.num_speculative_tokens, acceptance_method)
     return LLM(
         options.model,
-        speculative_config=config,
+        speculative_config=configs[method],
         dtype=options.dtype,
         num_threads=options.num_threads,
         max_model_len=options.max_model_len,

@@ -19,6 +19,8 @@ from forerun.checks import (
 from forerun.errors import InvalidArgumentError
 
 METHODS = ("ngram", "suffix")
+ACCEPTANCE_METHODS = ("coupled", "rejection", "block")
+DRAFT_SAMPLE_METHODS = ("greedy", "probabilistic")
 
 
 @checked_keywords
@@ -39,6 +41,12 @@ class SpeculativeConfig:
         suffix_decoding_max_spec_factor: suffix: a draft is at most this many times its match.
         suffix_decoding_min_token_prob: suffix: tokens less probable are not drafted.
         adaptive: shorten drafts where measured acceptance and cost say they do not pay.
+        acceptance_method: when a guess is accepted. "coupled": when it is the token that decoding
+            without drafts samples, so the ids are the same with and without speculation.
+            "rejection" (rejection sampling) and "block" (block verification): the ids differ, their
+            distribution does not. At temperature 0 all three give the same ids.
+        draft_sample_method: "greedy". "probabilistic" needs a method with probabilities to draw its
+            guesses from, which neither "ngram" nor "suffix" is.
         model: vLLM's older spelling of the method: "ngram".
     """
 
@@ -51,6 +59,8 @@ class SpeculativeConfig:
     suffix_decoding_max_spec_factor: float | None = None
     suffix_decoding_min_token_prob: float | None = None
     adaptive: bool = True
+    acceptance_method: str = "coupled"
+    draft_sample_method: str = "greedy"
     model: str | None = None
 
     def __post_init__(self) -> None:
@@ -94,6 +104,14 @@ class SpeculativeConfig:
         core = _core.SpeculativeOptions()
         core.method = getattr(_core.SpeculativeMethod, str(self.method).upper())
         core.adaptive = check_bool("adaptive", self.adaptive)
+        core.acceptance_method = getattr(
+            _core.AcceptanceMethod,
+            _name_of("acceptance_method", self.acceptance_method, ACCEPTANCE_METHODS),
+        )
+        core.draft_sample_method = getattr(
+            _core.DraftSampleMethod,
+            _name_of("draft_sample_method", self.draft_sample_method, DRAFT_SAMPLE_METHODS),
+        )
         for ours, theirs, check in (
             ("num_speculative_tokens",) * 2 + (check_int,),
             ("prompt_lookup_max",) * 2 + (check_int,),
@@ -107,6 +125,14 @@ class SpeculativeConfig:
             if value is not None:
                 setattr(core, theirs, check(ours, value))
         return core
+
+
+def _name_of(field: str, value: Any, choices: tuple[str, ...]) -> str:
+    """The enumerator's name of one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices[:-1])
+        raise InvalidArgumentError(field, value, f"{listed} or {choices[-1]!r}")
+    return value.upper()
 
 
 def make_speculative_config(

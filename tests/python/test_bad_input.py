@@ -110,6 +110,9 @@ SPECULATIVE: list[tuple[str, dict[str, Any]]] = [
         {"method": "suffix", "suffix_decoding_max_spec_factor": -1.0},
     ),
     ("suffix_decoding_min_token_prob", {"method": "suffix", "suffix_decoding_min_token_prob": 2.0}),
+    ("acceptance_method", {"method": "suffix", "acceptance_method": "lossy"}),
+    ("acceptance_method", {"method": "suffix", "acceptance_method": 1}),
+    ("draft_sample_method", {"method": "suffix", "draft_sample_method": "probabilistic"}),
     ("num_spec_tokens", {"method": "suffix", "num_spec_tokens": 3}),
 ]
 

@@ -36,6 +36,8 @@ def test_every_speculative_option_reaches_the_engine() -> None:
         "suffix_decoding_max_spec_factor": 2.5,
         "suffix_decoding_min_token_prob": 0.25,
         "adaptive": False,
+        "acceptance_method": "block",
+        "draft_sample_method": "greedy",
     }
     core = engine_options({}, make_speculative_config(suffix)).speculative
     assert core.method == _core.SpeculativeMethod.SUFFIX
@@ -45,10 +47,16 @@ def test_every_speculative_option_reaches_the_engine() -> None:
     assert core.suffix_max_spec_factor == 2.5
     assert core.suffix_min_token_prob == 0.25
     assert core.adaptive is False
+    assert core.acceptance_method == _core.AcceptanceMethod.BLOCK
+    assert core.draft_sample_method == _core.DraftSampleMethod.GREEDY
     ngram = {"model": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 6}
     core = engine_options({}, make_speculative_config(ngram)).speculative
     assert core.method == _core.SpeculativeMethod.NGRAM
     assert (core.num_speculative_tokens, core.prompt_lookup_max) == (4, 6)
+    assert core.acceptance_method == _core.AcceptanceMethod.COUPLED
+    rejection = {**ngram, "acceptance_method": "rejection"}
+    core = engine_options({}, make_speculative_config(rejection)).speculative
+    assert core.acceptance_method == _core.AcceptanceMethod.REJECTION
 
 
 BAD_SPECULATIVE: list[tuple[Any, str, str]] = [
@@ -102,6 +110,26 @@ BAD_SPECULATIVE: list[tuple[Any, str, str]] = [
         "did you mean 'suffix_decoding_max_tree_depth'?",
     ),
     ({"method": "suffix", "adaptive": 1}, "adaptive", "True or False"),
+    (
+        {"method": "suffix", "acceptance_method": "typical"},
+        "acceptance_method",
+        "'coupled', 'rejection' or 'block'",
+    ),
+    (
+        {"method": "suffix", "acceptance_method": None},
+        "acceptance_method",
+        "'coupled', 'rejection' or 'block'",
+    ),
+    (
+        {"method": "suffix", "draft_sample_method": "gumbel"},
+        "draft_sample_method",
+        "'greedy' or 'probabilistic'",
+    ),
+    (
+        {"method": "suffix", "draft_sample_method": "probabilistic"},
+        "draft_sample_method",
+        "'greedy': ngram and suffix guess with certainty",
+    ),
     ({"model": "some/draft-model"}, "model", "draft models are not supported yet"),
 ]
 
