@@ -45,6 +45,10 @@ class Example {
     config_.seed = random_();
     config_.num_speculative_tokens = Pick(1, 8);
     config_.adaptive = Chance(0.5);
+    if (Chance(0.3)) {
+      config_.acceptance_method =
+          Chance(0.5) ? AcceptanceMethod::kRejection : AcceptanceMethod::kBlock;
+    }
     config_.eos_token_ids = model_.eos_token_ids;
     config_.check_invariants = true;
     model_.max_model_len = config_.max_model_len;
@@ -117,6 +121,8 @@ class Example {
     }
     SamplingParams params;
     params.temperature = Chance(0.5) ? 0.0 : Pick(2, 20) / 10.0;
+    // The other methods keep the distribution of drafted requests, not their ids.
+    const bool keeps_ids = config_.acceptance_method == AcceptanceMethod::kCoupled;
     params.top_k = Chance(0.3) ? Pick(1, kVocabSize) : 0;
     params.top_p = Chance(0.3) ? Pick(1, 10) / 10.0 : 1.0;
     params.min_p = Chance(0.3) ? Pick(0, 10) / 10.0 : 0.0;
@@ -127,7 +133,7 @@ class Example {
     if (Chance(0.2)) params.stop_token_ids = {Pick(0, kVocabSize - 1)};
     if (Chance(0.3)) params.stop = {Chance(0.5) ? "aab" : "bcc", "cb"};
     params.include_stop_str_in_output = Chance(0.5);
-    params.speculative = Chance(0.9);
+    params.speculative = (keeps_ids || params.temperature == 0.0) && Chance(0.9);
     if (Chance(0.2)) params.max_draft_tokens = Pick(0, 4);
     const NaiveResult expected = NaiveGenerate(model_, prompt, params, *params.seed);
     expected_.emplace(engine.Submit(prompt, params), expected);
