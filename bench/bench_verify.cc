@@ -5,7 +5,10 @@
 // Rows are RULE/LOGITS/VOCABULARY. Each iteration samples one row, at a new position each time.
 // LOGITS: "peaked" falls with the logarithm of the rank, as a model's mostly do (the best token has
 // probability 0.4); "flat" is normal with deviation 1, so that half of the vocabulary is in the
-// nucleus of top_p = 0.9. "verify" walks a right chain of 4 guesses greedily: 5 rows.
+// nucleus of top_p = 0.9. "verify" walks a right chain of 4 guesses greedily: 5 rows. Under
+// "rejection" and "block" the same chain is sampled at temperature 1; "drawn" chains of 4 come from
+// the target's own probabilities with a little noise, and their cost includes a residual where one
+// is drawn.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
@@ -18,6 +21,7 @@
 
 #include "bench/run_benchmarks.h"
 #include "cpp/verify/distribution.h"
+#include "cpp/verify/draft_sampling.h"
 #include "cpp/verify/verify.h"
 
 namespace forerun {
@@ -81,6 +85,39 @@ void VerifyChain(benchmark::State& state, const Logits& logits) {
   if (verdict.num_accepted() != 4) state.SkipWithError("a right draft was not accepted");
 }
 
+// Chains of 4, certain or drawn, a new seed each time.
+void VerifySampled(benchmark::State& state, const Logits& logits, SamplingRule rule, bool drawn) {
+  const int vocab_size = static_cast<int>(logits.size()) / kNumRows;
+  const RowLogits rows = {logits.data(), vocab_size, vocab_size};
+  SamplingRule greedy;
+  greedy.temperature = 0.0;
+  SamplerScratch scratch;
+  std::vector<Draft> drafts(drawn ? 16 : 1);
+  std::mt19937 random(5);
+  std::normal_distribution<float> normal(0.0f, 0.5f);
+  for (Draft& draft : drafts) {
+    for (int i = 0; i < 4; ++i) {
+      Logits row(rows.row(i).begin(), rows.row(i).end());
+      for (float& logit : row) logit += normal(random);
+      if (drawn) {
+        FillDraftRow(row, rule, i, scratch, draft.AddRowBehind(i - 1, vocab_size));
+        AppendDrawnChild(draft, i - 1, random(), 0);
+      } else {
+        draft.AppendToChain(SampleToken(rows.row(i), greedy, i, scratch), 1);
+      }
+    }
+  }
+  Verdict verdict;
+  std::int64_t num_rows = 0;
+  for (auto _ : state) {
+    rule.seed = static_cast<std::uint64_t>(state.iterations()) + num_rows;
+    Verify(drafts[num_rows % drafts.size()], rows, rule, 0, scratch, verdict);
+    num_rows += static_cast<std::int64_t>(verdict.tokens.size());
+  }
+  state.counters["tokens"] =
+      benchmark::Counter(static_cast<double>(num_rows), benchmark::Counter::kAvgIterations);
+}
+
 bool EqualsSlowDefinition(const SamplingRule& rule, const Logits& logits) {
   const std::size_t vocab_size = logits.size() / kNumRows;
   SamplerScratch scratch;
@@ -105,6 +142,21 @@ bool RegisterAll() {
                                                                         benchmark::State& state) {
           SampleRows(state, rule, logits);
         })->Unit(benchmark::kMicrosecond);
+      }
+      for (const bool drawn : {false, true}) {
+        for (const AcceptanceMethod method :
+             {AcceptanceMethod::kCoupled, AcceptanceMethod::kRejection, AcceptanceMethod::kBlock}) {
+          if (drawn && (method == AcceptanceMethod::kCoupled || vocab_size > 49152)) continue;
+          constexpr const char* kNames[] = {"coupled", "rejection", "block"};
+          SamplingRule rule;
+          rule.acceptance_method = method;
+          const std::string name = std::string("verify_") + kNames[static_cast<int>(method)] +
+                                   (drawn ? "_drawn" : "") + suffix;
+          benchmark::RegisterBenchmark(name.c_str(), [rule, drawn,
+                                                      &logits](benchmark::State& state) {
+            VerifySampled(state, logits, rule, drawn);
+          })->Unit(benchmark::kMicrosecond);
+        }
       }
       if (!peaked) continue;
       benchmark::RegisterBenchmark(("verify" + suffix).c_str(), [&logits](benchmark::State& state) {

@@ -49,8 +49,7 @@ void RoundDraftRow(std::span<float> row) {
 bool AppendDrawnChild(Draft& draft, int node, std::uint64_t seed, int first_output_index) {
   const std::span<const float> row = draft.RowBehind(node);
   FORERUN_CHECK(!row.empty(), "sampled children need a row to be drawn from");
-  double total = 0.0;
-  for (float weight : row) total += weight;
+  double total = SumOfWeights(row);
   for (int i = node + 1; i < draft.size(); ++i) {
     if (draft.parents[i] == node) total -= row[draft.tokens[i]];
   }

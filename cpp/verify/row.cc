@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <functional>
+#include <numeric>
 #include <string>
 
 namespace forerun {
@@ -160,6 +161,17 @@ RankedToken TopPCut(const Row& row, const RankedToken& beyond, double wanted,
     }
   }
   return *begin;
+}
+
+double SumOfWeights(std::span<const float> weights) {
+  constexpr std::size_t kLanes = 8;
+  double sums[kLanes] = {};
+  std::size_t i = 0;
+  for (; i + kLanes <= weights.size(); i += kLanes) {
+    for (std::size_t lane = 0; lane < kLanes; ++lane) sums[lane] += weights[i + lane];
+  }
+  for (; i < weights.size(); ++i) sums[0] += weights[i];
+  return std::accumulate(sums, sums + kLanes, 0.0);
 }
 
 KeptTokens KeepTokens(std::span<const float> logits, const SamplingRule& rule, int output_index,

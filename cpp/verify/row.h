@@ -75,6 +75,9 @@ RankedToken TopPCut(const Row& row, const RankedToken& beyond, double wanted,
 double MassDownTo(const Row& row, const RankedToken& last);
 double MassBefore(const Row& row, const RankedToken& token);
 
+// The sum of a draft's row of weights. Multiples of 2^-32: exact in any order.
+double SumOfWeights(std::span<const float> weights);
+
 // A part of the kept tokens' weight that is quick to find: that of the first of each group.
 double MassOfGroupMaxima(const Row& row, const RankedToken& cut);
 

@@ -148,8 +148,7 @@ bool Walk::VisitCertainChildren(int node, Target& target) {
 
 bool Walk::VisitSampledChildren(int node, Target& target) {
   const std::span<const float> row = draft_.RowBehind(node);
-  double draft_total = 0.0;
-  for (float weight : row) draft_total += weight;
+  double draft_total = SumOfWeights(row);
   for (int child = NextChild(draft_, node, node); child < draft_.size();
        child = NextChild(draft_, node, child)) {
     const TokenId token = draft_.tokens[child];

@@ -93,6 +93,25 @@ def test_speculation_changes_no_token(llm: LLM, tiny_dir: Path, config: Any) -> 
     assert drafting.metrics().spec_decode.num_drafts > 0
 
 
+@pytest.mark.parametrize("method", ["rejection", "block"])
+def test_other_acceptance_methods_change_no_greedy_token_and_sample_others(
+    tiny_dir: Path, method: str
+) -> None:
+    config = {"method": "suffix", "acceptance_method": method, "adaptive": False}
+    drafting = LLM(tiny_dir, speculative_config=config, num_threads=1, check_invariants=True)
+    plain = LLM(tiny_dir)
+    expected = plain.generate(PROMPTS, GREEDY, use_tqdm=False)
+    assert ids(drafting.generate(PROMPTS, GREEDY, use_tqdm=False)) == ids(expected)
+    params = SamplingParams(seed=7, max_tokens=60, temperature=0.5, ignore_eos=True)
+    runs = []
+    for _ in range(2):
+        drafting.reset_caches()
+        runs.append(ids(drafting.generate(PROMPTS, params, use_tqdm=False)))
+    assert runs[0] == runs[1]
+    assert runs[0] != ids(plain.generate(PROMPTS, params, use_tqdm=False))
+    assert drafting.metrics().spec_decode.num_accepted_tokens > 0
+
+
 def test_a_request_may_opt_out_of_speculation(llm: LLM) -> None:
     params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True, speculative=False)
     output = llm.generate("the low the low the", params, use_tqdm=False)[0]

@@ -14,7 +14,7 @@ enum class SpeculativeMethod { kNone, kNgram, kSuffix };
 enum class AcceptanceMethod {
   kCoupled,    // it is the very token that plain decoding samples: the output ids do not change
   kRejection,  // rejection sampling, node by node: the output's distribution does not change
-  kBlock,      // block verification: the same, and never fewer accepted tokens on average
+  kBlock,      // block verification: the same; along a chain, never fewer accepted on average
 };
 
 // How a drafter picks its guesses.

@@ -158,5 +158,127 @@ TEST(AcceptanceTest, VerifyEqualsTheSlowDefinitionOnRandomTrees) {
   EXPECT_GT(num_errors, 50);
 }
 
+TEST(AcceptanceTest, VerifyEqualsTheSlowDefinitionOnALargeVocabulary) {
+  constexpr int kLarge = 20011;
+  std::mt19937 random(7);
+  std::normal_distribution<float> normal(0.0f, 2.0f);
+  std::vector<float> logits(3 * kLarge);
+  for (float& logit : logits) logit = normal(random);
+  SamplerScratch scratch;
+  std::vector<SamplingRule> rules(4);
+  rules[1].top_p = 0.9;
+  rules[2].top_k = 50;
+  rules[3].min_p = 0.01;
+  for (SamplingRule rule : rules) {
+    Draft certain, drawn;
+    for (int node = 0; node < 2; ++node) {
+      const std::span<const float> row(logits.data() + node * kLarge, kLarge);
+      certain.AppendToChain(SampleToken(row, rule, node, scratch), 0.5f);
+      FillDraftRow(row, rule, node, scratch, drawn.AddRowBehind(node - 1, kLarge));
+      for (float& weight : drawn.weights) weight = weight > 0.5f ? 0.5f : weight;
+      ASSERT_TRUE(AppendDrawnChild(drawn, node - 1, 9, 0));
+    }
+    for (AcceptanceMethod method : {AcceptanceMethod::kRejection, AcceptanceMethod::kBlock}) {
+      rule.acceptance_method = method;
+      for (rule.seed = 0; rule.seed < 2; ++rule.seed) {
+        for (const Draft& draft : {certain, drawn}) {
+          Verdict fast, slow;
+          Verify(draft, {logits.data(), kLarge, kLarge}, rule, 0, scratch, fast);
+          VerifySlow(draft, {logits.data(), kLarge, kLarge}, rule, 0, slow);
+          ASSERT_EQ(fast.tokens, slow.tokens);
+          ASSERT_EQ(fast.accepted_nodes, slow.accepted_nodes);
+        }
+      }
+    }
+  }
+}
+
+TEST(AcceptanceTest, AtTemperatureZeroAllMethodsFollowTheArgMax) {
+  for (int seed = 0; seed < 200; ++seed) {
+    RandomTree tree(seed);
+    tree.rule.temperature = 0.0;
+    const auto outcome_under = [&](AcceptanceMethod method) {
+      SamplerScratch scratch;
+      tree.rule.acceptance_method = method;
+      return OutcomeOf([&](Verdict& out) {
+        Verify(tree.draft, tree.logits(), tree.rule, tree.first_output_index, scratch, out);
+      });
+    };
+    const Outcome coupled = outcome_under(AcceptanceMethod::kCoupled);
+    ASSERT_TRUE(outcome_under(AcceptanceMethod::kRejection) == coupled);
+    ASSERT_TRUE(outcome_under(AcceptanceMethod::kBlock) == coupled);
+  }
+}
+
+// Two guesses; the row behind the second is broken, and matters only where it is accepted.
+TEST(AcceptanceTest, ABrokenRowFailsTheRequestOnlyOnTheAcceptedPath) {
+  const float nan = std::nanf("");
+  const std::vector<float> logits = {0, 0, 0, 1, 2, 0, nan, 0, 0};
+  Draft draft;
+  draft.AppendToChain(1, 0.5f);
+  draft.AppendToChain(1, 0.5f);
+  SamplerScratch scratch;
+  for (AcceptanceMethod method : kMethods) {
+    int num_errors = 0, num_accepted = 0;
+    SamplingRule rule;
+    rule.acceptance_method = method;
+    for (rule.seed = 0; rule.seed < 300; ++rule.seed) {
+      const Outcome outcome = OutcomeOf(
+          [&](Verdict& out) { Verify(draft, {logits.data(), 3, 3}, rule, 0, scratch, out); });
+      EXPECT_EQ(!outcome.error.empty(), outcome.verdict.num_accepted() == 2);
+      EXPECT_EQ(static_cast<int>(outcome.verdict.tokens.size()),
+                outcome.verdict.num_accepted() + (outcome.error.empty() ? 1 : 0));
+      num_errors += !outcome.error.empty();
+      num_accepted += outcome.verdict.num_accepted() > 0;
+    }
+    EXPECT_GT(num_errors, 30);
+    EXPECT_GT(num_accepted, num_errors);
+  }
+}
+
+TEST(AcceptanceTest, DrawnSiblingsAreDistinctUntilNothingIsLeft) {
+  Draft draft;
+  const auto row = draft.AddRowBehind(kDraftRoot, 6);
+  const float weights[] = {0.0f, 0.5f, 0.0f, 0x1p-32f, 1.0f, 0.0f};
+  std::ranges::copy(weights, row.begin());
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(AppendDrawnChild(draft, kDraftRoot, 1, 0));
+  EXPECT_FALSE(AppendDrawnChild(draft, kDraftRoot, 1, 0));
+  std::vector<TokenId> tokens = draft.tokens;
+  std::ranges::sort(tokens);
+  EXPECT_EQ(tokens, (std::vector<TokenId>{1, 3, 4}));
+}
+
+TEST(AcceptanceTest, TruncatingForgetsTheRowsOfDroppedNodes) {
+  Draft draft;
+  draft.AddRowBehind(kDraftRoot, 2)[1] = 1.0f;
+  ASSERT_TRUE(AppendDrawnChild(draft, kDraftRoot, 1, 0));
+  draft.AddRowBehind(0, 2)[0] = 1.0f;
+  ASSERT_TRUE(AppendDrawnChild(draft, 0, 1, 0));
+  draft.AddRowBehind(1, 2)[0] = 1.0f;
+  draft.Truncate(1);
+  EXPECT_EQ(draft.RowBehind(kDraftRoot).size(), 2u);
+  EXPECT_EQ(draft.RowBehind(0).size(), 2u);
+  EXPECT_TRUE(draft.RowBehind(1).empty());
+  draft.Clear();
+  EXPECT_FALSE(draft.is_sampled());
+}
+
+TEST(AcceptanceTest, UniformNoiseIsPinnedAndItsStreamsDiffer) {
+  EXPECT_EQ(UniformNoise(0, NoisePurpose::kAcceptance, 0, 0), 0x5b9ce7ca2691cp-53);
+  std::vector<double> seen;
+  for (NoisePurpose purpose :
+       {NoisePurpose::kAcceptance, NoisePurpose::kResidual, NoisePurpose::kDraft}) {
+    for (int output_index = 0; output_index < 30; ++output_index) {
+      for (int node = 0; node < 30; ++node) {
+        seen.push_back(UniformNoise(42, purpose, output_index, node));
+      }
+    }
+  }
+  std::ranges::sort(seen);
+  EXPECT_EQ(std::ranges::adjacent_find(seen), seen.end());
+  EXPECT_GE(seen.front(), 0.0);
+  EXPECT_LT(seen.back(), 1.0);
+}
+
 }  // namespace
 }  // namespace forerun
