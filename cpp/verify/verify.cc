@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cpp/util/check.h"
 #include "cpp/verify/row.h"
 
 namespace forerun {
@@ -279,6 +280,8 @@ TokenId Walk::DrawResidual(double total) {
 
 void Verify(const Draft& draft, RowLogits logits, const SamplingRule& rule, int first_output_index,
             SamplerScratch& scratch, Verdict& out) {
+  FORERUN_CHECK(!draft.is_sampled() || draft.vocab_size == logits.vocab_size,
+                "draft probabilities must be over the target's vocabulary");
   out.accepted_nodes.clear();
   out.tokens.clear();
   Walk walk(draft, logits, rule, first_output_index, scratch, out);
