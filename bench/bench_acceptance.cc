@@ -118,7 +118,7 @@ struct Experiment {
     for (int parent : shape) {
       if (is_sampled && rule.acceptance_method != AcceptanceMethod::kCoupled) {
         if (draft.RowBehind(parent).empty()) {
-          FillDraftRow(drafter.logits[contexts[parent + 1]], rule, 0, scratch,
+          FillDraftRow(drafter.logits[contexts[parent + 1]], rule, scratch,
                        draft.AddRowBehind(parent, kVocabSize));
         }
         AppendDrawnChild(draft, parent, rule.seed, 0);

@@ -100,7 +100,7 @@ void VerifySampled(benchmark::State& state, const Logits& logits, SamplingRule r
       Logits row(rows.row(i).begin(), rows.row(i).end());
       for (float& logit : row) logit += normal(random);
       if (drawn) {
-        FillDraftRow(row, rule, i, scratch, draft.AddRowBehind(i - 1, vocab_size));
+        FillDraftRow(row, rule, scratch, draft.AddRowBehind(i - 1, vocab_size));
         AppendDrawnChild(draft, i - 1, random(), 0);
       } else {
         draft.AppendToChain(SampleToken(rows.row(i), greedy, i, scratch), 1);

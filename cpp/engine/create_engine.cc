@@ -82,8 +82,9 @@ class NativeEngine : public Engine {
                .num_threads = team_.num_threads()};
   }
 
-  void SetTokenBytes(std::vector<std::string> token_bytes) override {
-    core_->SetTokenBytes(std::move(token_bytes));
+  void SetTokenBytes(std::vector<std::string> token_bytes,
+                     std::vector<TokenId> special_tokens) override {
+    core_->SetTokenBytes(std::move(token_bytes), std::move(special_tokens));
   }
   RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params) override {
     return core_->Submit(prompt, params);

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <exception>
+#include <iterator>
 #include <utility>
 
+#include "cpp/engine/check_request.h"
 #include "cpp/engine/invariants.h"
 #include "cpp/util/check.h"
 #include "cpp/util/clock.h"
 #include "cpp/util/hash.h"
+#include "cpp/verify/logprobs.h"
 
 namespace forerun {
 
@@ -32,40 +35,21 @@ EngineCore::EngineCore(EngineConfig config, ModelExecutor& executor, Drafter* dr
 
 EngineCore::~EngineCore() = default;
 
-void EngineCore::SetTokenBytes(std::vector<std::string> token_bytes) {
+void EngineCore::SetTokenBytes(std::vector<std::string> token_bytes,
+                               std::vector<TokenId> special_tokens) {
   FORERUN_CHECK(!HasUnfinished(), "token bytes may not change while requests are unfinished");
   if (static_cast<int>(token_bytes.size()) != executor_.vocab_size()) {
     throw InvalidArgument(
         "token_bytes", std::to_string(token_bytes.size()) + " entries",
         "one per token of the vocabulary, " + std::to_string(executor_.vocab_size()));
   }
+  std::vector<bool> is_special(token_bytes.size());
+  for (TokenId token : special_tokens) {
+    CheckTokenId("special_tokens", token, executor_.vocab_size());
+    is_special[token] = true;
+  }
   vocabulary_.token_bytes = std::move(token_bytes);
-}
-
-void EngineCore::CheckRequest(std::span<const TokenId> prompt, const SamplingParams& params) const {
-  CheckSamplingParams(params);
-  if (prompt.empty()) throw InvalidArgument("prompt", "no tokens", "at least one token");
-  const int vocab_size = executor_.vocab_size();
-  const auto check_token = [vocab_size](const std::string& field, TokenId token) {
-    if (token < 0 || token >= vocab_size) {
-      throw InvalidArgument(field, std::to_string(token),
-                            "a token id from 0 to " + std::to_string(vocab_size - 1));
-    }
-  };
-  for (std::size_t i = 0; i < prompt.size(); ++i) {
-    check_token("prompt[" + std::to_string(i) + "]", prompt[i]);
-  }
-  for (TokenId token : params.stop_token_ids) check_token("stop_token_ids", token);
-  if (static_cast<int>(prompt.size()) >= config_.max_model_len) {
-    throw InvalidArgument("prompt", std::to_string(prompt.size()) + " tokens",
-                          "at most " + std::to_string(config_.max_model_len - 1) +
-                              ", which leaves room for one new token within max_model_len = " +
-                              std::to_string(config_.max_model_len));
-  }
-  if (!params.stop.empty() && vocabulary_.token_bytes.empty()) {
-    throw InvalidArgument("stop", std::to_string(params.stop.size()) + " strings",
-                          "none before SetTokenBytes: stop strings need the tokens' bytes");
-  }
+  vocabulary_.is_special = std::move(is_special);
 }
 
 std::unique_ptr<Request> EngineCore::MakeRequest(RequestId id, std::span<const TokenId> prompt,
@@ -77,15 +61,18 @@ std::unique_ptr<Request> EngineCore::MakeRequest(RequestId id, std::span<const T
   request->num_prompt_tokens = static_cast<int>(prompt.size());
   request->tokens.reserve(max_len);
   request->tokens.assign(prompt.begin(), prompt.end());
-  request->suppressed_before_min = params.stop_token_ids;
+  request->end_tokens = params.stop_token_ids;
   if (!params.ignore_eos) {
-    request->suppressed_before_min.insert(request->suppressed_before_min.end(),
-                                          config_.eos_token_ids.begin(),
-                                          config_.eos_token_ids.end());
+    std::ranges::copy_if(config_.eos_token_ids, std::back_inserter(request->end_tokens),
+                         [&](TokenId token) { return token < executor_.vocab_size(); });
   }
   const std::uint64_t seed = params.seed.value_or(HashCombine(config_.seed, id));
-  request->rule = MakeSamplingRule(request->params, seed, request->suppressed_before_min);
+  request->rule = MakeSamplingRule(params, seed);
   request->rule.acceptance_method = config_.acceptance_method;
+  if (LogitsProcessors::AreNeeded(params, request->end_tokens)) {
+    request->processors.emplace(request->params, request->end_tokens, request->tokens, max_len);
+    request->rule.processors = &*request->processors;
+  }
   request->drafts = drafter_ != nullptr && params.speculative;
   request->metrics.spec_decode.num_accepted_tokens_per_pos.resize(config_.num_speculative_tokens);
   request->submit_time = Now();
@@ -93,7 +80,10 @@ std::unique_ptr<Request> EngineCore::MakeRequest(RequestId id, std::span<const T
 }
 
 RequestId EngineCore::Submit(std::span<const TokenId> prompt, const SamplingParams& params) {
-  CheckRequest(prompt, params);
+  CheckRequest(prompt, params,
+               {.vocab_size = executor_.vocab_size(),
+                .max_model_len = config_.max_model_len,
+                .has_token_bytes = !vocabulary_.token_bytes.empty()});
   std::lock_guard lock(inbox_mutex_);
   const RequestId id = next_id_;
   submitted_.push_back(MakeRequest(id, prompt, params));
@@ -215,6 +205,8 @@ void EngineCore::BuildBatch() {
                          request.draft.tokens.end());
     batch_sequences_.push_back(
         {row_begin, planned.num_rows(), num_context, request.table.blocks()});
+    const int first_scored = row_begin + request.num_scored_rows - num_context;
+    for (int i = 0; i < planned.num_scored; ++i) batch_logits_rows_.push_back(first_scored + i);
     if (!planned.samples) continue;
     // The last known token's row and one per draft node.
     for (int row = planned.num_pending - 1; row < planned.num_rows(); ++row) {
@@ -224,22 +216,49 @@ void EngineCore::BuildBatch() {
 }
 
 void EngineCore::VerifyDrafts(ConstRows logits) {
+  logprobs_.clear();
   int row = 0;
   for (std::size_t i = 0; i < plan_.requests.size(); ++i) {
     const PlannedRequest& planned = plan_.requests[i];
-    Outcome& outcome = outcomes_[i];
-    outcome.verdict.tokens.clear();
-    outcome.verdict.accepted_nodes.clear();
-    outcome.error.clear();
-    if (!planned.samples) continue;
-    const Request& request = *planned.request;
-    try {
-      Verify(request.draft, {logits.row(row), logits.cols, logits.stride}, request.rule,
-             request.num_output_tokens(), scratch_, outcome.verdict);
-    } catch (const NumericError& error) {
-      outcome.error = error.what();
+    outcomes_[i].Clear();
+    VerifyRequest(planned, {logits.row(row), logits.cols, logits.stride}, outcomes_[i]);
+    row += planned.num_scored + (planned.samples ? planned.num_draft + 1 : 0);
+  }
+}
+
+// `logits` begin with the request's first row of them.
+void EngineCore::VerifyRequest(const PlannedRequest& planned, RowLogits logits, Outcome& outcome) {
+  const Request& request = *planned.request;
+  outcome.prompt_logprobs.begin = logprobs_.size();
+  try {
+    for (int i = 0; i < planned.num_scored; ++i) {
+      AppendLogprobs(logits.row(i), request.tokens[request.num_scored_rows + i + 1],
+                     *request.params.prompt_logprobs, scratch_, logprobs_);
+      ++outcome.prompt_logprobs.num_tokens;
     }
-    row += planned.num_draft + 1;
+    logits.data += planned.num_scored * logits.stride;
+    if (planned.samples) {
+      Verify(request.draft, logits, request.rule, request.num_output_tokens(), scratch_,
+             outcome.verdict);
+    }
+  } catch (const NumericError& error) {
+    outcome.error = error.what();
+  }
+  if (request.params.logprobs) ScoreVerdict(*request.params.logprobs, logits, outcome);
+}
+
+void EngineCore::ScoreVerdict(int num_top, RowLogits logits, Outcome& outcome) {
+  outcome.logprobs.begin = logprobs_.size();
+  std::vector<TokenId>& tokens = outcome.verdict.tokens;
+  int& num_scored = outcome.logprobs.num_tokens;
+  try {
+    for (; num_scored < std::ssize(tokens); ++num_scored) {
+      AppendLogprobs(logits.row(outcome.verdict.row(num_scored)), tokens[num_scored], num_top,
+                     scratch_, logprobs_);
+    }
+  } catch (const NumericError& error) {
+    outcome.error = error.what();
+    tokens.resize(num_scored);
   }
 }
 
@@ -269,6 +288,7 @@ void EngineCore::CommitRequest(const PlannedRequest& planned, const Outcome& out
   const int num_accepted = std::min(num_emitted, outcome.verdict.num_accepted());
   request.table.Commit({request.tokens.data() + num_committed,
                         static_cast<std::size_t>(planned.num_pending + num_accepted)});
+  request.num_scored_rows += outcome.prompt_logprobs.num_tokens;
 
   if (planned.samples) {
     ++request.metrics.num_target_passes;
@@ -280,14 +300,28 @@ void EngineCore::CommitRequest(const PlannedRequest& planned, const Outcome& out
     }
     CountDraft(request, num_accepted, request.metrics.spec_decode);
     CountDraft(request, num_accepted, counters_.spec_decode);
-    updates_.push_back(
-        {.id = request.id,
-         .new_tokens = {request.tokens.data() + num_before, static_cast<std::size_t>(num_emitted)},
-         .num_cached_tokens = std::max(0, request.num_cached_tokens)});
   }
+  if (planned.samples || planned.num_scored > 0) AddUpdate(request, num_emitted, outcome);
   Observe(request, num_before, outcome.verdict.num_accepted());
   request.draft.Clear();
   if (request.finished()) Finish(request);
+}
+
+void EngineCore::AddUpdate(const Request& request, int num_emitted, const Outcome& outcome) {
+  const auto view = [this](LogprobRange range, int num_tokens, std::optional<int> num_top) {
+    if (!num_top) return TokenLogprobs();
+    const int per_token = NumLogprobEntries(*num_top, executor_.vocab_size());
+    return TokenLogprobs{
+        std::span(logprobs_).subspan(range.begin, static_cast<std::size_t>(num_tokens) * per_token),
+        per_token};
+  };
+  updates_.push_back(
+      {.id = request.id,
+       .new_tokens = std::span(request.tokens).last(num_emitted),
+       .num_cached_tokens = std::max(0, request.num_cached_tokens),
+       .logprobs = view(outcome.logprobs, num_emitted, request.params.logprobs),
+       .prompt_logprobs = view(outcome.prompt_logprobs, outcome.prompt_logprobs.num_tokens,
+                               request.params.prompt_logprobs)});
 }
 
 void EngineCore::CountDraft(const Request& request, int num_accepted,

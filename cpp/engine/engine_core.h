@@ -48,7 +48,8 @@ class EngineCore {
   ~EngineCore();
 
   // As in forerun::Engine.
-  void SetTokenBytes(std::vector<std::string> token_bytes);
+  void SetTokenBytes(std::vector<std::string> token_bytes,
+                     std::vector<TokenId> special_tokens = {});
   RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params);
   bool Cancel(RequestId id);
   bool HasUnfinished() const { return num_unfinished_.load() > 0; }
@@ -57,13 +58,26 @@ class EngineCore {
   EngineMetrics metrics() const;
 
  private:
+  // Entries of logprobs_.
+  struct LogprobRange {
+    std::size_t begin = 0;
+    int num_tokens = 0;
+  };
+
   // What the step learned about one planned request.
   struct Outcome {
     Verdict verdict;
     std::string error;
+    LogprobRange prompt_logprobs, logprobs;
+
+    void Clear() {
+      verdict.tokens.clear();
+      verdict.accepted_nodes.clear();
+      error.clear();
+      prompt_logprobs = logprobs = {};
+    }
   };
 
-  void CheckRequest(std::span<const TokenId> prompt, const SamplingParams& params) const;
   std::unique_ptr<Request> MakeRequest(RequestId id, std::span<const TokenId> prompt,
                                        const SamplingParams& params);
 
@@ -71,8 +85,11 @@ class EngineCore {
   void ProposeDrafts();
   void BuildBatch();
   void VerifyDrafts(ConstRows logits);
+  void VerifyRequest(const PlannedRequest& planned, RowLogits logits, Outcome& outcome);
+  void ScoreVerdict(int num_top, RowLogits logits, Outcome& outcome);
   void CommitStep();
   void CommitRequest(const PlannedRequest& planned, const Outcome& outcome);
+  void AddUpdate(const Request& request, int num_emitted, const Outcome& outcome);
   void Observe(Request& request, int num_before, int num_accepted);
   void CountDraft(const Request& request, int num_accepted, SpecDecodeCounters& counters) const;
   void Finish(Request& request);
@@ -103,7 +120,8 @@ class EngineCore {
   std::vector<TokenId> batch_tokens_;
   std::vector<SequenceRows> batch_sequences_;
   std::vector<std::int32_t> batch_logits_rows_;
-  std::vector<Outcome> outcomes_;  // [plan_.requests.size()], and more from larger steps
+  std::vector<Outcome> outcomes_;       // [plan_.requests.size()], and more from larger steps
+  std::vector<TokenLogprob> logprobs_;  // the updates point into it
   std::vector<RequestUpdate> updates_;
   std::vector<std::unique_ptr<Request>> finished_;  // the updates point into them
 

@@ -1,6 +1,7 @@
 #include "cpp/engine/stop.h"
 
 #include <algorithm>
+#include <string_view>
 
 #include "cpp/util/check.h"
 
@@ -40,11 +41,19 @@ void MatchStopStrings(std::size_t num_new, Request& request) {
   request.finish_reason = FinishReason::kStop;
 }
 
+// What the token adds to the request's text.
+std::string_view Piece(const StopVocabulary& vocabulary, TokenId token,
+                       const SamplingParams& params) {
+  if (params.skip_special_tokens && vocabulary.is_special[token]) return {};
+  return vocabulary.token_bytes[token];
+}
+
 }  // namespace
 
 void CommitToken(const StopVocabulary& vocabulary, TokenId token, Request& request) {
   FORERUN_CHECK(!request.finished());
   request.tokens.push_back(token);
+  if (request.processors) request.processors->ObserveCommitted();
   const SamplingParams& params = request.params;
   const bool may_stop = request.num_output_tokens() > params.min_tokens;
   const bool is_eos = !params.ignore_eos && Contains(vocabulary.eos_token_ids, token);
@@ -55,12 +64,12 @@ void CommitToken(const StopVocabulary& vocabulary, TokenId token, Request& reque
     request.finish_reason = FinishReason::kStop;
     request.stop_token = token;
     if (params.include_stop_str_in_output && !vocabulary.token_bytes.empty()) {
-      request.num_text_bytes += static_cast<std::int64_t>(vocabulary.token_bytes[token].size());
+      request.num_text_bytes += static_cast<std::int64_t>(Piece(vocabulary, token, params).size());
     }
     return;
   }
   if (!vocabulary.token_bytes.empty()) {
-    const std::string& piece = vocabulary.token_bytes[token];
+    const std::string_view piece = Piece(vocabulary, token, params);
     request.num_text_bytes += static_cast<std::int64_t>(piece.size());
     if (!params.stop.empty()) {
       request.text_tail += piece;

@@ -17,6 +17,7 @@ namespace forerun {
 struct StopVocabulary {
   std::vector<TokenId> eos_token_ids;
   std::vector<std::string> token_bytes;
+  std::vector<bool> is_special;  // [token_bytes.size()]
 };
 
 // Appends `token` to the request's output and sets its finish_reason if it ends there.

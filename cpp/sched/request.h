@@ -3,7 +3,9 @@
 #ifndef FORERUN_CPP_SCHED_REQUEST_H_
 #define FORERUN_CPP_SCHED_REQUEST_H_
 
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -11,6 +13,7 @@
 #include "cpp/kv/block_table.h"
 #include "cpp/verify/distribution.h"
 #include "cpp/verify/draft.h"
+#include "cpp/verify/logits_processors.h"
 #include "forerun/metrics.h"
 #include "forerun/sampling_params.h"
 #include "forerun/types.h"
@@ -25,13 +28,15 @@ struct Request {
   const RequestId id;
   const int max_len;  // of prompt and output together: the parameters' limit or the model's
   SamplingParams params;
-  SamplingRule rule;  // points into suppressed_before_min
-  std::vector<TokenId> suppressed_before_min;
+  std::vector<TokenId> end_tokens;  // end-of-sequence and stop tokens
+  SamplingRule rule;                // points to the processors
   int num_prompt_tokens = 0;
   double submit_time = 0;
 
   // Change at commit. `table` holds KV of a prefix of `tokens`; the rest is pending.
-  std::vector<TokenId> tokens;  // prompt, then output
+  std::vector<TokenId> tokens;                 // prompt, then output
+  std::optional<LogitsProcessors> processors;  // absent where none would do anything
+  int num_scored_rows = 0;  // of the prompt: their log-probabilities have been reported
   BlockTable table;
   int num_cached_tokens =
       -1;  // prompt tokens found in the prefix cache at first admission; -1: not yet admitted
@@ -50,6 +55,16 @@ struct Request {
   int num_output_tokens() const { return static_cast<int>(tokens.size()) - num_prompt_tokens; }
   int num_pending() const { return static_cast<int>(tokens.size()) - table.num_committed(); }
   bool finished() const { return finish_reason != FinishReason::kNone; }
+  // Every prompt token behind the first has a log-probability, which the row before it gives.
+  bool scores_prompt() const {
+    return params.prompt_logprobs.has_value() && num_scored_rows < num_prompt_tokens - 1;
+  }
+  // How many of the next num_rows rows yield log-probabilities that have not been reported yet.
+  int num_rows_to_score(int num_rows) const {
+    if (!scores_prompt()) return 0;
+    const int end = std::min(table.num_committed() + num_rows, num_prompt_tokens - 1);
+    return std::max(0, end - num_scored_rows);
+  }
   // The most draft tokens that could still be emitted, leaving room for the token after them.
   int num_draftable() const { return max_len - static_cast<int>(tokens.size()) - 1; }
 };

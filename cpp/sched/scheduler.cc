@@ -51,13 +51,12 @@ void Scheduler::Plan(StepPlan& plan) {
     Request& request = *running_[i];
     const int num_behind = static_cast<int>(running_.size() - i) - 1;
     const RowGrant grant =
-        GrantRows(request.num_pending(), request.draft.size(), budget, num_behind);
+        GrantRows(NumPendingWithin(request, plan), request.draft.size(), budget, num_behind);
     PlannedRequest planned{&request, grant.num_pending, grant.num_draft,
                            grant.num_pending == request.num_pending()};
     if (!ReserveRows(request, planned, plan)) break;
     budget -= planned.num_rows();
-    plan.num_rows += planned.num_rows();
-    plan.requests.push_back(planned);
+    AddToPlan(planned, plan);
   }
   if (plan.num_preempted == 0) Admit(budget, plan);
 }
@@ -90,23 +89,49 @@ void Scheduler::Admit(int budget, StepPlan& plan) {
   while (!waiting_.empty()) {
     Request& request = *waiting_.front();
     if (static_cast<int>(running_.size()) >= limits_.max_num_seqs || budget <= 0) return;
-    const int num_adopted = request.table.AdoptPrefix(request.tokens);
+    // Logits are not cached.
+    const int num_adopted = request.scores_prompt() ? 0 : request.table.AdoptPrefix(request.tokens);
     const int num_blocks = request.table.NumBlocksToReserve(request.num_pending());
-    if (!MayAdmit({static_cast<int>(running_.size()), limits_.max_num_seqs, budget, num_blocks,
+    if (NextBlockIsUnderWay(request) ||
+        !MayAdmit({static_cast<int>(running_.size()), limits_.max_num_seqs, budget, num_blocks,
                    pool_.num_available()})) {
       request.table.Drop();
       return;
     }
-    const RowGrant grant = GrantRows(request.num_pending(), 0, budget, 0);
+    const RowGrant grant = GrantRows(NumPendingWithin(request, plan), 0, budget, 0);
     FORERUN_CHECK(request.table.Reserve(grant.num_pending), "admission counted its blocks");
     if (request.num_cached_tokens < 0) request.num_cached_tokens = num_adopted;
     budget -= grant.num_pending;
-    plan.num_rows += grant.num_pending;
-    plan.requests.push_back(
-        {&request, grant.num_pending, 0, grant.num_pending == request.num_pending()});
+    AddToPlan({&request, grant.num_pending, 0, grant.num_pending == request.num_pending()}, plan);
     running_.push_back(std::move(waiting_.front()));
     waiting_.pop_front();
   }
+}
+
+// Between AdoptPrefix and Reserve.
+bool Scheduler::NextBlockIsUnderWay(const Request& candidate) const {
+  if (!pool_.prefix_caching() || candidate.scores_prompt()) return false;
+  const std::size_t end = candidate.table.num_committed() + pool_.block_size();
+  if (candidate.tokens.size() <= end) return false;
+  return std::ranges::any_of(running_, [&](const std::unique_ptr<Request>& request) {
+    return request->tokens.size() >= end &&
+           static_cast<std::size_t>(request->table.num_committed()) < end &&
+           std::equal(candidate.tokens.begin(), candidate.tokens.begin() + end,
+                      request->tokens.begin());
+  });
+}
+
+// The known tokens that the step may compute.
+int Scheduler::NumPendingWithin(const Request& request, const StepPlan& plan) const {
+  if (!request.scores_prompt()) return request.num_pending();
+  return std::clamp(limits_.max_scored_rows - plan.num_scored_rows, 1, request.num_pending());
+}
+
+void Scheduler::AddToPlan(PlannedRequest planned, StepPlan& plan) {
+  planned.num_scored = planned.request->num_rows_to_score(planned.num_pending);
+  plan.num_rows += planned.num_rows();
+  plan.num_scored_rows += planned.num_scored;
+  plan.requests.push_back(planned);
 }
 
 void Scheduler::Abandon(const StepPlan& plan) {

@@ -1,9 +1,11 @@
 // Decides what each step runs, and owns every unfinished request.
 //
 // Running requests are served in order of arrival, one row each at least; then waiting ones are
-// admitted. When blocks run out, a draft is given up first; then the latest arrival is preempted:
-// its blocks go back and it recomputes later. The oldest running request can always run, because no
-// request may need more blocks than there are.
+// admitted. A waiting request whose next block a running one is about to compute waits for it, and
+// finds it in the prefix cache: one of many that begin alike goes ahead. When blocks run out, a
+// draft is given up first; then the latest arrival is preempted: its blocks go back and it
+// recomputes later. The oldest running request can always run, because no request may need more
+// blocks than there are.
 //
 // Not thread-safe. The pool must outlive the scheduler.
 #ifndef FORERUN_CPP_SCHED_SCHEDULER_H_
@@ -23,6 +25,9 @@ namespace forerun {
 struct SchedulerLimits {
   int max_num_seqs = 0;
   int max_num_batched_tokens = 0;  // >= max_num_seqs
+  // Rows of prompts that want log-probabilities, which need a row of logits each. No limit is so
+  // low that a request would not get one row.
+  int max_scored_rows = 256;
 };
 
 class Scheduler {
@@ -55,6 +60,9 @@ class Scheduler {
   bool ReserveRows(Request& request, PlannedRequest& planned, StepPlan& plan);
   void PreemptLast(StepPlan& plan);
   void Admit(int budget, StepPlan& plan);
+  bool NextBlockIsUnderWay(const Request& candidate) const;
+  int NumPendingWithin(const Request& request, const StepPlan& plan) const;
+  void AddToPlan(PlannedRequest planned, StepPlan& plan);
 
   const SchedulerLimits limits_;
   BlockPool& pool_;

@@ -14,6 +14,7 @@ struct PlannedRequest {
   int num_pending = 0;
   int num_draft = 0;
   bool samples = false;  // the last known token is among the rows, so the step emits something
+  int num_scored = 0;    // rows of the prompt whose logits are wanted, for prompt_logprobs
 
   int num_rows() const { return num_pending + num_draft; }
 };
@@ -21,11 +22,13 @@ struct PlannedRequest {
 struct StepPlan {
   std::vector<PlannedRequest> requests;
   int num_rows = 0;
+  int num_scored_rows = 0;
   int num_preempted = 0;
 
   void Clear() {
     requests.clear();
     num_rows = 0;
+    num_scored_rows = 0;
     num_preempted = 0;
   }
 };

@@ -49,10 +49,7 @@ double Scaled(const RankedToken& token, const RankedToken& first, double tempera
 }
 
 // The tokens that `rule` keeps, in order of preference; all of them at temperature 0.
-std::vector<RankedToken> KeptTokensSlow(std::span<const float> logits, const SamplingRule& rule,
-                                        int output_index) {
-  std::vector<float> copy;
-  logits = Suppress(logits, rule, output_index, copy);
+std::vector<RankedToken> KeptTokensSlow(std::span<const float> logits, const SamplingRule& rule) {
   std::vector<RankedToken> kept;
   for (TokenId token = 0; token < std::ssize(logits); ++token) {
     if (std::isnan(logits[token]) || logits[token] == kInfinity) ThrowNumericError(logits);
@@ -85,10 +82,12 @@ std::vector<RankedToken> KeptTokensSlow(std::span<const float> logits, const Sam
 
 }  // namespace
 
-SamplingRule MakeSamplingRule(const SamplingParams& params, std::uint64_t seed,
-                              std::span<const TokenId> suppressed_before_min) {
-  return {params.temperature, params.top_k,         params.top_p, params.min_p, seed,
-          params.min_tokens,  suppressed_before_min};
+SamplingRule MakeSamplingRule(const SamplingParams& params, std::uint64_t seed) {
+  return {.temperature = params.temperature,
+          .top_k = params.top_k,
+          .top_p = params.top_p,
+          .min_p = params.min_p,
+          .seed = seed};
 }
 
 double GumbelNoise(std::uint64_t seed, int output_index, TokenId token) {
@@ -107,8 +106,7 @@ double UniformNoise(std::uint64_t seed, NoisePurpose purpose, int output_index, 
 
 TokenId SampleToken(std::span<const float> logits, const SamplingRule& rule, int output_index,
                     SamplerScratch& scratch) {
-  const Row row =
-      ScanRow(Suppress(logits, rule, output_index, scratch.logits), rule.temperature, scratch);
+  const Row row = ScanRow(logits, rule.temperature, scratch);
   if (rule.temperature == 0.0) return row.first.token;
   RankedToken cut = CutBeforeTopP(row, rule, scratch);
   const RankedToken drawn = DrawDownTo(row, cut, rule, output_index);
@@ -122,9 +120,8 @@ TokenId SampleToken(std::span<const float> logits, const SamplingRule& rule, int
   return DrawDownTo(row, cut, rule, output_index).token;
 }
 
-std::vector<double> KeptWeightsSlow(std::span<const float> logits, const SamplingRule& rule,
-                                    int output_index) {
-  const std::vector<RankedToken> kept = KeptTokensSlow(logits, rule, output_index);
+std::vector<double> KeptWeightsSlow(std::span<const float> logits, const SamplingRule& rule) {
+  const std::vector<RankedToken> kept = KeptTokensSlow(logits, rule);
   std::vector<double> weights(logits.size(), 0.0);
   for (const RankedToken& token : kept) {
     weights[token.token] = Weight(Scaled(token, kept[0], rule.temperature));
@@ -133,7 +130,7 @@ std::vector<double> KeptWeightsSlow(std::span<const float> logits, const Samplin
 }
 
 TokenId SampleTokenSlow(std::span<const float> logits, const SamplingRule& rule, int output_index) {
-  const std::vector<RankedToken> kept = KeptTokensSlow(logits, rule, output_index);
+  const std::vector<RankedToken> kept = KeptTokensSlow(logits, rule);
   if (rule.temperature == 0.0) return kept[0].token;
   TokenId best = kept[0].token;
   double best_score = -std::numeric_limits<double>::infinity();

@@ -9,8 +9,8 @@
 //                   the kept tokens; the lowest id among equals.
 //
 // With independent standard Gumbel noise that arg-max is a draw from the softmax of the kept
-// tokens. Tokens that may not end the output yet are taken out first. Of the others, by descending
-// logit and ascending id,
+// tokens. The logits are those that LogitsProcessors left. Of their tokens, by descending logit and
+// ascending id,
 //   min_p keeps those at least min_p times as probable as the first,
 //   top_k keeps the first top_k,
 //   top_p keeps the fewest that hold at least top_p of the probability that min_p and top_k left.
@@ -35,6 +35,8 @@ class NumericError : public std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+class LogitsProcessors;
+
 // What of SamplingParams decides a token.
 struct SamplingRule {
   double temperature = 1.0;  // 0: greedy; else taken as within [1e-30, 1e30]
@@ -42,15 +44,13 @@ struct SamplingRule {
   double top_p = 1.0;        // 1: all
   double min_p = 0.0;        // 0: all
   std::uint64_t seed = 0;    // key of the noise
-  int min_tokens = 0;
-  // Tokens that cannot be sampled at output indices below min_tokens: end-of-sequence and stop ids.
-  std::span<const TokenId> suppressed_before_min;
   AcceptanceMethod acceptance_method = AcceptanceMethod::kCoupled;
+  // Applied by Verify to each row before it is sampled; must outlive the rule. Null: none.
+  const LogitsProcessors* processors = nullptr;
 };
 
-// `suppressed_before_min` must outlive the rule. REQUIRES: params passed CheckSamplingParams.
-SamplingRule MakeSamplingRule(const SamplingParams& params, std::uint64_t seed,
-                              std::span<const TokenId> suppressed_before_min);
+// Without processors. REQUIRES: params passed CheckSamplingParams.
+SamplingRule MakeSamplingRule(const SamplingParams& params, std::uint64_t seed);
 
 // A token in the order of preference: higher logits first, lower ids first among equals.
 struct RankedToken {
@@ -61,7 +61,7 @@ struct RankedToken {
 // Working memory of SampleToken and Verify; one per thread. Grows until it has seen the largest row
 // and draft.
 struct SamplerScratch {
-  std::vector<float> logits;            // [vocab], with suppressed tokens at -infinity
+  std::vector<float> logits;            // [vocab], where processors changed some
   std::vector<float> group_max;         // of every 64 logits
   std::vector<float> ordered_maxima;    // the same, partially sorted
   std::vector<RankedToken> candidates;  // for top_k and top_p
@@ -95,8 +95,7 @@ TokenId SampleTokenSlow(std::span<const float> logits, const SamplingRule& rule,
 
 // What SampleToken's probabilities are proportional to: [vocab], multiples of 2^-32, 0 for tokens
 // that are not kept. For tests. REQUIRES: rule.temperature > 0.
-std::vector<double> KeptWeightsSlow(std::span<const float> logits, const SamplingRule& rule,
-                                    int output_index);
+std::vector<double> KeptWeightsSlow(std::span<const float> logits, const SamplingRule& rule);
 
 }  // namespace forerun
 

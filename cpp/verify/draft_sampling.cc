@@ -23,10 +23,10 @@ TokenId SmallestChild(const Draft& draft, int node, TokenId from) {
 
 }  // namespace
 
-void FillDraftRow(std::span<const float> logits, const SamplingRule& rule, int output_index,
-                  SamplerScratch& scratch, std::span<float> row) {
+void FillDraftRow(std::span<const float> logits, const SamplingRule& rule, SamplerScratch& scratch,
+                  std::span<float> row) {
   FORERUN_CHECK(row.size() == logits.size(), "a row of weights has one per logit");
-  const KeptTokens kept = KeepTokens(logits, rule, output_index, scratch);
+  const KeptTokens kept = KeepTokens(logits, rule, scratch);
   std::ranges::fill(row, 0.0f);
   const auto wanted = [&](float group_max) {
     return group_max >= kept.last.logit && kept.row.Scaled(group_max) > kZeroWeight;

@@ -4,7 +4,7 @@
 // number i is SampleToken(the drafter's logits, the request's rule, i), and the draft needs no row.
 // Otherwise the guesses must not depend on the noise that decides about them:
 //
-//   FillDraftRow(logits, rule, output_index, scratch, draft.AddRowBehind(node, vocab_size));
+//   FillDraftRow(logits, rule, scratch, draft.AddRowBehind(node, vocab_size));
 //   AppendDrawnChild(draft, node, rule.seed, first_output_index);  // as often as children are
 //   wanted
 //
@@ -24,8 +24,8 @@ namespace forerun {
 
 // row [vocab] = the weights of the tokens that `rule` keeps of `logits`, rounded to float. Throws
 // NumericError. REQUIRES: rule.temperature > 0.
-void FillDraftRow(std::span<const float> logits, const SamplingRule& rule, int output_index,
-                  SamplerScratch& scratch, std::span<float> row);
+void FillDraftRow(std::span<const float> logits, const SamplingRule& rule, SamplerScratch& scratch,
+                  std::span<float> row);
 
 // Makes each of the weights or probabilities in [0, 1] a multiple of 2^-32.
 void RoundDraftRow(std::span<float> row);

@@ -10,11 +10,6 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-const RowScan& BestRowScan() {
-  static const RowScan* const avx2 = Avx2RowScan();
-  return avx2 != nullptr ? *avx2 : kPortableRowScan;
-}
-
 RankedToken MinPCut(const Row& row, double min_p) {
   const double floor = row.first.logit + std::log(min_p) / row.inverse_temperature;
   if (floor < std::numeric_limits<float>::lowest()) return kKeepAll;
@@ -70,20 +65,10 @@ void ThrowNumericError(std::span<const float> logits) {
                          std::to_string(logits[token]));
     }
   }
-  throw NumericError("no token can be sampled: every logit is -infinity or suppressed");
+  throw NumericError("no token can be sampled: every logit is -infinity or ruled out");
 }
 
 double InverseTemperature(double temperature) { return 1.0 / std::clamp(temperature, 1e-30, 1e30); }
-
-std::span<const float> Suppress(std::span<const float> logits, const SamplingRule& rule,
-                                int output_index, std::vector<float>& copy) {
-  if (output_index >= rule.min_tokens || rule.suppressed_before_min.empty()) return logits;
-  copy.assign(logits.begin(), logits.end());
-  for (TokenId token : rule.suppressed_before_min) {
-    if (token >= 0 && token < std::ssize(logits)) copy[token] = -kInfinity;
-  }
-  return copy;
-}
 
 Row ScanRow(std::span<const float> logits, double temperature, SamplerScratch& scratch) {
   const int size = static_cast<int>(logits.size());
@@ -174,10 +159,9 @@ double SumOfWeights(std::span<const float> weights) {
   return std::accumulate(sums, sums + kLanes, 0.0);
 }
 
-KeptTokens KeepTokens(std::span<const float> logits, const SamplingRule& rule, int output_index,
+KeptTokens KeepTokens(std::span<const float> logits, const SamplingRule& rule,
                       SamplerScratch& scratch) {
-  const Row row =
-      ScanRow(Suppress(logits, rule, output_index, scratch.logits), rule.temperature, scratch);
+  const Row row = ScanRow(logits, rule.temperature, scratch);
   RankedToken cut = CutBeforeTopP(row, rule, scratch);
   double mass = MassDownTo(row, cut);
   if (rule.top_p < 1.0) {

@@ -55,11 +55,8 @@ struct Row {
   }
 };
 
+// REQUIRES: no token can be sampled from them.
 [[noreturn]] void ThrowNumericError(std::span<const float> logits);
-
-// The logits without tokens that may not be sampled yet: themselves, or a copy.
-std::span<const float> Suppress(std::span<const float> logits, const SamplingRule& rule,
-                                int output_index, std::vector<float>& copy);
 
 // Throws NumericError.
 Row ScanRow(std::span<const float> logits, double temperature, SamplerScratch& scratch);
@@ -95,7 +92,7 @@ struct KeptTokens {
 };
 
 // Throws NumericError. REQUIRES: rule.temperature > 0.
-KeptTokens KeepTokens(std::span<const float> logits, const SamplingRule& rule, int output_index,
+KeptTokens KeepTokens(std::span<const float> logits, const SamplingRule& rule,
                       SamplerScratch& scratch);
 
 }  // namespace forerun

@@ -2,8 +2,8 @@
 //
 // A row is walked in groups of 64 tokens whose maxima are found first; most of the later work skips
 // most groups. Every instruction set gives the same answers: comparisons are exact, weights are
-// multiples of 2^-32 whose sums are exact in any order, and noise is only ever filtered here, not
-// decided.
+// multiples of 2^-32 whose sums are exact in any order, other sums have one order, and noise is
+// only ever filtered here, not decided.
 #ifndef FORERUN_CPP_VERIFY_ROW_SCAN_H_
 #define FORERUN_CPP_VERIFY_ROW_SCAN_H_
 
@@ -16,14 +16,13 @@ inline constexpr int kScanGroup = 64;
 // Weight(z) = 0 from here down.
 inline constexpr double kZeroWeight = -23.0;
 
-// e^z for z <= 0, rounded to a multiple of 2^-32; the polynomial's own error is below 1e-11. Double
-// is double, or a vector of them; Bits an unsigned integer, or vector, of the same size.
+// e^z for -700 <= z <= 0; the polynomial's error is below 1e-11 of it. Double is double, or a
+// vector of them; Bits an unsigned integer, or vector, of the same size.
 template <typename Double, typename Bits>
-[[gnu::always_inline]] inline Double WeightOf(Double z) {
+[[gnu::always_inline]] inline Double ExpOf(Double x) {
   constexpr double kLog2E = 0x1.71547652b82fep0;
   constexpr double kLn2High = 0x1.62e42fee00000p-1, kLn2Low = 0x1.a39ef35793c76p-33;
-  constexpr double kRoundToInteger = 0x1.8p52, kRoundToWeight = 0x1p20;
-  const Double x = z < kZeroWeight - 1.0 ? Double{} + (kZeroWeight - 1.0) : z;
+  constexpr double kRoundToInteger = 0x1.8p52;
   // The low bits of `shifted` are the integer nearest to x / ln 2.
   const Double shifted = x * kLog2E + kRoundToInteger;
   const Double exponent = shifted - kRoundToInteger;
@@ -37,9 +36,16 @@ template <typename Double, typename Bits>
   power = power * r + 0.5;
   power = power * r + 1.0;
   power = power * r + 1.0;
-  const Double weight = __builtin_bit_cast(
+  return __builtin_bit_cast(
       Double, __builtin_bit_cast(Bits, power) + (__builtin_bit_cast(Bits, shifted) << 52));
-  return (weight + kRoundToWeight) - kRoundToWeight;
+}
+
+// e^z for z <= 0, rounded to a multiple of 2^-32.
+template <typename Double, typename Bits>
+[[gnu::always_inline]] inline Double WeightOf(Double z) {
+  constexpr double kRoundToWeight = 0x1p20;
+  const Double x = z < kZeroWeight - 1.0 ? Double{} + (kZeroWeight - 1.0) : z;
+  return (ExpOf<Double, Bits>(x) + kRoundToWeight) - kRoundToWeight;
 }
 inline double Weight(double z) { return WeightOf<double, std::uint64_t>(z); }
 
@@ -64,10 +70,19 @@ struct RowScan {
   // The weights of those of 64 logits that are above `floor`, summed.
   double (*group_mass_above)(const float* logits, float floor, double max_logit,
                              double inverse_temperature);
+
+  // The sum of e^(logit - max_logit), at least e^-700 each. REQUIRES: no logit is above max_logit.
+  // Always added up in the same order: kSumLanes sums of every kSumLanes-th term, these one after
+  // the other, then what remains.
+  double (*sum_exp)(const float* logits, int size, double max_logit);
 };
+
+inline constexpr int kSumLanes = 8;
 
 // Vectors of 16 bytes: SSE2, NEON, or whatever the compiler makes of them.
 extern const RowScan kPortableRowScan;
+// The better of the two.
+const RowScan& BestRowScan();
 // Null where this machine or this build has no AVX2.
 const RowScan* Avx2RowScan();
 

@@ -9,7 +9,7 @@ namespace forerun {
 
 #if defined(__AVX2__)
 const RowScan* Avx2RowScan() {
-  static constexpr RowScan kScan = {FindGroupMaxima, FilterGroup, GroupMassAbove};
+  static constexpr RowScan kScan = {FindGroupMaxima, FilterGroup, GroupMassAbove, SumExp};
   return __builtin_cpu_supports("avx2") ? &kScan : nullptr;
 }
 #else

@@ -1,42 +1,18 @@
 // The bodies of RowScan, for the widest vectors of the including source's instruction set. That
 // source may be compiled for more than the machine has, so nothing here may leave it: all is in an
-// unnamed namespace, and no template or inline function of another header is called but WeightOf.
+// unnamed namespace, and no template or inline function of another header is called but WeightOf
+// and ExpOf.
 #ifndef FORERUN_CPP_VERIFY_ROW_SCAN_BODY_H_
 #define FORERUN_CPP_VERIFY_ROW_SCAN_BODY_H_
 
 #include <cstdint>
 
 #include "cpp/verify/row_scan.h"
-
-#if defined(__x86_64__)
-#include <immintrin.h>
-#elif defined(__aarch64__)
-#include <arm_neon.h>
-#endif
+#include "cpp/verify/row_scan_vectors.h"
 
 namespace forerun {
 namespace {
 
-#if defined(__AVX2__)
-constexpr int kVectorBytes = 32;
-#else
-constexpr int kVectorBytes = 16;
-#endif
-constexpr int kFloatLanes = kVectorBytes / 4;
-constexpr int kDoubleLanes = kVectorBytes / 8;
-
-using Floats = float __attribute__((vector_size(kVectorBytes)));
-using HalfFloats = float __attribute__((vector_size(kVectorBytes / 2)));
-using Ints = std::int32_t __attribute__((vector_size(kVectorBytes)));
-using Doubles = double __attribute__((vector_size(kVectorBytes)));
-using Longs = std::int64_t __attribute__((vector_size(kVectorBytes)));
-using Words = std::uint64_t __attribute__((vector_size(kVectorBytes)));
-
-#if defined(__AVX2__)
-constexpr Words kLaneIndices = {0, 1, 2, 3};
-#else
-constexpr Words kLaneIndices = {0, 1};
-#endif
 constexpr float kMinusInfinity = -__builtin_inff();
 
 // Noise is at most -log(1 - u) = 32 ln 2 - log(~bits + 0.5), and a float's bits, read as a number,
@@ -45,39 +21,6 @@ constexpr float kLn2 = 0.69314718f;
 constexpr float kNoiseBoundBase = 158.0f;
 constexpr float kNoiseBoundStep = 0x1p-23f;
 constexpr float kSlack = 1e-3f;
-
-template <typename Vector>
-[[gnu::always_inline]] inline Vector Load(const float* source) {
-  Vector vector;
-  __builtin_memcpy(&vector, source, sizeof(vector));
-  return vector;
-}
-
-// The products of the low halves of 64-bit lanes.
-inline Words MultiplyLow(Words a, std::uint32_t b) {
-#if defined(__AVX2__)
-  return (Words)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
-#elif defined(__x86_64__)
-  return (Words)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(b));
-#elif defined(__aarch64__)
-  return (Words)vmull_n_u32(vmovn_u64((uint64x2_t)a), b);
-#else
-  return (a & 0xffffffffu) * std::uint64_t{b};
-#endif
-}
-
-// Bit i is set when lane i is.
-inline std::uint64_t MaskOf(Ints lanes) {
-#if defined(__AVX2__)
-  return static_cast<std::uint32_t>(_mm256_movemask_ps((__m256)lanes));
-#elif defined(__x86_64__)
-  return static_cast<std::uint32_t>(_mm_movemask_ps((__m128)lanes));
-#else
-  std::uint64_t mask = 0;
-  for (int lane = 0; lane < kFloatLanes; ++lane) mask |= std::uint64_t{lanes[lane] != 0} << lane;
-  return mask;
-#endif
-}
 
 inline float MaxOfGroup(const float* logits, Ints& nan_lanes) {
   Floats maxima = Load<Floats>(logits);
@@ -118,6 +61,30 @@ double GroupMassAbove(const float* logits, float floor, double max_logit,
   }
   double sum = 0.0;
   for (int lane = 0; lane < kDoubleLanes; ++lane) sum += sums[lane];
+  return sum;
+}
+
+// Adds kSumLanes terms to sums[kSumLanes / kDoubleLanes].
+inline void AddExp(const float* logits, double max_logit, Doubles* sums) {
+  for (int i = 0; i < kSumLanes / kDoubleLanes; ++i) {
+    const auto logit = Load<HalfFloats>(logits + i * kDoubleLanes);
+    const Doubles z = __builtin_convertvector(logit, Doubles) - max_logit;
+    sums[i] += ExpOf<Doubles, Words>(z < -700.0 ? Doubles{} - 700.0 : z);
+  }
+}
+
+double SumExp(const float* logits, int size, double max_logit) {
+  Doubles sums[kSumLanes / kDoubleLanes] = {};
+  int first = 0;
+  for (; first + kSumLanes <= size; first += kSumLanes) AddExp(logits + first, max_logit, sums);
+  double sum = 0.0;
+  for (const Doubles& lanes : sums) {
+    for (int lane = 0; lane < kDoubleLanes; ++lane) sum += lanes[lane];
+  }
+  for (; first < size; ++first) {
+    const double z = logits[first] - max_logit;
+    sum += ExpOf<double, std::uint64_t>(z < -700.0 ? -700.0 : z);
+  }
   return sum;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cpp/util/check.h"
+#include "cpp/verify/logits_processors.h"
 #include "cpp/verify/row.h"
 
 namespace forerun {
@@ -52,8 +53,10 @@ class Walk {
   int output_index() const { return first_output_index_ + out_.num_accepted(); }
   std::vector<double>& residuals() { return scratch_.residuals[out_.num_accepted()]; }
 
-  std::span<const float> Logits(int node) const { return LogitsBehind(node, out_.tokens, logits_); }
-  KeptTokens Keep(int node) { return KeepTokens(Logits(node), rule_, output_index(), scratch_); }
+  std::span<const float> Logits(int node) const {
+    return LogitsBehind(node, out_.tokens, logits_, rule_, scratch_.logits);
+  }
+  KeptTokens Keep(int node) { return KeepTokens(Logits(node), rule_, scratch_); }
   bool Toss(int node, double probability) const {
     return UniformNoise(rule_.seed, NoisePurpose::kAcceptance, first_output_index_, node + 1) <
            probability;
@@ -277,6 +280,12 @@ TokenId Walk::DrawResidual(double total) {
 }
 
 }  // namespace
+
+std::span<const float> LogitsBehind(int node, std::span<const TokenId> path, RowLogits logits,
+                                    const SamplingRule& rule, std::vector<float>& copy) {
+  const std::span<const float> row = logits.row(node + 1);
+  return rule.processors == nullptr ? row : rule.processors->Apply(row, path, copy);
+}
 
 void Verify(const Draft& draft, RowLogits logits, const SamplingRule& rule, int first_output_index,
             SamplerScratch& scratch, Verdict& out) {

@@ -54,6 +54,8 @@ struct Verdict {
   std::vector<TokenId> tokens;      // theirs, then one correction or bonus; never empty
 
   int num_accepted() const { return static_cast<int>(accepted_nodes.size()); }
+  // The row of logits that tokens[i] was sampled from.
+  int row(int i) const { return i == 0 ? 0 : accepted_nodes[i - 1] + 1; }
 };
 
 // tokens[i] becomes output token number first_output_index + i. Only rows on the accepted path are
@@ -67,11 +69,9 @@ void VerifySlow(const Draft& draft, RowLogits logits, const SamplingRule& rule,
                 int first_output_index, Verdict& out);
 
 // The logits behind `node`, whose path from the root guesses the tokens of `path`. The one place
-// where they are obtained.
-inline std::span<const float> LogitsBehind(int node, [[maybe_unused]] std::span<const TokenId> path,
-                                           RowLogits logits) {
-  return logits.row(node + 1);
-}
+// where they are obtained: the row itself, or what processors make of it, in `copy`.
+std::span<const float> LogitsBehind(int node, std::span<const TokenId> path, RowLogits logits,
+                                    const SamplingRule& rule, std::vector<float>& copy);
 
 // Sums of tokens' masses that are multiples of this are exact in any order, as they stay below 2.
 // Rounds a number in [0, 2).

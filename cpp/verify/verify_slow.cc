@@ -42,10 +42,11 @@ struct SlowWalk {
     for (int i = node + 1; i < draft.size(); ++i) {
       if (draft.parents[i] == node) children.push_back(i);
     }
-    const auto row = LogitsBehind(node, out.tokens, logits);
+    std::vector<float> copy;
+    const auto row = LogitsBehind(node, out.tokens, logits, rule, copy);
     Masses masses;  // a token's mass is weight x masses[token] / Sum(masses)
     try {
-      masses = KeptWeightsSlow(row, rule, output_index());
+      masses = KeptWeightsSlow(row, rule);
     } catch (const NumericError&) {
       if (!Toss(node, weight)) return false;
       throw;
@@ -75,7 +76,7 @@ struct SlowWalk {
         const double rest = Sum(masses);
         if (rest == 0.0 && weight == 1.0) {
           // Draft and target differ by roundings only, one of which led here.
-          masses = KeptWeightsSlow(row, rule, output_index());
+          masses = KeptWeightsSlow(row, rule);
           is_whole = true;
         } else {
           weight = rest / (rest + (1.0 - weight));
@@ -123,7 +124,8 @@ void VerifySlow(const Draft& draft, RowLogits logits, const SamplingRule& rule,
   }
   int node = kDraftRoot;
   do {
-    const auto row = LogitsBehind(node, out.tokens, logits);
+    std::vector<float> copy;
+    const auto row = LogitsBehind(node, out.tokens, logits, rule, copy);
     const TokenId token = SampleTokenSlow(row, rule, first_output_index + out.num_accepted());
     out.tokens.push_back(token);
     int child = node + 1;

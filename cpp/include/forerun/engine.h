@@ -26,12 +26,27 @@
 
 namespace forerun {
 
+// For each of some tokens: the token itself, then as many of the most probable ones as were asked
+// for, by rank.
+struct TokenLogprobs {
+  std::span<const TokenLogprob> entries = {};
+  int entries_per_token = 1;
+
+  int size() const { return static_cast<int>(entries.size()) / entries_per_token; }
+  std::span<const TokenLogprob> operator[](int i) const {
+    return entries.subspan(static_cast<std::size_t>(i) * entries_per_token, entries_per_token);
+  }
+};
+
 // What one step did for one request. Valid until the next Step.
 struct RequestUpdate {
   RequestId id = 0;
   std::span<const TokenId> new_tokens = {};  // emitted by this step, in order; may be empty
   FinishReason finish_reason = FinishReason::kNone;
-  int num_cached_tokens = 0;  // prompt tokens that the prefix cache provided
+  int num_cached_tokens = 0;    // prompt tokens that the prefix cache provided
+  TokenLogprobs logprobs = {};  // of new_tokens, if asked for
+  TokenLogprobs prompt_logprobs =
+      {};  // of the prompt, if asked for: what follows the last update's
 
   // Set when finished.
   TokenId stop_token = -1;     // the token that stopped it, when a token did
@@ -62,9 +77,11 @@ class Engine {
 
   virtual ~Engine() = default;
 
-  // Bytes of each token, indexed by id; needed by requests with stop strings. Special tokens are
-  // empty. REQUIRES: no request is unfinished.
-  virtual void SetTokenBytes(std::vector<std::string> token_bytes) = 0;
+  // Bytes of each token, indexed by id; needed by requests with stop strings. Those of special
+  // tokens belong to the text of requests with skip_special_tokens = false only. REQUIRES: no
+  // request is unfinished.
+  virtual void SetTokenBytes(std::vector<std::string> token_bytes,
+                             std::vector<TokenId> special_tokens = {}) = 0;
 
   // Throws InvalidArgument when the prompt or the parameters can never be served.
   virtual RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params) = 0;

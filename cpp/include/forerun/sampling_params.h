@@ -3,6 +3,7 @@
 #define FORERUN_SAMPLING_PARAMS_H_
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,6 +25,20 @@ struct SamplingParams {
   std::vector<std::string> stop;
   bool include_stop_str_in_output = false;
   bool ignore_eos = false;
+  bool skip_special_tokens = true;  // they add nothing to the text that stop strings are sought in
+
+  // What changes logits before they are sampled, in this order; see docs/verification.md.
+  std::optional<std::vector<TokenId>> allowed_token_ids;  // absent: all
+  std::vector<std::vector<TokenId>> bad_words;  // token sequences that cannot be completed
+  std::map<TokenId, double> logit_bias;         // added; from -100 to 100
+  double repetition_penalty = 1.0;              // above 0; of prompt and output; 1: off
+  double frequency_penalty = 0.0;               // -2 to 2; per occurrence in the output
+  double presence_penalty = 0.0;                // -2 to 2; for any occurrence in it
+
+  // Log-probabilities of the model's own logits, before anything above: of the token that is there
+  // and of this many most probable ones. -1: of the whole vocabulary. Absent: none.
+  std::optional<int> logprobs;         // of output tokens
+  std::optional<int> prompt_logprobs;  // of prompt tokens, from the second one on
 
   bool speculative = true;              // false: this request is decoded plainly
   std::optional<int> max_draft_tokens;  // caps the draft of each step; absent: the engine's limit

@@ -18,6 +18,16 @@ enum class FinishReason {
   kError,   // this request failed; its neighbours did not
 };
 
+// A token's log-probability and its rank, from 1, among all: by descending probability, then by
+// ascending id.
+struct TokenLogprob {
+  TokenId token = -1;
+  float logprob = 0.0f;
+  std::int32_t rank = 0;
+
+  friend bool operator==(const TokenLogprob&, const TokenLogprob&) = default;
+};
+
 }  // namespace forerun
 
 #endif  // FORERUN_TYPES_H_

@@ -4,84 +4,28 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <map>
+#include <functional>
 #include <thread>
 
-#include "tests/cpp/testing/naive_generate.h"
+#include "tests/cpp/testing/counting_engine.h"
 #include "tests/cpp/testing/scripted_drafter.h"
-#include "tests/cpp/testing/scripted_executor.h"
 
 namespace forerun {
 namespace {
 
+using testing::CountingEngineTest;
+using testing::CountingLogits;
+using testing::Finished;
+using testing::Greedy;
+using testing::kVocabSize;
+using testing::RightGuess;
+using testing::RunToEnd;
 using testing::ScriptedDrafter;
 using testing::ScriptedExecutor;
+using testing::Successor;
+using testing::WrongGuess;
 
-constexpr int kVocabSize = 16;
-
-// Counts upwards without end: 1, 2, ... 15, 1, 2, ...
-TokenId Successor(TokenId token) { return token % (kVocabSize - 1) + 1; }
-
-std::vector<float> CountingLogits(std::span<const TokenId> prefix) {
-  std::vector<float> logits(kVocabSize, 0.0f);
-  logits[Successor(prefix.back())] = 9.0f;
-  return logits;
-}
-
-TokenId RightGuess(std::span<const TokenId> text) { return Successor(text.back()); }
-TokenId WrongGuess(std::span<const TokenId>) { return 0; }
-
-EngineConfig SmallConfig() {
-  EngineConfig config;
-  config.max_model_len = 64;
-  config.num_blocks = 32;
-  config.block_size = 4;
-  config.max_num_seqs = 4;
-  config.max_num_batched_tokens = 32;
-  config.num_speculative_tokens = 4;
-  config.adaptive = false;
-  config.eos_token_ids = {0};
-  config.check_invariants = true;
-  return config;
-}
-
-SamplingParams Greedy(int max_tokens) {
-  SamplingParams params;
-  params.temperature = 0;
-  params.max_tokens = max_tokens;
-  return params;
-}
-
-struct Finished {
-  std::vector<TokenId> tokens;
-  RequestUpdate last;
-  RequestMetrics metrics;
-  std::string error;
-};
-
-std::map<RequestId, Finished> RunToEnd(EngineCore& engine) {
-  std::map<RequestId, Finished> results;
-  while (engine.HasUnfinished()) {
-    for (const RequestUpdate& update : engine.Step()) {
-      Finished& result = results[update.id];
-      result.tokens.insert(result.tokens.end(), update.new_tokens.begin(), update.new_tokens.end());
-      result.last = update;
-      if (update.metrics != nullptr) result.metrics = *update.metrics;
-      result.error = update.error;
-    }
-  }
-  return results;
-}
-
-class EngineCoreTest : public ::testing::Test {
- protected:
-  EngineCore MakeEngine(Drafter* drafter = nullptr) {
-    return EngineCore(config_, executor_, drafter);
-  }
-
-  EngineConfig config_ = SmallConfig();
-  ScriptedExecutor executor_{kVocabSize, config_.num_blocks, config_.block_size, CountingLogits};
-};
+using EngineCoreTest = CountingEngineTest;
 
 TEST_F(EngineCoreTest, ARightDrafterNeedsOnePassPerDraftAndBonus) {
   ScriptedDrafter drafter(RightGuess);
@@ -177,6 +121,15 @@ TEST_F(EngineCoreTest, APromptSeenBeforeComesFromThePrefixCache) {
   engine.ResetCaches();
   const RequestId after = engine.Submit(prompt, Greedy(2));
   EXPECT_EQ(RunToEnd(engine).at(after).last.num_cached_tokens, 0);
+}
+
+TEST_F(EngineCoreTest, OfPromptsThatBeginAlikeOneGoesAhead) {
+  EngineCore engine = MakeEngine();
+  const std::vector<TokenId> prompt{1, 2, 3, 4, 5, 6, 7, 8, 9};
+  for (int i = 0; i < 4; ++i) engine.Submit(prompt, Greedy(2));
+  const auto results = RunToEnd(engine);
+  for (RequestId id = 1; id < 4; ++id) EXPECT_EQ(results.at(id).last.num_cached_tokens, 8);
+  EXPECT_EQ(engine.metrics().num_prompt_tokens, 9 + 3);
 }
 
 TEST_F(EngineCoreTest, ShortageOfBlocksPreemptsAndChangesNothing) {
@@ -284,6 +237,17 @@ TEST_F(EngineCoreTest, RequestsThatCanNeverBeServedAreRefusedWithNumbers) {
   params = Greedy(1);
   params.stop = {"x"};
   EXPECT_EQ(field_of({1}, params), "stop");
+  const auto field_with = [&](const std::function<void(SamplingParams&)>& change) {
+    SamplingParams changed = Greedy(1);
+    change(changed);
+    return field_of({1}, changed);
+  };
+  using P = SamplingParams;
+  EXPECT_EQ(field_with([](P& p) { p.allowed_token_ids = {{kVocabSize}}; }), "allowed_token_ids");
+  EXPECT_EQ(field_with([](P& p) { p.bad_words = {{1, kVocabSize}}; }), "bad_words");
+  EXPECT_EQ(field_with([](P& p) { p.logit_bias = {{kVocabSize, 1.0}}; }), "logit_bias");
+  EXPECT_EQ(field_with([](P& p) { p.logprobs = kVocabSize + 1; }), "logprobs");
+  EXPECT_EQ(field_with([](P& p) { p.prompt_logprobs = kVocabSize + 1; }), "prompt_logprobs");
   EXPECT_FALSE(engine.HasUnfinished());
   EXPECT_EQ(field_of({1}, Greedy(1)), "accepted");
 }

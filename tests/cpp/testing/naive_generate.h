@@ -9,12 +9,15 @@
 #include <vector>
 
 #include "cpp/verify/distribution.h"
+#include "cpp/verify/logprobs.h"
 #include "forerun/sampling_params.h"
+#include "tests/cpp/testing/naive_processors.h"
 
 namespace forerun::testing {
 
 struct NaiveResult {
   std::vector<TokenId> tokens;
+  std::vector<TokenLogprob> logprobs, prompt_logprobs;
   FinishReason finish_reason = FinishReason::kNone;
   std::string text;  // up to and without a stop string
 };
@@ -23,8 +26,15 @@ struct NaiveModel {
   std::function<std::vector<float>(std::span<const TokenId>)> logits_of;
   std::vector<TokenId> eos_token_ids;
   std::vector<std::string> token_bytes;
+  std::vector<TokenId> special_tokens;
   int max_model_len = 0;
 };
+
+inline void AddLogprobs(std::span<const float> logits, TokenId token, int num_top,
+                        std::vector<TokenLogprob>& out) {
+  SamplerScratch scratch;
+  AppendLogprobs(logits, token, num_top, scratch, out);
+}
 
 // The earliest place where a stop string ends at or behind `from`, as the text's new length.
 inline std::optional<std::size_t> FindStop(const std::string& text, std::size_t from,
@@ -51,14 +61,24 @@ inline NaiveResult NaiveGenerate(const NaiveModel& model, std::vector<TokenId> t
   if (!params.ignore_eos) {
     ends.insert(ends.end(), model.eos_token_ids.begin(), model.eos_token_ids.end());
   }
-  const SamplingRule rule = MakeSamplingRule(params, seed, ends);
+  const SamplingRule rule = MakeSamplingRule(params, seed);
+  const std::vector<TokenId> prompt = text;
+  for (std::size_t i = 1; params.prompt_logprobs && i < prompt.size(); ++i) {
+    AddLogprobs(model.logits_of(std::span(prompt).first(i)), prompt[i], *params.prompt_logprobs,
+                result.prompt_logprobs);
+  }
   while (result.finish_reason == FinishReason::kNone) {
     const int index = static_cast<int>(result.tokens.size());
-    const TokenId token = SampleTokenSlow(model.logits_of(text), rule, index);
+    const std::vector<float> logits = model.logits_of(text);
+    const TokenId token =
+        SampleTokenSlow(NaiveProcess(logits, params, prompt, result.tokens, ends), rule, index);
+    if (params.logprobs) AddLogprobs(logits, token, *params.logprobs, result.logprobs);
     text.push_back(token);
     result.tokens.push_back(token);
     const bool may_stop = static_cast<int>(result.tokens.size()) > params.min_tokens;
-    const std::string& piece = model.token_bytes[token];
+    const bool is_skipped =
+        params.skip_special_tokens && NumOccurrences(model.special_tokens, token) > 0;
+    const std::string piece = is_skipped ? "" : model.token_bytes[token];
     if (may_stop && std::ranges::count(ends, token) > 0) {
       result.finish_reason = FinishReason::kStop;
       if (params.include_stop_str_in_output) result.text += piece;

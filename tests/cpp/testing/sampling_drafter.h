@@ -30,7 +30,7 @@ class SamplingDrafter : public ScriptedDrafter {
         draft.AppendToChain(SampleToken(logits, wanted.rule, output_index, scratch_), 0.5f);
       } else {
         const auto row = draft.AddRowBehind(i - 1, static_cast<int>(logits.size()));
-        FillDraftRow(logits, wanted.rule, output_index, scratch_, row);
+        FillDraftRow(logits, wanted.rule, scratch_, row);
         FORERUN_CHECK(AppendDrawnChild(draft, i - 1, wanted.rule.seed, wanted.first_output_index));
       }
       text.push_back(draft.tokens.back());

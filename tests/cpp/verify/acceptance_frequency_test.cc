@@ -213,22 +213,22 @@ TEST_F(AcceptanceFrequencyTest, CertainDraftsAsRowsOfWeights) {
 }
 
 TEST_F(AcceptanceFrequencyTest, TruncatedTargets) {
-  SamplingRule top_k{.temperature = 0.8, .top_k = 3, .suppressed_before_min = {}};
+  SamplingRule top_k{.temperature = 0.8, .top_k = 3};
   ExpectTarget(Sampled(kTree, WeightsOf(near_)), top_k);
-  SamplingRule top_p{.temperature = 1.3, .top_p = 0.7, .suppressed_before_min = {}};
+  SamplingRule top_p{.temperature = 1.3, .top_p = 0.7};
   ExpectTarget(Sampled(kChain, WeightsOf(near_, 1.3)), top_p);
   ExpectEveryLength();
-  SamplingRule min_p{.temperature = 1.0, .min_p = 0.2, .suppressed_before_min = {}};
+  SamplingRule min_p{.temperature = 1.0, .min_p = 0.2};
   ExpectTarget(Sampled(kChain, WeightsOf(far_)), min_p);
 }
 
 // The drafter keeps what the target's options keep: the usual case.
 TEST_F(AcceptanceFrequencyTest, TruncatedTargetsAndDrafts) {
-  SamplingRule rule{.top_k = 4, .top_p = 0.9, .suppressed_before_min = {}};
+  SamplingRule rule{.top_k = 4, .top_p = 0.9};
   SamplerScratch scratch;
   BigramTable weights = near_;
   for (std::size_t i = 0; i < weights.all().size(); i += kVocabSize) {
-    FillDraftRow({near_.all().data() + i, kVocabSize}, rule, 0, scratch,
+    FillDraftRow({near_.all().data() + i, kVocabSize}, rule, scratch,
                  {weights.all().data() + i, kVocabSize});
   }
   ExpectTarget(Sampled(kChain, weights), rule);

@@ -5,13 +5,16 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "cpp/verify/draft_sampling.h"
+#include "cpp/verify/logits_processors.h"
 #include "cpp/verify/verify.h"
 #include "tests/cpp/testing/num_examples.h"
+#include "tests/cpp/testing/random_params.h"
 
 namespace forerun {
 namespace {
@@ -52,10 +55,8 @@ class RandomTree {
     if (Chance(3)) rule.top_p = Chance(4) ? Unit() * 1e-6 + 1e-300 : 1.0 - Unit() * 0.3;
     if (Chance(4)) rule.min_p = std::pow(Unit(), 3);
     rule.seed = random_();
-    if (vocab_size_ > 4) suppressed_ = {Pick(0, 3), Pick(0, 3)};
-    rule.min_tokens = Pick(0, 8);
-    rule.suppressed_before_min = suppressed_;
     first_output_index = Pick(0, 6);
+    if (vocab_size_ > 4 && Chance(2)) AddProcessors();
     const int num_nodes = Pick(0, 9);
     const bool is_chain = Chance(3);
     AddLogits();
@@ -74,6 +75,17 @@ class RandomTree {
   int Pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
   bool Chance(int one_in) { return Pick(1, one_in) == 1; }
   double Unit() { return std::uniform_real_distribution<double>(0.0, 1.0)(random_); }
+
+  void AddProcessors() {
+    testing::RandomParams(random_, vocab_size_, 0.4).SetLogitsOptions(params_);
+    params_.min_tokens = Pick(0, 8);
+    end_tokens_ = {Pick(0, 3), Pick(0, 3)};
+    text_ = {Pick(0, 4), Pick(0, 4)};
+    processors_.emplace(params_, end_tokens_, text_, 2 + first_output_index);
+    for (int i = 0; i < first_output_index; ++i) text_.push_back(Pick(0, 4));
+    processors_->ObserveCommitted();
+    rule.processors = &*processors_;
+  }
 
   void AddLogits() {
     std::normal_distribution<float> normal(0.0f, Chance(3) ? 10.0f : 1.5f);
@@ -94,7 +106,7 @@ class RandomTree {
     switch (Pick(0, 4)) {
       case 0:  // the target's own distribution
         try {
-          FillDraftRow(logits().row(node + 1), rule, first_output_index, scratch_, row);
+          FillDraftRow(logits().row(node + 1), rule, scratch_, row);
         } catch (const NumericError&) {
           row[0] = 1.0f;
         }
@@ -129,7 +141,9 @@ class RandomTree {
   SamplerScratch scratch_;
   int vocab_size_;
   int num_tries_ = 0;
-  std::vector<TokenId> suppressed_;
+  SamplingParams params_;
+  std::vector<TokenId> end_tokens_, text_;
+  std::optional<LogitsProcessors> processors_;
   std::vector<float> logits_;
 };
 
@@ -174,7 +188,7 @@ TEST(AcceptanceTest, VerifyEqualsTheSlowDefinitionOnALargeVocabulary) {
     for (int node = 0; node < 2; ++node) {
       const std::span<const float> row(logits.data() + node * kLarge, kLarge);
       certain.AppendToChain(SampleToken(row, rule, node, scratch), 0.5f);
-      FillDraftRow(row, rule, node, scratch, drawn.AddRowBehind(node - 1, kLarge));
+      FillDraftRow(row, rule, scratch, drawn.AddRowBehind(node - 1, kLarge));
       for (float& weight : drawn.weights) weight = weight > 0.5f ? 0.5f : weight;
       ASSERT_TRUE(AppendDrawnChild(drawn, node - 1, 9, 0));
     }

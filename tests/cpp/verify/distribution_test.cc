@@ -20,7 +20,7 @@ using Logits = std::vector<float>;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-SamplingRule Greedy() { return {.temperature = 0.0, .suppressed_before_min = {}}; }
+SamplingRule Greedy() { return {.temperature = 0.0}; }
 
 TokenId Sample(const Logits& logits, const SamplingRule& rule, int output_index = 0) {
   SamplerScratch scratch;
@@ -59,8 +59,6 @@ class RandomRow {
       if (Chance(50)) logits.back() = -kInfinity;
     }
     logits[Uniform(0, size - 1)] = Chance(20) ? 1e30f : 1.0f;
-    for (int i = 0; i < 5; ++i) suppressed.push_back(Uniform(-2, size + 2));
-    if (size <= 10) suppressed.clear();
 
     constexpr double kTemperatures[] = {0.0, 1e-310, 1e-6, 0.1, 0.7, 1.0, 1.3, 5.0, 1e9};
     rule.temperature = kTemperatures[Uniform(0, 8)];
@@ -68,14 +66,11 @@ class RandomRow {
     if (Chance(2)) rule.top_p = Chance(4) ? Unit() * 1e-6 + 1e-300 : 1.0 - Unit();
     if (Chance(3)) rule.min_p = Chance(4) ? 1.0 : std::pow(Unit(), 3);
     rule.seed = std::uint64_t{random_()} << 32 | random_();
-    rule.min_tokens = Uniform(0, 4);
-    rule.suppressed_before_min = suppressed;
   }
 
   int Uniform(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
 
   Logits logits;
-  std::vector<TokenId> suppressed;
   SamplingRule rule;
 
  private:
@@ -107,11 +102,8 @@ TEST(SampleTokenTest, EqualsTheSlowDefinitionOnALargeVocabulary) {
     Logits logits(49152);
     for (float& logit : logits) logit = normal(random);
     for (const SamplingRule& rule :
-         {SamplingRule{.suppressed_before_min = {}},
-          SamplingRule{.top_k = 50, .suppressed_before_min = {}},
-          SamplingRule{.top_k = 5000, .suppressed_before_min = {}},
-          SamplingRule{.top_p = 0.5, .suppressed_before_min = {}},
-          SamplingRule{.top_k = 3000, .top_p = 0.9, .min_p = 0.01, .suppressed_before_min = {}}}) {
+         {SamplingRule{}, SamplingRule{.top_k = 50}, SamplingRule{.top_k = 5000},
+          SamplingRule{.top_p = 0.5}, SamplingRule{.top_k = 3000, .top_p = 0.9, .min_p = 0.01}}) {
       for (int i = 0; i < 4; ++i) {
         ASSERT_EQ(SampleToken(logits, rule, i, scratch), SampleTokenSlow(logits, rule, i));
       }
@@ -211,24 +203,6 @@ TEST(SampleTokenTest, MinPIsExactAtItsLimit) {
   }
 }
 
-TEST(SampleTokenTest, SuppressedTokensCannotWinBeforeMinTokens) {
-  const Logits logits = {5.0f, 1.0f, 4.0f};
-  const std::vector<TokenId> stops = {0, 2, 99, -1};  // ids outside the vocabulary are harmless
-  for (double temperature : {0.0, 1.0}) {
-    SamplingRule rule;
-    rule.temperature = temperature;
-    rule.min_tokens = 3;
-    rule.suppressed_before_min = stops;
-    for (int output_index = 0; output_index < 3; ++output_index) {
-      EXPECT_EQ(Sample(logits, rule, output_index), 1);
-    }
-  }
-  SamplingRule rule = Greedy();
-  rule.min_tokens = 3;
-  rule.suppressed_before_min = stops;
-  EXPECT_EQ(Sample(logits, rule, 3), 0);
-}
-
 TEST(SampleTokenTest, LowerTemperaturesApproachGreedy) {
   const Logits logits = {1.0f, 1.001f, 0.5f};
   SamplingRule rule;
@@ -314,10 +288,6 @@ TEST(SampleTokenTest, UnusableLogitsAreANumericError) {
     EXPECT_NE(ErrorOf({}, rule).find("no token can be sampled"), std::string::npos);
     EXPECT_THROW(SampleTokenSlow(Logits{1.0f, kNan}, rule, 0), NumericError);
   }
-  const std::vector<TokenId> stops = {0};
-  rule.min_tokens = 1;
-  rule.suppressed_before_min = stops;
-  EXPECT_NE(ErrorOf({1.0f}, rule).find("no token can be sampled"), std::string::npos);
 }
 
 }  // namespace

@@ -95,6 +95,30 @@ TEST_P(RowScanTest, MassIsTheExactSumOfWeights) {
   }
 }
 
+// Term by term, in the order that row_scan.h documents.
+TEST_P(RowScanTest, SumsExponentialsInOneOrder) {
+  for (int size : {1, 7, 8, 9, 64, 1000, 1003}) {
+    std::vector<float> logits = RandomLogits(size, 5.0f);
+    if (size > 5) logits[4] = -kInfinity;
+    if (size > 9) logits[9] = -1e30f;
+    const double max = *std::ranges::max_element(logits);
+    const auto term = [&](int i) {
+      return ExpOf<double, std::uint64_t>(std::max(logits[i] - max, -700.0));
+    };
+    double lanes[kSumLanes] = {}, sum = 0.0;
+    int i = 0;
+    for (; i + kSumLanes <= size; i += kSumLanes) {
+      for (int lane = 0; lane < kSumLanes; ++lane) lanes[lane] += term(i + lane);
+    }
+    for (double lane : lanes) sum += lane;
+    for (; i < size; ++i) sum += term(i);
+    EXPECT_EQ(scan().sum_exp(logits.data(), size, max), sum) << size;
+    double plain = 0.0;
+    for (float logit : logits) plain += std::exp(logit - max);
+    EXPECT_NEAR(sum, plain, 1e-10 * plain);
+  }
+}
+
 // The filter may keep losers, but few, and never drops a token that reaches the score.
 TEST_P(RowScanTest, FilterKeepsEveryTokenThatReachesTheScore) {
   std::int64_t num_kept = 0, num_reaching = 0;

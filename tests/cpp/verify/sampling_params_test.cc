@@ -45,6 +45,14 @@ TEST(SamplingParamsTest, LimitsAreValid) {
               params.stop_token_ids = {0, 1000000};
               params.stop = {"x"};
               params.max_draft_tokens = 0;
+              params.allowed_token_ids = {{0, 1000000}};
+              params.bad_words = {{0}};
+              params.logit_bias = {{0, -100.0}, {7, 100.0}};
+              params.repetition_penalty = 1e-300;
+              params.frequency_penalty = -2.0;
+              params.presence_penalty = 2.0;
+              params.logprobs = -1;
+              params.prompt_logprobs = 0;
             }),
             "");
   EXPECT_EQ(Refusal([](SamplingParams& params) { params.min_p = 0.0; }), "");
@@ -68,6 +76,20 @@ TEST(SamplingParamsTest, WrongValuesAreRefusedByName) {
   EXPECT_EQ(Refusal([](P& p) { p.stop_token_ids = {3, -4}; }), "stop_token_ids: -4");
   EXPECT_EQ(Refusal([](P& p) { p.stop = {"a", ""}; }), "stop: an empty string");
   EXPECT_EQ(Refusal([](P& p) { p.max_draft_tokens = -1; }), "max_draft_tokens: -1");
+  EXPECT_EQ(Refusal([](P& p) { p.allowed_token_ids.emplace(); }),
+            "allowed_token_ids: an empty list");
+  EXPECT_EQ(Refusal([](P& p) { p.allowed_token_ids = {{1, -2}}; }), "allowed_token_ids: -2");
+  EXPECT_EQ(Refusal([](P& p) { p.bad_words = {{1}, {}}; }), "bad_words: a word without tokens");
+  EXPECT_EQ(Refusal([](P& p) { p.bad_words = {{1, -3}}; }), "bad_words: -3");
+  EXPECT_EQ(Refusal([](P& p) { p.logit_bias = {{-1, 0.0}}; }), "logit_bias: -1");
+  EXPECT_EQ(Refusal([](P& p) { p.logit_bias = {{1, 100.5}}; }), "logit_bias: 100.5");
+  EXPECT_EQ(Refusal([](P& p) { p.logit_bias = {{1, kNan}}; }), "logit_bias: nan");
+  EXPECT_EQ(Refusal([](P& p) { p.repetition_penalty = 0.0; }), "repetition_penalty: 0");
+  EXPECT_EQ(Refusal([](P& p) { p.repetition_penalty = kInfinity; }), "repetition_penalty: inf");
+  EXPECT_EQ(Refusal([](P& p) { p.frequency_penalty = 2.5; }), "frequency_penalty: 2.5");
+  EXPECT_EQ(Refusal([](P& p) { p.presence_penalty = kNan; }), "presence_penalty: nan");
+  EXPECT_EQ(Refusal([](P& p) { p.logprobs = -2; }), "logprobs: -2");
+  EXPECT_EQ(Refusal([](P& p) { p.prompt_logprobs = -5; }), "prompt_logprobs: -5");
 }
 
 TEST(SamplingParamsTest, TheMessageSaysWhatIsValid) {

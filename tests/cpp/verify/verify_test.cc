@@ -173,6 +173,8 @@ TEST(VerifyTest, ATreeIsWalkedAlongTheOutput) {
     AddNode(draft, 4, other(2));
     const Verdict verdict = VerifyRows(draft, Rows(draft), rule);
     EXPECT_EQ(verdict.accepted_nodes, (std::vector<int>{1, 4}));
+    EXPECT_EQ((std::vector<int>{verdict.row(0), verdict.row(1), verdict.row(2)}),
+              (std::vector<int>{0, 2, 5}));
     EXPECT_EQ(verdict.tokens, Tokens(output.begin(), output.begin() + 3));
   }
 }

@@ -1,0 +1,140 @@
+#include "cpp/verify/logits_processors.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "cpp/util/check.h"
+
+namespace forerun {
+namespace {
+
+constexpr float kMinusInfinity = -std::numeric_limits<float>::infinity();
+
+bool HasPenalties(const SamplingParams& params) {
+  return params.repetition_penalty != 1.0 || params.frequency_penalty != 0.0 ||
+         params.presence_penalty != 0.0;
+}
+
+// A row that is copied when it is first written.
+class LazyCopy {
+ public:
+  LazyCopy(std::span<const float> logits, std::vector<float>& copy)
+      : logits_(logits), copy_(copy) {}
+
+  float* data() {
+    if (!is_copied_) copy_.assign(logits_.begin(), logits_.end());
+    is_copied_ = true;
+    return copy_.data();
+  }
+
+  void KeepOnly(std::span<const TokenId> tokens) {
+    copy_.assign(logits_.size(), kMinusInfinity);
+    for (TokenId token : tokens) copy_[token] = logits_[token];
+    is_copied_ = true;
+  }
+
+  std::span<const float> get() const {
+    return is_copied_ ? std::span<const float>(copy_) : logits_;
+  }
+
+ private:
+  const std::span<const float> logits_;
+  std::vector<float>& copy_;
+  bool is_copied_ = false;
+};
+
+}  // namespace
+
+LogitsProcessors::LogitsProcessors(const SamplingParams& params,
+                                   std::span<const TokenId> end_tokens,
+                                   const std::vector<TokenId>& tokens, int max_tokens)
+    : params_(params),
+      end_tokens_(end_tokens),
+      tokens_(tokens),
+      num_prompt_(static_cast<int>(tokens.size())),
+      repetition_(static_cast<float>(std::clamp(params.repetition_penalty, 1e-30, 1e30))),
+      frequency_(static_cast<float>(params.frequency_penalty)),
+      presence_(static_cast<float>(params.presence_penalty)),
+      has_penalties_(HasPenalties(params)),
+      counts_(has_penalties_ ? max_tokens : 0),
+      num_counted_(num_prompt_) {
+  if (repetition_ == 1.0f) return;  // the others do not look at the prompt
+  for (TokenId token : tokens) counts_.AddFromPrompt(token);
+}
+
+bool LogitsProcessors::AreNeeded(const SamplingParams& params,
+                                 std::span<const TokenId> end_tokens) {
+  return params.allowed_token_ids.has_value() || !params.bad_words.empty() ||
+         (params.min_tokens > 0 && !end_tokens.empty()) || !params.logit_bias.empty() ||
+         HasPenalties(params);
+}
+
+void LogitsProcessors::ObserveCommitted() {
+  if (!has_penalties_) return;
+  for (; num_counted_ < static_cast<int>(tokens_.size()); ++num_counted_) {
+    counts_.AddFromOutput(tokens_[num_counted_]);
+  }
+}
+
+std::span<const float> LogitsProcessors::Apply(std::span<const float> logits,
+                                               std::span<const TokenId> path,
+                                               std::vector<float>& copy) const {
+  LazyCopy row(logits, copy);
+  if (params_.allowed_token_ids.has_value()) row.KeepOnly(*params_.allowed_token_ids);
+  for (const std::vector<TokenId>& word : params_.bad_words) {
+    if (Completes(word, path)) row.data()[word.back()] = kMinusInfinity;
+  }
+  if (num_output(path) < params_.min_tokens) {
+    for (TokenId token : end_tokens_) row.data()[token] = kMinusInfinity;
+  }
+  for (const auto& [token, bias] : params_.logit_bias) {
+    row.data()[token] += static_cast<float>(bias);
+  }
+  if (has_penalties_ && !(counts_.entries().empty() && path.empty())) Penalize(path, row.data());
+  return row.get();
+}
+
+// Whether the output ends with all of the word but its last token.
+bool LogitsProcessors::Completes(std::span<const TokenId> word,
+                                 std::span<const TokenId> path) const {
+  const int num_before = static_cast<int>(word.size()) - 1;
+  const int num_output_tokens = num_output(path);
+  if (num_before > num_output_tokens) return false;
+  const int num_committed = num_output_tokens - static_cast<int>(path.size());
+  for (int i = 0; i < num_before; ++i) {
+    const int index = num_output_tokens - num_before + i;
+    const TokenId token =
+        index < num_committed ? tokens_[num_prompt_ + index] : path[index - num_committed];
+    if (token != word[i]) return false;
+  }
+  return true;
+}
+
+void LogitsProcessors::Penalize(std::span<const TokenId> path, float* logits) const {
+  FORERUN_CHECK(num_counted_ == static_cast<int>(tokens_.size()), "a committed token is uncounted");
+  const auto bit_of = [](TokenId token) { return std::uint64_t{1} << (token % 64); };
+  const auto num_in_path = [path](TokenId token) {
+    return static_cast<int>(std::ranges::count(path, token));
+  };
+  std::uint64_t path_bits = 0;  // spares most tokens a look at the path
+  for (TokenId token : path) path_bits |= bit_of(token);
+  for (const TokenCounts::Entry& entry : counts_.entries()) {
+    int count = entry.num_in_output;
+    if ((path_bits & bit_of(entry.token)) != 0) count += num_in_path(entry.token);
+    logits[entry.token] = Penalized(logits[entry.token], count);
+  }
+  for (std::size_t i = 0; i < path.size(); ++i) {
+    const bool is_done =
+        counts_.Contains(path[i]) || std::ranges::count(path.first(i), path[i]) > 0;
+    if (!is_done) logits[path[i]] = Penalized(logits[path[i]], num_in_path(path[i]));
+  }
+}
+
+float LogitsProcessors::Penalized(float logit, int num_in_output) const {
+  if (repetition_ != 1.0f) logit = logit > 0.0f ? logit / repetition_ : logit * repetition_;
+  logit -= frequency_ * static_cast<float>(num_in_output);
+  if (num_in_output > 0) logit -= presence_;
+  return logit;
+}
+
+}  // namespace forerun

@@ -1,0 +1,32 @@
+// Log-probabilities of a row of logits: what the softmax says at temperature 1, before any sampling
+// option.
+//
+//   logprob(t) = (logit(t) - max logit) - log(sum over u of e^(logit(u) - max logit))
+//
+// In double and in an order fixed by the vocabulary, then rounded to float: a pure function of the
+// row.
+#ifndef FORERUN_CPP_VERIFY_LOGPROBS_H_
+#define FORERUN_CPP_VERIFY_LOGPROBS_H_
+
+#include <span>
+#include <vector>
+
+#include "cpp/verify/distribution.h"
+#include "forerun/types.h"
+
+namespace forerun {
+
+// Entries of one row: the token that is there, then as many of the most probable ones as were asked
+// for, by rank; the token can be among them again.
+constexpr int NumLogprobEntries(int num_top, int vocab_size) {
+  return 1 + (num_top < 0 || num_top > vocab_size ? vocab_size : num_top);
+}
+
+// Appends NumLogprobEntries(num_top, logits.size()) entries. Throws NumericError for a row that has
+// no softmax.
+void AppendLogprobs(std::span<const float> logits, TokenId token, int num_top,
+                    SamplerScratch& scratch, std::vector<TokenLogprob>& out);
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_VERIFY_LOGPROBS_H_

@@ -1,0 +1,177 @@
+// Sampling parameters at the engine's edges: log-probabilities, special tokens, nothing left.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "cpp/verify/logprobs.h"
+#include "tests/cpp/testing/counting_engine.h"
+#include "tests/cpp/testing/scripted_drafter.h"
+
+namespace forerun {
+namespace {
+
+using testing::CountingEngineTest;
+using testing::CountingLogits;
+using testing::Finished;
+using testing::Greedy;
+using testing::kVocabSize;
+using testing::RightGuess;
+using testing::RunToEnd;
+using testing::ScriptedDrafter;
+using testing::ScriptedExecutor;
+
+using EngineParamsTest = CountingEngineTest;
+
+TEST_F(EngineParamsTest, LogprobsComeWithTheTokensThatAreEmittedAndNoOthers) {
+  ScriptedDrafter drafter(RightGuess);
+  EngineCore engine(config_, executor_, &drafter);
+  SamplingParams params = Greedy(30);
+  params.stop_token_ids = {9};
+  params.logprobs = 2;
+  engine.Submit(std::vector<TokenId>{1, 2}, params);
+  engine.Submit(std::vector<TokenId>{1, 2}, Greedy(3));
+  int num_tokens = 0;
+  while (engine.HasUnfinished()) {
+    for (const RequestUpdate& update : engine.Step()) {
+      EXPECT_EQ(update.prompt_logprobs.size(), 0);
+      if (update.id == 1) {
+        EXPECT_EQ(update.logprobs.size(), 0);
+        continue;
+      }
+      ASSERT_EQ(update.logprobs.size(), std::ssize(update.new_tokens));
+      for (int i = 0; i < update.logprobs.size(); ++i) {
+        const auto entries = update.logprobs[i];
+        ASSERT_EQ(entries.size(), 3u);
+        EXPECT_EQ(entries[0].token, update.new_tokens[i]);
+        EXPECT_EQ(entries[0], entries[1]);
+        EXPECT_EQ(entries[2].rank, 2);
+        EXPECT_EQ(entries[2].token, 0);  // all others are equal
+        EXPECT_NEAR(entries[0].logprob - entries[2].logprob, 9.0, 1e-5);
+      }
+      num_tokens += update.logprobs.size();
+    }
+  }
+  EXPECT_EQ(num_tokens, 7);  // 3 to 9
+}
+
+TEST_F(EngineParamsTest, APromptsLogprobsComeOnceInOrderWhateverTheChunks) {
+  std::vector<TokenId> prompt;
+  for (int i = 0; i < 50; ++i) prompt.push_back(i % 7);
+  SamplingParams params = Greedy(3);
+  params.prompt_logprobs = 1;
+  std::vector<TokenLogprob> expected;
+  SamplerScratch scratch;
+  for (std::size_t i = 1; i < prompt.size(); ++i) {
+    AppendLogprobs(CountingLogits(std::span(prompt).first(i)), prompt[i], 1, scratch, expected);
+  }
+  for (int max_rows : {4, 7, 32, 100}) {
+    config_.max_num_batched_tokens = max_rows;
+    EngineCore engine = MakeEngine();
+    for (int round = 0; round < 2; ++round) {  // the second time the prompt's blocks are cached
+      std::vector<TokenLogprob> got;
+      engine.Submit(prompt, params);
+      while (engine.HasUnfinished()) {
+        for (const RequestUpdate& update : engine.Step()) {
+          const auto entries = update.prompt_logprobs.entries;
+          got.insert(got.end(), entries.begin(), entries.end());
+          EXPECT_EQ(update.num_cached_tokens, 0);
+        }
+      }
+      EXPECT_EQ(got, expected);
+    }
+  }
+}
+
+TEST_F(EngineParamsTest, APromptPreemptedWhileItIsScoredIsReportedOnce) {
+  config_.num_blocks = 16;
+  config_.max_num_batched_tokens = 5;
+  EngineCore engine = MakeEngine();
+  engine.Submit(std::vector<TokenId>{1}, Greedy(60));
+  SamplingParams params = Greedy(1);
+  params.prompt_logprobs = 0;
+  const std::vector<TokenId> prompt(40, 3);
+  const RequestId id = engine.Submit(prompt, params);
+  int num_scored = 0;
+  while (engine.HasUnfinished()) {
+    for (const RequestUpdate& update : engine.Step()) {
+      if (update.id == id) num_scored += update.prompt_logprobs.size();
+    }
+  }
+  EXPECT_EQ(num_scored, 39);
+}
+
+TEST_F(EngineParamsTest, RowsOfScoredPromptsAreLimitedPerStep) {
+  config_.max_model_len = 1200;
+  config_.num_blocks = 1000;
+  config_.max_num_batched_tokens = 2048;
+  ScriptedExecutor executor(kVocabSize, config_.num_blocks, config_.block_size, CountingLogits);
+  EngineCore engine(config_, executor, nullptr);
+  SamplingParams params = Greedy(1);
+  params.prompt_logprobs = 0;
+  engine.Submit(std::vector<TokenId>(600, 1), params);
+  engine.Submit(std::vector<TokenId>(600, 2), params);
+  int num_scored = 0;
+  while (engine.HasUnfinished()) {
+    int num_in_step = 0;
+    for (const RequestUpdate& update : engine.Step()) num_in_step += update.prompt_logprobs.size();
+    EXPECT_LE(num_in_step, 256 + 1);
+    num_scored += num_in_step;
+  }
+  EXPECT_EQ(num_scored, 2 * 599);
+}
+
+TEST_F(EngineParamsTest, BrokenLogitsInAScoredPromptFailTheRequestAlone) {
+  ScriptedExecutor executor(kVocabSize, config_.num_blocks, config_.block_size, [](auto prefix) {
+    std::vector<float> logits = CountingLogits(prefix);
+    if (prefix[0] == 7 && prefix.size() == 6) logits[3] = std::nanf("");
+    return logits;
+  });
+  EngineCore engine(config_, executor, nullptr);
+  SamplingParams params = Greedy(4);
+  params.prompt_logprobs = 0;
+  const RequestId good = engine.Submit(std::vector<TokenId>(10, 1), params);
+  const RequestId bad = engine.Submit(std::vector<TokenId>(10, 7), params);
+  // What rules the token out does not make the row's softmax any better.
+  SamplingParams biased = Greedy(8);
+  biased.allowed_token_ids = {{1}};
+  biased.logprobs = 0;
+  const RequestId masked = engine.Submit(std::vector<TokenId>(3, 7), biased);
+  const auto results = RunToEnd(engine);
+  EXPECT_EQ(results.at(good).tokens.size(), 4u);
+  EXPECT_EQ(results.at(bad).last.finish_reason, FinishReason::kError);
+  EXPECT_NE(results.at(bad).error.find("nan"), std::string::npos);
+  EXPECT_EQ(results.at(masked).last.finish_reason, FinishReason::kError);
+  EXPECT_EQ(results.at(masked).tokens, (std::vector<TokenId>{1, 1, 1}));
+}
+
+TEST_F(EngineParamsTest, SpecialTokensBelongToTheTextOnlyWhenAskedFor) {
+  EngineCore engine = MakeEngine();
+  std::vector<std::string> bytes(kVocabSize);
+  for (int token = 0; token < kVocabSize; ++token) bytes[token] = std::string(1, 'a' + token);
+  engine.SetTokenBytes(bytes, {3});
+  SamplingParams params = Greedy(4);
+  params.stop = {"ce", "de"};
+  const RequestId skipping = engine.Submit(std::vector<TokenId>{1}, params);  // "c(d)ef"
+  params.skip_special_tokens = false;
+  const RequestId keeping = engine.Submit(std::vector<TokenId>{1}, params);
+  const auto results = RunToEnd(engine);
+  EXPECT_EQ(results.at(skipping).last.stop_string_index, 0);
+  EXPECT_EQ(results.at(skipping).last.num_text_bytes, 0);
+  EXPECT_EQ(results.at(keeping).last.stop_string_index, 1);
+  EXPECT_EQ(results.at(keeping).last.num_text_bytes, 1);
+}
+
+TEST_F(EngineParamsTest, WhenNothingMayBeSampledTheRequestSaysSo) {
+  EngineCore engine = MakeEngine();
+  SamplingParams params = Greedy(5);
+  params.allowed_token_ids = {{3}};
+  params.bad_words = {{3, 3}};
+  const RequestId id = engine.Submit(std::vector<TokenId>{1}, params);
+  const Finished result = RunToEnd(engine).at(id);
+  EXPECT_EQ(result.tokens, (std::vector<TokenId>{3}));
+  EXPECT_EQ(result.last.finish_reason, FinishReason::kError);
+  EXPECT_NE(result.error.find("no token can be sampled"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace forerun

@@ -1,0 +1,200 @@
+// A random engine over a scripted model, fed with random requests: every output is compared with
+// plain decoding, and every account is checked after every step.
+#ifndef FORERUN_TESTS_CPP_TESTING_RANDOM_ENGINE_H_
+#define FORERUN_TESTS_CPP_TESTING_RANDOM_ENGINE_H_
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "cpp/draft/make_drafter.h"
+#include "cpp/engine/engine_core.h"
+#include "tests/cpp/testing/knowing_drafter.h"
+#include "tests/cpp/testing/naive_generate.h"
+#include "tests/cpp/testing/random_params.h"
+#include "tests/cpp/testing/scripted_executor.h"
+
+namespace forerun::testing {
+
+enum class DraftKind { kNone, kNgram, kSuffix, kAlwaysRight, kAlwaysWrong, kRandom };
+inline constexpr int kNumDraftKinds = 6;
+
+class RandomEngine {
+ public:
+  static constexpr int kVocabSize = 11;
+  // Changes the parameters of a request that is about to be submitted.
+  using Change = std::function<void(std::mt19937& random, SamplingParams& params)>;
+
+  RandomEngine(unsigned seed, DraftKind kind, Change change)
+      : random_(seed), change_(std::move(change)) {
+    model_.logits_of = [](auto prefix) { return HashLogits(prefix, kVocabSize); };
+    model_.eos_token_ids = {0};
+    model_.special_tokens = {0, 5};
+    for (TokenId token = 0; token < kVocabSize; ++token) {
+      model_.token_bytes.push_back(std::string(1 + token % 2, "abc"[token % 3]));
+    }
+    config_.block_size = Pick(1, 5);
+    config_.max_model_len = Pick(8, 60);
+    const int blocks_for_one = (config_.max_model_len - 1) / config_.block_size + 1;
+    config_.num_blocks = blocks_for_one + Pick(0, 2 * blocks_for_one);
+    config_.max_num_seqs = Pick(1, 6);
+    config_.max_num_batched_tokens = config_.max_num_seqs + Pick(0, 30);
+    config_.enable_prefix_caching = Chance(0.7);
+    config_.seed = random_();
+    config_.num_speculative_tokens = Pick(1, 8);
+    config_.adaptive = Chance(0.5);
+    if (Chance(0.3)) {
+      config_.acceptance_method =
+          Chance(0.5) ? AcceptanceMethod::kRejection : AcceptanceMethod::kBlock;
+    }
+    config_.eos_token_ids = model_.eos_token_ids;
+    config_.check_invariants = true;
+    model_.max_model_len = config_.max_model_len;
+    MakeRandomDrafter(kind);
+  }
+
+  // Returns the number of requests that were compared.
+  int Run() {
+    ScriptedExecutor executor(kVocabSize, config_.num_blocks, config_.block_size);
+    EngineCore engine(config_, executor, drafter_.get());
+    engine.SetTokenBytes(model_.token_bytes, model_.special_tokens);
+    const int num_requests = Pick(1, 12);
+    int num_to_submit = num_requests;
+    while (num_to_submit > 0 || engine.HasUnfinished()) {
+      while (num_to_submit > 0 && (Chance(0.4) || !engine.HasUnfinished())) {
+        Submit(engine);
+        --num_to_submit;
+      }
+      if (Chance(0.03) && !expected_.empty()) engine.Cancel(expected_.rbegin()->first);
+      for (const RequestUpdate& update : engine.Step()) Check(update);
+    }
+    EXPECT_TRUE(expected_.empty());
+    EXPECT_LE(executor.max_rows_seen(), config_.max_num_batched_tokens);
+    EXPECT_EQ(engine.metrics().num_held_blocks, 0);
+    return num_requests;
+  }
+
+  // Of everything that plain decoding decides anew.
+  static void SetRandomParams(std::mt19937& random, SamplingParams& params) {
+    const auto pick = [&](int low, int high) {
+      return std::uniform_int_distribution<int>(low, high)(random);
+    };
+    const auto chance = [&](double p) { return std::bernoulli_distribution(p)(random); };
+    params.temperature = chance(0.5) ? 0.0 : pick(2, 20) / 10.0;
+    params.top_k = chance(0.3) ? pick(1, kVocabSize) : 0;
+    params.top_p = chance(0.3) ? pick(1, 10) / 10.0 : 1.0;
+    params.min_p = chance(0.3) ? pick(0, 10) / 10.0 : 0.0;
+    params.min_tokens = chance(0.3) ? pick(0, params.max_tokens) : 0;
+    params.ignore_eos = chance(0.5);
+    if (chance(0.2)) params.stop_token_ids = {pick(0, kVocabSize - 1)};
+    if (chance(0.3)) params.stop = {chance(0.5) ? "aab" : "bcc", "cb"};
+    params.include_stop_str_in_output = chance(0.5);
+    params.skip_special_tokens = chance(0.5);
+    params.speculative = chance(0.9);
+    if (chance(0.2)) params.max_draft_tokens = pick(0, 4);
+    RandomParams options(random, kVocabSize, chance(0.5) ? 0.0 : 0.4);
+    options.SetLogitsOptions(params);
+    options.SetLogprobs(params);
+  }
+
+ private:
+  int Pick(int low, int high) { return std::uniform_int_distribution<int>(low, high)(random_); }
+  bool Chance(double probability) { return std::bernoulli_distribution(probability)(random_); }
+
+  void MakeRandomDrafter(DraftKind kind) {
+    SpeculativeOptions options;
+    if (kind == DraftKind::kNone) return;
+    if (kind == DraftKind::kNgram) {
+      options.method = SpeculativeMethod::kNgram;
+      options.prompt_lookup_min = Pick(1, 3);
+      options.prompt_lookup_max = options.prompt_lookup_min + Pick(0, 3);
+      drafter_ = MakeDrafter(options);
+    } else if (kind == DraftKind::kSuffix) {
+      options.method = SpeculativeMethod::kSuffix;
+      options.suffix_max_tree_depth = Pick(2, 12);
+      options.suffix_max_cached_requests = Pick(0, 10);
+      options.suffix_max_spec_factor = Pick(1, 4);
+      options.suffix_min_token_prob = Pick(0, 5) / 10.0;
+      drafter_ = MakeDrafter(options);
+    } else {
+      const double share_right = kind == DraftKind::kAlwaysRight   ? 1.0
+                                 : kind == DraftKind::kAlwaysWrong ? 0.0
+                                                                   : Pick(1, 9) / 10.0;
+      auto knowing = std::make_unique<KnowingDrafter>(kVocabSize, share_right, random_());
+      knowing_ = knowing.get();
+      drafter_ = std::move(knowing);
+    }
+  }
+
+  void Submit(EngineCore& engine) {
+    std::vector<TokenId> prompt;
+    // Prompts share beginnings, so that the prefix cache has something to find.
+    const int num_shared = Pick(0, 12);
+    for (int i = 0; i < num_shared; ++i) prompt.push_back(1 + i % 3);
+    const int num_own = Pick(1, 12);
+    for (int i = 0; i < num_own; ++i) prompt.push_back(Pick(0, kVocabSize - 1));
+    if (static_cast<int>(prompt.size()) >= config_.max_model_len) {
+      prompt.resize(config_.max_model_len - 1);
+    }
+    SamplingParams params;
+    params.seed = random_();
+    params.max_tokens = Pick(1, 40);
+    change_(random_, params);
+    // The other methods keep the distribution of drafted requests, not their ids.
+    const bool keeps_ids = config_.acceptance_method == AcceptanceMethod::kCoupled;
+    if (!keeps_ids && params.temperature > 0.0) params.speculative = false;
+    NaiveResult expected = NaiveGenerate(model_, prompt, params, *params.seed);
+    const RequestId id = engine.Submit(prompt, params);
+    if (knowing_ != nullptr) knowing_->Tell(id, expected.tokens);
+    expected_.emplace(id, std::move(expected));
+  }
+
+  void Check(const RequestUpdate& update) {
+    const auto it = expected_.find(update.id);
+    ASSERT_NE(it, expected_.end());
+    const NaiveResult& expected = it->second;
+    NaiveResult& got = got_[update.id];
+    got.tokens.insert(got.tokens.end(), update.new_tokens.begin(), update.new_tokens.end());
+    Append(update.logprobs, got.logprobs);
+    Append(update.prompt_logprobs, got.prompt_logprobs);
+    ASSERT_TRUE(IsBeginning(got.tokens, expected.tokens));
+    ASSERT_TRUE(IsBeginning(got.logprobs, expected.logprobs));
+    ASSERT_TRUE(IsBeginning(got.prompt_logprobs, expected.prompt_logprobs));
+    if (update.finish_reason == FinishReason::kNone) return;
+    if (update.finish_reason != FinishReason::kAbort) {
+      EXPECT_EQ(got.tokens.size(), expected.tokens.size());
+      EXPECT_EQ(got.logprobs.size(), expected.logprobs.size());
+      EXPECT_EQ(got.prompt_logprobs.size(), expected.prompt_logprobs.size());
+      EXPECT_EQ(update.finish_reason, expected.finish_reason);
+      EXPECT_EQ(update.num_text_bytes, static_cast<std::int64_t>(expected.text.size()));
+      EXPECT_EQ(update.metrics->num_generated_tokens, std::ssize(got.tokens));
+    }
+    expected_.erase(it);
+  }
+
+  template <typename T>
+  static bool IsBeginning(const std::vector<T>& part, const std::vector<T>& whole) {
+    return part.size() <= whole.size() && std::equal(part.begin(), part.end(), whole.begin());
+  }
+
+  static void Append(const TokenLogprobs& from, std::vector<TokenLogprob>& to) {
+    to.insert(to.end(), from.entries.begin(), from.entries.end());
+  }
+
+  std::mt19937 random_;
+  const Change change_;
+  NaiveModel model_;
+  EngineConfig config_;
+  std::unique_ptr<Drafter> drafter_;
+  KnowingDrafter* knowing_ = nullptr;  // drafter_, if it is one
+  std::map<RequestId, NaiveResult> expected_, got_;
+};
+
+}  // namespace forerun::testing
+
+#endif  // FORERUN_TESTS_CPP_TESTING_RANDOM_ENGINE_H_
