@@ -4,6 +4,7 @@
 #include <pybind11/stl.h>
 
 #include <optional>
+#include <tuple>
 
 #include "python/bindings/register.h"
 
@@ -14,15 +15,32 @@ namespace py = pybind11;
 
 using TokenArray = py::array_t<TokenId, py::array::c_style>;
 
+// For each token: (token id, log-probability, rank) of itself, then of the most probable ones.
+using LogprobLists = std::vector<std::vector<std::tuple<TokenId, float, int>>>;
+
+LogprobLists ToLists(const TokenLogprobs& logprobs) {
+  LogprobLists lists(logprobs.size());
+  for (int i = 0; i < logprobs.size(); ++i) {
+    for (const TokenLogprob& entry : logprobs[i]) {
+      lists[i].emplace_back(entry.token, entry.logprob, entry.rank);
+    }
+  }
+  return lists;
+}
+
 // A RequestUpdate that owns what it shows, so that Python may keep it beyond the next step.
 struct OwnedUpdate {
   explicit OwnedUpdate(const RequestUpdate& update)
-      : view(update), new_tokens(update.new_tokens.begin(), update.new_tokens.end()) {
+      : view(update),
+        new_tokens(update.new_tokens.begin(), update.new_tokens.end()),
+        logprobs(ToLists(update.logprobs)),
+        prompt_logprobs(ToLists(update.prompt_logprobs)) {
     if (update.metrics != nullptr) metrics = *update.metrics;
   }
 
-  RequestUpdate view;  // its span and pointer are stale: never read
+  RequestUpdate view;  // its spans and pointer are stale: never read
   std::vector<TokenId> new_tokens;
+  LogprobLists logprobs, prompt_logprobs;
   std::optional<RequestMetrics> metrics;
 };
 
@@ -53,8 +71,10 @@ std::vector<OwnedUpdate> Step(Engine& engine) {
   return std::vector<OwnedUpdate>(updates.begin(), updates.end());
 }
 
-void SetTokenBytes(Engine& engine, const std::vector<py::bytes>& token_bytes) {
-  engine.SetTokenBytes(std::vector<std::string>(token_bytes.begin(), token_bytes.end()));
+void SetTokenBytes(Engine& engine, const std::vector<py::bytes>& token_bytes,
+                   const std::vector<TokenId>& special_token_ids) {
+  engine.SetTokenBytes(std::vector<std::string>(token_bytes.begin(), token_bytes.end()),
+                       special_token_ids);
 }
 
 void RegisterUpdate(py::module_& module) {
@@ -67,6 +87,8 @@ void RegisterUpdate(py::module_& module) {
 
   py::class_<OwnedUpdate>(module, "RequestUpdate", "What one step did for one request.")
       .def_readonly("new_tokens", &OwnedUpdate::new_tokens)
+      .def_readonly("logprobs", &OwnedUpdate::logprobs)
+      .def_readonly("prompt_logprobs", &OwnedUpdate::prompt_logprobs)
       .def_readonly("metrics", &OwnedUpdate::metrics)
       .def_property_readonly("id", [](const OwnedUpdate& u) { return u.view.id; })
       .def_property_readonly("finish_reason",
@@ -104,6 +126,7 @@ void RegisterEngine(py::module_& module) {
   py::class_<Engine>(module, "Engine", "Generates tokens for many requests at once.")
       .def(py::init(&Create), py::arg("options"), "Maps and packs the model.")
       .def("set_token_bytes", &SetTokenBytes, py::arg("token_bytes"),
+           py::arg("special_token_ids") = std::vector<TokenId>(),
            "Sets the bytes of each token, indexed by id; needed by requests with stop strings.")
       // An array is taken only as it is: numpy would make integers of floats.
       .def("submit", &SubmitArray, py::arg("prompt_token_ids").noconvert(), py::arg("params"),

@@ -76,6 +76,15 @@ void RegisterSamplingParams(py::module_& module) {
       .def_readwrite("stop", &Params::stop)
       .def_readwrite("include_stop_str_in_output", &Params::include_stop_str_in_output)
       .def_readwrite("ignore_eos", &Params::ignore_eos)
+      .def_readwrite("skip_special_tokens", &Params::skip_special_tokens)
+      .def_readwrite("allowed_token_ids", &Params::allowed_token_ids)
+      .def_readwrite("bad_words", &Params::bad_words)
+      .def_readwrite("logit_bias", &Params::logit_bias)
+      .def_readwrite("repetition_penalty", &Params::repetition_penalty)
+      .def_readwrite("frequency_penalty", &Params::frequency_penalty)
+      .def_readwrite("presence_penalty", &Params::presence_penalty)
+      .def_readwrite("logprobs", &Params::logprobs)
+      .def_readwrite("prompt_logprobs", &Params::prompt_logprobs)
       .def_readwrite("speculative", &Params::speculative)
       .def_readwrite("max_draft_tokens", &Params::max_draft_tokens);
   module.def("check_sampling_params", &CheckSamplingParams, py::arg("params"),

@@ -12,6 +12,7 @@ from forerun.metrics import Counter, Gauge, Vector
 from forerun.outputs import (
     CompletionDelta,
     CompletionOutput,
+    Logprob,
     RequestOutput,
     TextPrompt,
     TokensPrompt,
@@ -28,6 +29,7 @@ __all__ = [
     "Gauge",
     "InternalError",
     "InvalidArgumentError",
+    "Logprob",
     "RequestOutput",
     "SamplingParams",
     "SpeculativeConfig",

@@ -269,11 +269,42 @@ class SamplingParams:
     """
     ignore_eos: bool
     include_stop_str_in_output: bool
+    skip_special_tokens: bool
     speculative: bool
     def __init__(self) -> None:
         """
         All defaults.
         """
+    @property
+    def allowed_token_ids(self) -> list[int] | None:
+        ...
+    @allowed_token_ids.setter
+    def allowed_token_ids(self, arg0: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
+        ...
+    @property
+    def bad_words(self) -> list[list[int]]:
+        ...
+    @bad_words.setter
+    def bad_words(self, arg0: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]) -> None:
+        ...
+    @property
+    def frequency_penalty(self) -> float:
+        ...
+    @frequency_penalty.setter
+    def frequency_penalty(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def logit_bias(self) -> dict[int, float]:
+        ...
+    @logit_bias.setter
+    def logit_bias(self, arg0: collections.abc.Mapping[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]) -> None:
+        ...
+    @property
+    def logprobs(self) -> int | None:
+        ...
+    @logprobs.setter
+    def logprobs(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
     @property
     def max_draft_tokens(self) -> int | None:
         ...
@@ -297,6 +328,24 @@ class SamplingParams:
         ...
     @min_tokens.setter
     def min_tokens(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def presence_penalty(self) -> float:
+        ...
+    @presence_penalty.setter
+    def presence_penalty(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def prompt_logprobs(self) -> int | None:
+        ...
+    @prompt_logprobs.setter
+    def prompt_logprobs(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def repetition_penalty(self) -> float:
+        ...
+    @repetition_penalty.setter
+    def repetition_penalty(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
         ...
     @property
     def seed(self) -> int | None:
@@ -503,6 +552,9 @@ class RequestUpdate:
     def id(self) -> int:
         ...
     @property
+    def logprobs(self) -> list[list[tuple[int, float, int]]]:
+        ...
+    @property
     def metrics(self) -> RequestMetrics | None:
         ...
     @property
@@ -513,6 +565,9 @@ class RequestUpdate:
         ...
     @property
     def num_text_bytes(self) -> int:
+        ...
+    @property
+    def prompt_logprobs(self) -> list[list[tuple[int, float, int]]]:
         ...
     @property
     def stop_string_index(self) -> int:
@@ -578,7 +633,7 @@ class Engine:
         """
         Drops every cached prefix and every past output that drafters remember.
         """
-    def set_token_bytes(self, token_bytes: collections.abc.Sequence[bytes]) -> None:
+    def set_token_bytes(self, token_bytes: collections.abc.Sequence[bytes], special_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = []) -> None:
         """
         Sets the bytes of each token, indexed by id; needed by requests with stop strings.
         """

@@ -145,8 +145,47 @@ def _add_sampling(parser: argparse.ArgumentParser, max_tokens: int) -> None:
     group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling")
     group.add_argument("--top-k", type=int, default=0, metavar="K", help="the K most probable only")
     group.add_argument("--min-p", type=float, default=0.0, metavar="P")
+    group.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="above 1: less of what the prompt and the text have",
+    )
+    group.add_argument(
+        "--frequency-penalty",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="above 0: less of a token for each time the text has it",
+    )
+    group.add_argument(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="above 0: less of every token that the text has",
+    )
+    group.add_argument(
+        "--logit-bias",
+        action="append",
+        type=_bias,
+        metavar="ID=NUMBER",
+        help="make a token more or less probable (-100 to 100)",
+    )
+    group.add_argument("--bad-word", action="append", metavar="TEXT", help="never write this")
+    group.add_argument("--min-tokens", type=int, default=0, metavar="N")
+    group.add_argument("--ignore-eos", action="store_true", help="go on where the model would end")
+    group.add_argument(
+        "--keep-special-tokens", action="store_true", help="show them as part of the text"
+    )
     group.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
     group.add_argument("--stop", action="append", metavar="TEXT", help="end before this text")
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, number = text.partition("=")
+    return int(token), float(number)
 
 
 def _add_engine(parser: argparse.ArgumentParser, with_method: bool = True) -> None:
@@ -201,6 +240,14 @@ def _params(options: argparse.Namespace) -> SamplingParams:
         min_p=options.min_p,
         seed=options.seed,
         stop=options.stop,
+        repetition_penalty=options.repetition_penalty,
+        frequency_penalty=options.frequency_penalty,
+        presence_penalty=options.presence_penalty,
+        logit_bias=dict(options.logit_bias) if options.logit_bias else None,
+        bad_words=options.bad_word,
+        min_tokens=options.min_tokens,
+        ignore_eos=options.ignore_eos,
+        skip_special_tokens=not options.keep_special_tokens,
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import codecs
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forerun.errors import CheckpointError
 
@@ -21,8 +21,15 @@ if TYPE_CHECKING:
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
-def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
-    """The bytes of each token, indexed by id; special tokens and unused ids are empty."""
+class TokenBytes(NamedTuple):
+    """The bytes of each token, indexed by id; unused ids are empty."""
+
+    plain: list[bytes]  # special tokens are empty
+    whole: list[bytes]  # special tokens stand for their names
+
+
+def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
+    """What a tokenizer's tokens stand for."""
     added = tokenizer.get_added_tokens_decoder()
     vocab = tokenizer.get_vocab(with_added_tokens=True)
     to_bytes = _byte_level if _decoder_kind(tokenizer) == "ByteLevel" else _sentencepiece
@@ -31,8 +38,17 @@ def token_bytes(tokenizer: Tokenizer) -> list[bytes]:
         if index not in added:
             table[index] = to_bytes(token)
     for index, entry in added.items():
-        table[index] = b"" if entry.special else entry.content.encode()
-    return table
+        table[index] = entry.content.encode()
+    plain = list(table)
+    for index in special_token_ids(tokenizer):
+        plain[index] = b""
+    return TokenBytes(plain, table)
+
+
+def special_token_ids(tokenizer: Tokenizer) -> list[int]:
+    """The ids of the tokens that are no text."""
+    added = tokenizer.get_added_tokens_decoder()
+    return [index for index, entry in added.items() if entry.special]
 
 
 def _decoder_kind(tokenizer: Tokenizer) -> str:

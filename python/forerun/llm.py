@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from forerun import _core
 from forerun.checks import check_bool, check_int
 from forerun.config import SpeculativeConfig, engine_options, make_speculative_config
+from forerun.detokenizer import TokenBytes
 from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.loading import resolve_model
 from forerun.metrics import EngineMetrics, Metric, engine_metrics
@@ -68,12 +69,13 @@ class LLM:
         if not skip_tokenizer_init:
             self._tokenizer = _load_tokenizer(tokenizer or self.directory)
         self._engine = _core.Engine(core_options)
-        self._token_bytes: list[bytes] = []
+        self._token_bytes = TokenBytes([], [])
         if self._tokenizer is not None:
             self._token_bytes = self._tokenizer.token_bytes
+            whole = self._token_bytes.whole
             size = self.limits.vocab_size
-            padding = [b""] * (size - len(self._token_bytes))
-            self._engine.set_token_bytes(self._token_bytes[:size] + padding)
+            special = [token for token in self._tokenizer.special_token_ids if token < size]
+            self._engine.set_token_bytes(whole[:size] + [b""] * (size - len(whole)), special)
         self._board = Scoreboard(self._engine)
 
     @property
@@ -97,8 +99,9 @@ class LLM:
         """Generates for one prompt or many; outputs are in the order of the prompts.
 
         Prompts are strings, token ids, TextPrompt or TokensPrompt. Parameters are one for all
-        prompts or one each; None takes `get_default_sampling_params()`. Where one prompt can never
-        be served, none runs, and the error names it.
+        prompts or one each; None takes `get_default_sampling_params()`. Each prompt has one output
+        with the `n` completions asked for. Where one prompt can never be served, none runs, and the
+        error names it.
         """
         return self._run(self._requests(prompts, sampling_params), use_tqdm)
 
@@ -159,7 +162,8 @@ class LLM:
     ) -> Stream:
         """Generates step by step: an iterator of CompletionDelta.
 
-        A delta ends with a whole character. Closing the stream cancels what has not finished.
+        A delta belongs to one completion and ends with a whole character. Closing the stream
+        cancels what has not finished.
         """
         requests = self._requests(prompts, sampling_params)
         self._board.submit(requests, self.limits.max_model_len)
@@ -179,17 +183,8 @@ class LLM:
         except ValueError as error:
             raise CheckpointError(str(path), str(error), "valid JSON") from error
         names = {"max_new_tokens": "max_tokens"} | {
-            name: name for name in ("temperature", "top_k", "top_p", "min_p")
+            name: name for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
         }
-        if config.get("repetition_penalty") not in (None, 1, 1.0):
-            import logging
-
-            logging.getLogger("forerun").warning(
-                "%s recommends repetition_penalty=%s, which is not supported yet: decoding goes on "
-                "without it",
-                path,
-                config["repetition_penalty"],
-            )
         return {
             ours: config[theirs] for theirs, ours in names.items() if config.get(theirs) is not None
         }
@@ -218,7 +213,7 @@ class LLM:
 
         def on_finish(request: Request) -> None:
             nonlocal num_tokens
-            num_tokens += len(request.token_ids)
+            num_tokens += request.num_generated_tokens
             elapsed = bar.format_dict["elapsed"] or 1e-9
             bar.set_postfix_str(f"{num_tokens / elapsed:.1f} tokens/s", refresh=False)
             bar.update()
@@ -238,7 +233,9 @@ class LLM:
         for index, (item, param) in enumerate(zip(items, params, strict=True)):
             where = f"prompts[{index}]" if len(items) > 1 else "prompts"
             text, token_ids = self._tokenize(where, item)
-            requests.append(Request(index, text, token_ids, param, self._token_bytes))
+            words = param.bad_words
+            bad_words = self.get_tokenizer().encode_bad_words(words) if words else []
+            requests.append(Request(index, text, token_ids, param, self._token_bytes, bad_words))
         return requests
 
     def _params_list(self, params: Any, count: int) -> list[SamplingParams]:

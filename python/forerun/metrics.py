@@ -167,6 +167,26 @@ def request_metrics(core: _core.RequestMetrics) -> RequestMetrics:
     )
 
 
+def total_request_metrics(parts: list[RequestMetrics]) -> RequestMetrics:
+    """The counters of a request's completions together: sums; of times the first and the last."""
+    per_pos = [part.spec_decode.num_accepted_tokens_per_pos for part in parts]
+    spec = SpecDecodeMetrics(
+        sum(part.spec_decode.num_drafts for part in parts),
+        sum(part.spec_decode.num_draft_tokens for part in parts),
+        sum(part.spec_decode.num_accepted_tokens for part in parts),
+        [sum(counts) for counts in zip(*per_pos, strict=True)],
+    )
+    return RequestMetrics(
+        spec_decode=spec,
+        num_target_passes=sum(part.num_target_passes for part in parts),
+        num_generated_tokens=sum(part.num_generated_tokens for part in parts),
+        num_preemptions=sum(part.num_preemptions for part in parts),
+        queue_seconds=min(part.queue_seconds for part in parts),
+        first_token_seconds=min(part.first_token_seconds for part in parts),
+        total_seconds=max(part.total_seconds for part in parts),
+    )
+
+
 def engine_metrics(core: _core.EngineMetrics) -> EngineMetrics:
     """A view of raw counters."""
     return EngineMetrics(

@@ -20,13 +20,35 @@ class TokensPrompt(TypedDict):
     prompt_token_ids: list[int]
 
 
-@dataclass
-class CompletionOutput:
-    """The generated text of a request.
+@dataclass(frozen=True)
+class Logprob:
+    """A token's log-probability under the model alone, before any sampling option.
 
     Attributes:
-        index: always 0: one completion per request.
+        rank: its place among all tokens, from 1.
+        decoded_token: its text; None without a tokenizer or with detokenize=False.
+    """
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+# For each token: the entry of the token itself, then those of the most probable ones.
+SampleLogprobs = list[dict[int, Logprob]]
+# For each token of the prompt; None for the first, which nothing predicts.
+PromptLogprobs = list[dict[int, Logprob] | None]
+
+
+@dataclass
+class CompletionOutput:
+    """One generated text of a request.
+
+    Attributes:
+        index: which of the request's `n` completions.
         token_ids: every generated token, the one that stopped it included.
+        cumulative_logprob: the sum over the generated tokens, where logprobs were asked for.
+        logprobs: for each generated token, where they were asked for.
         finish_reason: "stop", "length", "abort" or "error"; None while it runs.
         stop_reason: the stop string or the id out of stop_token_ids that ended the text.
     """
@@ -35,7 +57,7 @@ class CompletionOutput:
     text: str
     token_ids: list[int]
     cumulative_logprob: float | None = None
-    logprobs: None = None
+    logprobs: SampleLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
 
@@ -49,8 +71,10 @@ class RequestOutput:
     """A request and what was generated for it.
 
     Attributes:
+        outputs: its `n` completions, in order.
+        prompt_logprobs: for each token of the prompt, where they were asked for.
         num_cached_tokens: prompt tokens that the prefix cache provided.
-        metrics: counters of this request.
+        metrics: counters of this request, all completions together.
         error: why, where finish_reason is "error".
     """
 
@@ -59,6 +83,7 @@ class RequestOutput:
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     finished: bool
+    prompt_logprobs: PromptLogprobs | None = None
     num_cached_tokens: int = 0
     metrics: RequestMetrics | None = None
     error: str | None = None
@@ -66,17 +91,23 @@ class RequestOutput:
 
 @dataclass
 class CompletionDelta:
-    """What a step added to one request of a stream.
+    """What a step added to one completion of a stream.
 
     Attributes:
         index: which of the prompts.
-        output: everything, once the request has finished.
+        output: everything, once the request has finished with all its completions.
+        completion_index: which of the prompt's `n` completions.
+        finish_reason: why the completion ended; None while it runs.
+        logprobs: of the new tokens, where they were asked for.
     """
 
     index: int
     text: str
     token_ids: list[int]
     output: RequestOutput | None = None
+    completion_index: int = 0
+    finish_reason: str | None = None
+    logprobs: SampleLogprobs | None = None
 
     @property
     def finished(self) -> bool:

@@ -8,51 +8,117 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forerun import _core
-from forerun.detokenizer import Detokenizer, decode
+from forerun.detokenizer import Detokenizer, TokenBytes, decode
 from forerun.errors import InvalidArgumentError
-from forerun.metrics import request_metrics
-from forerun.outputs import CompletionDelta, CompletionOutput, RequestOutput
+from forerun.metrics import RequestMetrics, request_metrics, total_request_metrics
+from forerun.outputs import (
+    CompletionDelta,
+    CompletionOutput,
+    Logprob,
+    PromptLogprobs,
+    RequestOutput,
+    SampleLogprobs,
+)
 from forerun.sampling_params import SamplingParams
 
 
 @dataclass
+class Completion:
+    """One of a request's completions: a request of the engine's own."""
+
+    index: int
+    id: int = -1
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: SampleLogprobs = field(default_factory=list)
+    num_text_bytes: int = -1
+    output: CompletionOutput | None = None
+    metrics: RequestMetrics | None = None
+    num_cached_tokens: int = 0
+    error: str = ""
+
+
+@dataclass
 class Request:
-    """One submitted request and what has come back for it so far."""
+    """One prompt and what has come back for it so far."""
 
     index: int  # in the caller's list
     prompt: str | None
     prompt_token_ids: list[int]
     params: SamplingParams
-    token_bytes: Sequence[bytes]
-    id: int = -1
-    token_ids: list[int] = field(default_factory=list)
-    num_text_bytes: int = -1
+    token_bytes: TokenBytes
+    bad_words: list[list[int]] = field(default_factory=list)
     output: RequestOutput | None = None
 
-    def take(self, update: _core.RequestUpdate) -> None:
-        """Adds what a step did."""
-        self.token_ids += update.new_tokens
-        if update.finish_reason != _core.FinishReason.NONE:
-            self.num_text_bytes = update.num_text_bytes
-            self.output = self._finish(update)
+    def __post_init__(self) -> None:
+        """Makes the completions."""
+        self.completions = [Completion(index) for index in range(self.params.n)]
+        self._prompt_logprobs: PromptLogprobs = [None]
 
-    def _finish(self, update: _core.RequestUpdate) -> RequestOutput:
-        completion = CompletionOutput(
-            index=0,
-            text=decode(self.token_bytes, self.token_ids, self.num_text_bytes),
-            token_ids=self.token_ids,
+    @property
+    def num_generated_tokens(self) -> int:
+        """Of all completions so far."""
+        return sum(len(completion.token_ids) for completion in self.completions)
+
+    @property
+    def text_bytes(self) -> list[bytes]:
+        """What each token adds to the text."""
+        if not self.params.detokenize:
+            return []
+        return self.token_bytes.plain if self.params.skip_special_tokens else self.token_bytes.whole
+
+    def take(self, completion: Completion, update: _core.RequestUpdate) -> None:
+        """Adds what a step did for one completion."""
+        completion.token_ids += update.new_tokens
+        if self.params.logprobs is not None:
+            completion.logprobs += map(self._logprobs, update.logprobs)
+        if self.params.prompt_logprobs is not None:
+            self._prompt_logprobs += map(self._logprobs, update.prompt_logprobs)
+        if update.finish_reason != _core.FinishReason.NONE:
+            self._finish(completion, update)
+            if all(completion.output is not None for completion in self.completions):
+                self.output = self._output()
+
+    def _logprobs(self, entries: list[tuple[int, float, int]]) -> dict[int, Logprob]:
+        table = self.token_bytes.whole if self.params.detokenize else []
+        return {
+            token: Logprob(logprob, rank, decode(table, [token]) if table else None)
+            for token, logprob, rank in entries
+        }
+
+    def _finish(self, completion: Completion, update: _core.RequestUpdate) -> None:
+        completion.num_text_bytes = update.num_text_bytes
+        completion.num_cached_tokens = update.num_cached_tokens
+        completion.error = update.error
+        completion.metrics = request_metrics(update.metrics) if update.metrics else None
+        scored = self.params.logprobs is not None
+        chosen = zip(completion.token_ids, completion.logprobs, strict=True) if scored else ()
+        completion.output = CompletionOutput(
+            index=completion.index,
+            text=decode(self.text_bytes, completion.token_ids, completion.num_text_bytes),
+            token_ids=completion.token_ids,
+            cumulative_logprob=(
+                sum(entries[token].logprob for token, entries in chosen) if scored else None
+            ),
+            logprobs=completion.logprobs if scored else None,
             finish_reason=update.finish_reason.name.lower(),
             stop_reason=self._stop_reason(update),
         )
+
+    def _output(self) -> RequestOutput:
+        done = self.completions
+        metrics = [completion.metrics for completion in done if completion.metrics is not None]
         return RequestOutput(
-            request_id=str(self.id),
+            request_id=str(done[0].id),
             prompt=self.prompt,
             prompt_token_ids=self.prompt_token_ids,
-            outputs=[completion],
+            outputs=[completion.output for completion in done if completion.output is not None],
             finished=True,
-            num_cached_tokens=update.num_cached_tokens,
-            metrics=request_metrics(update.metrics) if update.metrics else None,
-            error=update.error or None,
+            prompt_logprobs=(
+                None if self.params.prompt_logprobs is None else self._prompt_logprobs
+            ),
+            num_cached_tokens=done[0].num_cached_tokens,
+            metrics=total_request_metrics(metrics) if metrics else None,
+            error=next((completion.error for completion in done if completion.error), None),
         )
 
     def _stop_reason(self, update: _core.RequestUpdate) -> int | str | None:
@@ -72,48 +138,52 @@ class Scoreboard:
 
     def __init__(self, engine: _core.Engine) -> None:
         self._engine = engine
-        self._requests: dict[int, Request] = {}
+        self._completions: dict[int, tuple[Request, Completion]] = {}
 
     def submit(self, requests: Sequence[Request], max_model_len: int) -> None:
         """Submits all or, where one can never be served, none."""
-        done: list[Request] = []
-        try:
-            for request in requests:
-                params = request.params._to_core(max_model_len)
-                request.id = self._engine.submit(request.prompt_token_ids, params)
-                self._requests[request.id] = request
-                done.append(request)
-        except BaseException as error:
-            self.cancel(done)
-            if isinstance(error, InvalidArgumentError) and len(requests) > 1:
-                raise type(error)(
-                    f"prompts[{len(done)}]: {error.field}", error.value, error.expected
-                ) from error
-            raise
+        # The first completion of every prompt first: the others find the prompt in the cache.
+        every = [
+            (request, completion) for request in requests for completion in request.completions
+        ]
+        every.sort(key=lambda pair: pair[1].index)
+        for request, completion in every:
+            try:
+                params = request.params._to_core(max_model_len, completion.index, request.bad_words)
+                completion.id = self._engine.submit(request.prompt_token_ids, params)
+            except BaseException as error:
+                self.cancel(requests)
+                if isinstance(error, InvalidArgumentError) and len(requests) > 1:
+                    raise type(error)(
+                        f"prompts[{request.index}]: {error.field}", error.value, error.expected
+                    ) from error
+                raise
+            self._completions[completion.id] = (request, completion)
 
     def step(self) -> list[Request]:
         """Runs one step; returns the requests that finished in it."""
         finished = []
         for update in self._engine.step():
-            request = self._requests.get(update.id)
-            if request is None:
+            if update.id not in self._completions:
                 continue  # cancelled by a caller that no longer listens
-            request.take(update)
+            request, completion = self._completions[update.id]
+            request.take(completion, update)
+            if completion.output is not None:
+                del self._completions[update.id]
             if request.output is not None:
-                del self._requests[update.id]
                 finished.append(request)
         return finished
 
     def cancel(self, requests: Sequence[Request]) -> None:
         """Ends requests whose caller no longer listens."""
         for request in requests:
-            if request.output is None:
-                self._engine.cancel(request.id)
-                self._requests.pop(request.id, None)
+            for completion in request.completions:
+                if self._completions.pop(completion.id, None) is not None:
+                    self._engine.cancel(completion.id)
 
     def settle(self) -> None:
         """Lets the engine take notice of what was cancelled."""
-        while not self._requests and self._engine.has_unfinished():
+        while not self._completions and self._engine.has_unfinished():
             self._engine.step()
 
 
@@ -125,12 +195,15 @@ class Stream:
 
     def __init__(self, board: Scoreboard, requests: Sequence[Request]) -> None:
         self._board = board
-        self._open = list(requests)
+        self._requests = list(requests)
+        self._open = [
+            (request, completion) for request in requests for completion in request.completions
+        ]
         self._detokenizers = {
-            request.id: Detokenizer(request.token_bytes, request.params.stop_strings())
-            for request in requests
+            completion.id: Detokenizer(request.text_bytes, request.params.stop_strings())
+            for request, completion in self._open
         }
-        self._num_seen = {request.id: 0 for request in requests}
+        self._num_seen = {completion.id: 0 for _, completion in self._open}
         self._ready: deque[CompletionDelta] = deque()
 
     def __iter__(self) -> Stream:
@@ -152,25 +225,42 @@ class Stream:
         return self._ready.popleft()
 
     def _collect(self) -> None:
-        for request in list(self._open):
-            new = request.token_ids[self._num_seen[request.id] :]
-            if not new and request.output is None:
-                continue
-            self._num_seen[request.id] += len(new)
-            self._ready.append(self._delta(request, new))
-            if request.output is not None:
-                self._open.remove(request)
+        still_open = []
+        # A request's whole output comes with the last delta of its completions.
+        last = {request.index: completion for request, completion in self._open}
+        for request, completion in self._open:
+            num_seen = self._num_seen[completion.id]
+            if len(completion.token_ids) > num_seen or completion.output is not None:
+                self._num_seen[completion.id] = len(completion.token_ids)
+                delta = self._delta(request, completion, num_seen)
+                delta.output = request.output if completion is last[request.index] else None
+                self._ready.append(delta)
+            if completion.output is None:
+                still_open.append((request, completion))
+        self._open = still_open
 
-    def _delta(self, request: Request, new: list[int]) -> CompletionDelta:
-        detokenizer = self._detokenizers[request.id]
-        if request.output is None:
-            return CompletionDelta(request.index, detokenizer.push(new), new)
-        text = detokenizer.finish(new, request.num_text_bytes)
-        return CompletionDelta(request.index, text, new, request.output)
+    def _delta(self, request: Request, completion: Completion, num_seen: int) -> CompletionDelta:
+        new = completion.token_ids[num_seen:]
+        detokenizer = self._detokenizers[completion.id]
+        scored = request.params.logprobs is not None
+        delta = CompletionDelta(
+            request.index,
+            "",
+            new,
+            completion_index=completion.index,
+            logprobs=completion.logprobs[num_seen:] if scored else None,
+        )
+        if completion.output is None:
+            delta.text = detokenizer.push(new)
+        else:
+            delta.text = detokenizer.finish(new, completion.num_text_bytes)
+            delta.finish_reason = completion.output.finish_reason
+        return delta
 
     def close(self) -> None:
         """Cancels the requests that have not finished."""
-        self._board.cancel(self._open)
+        self._board.cancel(self._requests)
+        self._requests = []
         self._open = []
         self._ready.clear()
 
@@ -191,12 +281,12 @@ def run_all(
     board: Scoreboard, requests: Sequence[Request], on_finish: Callable[[Request], Any]
 ) -> None:
     """Steps until every request has finished; an interrupt cancels the rest."""
-    waiting = {request.id for request in requests}
+    waiting = {id(request) for request in requests}
     try:
         while waiting:
             for request in board.step():
-                if request.id in waiting:
-                    waiting.remove(request.id)
+                if id(request) in waiting:
+                    waiting.remove(id(request))
                     on_finish(request)
     except BaseException:
         board.cancel(requests)

@@ -46,9 +46,14 @@ class Tokenizer:
         )
 
     @functools.cached_property
-    def token_bytes(self) -> list[bytes]:
-        """The bytes of each token, indexed by id; special tokens are empty."""
+    def token_bytes(self) -> detokenizer.TokenBytes:
+        """The bytes of each token, indexed by id."""
         return detokenizer.token_bytes(self.backend)
+
+    @property
+    def special_token_ids(self) -> list[int]:
+        """The ids of the tokens that are no text."""
+        return detokenizer.special_token_ids(self.backend)
 
     @functools.cached_property
     def chat_template(self) -> str | None:
@@ -67,9 +72,23 @@ class Tokenizer:
         ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
-    def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of a sequence, without special tokens."""
-        return detokenizer.decode(self.token_bytes, token_ids)
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of a sequence."""
+        tables = self.token_bytes
+        return detokenizer.decode(tables.plain if skip_special_tokens else tables.whole, token_ids)
+
+    def encode_bad_words(self, words: Sequence[str]) -> list[list[int]]:
+        """The token sequences that write the words, with and without a space before them."""
+        sequences: list[list[int]] = []
+        for word in dict.fromkeys(words):
+            bare = self.encode(word.lstrip(), add_special_tokens=False)
+            spaced = self.encode(" " + word.lstrip(), add_special_tokens=False)
+            if not bare:
+                raise InvalidArgumentError("bad_words", word, "words of at least one token")
+            sequences.append(bare)
+            if spaced[-len(bare) :] != bare:  # or the bare sequence rules it out already
+                sequences.append(spaced)
+        return sequences
 
     def render_chat(
         self,

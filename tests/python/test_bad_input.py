@@ -76,8 +76,36 @@ SAMPLING: list[tuple[str, Any]] = [
     ("ignore_eos", 1),
     ("max_draft_tokens", -1),
     ("speculative", "yes"),
-    ("n", 2),
-    ("logit_bias", {1: 2.0}),
+    ("n", 0),
+    ("n", 20_000),
+    ("n", 1.5),
+    ("presence_penalty", 2.1),
+    ("presence_penalty", float("nan")),
+    ("frequency_penalty", -2.1),
+    ("frequency_penalty", "often"),
+    ("repetition_penalty", 0.0),
+    ("repetition_penalty", float("inf")),
+    ("logit_bias", {1: 200.0}),
+    ("logit_bias", {1: float("nan")}),
+    ("logit_bias", {-1: 2.0}),
+    ("logit_bias", {"one": 2.0}),
+    ("logit_bias", {1: "much"}),
+    ("logit_bias", [(1, 2.0)]),
+    ("allowed_token_ids", []),
+    ("allowed_token_ids", [-1]),
+    ("allowed_token_ids", "12"),
+    ("allowed_token_ids", 3),
+    ("bad_words", ""),
+    ("bad_words", ["fine", ""]),
+    ("bad_words", [3]),
+    ("bad_words", 3),
+    ("logprobs", -2),
+    ("logprobs", True),
+    ("logprobs", 1.5),
+    ("prompt_logprobs", -2),
+    ("prompt_logprobs", "all"),
+    ("skip_special_tokens", None),
+    ("detokenize", "yes"),
     ("temprature", 0.5),
 ]
 
@@ -182,6 +210,26 @@ def test_stop_token_out_of_range_and_params_of_another_count(llm: LLM) -> None:
     expect("stop_token_ids", lambda: llm.generate([[1]], SamplingParams(stop_token_ids=[64])))
     expect("sampling_params", lambda: llm.generate([[1], [2]], [SamplingParams()]))
     expect("sampling_params", lambda: llm.generate([[1]], {"temperature": 0}))
+
+
+BEYOND_THE_VOCABULARY: list[tuple[str, Any]] = [
+    ("allowed_token_ids", [1, 64]),
+    ("logit_bias", {64: 1.0}),
+    ("logprobs", 65),
+    ("prompt_logprobs", 65),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BEYOND_THE_VOCABULARY)
+def test_what_the_vocabulary_does_not_have(field: str, value: Any, llm: LLM) -> None:
+    expect(field, lambda: llm.generate([[1]], SamplingParams(**{field: value}), use_tqdm=False))
+
+
+def test_what_needs_a_tokenizer_or_sampling(llm: LLM) -> None:
+    params = SamplingParams(bad_words=["word"])
+    expect("skip_tokenizer_init", lambda: llm.generate([[1]], params, use_tqdm=False))
+    expect("n", lambda: SamplingParams(n=2, temperature=0))
+    expect("detokenize", lambda: SamplingParams(detokenize=False, stop="x"))
 
 
 def edit_config(**changes: Any) -> Damage:

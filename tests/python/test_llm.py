@@ -382,7 +382,7 @@ def test_default_parameters_come_from_the_model(tiny_dir: Path, tmp_path: Path) 
     recommended = {"temperature": 0.25, "top_k": 5, "max_new_tokens": 7, "repetition_penalty": 1.3}
     (directory / "generation_config.json").write_text(json.dumps(recommended))
     model = LLM(directory)
-    expected = SamplingParams(temperature=0.25, top_k=5, max_tokens=7)
+    expected = SamplingParams(temperature=0.25, top_k=5, max_tokens=7, repetition_penalty=1.3)
     assert model.get_default_sampling_params() == expected
     assert len(ids(model.generate("hello", use_tqdm=False))[0]) <= 7
 
