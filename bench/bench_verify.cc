@@ -5,16 +5,18 @@
 // Rows are RULE/LOGITS/VOCABULARY. Each iteration samples one row, at a new position each time.
 // LOGITS: "peaked" falls with the logarithm of the rank, as a model's mostly do (the best token has
 // probability 0.4); "flat" is normal with deviation 1, so that half of the vocabulary is in the
-// nucleus of top_p = 0.9. "verify" walks a right chain of 4 guesses greedily: 5 rows. Under
-// "rejection" and "block" the same chain is sampled at temperature 1; "drawn" chains of 4 come from
-// the target's own probabilities with a little noise, and their cost includes a residual where one
-// is drawn.
+// nucleus of top_p = 0.9. "verify" walks a right chain of 4 guesses: 5 rows, greedily, sampled, and
+// with what processors change. Under "rejection" and "block" the same chain is sampled at
+// temperature 1; "drawn" chains of 4 come from the target's own probabilities with a little noise,
+// and their cost includes a residual where one is drawn. "processors" is their change alone for one
+// row, behind a text of 1,000 tokens; "logprobs=N" what a row's log-probabilities cost.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <memory>
 #include <random>
 #include <string>
 #include <vector>
@@ -22,6 +24,8 @@
 #include "bench/run_benchmarks.h"
 #include "cpp/verify/distribution.h"
 #include "cpp/verify/draft_sampling.h"
+#include "cpp/verify/logits_processors.h"
+#include "cpp/verify/logprobs.h"
 #include "cpp/verify/verify.h"
 
 namespace forerun {
@@ -72,16 +76,81 @@ void SampleRows(benchmark::State& state, const SamplingRule& rule, const Logits&
   }
 }
 
-void VerifyChain(benchmark::State& state, const Logits& logits) {
+// A request in the middle of its output, with some processors.
+struct Processed {
+  Processed(SamplingParams request_params, int vocab_size)
+      : params(std::move(request_params)), processors(params, end_tokens, tokens, 1200) {
+    std::mt19937 random(2);
+    for (int i = 0; i < 1000; ++i) tokens.push_back(static_cast<TokenId>(random() % vocab_size));
+    processors.ObserveCommitted();
+  }
+
+  const SamplingParams params;
+  const std::vector<TokenId> end_tokens = {0};
+  std::vector<TokenId> tokens = {1};
+  LogitsProcessors processors;
+};
+
+struct NamedParams {
+  const char* name;
+  SamplingParams params;
+};
+
+std::vector<NamedParams> ProcessorParams(int vocab_size) {
+  std::vector<NamedParams> all = {{"processors: penalties", {}},
+                                  {"processors: bias of 10", {}},
+                                  {"processors: 1,000 allowed", {}},
+                                  {"processors: 20 bad words, none near", {}}};
+  all[0].params.repetition_penalty = 1.1;
+  all[0].params.frequency_penalty = 0.5;
+  for (int i = 0; i < 10; ++i) all[1].params.logit_bias[i * 100] = 1.0;
+  all[2].params.allowed_token_ids.emplace();
+  for (int i = 0; i < 1000; ++i) {
+    all[2].params.allowed_token_ids->push_back(i * (vocab_size / 1000));
+  }
+  for (int i = 0; i < 20; ++i) all[3].params.bad_words.push_back({i, i, i});
+  return all;
+}
+
+void ApplyProcessors(benchmark::State& state, const SamplingParams& params, const Logits& logits) {
+  const int vocab_size = static_cast<int>(logits.size()) / kNumRows;
+  const Processed request(params, vocab_size);
+  const std::vector<TokenId> path = {5, 6, 5};
+  std::vector<float> copy;
+  int row = 0;
+  for (auto _ : state) {
+    const std::span<const float> raw(logits.data() + row++ % kNumRows * vocab_size, vocab_size);
+    benchmark::DoNotOptimize(request.processors.Apply(raw, path, copy).data());
+  }
+}
+
+void ScoreRows(benchmark::State& state, int num_top, const Logits& logits) {
+  const std::size_t vocab_size = logits.size() / kNumRows;
+  SamplerScratch scratch;
+  std::vector<TokenLogprob> out;
+  int row = 0;
+  for (auto _ : state) {
+    out.clear();
+    AppendLogprobs({logits.data() + row++ % kNumRows * vocab_size, vocab_size}, 7, num_top, scratch,
+                   out);
+  }
+}
+
+void VerifyChain(benchmark::State& state, SamplingRule rule, const Logits& logits) {
   const int vocab_size = static_cast<int>(logits.size()) / kNumRows;
   const RowLogits rows = {logits.data(), vocab_size, vocab_size};
-  SamplingRule greedy;
-  greedy.temperature = 0.0;
   SamplerScratch scratch;
   Draft draft;
-  for (int i = 0; i < 4; ++i) draft.AppendToChain(SampleToken(rows.row(i), greedy, i, scratch), 1);
+  std::vector<TokenId> path;
+  for (int i = 0; i < 4; ++i) {
+    const auto row = rule.processors == nullptr
+                         ? rows.row(i)
+                         : rule.processors->Apply(rows.row(i), path, scratch.logits);
+    path.push_back(SampleToken(row, rule, i, scratch));
+    draft.AppendToChain(path.back(), 1);
+  }
   Verdict verdict;
-  for (auto _ : state) Verify(draft, rows, greedy, 0, scratch, verdict);
+  for (auto _ : state) Verify(draft, rows, rule, 0, scratch, verdict);
   if (verdict.num_accepted() != 4) state.SkipWithError("a right draft was not accepted");
 }
 
@@ -116,6 +185,33 @@ void VerifySampled(benchmark::State& state, const Logits& logits, SamplingRule r
   }
   state.counters["tokens"] =
       benchmark::Counter(static_cast<double>(num_rows), benchmark::Counter::kAvgIterations);
+}
+
+void RegisterRequests(const Logits& logits, const std::string& suffix) {
+  const auto add = [&](const std::string& name, auto function) {
+    benchmark::RegisterBenchmark((name + suffix).c_str(), function)->Unit(benchmark::kMicrosecond);
+  };
+  const int vocab_size = static_cast<int>(logits.size()) / kNumRows;
+  static std::vector<std::unique_ptr<Processed>> kept;  // registered benchmarks outlive us
+  const std::vector<NamedParams> named = ProcessorParams(vocab_size);
+  kept.push_back(std::make_unique<Processed>(named[0].params, vocab_size));
+  SamplingRule greedy, sampled, penalized;
+  greedy.temperature = 0.0;
+  penalized.processors = &kept.back()->processors;
+  for (const auto& [name, rule] : {std::pair("verify greedy", greedy),
+                                   {"verify sampled", sampled},
+                                   {"verify sampled, penalties", penalized}}) {
+    add(name, [rule, &logits](benchmark::State& state) { VerifyChain(state, rule, logits); });
+  }
+  for (const NamedParams& each : named) {
+    add(each.name, [params = each.params, &logits](benchmark::State& state) {
+      ApplyProcessors(state, params, logits);
+    });
+  }
+  for (int num_top : {0, 5}) {
+    add("logprobs=" + std::to_string(num_top),
+        [num_top, &logits](benchmark::State& state) { ScoreRows(state, num_top, logits); });
+  }
 }
 
 bool EqualsSlowDefinition(const SamplingRule& rule, const Logits& logits) {
@@ -159,9 +255,7 @@ bool RegisterAll() {
         }
       }
       if (!peaked) continue;
-      benchmark::RegisterBenchmark(("verify" + suffix).c_str(), [&logits](benchmark::State& state) {
-        VerifyChain(state, logits);
-      })->Unit(benchmark::kMicrosecond);
+      RegisterRequests(logits, suffix);
     }
   }
   return true;

@@ -41,6 +41,33 @@ def test_generate_streams_the_text_of_the_engine(
         assert "tokens/s" in shown.err
 
 
+def test_sampling_flags_reach_the_engine(
+    tiny_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [
+        *("hello", "--max-tokens", "12", "--ignore-eos", "--min-tokens", "3", "--bad-word", "a"),
+        *("--logit-bias", "70=4.5", "--logit-bias", "71=4", "--repetition-penalty", "1.5"),
+        *("--frequency-penalty", "0.5", "--presence-penalty", "0.25", "--keep-special-tokens"),
+    ]
+    params = SamplingParams(
+        temperature=0,
+        max_tokens=12,
+        ignore_eos=True,
+        min_tokens=3,
+        bad_words=["a"],
+        logit_bias={70: 4.5, 71: 4},
+        repetition_penalty=1.5,
+        frequency_penalty=0.5,
+        presence_penalty=0.25,
+        skip_special_tokens=False,
+    )
+    expected = LLM(tiny_dir).generate("hello", params, use_tqdm=False)[0].outputs[0].text
+    assert cli.main(["generate", str(tiny_dir), *arguments]) == 0
+    assert capsys.readouterr().out == f"hello{expected}\n"
+    with pytest.raises(SystemExit):
+        cli.main(["generate", str(tiny_dir), "hello", "--logit-bias", "much"])
+
+
 def test_generate_reads_standard_input(
     tiny_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
