@@ -28,6 +28,7 @@ RankedToken DrawDownTo(const Row& row, const RankedToken& cut, const SamplingRul
   };
   row.VisitGroups(wanted, [&](TokenId first_token, const float* logits) {
     filter.score_to_beat = static_cast<float>(best_score);
+    filter.group_max = row.group_max[first_token / kScanGroup];
     std::uint64_t mask = row.scan.filter_group(filter, first_token, logits);
     for (; mask != 0; mask &= mask - 1) {
       const int i = std::countr_zero(mask);

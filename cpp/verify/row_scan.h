@@ -56,6 +56,7 @@ struct NoiseFilter {
   float max_logit = 0.0f;
   float inverse_temperature = 1.0f;
   float score_to_beat = 0.0f;
+  float group_max = __builtin_inff();  // no logit of the group is higher
 };
 
 struct RowScan {

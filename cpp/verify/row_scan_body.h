@@ -93,6 +93,14 @@ struct PhiloxLanes {
   Words c0, c1, c2, c3;
 };
 
+// The largest word of each lane; meaningless in the high halves.
+inline UnsignedInts MaxWords(const PhiloxLanes& lanes) {
+  const auto max = [](Words a, Words b) {
+    return (UnsignedInts)a > (UnsignedInts)b ? (UnsignedInts)a : (UnsignedInts)b;
+  };
+  return max((Words)max(lanes.c0, lanes.c1), (Words)max(lanes.c2, lanes.c3));
+}
+
 inline void PhiloxRound(PhiloxLanes& lanes, std::uint32_t key0, std::uint32_t key1) {
   const Words product0 = MultiplyLow(lanes.c0, 0xD2511F53u);
   const Words product1 = MultiplyLow(lanes.c2, 0xCD9E8D57u);
@@ -100,6 +108,19 @@ inline void PhiloxRound(PhiloxLanes& lanes, std::uint32_t key0, std::uint32_t ke
   lanes.c2 = (product0 >> 32) ^ lanes.c3 ^ key1;
   lanes.c1 = product1;
   lanes.c3 = product0;
+}
+
+// The first two rounds of (counters, 0, output_index, 0): most of it is the same in all lanes.
+inline PhiloxLanes StartPhilox(Words counters, std::uint32_t output_index, std::uint32_t key0,
+                               std::uint32_t key1) {
+  const std::uint64_t common = std::uint64_t{output_index} * 0xCD9E8D57u;
+  const std::uint64_t next = ((common >> 32) ^ key0) * 0xD2511F53u;
+  const Words product0 = MultiplyLow(counters, 0xD2511F53u);
+  const Words product1 = MultiplyLow((product0 >> 32) ^ key1, 0xCD9E8D57u);
+  key0 += 0x9E3779B9u;
+  key1 += 0xBB67AE85u;
+  return {(product1 >> 32) ^ ((common & 0xffffffffu) ^ key0), product1,
+          product0 ^ ((next >> 32) ^ key1), Words{} + next};
 }
 
 // The words of the lanes' counters one counter after the other, which is the order of tokens.
@@ -115,38 +136,47 @@ inline void InterleaveWords(const PhiloxLanes& lanes, Ints out[2]) {
 #endif
 }
 
-inline std::uint64_t MayWin(const NoiseFilter& filter, Ints bits, const float* logits) {
-  using UnsignedInts = std::uint32_t __attribute__((vector_size(kVectorBytes)));
+inline std::uint64_t MayWin(const NoiseFilter& filter, Ints bits, Floats logits) {
   const Ints distance_bits = (Ints)(~(UnsignedInts)bits >> 1);
   const Floats distance = __builtin_convertvector(distance_bits, Floats) + 0.25f;
   const Floats log2_below = __builtin_convertvector((Ints)distance, Floats) * kNoiseBoundStep;
   const Floats bound = (kNoiseBoundBase - log2_below) * kLn2;
-  const Floats scaled = (Load<Floats>(logits) - filter.max_logit) * filter.inverse_temperature;
+  const Floats scaled = (logits - filter.max_logit) * filter.inverse_temperature;
   return MaskOf(scaled + bound >= filter.score_to_beat - kSlack);
 }
 
 std::uint64_t FilterGroup(const NoiseFilter& filter, std::uint32_t first_token,
                           const float* logits) {
-  constexpr int kChains = 2;  // side by side, to hide the multiplications' latency
+  constexpr int kChains = 4;  // side by side, to hide the multiplications' latency
+  const auto key0 = static_cast<std::uint32_t>(filter.seed);
+  const auto key1 = static_cast<std::uint32_t>(filter.seed >> 32);
   std::uint64_t mask = 0;
   for (int first = 0; first < kScanGroup; first += kChains * 4 * kDoubleLanes) {
     PhiloxLanes chains[kChains];
     for (int chain = 0; chain < kChains; ++chain) {
       const Words counters = kLaneIndices + ((first_token + first) / 4 + chain * kDoubleLanes);
-      chains[chain] = {counters, Words{}, Words{} + filter.output_index, Words{}};
+      chains[chain] = StartPhilox(counters, filter.output_index, key0, key1);
     }
-    auto key0 = static_cast<std::uint32_t>(filter.seed);
-    auto key1 = static_cast<std::uint32_t>(filter.seed >> 32);
-    for (int round = 0; round < 10; ++round) {
-      for (PhiloxLanes& lanes : chains) PhiloxRound(lanes, key0, key1);
-      key0 += 0x9E3779B9u;
-      key1 += 0xBB67AE85u;
+    std::uint32_t round_key0 = key0 + 2 * 0x9E3779B9u;
+    std::uint32_t round_key1 = key1 + 2 * 0xBB67AE85u;
+    for (int round = 2; round < 10; ++round) {
+      for (PhiloxLanes& lanes : chains) PhiloxRound(lanes, round_key0, round_key1);
+      round_key0 += 0x9E3779B9u;
+      round_key1 += 0xBB67AE85u;
     }
+    // Seldom does the best noise of these tokens suffice even for the best logit of the group.
+    UnsignedInts best = MaxWords(chains[0]);
+    for (int chain = 1; chain < kChains; ++chain) {
+      const UnsignedInts other = MaxWords(chains[chain]);
+      best = best > other ? best : other;
+    }
+    const Ints low_halves = (Ints)((Words)best & 0xffffffffu);
+    if (MayWin(filter, low_halves, Floats{} + filter.group_max) == 0) continue;
     Ints bits[2 * kChains];
     for (int chain = 0; chain < kChains; ++chain) InterleaveWords(chains[chain], bits + 2 * chain);
     for (int i = 0; i < 2 * kChains; ++i) {
       const int offset = first + i * kFloatLanes;
-      mask |= MayWin(filter, bits[i], logits + offset) << offset;
+      mask |= MayWin(filter, bits[i], Load<Floats>(logits + offset)) << offset;
     }
   }
   return mask;

@@ -24,6 +24,7 @@ constexpr int kDoubleLanes = kVectorBytes / 8;
 using Floats = float __attribute__((vector_size(kVectorBytes)));
 using HalfFloats = float __attribute__((vector_size(kVectorBytes / 2)));
 using Ints = std::int32_t __attribute__((vector_size(kVectorBytes)));
+using UnsignedInts = std::uint32_t __attribute__((vector_size(kVectorBytes)));
 using Doubles = double __attribute__((vector_size(kVectorBytes)));
 using Longs = std::int64_t __attribute__((vector_size(kVectorBytes)));
 using Words = std::uint64_t __attribute__((vector_size(kVectorBytes)));
