@@ -11,7 +11,8 @@ TokenCounts::TokenCounts(int max_tokens) {
 
 std::size_t TokenCounts::SlotOf(TokenId token) const {
   const std::size_t mask = slots_.size() - 1;
-  std::size_t slot = (static_cast<std::uint32_t>(token) * 0x9E3779B1u) & mask;
+  const std::uint32_t hash = static_cast<std::uint32_t>(token) * 0x9E3779B1u;
+  std::size_t slot = (hash ^ hash >> 16) & mask;  // its low bits depend on the token's alone
   while (slots_[slot] != kEmpty && entries_[slots_[slot]].token != token) slot = (slot + 1) & mask;
   return slot;
 }
