@@ -43,13 +43,12 @@ void EngineCore::SetTokenBytes(std::vector<std::string> token_bytes,
         "token_bytes", std::to_string(token_bytes.size()) + " entries",
         "one per token of the vocabulary, " + std::to_string(executor_.vocab_size()));
   }
-  std::vector<bool> is_special(token_bytes.size());
   for (TokenId token : special_tokens) {
     CheckTokenId("special_tokens", token, executor_.vocab_size());
-    is_special[token] = true;
   }
   vocabulary_.token_bytes = std::move(token_bytes);
-  vocabulary_.is_special = std::move(is_special);
+  vocabulary_.is_special.assign(vocabulary_.token_bytes.size(), false);
+  for (TokenId token : special_tokens) vocabulary_.is_special[token] = true;
 }
 
 std::unique_ptr<Request> EngineCore::MakeRequest(RequestId id, std::span<const TokenId> prompt,
@@ -149,7 +148,9 @@ std::span<const RequestUpdate> EngineCore::Step() {
     const bool decodes_only = std::ranges::all_of(
         plan_.requests, [](const PlannedRequest& planned) { return planned.num_pending == 1; });
     if (decodes_only) controller_.ObserveStep(plan_.num_rows, model_seconds);
-    CommitStep();
+    for (std::size_t i = 0; i < plan_.requests.size(); ++i) {
+      CommitRequest(plan_.requests[i], outcomes_[i]);
+    }
   }
   counters_.num_preemptions += plan_.num_preempted;
   ++counters_.num_steps;
@@ -259,12 +260,6 @@ void EngineCore::ScoreVerdict(int num_top, RowLogits logits, Outcome& outcome) {
   } catch (const NumericError& error) {
     outcome.error = error.what();
     tokens.resize(num_scored);
-  }
-}
-
-void EngineCore::CommitStep() {
-  for (std::size_t i = 0; i < plan_.requests.size(); ++i) {
-    CommitRequest(plan_.requests[i], outcomes_[i]);
   }
 }
 

@@ -87,7 +87,6 @@ class EngineCore {
   void VerifyDrafts(ConstRows logits);
   void VerifyRequest(const PlannedRequest& planned, RowLogits logits, Outcome& outcome);
   void ScoreVerdict(int num_top, RowLogits logits, Outcome& outcome);
-  void CommitStep();
   void CommitRequest(const PlannedRequest& planned, const Outcome& outcome);
   void AddUpdate(const Request& request, int num_emitted, const Outcome& outcome);
   void Observe(Request& request, int num_before, int num_accepted);
