@@ -22,9 +22,12 @@ class ModelExecutor {
 
   virtual int vocab_size() const = 0;
 
-  // Writes keys and values of every row and returns logits [logits_rows.size(), vocab_size], valid
-  // until the next call. The logits of a row predict the token after it.
+  // Writes keys and values of every row into its slot and returns logits [logits_rows.size(),
+  // vocab_size], valid until the next call. The logits of a row predict the token after it.
   virtual ConstRows Forward(const ForwardBatch& batch) = 0;
+
+  // Copies tokens' keys and values to other slots, one move after the other.
+  virtual void MoveKv(std::span<const KvMove> moves) = 0;
 };
 
 }  // namespace forerun

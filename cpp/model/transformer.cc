@@ -98,6 +98,7 @@ void Transformer::CheckBatch(const ForwardBatch& batch) const {
     FORERUN_CHECK(sequence.row_begin == row && sequence.num_rows >= 0 && sequence.num_context >= 0);
     const std::int64_t end = std::int64_t{sequence.num_context} + sequence.num_rows;
     FORERUN_CHECK(end <= limits_.max_model_len, std::to_string(end));
+    FORERUN_CHECK(sequence.IsTreeSound(), "a draft tree does not fit its rows");
     FORERUN_CHECK(end <=
                   static_cast<std::int64_t>(sequence.block_table.size()) * limits_.block_size);
     row += sequence.num_rows;
@@ -113,7 +114,9 @@ void Transformer::CheckBatch(const ForwardBatch& batch) const {
 void Transformer::SetPositions(const ForwardBatch& batch) {
   positions_.clear();
   for (const SequenceRows& sequence : batch.sequences) {
-    for (int i = 0; i < sequence.num_rows; ++i) positions_.push_back(sequence.num_context + i);
+    for (int i = 0; i < sequence.num_rows; ++i) {
+      positions_.push_back(sequence.PositionOf(sequence.num_context + i));
+    }
   }
 }
 
@@ -159,7 +162,7 @@ Transformer::ActiveRows Transformer::SelectLogitsRows(const ActiveRows& all,
       const int row_begin = static_cast<int>(next - batch.logits_rows.begin()) - count;
       selected_sequences_.push_back({row_begin, count,
                                      sequence.num_context + first - sequence.row_begin,
-                                     sequence.block_table});
+                                     sequence.block_table, sequence.tree});
     }
   }
   ActiveRows selected = {

@@ -34,6 +34,7 @@ class Transformer : public ModelExecutor {
 
   int vocab_size() const override { return spec_.vocab_size; }
   ConstRows Forward(const ForwardBatch& batch) override;
+  void MoveKv(std::span<const KvMove> moves) override { ops_.MoveKv(moves, *cache_); }
 
   const ModelSpec& spec() const { return spec_; }
   const KvLayout& kv_layout() const { return cache_->layout(); }

@@ -13,6 +13,7 @@
 #include <string>
 
 #include "cpp/kv/layout.h"
+#include "cpp/ops/sequence_rows.h"
 #include "cpp/tensor/tensor.h"
 #include "forerun/types.h"
 
@@ -50,16 +51,6 @@ class KvCache {
  private:
   KvLayout layout_;
   int num_blocks_;
-};
-
-// The rows of one sequence in a batch: rows [row_begin, row_begin + num_rows) are its tokens at
-// positions num_context .. num_context + num_rows - 1. Row i sees positions 0 .. num_context + i.
-// block_table[p / block_size] holds position p.
-struct SequenceRows {
-  int row_begin = 0;
-  int num_rows = 0;
-  int num_context = 0;
-  std::span<const BlockId> block_table;
 };
 
 struct AttentionShape {
@@ -108,8 +99,12 @@ class Ops {
   virtual void StoreKv(ConstRows keys, ConstRows values, std::span<const SequenceRows> sequences,
                        int layer, KvCache& cache) = 0;
 
-  // Causal attention of every row over its sequence's cached positions, its own included (StoreKv
-  // comes first). query, out [rows, num_heads * head_dim].
+  // Copies tokens' keys and values within the cache, in all layers, one move after the other.
+  virtual void MoveKv(std::span<const KvMove> moves, KvCache& cache) = 0;
+
+  // Attention of every row over the cached positions that it sees, its own included (StoreKv comes
+  // first). A tree's node gets the bits that it would get were its path all that is behind the
+  // context. query, out [rows, num_heads * head_dim].
   virtual void Attention(ConstRows query, const KvCache& cache, int layer,
                          const AttentionShape& shape, std::span<const SequenceRows> sequences,
                          Rows out) = 0;

@@ -28,22 +28,30 @@ FORERUN_INLINE Range VisibleSlots(const AttentionTask& task, const Chunk<T>& chu
                    {0, chunk.num_slots});
 }
 
-// Elements from block 0, channel 0 and slot 0 to the block and slot of a position.
+// Channel 0 of a position.
+template <class T>
 struct SlotPlace {
-  std::int64_t block;
-  int slot;
+  const T* key;
+  const T* value;
 };
 
-FORERUN_INLINE SlotPlace FindSlot(const AttentionTask& task, int position) {
-  return {task.block_table[position / task.block_size] * task.block_stride,
-          position % task.block_size};
+template <class T>
+FORERUN_INLINE SlotPlace<T> FindSlot(const AttentionTask& task, int position) {
+  const bool in_tail = position >= task.tail_position;
+  const int index = in_tail ? position - task.tail_position + task.tail_slot : position;
+  const int block = index / task.block_size;
+  const int slot = index % task.block_size;
+  const std::int64_t tail_stride = std::int64_t{task.head_dim} * task.block_size;
+  const std::int64_t begin =
+      in_tail ? block * tail_stride : task.block_table[block] * task.block_stride;
+  const auto* keys = static_cast<const T*>(in_tail ? task.tail_keys : task.keys);
+  const auto* values = static_cast<const T*>(in_tail ? task.tail_values : task.values);
+  return {keys + begin + slot, values + begin + std::int64_t{slot} * task.head_dim};
 }
 
 // REQUIRES: positions.begin is a multiple of kPositionsPerChunk. Block sizes are of kLanes.
 template <class T>
 void FindChunk(const AttentionTask& task, Range positions, Chunk<T>& chunk) {
-  const auto* keys = static_cast<const T*>(task.keys);
-  const auto* values = static_cast<const T*>(task.values);
   chunk.position = positions.begin;
   chunk.num_slots = MinOf(kPositionsPerChunk, positions.end - positions.begin);
   chunk.key_stride = task.block_size;
@@ -51,11 +59,10 @@ void FindChunk(const AttentionTask& task, Range positions, Chunk<T>& chunk) {
     const int group = begin / kLanes;
     const int position = MinOf(positions.begin + begin, positions.end - 1) / kLanes * kLanes;
     const int next = MinOf(position + kPositionsPerChunk, positions.end - 1) / kLanes * kLanes;
-    const SlotPlace place = FindSlot(task, position), next_place = FindSlot(task, next);
-    chunk.keys[group] = keys + place.block + place.slot;
-    chunk.next_keys[group] = keys + next_place.block + next_place.slot;
-    const T* group_values = values + place.block + std::int64_t{place.slot} * task.head_dim;
-    for (int i = 0; i < kLanes; ++i) chunk.values[begin + i] = group_values + i * task.head_dim;
+    const SlotPlace<T> place = FindSlot<T>(task, position);
+    chunk.keys[group] = place.key;
+    chunk.next_keys[group] = FindSlot<T>(task, next).key;
+    for (int i = 0; i < kLanes; ++i) chunk.values[begin + i] = place.value + i * task.head_dim;
   }
 }
 

@@ -8,25 +8,14 @@
 #include <string>
 #include <vector>
 
+#include "cpp/ops/cpu/cpu_kv_cache.h"
 #include "cpp/ops/cpu/kernels.h"
 #include "cpp/ops/cpu/packed_matrix.h"
+#include "cpp/ops/cpu/tree_tails.h"
 #include "cpp/ops/ops.h"
 #include "cpp/util/thread_team.h"
 
 namespace forerun {
-
-class CpuKvCache final : public KvCache {
- public:
-  CpuKvCache(const KvLayout& layout, int num_blocks);
-
-  // Block 0 of a layer's keys or values.
-  std::byte* keys(int layer) const { return data_.as<std::byte>() + 2 * layer * layer_bytes_; }
-  std::byte* values(int layer) const { return keys(layer) + layer_bytes_; }
-
- private:
-  std::int64_t layer_bytes_;  // keys, or values, of all blocks
-  AlignedBuffer data_;        // [num_layers, 2, num_blocks, block_elements]
-};
 
 class CpuOps final : public Ops {
  public:
@@ -45,6 +34,7 @@ class CpuOps final : public Ops {
             const float* cos_sin) override;
   void StoreKv(ConstRows keys, ConstRows values, std::span<const SequenceRows> sequences, int layer,
                KvCache& cache) override;
+  void MoveKv(std::span<const KvMove> moves, KvCache& cache) override;
   void Attention(ConstRows query, const KvCache& cache, int layer, const AttentionShape& shape,
                  std::span<const SequenceRows> sequences, Rows out) override;
   void GatedActivation(ConstRows gate_up, Activation activation, Rows out) override;
@@ -64,8 +54,16 @@ class CpuOps final : public Ops {
   void RoundActivations(ConstRows x, MatMulTask& task);
   // Runs the product of every row of `task` with all tiles of the matrix.
   void RunProduct(const CpuMatrix& weight, const MatMulTask& task);
-  void PlanAttention(const AttentionTask& shared, const KvLayout& layout, int num_heads,
-                     std::span<const SequenceRows> sequences);
+  // Neighbouring rows of a sequence, each seeing its own position more than the one before.
+  struct RowRun {
+    const SequenceRows* sequence;
+    int row;
+    int num_rows;
+    int position;  // of the first
+    int tail;      // in tree_tails_, or -1
+  };
+  void FindRowRuns(std::span<const SequenceRows> sequences, int block_size);
+  void PlanAttention(const AttentionTask& shared, const KvLayout& layout, int num_heads);
   // Whole tasks, or their parts and then the joining of them, where whole ones are too few.
   void RunAttention();
   void RunAttentionParts();
@@ -80,6 +78,8 @@ class CpuOps final : public Ops {
   // Scratch of one call; grows to the largest and stays.
   AlignedBuffer rounded_;
   std::vector<AlignedBuffer> member_scratch_;
+  std::vector<RowRun> row_runs_;
+  TreeTails tree_tails_;
   std::vector<AttentionTask> attention_tasks_;
   std::vector<AttentionTask> part_tasks_;
   AlignedBuffer part_states_;

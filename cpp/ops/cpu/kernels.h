@@ -38,7 +38,9 @@ struct MatMulTask {
   std::int64_t y_stride = 0;
 };
 
-// Consecutive rows of one sequence, and the query heads that share one KV head.
+inline constexpr int kNoTail = 0x7fffffff;
+
+// Consecutive positions of one sequence, and the query heads that share one KV head.
 struct AttentionTask {
   const float* query = nullptr;  // row i, head h: query + i * query_stride + h * head_dim
   std::int64_t query_stride = 0;
@@ -60,6 +62,14 @@ struct AttentionTask {
   const std::int32_t* block_table = nullptr;
   int block_size = 0;
   bool is_bfloat16 = false;
+
+  // Positions from tail_position on, a multiple of kLanes, lie in memory of this head alone, in
+  // blocks one behind the other: position tail_position in slot tail_slot, counted from tail_keys
+  // and tail_values.
+  int tail_position = kNoTail;
+  int tail_slot = 0;
+  const void* tail_keys = nullptr;
+  const void* tail_values = nullptr;
 
   // Parts of kPositionsPerPart positions to attend to: those that any of the rows sees.
   int part_begin = 0;

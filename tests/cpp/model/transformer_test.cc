@@ -12,6 +12,7 @@
 #include "cpp/util/thread_team.h"
 #include "forerun/error.h"
 #include "tests/cpp/testing/naive_ops.h"
+#include "tests/cpp/testing/random_tree.h"
 #include "tests/cpp/testing/tiny_model.h"
 
 namespace forerun {
@@ -53,7 +54,7 @@ std::vector<std::string> OpsNames() {
 // A family, the Ops that run it ("naive" or an instruction set), and the weights' dtype.
 using Param = std::tuple<std::string, std::string, DType>;
 
-class TransformerTest : public testing::TestWithParam<Param> {
+class TransformerTest : public ::testing::TestWithParam<Param> {
  protected:
   TransformerTest() {
     spec_ = WriteTinyModel(directory_, ConfigOf(std::get<0>(GetParam())));
@@ -190,6 +191,61 @@ TEST_P(TransformerTest, DecodingBesidePrefillGivesTheSameLogits) {
   }
 }
 
+// A context of random length in the cache, then one forward over the known tokens behind it and a
+// tree; beside it the sequences that the paths would be.
+TEST_P(TransformerTest, ATreesLogitsAreThoseOfItsPathsAlone) {
+  const auto model = Make(), alone = Make();
+  const auto below = [&](int n) { return random_.Below(n); };
+  for (int trial = 0; trial < 6; ++trial) {
+    const int num_context = below(70), num_known = 1 + below(3), num_nodes = 1 + below(20);
+    const int first = num_context + num_known;
+    const std::vector<std::int32_t> parents = testing::RandomParents(num_nodes, below);
+    Sequence tree = RandomSequence(first + num_nodes, 0), other = RandomSequence(20, 12);
+    if (num_context > 0) Forward(*model, {{&tree, num_context}}, {});
+
+    // The known rows but the last have no logits, so that the rows are chosen from.
+    std::vector<TokenId> tokens(other.tokens);
+    tokens.insert(tokens.end(), tree.tokens.begin() + num_context, tree.tokens.end());
+    const SequenceRows sequences[] = {
+        {0, 20, 0, other.blocks},
+        {20, num_known + num_nodes, num_context, tree.blocks, {first, parents}}};
+    std::vector<std::int32_t> rows(1 + num_nodes);
+    std::iota(rows.begin(), rows.end(), 20 + num_known - 1);
+    const ConstRows logits = model->Forward({tokens, sequences, rows});
+    Logits got;
+    for (int r = 0; r < logits.rows; ++r) got.emplace_back(logits.row(r), logits.row(r) + 101);
+
+    for (int node = 0; node < num_nodes; ++node) {
+      Sequence path = RandomSequence(first, 0);
+      std::copy_n(tree.tokens.begin(), first, path.tokens.begin());
+      for (int i : testing::PathTo(parents, node)) path.tokens.push_back(tree.tokens[first + i]);
+      path.blocks.resize((path.tokens.size() + kBlockSize - 1) / kBlockSize);
+      std::iota(path.blocks.begin(), path.blocks.end(), 0);
+      const Logits expected = Whole(*alone, path);
+      ASSERT_EQ(got[0], expected[first - 1]);
+      ASSERT_EQ(got[1 + node], expected.back()) << "node " << node << " of " << num_nodes;
+    }
+
+    // Accept the last node's path: decoding goes on as if nothing else had been there.
+    const std::vector<int> path = testing::PathTo(parents, num_nodes - 1);
+    std::vector<KvMove> moves;
+    Sequence next = tree;
+    next.tokens.resize(first);
+    for (int i = 0; i < static_cast<int>(path.size()); ++i) {
+      const auto place = [&](int slot) {
+        return std::int64_t{tree.blocks[slot / kBlockSize]} * kBlockSize + slot % kBlockSize;
+      };
+      moves.push_back({place(first + path[i]), place(first + i)});
+      next.tokens.push_back(tree.tokens[first + path[i]]);
+    }
+    model->MoveKv(moves);
+    next.num_computed = static_cast<int>(next.tokens.size());
+    next.tokens.push_back(below(spec_.vocab_size));
+    next.blocks.push_back(20);
+    EXPECT_EQ(Forward(*model, {{&next, 1}})[0], Whole(*alone, next).back());
+  }
+}
+
 TEST_P(TransformerTest, TheLogitsAreThoseOfTheNaiveOperations) {
   NaiveOps naive;
   const DType dtype = std::get<2>(GetParam());
@@ -232,18 +288,20 @@ TEST_P(TransformerTest, BatchesThatBreakTheContractAreBugs) {
   EXPECT_THROW(run({1, 2}, {0, 2, kMaxLen - 1, blocks}, {1}), InternalError);
   EXPECT_THROW(run({1, 2}, {0, 2, 0, blocks}, {1, 0}), InternalError);
   EXPECT_THROW(run({1, 2}, {0, 2, 0, blocks}, {2}), InternalError);
+  const std::vector<std::int32_t> parents = {-1, 1};
+  EXPECT_THROW(run({1, 2}, {0, 2, 0, blocks, {0, parents}}, {1}), InternalError);
 }
 
-std::string NameOf(const testing::TestParamInfo<Param>& info) {
+std::string NameOf(const ::testing::TestParamInfo<Param>& info) {
   return std::get<0>(info.param) + "_" + std::get<1>(info.param) + "_" +
          Name(std::get<2>(info.param));
 }
 
 INSTANTIATE_TEST_SUITE_P(Families, TransformerTest,
-                         testing::Combine(testing::Values("llama", "mistral", "qwen3", "gemma2",
-                                                          "gemma3_text"),
-                                          testing::ValuesIn(OpsNames()),
-                                          testing::Values(DType::kFloat32, DType::kBFloat16)),
+                         ::testing::Combine(::testing::Values("llama", "mistral", "qwen3", "gemma2",
+                                                              "gemma3_text"),
+                                            ::testing::ValuesIn(OpsNames()),
+                                            ::testing::Values(DType::kFloat32, DType::kBFloat16)),
                          NameOf);
 
 }  // namespace

@@ -4,6 +4,7 @@
 #define FORERUN_TESTS_CPP_TESTING_NAIVE_OPS_H_
 
 #include <cmath>
+#include <cstdlib>
 #include <memory>
 #include <string>
 #include <utility>
@@ -168,6 +169,21 @@ class NaiveOps : public Ops {
     }
   }
 
+  void MoveKv(std::span<const KvMove> moves, KvCache& cache) override {
+    auto& naive = static_cast<NaiveKvCache&>(cache);
+    const KvLayout& layout = cache.layout();
+    for (const KvMove& move : moves) {
+      const auto [from, from_slot] = std::div(move.from, std::int64_t{layout.block_size});
+      const auto [to, to_slot] = std::div(move.to, std::int64_t{layout.block_size});
+      for (int layer = 0; layer < layout.num_layers; ++layer) {
+        for (int c = 0; c < layout.num_kv_heads * layout.head_dim; ++c) {
+          naive.key(layer, to, to_slot, c) = naive.key(layer, from, from_slot, c);
+          naive.value(layer, to, to_slot, c) = naive.value(layer, from, from_slot, c);
+        }
+      }
+    }
+  }
+
   void Attention(ConstRows query, const KvCache& cache, int layer, const AttentionShape& shape,
                  std::span<const SequenceRows> sequences, Rows out) override {
     const auto& naive = static_cast<const NaiveKvCache&>(cache);
@@ -176,7 +192,8 @@ class NaiveOps : public Ops {
         const int row = sequence.row_begin + i;
         for (int head = 0; head < shape.num_heads; ++head) {
           AttendHead(query.row(row) + head * shape.head_dim, naive, layer, shape, sequence,
-                     sequence.num_context + i, head, out.row(row) + head * shape.head_dim);
+                     PathTo(sequence, sequence.num_context + i, shape.sliding_window), head,
+                     out.row(row) + head * shape.head_dim);
         }
       }
     }
@@ -233,20 +250,28 @@ class NaiveOps : public Ops {
     return 0.0;
   }
 
+  // The slots that a row sees, first to last.
+  static std::vector<int> PathTo(const SequenceRows& sequence, int slot, int sliding_window) {
+    std::vector<int> slots;
+    for (; slot >= 0; slot = sequence.SlotBefore(slot)) slots.insert(slots.begin(), slot);
+    if (sliding_window > 0 && static_cast<int>(slots.size()) > sliding_window) {
+      slots.erase(slots.begin(), slots.end() - sliding_window);
+    }
+    return slots;
+  }
+
   static void AttendHead(const float* query, const NaiveKvCache& cache, int layer,
-                         const AttentionShape& shape, const SequenceRows& sequence, int position,
-                         int head, float* out) {
+                         const AttentionShape& shape, const SequenceRows& sequence,
+                         const std::vector<int>& slots, int head, float* out) {
     const int block_size = cache.layout().block_size;
     const int channel = head / (shape.num_heads / shape.num_kv_heads) * shape.head_dim;
-    const int first =
-        shape.sliding_window > 0 ? std::max(0, position - shape.sliding_window + 1) : 0;
     std::vector<double> weights;
     double sum = 0.0, best = -INFINITY;
-    for (int p = first; p <= position; ++p) {
+    for (int slot : slots) {
       double score = 0.0;
       for (int i = 0; i < shape.head_dim; ++i) {
-        score += double{query[i]} * cache.key(layer, sequence.block_table[p / block_size],
-                                              p % block_size, channel + i);
+        score += double{query[i]} * cache.key(layer, sequence.block_table[slot / block_size],
+                                              slot % block_size, channel + i);
       }
       score *= shape.scale;
       if (shape.soft_cap > 0.0f) score = shape.soft_cap * std::tanh(score / shape.soft_cap);
@@ -256,10 +281,10 @@ class NaiveOps : public Ops {
     for (double& weight : weights) sum += weight = std::exp(weight - best);
     for (int i = 0; i < shape.head_dim; ++i) {
       double mean = 0.0;
-      for (int p = first; p <= position; ++p) {
-        mean +=
-            weights[p - first] / sum *
-            cache.value(layer, sequence.block_table[p / block_size], p % block_size, channel + i);
+      for (std::size_t k = 0; k < slots.size(); ++k) {
+        mean += weights[k] / sum *
+                cache.value(layer, sequence.block_table[slots[k] / block_size],
+                            slots[k] % block_size, channel + i);
       }
       out[i] = static_cast<float>(mean);
     }

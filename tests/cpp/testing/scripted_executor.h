@@ -4,12 +4,14 @@
 #ifndef FORERUN_TESTS_CPP_TESTING_SCRIPTED_EXECUTOR_H_
 #define FORERUN_TESTS_CPP_TESTING_SCRIPTED_EXECUTOR_H_
 
+#include <algorithm>
 #include <functional>
 #include <span>
 #include <stdexcept>
 #include <vector>
 
 #include "cpp/model/executor.h"
+#include "cpp/util/check.h"
 #include "cpp/util/hash.h"
 
 namespace forerun::testing {
@@ -52,10 +54,10 @@ class ScriptedExecutor : public ModelExecutor {
   int vocab_size() const override { return vocab_size_; }
 
   ConstRows Forward(const ForwardBatch& batch) override {
-    if (num_calls_before_failure_ >= 0 && num_calls_before_failure_-- == 0) {
-      throw std::runtime_error("scripted failure");
-    }
+    MaybeFail();
     for (const SequenceRows& sequence : batch.sequences) {
+      FORERUN_CHECK(sequence.IsTreeSound());
+      num_trees_ += sequence.tree.parents.empty() ? 0 : 1;
       for (int row = 0; row < sequence.num_rows; ++row) {
         Slot(sequence, sequence.num_context + row) = batch.tokens[sequence.row_begin + row];
       }
@@ -66,22 +68,37 @@ class ScriptedExecutor : public ModelExecutor {
     return {logits_.data(), static_cast<int>(batch.logits_rows.size()), vocab_size_};
   }
 
+  void MoveKv(std::span<const KvMove> moves) override {
+    MaybeFail();
+    for (const KvMove& move : moves) slots_.at(move.to) = slots_.at(move.from);
+    num_moved_ += static_cast<int>(moves.size());
+  }
+
+  // Forward passes and moves count as calls.
   void FailAfter(int num_calls) { num_calls_before_failure_ = num_calls; }
   int max_rows_seen() const { return max_rows_seen_; }
+  int num_moved() const { return num_moved_; }
+  int num_trees() const { return num_trees_; }
 
  private:
-  TokenId& Slot(const SequenceRows& sequence, int position) {
-    const BlockId block = sequence.block_table[position / block_size_];
-    return slots_[static_cast<std::size_t>(block) * block_size_ + position % block_size_];
+  void MaybeFail() {
+    if (num_calls_before_failure_ >= 0 && num_calls_before_failure_-- == 0) {
+      throw std::runtime_error("scripted failure");
+    }
+  }
+
+  TokenId& Slot(const SequenceRows& sequence, int slot) {
+    const BlockId block = sequence.block_table[slot / block_size_];
+    return slots_[static_cast<std::size_t>(block) * block_size_ + slot % block_size_];
   }
 
   void AppendLogits(const ForwardBatch& batch, int row) {
     for (const SequenceRows& sequence : batch.sequences) {
       if (row < sequence.row_begin || row >= sequence.row_begin + sequence.num_rows) continue;
       std::vector<TokenId> prefix;
-      for (int p = 0; p <= sequence.num_context + row - sequence.row_begin; ++p) {
-        prefix.push_back(Slot(sequence, p));
-      }
+      int slot = sequence.num_context + row - sequence.row_begin;
+      for (; slot >= 0; slot = sequence.SlotBefore(slot)) prefix.push_back(Slot(sequence, slot));
+      std::ranges::reverse(prefix);
       const std::vector<float> logits = logits_of_(prefix);
       logits_.insert(logits_.end(), logits.begin(), logits.end());
     }
@@ -94,6 +111,8 @@ class ScriptedExecutor : public ModelExecutor {
   std::vector<float> logits_;
   int num_calls_before_failure_ = -1;
   int max_rows_seen_ = 0;
+  int num_moved_ = 0;
+  int num_trees_ = 0;
 };
 
 }  // namespace forerun::testing

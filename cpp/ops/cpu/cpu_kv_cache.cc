@@ -1,0 +1,146 @@
+#include "cpp/ops/cpu/cpu_kv_cache.h"
+
+#include <algorithm>
+
+#include "cpp/ops/cpu/cpu_ops.h"
+#include "cpp/util/check.h"
+
+namespace forerun {
+namespace {
+
+// Kernels load whole vectors: the last value's may reach this far behind it.
+constexpr std::int64_t kTailBytes = kLanes * sizeof(float);
+
+void Write(float value, float* slot) { *slot = value; }
+void Write(float value, std::uint16_t* slot) { *slot = FloatToBFloat16(value); }
+
+// Where one token of one KV head goes.
+template <typename T>
+struct Slot {
+  T* key;  // channel 0; the next lies key_stride behind
+  std::int64_t key_stride;
+  T* value;
+};
+
+template <typename T>
+void StoreHead(const float* key, const float* value, int head_dim, const Slot<T>& slot) {
+  for (int i = 0; i < head_dim; ++i) Write(key[i], slot.key + i * slot.key_stride);
+  for (int i = 0; i < head_dim; ++i) Write(value[i], slot.value + i);
+}
+
+template <typename T>
+void StoreSequence(ConstRows keys, ConstRows values, const SequenceRows& sequence, int layer,
+                   int head, const CpuKvCache& cache) {
+  const KvLayout& layout = cache.layout();
+  const int column = head * layout.head_dim;
+  for (int i = 0; i < sequence.num_rows; ++i) {
+    const int index = sequence.num_context + i;
+    const std::int64_t block = sequence.block_table[index / layout.block_size];
+    const KvPlace place =
+        cache.PlaceOf(block * layout.block_size + index % layout.block_size, head);
+    const Slot<T> slot = {reinterpret_cast<T*>(cache.keys(layer)) + place.key, layout.block_size,
+                          reinterpret_cast<T*>(cache.values(layer)) + place.value};
+    const int row = sequence.row_begin + i;
+    StoreHead(keys.row(row) + column, values.row(row) + column, layout.head_dim, slot);
+  }
+}
+
+template <typename T>
+void MoveSlots(std::span<const KvMove> moves, int layer, const CpuKvCache& cache) {
+  const KvLayout& layout = cache.layout();
+  T* keys = reinterpret_cast<T*>(cache.keys(layer));
+  T* values = reinterpret_cast<T*>(cache.values(layer));
+  for (const KvMove& move : moves) {
+    for (int head = 0; head < layout.num_kv_heads; ++head) {
+      const KvPlace from = cache.PlaceOf(move.from, head), to = cache.PlaceOf(move.to, head);
+      for (int i = 0; i < layout.head_dim; ++i) {
+        keys[to.key + std::int64_t{i} * layout.block_size] =
+            keys[from.key + std::int64_t{i} * layout.block_size];
+      }
+      std::copy_n(values + from.value, layout.head_dim, values + to.value);
+    }
+  }
+}
+
+}  // namespace
+
+void CheckSequences(std::span<const SequenceRows> sequences, const KvCache& cache, int num_rows) {
+  const int block_size = cache.layout().block_size;
+  for (const SequenceRows& sequence : sequences) {
+    FORERUN_CHECK(sequence.row_begin >= 0 && sequence.num_rows >= 0 && sequence.num_context >= 0 &&
+                      sequence.row_begin + sequence.num_rows <= num_rows,
+                  "a sequence's rows lie outside the batch");
+    const int num_slots = sequence.num_context + sequence.num_rows;
+    const std::size_t num_blocks = (num_slots + block_size - 1) / block_size;
+    FORERUN_CHECK(sequence.block_table.size() >= num_blocks, "a block table is too short");
+    FORERUN_CHECK(sequence.IsTreeSound(), "a draft tree does not fit its rows");
+    for (std::size_t i = 0; i < num_blocks; ++i) {
+      FORERUN_CHECK(sequence.block_table[i] >= 0 && sequence.block_table[i] < cache.num_blocks(),
+                    "no such block");
+    }
+  }
+}
+
+CpuKvCache::CpuKvCache(const KvLayout& layout, int num_blocks)
+    : KvCache(layout, num_blocks),
+      layer_bytes_(num_blocks * layout.block_elements() * layout.element_bytes),
+      data_(2 * layout.num_layers * layer_bytes_ + kTailBytes) {}
+
+std::unique_ptr<KvCache> CpuOps::MakeKvCache(const KvLayout& layout, int num_blocks) {
+  FORERUN_CHECK(
+      num_blocks >= 0 && layout.num_layers > 0 && layout.num_kv_heads > 0 && layout.head_dim > 0,
+      "an empty KV cache");
+  FORERUN_CHECK(layout.block_size > 0 && layout.block_size % kKvBlockGranularity == 0,
+                "the block size must be a multiple of 16");
+  FORERUN_CHECK(layout.element_bytes == 2 || layout.element_bytes == 4,
+                "KV elements are bfloat16 or float32");
+  return std::make_unique<CpuKvCache>(layout, num_blocks);
+}
+
+void CpuOps::StoreKv(ConstRows keys, ConstRows values, std::span<const SequenceRows> sequences,
+                     int layer, KvCache& cache) {
+  const auto* kv = dynamic_cast<const CpuKvCache*>(&cache);
+  FORERUN_CHECK(kv != nullptr, "a KV cache of another Ops");
+  const KvLayout& layout = kv->layout();
+  FORERUN_CHECK(layer >= 0 && layer < layout.num_layers, "no such layer");
+  FORERUN_CHECK(keys.rows == values.rows && keys.cols == values.cols &&
+                    keys.cols == layout.num_kv_heads * layout.head_dim,
+                "keys or values do not fit the KV cache");
+  CheckSequences(sequences, cache, keys.rows);
+  // By heads: rows of one block share cache lines of its keys.
+  const auto store = [&](int head) {
+    for (const SequenceRows& sequence : sequences) {
+      if (layout.element_bytes == 2) {
+        StoreSequence<std::uint16_t>(keys, values, sequence, layer, head, *kv);
+      } else {
+        StoreSequence<float>(keys, values, sequence, layer, head, *kv);
+      }
+    }
+  };
+  if (keys.rows < 32) {
+    for (int head = 0; head < layout.num_kv_heads; ++head) store(head);
+  } else {
+    team_.Run(layout.num_kv_heads, store);
+  }
+}
+
+void CpuOps::MoveKv(std::span<const KvMove> moves, KvCache& cache) {
+  if (moves.empty()) return;
+  const auto* kv = dynamic_cast<const CpuKvCache*>(&cache);
+  FORERUN_CHECK(kv != nullptr, "a KV cache of another Ops");
+  const KvLayout& layout = kv->layout();
+  const std::int64_t num_slots = std::int64_t{kv->num_blocks()} * layout.block_size;
+  for (const KvMove& move : moves) {
+    FORERUN_CHECK(std::min(move.from, move.to) >= 0 && std::max(move.from, move.to) < num_slots,
+                  "no such slot");
+  }
+  team_.Run(layout.num_layers, [&](int layer) {
+    if (layout.element_bytes == 2) {
+      MoveSlots<std::uint16_t>(moves, layer, *kv);
+    } else {
+      MoveSlots<float>(moves, layer, *kv);
+    }
+  });
+}
+
+}  // namespace forerun

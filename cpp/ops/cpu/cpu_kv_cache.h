@@ -1,0 +1,48 @@
+// Keys and values in memory, as kv/layout.h says.
+#ifndef FORERUN_CPP_OPS_CPU_CPU_KV_CACHE_H_
+#define FORERUN_CPP_OPS_CPU_CPU_KV_CACHE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "cpp/ops/ops.h"
+#include "cpp/tensor/tensor.h"
+
+namespace forerun {
+
+// Channel 0 of a slot, in elements behind block 0 of a layer's keys and of its values. A key's next
+// channel lies block_size elements further on, a value's one.
+struct KvPlace {
+  std::int64_t key;
+  std::int64_t value;
+};
+
+class CpuKvCache final : public KvCache {
+ public:
+  CpuKvCache(const KvLayout& layout, int num_blocks);
+
+  // Block 0 of a layer's keys or values.
+  std::byte* keys(int layer) const { return data_.as<std::byte>() + 2 * layer * layer_bytes_; }
+  std::byte* values(int layer) const { return keys(layer) + layer_bytes_; }
+
+  // `slot` is counted over all blocks.
+  KvPlace PlaceOf(std::int64_t slot, int head) const {
+    const KvLayout& shape = layout();
+    const std::int64_t place = slot % shape.block_size;
+    const std::int64_t begin = slot / shape.block_size * shape.block_elements() +
+                               std::int64_t{head} * shape.head_dim * shape.block_size;
+    return {begin + place, begin + place * shape.head_dim};
+  }
+
+ private:
+  std::int64_t layer_bytes_;  // keys, or values, of all blocks
+  AlignedBuffer data_;        // [num_layers, 2, num_blocks, block_elements]
+};
+
+// Throws InternalError when the sequences fit neither the batch nor the cache.
+void CheckSequences(std::span<const SequenceRows> sequences, const KvCache& cache, int num_rows);
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_OPS_CPU_CPU_KV_CACHE_H_
