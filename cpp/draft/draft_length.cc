@@ -93,17 +93,20 @@ void DraftLengthController::Choose(std::span<const Candidate> candidates, int nu
   if (!cost_.known() || num_emitting == 0) return;
   nodes_.clear();
   for (int c = 0; c < static_cast<int>(candidates.size()); ++c) {
-    double path_probability = 1;
-    for (int depth = 0; depth < candidates[c].draft->size(); ++depth) {
-      path_probability *=
-          acceptance_.Probability(candidates[c].draft->confidence[depth], *candidates[c].record);
-      nodes_.push_back({path_probability, c, depth});
+    const Draft& draft = *candidates[c].draft;
+    const int begin = static_cast<int>(nodes_.size());
+    for (int i = 0; i < draft.size(); ++i) {
+      const int parent = draft.parents[i];
+      const double above = parent == kDraftRoot ? 1.0 : nodes_[begin + parent].path_probability;
+      const double probability =
+          acceptance_.Probability(draft.confidence[i], *candidates[c].record);
+      nodes_.push_back({above * probability, c, i});
     }
   }
-  // Along a chain the path probability never grows, so the best n nodes are closed under parents.
+  // Down a path the probability never grows, so the best n nodes are closed under parents.
   std::ranges::sort(nodes_, [](const Node& a, const Node& b) {
     if (a.path_probability != b.path_probability) return a.path_probability > b.path_probability;
-    if (a.depth != b.depth) return a.depth < b.depth;
+    if (a.index != b.index) return a.index < b.index;
     return a.candidate < b.candidate;
   });
   int num_best = 0;
@@ -117,16 +120,26 @@ void DraftLengthController::Choose(std::span<const Candidate> candidates, int nu
       num_best = n;
     }
   }
-  lengths_.assign(candidates.size(), 0);
-  for (int n = 0; n < num_best; ++n) ++lengths_[nodes_[n].candidate];
-  for (std::size_t c = 0; c < candidates.size(); ++c) candidates[c].draft->Truncate(lengths_[c]);
+  if (chosen_.size() < candidates.size()) chosen_.resize(candidates.size());
+  for (std::size_t c = 0; c < candidates.size(); ++c) chosen_[c].clear();
+  for (int n = 0; n < num_best; ++n) chosen_[nodes_[n].candidate].push_back(nodes_[n].index);
+  for (std::size_t c = 0; c < candidates.size(); ++c) {
+    if (static_cast<int>(chosen_[c].size()) == candidates[c].draft->size()) continue;
+    std::ranges::sort(chosen_[c]);
+    editor_.Select(chosen_[c], *candidates[c].draft);
+  }
 }
 
-void DraftLengthController::ObserveVerdict(const Draft& draft, int num_accepted,
+void DraftLengthController::ObserveVerdict(const Draft& draft, std::span<const int> accepted_nodes,
                                            AcceptanceModel::Record& record) {
+  const auto accepted = [&](int node) {
+    return std::ranges::find(accepted_nodes, node) != accepted_nodes.end();
+  };
   AcceptanceModel::Age(record);
-  for (int node = 0; node < draft.size() && node <= num_accepted; ++node) {
-    acceptance_.Observe(draft.confidence[node], node < num_accepted, record);
+  for (int node = 0; node < draft.size(); ++node) {
+    const int parent = draft.parents[node];
+    if (parent != kDraftRoot && !accepted(parent)) continue;
+    acceptance_.Observe(draft.confidence[node], accepted(node), record);
   }
 }
 

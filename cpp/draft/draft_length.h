@@ -1,4 +1,4 @@
-// Chooses how much of each proposal is worth checking.
+// Chooses which part of each proposal is worth checking.
 //
 // Emitting tokens faster is all that counts: with R rows of known tokens and B requests that will
 // emit, checking the n most promising draft nodes yields B + (sum of their acceptance
@@ -9,10 +9,12 @@
 #define FORERUN_CPP_DRAFT_DRAFT_LENGTH_H_
 
 #include <array>
+#include <cstdint>
 #include <span>
 #include <vector>
 
 #include "cpp/verify/draft.h"
+#include "cpp/verify/draft_editor.h"
 
 namespace forerun {
 
@@ -65,13 +67,14 @@ class DraftLengthController {
     const AcceptanceModel::Record* record;
   };
 
-  // Shortens each chain in place. num_known_rows are rows the step runs anyway, num_emitting the
-  // requests among them that will emit a token.
+  // Leaves of each draft, in place, the nodes that are worth their rows. num_known_rows are rows
+  // the step runs anyway, num_emitting the requests among them that will emit a token.
   void Choose(std::span<const Candidate> candidates, int num_known_rows, int num_emitting);
 
-  // To be called for every step that emits, with an empty draft too. Node i of a chain was accepted
-  // if i < num_accepted, and checked if i <= num_accepted.
-  void ObserveVerdict(const Draft& draft, int num_accepted, AcceptanceModel::Record& record);
+  // To be called for every step that emits, with an empty draft too. `accepted_nodes` is the path
+  // that was accepted; a node was checked if its parent was accepted, whichever sibling came first.
+  void ObserveVerdict(const Draft& draft, std::span<const int> accepted_nodes,
+                      AcceptanceModel::Record& record);
 
   // For steps without prompt chunks, whose cost would drown that of a few draft rows.
   void ObserveStep(int num_rows, double model_seconds) { cost_.Observe(num_rows, model_seconds); }
@@ -80,13 +83,14 @@ class DraftLengthController {
   struct Node {
     double path_probability;
     int candidate;
-    int depth;
+    int index;  // in its draft
   };
 
   StepCostModel cost_;
   AcceptanceModel acceptance_;
   std::vector<Node> nodes_;
-  std::vector<int> lengths_;
+  std::vector<std::vector<std::int32_t>> chosen_;  // by candidate, and more from larger steps
+  DraftEditor editor_;
 };
 
 }  // namespace forerun

@@ -19,16 +19,14 @@ EngineCore::EngineCore(EngineConfig config, ModelExecutor& executor, Drafter* dr
       executor_(executor),
       drafter_(drafter),
       pool_(config_.num_blocks, config_.block_size, config_.enable_prefix_caching),
-      scheduler_({config_.max_num_seqs, config_.max_num_batched_tokens}, pool_) {
+      scheduler_({config_.max_num_seqs, config_.max_num_batched_tokens}, pool_),
+      batch_(config_.max_num_seqs, config_.max_num_batched_tokens, config_.block_size) {
   FORERUN_CHECK(config_.num_blocks >= (config_.max_model_len - 1) / config_.block_size + 1,
                 "a request that runs alone must fit");
   vocabulary_.eos_token_ids = config_.eos_token_ids;
   counters_.spec_decode.num_accepted_tokens_per_pos.resize(config_.num_speculative_tokens);
   outcomes_.resize(config_.max_num_seqs);
   updates_.reserve(2 * config_.max_num_seqs);
-  batch_tokens_.reserve(config_.max_num_batched_tokens);
-  batch_logits_rows_.reserve(config_.max_num_batched_tokens);
-  batch_sequences_.reserve(config_.max_num_seqs);
   candidates_.reserve(config_.max_num_seqs);
   PublishMetrics();
 }
@@ -132,12 +130,13 @@ std::span<const RequestUpdate> EngineCore::Step() {
   double verify_seconds = 0;
   if (!plan_.requests.empty()) {
     try {
-      BuildBatch();
+      CountFirstSchedules();
+      batch_.Build(plan_);
       const double running = Now();
-      const ConstRows logits =
-          executor_.Forward({batch_tokens_, batch_sequences_, batch_logits_rows_});
+      const ConstRows logits = executor_.Forward(batch_.forward());
       const double verifying = Now();
       VerifyDrafts(logits);
+      if (!batch_.moves().empty()) executor_.MoveKv(batch_.moves());
       model_seconds = verifying - running;
       verify_seconds = Now() - verifying;
     } catch (...) {
@@ -177,6 +176,7 @@ void EngineCore::ProposeDrafts() {
     Guarded(*request, [&] { drafter_->Propose(wanted, request->draft); });
     if (request->draft.empty()) continue;
     FORERUN_CHECK(request->draft.size() <= limit, "the drafter went beyond its limit");
+    FORERUN_CHECK(request->draft.is_tree(), "a draft's node comes before its parent");
     // What a sampled draft drew must not decide how much of it is kept.
     if (request->draft.is_sampled()) continue;
     candidates_.push_back({&request->draft, &acceptance_[request->id]});
@@ -187,32 +187,12 @@ void EngineCore::ProposeDrafts() {
   }
 }
 
-void EngineCore::BuildBatch() {
-  batch_tokens_.clear();
-  batch_sequences_.clear();
-  batch_logits_rows_.clear();
-  for (PlannedRequest& planned : plan_.requests) {
+void EngineCore::CountFirstSchedules() {
+  for (const PlannedRequest& planned : plan_.requests) {
     Request& request = *planned.request;
-    if (request.metrics.queue_seconds == 0) {
-      request.metrics.queue_seconds = Now() - request.submit_time;
-      counters_.num_cached_prompt_tokens += request.num_cached_tokens;
-    }
-    request.draft.Truncate(planned.num_draft);
-    const int row_begin = static_cast<int>(batch_tokens_.size());
-    const int num_context = request.table.num_committed();
-    const auto pending = request.tokens.begin() + num_context;
-    batch_tokens_.insert(batch_tokens_.end(), pending, pending + planned.num_pending);
-    batch_tokens_.insert(batch_tokens_.end(), request.draft.tokens.begin(),
-                         request.draft.tokens.end());
-    batch_sequences_.push_back(
-        {row_begin, planned.num_rows(), num_context, request.table.blocks()});
-    const int first_scored = row_begin + request.num_scored_rows - num_context;
-    for (int i = 0; i < planned.num_scored; ++i) batch_logits_rows_.push_back(first_scored + i);
-    if (!planned.samples) continue;
-    // The last known token's row and one per draft node.
-    for (int row = planned.num_pending - 1; row < planned.num_rows(); ++row) {
-      batch_logits_rows_.push_back(row_begin + row);
-    }
+    if (request.metrics.queue_seconds != 0) continue;
+    request.metrics.queue_seconds = Now() - request.submit_time;
+    counters_.num_cached_prompt_tokens += request.num_cached_tokens;
   }
 }
 
@@ -223,6 +203,7 @@ void EngineCore::VerifyDrafts(ConstRows logits) {
     const PlannedRequest& planned = plan_.requests[i];
     outcomes_[i].Clear();
     VerifyRequest(planned, {logits.row(row), logits.cols, logits.stride}, outcomes_[i]);
+    if (planned.samples) batch_.AddMoves(planned, outcomes_[i].verdict);
     row += planned.num_scored + (planned.samples ? planned.num_draft + 1 : 0);
   }
 }
@@ -297,7 +278,7 @@ void EngineCore::CommitRequest(const PlannedRequest& planned, const Outcome& out
     CountDraft(request, num_accepted, counters_.spec_decode);
   }
   if (planned.samples || planned.num_scored > 0) AddUpdate(request, num_emitted, outcome);
-  Observe(request, num_before, outcome.verdict.num_accepted());
+  Observe(request, num_before, outcome.verdict.accepted_nodes);
   request.draft.Clear();
   if (request.finished()) Finish(request);
 }
@@ -328,9 +309,9 @@ void EngineCore::CountDraft(const Request& request, int num_accepted,
   for (int i = 0; i < num_accepted; ++i) ++counters.num_accepted_tokens_per_pos[i];
 }
 
-void EngineCore::Observe(Request& request, int num_before, int num_accepted) {
+void EngineCore::Observe(Request& request, int num_before, std::span<const int> accepted_nodes) {
   if (!request.drafts || static_cast<int>(request.tokens.size()) == num_before) return;
-  controller_.ObserveVerdict(request.draft, num_accepted, acceptance_[request.id]);
+  controller_.ObserveVerdict(request.draft, accepted_nodes, acceptance_[request.id]);
   Guarded(request,
           [&] { drafter_->Observe(request.id, std::span(request.tokens).subspan(num_before)); });
 }

@@ -16,6 +16,7 @@
 
 #include "cpp/draft/draft_length.h"
 #include "cpp/draft/drafter.h"
+#include "cpp/engine/step_batch.h"
 #include "cpp/engine/stop.h"
 #include "cpp/kv/block_pool.h"
 #include "cpp/model/executor.h"
@@ -83,13 +84,13 @@ class EngineCore {
 
   void TakeInbox();
   void ProposeDrafts();
-  void BuildBatch();
+  void CountFirstSchedules();
   void VerifyDrafts(ConstRows logits);
   void VerifyRequest(const PlannedRequest& planned, RowLogits logits, Outcome& outcome);
   void ScoreVerdict(int num_top, RowLogits logits, Outcome& outcome);
   void CommitRequest(const PlannedRequest& planned, const Outcome& outcome);
   void AddUpdate(const Request& request, int num_emitted, const Outcome& outcome);
-  void Observe(Request& request, int num_before, int num_accepted);
+  void Observe(Request& request, int num_before, std::span<const int> accepted_nodes);
   void CountDraft(const Request& request, int num_accepted, SpecDecodeCounters& counters) const;
   void Finish(Request& request);
   void PublishMetrics();
@@ -116,9 +117,7 @@ class EngineCore {
   // This step's; kept for their memory.
   StepPlan plan_;
   std::vector<DraftLengthController::Candidate> candidates_;
-  std::vector<TokenId> batch_tokens_;
-  std::vector<SequenceRows> batch_sequences_;
-  std::vector<std::int32_t> batch_logits_rows_;
+  StepBatch batch_;
   std::vector<Outcome> outcomes_;       // [plan_.requests.size()], and more from larger steps
   std::vector<TokenLogprob> logprobs_;  // the updates point into it
   std::vector<RequestUpdate> updates_;

@@ -65,7 +65,8 @@ struct Request {
     const int end = std::min(table.num_committed() + num_rows, num_prompt_tokens - 1);
     return std::max(0, end - num_scored_rows);
   }
-  // The most draft tokens that could still be emitted, leaving room for the token after them.
+  // The most draft tokens that could still be emitted, leaving room for the token after them. A
+  // tree has no more nodes either: each needs a slot within max_len.
   int num_draftable() const { return max_len - static_cast<int>(tokens.size()) - 1; }
 };
 

@@ -48,7 +48,7 @@ class Scheduler {
   bool empty() const { return running_.empty() && waiting_.empty(); }
 
   // Fills the plan and reserves its blocks. Drafts are those in the requests; the plan may use
-  // fewer tokens of them. Admission and preemption happen here and stay, whether or not the step
+  // only their first nodes. Admission and preemption happen here and stay, whether or not the step
   // succeeds.
   void Plan(StepPlan& plan);
 

@@ -8,7 +8,7 @@ namespace forerun {
 
 struct Request;
 
-// num_pending rows of known tokens, then num_draft rows of guesses.
+// num_pending rows of known tokens, then one row for each of the draft's first num_draft nodes.
 struct PlannedRequest {
   Request* request = nullptr;
   int num_pending = 0;

@@ -21,7 +21,8 @@ namespace forerun {
 
 inline constexpr int kDraftRoot = -1;  // parent of nodes that follow the last committed token
 
-// Node i guesses tokens[i] after the path that ends in parents[i] < i.
+// Node i guesses tokens[i] after the path that ends in parents[i] < i. So every beginning of the
+// nodes is a tree too; drafters put the most promising nodes first, for whoever must cut.
 struct Draft {
   std::vector<TokenId> tokens;
   std::vector<std::int32_t> parents;
@@ -55,6 +56,19 @@ struct Draft {
 
   int size() const { return static_cast<int>(tokens.size()); }
   bool empty() const { return tokens.empty(); }
+  bool is_chain() const {
+    for (int i = 0; i < size(); ++i) {
+      if (parents[i] != i - 1) return false;
+    }
+    return true;
+  }
+  // Every node follows one before it.
+  bool is_tree() const {
+    for (int i = 0; i < size(); ++i) {
+      if (parents[i] < kDraftRoot || parents[i] >= i) return false;
+    }
+    return true;
+  }
   void Clear() {
     tokens.clear();
     parents.clear();
@@ -62,12 +76,15 @@ struct Draft {
     row_behind.clear();
     weights.clear();
   }
-  void AppendToChain(TokenId token, float token_confidence) {
-    parents.push_back(size() - 1);
+  void Append(TokenId token, int parent, float token_confidence) {
     tokens.push_back(token);
+    parents.push_back(parent);
     confidence.push_back(token_confidence);
   }
-  // Keeps the first `count` nodes, which are closed under parents.
+  void AppendToChain(TokenId token, float token_confidence) {
+    Append(token, size() - 1, token_confidence);
+  }
+  // Keeps the first `count` nodes.
   void Truncate(int count) {
     if (count >= size()) return;
     tokens.resize(count);

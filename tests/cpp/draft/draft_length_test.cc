@@ -3,7 +3,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <numeric>
 #include <random>
+#include <vector>
+
+#include "tests/cpp/testing/random_tree.h"
 
 namespace forerun {
 namespace {
@@ -12,6 +16,13 @@ Draft Chain(int length, float confidence) {
   Draft draft;
   for (int i = 0; i < length; ++i) draft.AppendToChain(i, confidence);
   return draft;
+}
+
+// The first nodes of a chain.
+std::vector<int> First(int count) {
+  std::vector<int> nodes(count);
+  std::iota(nodes.begin(), nodes.end(), 0);
+  return nodes;
 }
 
 TEST(StepCostModelTest, FindsTheLineBehindNoisySteps) {
@@ -59,7 +70,7 @@ class Play {
       if (step >= num_steps / 2) total += draft.size();
       int num_accepted = 0;
       while (num_accepted < draft.size() && accept(random)) ++num_accepted;
-      controller_.ObserveVerdict(draft, num_accepted, record);
+      controller_.ObserveVerdict(draft, First(num_accepted), record);
       controller_.ObserveStep(1 + draft.size(), 0.010 + seconds_per_row * draft.size());
     }
     return total / (num_steps - num_steps / 2);
@@ -97,8 +108,8 @@ TEST(DraftLengthControllerTest, ARequestThatBecomesPredictableIsNoticed) {
       const DraftLengthController::Candidate candidates[] = {{&good, &steady}, {&draft, &changing}};
       controller.Choose(candidates, 2, 2);
       total += draft.size();
-      controller.ObserveVerdict(good, good.size(), steady);
-      controller.ObserveVerdict(draft, accepted ? draft.size() : 0, changing);
+      controller.ObserveVerdict(good, First(good.size()), steady);
+      controller.ObserveVerdict(draft, First(accepted ? draft.size() : 0), changing);
       const int num_rows = 2 + good.size() + draft.size();
       controller.ObserveStep(num_rows, 0.010 + 0.001 * num_rows);
     }
@@ -121,6 +132,83 @@ TEST(DraftLengthControllerTest, ThePromisingRequestOfABatchGetsTheRows) {
   controller.Choose(candidates, 2, 2);
   EXPECT_GT(promising.size(), 0);
   EXPECT_EQ(hopeless.size(), 0);
+}
+
+TEST(DraftLengthControllerTest, KeepsTheMostProbablePathsOfATree) {
+  DraftLengthController controller;
+  // Rows that cost much, so that a node must be worth about a seventh of a token.
+  for (int i = 0; i < 50; ++i) controller.ObserveStep(1 + i % 9, 0.060 + 0.010 * (1 + i % 9));
+  const AcceptanceModel::Record record;
+  Draft draft;
+  draft.Append(10, kDraftRoot, 0.30f);  // 0.30
+  draft.Append(11, kDraftRoot, 0.60f);  // 0.60
+  draft.Append(12, 0, 0.10f);           // 0.03
+  draft.Append(13, 1, 0.90f);           // 0.54
+  draft.Append(14, kDraftRoot, 0.01f);  // 0.01
+  draft.Append(15, 3, 0.90f);           // 0.49
+  draft.Append(16, 3, 0.05f);           // 0.03
+  const DraftLengthController::Candidate candidate{&draft, &record};
+  controller.Choose({&candidate, 1}, 1, 1);
+  EXPECT_EQ(draft.tokens, (std::vector<TokenId>{10, 11, 13, 15}));
+  EXPECT_EQ(draft.parents, (std::vector<std::int32_t>{-1, -1, 1, 2}));
+  EXPECT_EQ(draft.confidence, (std::vector<float>{0.30f, 0.60f, 0.90f, 0.90f}));
+}
+
+TEST(DraftLengthControllerTest, WhateverTheTreeWhatIsKeptIsClosedUnderParents) {
+  std::mt19937 random(5);
+  const auto below = [&](int n) { return static_cast<int>(random() % n); };
+  DraftLengthController controller;
+  AcceptanceModel::Record records[3];
+  int num_cut = 0;
+  for (int step = 0; step < 500; ++step) {
+    controller.ObserveStep(1 + below(20), 0.010 + 0.001 * below(20));
+    Draft drafts[3], before[3];
+    std::vector<DraftLengthController::Candidate> candidates;
+    for (int c = 0; c < 3; ++c) {
+      // A token is its node's number, so that it tells where the node went.
+      for (const std::int32_t parent : forerun::testing::RandomParents(below(12), below)) {
+        drafts[c].Append(drafts[c].size(), parent, static_cast<float>(below(100)) / 100);
+      }
+      before[c] = drafts[c];
+      candidates.push_back({&drafts[c], &records[c]});
+    }
+    controller.Choose(candidates, 3, 3);
+    for (int c = 0; c < 3; ++c) {
+      num_cut += drafts[c].size() < before[c].size();
+      for (int i = 0; i < drafts[c].size(); ++i) {
+        const int old = drafts[c].tokens[i];
+        ASSERT_LT(drafts[c].parents[i], i);
+        const int parent = drafts[c].parents[i];
+        ASSERT_EQ(parent < 0 ? -1 : drafts[c].tokens[parent], before[c].parents[old]);
+        ASSERT_EQ(drafts[c].confidence[i], before[c].confidence[old]);
+      }
+      std::vector<int> accepted;
+      for (int i = 0; i < drafts[c].size(); ++i) {
+        const int last = accepted.empty() ? kDraftRoot : accepted.back();
+        if (drafts[c].parents[i] == last && below(2) == 0) accepted.push_back(i);
+      }
+      controller.ObserveVerdict(drafts[c], accepted, records[c]);
+    }
+  }
+  EXPECT_GT(num_cut, 300);
+}
+
+// A node was checked if its parent was accepted; what its siblings did does not matter.
+TEST(DraftLengthControllerTest, SiblingsOfTheAcceptedNodeCountAsCheckedAndRejected) {
+  DraftLengthController controller;
+  AcceptanceModel::Record record;
+  Draft draft;
+  draft.Append(1, kDraftRoot, 0.5f);
+  draft.Append(2, kDraftRoot, 0.5f);  // accepted
+  draft.Append(3, 0, 0.5f);           // never checked
+  draft.Append(4, 1, 0.5f);
+  draft.Append(5, 1, 0.5f);  // accepted
+  draft.Append(6, 4, 0.5f);
+  controller.ObserveVerdict(draft, std::vector<int>{1, 4}, record);
+  EXPECT_EQ(record.num_accepted, 2);
+  // Five nodes, of which the first two of the level were expected at a half each.
+  EXPECT_GT(record.num_expected, 2.0);
+  EXPECT_LT(record.num_expected, 3.0);
 }
 
 }  // namespace

@@ -13,13 +13,21 @@ using testing::DraftKind;
 using testing::RandomEngine;
 
 TEST(LosslessTest, EveryOutputIsThatOfPlainDecoding) {
-  const int num_examples = testing::NumExamples(400, 20000);
+  const int num_examples = testing::NumExamples(500, 20000);
+  RandomEngine::Totals totals;
   for (int i = 0; i < num_examples; ++i) {
     SCOPED_TRACE("example " + std::to_string(i));
     const auto kind = static_cast<DraftKind>(i % testing::kNumDraftKinds);
-    RandomEngine(static_cast<unsigned>(i), kind, RandomEngine::SetRandomParams).Run();
+    RandomEngine engine(static_cast<unsigned>(i), kind, RandomEngine::SetRandomParams);
+    engine.Run();
     if (::testing::Test::HasFailure()) return;
+    totals += engine.totals();
   }
+  // None of it was idle.
+  EXPECT_GT(totals.num_accepted, num_examples);
+  EXPECT_GT(totals.num_preemptions, num_examples / 10);
+  EXPECT_GT(totals.num_trees, num_examples);
+  EXPECT_GT(totals.num_moved, num_examples / 10);
 }
 
 }  // namespace

@@ -21,14 +21,25 @@
 
 namespace forerun::testing {
 
-enum class DraftKind { kNone, kNgram, kSuffix, kAlwaysRight, kAlwaysWrong, kRandom };
-inline constexpr int kNumDraftKinds = 6;
+enum class DraftKind { kNone, kNgram, kSuffix, kAlwaysRight, kAlwaysWrong, kRandom, kRandomTree };
+inline constexpr int kNumDraftKinds = 7;
 
 class RandomEngine {
  public:
   static constexpr int kVocabSize = 11;
   // Changes the parameters of a request that is about to be submitted.
   using Change = std::function<void(std::mt19937& random, SamplingParams& params)>;
+
+  // What a run met.
+  struct Totals {
+    std::int64_t num_accepted = 0, num_preemptions = 0, num_trees = 0, num_moved = 0;
+    void operator+=(const Totals& other) {
+      num_accepted += other.num_accepted;
+      num_preemptions += other.num_preemptions;
+      num_trees += other.num_trees;
+      num_moved += other.num_moved;
+    }
+  };
 
   RandomEngine(unsigned seed, DraftKind kind, Change change)
       : random_(seed), change_(std::move(change)) {
@@ -75,9 +86,13 @@ class RandomEngine {
     }
     EXPECT_TRUE(expected_.empty());
     EXPECT_LE(executor.max_rows_seen(), config_.max_num_batched_tokens);
-    EXPECT_EQ(engine.metrics().num_held_blocks, 0);
+    const EngineMetrics metrics = engine.metrics();
+    EXPECT_EQ(metrics.num_held_blocks, 0);
+    totals_ = {metrics.spec_decode.num_accepted_tokens, metrics.num_preemptions,
+               executor.num_trees(), executor.num_moved()};
     return num_requests;
   }
+  const Totals& totals() const { return totals_; }
 
   // Of everything that plain decoding decides anew.
   static void SetRandomParams(std::mt19937& random, SamplingParams& params) {
@@ -125,7 +140,8 @@ class RandomEngine {
       const double share_right = kind == DraftKind::kAlwaysRight   ? 1.0
                                  : kind == DraftKind::kAlwaysWrong ? 0.0
                                                                    : Pick(1, 9) / 10.0;
-      auto knowing = std::make_unique<KnowingDrafter>(kVocabSize, share_right, random_());
+      const bool is_tree = kind == DraftKind::kRandomTree;
+      auto knowing = std::make_unique<KnowingDrafter>(kVocabSize, share_right, random_(), is_tree);
       knowing_ = knowing.get();
       drafter_ = std::move(knowing);
     }
@@ -193,6 +209,7 @@ class RandomEngine {
   std::unique_ptr<Drafter> drafter_;
   KnowingDrafter* knowing_ = nullptr;  // drafter_, if it is one
   std::map<RequestId, NaiveResult> expected_, got_;
+  Totals totals_;
 };
 
 }  // namespace forerun::testing

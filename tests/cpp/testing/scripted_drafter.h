@@ -1,9 +1,11 @@
-// A drafter that guesses by a given function, and refuses to be called out of order.
+// A drafter that guesses chains or trees by given functions, and refuses to be called out of order.
 #ifndef FORERUN_TESTS_CPP_TESTING_SCRIPTED_DRAFTER_H_
 #define FORERUN_TESTS_CPP_TESTING_SCRIPTED_DRAFTER_H_
 
+#include <cstdint>
 #include <functional>
 #include <map>
+#include <numeric>
 #include <span>
 #include <stdexcept>
 #include <vector>
@@ -15,11 +17,21 @@ namespace forerun::testing {
 
 class ScriptedDrafter : public Drafter {
  public:
-  // The guess for the token after `text`.
+  // The guess for the token after `text`, which ends with the path to the node.
   using Guess = std::function<TokenId(std::span<const TokenId> text)>;
+  // Parents of at most `max_nodes` nodes.
+  using Shape = std::function<std::vector<std::int32_t>(int max_nodes)>;
 
   explicit ScriptedDrafter(Guess guess, float confidence = 0.9f)
-      : guess_(std::move(guess)), confidence_(confidence) {}
+      : ScriptedDrafter(std::move(guess), Chain, confidence) {}
+  ScriptedDrafter(Guess guess, Shape shape, float confidence = 0.9f)
+      : guess_(std::move(guess)), shape_(std::move(shape)), confidence_(confidence) {}
+
+  static std::vector<std::int32_t> Chain(int max_nodes) {
+    std::vector<std::int32_t> parents(max_nodes);
+    std::iota(parents.begin(), parents.end(), kDraftRoot);
+    return parents;
+  }
 
   void Begin(RequestId id, std::span<const TokenId> prompt) override {
     FORERUN_CHECK(!texts_.contains(id));
@@ -41,11 +53,14 @@ class ScriptedDrafter : public Drafter {
   void Propose(const DraftRequest& wanted, Draft& draft) override {
     MaybeThrow();
     FORERUN_CHECK(draft.empty());
-    std::vector<TokenId> text = texts_.at(wanted.id);
-    for (int i = 0; i < wanted.max_tokens; ++i) {
-      const TokenId token = guess_(text);
-      draft.AppendToChain(token, confidence_);
-      text.push_back(token);
+    for (const std::int32_t parent : shape_(wanted.max_tokens)) {
+      std::vector<TokenId> path;
+      for (int node = parent; node != kDraftRoot; node = draft.parents[node]) {
+        path.insert(path.begin(), draft.tokens[node]);
+      }
+      std::vector<TokenId> text = texts_.at(wanted.id);
+      text.insert(text.end(), path.begin(), path.end());
+      draft.Append(guess_(text), parent, confidence_);
     }
     max_proposed_ = std::max(max_proposed_, wanted.max_tokens);
   }
@@ -66,6 +81,7 @@ class ScriptedDrafter : public Drafter {
   }
 
   const Guess guess_;
+  const Shape shape_;
   const float confidence_;
   std::map<RequestId, std::vector<TokenId>> texts_;
   int num_calls_before_throw_ = -1;

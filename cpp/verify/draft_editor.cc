@@ -1,0 +1,55 @@
+#include "cpp/verify/draft_editor.h"
+
+#include <cstddef>
+#include <utility>
+
+#include "cpp/util/check.h"
+
+namespace forerun {
+
+void DraftEditor::Select(std::span<const std::int32_t> nodes, Draft& draft) {
+  selected_.Clear();
+  places_.assign(draft.size(), kDraftRoot);
+  for (std::int32_t node : nodes) {
+    const std::int32_t parent = draft.parents[node];
+    const std::int32_t place = parent == kDraftRoot ? kDraftRoot : places_[parent];
+    FORERUN_CHECK((place == kDraftRoot) == (parent == kDraftRoot), "a node without its parent");
+    places_[node] = selected_.size();
+    selected_.Append(draft.tokens[node], place, draft.confidence[node]);
+  }
+  SelectRows(nodes, draft);
+  std::swap(draft, selected_);
+}
+
+void DraftEditor::SelectRows(std::span<const std::int32_t> nodes, Draft& draft) {
+  if (!draft.is_sampled()) return;
+  const auto row_behind = [&](std::size_t i) {
+    return i < draft.row_behind.size() ? draft.row_behind[i] : -1;
+  };
+  selected_.row_behind.push_back(row_behind(0));
+  for (std::int32_t node : nodes) selected_.row_behind.push_back(row_behind(node + 1));
+  std::swap(selected_.weights, draft.weights);
+  selected_.vocab_size = draft.vocab_size;
+}
+
+void DraftEditor::OrderDepthFirst(Draft& draft) {
+  if (draft.is_chain()) return;
+  const int size = draft.size();
+  sizes_.assign(size, 1);
+  for (int i = size - 1; i >= 0; --i) {
+    if (draft.parents[i] != kDraftRoot) sizes_[draft.parents[i]] += sizes_[i];
+  }
+  next_.resize(size);
+  order_.resize(size);
+  std::int32_t next_of_root = 0;
+  for (int i = 0; i < size; ++i) {
+    const std::int32_t parent = draft.parents[i];
+    std::int32_t& place = parent == kDraftRoot ? next_of_root : next_[parent];
+    order_[place] = i;
+    next_[i] = place + 1;
+    place += sizes_[i];
+  }
+  Select(order_, draft);
+}
+
+}  // namespace forerun
