@@ -21,6 +21,7 @@ SuffixDrafter::SuffixDrafter(const SpeculativeOptions& options, std::int64_t max
     : max_depth_(options.suffix_max_tree_depth),
       max_draft_tokens_(options.num_speculative_tokens.value_or(max_depth_)),
       min_token_prob_(options.suffix_min_token_prob),
+      use_tree_(options.suffix_use_tree),
       history_(options.suffix_max_cached_requests, max_history_bytes, max_depth_) {
   FORERUN_CHECK(max_depth_ >= 2 && options.suffix_max_spec_factor > 0, "unchecked options");
   for (int match = 0; match < max_depth_; ++match) {
@@ -52,13 +53,31 @@ void SuffixDrafter::Forget(RequestId id) { requests_.Remove(id); }
 void SuffixDrafter::Propose(const DraftRequest& wanted, Draft& draft) {
   Request& request = requests_.Get(wanted.id);
   const int limit = std::min(wanted.max_tokens, max_draft_tokens_);
-  Candidate best;
-  Consider(request.own.index(), request.own.match(), limit, best);
   history_.Follow(request.own.index().text(), request.follower);
+  use_tree_ ? ProposeTree(request, limit, draft) : ProposeChain(request, limit, draft);
+}
+
+void SuffixDrafter::ProposeChain(const Request& request, int max_tokens, Draft& draft) const {
+  Candidate best;
+  Consider(request.own.index(), request.own.match(), max_tokens, best);
   for (int i = history_.num_segments() - 1; i >= 0; --i) {
-    Consider(history_.segment(i), history_.match(i, request.follower), limit, best);
+    Consider(history_.segment(i), history_.match(i, request.follower), max_tokens, best);
   }
   Write(best, draft);
+}
+
+void SuffixDrafter::ProposeTree(const Request& request, int max_nodes, Draft& draft) {
+  tree_.Clear();
+  int longest = 0;
+  const auto add = [&](const SuffixIndex& index, SuffixIndex::Cursor match) {
+    longest = std::max(longest, match.length);
+    tree_.AddSource(index, match);
+  };
+  add(request.own.index(), request.own.match());
+  for (int i = history_.num_segments() - 1; i >= 0; --i) {
+    add(history_.segment(i), history_.match(i, request.follower));
+  }
+  tree_.Grow({max_nodes, most_tokens_[longest], max_depth_ - 1, min_token_prob_}, draft);
 }
 
 // The sum of the path's probabilities; less than to_beat, and unfinished, when it cannot reach it.

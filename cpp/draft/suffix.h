@@ -20,6 +20,7 @@
 #include "cpp/draft/drafter.h"
 #include "cpp/draft/live_requests.h"
 #include "cpp/draft/own_index.h"
+#include "cpp/draft/suffix_tree.h"
 #include "cpp/index/history.h"
 #include "cpp/verify/draft.h"
 #include "forerun/options.h"
@@ -59,6 +60,8 @@ class SuffixDrafter : public Drafter {
     double score = 0;
   };
 
+  void ProposeChain(const Request& request, int max_tokens, Draft& draft) const;
+  void ProposeTree(const Request& request, int max_nodes, Draft& draft);
   double Score(const Candidate& candidate, double to_beat) const;
   void Consider(const SuffixIndex& index, SuffixIndex::Cursor match, int max_tokens,
                 Candidate& best) const;
@@ -68,11 +71,13 @@ class SuffixDrafter : public Drafter {
   int max_depth_;
   int max_draft_tokens_;
   double min_token_prob_;
+  bool use_tree_;
   std::vector<int> allowed_tokens_;  // [match length]: by the factor and the depth
   std::vector<int> most_tokens_;     // [match length]: allowed for it or any shorter one
 
   LiveRequests<Request> requests_;
   History history_;  // changes only in End and Reset
+  SuffixTree tree_;  // of the last ProposeTree
 };
 
 }  // namespace forerun

@@ -63,16 +63,21 @@ class SuffixIndex {
   // kNone when no occurrence of the state's strings is followed by `token`.
   StateId Next(StateId state, TokenId token) const;
 
-  // Calls fn(token, target) once for every token that followed the state's strings, in no
-  // particular order; count(target) says how often.
+  // Calls fn(token, target) once for every token that followed the state's strings, or for
+  // max_tokens of them, in no particular order; count(target) says how often.
   template <typename Fn>
-  void ForEachNext(StateId state, const Fn& fn) const {
+  void ForEachNext(StateId state, int max_tokens, const Fn& fn) const {
     const State& from = states_[state];
-    if (from.first_target == kNone) return;
+    if (from.first_target == kNone || max_tokens <= 0) return;
     fn(from.first_token, from.first_target);
-    for (std::int32_t i = from.more_edges; i != kNone; i = edges_[i].next_edge) {
+    for (std::int32_t i = from.more_edges; i != kNone && --max_tokens > 0;
+         i = edges_[i].next_edge) {
       fn(edges_[i].token, edges_[i].target);
     }
+  }
+  template <typename Fn>
+  void ForEachNext(StateId state, const Fn& fn) const {
+    ForEachNext(state, num_states(), fn);
   }
 
   std::int32_t length(StateId state) const { return states_[state].length; }

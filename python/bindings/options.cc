@@ -37,6 +37,7 @@ void RegisterSpeculativeOptions(py::module_& module) {
       .def_readwrite("suffix_max_cached_requests", &Options::suffix_max_cached_requests)
       .def_readwrite("suffix_max_spec_factor", &Options::suffix_max_spec_factor)
       .def_readwrite("suffix_min_token_prob", &Options::suffix_min_token_prob)
+      .def_readwrite("suffix_use_tree", &Options::suffix_use_tree)
       .def_readwrite("adaptive", &Options::adaptive);
 }
 

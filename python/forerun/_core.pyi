@@ -162,6 +162,7 @@ class SpeculativeOptions:
     adaptive: bool
     draft_sample_method: DraftSampleMethod
     method: SpeculativeMethod
+    suffix_use_tree: bool
     def __init__(self) -> None:
         """
         All defaults: no speculation.

@@ -31,8 +31,8 @@ class SpeculativeConfig:
     Attributes:
         method: "ngram" continues an earlier occurrence of the last tokens of the request's own
             text; "suffix" also learns from past outputs and drafts as long as it is confident.
-        num_speculative_tokens: the most tokens drafted per step. "ngram" needs it; "suffix" takes
-            its tree depth when it is absent.
+        num_speculative_tokens: the most tokens drafted per step, in a chain or a tree. "ngram"
+            needs it; "suffix" takes its tree depth when it is absent.
         prompt_lookup_max: ngram: the longest run of last tokens to look for.
         prompt_lookup_min: ngram: the shortest. Where one of the two is absent it equals the other;
             where both are, they are 5.
@@ -40,6 +40,8 @@ class SpeculativeConfig:
         suffix_decoding_max_cached_requests: suffix: how many past outputs to learn from.
         suffix_decoding_max_spec_factor: suffix: a draft is at most this many times its match.
         suffix_decoding_min_token_prob: suffix: tokens less probable are not drafted.
+        suffix_decoding_use_tree: suffix: draft the most probable continuations of all the match's
+            suffixes as a tree; otherwise the one best continuation. No field of vLLM's.
         adaptive: shorten drafts where measured acceptance and cost say they do not pay.
         acceptance_method: when a guess is accepted. "coupled": when it is the token that decoding
             without drafts samples, so the ids are the same with and without speculation.
@@ -58,6 +60,7 @@ class SpeculativeConfig:
     suffix_decoding_max_cached_requests: int | None = None
     suffix_decoding_max_spec_factor: float | None = None
     suffix_decoding_min_token_prob: float | None = None
+    suffix_decoding_use_tree: bool | None = None
     adaptive: bool = True
     acceptance_method: str = "coupled"
     draft_sample_method: str = "greedy"
@@ -120,6 +123,7 @@ class SpeculativeConfig:
             ("suffix_decoding_max_cached_requests", "suffix_max_cached_requests", check_int),
             ("suffix_decoding_max_spec_factor", "suffix_max_spec_factor", check_number),
             ("suffix_decoding_min_token_prob", "suffix_min_token_prob", check_number),
+            ("suffix_decoding_use_tree", "suffix_use_tree", check_bool),
         ):
             value = getattr(self, ours)
             if value is not None:

@@ -35,6 +35,7 @@ def test_every_speculative_option_reaches_the_engine() -> None:
         "suffix_decoding_max_cached_requests": 3,
         "suffix_decoding_max_spec_factor": 2.5,
         "suffix_decoding_min_token_prob": 0.25,
+        "suffix_decoding_use_tree": not _core.SpeculativeOptions().suffix_use_tree,
         "adaptive": False,
         "acceptance_method": "block",
         "draft_sample_method": "greedy",
@@ -46,6 +47,7 @@ def test_every_speculative_option_reaches_the_engine() -> None:
     assert core.suffix_max_cached_requests == 3
     assert core.suffix_max_spec_factor == 2.5
     assert core.suffix_min_token_prob == 0.25
+    assert core.suffix_use_tree is suffix["suffix_decoding_use_tree"]
     assert core.adaptive is False
     assert core.acceptance_method == _core.AcceptanceMethod.BLOCK
     assert core.draft_sample_method == _core.DraftSampleMethod.GREEDY

@@ -4,6 +4,7 @@ Whatever the method, the batch, the pool, the chunks, the threads and the prefix
 request's ids are those of plain decoding alone on one thread.
 """
 
+import collections
 import functools
 import pathlib
 import sys
@@ -116,6 +117,7 @@ def engine_settings(draw: st.DrawFn) -> dict[str, Any]:
         speculative["suffix_max_spec_factor"] = draw(st.floats(0.5, 4.0))
         speculative["suffix_min_token_prob"] = draw(st.floats(0.0, 0.5))
         speculative["suffix_max_cached_requests"] = draw(st.integers(0, 4))
+        speculative["suffix_use_tree"] = draw(st.sampled_from([True, True, False]))
     max_num_seqs = draw(st.integers(1, 5))
     block_size = draw(st.sampled_from([16, 32]))
     max_model_len = draw(st.integers(90, 160))
@@ -139,6 +141,10 @@ def to_params(fields: dict[str, Any]) -> _core.SamplingParams:
     return params
 
 
+# Drafts that were accepted, by method, over the examples so far.
+num_accepted: collections.Counter[str] = collections.Counter()
+
+
 def check(
     model: tuple[str, str, float],
     options: dict[str, Any],
@@ -159,6 +165,10 @@ def check(
             alone = {**fields, "max_tokens": min(fields["max_tokens"], room)}
             assert result == run(reference_engine(model), [(prompt, to_params(alone))])[0]
     metrics = engine.metrics()
+    speculative = options["speculative"]
+    method = "none" if "method" not in speculative else speculative["method"].name
+    tree = " tree" if method == "SUFFIX" and speculative["suffix_use_tree"] else ""
+    num_accepted[method + tree] += metrics.spec_decode.num_accepted_tokens
     assert metrics.num_held_blocks == 0
     assert (
         metrics.num_free_blocks + metrics.num_cached_blocks + metrics.num_held_blocks
@@ -174,6 +184,14 @@ QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 @given(st.sampled_from(MODELS), engine_settings(), REQUESTS)
 def test_output_is_that_of_plain_decoding(model, options, requests):
     check(model, options, requests)
+
+
+def test_drafts_were_accepted():
+    """The examples above, over which nothing was found: had nothing been drafted, they are void."""
+    if not num_accepted:
+        test_output_is_that_of_plain_decoding()
+    for method in ("NGRAM", "SUFFIX", "SUFFIX tree"):
+        assert num_accepted[method] > 200, num_accepted
 
 
 @pytest.mark.long

@@ -39,11 +39,14 @@ struct SpeculativeOptions {
   int prompt_lookup_min = 2;
 
   // suffix: match length plus draft length never exceeds the depth; the draft is at most
-  // max_spec_factor x match length; tokens below min_token_prob are not drafted.
+  // max_spec_factor x match length; tokens below min_token_prob are not drafted. With a tree, the
+  // lengths are those of its paths, the number of speculative tokens is that of its nodes, and the
+  // most probable nodes are drafted, be they a chain or not.
   int suffix_max_tree_depth = 24;
   int suffix_max_cached_requests = 10000;
   double suffix_max_spec_factor = 1.0;
   double suffix_min_token_prob = 0.1;
+  bool suffix_use_tree = false;
 
   // Chooses each draft's length from measured acceptance and step cost. Off: always the most
   // allowed.

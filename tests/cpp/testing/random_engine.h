@@ -135,6 +135,7 @@ class RandomEngine {
       options.suffix_max_cached_requests = Pick(0, 10);
       options.suffix_max_spec_factor = Pick(1, 4);
       options.suffix_min_token_prob = Pick(0, 5) / 10.0;
+      options.suffix_use_tree = Chance(0.6);
       drafter_ = MakeDrafter(options);
     } else {
       const double share_right = kind == DraftKind::kAlwaysRight   ? 1.0
