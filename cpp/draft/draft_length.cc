@@ -22,6 +22,8 @@ constexpr double kPriorIncrease = 0.5;
 constexpr double kConfidenceWeight = 4;
 constexpr double kRequestWeight = 2;
 
+constexpr double kMaxProbability = 0.99;
+
 // One slow step says more about the machine's neighbours than about rows.
 constexpr double kOutlierFactor = 2;
 
@@ -70,12 +72,14 @@ double AcceptanceModel::SharedRate(float confidence) const {
 }
 
 double AcceptanceModel::Probability(float confidence, const Record& record) const {
+  if (confidence >= 1.0f) return kMaxProbability;
   const double ratio =
       (record.num_accepted + kRequestWeight) / (record.num_expected + kRequestWeight);
-  return std::clamp(SharedRate(confidence) * ratio, 0.0, 0.99);
+  return std::clamp(SharedRate(confidence) * ratio, 0.0, kMaxProbability);
 }
 
 void AcceptanceModel::Observe(float confidence, bool accepted, Record& record) {
+  if (confidence >= 1.0f) return;
   record.num_expected += SharedRate(confidence);
   record.num_accepted += accepted ? 1 : 0;
   Level& level = levels_[LevelOf(confidence)];

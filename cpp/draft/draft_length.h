@@ -35,7 +35,8 @@ class StepCostModel {
 //
 // Drafters state a confidence; the shared part learns what each level of confidence is worth, the
 // request's part how much better or worse this request does. Both forget, so that a request that
-// became predictable is noticed.
+// became predictable is noticed. A confidence of 1, such as that of what a grammar forces, is taken
+// at its word.
 class AcceptanceModel {
  public:
   // The request's own record.

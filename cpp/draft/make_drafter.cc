@@ -8,6 +8,7 @@ namespace forerun {
 std::unique_ptr<Drafter> MakeDrafter(const SpeculativeOptions& options) {
   switch (options.method) {
     case SpeculativeMethod::kNone:
+    case SpeculativeMethod::kGrammar:
       return nullptr;
     case SpeculativeMethod::kNgram:
       return std::make_unique<NgramDrafter>(options);

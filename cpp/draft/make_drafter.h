@@ -8,7 +8,8 @@
 
 namespace forerun {
 
-// Null for kNone. REQUIRES: the options passed CheckEngineOptions.
+// Null for kNone, and for kGrammar: the engine itself drafts what a constraint forces. REQUIRES:
+// the options passed CheckEngineOptions.
 std::unique_ptr<Drafter> MakeDrafter(const SpeculativeOptions& options);
 
 }  // namespace forerun

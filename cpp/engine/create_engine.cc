@@ -31,6 +31,8 @@ int NumSpeculativeTokens(const SpeculativeOptions& options) {
       return options.num_speculative_tokens.value_or(5);
     case SpeculativeMethod::kSuffix:
       return options.num_speculative_tokens.value_or(options.suffix_max_tree_depth);
+    case SpeculativeMethod::kGrammar:
+      return options.num_speculative_tokens.value_or(16);
   }
   return 0;
 }
@@ -86,8 +88,9 @@ class NativeEngine : public Engine {
                      std::vector<TokenId> special_tokens) override {
     core_->SetTokenBytes(std::move(token_bytes), std::move(special_tokens));
   }
-  RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params) override {
-    return core_->Submit(prompt, params);
+  RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params,
+                   RequestHooks hooks) override {
+    return core_->Submit(prompt, params, std::move(hooks));
   }
   bool Cancel(RequestId id) override { return core_->Cancel(id); }
   bool HasUnfinished() const override { return core_->HasUnfinished(); }

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <exception>
-#include <iterator>
 #include <utility>
 
 #include "cpp/engine/check_request.h"
@@ -50,40 +49,30 @@ void EngineCore::SetTokenBytes(std::vector<std::string> token_bytes,
 }
 
 std::unique_ptr<Request> EngineCore::MakeRequest(RequestId id, std::span<const TokenId> prompt,
-                                                 const SamplingParams& params) {
+                                                 const SamplingParams& params, RequestHooks hooks) {
   const std::int64_t wanted = static_cast<std::int64_t>(prompt.size()) + params.max_tokens;
   const int max_len = static_cast<int>(std::min<std::int64_t>(wanted, config_.max_model_len));
   auto request = std::make_unique<Request>(id, pool_, max_len);
-  request->params = params;
-  request->num_prompt_tokens = static_cast<int>(prompt.size());
-  request->tokens.reserve(max_len);
-  request->tokens.assign(prompt.begin(), prompt.end());
-  request->end_tokens = params.stop_token_ids;
-  if (!params.ignore_eos) {
-    std::ranges::copy_if(config_.eos_token_ids, std::back_inserter(request->end_tokens),
-                         [&](TokenId token) { return token < executor_.vocab_size(); });
-  }
   const std::uint64_t seed = params.seed.value_or(HashCombine(config_.seed, id));
-  request->rule = MakeSamplingRule(params, seed);
-  request->rule.acceptance_method = config_.acceptance_method;
-  if (LogitsProcessors::AreNeeded(params, request->end_tokens)) {
-    request->processors.emplace(request->params, request->end_tokens, request->tokens, max_len);
-    request->rule.processors = &*request->processors;
-  }
-  request->drafts = drafter_ != nullptr && params.speculative;
+  request->SetUp(prompt, params, std::move(hooks),
+                 {config_.acceptance_method, seed, executor_.vocab_size(), config_.eos_token_ids});
+  const bool may_draft = params.speculative && config_.num_speculative_tokens > 0;
+  request->drafts = may_draft && drafter_ != nullptr;
+  request->speculates = request->drafts || (may_draft && request->constraint.has_value());
   request->metrics.spec_decode.num_accepted_tokens_per_pos.resize(config_.num_speculative_tokens);
   request->submit_time = Now();
   return request;
 }
 
-RequestId EngineCore::Submit(std::span<const TokenId> prompt, const SamplingParams& params) {
+RequestId EngineCore::Submit(std::span<const TokenId> prompt, const SamplingParams& params,
+                             RequestHooks hooks) {
   CheckRequest(prompt, params,
                {.vocab_size = executor_.vocab_size(),
                 .max_model_len = config_.max_model_len,
                 .has_token_bytes = !vocabulary_.token_bytes.empty()});
   std::lock_guard lock(inbox_mutex_);
   const RequestId id = next_id_;
-  submitted_.push_back(MakeRequest(id, prompt, params));
+  submitted_.push_back(MakeRequest(id, prompt, params, std::move(hooks)));
   unfinished_.push_back(id);
   ++next_id_;
   ++num_unfinished_;
@@ -100,10 +89,8 @@ bool EngineCore::Cancel(RequestId id) {
 void EngineCore::TakeInbox() {
   std::lock_guard lock(inbox_mutex_);
   for (std::unique_ptr<Request>& request : submitted_) {
-    if (request->drafts) {
-      acceptance_.try_emplace(request->id);
-      Guarded(*request, [&] { drafter_->Begin(request->id, request->tokens); });
-    }
+    if (request->speculates) acceptance_.try_emplace(request->id);
+    Guarded(*request, [&] { drafter_->Begin(request->id, request->tokens); });
     scheduler_.Add(std::move(request));
   }
   submitted_.clear();
@@ -167,23 +154,32 @@ void EngineCore::ProposeDrafts() {
   int num_known_rows = 0;
   for (const auto& request : scheduler_.running()) {
     num_known_rows += request->num_pending();
-    if (!request->drafts || request->num_pending() != 1) continue;
-    int limit = std::min(config_.num_speculative_tokens, request->num_draftable());
-    if (request->params.max_draft_tokens)
-      limit = std::min(limit, *request->params.max_draft_tokens);
+    request->draft.Clear();  // of a step that was interrupted while it drafted
+    if (!request->speculates || request->num_pending() != 1) continue;
+    const int cap = request->params.max_draft_tokens.value_or(config_.num_speculative_tokens);
+    const int limit = std::min({config_.num_speculative_tokens, cap, request->num_draftable()});
     if (limit <= 0) continue;
-    const DraftRequest wanted = {request->id, limit, request->rule, request->num_output_tokens()};
-    Guarded(*request, [&] { drafter_->Propose(wanted, request->draft); });
-    if (request->draft.empty()) continue;
-    FORERUN_CHECK(request->draft.size() <= limit, "the drafter went beyond its limit");
-    FORERUN_CHECK(request->draft.is_tree(), "a draft's node comes before its parent");
+    ProposeDraft(*request, limit);
     // What a sampled draft drew must not decide how much of it is kept.
-    if (request->draft.is_sampled()) continue;
+    if (request->draft.empty() || request->draft.is_sampled()) continue;
     candidates_.push_back({&request->draft, &acceptance_[request->id]});
   }
   if (config_.adaptive && !candidates_.empty()) {
     controller_.Choose(candidates_, std::min(num_known_rows, config_.max_num_batched_tokens),
                        static_cast<int>(scheduler_.running().size()));
+  }
+}
+
+void EngineCore::ProposeDraft(Request& request, int max_tokens) {
+  const DraftRequest wanted = {request.id, max_tokens, request.rule, request.num_output_tokens()};
+  Guarded(request, [&] { drafter_->Propose(wanted, request.draft); });
+  FORERUN_CHECK(request.draft.size() <= max_tokens, "the drafter went beyond its limit");
+  FORERUN_CHECK(request.draft.is_tree(), "a draft's node comes before its parent");
+  if (!request.constraint || request.draft.is_sampled()) return;
+  try {
+    constrainer_.Constrain(*request.constraint, max_tokens, request.draft);
+  } catch (const HookError&) {
+    request.draft.Clear();  // the verification asks again, and fails the request
   }
 }
 
@@ -223,7 +219,7 @@ void EngineCore::VerifyRequest(const PlannedRequest& planned, RowLogits logits, 
       Verify(request.draft, logits, request.rule, request.num_output_tokens(), scratch_,
              outcome.verdict);
     }
-  } catch (const NumericError& error) {
+  } catch (const RequestError& error) {
     outcome.error = error.what();
   }
   if (request.params.logprobs) ScoreVerdict(*request.params.logprobs, logits, outcome);
@@ -310,7 +306,7 @@ void EngineCore::CountDraft(const Request& request, int num_accepted,
 }
 
 void EngineCore::Observe(Request& request, int num_before, std::span<const int> accepted_nodes) {
-  if (!request.drafts || static_cast<int>(request.tokens.size()) == num_before) return;
+  if (!request.speculates || static_cast<int>(request.tokens.size()) == num_before) return;
   controller_.ObserveVerdict(request.draft, accepted_nodes, acceptance_[request.id]);
   Guarded(request,
           [&] { drafter_->Observe(request.id, std::span(request.tokens).subspan(num_before)); });

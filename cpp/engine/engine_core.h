@@ -3,7 +3,7 @@
 // A step has six moves: budget and draft, plan and reserve, run, verify, commit, observe. Until
 // commit nothing has changed that the next step would not find again: what throws earlier is thrown
 // out of Step, reservations are given back, and the requests are as they were. A request whose own
-// logits are broken fails alone.
+// logits or hooks are broken fails alone.
 #ifndef FORERUN_CPP_ENGINE_ENGINE_CORE_H_
 #define FORERUN_CPP_ENGINE_ENGINE_CORE_H_
 
@@ -21,6 +21,7 @@
 #include "cpp/kv/block_pool.h"
 #include "cpp/model/executor.h"
 #include "cpp/sched/scheduler.h"
+#include "cpp/verify/draft_constrainer.h"
 #include "cpp/verify/verify.h"
 #include "forerun/engine.h"
 
@@ -51,7 +52,8 @@ class EngineCore {
   // As in forerun::Engine.
   void SetTokenBytes(std::vector<std::string> token_bytes,
                      std::vector<TokenId> special_tokens = {});
-  RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params);
+  RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params,
+                   RequestHooks hooks = {});
   bool Cancel(RequestId id);
   bool HasUnfinished() const { return num_unfinished_.load() > 0; }
   std::span<const RequestUpdate> Step();
@@ -80,10 +82,11 @@ class EngineCore {
   };
 
   std::unique_ptr<Request> MakeRequest(RequestId id, std::span<const TokenId> prompt,
-                                       const SamplingParams& params);
+                                       const SamplingParams& params, RequestHooks hooks);
 
   void TakeInbox();
   void ProposeDrafts();
+  void ProposeDraft(Request& request, int max_tokens);
   void CountFirstSchedules();
   void VerifyDrafts(ConstRows logits);
   void VerifyRequest(const PlannedRequest& planned, RowLogits logits, Outcome& outcome);
@@ -115,6 +118,7 @@ class EngineCore {
   EngineMetrics counters_;
 
   // This step's; kept for their memory.
+  DraftConstrainer constrainer_;
   StepPlan plan_;
   std::vector<DraftLengthController::Candidate> candidates_;
   StepBatch batch_;

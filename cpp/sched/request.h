@@ -11,14 +11,25 @@
 #include <vector>
 
 #include "cpp/kv/block_table.h"
+#include "cpp/verify/constraint_cursor.h"
 #include "cpp/verify/distribution.h"
 #include "cpp/verify/draft.h"
 #include "cpp/verify/logits_processors.h"
 #include "forerun/metrics.h"
+#include "forerun/options.h"
+#include "forerun/request_hooks.h"
 #include "forerun/sampling_params.h"
 #include "forerun/types.h"
 
 namespace forerun {
+
+// What a request takes from its engine.
+struct RequestSetting {
+  AcceptanceMethod acceptance_method = AcceptanceMethod::kCoupled;
+  std::uint64_t seed = 0;
+  int vocab_size = 0;
+  std::span<const TokenId> eos_token_ids;
+};
 
 struct Request {
   Request(RequestId request_id, BlockPool& pool, int max_tokens)
@@ -30,11 +41,13 @@ struct Request {
   SamplingParams params;
   std::vector<TokenId> end_tokens;  // end-of-sequence and stop tokens
   SamplingRule rule;                // points to the processors
+  RequestHooks hooks;
   int num_prompt_tokens = 0;
   double submit_time = 0;
 
   // Change at commit. `table` holds KV of a prefix of `tokens`; the rest is pending.
   std::vector<TokenId> tokens;                 // prompt, then output
+  std::optional<ConstraintCursor> constraint;  // of the hooks; absent where there is none
   std::optional<LogitsProcessors> processors;  // absent where none would do anything
   int num_scored_rows = 0;  // of the prompt: their log-probabilities have been reported
   BlockTable table;
@@ -46,11 +59,16 @@ struct Request {
   TokenId stop_token = -1;
   int stop_string_index = -1;
   std::string error;
-  bool drafts = false;  // a drafter follows this request
+  bool speculates = false;  // drafts are wanted, and somebody may have one
+  bool drafts = false;      // a drafter follows this request
   RequestMetrics metrics;
 
   // This step's; empty between steps.
   Draft draft;
+
+  // To be called once, before anything else. REQUIRES: prompt and parameters can be served.
+  void SetUp(std::span<const TokenId> prompt, const SamplingParams& sampling_params,
+             RequestHooks request_hooks, const RequestSetting& setting);
 
   int num_output_tokens() const { return static_cast<int>(tokens.size()) - num_prompt_tokens; }
   int num_pending() const { return static_cast<int>(tokens.size()) - table.num_committed(); }

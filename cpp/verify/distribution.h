@@ -19,9 +19,9 @@
 
 #include <cstdint>
 #include <span>
-#include <stdexcept>
 #include <vector>
 
+#include "cpp/verify/request_error.h"
 #include "forerun/options.h"
 #include "forerun/sampling_params.h"
 #include "forerun/types.h"
@@ -29,10 +29,10 @@
 namespace forerun {
 
 // Logits from which no token can be sampled: one is NaN or +infinity, or no token is left. The
-// message names the first offender. It fails the request, not the engine.
-class NumericError : public std::runtime_error {
+// message names the first offender.
+class NumericError : public RequestError {
  public:
-  using std::runtime_error::runtime_error;
+  using RequestError::RequestError;
 };
 
 class LogitsProcessors;

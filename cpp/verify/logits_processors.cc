@@ -1,9 +1,12 @@
 #include "cpp/verify/logits_processors.h"
 
 #include <algorithm>
+#include <exception>
 #include <limits>
+#include <string>
 
 #include "cpp/util/check.h"
+#include "cpp/verify/request_error.h"
 
 namespace forerun {
 namespace {
@@ -33,6 +36,20 @@ class LazyCopy {
     is_copied_ = true;
   }
 
+  // One bit per token.
+  void KeepOnly(std::span<const std::uint32_t> words) {
+    float* const logits = data();
+    const auto size = static_cast<int>(copy_.size());
+    for (int first = 0; first < size; first += 32) {
+      const std::uint32_t word = words[first / 32];
+      if (word == ~std::uint32_t{0}) continue;
+      for (int i = 0; i < 32 && first + i < size; ++i) {
+        if ((word >> i & 1) == 0) logits[first + i] = kMinusInfinity;
+      }
+    }
+  }
+
+  std::span<float> changed() { return {data(), copy_.size()}; }
   std::span<const float> get() const {
     return is_copied_ ? std::span<const float>(copy_) : logits_;
   }
@@ -43,11 +60,18 @@ class LazyCopy {
   bool is_copied_ = false;
 };
 
+std::span<const std::uint32_t> AllowedBehind(std::span<const TokenId> path,
+                                             ConstraintCursor& constraint) {
+  if (!constraint.MoveTo(path)) throw HookError("the constraint refuses a token that it allowed");
+  return constraint.Allowed();
+}
+
 }  // namespace
 
 LogitsProcessors::LogitsProcessors(const SamplingParams& params,
                                    std::span<const TokenId> end_tokens,
-                                   const std::vector<TokenId>& tokens, int max_tokens)
+                                   const std::vector<TokenId>& tokens, int max_tokens,
+                                   RowHooks hooks)
     : params_(params),
       end_tokens_(end_tokens),
       tokens_(tokens),
@@ -56,15 +80,17 @@ LogitsProcessors::LogitsProcessors(const SamplingParams& params,
       frequency_(static_cast<float>(params.frequency_penalty)),
       presence_(static_cast<float>(params.presence_penalty)),
       has_penalties_(HasPenalties(params)),
+      hooks_(hooks),
       counts_(has_penalties_ ? max_tokens : 0),
       num_counted_(num_prompt_) {
   if (repetition_ == 1.0f) return;  // the others do not look at the prompt
   for (TokenId token : tokens) counts_.AddFromPrompt(token);
 }
 
-bool LogitsProcessors::AreNeeded(const SamplingParams& params,
-                                 std::span<const TokenId> end_tokens) {
-  return params.allowed_token_ids.has_value() || !params.bad_words.empty() ||
+bool LogitsProcessors::AreNeeded(const SamplingParams& params, std::span<const TokenId> end_tokens,
+                                 RowHooks hooks) {
+  return hooks.constraint != nullptr || hooks.logits_hook != nullptr ||
+         params.allowed_token_ids.has_value() || !params.bad_words.empty() ||
          (params.min_tokens > 0 && !end_tokens.empty()) || !params.logit_bias.empty() ||
          HasPenalties(params);
 }
@@ -80,7 +106,12 @@ std::span<const float> LogitsProcessors::Apply(std::span<const float> logits,
                                                std::span<const TokenId> path,
                                                std::vector<float>& copy) const {
   LazyCopy row(logits, copy);
+  std::span<const std::uint32_t> allowed;
   if (params_.allowed_token_ids.has_value()) row.KeepOnly(*params_.allowed_token_ids);
+  if (hooks_.constraint != nullptr) {
+    allowed = AllowedBehind(path, *hooks_.constraint);
+    row.KeepOnly(allowed);
+  }
   for (const std::vector<TokenId>& word : params_.bad_words) {
     if (Completes(word, path)) row.data()[word.back()] = kMinusInfinity;
   }
@@ -90,8 +121,20 @@ std::span<const float> LogitsProcessors::Apply(std::span<const float> logits,
   for (const auto& [token, bias] : params_.logit_bias) {
     row.data()[token] += static_cast<float>(bias);
   }
+  if (hooks_.logits_hook != nullptr) {
+    ApplyHook(path, row.changed());
+    if (!allowed.empty()) row.KeepOnly(allowed);
+  }
   if (has_penalties_ && !(counts_.entries().empty() && path.empty())) Penalize(path, row.data());
   return row.get();
+}
+
+void LogitsProcessors::ApplyHook(std::span<const TokenId> path, std::span<float> logits) const {
+  try {
+    hooks_.logits_hook->Process(std::span(tokens_).subspan(num_prompt_), path, logits);
+  } catch (const std::exception& error) {
+    throw HookError(std::string("the logits hook failed: ") + error.what());
+  }
 }
 
 // Whether the output ends with all of the word but its last token.

@@ -3,48 +3,57 @@
 // A row of logits stands behind some output: the committed one and then a path of the draft, none
 // of which is committed. Every option is applied as if the whole of it were. In vLLM's order:
 //
-//   allowed_token_ids   logit = -infinity for every other token
+//   structured output   logit = -infinity for every token that the constraint rules out
+//   allowed_token_ids   ... for every token that is not listed
 //   bad_words           ... for the last token of a word whose other tokens end the output
 //   min_tokens          ... for end-of-sequence and stop tokens in an output shorter than that
 //   logit_bias          logit += bias
+//   logits hook         whatever the caller does; what the constraint rules out stays so
 //   repetition_penalty  logit = logit > 0 ? logit / r : logit * r, of tokens in prompt or output
 //   frequency_penalty   logit -= f * number of occurrences in the output
 //   presence_penalty    logit -= p, of tokens in the output
 //
-// All in float32, from the row's own logits and the counts alone: not by adding up changes. What
-// depends on the path more deeply, such as a grammar's mask, comes first in Apply, and what sees
-// the whole row, such as a caller's function, last.
+// All in float32, from the row's own logits and the counts alone: not by adding up changes.
 #ifndef FORERUN_CPP_VERIFY_LOGITS_PROCESSORS_H_
 #define FORERUN_CPP_VERIFY_LOGITS_PROCESSORS_H_
 
 #include <span>
 #include <vector>
 
+#include "cpp/verify/constraint_cursor.h"
 #include "cpp/verify/token_counts.h"
+#include "forerun/request_hooks.h"
 #include "forerun/sampling_params.h"
 #include "forerun/types.h"
 
 namespace forerun {
 
+// What of a request's hooks changes rows. Both may be null.
+struct RowHooks {
+  ConstraintCursor* constraint = nullptr;
+  LogitsHook* logits_hook = nullptr;
+};
+
 class LogitsProcessors {
  public:
   // `tokens` holds the prompt now, and later what is committed behind it, up to `max_tokens` in
-  // all. `end_tokens` cannot be sampled before min_tokens. Both and `params`, whose ids all belong
-  // to the vocabulary, must outlive this.
+  // all. `end_tokens` cannot be sampled before min_tokens. Both, `params`, whose ids all belong to
+  // the vocabulary, and the hooks must outlive this.
   LogitsProcessors(const SamplingParams& params, std::span<const TokenId> end_tokens,
-                   const std::vector<TokenId>& tokens, int max_tokens);
+                   const std::vector<TokenId>& tokens, int max_tokens, RowHooks hooks = {});
 
   LogitsProcessors(const LogitsProcessors&) = delete;
   LogitsProcessors& operator=(const LogitsProcessors&) = delete;
 
   // Whether any row could ever be changed.
-  static bool AreNeeded(const SamplingParams& params, std::span<const TokenId> end_tokens);
+  static bool AreNeeded(const SamplingParams& params, std::span<const TokenId> end_tokens,
+                        RowHooks hooks = {});
 
   // Takes notice of what was committed since the last call. Allocates nothing.
   void ObserveCommitted();
 
   // The logits to sample from behind the committed tokens and then `path`: `logits` themselves
-  // where nothing applies, else a changed copy in `copy`.
+  // where nothing applies, else a changed copy in `copy`. Throws HookError.
   std::span<const float> Apply(std::span<const float> logits, std::span<const TokenId> path,
                                std::vector<float>& copy) const;
 
@@ -52,6 +61,7 @@ class LogitsProcessors {
   int num_output(std::span<const TokenId> path) const {
     return static_cast<int>(tokens_.size() + path.size()) - num_prompt_;
   }
+  void ApplyHook(std::span<const TokenId> path, std::span<float> logits) const;
   bool Completes(std::span<const TokenId> word, std::span<const TokenId> path) const;
   void Penalize(std::span<const TokenId> path, float* logits) const;
   float Penalized(float logit, int num_in_output) const;
@@ -62,6 +72,7 @@ class LogitsProcessors {
   const int num_prompt_;
   const float repetition_, frequency_, presence_;
   const bool has_penalties_;
+  const RowHooks hooks_;
 
   TokenCounts counts_;  // of what penalties look at
   int num_counted_;     // of tokens_

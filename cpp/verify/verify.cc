@@ -112,7 +112,7 @@ bool Walk::Visit(int node, double weight) {
   if (!is_leaf) {
     try {
       target.total = WeighChildren(node);
-    } catch (const NumericError&) {
+    } catch (const RequestError&) {
       if (!Toss(node, weight)) return false;
       throw;
     }

@@ -59,8 +59,8 @@ struct Verdict {
 };
 
 // tokens[i] becomes output token number first_output_index + i. Only rows on the accepted path are
-// read, by kBlock also those that it visits. `out` is overwritten. Throws NumericError when a row
-// on the accepted path is broken, and then `out` holds the tokens before it.
+// read, by kBlock also those that it visits. `out` is overwritten. Throws RequestError when a row
+// on the accepted path is broken or a hook fails behind it, and then `out` holds the tokens before.
 void Verify(const Draft& draft, RowLogits logits, const SamplingRule& rule, int first_output_index,
             SamplerScratch& scratch, Verdict& out);
 

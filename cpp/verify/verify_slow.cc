@@ -47,7 +47,7 @@ struct SlowWalk {
     Masses masses;  // a token's mass is weight x masses[token] / Sum(masses)
     try {
       masses = KeptWeightsSlow(row, rule);
-    } catch (const NumericError&) {
+    } catch (const RequestError&) {
       if (!Toss(node, weight)) return false;
       throw;
     }

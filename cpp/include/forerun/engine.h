@@ -21,6 +21,7 @@
 #include "forerun/error.h"
 #include "forerun/metrics.h"
 #include "forerun/options.h"
+#include "forerun/request_hooks.h"
 #include "forerun/sampling_params.h"
 #include "forerun/types.h"
 
@@ -84,7 +85,8 @@ class Engine {
                              std::vector<TokenId> special_tokens = {}) = 0;
 
   // Throws InvalidArgument when the prompt or the parameters can never be served.
-  virtual RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params) = 0;
+  virtual RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params,
+                           RequestHooks hooks = {}) = 0;
 
   // False when no such request is unfinished. The final update comes with the next Step.
   virtual bool Cancel(RequestId id) = 0;

@@ -8,7 +8,9 @@
 
 namespace forerun {
 
-enum class SpeculativeMethod { kNone, kNgram, kSuffix };
+// With any method but kNone, the tokens that a request's constraint forces are drafted too;
+// kGrammar drafts nothing else.
+enum class SpeculativeMethod { kNone, kNgram, kSuffix, kGrammar };
 
 // When a guess is accepted. At temperature 0 all three mean: when it is the target's arg-max.
 enum class AcceptanceMethod {
@@ -26,7 +28,7 @@ enum class DraftSampleMethod {
 struct SpeculativeOptions {
   SpeculativeMethod method = SpeculativeMethod::kNone;
   // The most tokens drafted for a request in one step. Absent: 5 for ngram, suffix_max_tree_depth
-  // for suffix.
+  // for suffix, 16 for grammar.
   std::optional<int> num_speculative_tokens;
 
   AcceptanceMethod acceptance_method = AcceptanceMethod::kCoupled;

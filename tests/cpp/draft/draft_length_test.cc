@@ -81,6 +81,16 @@ class Play {
   DraftLengthController controller_;
 };
 
+TEST(AcceptanceModelTest, ConfidenceOfOneNeitherTeachesNorDoubts) {
+  AcceptanceModel model;
+  AcceptanceModel::Record record;
+  const double before = model.Probability(0.97f, record);
+  for (int i = 0; i < 50; ++i) model.Observe(1.0f, true, record);
+  EXPECT_EQ(model.Probability(0.97f, record), before);
+  for (int i = 0; i < 50; ++i) model.Observe(0.5f, false, record);
+  EXPECT_EQ(model.Probability(1.0f, record), 0.99);
+}
+
 TEST(DraftLengthControllerTest, HopelessDraftsAreHardlyEverTried) {
   EXPECT_LT(Play(0.0).Run(2000, 0.001), 0.1);
 }

@@ -55,7 +55,8 @@ inline std::optional<std::size_t> FindStop(const std::string& text, std::size_t 
 }
 
 inline NaiveResult NaiveGenerate(const NaiveModel& model, std::vector<TokenId> text,
-                                 const SamplingParams& params, std::uint64_t seed) {
+                                 const SamplingParams& params, std::uint64_t seed,
+                                 const NaiveHooks& hooks = {}) {
   NaiveResult result;
   std::vector<TokenId> ends = params.stop_token_ids;
   if (!params.ignore_eos) {
@@ -70,8 +71,15 @@ inline NaiveResult NaiveGenerate(const NaiveModel& model, std::vector<TokenId> t
   while (result.finish_reason == FinishReason::kNone) {
     const int index = static_cast<int>(result.tokens.size());
     const std::vector<float> logits = model.logits_of(text);
-    const TokenId token =
-        SampleTokenSlow(NaiveProcess(logits, params, prompt, result.tokens, ends), rule, index);
+    const std::vector<float> processed =
+        NaiveProcess(logits, params, prompt, result.tokens, ends, hooks);
+    TokenId token = 0;
+    try {
+      token = SampleTokenSlow(processed, rule, index);
+    } catch (const NumericError&) {
+      result.finish_reason = FinishReason::kError;
+      break;
+    }
     if (params.logprobs) AddLogprobs(logits, token, *params.logprobs, result.logprobs);
     text.push_back(token);
     result.tokens.push_back(token);

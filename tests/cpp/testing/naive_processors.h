@@ -4,11 +4,14 @@
 #define FORERUN_TESTS_CPP_TESTING_NAIVE_PROCESSORS_H_
 
 #include <algorithm>
+#include <functional>
 #include <limits>
+#include <optional>
 #include <span>
 #include <vector>
 
 #include "forerun/sampling_params.h"
+#include "tests/cpp/testing/toy_grammar.h"
 
 namespace forerun::testing {
 
@@ -20,14 +23,31 @@ inline bool EndsWith(std::span<const TokenId> text, std::span<const TokenId> end
   return text.size() >= end.size() && std::ranges::equal(text.last(end.size()), end);
 }
 
+struct NaiveHooks {
+  std::optional<ToyGrammar> grammar;
+  std::function<void(std::span<const TokenId> output, std::span<float> logits)> change_logits;
+};
+
+inline void RuleOut(const ToyGrammar& grammar, std::span<const TokenId> output,
+                    std::vector<float>& logits) {
+  const int state = grammar.StateBehind(output);
+  for (TokenId token = 0; token < std::ssize(logits); ++token) {
+    if (state < 0 || grammar.next[state][token] < 0) {
+      logits[token] = -std::numeric_limits<float>::infinity();
+    }
+  }
+}
+
 inline std::vector<float> NaiveProcess(std::vector<float> logits, const SamplingParams& params,
                                        std::span<const TokenId> prompt,
                                        std::span<const TokenId> output,
-                                       std::span<const TokenId> end_tokens) {
+                                       std::span<const TokenId> end_tokens,
+                                       const NaiveHooks& hooks = {}) {
   constexpr float kRuledOut = -std::numeric_limits<float>::infinity();
   const auto repetition = static_cast<float>(params.repetition_penalty);
   const auto frequency = static_cast<float>(params.frequency_penalty);
   const auto presence = static_cast<float>(params.presence_penalty);
+  if (hooks.grammar) RuleOut(*hooks.grammar, output, logits);
   for (TokenId token = 0; token < std::ssize(logits); ++token) {
     float& logit = logits[token];
     if (params.allowed_token_ids && NumOccurrences(*params.allowed_token_ids, token) == 0) {
@@ -43,6 +63,11 @@ inline std::vector<float> NaiveProcess(std::vector<float> logits, const Sampling
     if (params.logit_bias.contains(token)) {
       logit += static_cast<float>(params.logit_bias.at(token));
     }
+  }
+  if (hooks.change_logits) hooks.change_logits(output, logits);
+  if (hooks.grammar) RuleOut(*hooks.grammar, output, logits);
+  for (TokenId token = 0; token < std::ssize(logits); ++token) {
+    float& logit = logits[token];
     const int num_in_output = NumOccurrences(output, token);
     if (num_in_output + NumOccurrences(prompt, token) > 0 && repetition != 1.0f) {
       logit = logit > 0.0f ? logit / repetition : logit * repetition;

@@ -24,6 +24,28 @@ namespace forerun::testing {
 enum class DraftKind { kNone, kNgram, kSuffix, kAlwaysRight, kAlwaysWrong, kRandom, kRandomTree };
 inline constexpr int kNumDraftKinds = 7;
 
+class FunctionHook : public LogitsHook {
+ public:
+  explicit FunctionHook(decltype(NaiveHooks::change_logits) function)
+      : function_(std::move(function)) {}
+  void Process(std::span<const TokenId> output, std::span<const TokenId> path,
+               std::span<float> logits) override {
+    std::vector<TokenId> whole(output.begin(), output.end());
+    whole.insert(whole.end(), path.begin(), path.end());
+    function_(whole, logits);
+  }
+
+ private:
+  decltype(NaiveHooks::change_logits) function_;
+};
+
+inline RequestHooks MakeHooks(const NaiveHooks& hooks) {
+  RequestHooks made;
+  if (hooks.grammar) made.constraint = std::make_unique<ToyConstraint>(*hooks.grammar);
+  if (hooks.change_logits) made.logits_hook = std::make_unique<FunctionHook>(hooks.change_logits);
+  return made;
+}
+
 class RandomEngine {
  public:
   static constexpr int kVocabSize = 11;
@@ -68,6 +90,9 @@ class RandomEngine {
     model_.max_model_len = config_.max_model_len;
     MakeRandomDrafter(kind);
   }
+
+  // Gives requests a grammar or a logits hook with this probability.
+  void SetHookProbability(double probability) { hook_probability_ = probability; }
 
   // Returns the number of requests that were compared.
   int Run() {
@@ -148,6 +173,23 @@ class RandomEngine {
     }
   }
 
+  NaiveHooks RandomHooks() {
+    NaiveHooks hooks;
+    if (Chance(hook_probability_)) {
+      hooks.grammar = ToyGrammar::Random(random_, kVocabSize, Pick(0, 3) / 4.0);
+    }
+    if (Chance(hook_probability_)) {
+      // Brings back what other options rule out, too.
+      hooks.change_logits = [factor = Pick(1, 7)](auto output, auto logits) {
+        for (std::size_t i = 0; i < logits.size(); ++i) {
+          if ((i + output.size()) % 4 == 0) logits[i] = static_cast<float>(i * factor % 11);
+        }
+        if (!output.empty()) logits[output.back()] -= 2.0f;
+      };
+    }
+    return hooks;
+  }
+
   void Submit(EngineCore& engine) {
     std::vector<TokenId> prompt;
     // Prompts share beginnings, so that the prefix cache has something to find.
@@ -165,8 +207,9 @@ class RandomEngine {
     // The other methods keep the distribution of drafted requests, not their ids.
     const bool keeps_ids = config_.acceptance_method == AcceptanceMethod::kCoupled;
     if (!keeps_ids && params.temperature > 0.0) params.speculative = false;
-    NaiveResult expected = NaiveGenerate(model_, prompt, params, *params.seed);
-    const RequestId id = engine.Submit(prompt, params);
+    const NaiveHooks hooks = RandomHooks();
+    NaiveResult expected = NaiveGenerate(model_, prompt, params, *params.seed, hooks);
+    const RequestId id = engine.Submit(prompt, params, MakeHooks(hooks));
     if (knowing_ != nullptr) knowing_->Tell(id, expected.tokens);
     expected_.emplace(id, std::move(expected));
   }
@@ -204,6 +247,7 @@ class RandomEngine {
   }
 
   std::mt19937 random_;
+  double hook_probability_ = 0.0;
   const Change change_;
   NaiveModel model_;
   EngineConfig config_;

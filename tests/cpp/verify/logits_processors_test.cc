@@ -8,10 +8,12 @@
 #include <map>
 #include <random>
 
+#include "cpp/verify/request_error.h"
 #include "cpp/verify/verify.h"
 #include "tests/cpp/testing/naive_processors.h"
 #include "tests/cpp/testing/num_examples.h"
 #include "tests/cpp/testing/random_params.h"
+#include "tests/cpp/testing/toy_grammar.h"
 
 namespace forerun {
 namespace {
@@ -47,6 +49,35 @@ TEST(LogitsProcessorsTest, OnlyAllowedTokensKeepTheirLogits) {
   SamplingParams params;
   params.allowed_token_ids = {{2, 0, 2}};
   EXPECT_EQ(Apply({1, 2, 3, 4}, params, {1}, {}, {}), (Logits{1, kOut, 3, kOut}));
+}
+
+TEST(LogitsProcessorsTest, AHookSeesWhatAConstraintLeftAndCannotUndoIt) {
+  testing::ToyConstraint constraint({{{-1, 1, -1, 0}, {0, -1, 0, -1}}});
+  const Tokens text = {9};
+  ConstraintCursor cursor(constraint, text, 10, 4);
+  struct Hook : LogitsHook {
+    void Process(std::span<const TokenId>, std::span<const TokenId>,
+                 std::span<float> logits) override {
+      seen.assign(logits.begin(), logits.end());
+      std::ranges::fill(logits, 7.0f);
+    }
+    Logits seen;
+  } hook;
+  SamplingParams params;
+  params.allowed_token_ids = {{0, 1, 2}};
+  params.logit_bias = {{1, 0.5}};
+  params.presence_penalty = 1.0;
+  Logits copy;
+  EXPECT_TRUE(LogitsProcessors::AreNeeded({}, {}, {&cursor, nullptr}));
+  EXPECT_TRUE(LogitsProcessors::AreNeeded({}, {}, {nullptr, &hook}));
+  LogitsProcessors processors(params, {}, text, 10, {&cursor, &hook});
+  processors.Apply(Logits{1, 2, 3, 4}, Tokens{}, copy);
+  EXPECT_EQ(hook.seen, (Logits{kOut, 2.5f, kOut, kOut}));
+  EXPECT_EQ(copy, (Logits{kOut, 7, kOut, 7}));
+  processors.Apply(Logits{1, 2, 3, 4}, Tokens{3, 1}, copy);
+  EXPECT_EQ(hook.seen, (Logits{1, kOut, 3, kOut}));
+  EXPECT_EQ(copy, (Logits{7, kOut, 7, kOut}));
+  EXPECT_THROW(processors.Apply(Logits{1, 2, 3, 4}, Tokens{0}, copy), HookError);
 }
 
 TEST(LogitsProcessorsTest, TheLastTokenOfABadWordIsOutOnlyBehindTheOthers) {

@@ -1,0 +1,31 @@
+#include "cpp/sched/request.h"
+
+#include <iterator>
+#include <utility>
+
+namespace forerun {
+
+void Request::SetUp(std::span<const TokenId> prompt, const SamplingParams& sampling_params,
+                    RequestHooks request_hooks, const RequestSetting& setting) {
+  params = sampling_params;
+  hooks = std::move(request_hooks);
+  num_prompt_tokens = static_cast<int>(prompt.size());
+  tokens.reserve(max_len);
+  tokens.assign(prompt.begin(), prompt.end());
+  end_tokens = params.stop_token_ids;
+  if (!params.ignore_eos) {
+    std::ranges::copy_if(setting.eos_token_ids, std::back_inserter(end_tokens),
+                         [&](TokenId token) { return token < setting.vocab_size; });
+  }
+  rule = MakeSamplingRule(params, setting.seed);
+  rule.acceptance_method = setting.acceptance_method;
+  if (hooks.constraint != nullptr) {
+    constraint.emplace(*hooks.constraint, tokens, max_len, setting.vocab_size);
+  }
+  const RowHooks row_hooks = {constraint ? &*constraint : nullptr, hooks.logits_hook.get()};
+  if (!LogitsProcessors::AreNeeded(params, end_tokens, row_hooks)) return;
+  processors.emplace(params, end_tokens, tokens, max_len, row_hooks);
+  rule.processors = &*processors;
+}
+
+}  // namespace forerun

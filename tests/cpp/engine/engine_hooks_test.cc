@@ -1,0 +1,194 @@
+// Constraints and logits hooks through the engine: equal to plain decoding whatever is drafted, and
+// their failures are their request's alone.
+#include <gtest/gtest.h>
+
+#include "tests/cpp/testing/counting_engine.h"
+#include "tests/cpp/testing/num_examples.h"
+#include "tests/cpp/testing/random_engine.h"
+#include "tests/cpp/testing/scripted_drafter.h"
+
+namespace forerun {
+namespace {
+
+using testing::CountingEngineTest;
+using testing::DraftKind;
+using testing::Finished;
+using testing::FunctionHook;
+using testing::Greedy;
+using testing::kVocabSize;
+using testing::RandomEngine;
+using testing::RunToEnd;
+using testing::ScriptedDrafter;
+using testing::ToyConstraint;
+using testing::ToyGrammar;
+using Tokens = std::vector<TokenId>;
+
+TEST(HooksParityTest, NoDrafterChangesAnythingUnderAnyHook) {
+  const int num_examples = testing::NumExamples(150, 5000);
+  unsigned seed = 0;
+  for (int kind = 0; kind < testing::kNumDraftKinds; ++kind) {
+    for (int i = 0; i < num_examples; ++i) {
+      SCOPED_TRACE("drafter " + std::to_string(kind) + ", seed " + std::to_string(seed));
+      RandomEngine engine(seed++, static_cast<DraftKind>(kind), RandomEngine::SetRandomParams);
+      engine.SetHookProbability(0.6);
+      engine.Run();
+      if (::testing::Test::HasFailure()) return;
+    }
+  }
+}
+
+// Allows exactly this output, and then the end.
+ToyGrammar Exactly(const Tokens& output) {
+  ToyGrammar grammar;
+  for (TokenId token : output) {
+    std::vector<int>& next = grammar.next.emplace_back(kVocabSize, -1);
+    next[token] = static_cast<int>(grammar.next.size());
+  }
+  const int end = static_cast<int>(grammar.next.size());
+  grammar.next.emplace_back(kVocabSize, -1)[0] = end;
+  return grammar;
+}
+
+RequestHooks Constrain(ToyGrammar grammar, int num_calls_until_failure = -1) {
+  RequestHooks hooks;
+  hooks.constraint = std::make_unique<ToyConstraint>(std::move(grammar), num_calls_until_failure);
+  return hooks;
+}
+
+RequestHooks Hook(std::function<void(std::span<const TokenId>, std::span<float>)> function) {
+  RequestHooks hooks;
+  hooks.logits_hook = std::make_unique<FunctionHook>(std::move(function));
+  return hooks;
+}
+
+using EngineHooksTest = CountingEngineTest;
+
+TEST_F(EngineHooksTest, ForcedTokensAreDraftedWithoutADrafterAndTheEndStops) {
+  const Tokens output = {5, 5, 9, 1, 7, 7, 2, 3, 4};
+  EngineCore engine(config_, executor_, nullptr);
+  engine.Submit(Tokens{1, 2}, Greedy(30), Constrain(Exactly(output)));
+  const Finished result = RunToEnd(engine)[0];
+  Tokens expected = output;
+  expected.push_back(0);
+  EXPECT_EQ(result.tokens, expected);
+  EXPECT_EQ(result.last.finish_reason, FinishReason::kStop);
+  EXPECT_EQ(result.metrics.num_target_passes, 3) << "the prompt's, and four drafted in each";
+  EXPECT_EQ(result.metrics.spec_decode.num_accepted_tokens, 8);
+  EXPECT_EQ(engine.metrics().spec_decode.num_accepted_tokens, 8);
+}
+
+TEST_F(EngineHooksTest, NothingIsDraftedWhereDraftsAreNotWanted) {
+  SamplingParams params = Greedy(30);
+  params.speculative = false;
+  EngineCore engine(config_, executor_, nullptr);
+  engine.Submit(Tokens{1, 2}, params, Constrain(Exactly({5, 5, 9})));
+  params.speculative = true;
+  params.max_draft_tokens = 1;
+  engine.Submit(Tokens{1, 2}, params, Constrain(Exactly({5, 5, 9})));
+  config_.num_speculative_tokens = 0;
+  EngineCore plain(config_, executor_, nullptr);
+  plain.Submit(Tokens{1, 2}, Greedy(30), Constrain(Exactly({5, 5, 9})));
+  auto results = RunToEnd(engine);
+  EXPECT_EQ(results[0].metrics.num_target_passes, 4);
+  EXPECT_EQ(results[1].metrics.num_target_passes, 3);
+  EXPECT_EQ(results[1].tokens, results[0].tokens);
+  EXPECT_EQ(RunToEnd(plain)[0].metrics.num_target_passes, 4);
+}
+
+TEST_F(EngineHooksTest, GuessesThatAGrammarRulesOutNeverReachTheTarget) {
+  ScriptedDrafter drafter(testing::WrongGuess);  // token 0
+  config_.adaptive = false;
+  EngineCore engine(config_, executor_, &drafter);
+  ToyGrammar grammar = {std::vector<std::vector<int>>(1, std::vector<int>(kVocabSize, 0))};
+  grammar.next[0][0] = -1;
+  engine.Submit(Tokens{1, 2}, Greedy(10), Constrain(grammar));
+  const Finished result = RunToEnd(engine)[0];
+  EXPECT_EQ(result.tokens.size(), 10u);
+  EXPECT_EQ(result.metrics.spec_decode.num_draft_tokens, 0);
+}
+
+TEST_F(EngineHooksTest, AFailingHookFailsItsRequestAloneAtTheSameTokenWithAnyDraft) {
+  for (const auto& guess : {testing::RightGuess, testing::WrongGuess}) {
+    ScriptedDrafter drafter(guess);
+    EngineCore engine(config_, executor_, &drafter);
+    const auto fail_behind_three = [](std::span<const TokenId> output, std::span<float>) {
+      if (output.size() == 3) throw std::runtime_error("three is enough");
+    };
+    engine.Submit(Tokens{1, 2}, Greedy(10));
+    engine.Submit(Tokens{1, 2}, Greedy(10), Hook(fail_behind_three));
+    engine.Submit(Tokens{4}, Greedy(10));
+    auto results = RunToEnd(engine);
+    EXPECT_EQ(results[1].tokens, (Tokens{3, 4, 5}));
+    EXPECT_EQ(results[1].last.finish_reason, FinishReason::kError);
+    EXPECT_EQ(results[1].error, "the logits hook failed: three is enough");
+    EXPECT_EQ(results[0].tokens, (Tokens{3, 4, 5, 6, 7, 8, 9, 10, 11, 12}));
+    EXPECT_EQ(results[2].tokens, (Tokens{5, 6, 7, 8, 9, 10, 11, 12, 13, 14}));
+    EXPECT_EQ(engine.metrics().num_held_blocks, 0);
+  }
+}
+
+TEST_F(EngineHooksTest, AConstraintThatFailsAtAnyCallFailsItsRequestAlone) {
+  for (int num_calls = 0; num_calls < 12; ++num_calls) {
+    ScriptedDrafter drafter(testing::RightGuess);
+    EngineCore engine(config_, executor_, &drafter);
+    const Tokens output = {5, 5, 9, 1, 7, 7, 2, 3, 4, 4, 5};
+    engine.Submit(Tokens{1, 2}, Greedy(10));
+    engine.Submit(Tokens{1, 2}, Greedy(10), Constrain(Exactly(output), num_calls));
+    auto results = RunToEnd(engine);
+    EXPECT_EQ(results[1].last.finish_reason, FinishReason::kError);
+    EXPECT_EQ(results[1].error, "the constraint failed: out of order");
+    EXPECT_TRUE(std::equal(results[1].tokens.begin(), results[1].tokens.end(), output.begin()));
+    EXPECT_EQ(results[0].tokens, (Tokens{3, 4, 5, 6, 7, 8, 9, 10, 11, 12}));
+    EXPECT_EQ(engine.metrics().num_held_blocks, 0);
+  }
+}
+
+// An interrupt of the caller's, such as Ctrl-C in a Python callable.
+TEST_F(EngineHooksTest, AnInterruptLeavesTheStepAndChangesNothing) {
+  for (int num_calls = 0; num_calls < 8; ++num_calls) {
+    ScriptedDrafter drafter(testing::RightGuess);
+    EngineCore engine(config_, executor_, &drafter);
+    int num_left = num_calls;
+    engine.Submit(Tokens{1, 2}, Greedy(10));
+    engine.Submit(Tokens{1, 2}, Greedy(10), Hook([&](auto, auto) {
+                    if (num_left-- == 0) throw 17;
+                  }));
+    std::map<RequestId, Tokens> tokens;
+    int num_interrupts = 0;
+    while (engine.HasUnfinished()) {
+      try {
+        for (const RequestUpdate& update : engine.Step()) {
+          tokens[update.id].insert(tokens[update.id].end(), update.new_tokens.begin(),
+                                   update.new_tokens.end());
+        }
+      } catch (int) {
+        ++num_interrupts;
+      }
+    }
+    EXPECT_EQ(num_interrupts, 1);
+    EXPECT_EQ(tokens[0], (Tokens{3, 4, 5, 6, 7, 8, 9, 10, 11, 12}));
+    EXPECT_EQ(tokens[1], tokens[0]);
+  }
+}
+
+TEST_F(EngineHooksTest, AnInterruptWhileDraftingDoesToo) {
+  struct Interrupting : ToyConstraint {
+    using ToyConstraint::ToyConstraint;
+    void AppendForced(std::vector<TokenId>&) override { throw 17; }
+  };
+  ScriptedDrafter drafter(testing::RightGuess);
+  EngineCore engine(config_, executor_, &drafter);
+  RequestHooks hooks;
+  hooks.constraint = std::make_unique<Interrupting>(Exactly({5, 5, 9}));
+  engine.Submit(Tokens{1, 2}, Greedy(10));
+  engine.Submit(Tokens{1, 2}, Greedy(10), std::move(hooks));
+  engine.Step();
+  EXPECT_THROW(engine.Step(), int);
+  auto results = RunToEnd(engine);
+  EXPECT_EQ(results[0].tokens.size(), 9u) << "the first came with the first step";
+  EXPECT_EQ(results[1].error, "interrupted");
+  EXPECT_EQ(engine.metrics().num_held_blocks, 0);
+}
+
+}  // namespace
+}  // namespace forerun

@@ -1,0 +1,110 @@
+// A random finite automaton as a grammar, and a machine that stands in it.
+#ifndef FORERUN_TESTS_CPP_TESTING_TOY_GRAMMAR_H_
+#define FORERUN_TESTS_CPP_TESTING_TOY_GRAMMAR_H_
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "forerun/request_hooks.h"
+
+namespace forerun::testing {
+
+// next[state][token] is the state behind the token, or -1 where it is not allowed. State 0 is the
+// first; a token 0, the end of sequence, leads to a state that allows nothing else.
+struct ToyGrammar {
+  std::vector<std::vector<int>> next;
+
+  // Every state but the last allows each token with this probability, and at least one.
+  static ToyGrammar Random(std::mt19937& random, int vocab_size, double density) {
+    const int num_states = std::uniform_int_distribution<int>(2, 6)(random);
+    std::uniform_int_distribution<int> state(0, num_states - 1), token(0, vocab_size - 1);
+    std::bernoulli_distribution is_allowed(density);
+    ToyGrammar grammar;
+    grammar.next.assign(num_states + 1, std::vector<int>(vocab_size, -1));
+    for (int from = 0; from < num_states; ++from) {
+      for (int& to : grammar.next[from]) to = is_allowed(random) ? state(random) : -1;
+      grammar.next[from][token(random)] = state(random);
+      if (grammar.next[from][0] >= 0) grammar.next[from][0] = num_states;
+    }
+    grammar.next[num_states][0] = num_states;
+    return grammar;
+  }
+
+  int vocab_size() const { return static_cast<int>(next[0].size()); }
+  std::vector<TokenId> Allowed(int state) const {
+    std::vector<TokenId> allowed;
+    for (TokenId token = 0; token < vocab_size(); ++token) {
+      if (next[state][token] >= 0) allowed.push_back(token);
+    }
+    return allowed;
+  }
+  // The state behind an output, or -1.
+  int StateBehind(std::span<const TokenId> output) const {
+    int state = 0;
+    for (TokenId token : output) {
+      if (state >= 0) state = next[state][token];
+    }
+    return state;
+  }
+};
+
+class ToyConstraint : public TokenConstraint {
+ public:
+  // Throws at its call number num_calls_until_failure, unless that is negative.
+  explicit ToyConstraint(ToyGrammar grammar, int num_calls_until_failure = -1)
+      : grammar_(std::move(grammar)), num_calls_left_(num_calls_until_failure) {}
+
+  int Advance(std::span<const TokenId> tokens) override {
+    CountCall();
+    int num_taken = 0;
+    for (TokenId token : tokens) {
+      const int state = grammar_.next[states_.back()][token];
+      if (state < 0) break;
+      states_.push_back(state);
+      ++num_taken;
+    }
+    return num_taken;
+  }
+  void Rollback(int num_tokens) override {
+    CountCall();
+    ASSERT_LT(num_tokens, std::ssize(states_));
+    states_.resize(states_.size() - num_tokens);
+  }
+  void FillAllowed(std::span<std::uint32_t> words) override {
+    CountCall();
+    std::ranges::fill(words, 0);
+    for (TokenId token : grammar_.Allowed(states_.back())) words[token / 32] |= 1u << token % 32;
+  }
+  // Says the next token or two.
+  void AppendForced(std::vector<TokenId>& tokens) override {
+    CountCall();
+    int state = states_.back();
+    for (int i = 0; i < 2; ++i) {
+      const std::vector<TokenId> allowed = grammar_.Allowed(state);
+      if (allowed.size() != 1) return;
+      tokens.push_back(allowed[0]);
+      state = grammar_.next[state][allowed[0]];
+    }
+  }
+
+  int state() const { return states_.back(); }
+
+ private:
+  void CountCall() {
+    if (num_calls_left_ >= 0 && num_calls_left_-- == 0) throw std::runtime_error("out of order");
+  }
+
+  const ToyGrammar grammar_;
+  int num_calls_left_;
+  std::vector<int> states_ = {0};
+};
+
+}  // namespace forerun::testing
+
+#endif  // FORERUN_TESTS_CPP_TESTING_TOY_GRAMMAR_H_

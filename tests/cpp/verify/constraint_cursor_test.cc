@@ -1,0 +1,145 @@
+// A cursor over random automata: wherever it is sent, in whatever order, the constraint stands
+// where the tokens alone say.
+#include "cpp/verify/constraint_cursor.h"
+
+#include <gtest/gtest.h>
+
+#include "cpp/verify/request_error.h"
+#include "tests/cpp/testing/toy_grammar.h"
+
+namespace forerun {
+namespace {
+
+using testing::ToyConstraint;
+using testing::ToyGrammar;
+using Tokens = std::vector<TokenId>;
+
+constexpr int kVocabSize = 40;  // more than a word of bits
+
+Tokens Bits(std::span<const std::uint32_t> words) {
+  Tokens tokens;
+  for (TokenId token = 0; token < 32 * std::ssize(words); ++token) {
+    if ((words[token / 32] >> token % 32 & 1) != 0) tokens.push_back(token);
+  }
+  return tokens;
+}
+
+// Of tokens that are mostly allowed behind `state`.
+Tokens RandomPath(const ToyGrammar& grammar, int state, std::mt19937& random) {
+  Tokens path;
+  const auto pick = [&](int low, int high) {
+    return std::uniform_int_distribution<int>(low, high)(random);
+  };
+  for (int length = pick(0, 5); length > 0 && state >= 0; --length) {
+    const Tokens allowed = grammar.Allowed(state);
+    path.push_back(pick(0, 3) == 0 ? pick(0, kVocabSize - 1)
+                                   : allowed[pick(0, static_cast<int>(allowed.size()) - 1)]);
+    state = grammar.next[state][path.back()];
+  }
+  return path;
+}
+
+TEST(ConstraintCursorTest, AnswersAreAFunctionOfTheOutputAndThePath) {
+  std::mt19937 random(1);
+  for (int round = 0; round < 200; ++round) {
+    const ToyGrammar grammar = ToyGrammar::Random(random, kVocabSize, 0.1);
+    ToyConstraint constraint(grammar);
+    Tokens tokens = {7, 7, 3};  // the prompt is none of the constraint's business
+    ConstraintCursor cursor(constraint, tokens, 100, kVocabSize);
+    for (int step = 0; step < 40; ++step) {
+      Tokens output(tokens.begin() + 3, tokens.end());
+      const Tokens path = RandomPath(grammar, grammar.StateBehind(output), random);
+      output.insert(output.end(), path.begin(), path.end());
+      const int state = grammar.StateBehind(output);
+      ASSERT_EQ(cursor.MoveTo(path), state >= 0);
+      if (state < 0) continue;
+      ASSERT_EQ(constraint.state(), state);
+      ASSERT_EQ(Bits(cursor.Allowed()), grammar.Allowed(state));
+      Tokens forced = {1};
+      cursor.AppendForced(forced);
+      ASSERT_EQ(forced.size() > 1, grammar.Allowed(state).size() == 1);
+      ASSERT_EQ(forced[0], 1);
+      if (step % 3 == 0) tokens.insert(tokens.end(), path.begin(), path.end());
+    }
+  }
+}
+
+TEST(ConstraintCursorTest, ItStandsBehindTheAllowedBeginningOfAPath) {
+  ToyGrammar grammar;
+  grammar.next = {{-1, 1, -1}, {-1, -1, 0}};
+  ToyConstraint constraint(grammar);
+  const Tokens tokens = {0};
+  ConstraintCursor cursor(constraint, tokens, 10, 3);
+  EXPECT_FALSE(cursor.MoveTo(Tokens{1, 2, 2}));
+  EXPECT_EQ(Bits(cursor.Allowed()), Tokens{1});
+  EXPECT_TRUE(cursor.MoveTo(Tokens{1}));
+  EXPECT_EQ(Bits(cursor.Allowed()), Tokens{2});
+}
+
+std::string Failure(const std::function<void()>& call) {
+  try {
+    call();
+  } catch (const HookError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+TEST(ConstraintCursorTest, AFailureStaysUnlessItComesTooLate) {
+  const ToyGrammar grammar = {{{0, 0}}};
+  const Tokens tokens = {0};
+  for (int num_calls = 0; num_calls < 4; ++num_calls) {
+    ToyConstraint constraint(grammar, num_calls);
+    ConstraintCursor cursor(constraint, tokens, 10, 2);
+    const auto use = [&] {
+      Tokens forced;
+      cursor.MoveTo(Tokens{1, 1});
+      cursor.Allowed();
+      cursor.AppendForced(forced);
+      cursor.MoveTo({});
+    };
+    EXPECT_EQ(Failure(use), "the constraint failed: out of order");
+    EXPECT_EQ(Failure(use), "the constraint failed: out of order");
+  }
+}
+
+// What a hook throws that is no std::exception is not the request's failure, but nobody knows
+// where the constraint stands then.
+TEST(ConstraintCursorTest, AnInterruptedConstraintIsNotTrusted) {
+  struct Interrupting : ToyConstraint {
+    using ToyConstraint::ToyConstraint;
+    void FillAllowed(std::span<std::uint32_t>) override { throw 1; }
+  } constraint(ToyGrammar{{{0, 0}}});
+  const Tokens tokens = {0};
+  ConstraintCursor cursor(constraint, tokens, 10, 2);
+  EXPECT_THROW(cursor.Allowed(), int);
+  EXPECT_EQ(Failure([&] {
+              cursor.MoveTo({});
+              cursor.Allowed();
+            }),
+            "interrupted");
+}
+
+TEST(ConstraintCursorTest, AConstraintThatContradictsItselfIsAFailure) {
+  const ToyGrammar grammar = {{{-1, 0}}};
+  Tokens tokens = {0};
+  ToyConstraint constraint(grammar);
+  ConstraintCursor cursor(constraint, tokens, 10, 2);
+  tokens.push_back(0);
+  EXPECT_NE(Failure([&] { cursor.MoveTo({}); }).find("refuses token 0"), std::string::npos);
+
+  struct Boasting : ToyConstraint {
+    using ToyConstraint::ToyConstraint;
+    int Advance(std::span<const TokenId> tokens) override { return std::ssize(tokens) + 1; }
+    void AppendForced(std::vector<TokenId>& forced) override { forced = {1, 2, 1}; }
+  } boasting(grammar);
+  const Tokens prompt = {0};
+  ConstraintCursor other(boasting, prompt, 10, 2);
+  EXPECT_NE(Failure([&] { other.MoveTo(Tokens{1}); }).find("took 2 of 1"), std::string::npos);
+  Tokens forced;
+  other.AppendForced(forced);
+  EXPECT_EQ(forced, Tokens{1}) << "what is no token ends the hint";
+}
+
+}  // namespace
+}  // namespace forerun
