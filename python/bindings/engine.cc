@@ -5,7 +5,9 @@
 
 #include <optional>
 #include <tuple>
+#include <utility>
 
+#include "python/bindings/hooks.h"
 #include "python/bindings/register.h"
 
 namespace forerun {
@@ -49,26 +51,34 @@ std::unique_ptr<Engine> Create(const EngineOptions& options) {
   return Engine::Create(options);
 }
 
-RequestId SubmitArray(Engine& engine, const TokenArray& prompt, const SamplingParams& params) {
+RequestId SubmitArray(Engine& engine, const TokenArray& prompt, const SamplingParams& params,
+                      const py::object& constraint, const py::object& logits_hook) {
   if (prompt.ndim() != 1) {
     throw InvalidArgument("prompt_token_ids", std::to_string(prompt.ndim()) + " dimensions",
                           "a one-dimensional int32 array");
   }
   const std::span<const TokenId> tokens(prompt.data(), static_cast<std::size_t>(prompt.size()));
+  RequestHooks hooks = MakeHooks(constraint, logits_hook);
   py::gil_scoped_release release;
-  return engine.Submit(tokens, params);
+  return engine.Submit(tokens, params, std::move(hooks));
 }
 
 RequestId SubmitList(Engine& engine, const std::vector<TokenId>& prompt,
-                     const SamplingParams& params) {
+                     const SamplingParams& params, const py::object& constraint,
+                     const py::object& logits_hook) {
+  RequestHooks hooks = MakeHooks(constraint, logits_hook);
   py::gil_scoped_release release;
-  return engine.Submit(prompt, params);
+  return engine.Submit(prompt, params, std::move(hooks));
 }
 
 std::vector<OwnedUpdate> Step(Engine& engine) {
-  py::gil_scoped_release release;
-  const std::span<const RequestUpdate> updates = engine.Step();
-  return std::vector<OwnedUpdate>(updates.begin(), updates.end());
+  try {
+    py::gil_scoped_release release;
+    const std::span<const RequestUpdate> updates = engine.Step();
+    return std::vector<OwnedUpdate>(updates.begin(), updates.end());
+  } catch (HookInterrupt& interrupt) {
+    throw interrupt.error;
+  }
 }
 
 void SetTokenBytes(Engine& engine, const std::vector<py::bytes>& token_bytes,
@@ -130,8 +140,10 @@ void RegisterEngine(py::module_& module) {
            "Sets the bytes of each token, indexed by id; needed by requests with stop strings.")
       // An array is taken only as it is: numpy would make integers of floats.
       .def("submit", &SubmitArray, py::arg("prompt_token_ids").noconvert(), py::arg("params"),
+           py::arg("constraint") = py::none(), py::arg("logits_hook") = py::none(),
            "Queues a request and returns its id.")
       .def("submit", &SubmitList, py::arg("prompt_token_ids"), py::arg("params"),
+           py::arg("constraint") = py::none(), py::arg("logits_hook") = py::none(),
            "Queues a request and returns its id.")
       .def("cancel", &Engine::Cancel, py::arg("request_id"), release,
            "Ends a request; false when no such request is unfinished.")

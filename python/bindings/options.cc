@@ -14,7 +14,8 @@ void RegisterSpeculativeOptions(py::module_& module) {
   py::enum_<SpeculativeMethod>(module, "SpeculativeMethod", "How drafts are made.")
       .value("NONE", SpeculativeMethod::kNone)
       .value("NGRAM", SpeculativeMethod::kNgram)
-      .value("SUFFIX", SpeculativeMethod::kSuffix);
+      .value("SUFFIX", SpeculativeMethod::kSuffix)
+      .value("GRAMMAR", SpeculativeMethod::kGrammar);
 
   py::enum_<AcceptanceMethod>(module, "AcceptanceMethod", "When a guess is accepted.")
       .value("COUPLED", AcceptanceMethod::kCoupled)

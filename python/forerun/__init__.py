@@ -18,6 +18,7 @@ from forerun.outputs import (
     TokensPrompt,
 )
 from forerun.sampling_params import SamplingParams
+from forerun.structured_outputs import StructuredOutputsParams
 
 __all__ = [
     "LLM",
@@ -33,6 +34,7 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "SpeculativeConfig",
+    "StructuredOutputsParams",
     "TextPrompt",
     "TokensPrompt",
     "Vector",

@@ -18,7 +18,10 @@ class SpeculativeMethod:
       NGRAM
     
       SUFFIX
+    
+      GRAMMAR
     """
+    GRAMMAR: typing.ClassVar[SpeculativeMethod]
     NGRAM: typing.ClassVar[SpeculativeMethod]
     NONE: typing.ClassVar[SpeculativeMethod]
     SUFFIX: typing.ClassVar[SpeculativeMethod]
@@ -643,12 +646,12 @@ class Engine:
         Runs one draft/verify step without holding the GIL.
         """
     @typing.overload
-    def submit(self, prompt_token_ids: numpy.typing.NDArray[numpy.int32], params: SamplingParams) -> int:
+    def submit(self, prompt_token_ids: numpy.typing.NDArray[numpy.int32], params: SamplingParams, constraint: typing.Any = None, logits_hook: typing.Any = None) -> int:
         """
         Queues a request and returns its id.
         """
     @typing.overload
-    def submit(self, prompt_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], params: SamplingParams) -> int:
+    def submit(self, prompt_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], params: SamplingParams, constraint: typing.Any = None, logits_hook: typing.Any = None) -> int:
         """
         Queues a request and returns its id.
         """

@@ -100,9 +100,9 @@ def speculative_configs(
                 "prompt_lookup_min": 2,
                 "acceptance_method": acceptance_method,
             }
-        elif method == "suffix":
+        elif method in ("suffix", "grammar"):
             configs[method] = {
-                "method": "suffix",
+                "method": method,
                 "num_speculative_tokens": num_speculative_tokens,
                 "acceptance_method": acceptance_method,
             }

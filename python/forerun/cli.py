@@ -69,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(generate)
     generate.add_argument("prompt", nargs="?", help="the text; standard input where it is left out")
     _add_sampling(generate, max_tokens=256)
+    _add_structure(generate)
     _add_engine(generate)
     generate.set_defaults(run=_generate)
 
@@ -81,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_model(chat)
     chat.add_argument("--system", metavar="TEXT", help="how the model should behave")
     _add_sampling(chat, max_tokens=1024)
+    _add_structure(chat)
     _add_engine(chat)
     chat.set_defaults(run=_chat)
 
@@ -183,6 +185,36 @@ def _add_sampling(parser: argparse.ArgumentParser, max_tokens: int) -> None:
     group.add_argument("--stop", action="append", metavar="TEXT", help="end before this text")
 
 
+def _add_structure(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what the text must be").add_mutually_exclusive_group()
+    group.add_argument("--json-schema", metavar="FILE", help="JSON that follows this schema")
+    group.add_argument("--json-object", action="store_true", help="any JSON object")
+    group.add_argument("--regex", metavar="REGEX", help="a match of this regular expression")
+    group.add_argument("--choice", action="append", metavar="TEXT", help="one of the texts given")
+    group.add_argument("--grammar", metavar="FILE", help="a text of this grammar (Lark or GBNF)")
+
+
+def _structure(options: argparse.Namespace) -> dict[str, Any] | None:
+    given = {
+        "json": _read("json-schema", options.json_schema),
+        "json_object": options.json_object or None,
+        "regex": options.regex,
+        "choice": options.choice,
+        "grammar": _read("grammar", options.grammar),
+    }
+    fields = {name: value for name, value in given.items() if value is not None}
+    return fields or None
+
+
+def _read(field: str, path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgumentError(field, path, f"a readable text file: {error}") from error
+
+
 def _bias(text: str) -> tuple[int, float]:
     token, _, number = text.partition("=")
     return int(token), float(number)
@@ -193,7 +225,7 @@ def _add_engine(parser: argparse.ArgumentParser, with_method: bool = True) -> No
     if with_method:
         group.add_argument(
             "--method",
-            choices=("none", "ngram", "suffix"),
+            choices=("none", "ngram", "suffix", "grammar"),
             default="suffix",
             help="how to guess ahead; the text is the same with each (default: %(default)s)",
         )
@@ -248,6 +280,7 @@ def _params(options: argparse.Namespace) -> SamplingParams:
         min_tokens=options.min_tokens,
         ignore_eos=options.ignore_eos,
         skip_special_tokens=not options.keep_special_tokens,
+        structured_outputs=_structure(options) if "json_schema" in options else None,
     )
 
 

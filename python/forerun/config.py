@@ -18,7 +18,7 @@ from forerun.checks import (
 )
 from forerun.errors import InvalidArgumentError
 
-METHODS = ("ngram", "suffix")
+METHODS = ("ngram", "suffix", "grammar")
 ACCEPTANCE_METHODS = ("coupled", "rejection", "block")
 DRAFT_SAMPLE_METHODS = ("greedy", "probabilistic")
 
@@ -30,9 +30,11 @@ class SpeculativeConfig:
 
     Attributes:
         method: "ngram" continues an earlier occurrence of the last tokens of the request's own
-            text; "suffix" also learns from past outputs and drafts as long as it is confident.
+            text; "suffix" also learns from past outputs and drafts as long as it is confident;
+            "grammar" drafts only what the structured output of a request forces, which the others
+            do too.
         num_speculative_tokens: the most tokens drafted per step, in a chain or a tree. "ngram"
-            needs it; "suffix" takes its tree depth when it is absent.
+            needs it; where it is absent, "suffix" takes its tree depth and "grammar" 16.
         prompt_lookup_max: ngram: the longest run of last tokens to look for.
         prompt_lookup_min: ngram: the shortest. Where one of the two is absent it equals the other;
             where both are, they are 5.
@@ -74,10 +76,10 @@ class SpeculativeConfig:
             )
         if self.method is None and self.model is not None:
             self.method = "ngram"
-        valid = " or ".join(repr(method) for method in METHODS)
+        valid = ", ".join(repr(method) for method in METHODS[:-1]) + f" or {METHODS[-1]!r}"
         if self.method not in METHODS:
             raise InvalidArgumentError("method", self.method, valid)
-        self._refuse_options_of_the_other_method()
+        self._refuse_options_of_other_methods()
         if self.method == "ngram":
             self._settle_ngram()
         options = _core.EngineOptions()
@@ -85,10 +87,11 @@ class SpeculativeConfig:
         options.speculative = self._to_core()
         _core.check_engine_options(options)
 
-    def _refuse_options_of_the_other_method(self) -> None:
-        other = "suffix_decoding" if self.method == "ngram" else "prompt_lookup"
+    def _refuse_options_of_other_methods(self) -> None:
+        methods = {"prompt_lookup": "ngram", "suffix_decoding": "suffix"}
+        others = tuple(prefix for prefix, method in methods.items() if method != self.method)
         for field in fields(self):
-            if field.name.startswith(other) and getattr(self, field.name) is not None:
+            if field.name.startswith(others) and getattr(self, field.name) is not None:
                 raise InvalidArgumentError(
                     field.name, getattr(self, field.name), f"no such option with {self.method!r}"
                 )

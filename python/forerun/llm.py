@@ -19,6 +19,7 @@ from forerun.metrics import EngineMetrics, Metric, engine_metrics
 from forerun.outputs import RequestOutput, TextPrompt, TokensPrompt
 from forerun.requests import Request, Scoreboard, Stream, run_all
 from forerun.sampling_params import SamplingParams
+from forerun.structured_outputs import GrammarCompiler, Vocabulary
 
 if TYPE_CHECKING:
     from forerun.tokenizer import Tokenizer
@@ -72,10 +73,9 @@ class LLM:
         self._token_bytes = TokenBytes([], [])
         if self._tokenizer is not None:
             self._token_bytes = self._tokenizer.token_bytes
-            whole = self._token_bytes.whole
             size = self.limits.vocab_size
             special = [token for token in self._tokenizer.special_token_ids if token < size]
-            self._engine.set_token_bytes(whole[:size] + [b""] * (size - len(whole)), special)
+            self._engine.set_token_bytes(_fit(self._token_bytes.whole, size), special)
         self._board = Scoreboard(self._engine)
 
     @property
@@ -174,6 +174,19 @@ class LLM:
         return SamplingParams(**self._recommended)
 
     @functools.cached_property
+    def _grammars(self) -> GrammarCompiler:
+        tokenizer = self.get_tokenizer()
+        size = self.limits.vocab_size
+        return GrammarCompiler(
+            Vocabulary(
+                _fit(self._token_bytes.whole, size),
+                [token for token in tokenizer.special_token_ids if token < size],
+                self.limits.eos_token_ids,
+                lambda text: tokenizer.encode(text, add_special_tokens=False),
+            )
+        )
+
+    @functools.cached_property
     def _recommended(self) -> dict[str, Any]:
         path = self.directory / "generation_config.json"
         if not path.is_file():
@@ -235,7 +248,19 @@ class LLM:
             text, token_ids = self._tokenize(where, item)
             words = param.bad_words
             bad_words = self.get_tokenizer().encode_bad_words(words) if words else []
-            requests.append(Request(index, text, token_ids, param, self._token_bytes, bad_words))
+            structure = param.structured_outputs
+            assert not isinstance(structure, Mapping)  # SamplingParams made it one
+            requests.append(
+                Request(
+                    index,
+                    text,
+                    token_ids,
+                    param,
+                    self._token_bytes,
+                    bad_words,
+                    self._grammars.compile(structure) if structure else None,
+                )
+            )
         return requests
 
     def _params_list(self, params: Any, count: int) -> list[SamplingParams]:
@@ -269,6 +294,11 @@ class LLM:
         if isinstance(item, bytes) or not isinstance(item, Iterable):
             raise InvalidArgumentError(where, item, "a string, token ids, or a dict of either")
         return None, [check_int(f"{where}.prompt_token_ids", token) for token in item]
+
+
+def _fit(token_bytes: list[bytes], size: int) -> list[bytes]:
+    """The bytes of as many tokens as the model knows."""
+    return token_bytes[:size] + [b""] * (size - len(token_bytes))
 
 
 def _load_tokenizer(directory: str | os.PathLike[str]) -> Tokenizer:

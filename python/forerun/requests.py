@@ -10,6 +10,7 @@ from typing import Any
 from forerun import _core
 from forerun.detokenizer import Detokenizer, TokenBytes, decode
 from forerun.errors import InvalidArgumentError
+from forerun.logits_processors import chain_processors
 from forerun.metrics import RequestMetrics, request_metrics, total_request_metrics
 from forerun.outputs import (
     CompletionDelta,
@@ -20,6 +21,7 @@ from forerun.outputs import (
     SampleLogprobs,
 )
 from forerun.sampling_params import SamplingParams
+from forerun.structured_outputs import GrammarState
 
 
 @dataclass
@@ -47,6 +49,7 @@ class Request:
     params: SamplingParams
     token_bytes: TokenBytes
     bad_words: list[list[int]] = field(default_factory=list)
+    start_grammar: Callable[[], GrammarState] | None = None
     output: RequestOutput | None = None
 
     def __post_init__(self) -> None:
@@ -65,6 +68,14 @@ class Request:
         if not self.params.detokenize:
             return []
         return self.token_bytes.plain if self.params.skip_special_tokens else self.token_bytes.whole
+
+    def hooks(self) -> dict[str, Any]:
+        """What the engine calls for one completion."""
+        processors = self.params.logits_processors
+        return {
+            "constraint": self.start_grammar() if self.start_grammar else None,
+            "logits_hook": chain_processors(list(processors)) if processors else None,
+        }
 
     def take(self, completion: Completion, update: _core.RequestUpdate) -> None:
         """Adds what a step did for one completion."""
@@ -150,7 +161,9 @@ class Scoreboard:
         for request, completion in every:
             try:
                 params = request.params._to_core(max_model_len, completion.index, request.bad_words)
-                completion.id = self._engine.submit(request.prompt_token_ids, params)
+                completion.id = self._engine.submit(
+                    request.prompt_token_ids, params, **request.hooks()
+                )
             except BaseException as error:
                 self.cancel(requests)
                 if isinstance(error, InvalidArgumentError) and len(requests) > 1:

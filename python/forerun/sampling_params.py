@@ -15,6 +15,8 @@ from forerun.checks import (
     checked_keywords,
 )
 from forerun.errors import InvalidArgumentError
+from forerun.logits_processors import LogitsProcessor, check_processors
+from forerun.structured_outputs import StructuredOutputsParams
 
 _MAX_N = 16384  # as in vLLM
 _PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
@@ -52,6 +54,12 @@ class SamplingParams:
         logprobs: how many most probable tokens to report at each position, besides the sampled one;
             -1 reports the whole vocabulary. Of the model's own logits, before all of the above.
         prompt_logprobs: the same for the tokens of the prompt.
+        structured_outputs: what the text must be, as StructuredOutputsParams or a dict of its
+            fields.
+        logits_processors: functions of (output_token_ids, logits), called one after the other for
+            every token. Each changes the logits, a float32 array, in place or returns others. They
+            see drafted tokens as output and may be called again for a position, so they must depend
+            on what they are given alone. Slow.
         skip_special_tokens: leave special tokens out of the text.
         detokenize: False leaves texts empty.
         speculative: False decodes this request without drafts.
@@ -81,6 +89,8 @@ class SamplingParams:
     bad_words: Sequence[str] | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    structured_outputs: StructuredOutputsParams | Mapping[str, Any] | None = None
+    logits_processors: Sequence[LogitsProcessor] | None = None
     skip_special_tokens: bool = True
     detokenize: bool = True
 
@@ -105,6 +115,16 @@ class SamplingParams:
         check_bool("detokenize", self.detokenize)
         if not self.detokenize and self.stop_strings():
             raise InvalidArgumentError("detokenize", False, "True where there are stop strings")
+        if isinstance(self.structured_outputs, Mapping):
+            self.structured_outputs = StructuredOutputsParams(**self.structured_outputs)
+        elif not isinstance(self.structured_outputs, StructuredOutputsParams | None):
+            raise InvalidArgumentError(
+                "structured_outputs",
+                self.structured_outputs,
+                "StructuredOutputsParams, a dict of its fields, or None",
+            )
+        if self.logits_processors is not None:
+            check_processors(self.logits_processors)
         if self.bad_words is None:
             return
         if isinstance(self.bad_words, str) or not isinstance(self.bad_words, Sequence):

@@ -41,6 +41,28 @@ def test_generate_streams_the_text_of_the_engine(
         assert "tokens/s" in shown.err
 
 
+def test_structure_flags_reach_the_engine(
+    tiny_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    schema, grammar = tmp_path / "schema.json", tmp_path / "grammar.lark"
+    schema.write_text('{"const": "abc"}')
+    grammar.write_text('start: "x" "y"')
+    for arguments, text in (
+        (["--json-schema", str(schema)], '"abc"'),
+        (["--grammar", str(grammar), "--method", "grammar"], "xy"),
+        (["--regex", "a{3}", "--method", "none"], "aaa"),
+        (["--choice", "yes"], "yes"),
+    ):
+        assert cli.main(["generate", str(tiny_dir), "hello ", *arguments]) == 0
+        assert capsys.readouterr().out == f"hello {text}\n"
+    missing = ["generate", str(tiny_dir), "x", "--json-schema", str(tmp_path / "missing")]
+    assert cli.main(missing) == 2
+    assert "json-schema: got" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["generate", str(tiny_dir), "x", "--regex", "a", "--json-object"])
+    assert "not allowed with" in capsys.readouterr().err
+
+
 def test_sampling_flags_reach_the_engine(
     tiny_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -63,8 +63,14 @@ def test_every_speculative_option_reaches_the_engine() -> None:
 
 BAD_SPECULATIVE: list[tuple[Any, str, str]] = [
     ("ngram", "speculative_config", "a SpeculativeConfig, a dict or None"),
-    ({}, "method", "'ngram' or 'suffix'"),
-    ({"method": "eagle"}, "method", "'ngram' or 'suffix'"),
+    ({}, "method", "'ngram', 'suffix' or 'grammar'"),
+    ({"method": "eagle"}, "method", "'ngram', 'suffix' or 'grammar'"),
+    ({"method": "grammar", "prompt_lookup_max": 3}, "prompt_lookup_max", "no such option"),
+    (
+        {"method": "grammar", "suffix_decoding_max_tree_depth": 9},
+        "suffix_decoding_max_tree_depth",
+        "no such option",
+    ),
     ({"method": "ngram"}, "num_speculative_tokens", "an integer of at least 1"),
     ({"method": "ngram", "num_speculative_tokens": 0}, "num_speculative_tokens", "at least 1"),
     ({"method": "ngram", "num_speculative_tokens": "5"}, "num_speculative_tokens", "an integer"),

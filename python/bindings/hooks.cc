@@ -1,0 +1,120 @@
+#include "python/bindings/hooks.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <cstdint>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+
+namespace forerun {
+namespace {
+
+namespace py = pybind11;
+
+// "ValueError: the message"
+std::string Describe(const py::error_already_set& error) {
+  const auto name = py::cast<std::string>(error.type().attr("__name__"));
+  return name + ": " + py::cast<std::string>(py::str(error.value()));
+}
+
+template <typename Call>
+void CallPython(const Call& call) {
+  py::gil_scoped_acquire gil;
+  try {
+    call();
+  } catch (py::error_already_set& error) {
+    if (!error.matches(PyExc_Exception)) throw HookInterrupt{error};
+    throw std::runtime_error(Describe(error));
+  }
+}
+
+// A Python object that may be dropped without the GIL.
+class Holder {
+ public:
+  explicit Holder(py::object object) : object_(std::move(object)) {}
+  Holder(const Holder&) = delete;
+  Holder& operator=(const Holder&) = delete;
+  ~Holder() {
+    py::gil_scoped_acquire gil;
+    object_.reset();
+  }
+  const py::object& get() const { return *object_; }
+
+ private:
+  std::optional<py::object> object_;
+};
+
+py::list ToList(std::span<const TokenId> tokens, std::span<const TokenId> more = {}) {
+  py::list list(tokens.size() + more.size());
+  std::size_t i = 0;
+  for (TokenId token : tokens) list[i++] = token;
+  for (TokenId token : more) list[i++] = token;
+  return list;
+}
+
+class PythonConstraint : public TokenConstraint {
+ public:
+  explicit PythonConstraint(py::object constraint) : constraint_(std::move(constraint)) {}
+
+  int Advance(std::span<const TokenId> tokens) override {
+    int num_taken = 0;
+    CallPython([&] { num_taken = Call("advance", ToList(tokens)).cast<int>(); });
+    return num_taken;
+  }
+  void Rollback(int num_tokens) override {
+    CallPython([&] { Call("rollback", num_tokens); });
+  }
+  void FillAllowed(std::span<std::uint32_t> words) override {
+    const auto address = reinterpret_cast<std::uintptr_t>(words.data());
+    CallPython([&] { Call("fill_mask", address, words.size_bytes()); });
+  }
+  void AppendForced(std::vector<TokenId>& tokens) override {
+    CallPython([&] {
+      for (py::handle token : Call("forced")) tokens.push_back(token.cast<TokenId>());
+    });
+  }
+
+ private:
+  template <typename... Args>
+  py::object Call(const char* method, Args&&... args) {
+    return constraint_.get().attr(method)(std::forward<Args>(args)...);
+  }
+
+  const Holder constraint_;
+};
+
+class PythonLogitsHook : public LogitsHook {
+ public:
+  explicit PythonLogitsHook(py::object function) : function_(std::move(function)) {}
+
+  void Process(std::span<const TokenId> output, std::span<const TokenId> path,
+               std::span<float> logits) override {
+    CallPython([&] {
+      // The array is a copy: the callable may keep it.
+      py::array_t<float> row(static_cast<py::ssize_t>(logits.size()), logits.data());
+      const auto changed =
+          function_.get()(ToList(output, path), row).cast<py::array_t<float, py::array::c_style>>();
+      if (changed.ndim() != 1 || changed.size() != static_cast<py::ssize_t>(logits.size())) {
+        throw std::runtime_error("a row of another shape came back");
+      }
+      std::copy_n(changed.data(), logits.size(), logits.data());
+    });
+  }
+
+ private:
+  const Holder function_;
+};
+
+}  // namespace
+
+RequestHooks MakeHooks(const py::object& constraint, const py::object& logits_hook) {
+  RequestHooks hooks;
+  if (!constraint.is_none()) hooks.constraint = std::make_unique<PythonConstraint>(constraint);
+  if (!logits_hook.is_none()) hooks.logits_hook = std::make_unique<PythonLogitsHook>(logits_hook);
+  return hooks;
+}
+
+}  // namespace forerun

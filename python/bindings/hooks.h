@@ -1,0 +1,24 @@
+// A request's hooks in Python. The engine calls them without the GIL; they take it.
+#ifndef FORERUN_PYTHON_BINDINGS_HOOKS_H_
+#define FORERUN_PYTHON_BINDINGS_HOOKS_H_
+
+#include <pybind11/pybind11.h>
+
+#include "forerun/request_hooks.h"
+
+namespace forerun {
+
+// An exception that is none of the hook's own, such as KeyboardInterrupt: it must leave Step. Not
+// derived from std::exception, so that nobody takes it for a failure of the request.
+struct HookInterrupt {
+  pybind11::error_already_set error;
+};
+
+// None makes none. A constraint has the methods advance(token_ids) -> number taken,
+// rollback(num_tokens), fill_mask(address, num_bytes) and forced() -> token_ids; a logits hook is a
+// callable of token_ids and a float32 array. REQUIRES: the GIL is held.
+RequestHooks MakeHooks(const pybind11::object& constraint, const pybind11::object& logits_hook);
+
+}  // namespace forerun
+
+#endif  // FORERUN_PYTHON_BINDINGS_HOOKS_H_

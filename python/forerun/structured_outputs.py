@@ -1,0 +1,320 @@
+"""Structured output: what a text may be, as a schema, an expression, a list or a grammar."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import json
+import re
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from forerun.checks import check_bool, check_str, checked_keywords
+from forerun.errors import InvalidArgumentError
+
+_KINDS = ("json", "regex", "choice", "grammar", "json_object")
+_MAX_CACHED_GRAMMARS = 256
+
+
+@checked_keywords
+@dataclass(kw_only=True)
+class StructuredOutputsParams:
+    """What a completion must be: exactly one of the first five. Wrong values raise at once.
+
+    Attributes:
+        json: valid JSON that follows this JSON schema, given as a dict or as text.
+        regex: a match of this regular expression, from its beginning to its end.
+        choice: one of these strings.
+        grammar: a text of this grammar, in Lark's or GBNF's notation.
+        json_object: True for any JSON object.
+        disable_any_whitespace: JSON without whitespace between its parts.
+        disable_additional_properties: objects of a schema have the properties it names and no
+            others, unless it speaks about others itself.
+        whitespace_pattern: JSON with this regular expression's whitespace between its parts.
+    """
+
+    json: str | Mapping[str, Any] | None = None
+    regex: str | None = None
+    choice: Sequence[str] | None = None
+    grammar: str | None = None
+    json_object: bool | None = None
+    disable_any_whitespace: bool = False
+    disable_additional_properties: bool = False
+    whitespace_pattern: str | None = None
+
+    def __post_init__(self) -> None:
+        """Checks every field."""
+        given = [kind for kind in _KINDS if getattr(self, kind) is not None]
+        if len(given) != 1:
+            raise InvalidArgumentError(
+                "structured_outputs", given or None, f"exactly one of {', '.join(_KINDS)}"
+            )
+        for field in ("regex", "grammar", "whitespace_pattern"):
+            value = getattr(self, field)
+            if value is not None and not check_str(field, value):
+                raise InvalidArgumentError(field, value, "a text that is not empty")
+        if self.json_object is not None and not check_bool("json_object", self.json_object):
+            raise InvalidArgumentError("json_object", False, "True, or no json_object")
+        check_bool("disable_any_whitespace", self.disable_any_whitespace)
+        check_bool("disable_additional_properties", self.disable_additional_properties)
+        self._check_choice()
+        self._refuse_json_options()
+        if self.json is not None or self.json_object:
+            self._schema_text()
+
+    @property
+    def kind(self) -> str:
+        """The one field that is given."""
+        return next(kind for kind in _KINDS if getattr(self, kind) is not None)
+
+    def _check_choice(self) -> None:
+        if self.choice is None:
+            return
+        if isinstance(self.choice, str) or not isinstance(self.choice, Sequence) or not self.choice:
+            raise InvalidArgumentError("choice", self.choice, "a list of at least one string")
+        for text in self.choice:
+            if not check_str("choice", text):
+                raise InvalidArgumentError("choice", text, "strings that are not empty")
+
+    def _refuse_json_options(self) -> None:
+        if self.disable_any_whitespace and self.whitespace_pattern is not None:
+            raise InvalidArgumentError(
+                "whitespace_pattern", self.whitespace_pattern, "none with disable_any_whitespace"
+            )
+        if self.kind in ("json", "json_object"):
+            return
+        for option in ("disable_any_whitespace", "disable_additional_properties"):
+            if getattr(self, option):
+                raise InvalidArgumentError(option, True, f"no such option with {self.kind}")
+        if self.whitespace_pattern is not None:
+            raise InvalidArgumentError(
+                "whitespace_pattern", self.whitespace_pattern, f"no such option with {self.kind}"
+            )
+
+    def _schema_text(self) -> str:
+        schema: Any = {"type": "object"} if self.json is None else self.json
+        if isinstance(schema, str):
+            try:
+                schema = json.loads(schema)
+            except ValueError as error:
+                raise InvalidArgumentError("json", self.json, f"a JSON schema: {error}") from None
+        if not isinstance(schema, Mapping | bool):
+            raise InvalidArgumentError("json", self.json, "a JSON schema: a dict, or its text")
+        if self.disable_additional_properties:
+            schema = _closed(schema)
+        try:
+            return json.dumps(schema)
+        except (TypeError, ValueError) as error:
+            raise InvalidArgumentError("json", self.json, f"a JSON schema: {error}") from None
+
+    def _whitespace(self) -> dict[str, Any]:
+        if self.disable_any_whitespace:
+            return {"whitespace_flexible": False}
+        if self.whitespace_pattern is not None:
+            return {"whitespace_pattern": self.whitespace_pattern}
+        return {}
+
+    def _grammar_text(self) -> str:
+        """The grammar in llguidance's own notation, which also tells equal ones from others."""
+        llguidance = _llguidance()
+        if self.kind in ("json", "json_object"):
+            text: str = llguidance.LLMatcher.grammar_from_json_schema(
+                self._schema_text(), defaults=self._whitespace()
+            )
+            return text
+        if self.choice is not None:
+            alternatives = " | ".join(json.dumps(text) for text in self.choice)
+            return str(llguidance.LLMatcher.grammar_from_lark(f"start: {alternatives}"))
+        return str(llguidance.grammar_from(self.kind, getattr(self, self.kind)))
+
+
+def _closed(schema: Any) -> Any:
+    """The schema with objects that have no properties but those it names."""
+    if isinstance(schema, Sequence) and not isinstance(schema, str):
+        return [_closed(part) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    closed = {
+        key: value if key in ("enum", "const") else _closed(value) for key, value in schema.items()
+    }
+    is_object = schema.get("type") == "object" or isinstance(schema.get("properties"), Mapping)
+    speaks = {"additionalProperties", "unevaluatedProperties", "patternProperties"} & set(schema)
+    if is_object and not speaks:
+        closed["additionalProperties"] = False
+    return closed
+
+
+class Vocabulary:
+    """A model's tokens as llguidance wants to know them.
+
+    Args:
+        token_bytes: what each token id stands for.
+        special_token_ids: tokens that are no text.
+        eos_token_ids: the ends of a text.
+        encode: the tokenizer's own way to write a text.
+    """
+
+    def __init__(
+        self,
+        token_bytes: Sequence[bytes],
+        special_token_ids: Sequence[int],
+        eos_token_ids: Sequence[int],
+        encode: Callable[[str], list[int]],
+    ) -> None:
+        self.tokens = list(token_bytes)
+        self.eos_token_ids = [token for token in eos_token_ids if token < len(self.tokens)]
+        if not self.eos_token_ids:
+            raise InvalidArgumentError(
+                "structured_outputs", "a model without one", "an end-of-sequence token"
+            )
+        self.eos_token_id = self.eos_token_ids[0]
+        self.bos_token_id = None
+        self.special_token_ids = sorted({*special_token_ids, *self.eos_token_ids})
+        self._special = set(self.special_token_ids)
+        self._encode = encode
+
+    def __call__(self, text: str) -> list[int]:
+        """Tokens that write the text and nothing else."""
+        if not isinstance(text, str):
+            raise TypeError("a vocabulary encodes strings")
+        ids = self._encode(text)
+        # Some tokenizers put a space in front, and all see special tokens by their names.
+        if self._special.isdisjoint(ids) and b"".join(self.tokens[i] for i in ids) == text.encode():
+            return ids
+        return self._greedy(text.encode())
+
+    def _greedy(self, data: bytes) -> list[int]:
+        ids = []
+        while data:
+            sizes = range(min(len(data), self._longest), 0, -1)
+            token = next(
+                (self._by_bytes[data[:n]] for n in sizes if data[:n] in self._by_bytes), None
+            )
+            if token is None:
+                break  # the rest cannot be written; what can be is still a hint
+            ids.append(token)
+            data = data[len(self.tokens[token]) :]
+        return ids
+
+    @functools.cached_property
+    def _by_bytes(self) -> dict[bytes, int]:
+        pairs = reversed(list(enumerate(self.tokens)))
+        return {data: token for token, data in pairs if data and token not in self._special}
+
+    @functools.cached_property
+    def _longest(self) -> int:
+        return max(map(len, self._by_bytes), default=0)
+
+
+class GrammarCompiler:
+    """Compiles what requests ask for, each once."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        llguidance = _llguidance()
+        self._vocabulary = vocabulary
+        self._tokenizer = llguidance.LLTokenizer(
+            llguidance.TokenizerWrapper(vocabulary),
+            n_vocab=len(vocabulary.tokens),
+            eos_token=vocabulary.eos_token_ids,
+        )
+        self._matchers: OrderedDict[str, Any] = OrderedDict()
+        mask = bytearray((len(vocabulary.tokens) + 31) // 32 * 4)
+        for token in vocabulary.eos_token_ids:
+            mask[token // 8] |= 1 << token % 8
+        self._only_eos = bytes(mask)
+
+    def compile(self, params: StructuredOutputsParams) -> Callable[[], GrammarState]:
+        """What makes a state for each completion. Raises InvalidArgumentError with the reason."""
+        field = f"structured_outputs.{params.kind}"
+        value = getattr(params, params.kind)
+        try:
+            text = params._grammar_text()
+        except ValueError as error:
+            raise InvalidArgumentError(field, value, f"what llguidance can read: {error}") from None
+        matcher = self._matchers.pop(text, None)
+        if matcher is None:
+            matcher = _llguidance().LLMatcher(self._tokenizer, text, log_level=0)
+            if matcher.is_error():
+                reason = _reason(matcher)
+                raise InvalidArgumentError(field, value, f"what llguidance can compile: {reason}")
+        self._matchers[text] = matcher
+        if len(self._matchers) > _MAX_CACHED_GRAMMARS:
+            self._matchers.popitem(last=False)
+        eos = self._vocabulary.eos_token_ids
+        return lambda: GrammarState(matcher.deep_copy(), eos, self._only_eos)
+
+
+class GrammarState:
+    """Where one completion stands in its grammar: the engine's constraint.
+
+    Behind an end-of-sequence token only others may follow, for requests that ignore them.
+    """
+
+    def __init__(self, matcher: Any, eos_token_ids: Sequence[int], only_eos: bytes) -> None:
+        self._matcher = matcher
+        self._eos = eos_token_ids
+        self._only_eos = only_eos
+        self._num_ends = 0
+
+    def advance(self, token_ids: list[int]) -> int:
+        """Takes tokens up to the first one that is not allowed; returns how many."""
+        num_taken: int = 0
+        if self._num_ends == 0:
+            is_end = (index for index, token in enumerate(token_ids) if token in self._eos)
+            end = next(is_end, len(token_ids))
+            num_taken = self._matcher.try_consume_tokens(token_ids[:end])
+            self._check()
+            if num_taken < end or end == len(token_ids) or not self._matcher.is_accepting():
+                return num_taken
+        while num_taken < len(token_ids) and token_ids[num_taken] in self._eos:
+            self._num_ends += 1
+            num_taken += 1
+        return num_taken
+
+    def rollback(self, num_tokens: int) -> None:
+        """Takes back the last tokens."""
+        num_ends = min(num_tokens, self._num_ends)
+        self._num_ends -= num_ends
+        if num_tokens > num_ends:
+            self._matcher.rollback(num_tokens - num_ends)
+            self._check()
+
+    def fill_mask(self, address: int, num_bytes: int) -> None:
+        """Writes a bit per token that may be next."""
+        if self._num_ends > 0:
+            ctypes.memmove(address, self._only_eos, num_bytes)
+            return
+        self._matcher.unsafe_compute_mask_ptr(address, num_bytes)
+        self._check()
+
+    def forced(self) -> list[int]:
+        """Tokens that surely come next."""
+        if self._num_ends > 0:
+            return []
+        tokens: list[int] = self._matcher.compute_ff_tokens()
+        self._check()
+        if not tokens and len(self._eos) == 1 and self._matcher.is_stopped():
+            return list(self._eos)
+        return tokens
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            raise RuntimeError(_reason(self._matcher))
+
+
+def _reason(matcher: Any) -> str:
+    """The library's message, without the state that it shows behind it."""
+    text: str = matcher.get_error()
+    return re.split("<state>|<backtrace>", text, maxsplit=1)[0].strip()
+
+
+def _llguidance() -> Any:
+    try:
+        import llguidance
+    except ImportError as error:
+        raise InvalidArgumentError(
+            "structured_outputs", str(error), "the package llguidance: pip install llguidance"
+        ) from error
+    return llguidance
