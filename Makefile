@@ -12,7 +12,7 @@ HAVE_GTEST := $(wildcard /usr/include/gtest/gtest.h /usr/local/include/gtest/gte
 HAVE_BENCHMARK := $(wildcard /usr/include/benchmark/benchmark.h /usr/local/include/benchmark/benchmark.h)
 RELEASE_OPTIONS = -DFORERUN_BUILD_TESTS=$(if $(HAVE_GTEST),ON,OFF) -DFORERUN_BUILD_BENCH=$(if $(HAVE_BENCHMARK),ON,OFF)
 
-.PHONY: demo test test-python test-cpp test-long lint format sanitize sanitize-threads bench-smoke install-test clean
+.PHONY: demo test test-python test-cpp test-long lint format sanitize sanitize-threads fuzz bench-smoke install-test clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -80,6 +80,19 @@ sanitize-threads: $(VENV)/.test
 	$(BIN)/cmake -S . -B $(BUILD)/tsan $(CMAKE_COMMON) -DFORERUN_BUILD_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFORERUN_SANITIZE=thread
 	$(BIN)/cmake --build $(BUILD)/tsan -j $(JOBS) -t forerun_util_test forerun_ops_test forerun_model_test forerun_engine_test
 	$(BIN)/ctest --test-dir $(BUILD)/tsan --output-on-failure -j $(JOBS) -R 'ThreadTeam|EngineCore|Ops|Transformer'
+
+# Needs Clang with libFuzzer. What it finds is written to the build directory.
+CLANGXX ?= clang++
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS = model_spec safetensors suffix_index
+fuzz: $(VENV)/.test
+	$(BIN)/cmake -S . -B $(BUILD)/fuzz $(CMAKE_COMMON) -DCMAKE_CXX_COMPILER=$(CLANGXX) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFORERUN_BUILD_FUZZ=ON -DFORERUN_SANITIZE=address,undefined
+	$(BIN)/cmake --build $(BUILD)/fuzz -j $(JOBS) -t $(FUZZ_TARGETS:%=fuzz_%)
+	for target in $(FUZZ_TARGETS); do \
+	  mkdir -p $(BUILD)/fuzz/corpus/$$target && \
+	  UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BUILD)/fuzz/tests/fuzz/fuzz_$$target -max_total_time=$(FUZZ_SECONDS) -max_len=4096 \
+	    -print_final_stats=1 -artifact_prefix=$(BUILD)/fuzz/$$target- $(BUILD)/fuzz/corpus/$$target $$(ls -d tests/fuzz/seeds/$$target 2>/dev/null) || exit 1; \
+	done
 
 ifeq ($(HAVE_BENCHMARK),)
 bench-smoke:
