@@ -96,13 +96,14 @@ class DrafterMethod : public Method {
   int Step(TokenId token) override {
     drafter_.Observe(1, {&token, 1});
     draft_.Clear();
-    drafter_.Propose(1, 24, draft_);
+    drafter_.Propose({1, 24, rule_, /*first_output_index=*/0}, draft_);
     return draft_.size();
   }
   const Tokens& draft() const { return draft_.tokens; }
 
  private:
   AnyDrafter drafter_;
+  const forerun::SamplingRule rule_;
   forerun::Draft draft_;
 };
 
