@@ -44,6 +44,10 @@ void EngineCore::SetTokenBytes(std::vector<std::string> token_bytes,
     CheckTokenId("special_tokens", token, executor_.vocab_size());
   }
   vocabulary_.token_bytes = std::move(token_bytes);
+  vocabulary_.longest_token = 0;
+  for (const std::string& bytes : vocabulary_.token_bytes) {
+    vocabulary_.longest_token = std::max(vocabulary_.longest_token, bytes.size());
+  }
   vocabulary_.is_special.assign(vocabulary_.token_bytes.size(), false);
   for (TokenId token : special_tokens) vocabulary_.is_special[token] = true;
 }
@@ -60,6 +64,7 @@ std::unique_ptr<Request> EngineCore::MakeRequest(RequestId id, std::span<const T
   request->drafts = may_draft && drafter_ != nullptr;
   request->speculates = request->drafts || (may_draft && request->constraint.has_value());
   request->metrics.spec_decode.num_accepted_tokens_per_pos.resize(config_.num_speculative_tokens);
+  ReserveTail(vocabulary_, *request);
   request->submit_time = Now();
   return request;
 }
@@ -72,6 +77,7 @@ RequestId EngineCore::Submit(std::span<const TokenId> prompt, const SamplingPara
                 .has_token_bytes = !vocabulary_.token_bytes.empty()});
   std::lock_guard lock(inbox_mutex_);
   const RequestId id = next_id_;
+  unfinished_.reserve(unfinished_.size() + 1);
   submitted_.push_back(MakeRequest(id, prompt, params, std::move(hooks)));
   unfinished_.push_back(id);
   ++next_id_;
@@ -88,12 +94,16 @@ bool EngineCore::Cancel(RequestId id) {
 
 void EngineCore::TakeInbox() {
   std::lock_guard lock(inbox_mutex_);
-  for (std::unique_ptr<Request>& request : submitted_) {
-    if (request->speculates) acceptance_.try_emplace(request->id);
-    Guarded(*request, [&] { drafter_->Begin(request->id, request->tokens); });
-    scheduler_.Add(std::move(request));
+  // One by one: what was taken when something fails is not taken again.
+  for (; !submitted_.empty(); submitted_.erase(submitted_.begin())) {
+    Request& request = *submitted_.front();
+    if (request.speculates) acceptance_.try_emplace(request.id);
+    scheduler_.Add(std::move(submitted_.front()));
+    Guarded(request, [&] { drafter_->Begin(request.id, request.tokens); });
   }
-  submitted_.clear();
+  const std::size_t most = scheduler_.num_requests() + updates_.size();
+  updates_.reserve(most);
+  finished_.reserve(most);
   for (RequestId id : cancelled_) {
     Request* request = scheduler_.Find(id);
     if (request == nullptr) continue;
@@ -106,8 +116,11 @@ void EngineCore::TakeInbox() {
 
 std::span<const RequestUpdate> EngineCore::Step() {
   const double begin = Now();
-  updates_.clear();
-  finished_.clear();
+  // What a step did before it failed is told by the next.
+  if (!std::exchange(is_interrupted_, true)) {
+    updates_.clear();
+    finished_.clear();
+  }
   TakeInbox();
   const double drafting = Now();
   ProposeDrafts();
@@ -146,6 +159,7 @@ std::span<const RequestUpdate> EngineCore::Step() {
   if (config_.check_invariants) CheckEngineInvariants(scheduler_, pool_);
   counters_.other_seconds += Now() - begin - (planning - drafting) - model_seconds - verify_seconds;
   PublishMetrics();
+  is_interrupted_ = false;
   return updates_;
 }
 

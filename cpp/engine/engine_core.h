@@ -126,6 +126,7 @@ class EngineCore {
   std::vector<TokenLogprob> logprobs_;  // the updates point into it
   std::vector<RequestUpdate> updates_;
   std::vector<std::unique_ptr<Request>> finished_;  // the updates point into them
+  bool is_interrupted_ = false;                     // the last step threw
 
   // Shared with Submit, Cancel and metrics.
   mutable std::mutex inbox_mutex_;

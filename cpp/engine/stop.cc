@@ -12,10 +12,15 @@ bool Contains(std::span<const TokenId> tokens, TokenId token) {
   return std::ranges::find(tokens, token) != tokens.end();
 }
 
+std::size_t LongestStop(const SamplingParams& params) {
+  std::size_t longest = 1;
+  for (const std::string& stop : params.stop) longest = std::max(longest, stop.size());
+  return longest;
+}
+
 // A stop string that ends later may begin in these last bytes.
 void TrimTail(Request& request) {
-  std::size_t longest = 1;
-  for (const std::string& stop : request.params.stop) longest = std::max(longest, stop.size());
+  const std::size_t longest = LongestStop(request.params);
   std::string& tail = request.text_tail;
   if (tail.size() >= longest) tail.erase(0, tail.size() - (longest - 1));
 }
@@ -49,6 +54,11 @@ std::string_view Piece(const StopVocabulary& vocabulary, TokenId token,
 }
 
 }  // namespace
+
+void ReserveTail(const StopVocabulary& vocabulary, Request& request) {
+  if (request.params.stop.empty()) return;
+  request.text_tail.reserve(LongestStop(request.params) + vocabulary.longest_token);
+}
 
 void CommitToken(const StopVocabulary& vocabulary, TokenId token, Request& request) {
   FORERUN_CHECK(!request.finished());

@@ -17,8 +17,12 @@ namespace forerun {
 struct StopVocabulary {
   std::vector<TokenId> eos_token_ids;
   std::vector<std::string> token_bytes;
-  std::vector<bool> is_special;  // [token_bytes.size()]
+  std::vector<bool> is_special;   // [token_bytes.size()]
+  std::size_t longest_token = 0;  // bytes
 };
+
+// Makes room for all that CommitToken will do, which then cannot fail.
+void ReserveTail(const StopVocabulary& vocabulary, Request& request);
 
 // Appends `token` to the request's output and sets its finish_reason if it ends there.
 // REQUIRES: the request has not finished.

@@ -14,7 +14,7 @@ Scheduler::Scheduler(const SchedulerLimits& limits, BlockPool& pool)
   running_.reserve(limits.max_num_seqs);
 }
 
-void Scheduler::Add(std::unique_ptr<Request> request) { waiting_.push_back(std::move(request)); }
+void Scheduler::Add(std::unique_ptr<Request>&& request) { waiting_.push_back(std::move(request)); }
 
 Request* Scheduler::Find(RequestId id) const {
   for (const auto& request : running_) {
@@ -45,6 +45,7 @@ std::unique_ptr<Request> Scheduler::Remove(Request* request) {
 
 void Scheduler::Plan(StepPlan& plan) {
   plan.Clear();
+  plan.requests.reserve(limits_.max_num_seqs);
   int budget = limits_.max_num_batched_tokens;
   // running_ shrinks from its end while this loop preempts.
   for (std::size_t i = 0; i < running_.size(); ++i) {
@@ -76,13 +77,13 @@ bool Scheduler::ReserveRows(Request& request, PlannedRequest& planned, StepPlan&
 }
 
 void Scheduler::PreemptLast(StepPlan& plan) {
-  std::unique_ptr<Request> victim = std::move(running_.back());
+  waiting_.push_front(std::move(running_.back()));
   running_.pop_back();
-  victim->table.Drop();
-  victim->draft.Clear();
-  ++victim->metrics.num_preemptions;
+  Request& victim = *waiting_.front();
+  victim.table.Drop();
+  victim.draft.Clear();
+  ++victim.metrics.num_preemptions;
   ++plan.num_preempted;
-  waiting_.push_front(std::move(victim));
 }
 
 void Scheduler::Admit(int budget, StepPlan& plan) {

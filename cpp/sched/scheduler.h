@@ -34,7 +34,8 @@ class Scheduler {
  public:
   Scheduler(const SchedulerLimits& limits, BlockPool& pool);
 
-  void Add(std::unique_ptr<Request> request);
+  // Takes the request, unless it throws.
+  void Add(std::unique_ptr<Request>&& request);
 
   // Null when the id is unknown.
   Request* Find(RequestId id) const;
@@ -43,6 +44,7 @@ class Scheduler {
   std::unique_ptr<Request> Remove(Request* request);
 
   // In order of arrival.
+  std::size_t num_requests() const { return running_.size() + waiting_.size(); }
   std::span<const std::unique_ptr<Request>> running() const { return running_; }
   const std::deque<std::unique_ptr<Request>>& waiting() const { return waiting_; }
   bool empty() const { return running_.empty() && waiting_.empty(); }

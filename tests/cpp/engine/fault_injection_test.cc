@@ -1,0 +1,259 @@
+// Failure at every move of a step: each call of the executor and the drafter, and each allocation,
+// fails once, in a run of its own. A step that throws is simply called again; whatever failed,
+// every request must end with the output it would have had, and every block must be accounted for.
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <map>
+#include <new>
+#include <random>
+
+#include "cpp/draft/make_drafter.h"
+#include "cpp/engine/engine_core.h"
+#include "tests/cpp/testing/naive_generate.h"
+#include "tests/cpp/testing/num_examples.h"
+#include "tests/cpp/testing/scripted_executor.h"
+
+namespace {
+
+// Allocations left before one fails; below zero: none does.
+thread_local std::int64_t allocations_before_failure = -1;
+
+void* AllocateOrFail(std::size_t size) {
+  if (allocations_before_failure >= 0 && allocations_before_failure-- == 0) throw std::bad_alloc();
+  if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
+  throw std::bad_alloc();
+}
+
+}  // namespace
+
+void* operator new(std::size_t size) { return AllocateOrFail(size); }
+void* operator new[](std::size_t size) { return AllocateOrFail(size); }
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace forerun {
+namespace {
+
+constexpr int kVocabSize = 11;
+constexpr int kNumRequests = 7;
+
+std::vector<float> LogitsOf(std::span<const TokenId> prefix) {
+  return testing::HashLogits(prefix, kVocabSize);
+}
+
+// Fails once, in whichever hook comes then.
+class FailingDrafter : public Drafter {
+ public:
+  explicit FailingDrafter(std::unique_ptr<Drafter> inner) : inner_(std::move(inner)) {}
+
+  void Begin(RequestId id, std::span<const TokenId> prompt) override {
+    CountDown();
+    inner_->Begin(id, prompt);
+  }
+  void Observe(RequestId id, std::span<const TokenId> committed) override {
+    CountDown();
+    inner_->Observe(id, committed);
+  }
+  void End(RequestId id) override {
+    CountDown();
+    inner_->End(id);
+  }
+  void Forget(RequestId id) override { inner_->Forget(id); }
+  void Propose(const DraftRequest& wanted, Draft& draft) override {
+    inner_->Propose(wanted, draft);
+    CountDown();
+  }
+  void Reset() override { inner_->Reset(); }
+
+  void FailAfter(int num_calls) { calls_before_failure_ = num_calls; }
+  bool has_failed() const { return has_failed_; }
+
+ private:
+  void CountDown() {
+    if (calls_before_failure_ < 0 || calls_before_failure_-- > 0) return;
+    has_failed_ = true;
+    throw std::runtime_error("scripted failure");
+  }
+
+  const std::unique_ptr<Drafter> inner_;
+  int calls_before_failure_ = -1;
+  bool has_failed_ = false;
+};
+
+// One run over a small pool: prompts that share beginnings, stop strings, preemptions, a request
+// that is cancelled.
+class Scenario {
+ public:
+  explicit Scenario(SpeculativeMethod method) {
+    model_.logits_of = LogitsOf;
+    model_.eos_token_ids = {0};
+    for (TokenId token = 0; token < kVocabSize; ++token) {
+      model_.token_bytes.push_back(token == 0 ? "" : std::string(1 + token % 2, "abc"[token % 3]));
+    }
+    config_.block_size = 3;
+    config_.max_model_len = model_.max_model_len = 40;
+    config_.num_blocks = 15;
+    config_.max_num_seqs = 4;
+    config_.max_num_batched_tokens = 16;
+    config_.num_speculative_tokens = 5;
+    config_.eos_token_ids = model_.eos_token_ids;
+    config_.check_invariants = true;
+    SpeculativeOptions options;
+    options.method = method;
+    options.prompt_lookup_min = 1;
+    drafter_ = std::make_unique<FailingDrafter>(MakeDrafter(options));
+    executor_ = std::make_unique<testing::ScriptedExecutor>(kVocabSize, config_.num_blocks,
+                                                            config_.block_size);
+    engine_ = std::make_unique<EngineCore>(config_, *executor_, drafter_.get());
+    engine_->SetTokenBytes(model_.token_bytes);
+  }
+
+  FailingDrafter& drafter() { return *drafter_; }
+  testing::ScriptedExecutor& executor() { return *executor_; }
+
+  // Lets the allocation of that number within Submit and Step fail. Returns whether there was one.
+  bool ToEnd(std::int64_t failing_allocation = -1) {
+    std::mt19937 random(5);
+    int num_submitted = 0;
+    allocations_left_ = failing_allocation;
+    while (num_submitted < kNumRequests || engine_->HasUnfinished()) {
+      if (num_submitted < kNumRequests) {
+        Submit(random, num_submitted);
+        ++num_submitted;
+      }
+      if (num_submitted == 5) engine_->Cancel(1);
+      Step();
+    }
+    EXPECT_TRUE(expected_.empty());
+    const EngineMetrics metrics = engine_->metrics();
+    EXPECT_EQ(metrics.num_held_blocks, 0);
+    EXPECT_EQ(metrics.num_free_blocks + metrics.num_cached_blocks, metrics.num_total_blocks);
+    EXPECT_EQ(metrics.num_finished_requests, kNumRequests);
+    return failing_allocation >= 0 && allocations_left_ < 0;
+  }
+
+  int num_failed_steps() const { return num_failed_steps_; }
+  std::int64_t num_preemptions() const { return engine_->metrics().num_preemptions; }
+
+ private:
+  // Calls `attempt` until it does not throw; the armed allocation fails at most once.
+  template <typename Attempt>
+  void Persist(const Attempt& attempt) {
+    for (int i = 0; i < 3; ++i) {
+      allocations_before_failure = allocations_left_;
+      try {
+        attempt();
+        allocations_left_ = allocations_before_failure;
+        allocations_before_failure = -1;
+        return;
+      } catch (const std::exception&) {
+        allocations_left_ = allocations_before_failure;
+        allocations_before_failure = -1;
+        ++num_failed_steps_;
+      }
+    }
+    FAIL() << "failed more than once";
+  }
+
+  void Submit(std::mt19937& random, int number) {
+    std::vector<TokenId> prompt = {1, 2, 3, 1, 2, 3, 1};
+    for (int i = 0; i < number; ++i) prompt.push_back(static_cast<TokenId>(random() % kVocabSize));
+    SamplingParams params;
+    params.temperature = number % 2 == 0 ? 0.0 : 0.8;
+    params.seed = random();
+    params.max_tokens = 12 + number;
+    params.ignore_eos = number % 3 == 0;
+    if (number % 3 == 1) params.stop = {"bcc", "aab"};
+    const testing::NaiveResult expected =
+        testing::NaiveGenerate(model_, prompt, params, *params.seed);
+    RequestId id = 0;
+    Persist([&] { id = engine_->Submit(prompt, params); });
+    expected_.emplace(id, expected);
+  }
+
+  void Step() {
+    std::span<const RequestUpdate> updates;
+    Persist([&] { updates = engine_->Step(); });
+    for (const RequestUpdate& update : updates) {
+      const auto it = expected_.find(update.id);
+      ASSERT_NE(it, expected_.end());
+      std::vector<TokenId>& got = got_[update.id];
+      got.insert(got.end(), update.new_tokens.begin(), update.new_tokens.end());
+      if (update.finish_reason == FinishReason::kNone) continue;
+      if (update.finish_reason == FinishReason::kAbort) {
+        EXPECT_EQ(update.id, 1u);
+      } else {
+        EXPECT_EQ(got, it->second.tokens);
+        EXPECT_EQ(update.finish_reason, it->second.finish_reason);
+        EXPECT_EQ(update.num_text_bytes, static_cast<std::int64_t>(it->second.text.size()));
+      }
+      expected_.erase(it);
+    }
+  }
+
+  testing::NaiveModel model_;
+  EngineConfig config_;
+  std::unique_ptr<FailingDrafter> drafter_;
+  std::unique_ptr<testing::ScriptedExecutor> executor_;
+  std::unique_ptr<EngineCore> engine_;
+  std::map<RequestId, testing::NaiveResult> expected_;
+  std::map<RequestId, std::vector<TokenId>> got_;
+  std::int64_t allocations_left_ = -1;
+  int num_failed_steps_ = 0;
+};
+
+class FaultInjectionTest : public ::testing::TestWithParam<SpeculativeMethod> {};
+
+TEST_P(FaultInjectionTest, TheUndisturbedRunPreempts) {
+  Scenario run(GetParam());
+  run.ToEnd();
+  EXPECT_GT(run.num_preemptions(), 0);
+}
+
+TEST_P(FaultInjectionTest, AnyCallOfTheExecutorMayFail) {
+  int num_calls = 0;
+  for (;; ++num_calls) {
+    SCOPED_TRACE("call " + std::to_string(num_calls));
+    Scenario run(GetParam());
+    run.executor().FailAfter(num_calls);
+    run.ToEnd();
+    if (HasFailure() || run.num_failed_steps() == 0) break;
+  }
+  EXPECT_GT(num_calls, 10);
+}
+
+TEST_P(FaultInjectionTest, AnyCallOfTheDrafterMayFail) {
+  int num_calls = 0;
+  for (;; ++num_calls) {
+    SCOPED_TRACE("call " + std::to_string(num_calls));
+    Scenario run(GetParam());
+    run.drafter().FailAfter(num_calls);
+    run.ToEnd();
+    EXPECT_EQ(run.num_failed_steps(), 0);
+    if (HasFailure() || !run.drafter().has_failed()) break;
+  }
+  EXPECT_GT(num_calls, 20);
+}
+
+TEST_P(FaultInjectionTest, AnyAllocationMayFail) {
+  const int stride = testing::NumExamples(7, 1);
+  std::int64_t allocation = 0;
+  for (;; allocation += stride) {
+    SCOPED_TRACE("allocation " + std::to_string(allocation));
+    Scenario run(GetParam());
+    if (!run.ToEnd(allocation) || HasFailure()) break;
+  }
+  EXPECT_GT(allocation, 100);
+}
+
+INSTANTIATE_TEST_SUITE_P(Methods, FaultInjectionTest,
+                         ::testing::Values(SpeculativeMethod::kNgram, SpeculativeMethod::kSuffix),
+                         [](const auto& method) {
+                           return method.param == SpeculativeMethod::kNgram ? "ngram" : "suffix";
+                         });
+
+}  // namespace
+}  // namespace forerun
