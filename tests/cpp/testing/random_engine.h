@@ -175,10 +175,10 @@ class RandomEngine {
 
   NaiveHooks RandomHooks() {
     NaiveHooks hooks;
-    if (Chance(hook_probability_)) {
+    if (hook_probability_ > 0.0 && Chance(hook_probability_)) {
       hooks.grammar = ToyGrammar::Random(random_, kVocabSize, Pick(0, 3) / 4.0);
     }
-    if (Chance(hook_probability_)) {
+    if (hook_probability_ > 0.0 && Chance(hook_probability_)) {
       // Brings back what other options rule out, too.
       hooks.change_logits = [factor = Pick(1, 7)](auto output, auto logits) {
         for (std::size_t i = 0; i < logits.size(); ++i) {
