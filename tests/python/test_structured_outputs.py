@@ -21,6 +21,7 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "none": None,
     "ngram": {"method": "ngram", "num_speculative_tokens": 6, "prompt_lookup_min": 1},
     "suffix": {"method": "suffix", "adaptive": False},
+    "tree": {"method": "suffix", "suffix_decoding_use_tree": True, "adaptive": False},
     "grammar": {"method": "grammar", "adaptive": False},
 }
 EOS = 0
@@ -276,7 +277,7 @@ def test_texts_are_valid_and_the_same_with_every_method(llms: dict[str, LLM]) ->
     ]
     for fields, (_, reason, _, text) in zip(owners, expected, strict=True):
         check(fields, text, reason)
-    for method in ("ngram", "suffix", "grammar"):
+    for method in METHODS.keys() - {"none"}:
         assert results(llms[method], prompts, params) == expected, method
     assert llms["grammar"].metrics().spec_decode.num_accepted_tokens > 50
 
@@ -365,7 +366,7 @@ def test_random_schemas_give_valid_json_with_and_without_speculation(
     ]
     expected: list[Any] = []
     for method, config in METHODS.items():
-        if method == "ngram":
+        if method in ("ngram", "tree"):
             continue
         llm = LLM(smollm_dir, speculative_config=config, max_num_seqs=8, max_model_len=1024)
         got = results(llm, prompts, params)
