@@ -3,39 +3,20 @@
 // every request must end with the output it would have had, and every block must be accounted for.
 #include <gtest/gtest.h>
 
-#include <cstdlib>
 #include <map>
-#include <new>
 #include <random>
 
 #include "cpp/draft/make_drafter.h"
 #include "cpp/engine/engine_core.h"
+#include "tests/cpp/engine/counted_allocation.h"
 #include "tests/cpp/testing/naive_generate.h"
 #include "tests/cpp/testing/num_examples.h"
 #include "tests/cpp/testing/scripted_executor.h"
 
-namespace {
-
-// Allocations left before one fails; below zero: none does.
-thread_local std::int64_t allocations_before_failure = -1;
-
-void* AllocateOrFail(std::size_t size) {
-  if (allocations_before_failure >= 0 && allocations_before_failure-- == 0) throw std::bad_alloc();
-  if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
-  throw std::bad_alloc();
-}
-
-}  // namespace
-
-void* operator new(std::size_t size) { return AllocateOrFail(size); }
-void* operator new[](std::size_t size) { return AllocateOrFail(size); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-
 namespace forerun {
 namespace {
+
+using testing::allocations_before_failure;
 
 constexpr int kVocabSize = 11;
 constexpr int kNumRequests = 7;
