@@ -6,6 +6,7 @@
 //   forward     a forward pass by number of rows at two context lengths, as a ratio to one row
 //   prefill     tokens/s of a 512-token prompt beside what the products alone reach at 64 rows
 //   decode      tokens/s of one request, and the share of the measured read bandwidth
+//   verify      verification and sampling at temperature 1, as a share of a step with as many rows
 //   overhead    the part of a step outside the model, at batch 1 and 32
 #include <cstdio>
 #include <cstdlib>
@@ -19,6 +20,7 @@
 #include "cpp/model/spec.h"
 #include "cpp/model/transformer.h"
 #include "cpp/model/weights.h"
+#include "cpp/verify/verify.h"
 #include "forerun/engine.h"
 
 namespace forerun::bench {
@@ -75,6 +77,20 @@ class ModelBench {
     return Now() - begin;
   }
 
+  // A step of as many requests, each at num_context with its last token and a draft. The logits
+  // stay valid until the next pass.
+  ConstRows ForwardBatch(int num_requests, int num_rows, int num_context) {
+    const int num_blocks = (num_context + num_rows + kBlockSize - 1) / kBlockSize;
+    std::vector<SequenceRows> sequences;
+    for (int i = 0; i < num_requests; ++i) {
+      const auto blocks = std::span(block_table_).subspan(i * num_blocks, num_blocks);
+      sequences.push_back({i * num_rows, num_rows, num_context, blocks});
+    }
+    std::vector<std::int32_t> logits_rows(num_requests * num_rows);
+    std::iota(logits_rows.begin(), logits_rows.end(), 0);
+    return model_->Forward({std::span(tokens_).first(logits_rows.size()), sequences, logits_rows});
+  }
+
   // Seconds per token of all the layers' products on 64 rows, and nothing else.
   double ProductSecondsPerToken() {
     constexpr int kRows = 64;
@@ -126,6 +142,51 @@ void BenchForward(ModelBench& model, const Settings& settings) {
       const double time = Median(seconds[i]);
       std::printf("%6d %9.2f %7.2f\n", kRowCounts[i], 1e3 * time, time / one);
     }
+  }
+}
+
+// Verifies drafts that are accepted to their ends, the most that verification ever costs.
+double VerifySeconds(ConstRows logits, int num_rows, AcceptanceMethod method,
+                     SamplerScratch& scratch) {
+  double seconds = 0;
+  Verdict verdict;
+  for (int begin = 0; begin < logits.rows; begin += num_rows) {
+    const RowLogits rows = {logits.row(begin), logits.cols, logits.stride};
+    SamplingRule rule;
+    rule.seed = begin;
+    Draft draft;
+    for (int i = 0; i + 1 < num_rows; ++i) {
+      draft.AppendToChain(SampleToken(rows.row(i), rule, i, scratch), 1.0f);
+    }
+    rule.acceptance_method = method;
+    const double start = Now();
+    Verify(draft, rows, rule, 0, scratch, verdict);
+    seconds += Now() - start;
+  }
+  return seconds;
+}
+
+void BenchVerification(ModelBench& model, const Settings& settings) {
+  SamplerScratch scratch;
+  std::printf("\nverification and sampling at temperature 1, share of the step\n");
+  std::printf("%18s %9s %9s %10s %7s\n", "", "model ms", "coupled", "rejection", "block");
+  for (const auto& [num_requests, num_rows] :
+       {std::pair(1, 1), std::pair(1, 5), std::pair(16, 5)}) {
+    std::vector<double> forward, shares[3];
+    for (int round = 0; round < settings.num_rounds; ++round) {
+      const double begin = Now();
+      const ConstRows logits = model.ForwardBatch(num_requests, num_rows, /*num_context=*/50);
+      forward.push_back(Now() - begin);
+      for (int i = 0; i < 3; ++i) {
+        const AcceptanceMethod methods[] = {AcceptanceMethod::kCoupled,
+                                            AcceptanceMethod::kRejection, AcceptanceMethod::kBlock};
+        const double seconds = VerifySeconds(logits, num_rows, methods[i], scratch);
+        shares[i].push_back(seconds / (seconds + forward.back()));
+      }
+    }
+    std::printf("%3d request%s x %d rows %9.2f %8.2f%% %9.2f%% %6.2f%%\n", num_requests,
+                num_requests == 1 ? " " : "s", num_rows, 1e3 * Median(forward),
+                100 * Median(shares[0]), 100 * Median(shares[1]), 100 * Median(shares[2]));
   }
 }
 
@@ -232,6 +293,7 @@ int Main(int argc, char** argv) {
   {
     ModelBench model(settings);
     BenchForward(model, settings);
+    BenchVerification(model, settings);
     BenchPrefill(model, settings);
   }
   BenchEngine(settings);
