@@ -23,9 +23,8 @@ from forerun.demo import prompts
 NUM_TOKENS = 64
 
 
-def forerun_rate(llm: LLM, ids: list[int], num_tokens: int) -> float:
+def forerun_rate(llm: LLM, ids: list[int], params: SamplingParams) -> float:
     llm.reset_caches()
-    params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
     [output] = llm.generate({"prompt_token_ids": ids}, params, use_tqdm=False)
     metrics = output.metrics
     assert metrics is not None
@@ -86,15 +85,13 @@ def main() -> None:
     peer = None
     if not arguments.without_transformers:
         peer = Transformers(arguments.model, num_threads)
-    cases = {name: list(p["prompt_token_ids"]) for name, (p, _) in prompts(llms["none"]).items()}
 
-    for name, ids in cases.items():
-        # The copy needs its length for speculation to show; the others are short answers.
-        num_tokens = 4 * NUM_TOKENS if name == "rename a variable" else 2 * NUM_TOKENS
+    for name, (prompt, params) in prompts(llms["none"]).items():
+        ids = list(prompt["prompt_token_ids"])
         rates: dict[str, list[float]] = {}
         for _ in range(arguments.rounds):
             for method, llm in llms.items():
-                rates.setdefault(method, []).append(forerun_rate(llm, ids, num_tokens))
+                rates.setdefault(method, []).append(forerun_rate(llm, ids, params))
             if peer is not None:
                 rates.setdefault("transformers", []).append(peer.rate(ids, NUM_TOKENS // 2))
             if arguments.llama_bench:
