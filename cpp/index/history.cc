@@ -19,6 +19,15 @@ History::History(int max_requests, std::int64_t max_bytes, int max_depth)
 
 void History::Add(std::span<const TokenId> output) {
   if (max_requests_ == 0 || output.empty()) return;
+  try {
+    AddToNewest(output);
+  } catch (...) {
+    Clear();  // an index that was interrupted while it grew cannot be asked
+    throw;
+  }
+}
+
+void History::AddToNewest(std::span<const TokenId> output) {
   if (num_requests_ == max_requests_) DropOldest();
   if (segments_.empty() || segments_.back().num_requests == max_segment_requests_ ||
       segments_.back().index.num_bytes() > max_bytes_ / kMaxSegments) {

@@ -43,7 +43,7 @@ class History {
   // REQUIRES: max_requests >= 0, max_bytes >= 0, max_depth >= 1.
   History(int max_requests, std::int64_t max_bytes, int max_depth);
 
-  // Remembers an output; forgets the oldest ones as needed.
+  // Remembers an output; forgets the oldest ones as needed, and all when it runs out of memory.
   void Add(std::span<const TokenId> output);
   void Clear();
 
@@ -72,6 +72,7 @@ class History {
     SuffixIndex index;
   };
 
+  void AddToNewest(std::span<const TokenId> output);
   void DropOldest();
   void FollowSegment(const Segment& segment, std::span<const TokenId> text,
                      Follower::Place& place) const;
