@@ -77,9 +77,13 @@ RequestId EngineCore::Submit(std::span<const TokenId> prompt, const SamplingPara
                 .has_token_bytes = !vocabulary_.token_bytes.empty()});
   std::lock_guard lock(inbox_mutex_);
   const RequestId id = next_id_;
-  unfinished_.reserve(unfinished_.size() + 1);
   submitted_.push_back(MakeRequest(id, prompt, params, std::move(hooks)));
-  unfinished_.push_back(id);
+  try {
+    unfinished_.push_back(id);
+  } catch (...) {
+    submitted_.pop_back();
+    throw;
+  }
   ++next_id_;
   ++num_unfinished_;
   return id;
@@ -95,7 +99,7 @@ bool EngineCore::Cancel(RequestId id) {
 void EngineCore::TakeInbox() {
   std::lock_guard lock(inbox_mutex_);
   // One by one: what was taken when something fails is not taken again.
-  for (; !submitted_.empty(); submitted_.erase(submitted_.begin())) {
+  for (; !submitted_.empty(); submitted_.pop_front()) {
     Request& request = *submitted_.front();
     if (request.speculates) acceptance_.try_emplace(request.id);
     scheduler_.Add(std::move(submitted_.front()));
@@ -125,11 +129,11 @@ std::span<const RequestUpdate> EngineCore::Step() {
   const double drafting = Now();
   ProposeDrafts();
   const double planning = Now();
-  scheduler_.Plan(plan_);
   double model_seconds = 0;
   double verify_seconds = 0;
-  if (!plan_.requests.empty()) {
-    try {
+  try {
+    scheduler_.Plan(plan_);
+    if (!plan_.requests.empty()) {
       CountFirstSchedules();
       batch_.Build(plan_);
       const double running = Now();
@@ -139,11 +143,12 @@ std::span<const RequestUpdate> EngineCore::Step() {
       if (!batch_.moves().empty()) executor_.MoveKv(batch_.moves());
       model_seconds = verifying - running;
       verify_seconds = Now() - verifying;
-    } catch (...) {
-      scheduler_.Abandon(plan_);
-      for (const PlannedRequest& planned : plan_.requests) planned.request->draft.Clear();
-      throw;
     }
+  } catch (...) {
+    scheduler_.Abandon(plan_);
+    throw;
+  }
+  if (!plan_.requests.empty()) {
     const bool decodes_only = std::ranges::all_of(
         plan_.requests, [](const PlannedRequest& planned) { return planned.num_pending == 1; });
     if (decodes_only) controller_.ObserveStep(plan_.num_rows, model_seconds);
@@ -168,7 +173,7 @@ void EngineCore::ProposeDrafts() {
   int num_known_rows = 0;
   for (const auto& request : scheduler_.running()) {
     num_known_rows += request->num_pending();
-    request->draft.Clear();  // of a step that was interrupted while it drafted
+    request->draft.Clear();  // of a step that was interrupted
     if (!request->speculates || request->num_pending() != 1) continue;
     const int cap = request->params.max_draft_tokens.value_or(config_.num_speculative_tokens);
     const int limit = std::min({config_.num_speculative_tokens, cap, request->num_draftable()});

@@ -8,6 +8,7 @@
 #define FORERUN_CPP_ENGINE_ENGINE_CORE_H_
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -130,7 +131,7 @@ class EngineCore {
 
   // Shared with Submit, Cancel and metrics.
   mutable std::mutex inbox_mutex_;
-  std::vector<std::unique_ptr<Request>> submitted_;
+  std::deque<std::unique_ptr<Request>> submitted_;
   std::vector<RequestId> cancelled_;
   std::vector<RequestId> unfinished_;  // ascending
   RequestId next_id_ = 0;
