@@ -9,15 +9,16 @@
 #include "forerun/error.h"
 #include "tests/cpp/testing/naive_suffix_index.h"
 #include "tests/cpp/testing/num_examples.h"
+#include "tests/cpp/testing/propose.h"
 
 namespace forerun {
 namespace {
 
+using testing::Draw;
 using testing::NaiveSuffixIndex;
 using testing::NumExamples;
+using testing::Propose;
 using testing::Tokens;
-
-int Draw(std::mt19937& random, int below) { return static_cast<int>(random() % below); }
 
 SpeculativeOptions Options(int lookup_min, int lookup_max, int num_speculative_tokens) {
   SpeculativeOptions options;
@@ -26,13 +27,6 @@ SpeculativeOptions Options(int lookup_min, int lookup_max, int num_speculative_t
   options.prompt_lookup_max = lookup_max;
   options.num_speculative_tokens = num_speculative_tokens;
   return options;
-}
-
-Draft Propose(Drafter& drafter, RequestId id, int max_tokens) {
-  const SamplingRule rule;
-  Draft draft;
-  drafter.Propose({id, max_tokens, rule, /*first_output_index=*/0}, draft);
-  return draft;
 }
 
 // Scans the text for the longest n-gram, from its beginning.

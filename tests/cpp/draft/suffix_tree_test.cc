@@ -10,15 +10,16 @@
 #include "cpp/draft/suffix.h"
 #include "tests/cpp/testing/naive_suffix_index.h"
 #include "tests/cpp/testing/num_examples.h"
+#include "tests/cpp/testing/propose.h"
 
 namespace forerun {
 namespace {
 
+using testing::Draw;
 using testing::NaiveSuffixIndex;
 using testing::NumExamples;
+using testing::Propose;
 using testing::Tokens;
-
-int Draw(std::mt19937& random, int below) { return static_cast<int>(random() % below); }
 
 Tokens RandomTokens(std::mt19937& random, int size, int alphabet) {
   Tokens tokens(size);
@@ -36,13 +37,6 @@ SpeculativeOptions TreeOptions(int depth, double factor = 1.0, double min_prob =
   options.suffix_max_cached_requests = 100;
   options.suffix_use_tree = true;
   return options;
-}
-
-Draft Propose(Drafter& drafter, RequestId id, int max_tokens) {
-  const SamplingRule rule;
-  Draft draft;
-  drafter.Propose({id, max_tokens, rule, /*first_output_index=*/0}, draft);
-  return draft;
 }
 
 // The formulas of suffix_tree.h, over scans.

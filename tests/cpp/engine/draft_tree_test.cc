@@ -3,33 +3,21 @@
 
 #include <set>
 
-#include "cpp/engine/engine_core.h"
+#include "tests/cpp/testing/counting_engine.h"
 #include "tests/cpp/testing/scripted_drafter.h"
-#include "tests/cpp/testing/scripted_executor.h"
 
 namespace forerun {
 namespace {
 
+using testing::CountingEngineTest;
+using testing::CountingLogits;
+using testing::Finished;
+using testing::Greedy;
+using testing::kVocabSize;
+using testing::RunToEnd;
 using testing::ScriptedDrafter;
 using testing::ScriptedExecutor;
-
-constexpr int kVocabSize = 16;
-
-// Counts upwards without end: 1, 2, ... 15, 1, 2, ...
-TokenId Successor(TokenId token) { return token % (kVocabSize - 1) + 1; }
-
-std::vector<float> CountingLogits(std::span<const TokenId> prefix) {
-  std::vector<float> logits(kVocabSize, 0.0f);
-  logits[Successor(prefix.back())] = 9.0f;
-  return logits;
-}
-
-SamplingParams Greedy(int max_tokens) {
-  SamplingParams params;
-  params.temperature = 0;
-  params.max_tokens = max_tokens;
-  return params;
-}
+using testing::Successor;
 
 // Always proposes the same tree, whose nodes in `right` guess right.
 class FixedTree {
@@ -59,42 +47,19 @@ class FixedTree {
   ScriptedDrafter drafter_;
 };
 
-class DraftTreeTest : public ::testing::Test {
+class DraftTreeTest : public CountingEngineTest {
  protected:
-  DraftTreeTest() {
-    config_.max_model_len = 64;
-    config_.num_blocks = 32;
-    config_.block_size = 4;
-    config_.max_num_seqs = 4;
-    config_.max_num_batched_tokens = 32;
-    config_.num_speculative_tokens = 6;
-    config_.adaptive = false;
-    config_.eos_token_ids = {0};
-    config_.check_invariants = true;
-  }
+  DraftTreeTest() { config_.num_speculative_tokens = 6; }
 
-  std::vector<TokenId> Run(EngineCore& engine, std::vector<TokenId> prompt, int max_tokens) {
-    engine.Submit(prompt, Greedy(max_tokens));
-    std::vector<TokenId> tokens;
-    while (engine.HasUnfinished()) {
-      for (const RequestUpdate& update : engine.Step()) {
-        tokens.insert(tokens.end(), update.new_tokens.begin(), update.new_tokens.end());
-        if (update.metrics != nullptr) metrics_ = *update.metrics;
-        num_cached_ = update.num_cached_tokens;
-      }
-    }
-    return tokens;
+  Finished Run(EngineCore& engine, const std::vector<TokenId>& prompt, int max_tokens) {
+    const RequestId id = engine.Submit(prompt, Greedy(max_tokens));
+    return RunToEnd(engine).at(id);
   }
   static std::vector<TokenId> Count(TokenId first, int count) {
     std::vector<TokenId> tokens;
     for (; count > 0; --count, first = Successor(first)) tokens.push_back(first);
     return tokens;
   }
-
-  EngineConfig config_;
-  ScriptedExecutor executor_{kVocabSize, 32, 4, CountingLogits};
-  RequestMetrics metrics_;
-  int num_cached_ = 0;
 };
 
 // The right path is 1, 3, 4: behind a wrong node and around a wrong branch.
@@ -104,14 +69,15 @@ const std::set<int> kRight = {1, 3, 4};
 TEST_F(DraftTreeTest, AnAcceptedPathIsMovedBehindTheContextAndCountedByDepth) {
   FixedTree tree(kParents, kRight);
   EngineCore engine(config_, executor_, &tree.drafter());
-  EXPECT_EQ(Run(engine, {1, 2}, 17), Count(3, 17));
+  const Finished result = Run(engine, {1, 2}, 17);
+  EXPECT_EQ(result.tokens, Count(3, 17));
   // The prompt's pass emits one token, three passes with six nodes each emit four. Four tokens
   // before the end three nodes have room, and one of them is right; then one, and then none.
-  EXPECT_EQ(metrics_.num_target_passes, 1 + 3 + 1 + 1 + 1);
-  EXPECT_EQ(metrics_.spec_decode.num_drafts, 5);
-  EXPECT_EQ(metrics_.spec_decode.num_draft_tokens, 6 + 6 + 6 + 3 + 1);
-  EXPECT_EQ(metrics_.spec_decode.num_accepted_tokens, 3 + 3 + 3 + 1);
-  EXPECT_EQ(metrics_.spec_decode.num_accepted_tokens_per_pos,
+  EXPECT_EQ(result.metrics.num_target_passes, 1 + 3 + 1 + 1 + 1);
+  EXPECT_EQ(result.metrics.spec_decode.num_drafts, 5);
+  EXPECT_EQ(result.metrics.spec_decode.num_draft_tokens, 6 + 6 + 6 + 3 + 1);
+  EXPECT_EQ(result.metrics.spec_decode.num_accepted_tokens, 3 + 3 + 3 + 1);
+  EXPECT_EQ(result.metrics.spec_decode.num_accepted_tokens_per_pos,
             (std::vector<std::int64_t>{4, 3, 3, 0, 0, 0}));
   EXPECT_GT(executor_.num_moved(), 0);
 }
@@ -119,7 +85,7 @@ TEST_F(DraftTreeTest, AnAcceptedPathIsMovedBehindTheContextAndCountedByDepth) {
 TEST_F(DraftTreeTest, AnAcceptedPathOfFirstChildrenMovesNothing) {
   FixedTree tree({-1, 0, -1, 1, 0}, {0, 1, 3});
   EngineCore engine(config_, executor_, &tree.drafter());
-  EXPECT_EQ(Run(engine, {1, 2}, 17), Count(3, 17));
+  EXPECT_EQ(Run(engine, {1, 2}, 17).tokens, Count(3, 17));
   EXPECT_GT(executor_.num_trees(), 0);
   EXPECT_EQ(executor_.num_moved(), 0);
 }
@@ -128,28 +94,30 @@ TEST_F(DraftTreeTest, WhatAMovedPathLeftBehindIsSharedAsAPrefix) {
   FixedTree tree(kParents, kRight);
   EngineCore engine(config_, executor_, &tree.drafter());
   std::vector<TokenId> text = {1, 2};
-  const std::vector<TokenId> output = Run(engine, text, 20);
+  const std::vector<TokenId> output = Run(engine, text, 20).tokens;
   text.insert(text.end(), output.begin(), output.end());
-  EXPECT_EQ(Run(engine, text, 10), Count(Successor(text.back()), 10));
-  EXPECT_EQ(num_cached_, 20);  // five blocks: of 22 tokens, 21 were computed
+  const Finished result = Run(engine, text, 10);
+  EXPECT_EQ(result.tokens, Count(Successor(text.back()), 10));
+  EXPECT_EQ(result.last.num_cached_tokens, 20);  // five blocks: of 22 tokens, 21 were computed
 }
 
 TEST_F(DraftTreeTest, AShortBudgetTakesTheFirstNodes) {
   config_.max_num_batched_tokens = 5;
   FixedTree tree(kParents, kRight);
   EngineCore engine(config_, executor_, &tree.drafter());
-  EXPECT_EQ(Run(engine, {1, 2}, 17), Count(3, 17));
+  const Finished result = Run(engine, {1, 2}, 17);
+  EXPECT_EQ(result.tokens, Count(3, 17));
   EXPECT_LE(executor_.max_rows_seen(), 5);
   // Nodes 0 to 3 fit: two of them are accepted, until the end is near.
-  EXPECT_EQ(metrics_.spec_decode.num_accepted_tokens_per_pos[1], 4);
-  EXPECT_EQ(metrics_.spec_decode.num_accepted_tokens_per_pos[2], 0);
+  EXPECT_EQ(result.metrics.spec_decode.num_accepted_tokens_per_pos[1], 4);
+  EXPECT_EQ(result.metrics.spec_decode.num_accepted_tokens_per_pos[2], 0);
 }
 
 TEST_F(DraftTreeTest, NodesNeverNeedMoreSlotsThanTheRequestMayHave) {
   config_.num_blocks = 16;  // one request of full length
   FixedTree tree({-1, -1, -1, -1, -1, 4}, {4, 5});
   EngineCore engine(config_, executor_, &tree.drafter());
-  EXPECT_EQ(Run(engine, std::vector<TokenId>(54, 1), 100), Count(2, 10));
+  EXPECT_EQ(Run(engine, std::vector<TokenId>(54, 1), 100).tokens, Count(2, 10));
 }
 
 TEST_F(DraftTreeTest, AFailureWhileMovingChangesNothing) {

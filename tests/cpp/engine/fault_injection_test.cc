@@ -7,6 +7,7 @@
 #include <random>
 
 #include "cpp/draft/make_drafter.h"
+#include "cpp/draft/suffix.h"
 #include "cpp/engine/engine_core.h"
 #include "tests/cpp/engine/counted_allocation.h"
 #include "tests/cpp/testing/naive_generate.h"
@@ -49,6 +50,11 @@ class FailingDrafter : public Drafter {
   }
   void Reset() override { inner_->Reset(); }
 
+  // Throws InternalError when what is remembered of past outputs is broken.
+  void CheckIntegrity() const {
+    const auto* suffix = dynamic_cast<const SuffixDrafter*>(inner_.get());
+    if (suffix != nullptr) suffix->history().CheckIntegrity();
+  }
   void FailAfter(int num_calls) { calls_before_failure_ = num_calls; }
   bool has_failed() const { return has_failed_; }
 
@@ -109,6 +115,7 @@ class Scenario {
       Step();
     }
     EXPECT_TRUE(expected_.empty());
+    EXPECT_NO_THROW(drafter_->CheckIntegrity());
     const EngineMetrics metrics = engine_->metrics();
     EXPECT_EQ(metrics.num_held_blocks, 0);
     EXPECT_EQ(metrics.num_free_blocks + metrics.num_cached_blocks, metrics.num_total_blocks);
