@@ -65,9 +65,7 @@ bool AppendDrawnChild(Draft& draft, int node, std::uint64_t seed, int first_outp
     }
     mass += row[token];
     if (mass <= place) continue;
-    draft.parents.push_back(node);
-    draft.tokens.push_back(token);
-    draft.confidence.push_back(static_cast<float>(row[token] / total));
+    draft.Append(token, node, static_cast<float>(row[token] / total));
     return true;
   }
   FORERUN_CHECK(false, "weights that are multiples of 2^-32 have an exact sum");

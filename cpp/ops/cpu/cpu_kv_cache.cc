@@ -8,9 +8,6 @@
 namespace forerun {
 namespace {
 
-// Kernels load whole vectors: the last value's may reach this far behind it.
-constexpr std::int64_t kTailBytes = kLanes * sizeof(float);
-
 void Write(float value, float* slot) { *slot = value; }
 void Write(float value, std::uint16_t* slot) { *slot = FloatToBFloat16(value); }
 
@@ -84,7 +81,7 @@ void CheckSequences(std::span<const SequenceRows> sequences, const KvCache& cach
 CpuKvCache::CpuKvCache(const KvLayout& layout, int num_blocks)
     : KvCache(layout, num_blocks),
       layer_bytes_(num_blocks * layout.block_elements() * layout.element_bytes),
-      data_(2 * layout.num_layers * layer_bytes_ + kTailBytes) {}
+      data_(2 * layout.num_layers * layer_bytes_ + kOverreadBytes) {}
 
 std::unique_ptr<KvCache> CpuOps::MakeKvCache(const KvLayout& layout, int num_blocks) {
   FORERUN_CHECK(

@@ -6,10 +6,14 @@
 #include <cstdint>
 #include <span>
 
+#include "cpp/ops/cpu/kernels.h"
 #include "cpp/ops/ops.h"
 #include "cpp/tensor/tensor.h"
 
 namespace forerun {
+
+// Kernels load whole vectors: the last value's may reach this far behind it.
+inline constexpr std::int64_t kOverreadBytes = kLanes * sizeof(float);
 
 // Channel 0 of a slot, in elements behind block 0 of a layer's keys and of its values. A key's next
 // channel lies block_size elements further on, a value's one.

@@ -36,9 +36,8 @@ void TreeTails::Gather(const CpuKvCache& cache, int layer, ThreadTeam& team) {
       (static_cast<std::int64_t>(sources_.size()) + layout.block_size - 1) / layout.block_size;
   head_elements_ = num_blocks * layout.block_size * layout.head_dim;
   element_bytes_ = layout.element_bytes;
-  // Kernels load whole vectors: the last value's may reach this far behind it.
   const std::int64_t num_bytes =
-      layout.num_kv_heads * head_elements_ * element_bytes_ + kLanes * std::int64_t{sizeof(float)};
+      layout.num_kv_heads * head_elements_ * element_bytes_ + kOverreadBytes;
   keys_.Grow(num_bytes);
   values_.Grow(num_bytes);
   team.Run(num_groups * layout.num_kv_heads, [&](int task) {
