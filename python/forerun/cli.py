@@ -1,4 +1,4 @@
-"""The command line: forerun generate | chat | bench | convert."""
+"""The command line: forerun generate | chat | bench | convert | inspect."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ examples:
   forerun chat MODEL
   forerun bench MODEL prompts.jsonl --plot speed.png
   forerun convert model.gguf model-directory
+  forerun inspect checkpoint-directory
 
 'forerun COMMAND --help' says more about a command."""
 
@@ -97,6 +98,18 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("gguf", metavar="FILE.gguf")
     convert.add_argument("directory", metavar="OUT_DIR", help="a new or empty directory")
     convert.set_defaults(run=_convert)
+
+    inspect = commands.add_parser(
+        "inspect",
+        help="tell what a checkpoint directory holds",
+        description="Tells from tensors and config what a directory is: a language model, or a "
+        "drafter of which method, for which target, and what its config leaves open. Reads no "
+        "weights. Drafters are recognised; this version does not run them yet.",
+    )
+    inspect.add_argument("path", metavar="PATH", help="a directory with config.json and weights")
+    inspect.add_argument("--method", metavar="NAME", help="fail unless it can serve as this")
+    inspect.add_argument("--target", metavar="DIR", help="fail unless it fits this model")
+    inspect.set_defaults(run=_inspect)
     return parser
 
 
@@ -390,6 +403,21 @@ def _convert(options: argparse.Namespace) -> int:
 
     print(convert(options.gguf, options.directory))
     return 0
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from forerun.inspection import fit_problems, inspect
+
+    found = inspect(Path(options.path), options.method)
+    print(found)
+    if options.target is None:
+        return 0
+    problems = fit_problems(found, inspect(Path(options.target)))
+    for problem in problems:
+        print(f"  does not fit {options.target}: {problem}")
+    if not problems:
+        print(f"  fits {options.target}")
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":
