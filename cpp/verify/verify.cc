@@ -155,6 +155,7 @@ bool Walk::VisitSampledChildren(int node, Target& target) {
   double draft_total = SumOfWeights(row);
   for (int child = NextChild(draft_, node, node); child < draft_.size();
        child = NextChild(draft_, node, child)) {
+    if (draft_total == 0.0) break;  // no child can have been drawn from nothing
     const TokenId token = draft_.tokens[child];
     const bool is_second = FindChild(draft_, node, token) != child;
     const double draft_scale = 1.0 / draft_total;

@@ -55,6 +55,7 @@ struct SlowWalk {
     for (std::size_t rank = 0; rank < children.size(); ++rank) {
       const TokenId token = draft.tokens[children[rank]];
       const Masses draft_masses = DraftMasses(node, children, rank);
+      if (Sum(draft_masses) == 0.0) break;  // no child can have been drawn from nothing
       const double scale = weight / Sum(masses);
       const double draft_scale = 1.0 / Sum(draft_masses);
       const double drafted = draft_masses[token] * draft_scale;

@@ -262,6 +262,36 @@ TEST(AcceptanceTest, DrawnSiblingsAreDistinctUntilNothingIsLeft) {
   EXPECT_EQ(tokens, (std::vector<TokenId>{1, 3, 4}));
 }
 
+// The row behind the root has mass for token 1 alone, which a first child took: a second child is
+// a lie, and what it would take from the target is nothing.
+TEST(AcceptanceTest, AChildDrawnFromNothingTakesNothing) {
+  const std::vector<float> logits(4 * 5, 0.0f);
+  const auto draft_of = [](std::vector<TokenId> tokens) {
+    Draft draft;
+    draft.AddRowBehind(kDraftRoot, 5)[1] = 0.5f;
+    for (TokenId token : tokens) {
+      draft.parents.push_back(kDraftRoot);
+      draft.tokens.push_back(token);
+      draft.confidence.push_back(0.5f);
+    }
+    return draft;
+  };
+  const Draft honest = draft_of({4, 1}), lying = draft_of({4, 1, 2});
+  SamplerScratch scratch;
+  for (AcceptanceMethod method : {AcceptanceMethod::kRejection, AcceptanceMethod::kBlock}) {
+    SamplingRule rule;
+    rule.acceptance_method = method;
+    for (rule.seed = 0; rule.seed < 300; ++rule.seed) {
+      Verdict expected, actual, slow;
+      Verify(honest, {logits.data(), 5, 5}, rule, 0, scratch, expected);
+      Verify(lying, {logits.data(), 5, 5}, rule, 0, scratch, actual);
+      VerifySlow(lying, {logits.data(), 5, 5}, rule, 0, slow);
+      ASSERT_EQ(actual.tokens, expected.tokens);
+      ASSERT_EQ(slow.tokens, expected.tokens);
+    }
+  }
+}
+
 TEST(AcceptanceTest, TruncatingForgetsTheRowsOfDroppedNodes) {
   Draft draft;
   draft.AddRowBehind(kDraftRoot, 2)[1] = 1.0f;
