@@ -262,18 +262,14 @@ TEST(AcceptanceTest, DrawnSiblingsAreDistinctUntilNothingIsLeft) {
   EXPECT_EQ(tokens, (std::vector<TokenId>{1, 3, 4}));
 }
 
-// The row behind the root has mass for token 1 alone, which a first child took: a second child is
-// a lie, and what it would take from the target is nothing.
+// The row behind the root has mass for token 1 alone. A child behind that one cannot have been
+// drawn from it: it takes nothing from the target.
 TEST(AcceptanceTest, AChildDrawnFromNothingTakesNothing) {
   const std::vector<float> logits(4 * 5, 0.0f);
   const auto draft_of = [](std::vector<TokenId> tokens) {
     Draft draft;
     draft.AddRowBehind(kDraftRoot, 5)[1] = 0.5f;
-    for (TokenId token : tokens) {
-      draft.parents.push_back(kDraftRoot);
-      draft.tokens.push_back(token);
-      draft.confidence.push_back(0.5f);
-    }
+    for (TokenId token : tokens) draft.Append(token, kDraftRoot, 0.5f);
     return draft;
   };
   const Draft honest = draft_of({4, 1}), lying = draft_of({4, 1, 2});
