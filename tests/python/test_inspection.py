@@ -298,6 +298,15 @@ BROKEN: Mapping[str, tuple[Callable[[], Checkpoint], Callable[[Checkpoint], None
     "no d2t": (eagle3, without("d2t"), "d2t: got no such tensor"),
     "d2t too short": (eagle3, shaped("d2t", 19), "d2t: got shape"),
     "t2d of another target": (eagle3, shaped("t2d", 51), "t2d: got shape"),
+    "layer ids no list": (eagle3, configured(eagle_aux_hidden_state_layer_ids=2), "3 ids"),
+    "rope_theta a word": (eagle, configured(rope_theta="big"), "rope_theta.*positive number"),
+    "eagle_config no object": (eagle3, configured(eagle_config=[1]), "eagle_config.*an object"),
+    "architectures no list": (eagle, configured(architectures=3), "architectures.*a list"),
+    "speculators type a list": (
+        speculators,
+        configured(speculators_model_type=["eagle3"]),
+        "speculators_model_type: got",
+    ),
     "flag no bool": (eagle3, configured(norm_output="no"), "norm_output.*true or false"),
     "missing layer": (
         two_layers,
@@ -378,10 +387,10 @@ def corrupt(directory: Path, how: str) -> None:
 @pytest.mark.parametrize(
     ("how", "message"),
     {
-        "cut": "expected a whole file",
+        "cut": "model.safetensors: got .* a whole safetensors file",
         "cut header": "a whole safetensors file",
-        "no json": "expected JSON",
-        "offsets": "offsets that agree",
+        "no json": "model.safetensors: got .* a whole safetensors file",
+        "offsets": "model.safetensors: got .* a whole safetensors file",
         "twice": "each tensor in one file",
         "index": "lost.weight in model.safetensors",
         "no weights": "no weights",

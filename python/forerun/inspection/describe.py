@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -97,8 +98,8 @@ def inspect(path: Path, method: str | None = None) -> Inspection:
         path,
         found.method,
         found.evidence,
-        sum(_num_elements(t.shape) for t in tensors.values()),
-        sum(t.num_bytes for t in tensors.values()),
+        sum(math.prod(t.shape) for t in tensors.values()),
+        sum((path / file).stat().st_size for file in {t.file for t in tensors.values()}),
     )
     _RESOLVERS[found.method](_Facts(config, names), inspection)
     return inspection
@@ -137,11 +138,15 @@ class _Facts:
     def __init__(self, config: Mapping[str, Any], names: Tensors) -> None:
         self.names = names
         self.is_speculators = "speculators_model_type" in config
-        inner = config.get("transformer_layer_config") or config.get("text_config") or {}
-        if isinstance(config.get("model"), dict):  # the wrapped layout of older EAGLE heads
-            inner = config["model"]
-        nested = config.get("eagle_config") or {}
-        self.config = {**inner, **nested, **config}
+        inner: dict[str, Any] = {}
+        # "model" is the wrapped layout of older EAGLE heads.
+        for key in ("transformer_layer_config", "text_config", "model", "eagle_config"):
+            if (value := config.get(key)) is None:
+                continue
+            if not isinstance(value, dict):
+                raise CheckpointError(key, repr(value), "an object")
+            inner |= value
+        self.config = inner | dict(config)
         self.config["architectures"] = config.get("architectures") or inner.get("architectures")
 
     def size(self, *keys: str) -> int | None:
@@ -185,19 +190,29 @@ class _Facts:
         return actual
 
     def rope_theta(self) -> float:
-        nested = self.config.get("rope_parameters") or {}
-        return float(nested.get("rope_theta", self.config.get("rope_theta", _DEFAULT_ROPE_THETA)))
+        value = self.config.get("rope_theta")
+        parameters = self.config.get("rope_parameters")
+        if isinstance(parameters, dict):
+            value = parameters.get("rope_theta", value)
+        if value is None:
+            return _DEFAULT_ROPE_THETA
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise CheckpointError("rope_theta", repr(value), "a positive number")
+        return float(value)
+
+    def layer_ids(self, num_taps: int) -> list[int] | None:
+        key = "eagle_aux_hidden_state_layer_ids"
+        ids = self.config.get(key)
+        if ids is None:
+            return None
+        is_list = isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids)
+        if not is_list or len(ids) != num_taps:
+            raise CheckpointError(key, repr(ids), f"{num_taps} ids, as fc has inputs for")
+        return list(ids)
 
 
 def _shape(sizes: tuple[int | None, ...]) -> str:
     return "[" + ", ".join("any" if size is None else str(size) for size in sizes) + "]"
-
-
-def _num_elements(shape: tuple[int, ...]) -> int:
-    product = 1
-    for size in shape:
-        product *= size
-    return product
 
 
 def _check_layer(facts: _Facts, layer: int, hidden: int, inputs: int) -> None:
@@ -236,11 +251,7 @@ def _resolve_eagle3(facts: _Facts, result: Inspection) -> None:
             facts.shape("input_norm.weight", width)
     result.hidden_size = target_hidden
     _resolve_draft_vocabulary(facts, result, hidden)
-    ids = facts.config.get("eagle_aux_hidden_state_layer_ids")
-    if ids is not None and len(ids) != num_taps:
-        raise CheckpointError(
-            "eagle_aux_hidden_state_layer_ids", str(ids), f"{num_taps} ids, as fc has inputs for"
-        )
+    ids = facts.layer_ids(num_taps)
     result.options |= {
         "format": _eagle3_format(facts),
         "layers": num_layers,

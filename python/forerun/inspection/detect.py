@@ -75,7 +75,7 @@ def detect(names: Tensors) -> Finding:
         ("dflash", lambda: _dflash_evidence(names)),
         ("eagle", lambda: _eagle_evidence(names)),
         ("target", lambda: _language_model_evidence(names)),
-        ("mtp", lambda: any_match(_MTP)),
+        ("mtp", lambda: mtp_layers(names)),
     ]
     for method, evidence in rules:
         if (found := evidence()) is not None:
@@ -137,14 +137,17 @@ def mtp_layers(names: Tensors) -> str | None:
 def claimed_method(config: Mapping[str, Any]) -> tuple[str, str] | None:
     """The method that a config states, with where it states it; None where it leaves it open."""
     if (kind := config.get("speculators_model_type")) is not None:
-        if kind not in _SPECULATORS_TYPES:
+        if not isinstance(kind, str) or kind not in _SPECULATORS_TYPES:
             expected = ", ".join(_SPECULATORS_TYPES)
             raise CheckpointError("speculators_model_type", kind, f"one of {expected}")
         return _SPECULATORS_TYPES[kind], f"speculators_model_type {kind}"
     model_type = config.get("model_type")
-    if model_type in _MODEL_TYPES:
+    if isinstance(model_type, str) and model_type in _MODEL_TYPES:
         return _MODEL_TYPES[model_type], f"model_type {model_type}"
-    for architecture in config.get("architectures") or []:
+    architectures = config.get("architectures") or []
+    if not isinstance(architectures, list):
+        raise CheckpointError("architectures", repr(architectures), "a list of names")
+    for architecture in architectures:
         if "eagle3" in str(architecture).lower():
             return "eagle3", f"architecture {architecture}"
         if str(architecture).startswith(("Arctic", "MLPSpeculator", "MLPVariant")):
