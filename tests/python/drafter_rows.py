@@ -1,0 +1,203 @@
+"""The table of drafters: method x format x option. Every row is one checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from checkpoint_files import Checkpoint
+from drafter_checkpoints import (
+    HIDDEN,
+    Random,
+    Target,
+    add_mtp,
+    make_arctic_lstm,
+    make_draft_model,
+    make_eagle,
+    make_eagle3,
+    make_medusa,
+    make_mlp_speculator,
+    make_speculators,
+    make_target,
+    make_vllm_medusa,
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table of formats: a drafter, its target, and what the user says of it."""
+
+    name: str
+    method: str
+    make: Callable[[Target, Random], Checkpoint] | None = None  # none: inside the target's own
+    family: str = "llama"
+    mtp: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)  # of SpeculativeOptions
+    num_tokens: int = 4
+
+    def write(self, folder: Path) -> tuple[Path, Path | None]:
+        """Writes both; returns the target's directory and the drafter's, if it has one."""
+        target = make_target(self.family)
+        random = Random(sum(map(ord, self.name)))
+        if self.mtp is not None:
+            add_mtp(target, self.mtp, random)
+        place = target.checkpoint.write(folder / f"target-{self.family}-{self.mtp}")
+        if self.make is None:
+            return place, None
+        return place, self.make(target, random).write(folder / self.name)
+
+
+LLAMA3_SCALING = {
+    "rope_type": "llama3",
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+GIVEN_IDS = "eagle_aux_hidden_state_layer_ids"
+HEAD_AND_MAPS = ("lm_head.weight", "d2t", "t2d")
+
+
+def eagle(name: str, **options: Any) -> Row:
+    return Row(f"eagle {name}", "eagle", partial(make_eagle, **options))
+
+
+def eagle3(name: str, config: dict[str, Any] | None = None, **options: Any) -> Row:
+    said = options.pop("said", {})
+    make = partial(make_eagle3, config=config or {}, **options)
+    return Row(f"eagle3 {name}", "eagle3", make, options=said)
+
+
+def speculators(name: str, config: dict[str, Any] | None = None, **options: Any) -> Row:
+    make = partial(make_speculators, config=config or {}, **options)
+    return Row(f"eagle3 speculators {name}", "eagle3", make)
+
+
+def specforge(target: Target, random: Random, **config: Any) -> Checkpoint:
+    made = make_eagle3(target, random, fc_norm=bool(config.get("fc_norm")), config=config)
+    made.config["architectures"] = ["LlamaForCausalLMEagle3"]
+    return made
+
+
+def stored(row: Row, prefix: str = "", kept: tuple[str, ...] = (), **how: Any) -> Row:
+    """The same drafter in other files, or under other names."""
+    make = row.make
+    assert make is not None
+
+    def make_stored(target: Target, random: Random) -> Checkpoint:
+        return make(target, random).prefixed(prefix, *kept).stored_as(**how)
+
+    told = [prefix, *(str(value) for value in how.values())]
+    return Row(" ".join([row.name, *filter(None, told)]), row.method, make_stored, row.family)
+
+
+def mlp(name: str, num_tokens: int = 3, **options: Any) -> Row:
+    make = partial(make_mlp_speculator, **options)
+    return Row(f"mlp_speculator {name}", "mlp_speculator", make, num_tokens=num_tokens)
+
+
+def arctic(name: str, num_tokens: int = 3, **options: Any) -> Row:
+    make = partial(make_arctic_lstm, **options)
+    return Row(f"mlp_speculator arctic {name}", "mlp_speculator", make, num_tokens=num_tokens)
+
+
+def medusa(name: str, **options: Any) -> Row:
+    return Row(f"medusa {name}", "medusa", partial(make_medusa, **options))
+
+
+def vllm_medusa(name: str, **options: Any) -> Row:
+    return Row(f"medusa vllm {name}", "medusa", partial(make_vllm_medusa, **options))
+
+
+def sliding(**more: Any) -> dict[str, Any]:
+    kinds = ["sliding_attention", "full_attention"]
+    return {"layer_types": kinds, "sliding_window": 7, "use_sliding_window": True, **more}
+
+
+ROWS = [
+    Row("draft_model", "draft_model", make_draft_model),
+    Row("draft_model tied", "draft_model", partial(make_draft_model, is_tied=True)),
+    eagle("plain"),
+    eagle("bias", bias=True),
+    eagle("bias, own embedding", bias=True, embedding=True),
+    eagle("rope_theta", config={"rope_theta": 3000.0}),
+    eagle("no kv heads in config", has_kv_heads=False),
+    eagle("qkv_bias", qkv_bias=True),
+    eagle("wrapped", is_wrapped=True, bias=True),
+    stored(eagle("prefix"), "model."),
+    stored(eagle("dtype"), dtype="float16"),
+    stored(eagle("bin"), file="pytorch_model.bin"),
+    eagle3("plain"),
+    eagle3("rope_theta", {"rope_theta": 3000.0}),
+    eagle3("rope_scaling", {"rope_theta": 3000.0, "rope_scaling": LLAMA3_SCALING}),
+    eagle3("rope_parameters", {"rope_parameters": {**LLAMA3_SCALING, "rope_theta": 3000.0}}),
+    eagle3("whole vocabulary", draft_vocab=64),
+    eagle3("no lm_head", draft_vocab=64, has_head=False),
+    eagle3("no lm_head, reduced vocabulary", has_head=False),
+    eagle3("own embedding", embedding=True),
+    eagle3("narrower", hidden=36),
+    eagle3("attention_bias", bias=True),
+    eagle3("norm_before_fc", {"norm_before_fc": True}, norm_before_fc=True),
+    eagle3("eagle_config", {"eagle_config": {"norm_before_fc": True, GIVEN_IDS: [0, 2, 5]}},
+           norm_before_fc=True),
+    eagle3("fc_norm", {"fc_norm": True}, fc_norm=True),
+    eagle3("norm_output", {"norm_output": True}),
+    eagle3("norm_output overruled", {"norm_output": True}, said={"norm_output": False}),
+    eagle3("norm_before_residual", {"norm_before_residual": True}),
+    eagle3("norm_before_residual overruled", said={"norm_before_residual": True}),
+    eagle3("two layers", num_layers=2),
+    eagle3("q and k norms", {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"]},
+           qk_norm=True),
+    eagle3("sliding window", sliding(), num_layers=2),
+    eagle3("ids of entered layers", {GIVEN_IDS: [0, 4, 6]}),
+    eagle3("ids of left layers", {GIVEN_IDS: [1, 2, 4]}),
+    eagle3("ids overruled", {GIVEN_IDS: [1, 2, 4]}, said={"aux_hidden_state_layer_ids": [1, 2, 4]}),
+    eagle3("five taps", {GIVEN_IDS: [0, 2, 3, 4, 6]}, num_taps=5),
+    eagle3("one tap as wide as the drafter", {GIVEN_IDS: [4]}, num_taps=1),
+    eagle3("no auxiliary states", {"eagle_config": {"use_aux_hidden_state": False}}, has_fc=False),
+    eagle3("logit_scale", {"logit_scale": 0.4}),
+    stored(eagle3("prefix"), "model.", HEAD_AND_MAPS),
+    stored(eagle3("files"), num_files=3),
+    stored(eagle3("dtype"), dtype="bfloat16"),
+    stored(eagle3("bin"), file="pytorch_model.bin", dtype="float16"),
+    Row("eagle3 specforge", "eagle3", specforge),
+    Row("eagle3 specforge 3.1", "eagle3", partial(specforge, fc_norm=True, norm_output=True)),
+    speculators("plain"),
+    speculators("rope_theta", {"rope_theta": 3000.0}, embedding=True),
+    speculators("without norm_before_residual", outer={"norm_before_residual": False}),
+    speculators("q and k norms", {"model_type": "qwen3"}, qk_norm=True),
+    speculators("norms", norm_before_fc=True,
+                outer={"norm_output": True, GIVEN_IDS: [2, 3, 5]}),
+    mlp("untied"),
+    mlp("inner as wide as the target", inner=HIDDEN),
+    mlp("scale_input", scale_input=True),
+    mlp("tied", is_tied=True, scale_input=True, n_predict=4, num_tokens=4),
+    mlp("tied, all written", is_tied=True, writes_all=True, n_predict=4, num_tokens=4),
+    mlp("fewer than n_predict", n_predict=5, num_tokens=2),
+    stored(mlp("prefix"), "speculator."),
+    arctic("sum_lstm"),
+    arctic("unscaled input", scale_input=False, n_predict=4, num_tokens=4),
+    arctic("own embeddings", ties_embeddings=False),
+    medusa("research"),
+    medusa("research without bias", bias=False),
+    medusa("research, two layers", num_layers=2),
+    stored(medusa("research"), file="medusa_lm_head.safetensors"),
+    stored(medusa("research"), file="medusa_lm_head.pt"),
+    vllm_medusa("bias", num_layers=2),
+    vllm_medusa("no bias", bias=False),
+    vllm_medusa("one lm_head", shares_head="own"),
+    vllm_medusa("target's lm_head", shares_head="target"),
+    vllm_medusa("token_map", draft_vocab=40),
+    vllm_medusa("logit_scale", config={"logit_scale": 0.4}),
+    stored(vllm_medusa("prefix"), "medusa_heads."),
+    Row("mtp mimo", "mtp", family="mimo", mtp="mimo"),
+    Row("mtp deepseek", "mtp", mtp="deepseek"),
+    Row("mtp deepseek with copies", "mtp", family="qwen3", mtp="deepseek_copies"),
+    Row("mtp qwen", "mtp", family="qwen3", mtp="qwen"),
+    Row("mtp qwen names in a llama", "mtp", mtp="qwen"),
+    Row("mtp mimo v2 names", "mtp", mtp="mimo_v2"),
+    Row("mtp ernie names", "mtp", mtp="ernie"),
+]  # fmt: skip
