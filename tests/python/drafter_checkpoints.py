@@ -175,8 +175,8 @@ def make_eagle(target: Target, random: Random, **options: Any) -> Checkpoint:
             tensors[key] = np.repeat(
                 tensors[key].reshape(KV_HEADS, HEAD_DIM, -1), HEADS // KV_HEADS, axis=0
             ).reshape(HEADS * HEAD_DIM, -1) + random.matrix(HEADS * HEAD_DIM, HIDDEN, 0.2)
-    own = np.diag(target.final_norm) + random.matrix(HIDDEN, HIDDEN, 0.3)
-    tensors["fc.weight"] = np.concatenate([own, random.matrix(HIDDEN, HIDDEN, 0.5)], axis=1)
+    own = 0.3 * np.diag(target.final_norm) + random.matrix(HIDDEN, HIDDEN, 0.1)
+    tensors["fc.weight"] = np.concatenate([own, random.matrix(HIDDEN, HIDDEN, 0.2)], axis=1)
     if options.get("bias", False):
         tensors["fc.bias"] = random.vector(HIDDEN)
     if options.get("embedding"):
@@ -186,7 +186,7 @@ def make_eagle(target: Target, random: Random, **options: Any) -> Checkpoint:
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "num_hidden_layers": 1,
-        "rms_norm_eps": 1e-3,
+        "rms_norm_eps": 1e-2,
         "max_position_embeddings": 64,
     }
     if kv_heads:

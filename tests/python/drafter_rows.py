@@ -26,7 +26,7 @@ from drafter_checkpoints import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One row of the table of formats: a drafter, its target, and what the user says of it."""
 
@@ -37,6 +37,10 @@ class Row:
     mtp: str | None = None
     options: dict[str, Any] = field(default_factory=dict)  # of SpeculativeOptions
     num_tokens: int = 4
+
+    @property
+    def is_pickle(self) -> bool:
+        return self.name.split()[-1].endswith((".bin", ".pt"))
 
     def write(self, folder: Path) -> tuple[Path, Path | None]:
         """Writes both; returns the target's directory and the drafter's, if it has one."""
@@ -91,7 +95,8 @@ def stored(row: Row, prefix: str = "", kept: tuple[str, ...] = (), **how: Any) -
         return make(target, random).prefixed(prefix, *kept).stored_as(**how)
 
     told = [prefix, *(str(value) for value in how.values())]
-    return Row(" ".join([row.name, *filter(None, told)]), row.method, make_stored, row.family)
+    name = " ".join([row.name, *filter(None, told)])
+    return Row(name, row.method, make_stored, row.family, num_tokens=row.num_tokens)
 
 
 def mlp(name: str, num_tokens: int = 3, **options: Any) -> Row:
@@ -162,7 +167,7 @@ ROWS = [
     stored(eagle3("prefix"), "model.", HEAD_AND_MAPS),
     stored(eagle3("files"), num_files=3),
     stored(eagle3("dtype"), dtype="bfloat16"),
-    stored(eagle3("bin"), file="pytorch_model.bin", dtype="float16"),
+    stored(eagle3("bin"), dtype="float16", file="pytorch_model.bin"),
     Row("eagle3 specforge", "eagle3", specforge),
     Row("eagle3 specforge 3.1", "eagle3", partial(specforge, fc_norm=True, norm_output=True)),
     speculators("plain"),

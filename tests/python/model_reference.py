@@ -193,17 +193,19 @@ class LanguageModel:
         self.lm_head = self.embedding
         if not self.config.get("tie_word_embeddings", False):
             self.lm_head = self.weights["lm_head.weight"]
-        self.last: tuple[list[int], list[Array]] = ([], [])
+        self.done: list[tuple[list[int], list[Array]]] = []
 
     def residuals(self, tokens: Sequence[int]) -> list[Array]:
         """R_k for k = 0 ... the number of layers: [tokens, hidden] behind k layers."""
-        known, residuals = self.last
-        if list(tokens) != known[: len(tokens)]:
-            residuals = [self.embedding[list(tokens)]]
-            for layer in self.layers:
-                residuals.append(layer(residuals[-1]))
-            self.last = (list(tokens), residuals)
-        return [rows[: len(tokens)] for rows in residuals]  # they are causal
+        wanted = list(tokens)
+        for known, residuals in self.done:
+            if known[: len(wanted)] == wanted:
+                return [rows[: len(wanted)] for rows in residuals]  # they are causal
+        residuals = [self.embedding[wanted]]
+        for layer in self.layers:
+            residuals.append(layer(residuals[-1]))
+        self.done.append((wanted, residuals))
+        return residuals
 
     def hidden(self, tokens: Sequence[int]) -> Array:
         """h_t: what the head reads."""

@@ -1,0 +1,172 @@
+"""Runs drafters in the engine, and holds what they computed against the reference."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from drafter_reference import Drafter, draft_logits, make_drafter
+from drafter_rows import ROWS, Row
+from model_reference import Array, LanguageModel
+
+from forerun import _core
+
+PROMPTS = [[5], [3, 9, 27, 4, 8, 1, 2], [*range(10, 43)]]  # blocks are of 16 tokens
+MAX_TOKENS = 24
+TOLERANCE = 1e-5  # of the logits' spread: the engine computes in float32
+
+Key = tuple[tuple[int, ...], tuple[int, ...]]  # known tokens, path
+
+
+@dataclass
+class Record:
+    """A draft record with the tokens that were known."""
+
+    tokens: tuple[int, ...]
+    path: tuple[int, ...]
+    logits: npt.NDArray[np.float32]
+
+    @property
+    def key(self) -> Key:
+        return self.tokens, self.path
+
+
+@dataclass
+class Run:
+    outputs: list[list[int]]
+    records: list[Record]
+    metrics: _core.EngineMetrics
+
+
+@functools.cache
+def folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="forerun-drafters-"))
+
+
+@functools.cache
+def directories(row: Row) -> tuple[Path, Path | None]:
+    return row.write(folder())
+
+
+@functools.cache
+def target_of(directory: Path) -> LanguageModel:
+    return LanguageModel(directory)
+
+
+@functools.cache
+def reference_of(row: Row) -> Drafter:
+    target, drafter = directories(row)
+    return make_drafter(row.method, target_of(target), drafter, **row.options)
+
+
+def row_named(name: str) -> Row:
+    return next(row for row in ROWS if row.name == name)
+
+
+def make_engine(row: Row, speculative: dict[str, Any] | None = None, **options: Any) -> Any:
+    target, drafter = directories(row)
+    core = _core.EngineOptions()
+    core.model = str(target)
+    core.dtype = "float32"
+    core.check_invariants = True
+    if speculative is not None:
+        drafts = _core.SpeculativeOptions()
+        drafts.method = getattr(_core.SpeculativeMethod, row.method.upper())
+        drafts.model = "" if drafter is None else str(drafter)
+        drafts.num_speculative_tokens = row.num_tokens
+        drafts.record_draft_logits = True
+        drafts.adaptive = False
+        for name, value in {**row.options, **speculative}.items():
+            setattr(drafts, name, value)
+        core.speculative = drafts
+    for name, value in options.items():
+        setattr(core, name, value)
+    return _core.Engine(core)
+
+
+def make_params(**fields: Any) -> _core.SamplingParams:
+    params = _core.SamplingParams()
+    for name, value in {
+        "temperature": 0.0,
+        "max_tokens": MAX_TOKENS,
+        "ignore_eos": True,
+        **fields,
+    }.items():
+        setattr(params, name, value)
+    return params
+
+
+def run(engine: Any, prompts: Sequence[Sequence[int]], **fields: Any) -> Run:
+    ids = [engine.submit(list(prompt), make_params(**fields)) for prompt in prompts]
+    outputs: dict[int, list[int]] = {request_id: [] for request_id in ids}
+    drafted = []
+    while engine.has_unfinished():
+        for update in engine.step():
+            outputs[update.id] += update.new_tokens
+        drafted += engine.take_draft_records()
+    sequences = {
+        request_id: [*prompt, *outputs[request_id]]
+        for request_id, prompt in zip(ids, prompts, strict=True)
+    }
+    records = [
+        Record(
+            tuple(sequences[record.request_id][: record.num_tokens]),
+            tuple(record.path),
+            np.array(record.logits),
+        )
+        for record in drafted
+    ]
+    assert all(record.num_tokens <= len(sequences[record.request_id]) for record in drafted), (
+        "a draft behind the end of a request"
+    )
+    return Run([outputs[request_id] for request_id in ids], records, engine.metrics())
+
+
+@functools.cache
+def plain_outputs(target: Path, max_tokens: int = MAX_TOKENS) -> list[list[int]]:
+    core = _core.EngineOptions()
+    core.model = str(target)
+    core.dtype = "float32"
+    return run(_core.Engine(core), PROMPTS, max_tokens=max_tokens).outputs
+
+
+@functools.cache
+def expected_logits(row: Row, tokens: tuple[int, ...], path: tuple[int, ...]) -> Array:
+    return draft_logits(reference_of(row), tokens, path)
+
+
+def check_records(row: Row, records: Sequence[Record]) -> None:
+    """Every record's logits are those of the reference."""
+    assert records
+    for record in sorted(records, key=lambda record: -len(record.tokens)):
+        expected = expected_logits(row, record.tokens, record.path)
+        assert record.logits.shape == expected.shape, row.name
+        spread = expected.max() - expected.min()
+        worst = np.abs(record.logits - expected).max()  # NaN is not below anything
+        assert worst < TOLERANCE * spread, (
+            f"{row.name}: {len(record.tokens)} tokens known, path {record.path}: "
+            f"off by {worst / spread:.2e} of the spread"
+        )
+
+
+def check_greedy_paths(row: Row, records: Sequence[Record], width: int = 1) -> None:
+    """Every path goes on with one of the most probable tokens of the logits before."""
+    target_ids = reference_of(row).target_ids
+    by_key = {record.key: record.logits for record in records}
+    for record in records:
+        if record.path:
+            before = by_key[record.tokens, record.path[:-1]]
+            best = np.argsort(-before, kind="stable")[:width]
+            known = best if target_ids is None else target_ids[best]
+            assert record.path[-1] in known, (row.name, len(record.tokens), record.path)
+
+
+def num_by_depth(records: Sequence[Record]) -> dict[int, int]:
+    depths = [len(record.path) for record in records]
+    return {depth: depths.count(depth) for depth in sorted(set(depths))}
