@@ -90,6 +90,10 @@ def make_engine(row: Row, speculative: dict[str, Any] | None = None, **options: 
     return _core.Engine(core)
 
 
+def drafts_trees(row: Row) -> bool:
+    return row.method != "mlp_speculator"
+
+
 def make_params(**fields: Any) -> _core.SamplingParams:
     params = _core.SamplingParams()
     for name, value in {
@@ -100,6 +104,21 @@ def make_params(**fields: Any) -> _core.SamplingParams:
     }.items():
         setattr(params, name, value)
     return params
+
+
+def records_of(
+    drafted: Sequence[Any], sequences: dict[int, list[int]], cancelled: set[int] | None = None
+) -> list[Record]:
+    """With the tokens that were known, by what requests became in the end."""
+    records = []
+    for record in drafted:
+        tokens = tuple(sequences[record.request_id][: record.num_tokens])
+        if len(tokens) < record.num_tokens:
+            # A cancelled request may have lost tokens; others draft nothing behind their end.
+            assert record.request_id in (cancelled or set())
+            continue
+        records.append(Record(tokens, tuple(record.path), np.array(record.logits)))
+    return records
 
 
 def run(engine: Any, prompts: Sequence[Sequence[int]], **fields: Any) -> Run:
@@ -114,17 +133,7 @@ def run(engine: Any, prompts: Sequence[Sequence[int]], **fields: Any) -> Run:
         request_id: [*prompt, *outputs[request_id]]
         for request_id, prompt in zip(ids, prompts, strict=True)
     }
-    records = [
-        Record(
-            tuple(sequences[record.request_id][: record.num_tokens]),
-            tuple(record.path),
-            np.array(record.logits),
-        )
-        for record in drafted
-    ]
-    assert all(record.num_tokens <= len(sequences[record.request_id]) for record in drafted), (
-        "a draft behind the end of a request"
-    )
+    records = records_of(drafted, sequences)
     return Run([outputs[request_id] for request_id in ids], records, engine.metrics())
 
 

@@ -22,6 +22,7 @@ from drafter_runs import (
     check_greedy_paths,
     check_records,
     directories,
+    drafts_trees,
     make_engine,
     num_by_depth,
     plain_outputs,
@@ -149,10 +150,6 @@ def test_draft_logits_do_not_depend_on_what_happens_to_the_state(scenario: Any) 
         assert got.outputs == plain_outputs(directories(row)[0]), name
         check_records(row, got.records)
         check_greedy_paths(row, got.records)
-
-
-def drafts_trees(row: Row) -> bool:
-    return row.method != "mlp_speculator"
 
 
 def check_trees(row: Row) -> None:
