@@ -116,15 +116,20 @@ def make_target(family: str = "llama", seed: int = 1) -> Target:
         tensors |= layer
     final_norm = random.norm(HIDDEN)
     tensors["model.norm.weight"] = final_norm
-    architecture = {"llama": "Llama", "qwen3": "Qwen3", "mimo": "MiMo"}[family]
+    is_tied = family == "tied"
+    if is_tied:
+        del tensors["lm_head.weight"]
+        lm_head = embedding
+    architecture = {"qwen3": "Qwen3", "mimo": "MiMo"}.get(family, "Llama")
     config = {
         **SIZES,
         "architectures": [f"{architecture}ForCausalLM"],
-        "model_type": family,
+        "model_type": architecture.lower(),
         "num_hidden_layers": NUM_LAYERS,
         "head_dim": HEAD_DIM,
         "rms_norm_eps": 1e-5,
         "rope_theta": 500.0,
+        "tie_word_embeddings": is_tied,
     }
     if family == "mimo":
         config |= {"attention_bias": True, "use_sliding_window": False, "sliding_window": 32768}

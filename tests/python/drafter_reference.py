@@ -140,6 +140,7 @@ class Eagle3(Recurrent):
         )
         self.norm_output = options.get("norm_output", config.get("norm_output", False))
         self.scale = config.get("logit_scale", 1.0)
+        self.epsilon = config.get("rms_norm_eps", 1e-6)
 
     def flatten(self, config: Config) -> Config:
         inner = config.get("transformer_layer_config") or {}
@@ -158,15 +159,16 @@ class Eagle3(Recurrent):
         ids = self.config.get("eagle_aux_hidden_state_layer_ids")
         if not ids:
             return [2, self.target.num_layers // 2, self.target.num_layers - 3]
-        # Lists that begin with layer 1 name the layers that the states leave.
-        return [k + 1 for k in ids] if ids[0] == 1 else list(ids)
+        # Lists that begin with layer 1 name the layers that the states leave, but for speculators.
+        leaves = ids[0] == 1 and "speculators_model_type" not in self.config
+        return [k + 1 for k in ids] if leaves else list(ids)
 
     def features(self, tokens: Sequence[int]) -> Array:
         if "fc.weight" not in self.weights:
             return self.target.hidden(tokens)
         residuals = self.target.residuals(tokens)
         chunks = [residuals[k] for k in self.taps()]
-        eps = self.config["rms_norm_eps"]
+        eps = self.epsilon
         if "fc_norm.0.weight" in self.weights:
             norms = [self.weights[f"fc_norm.{i}.weight"] for i in range(len(chunks))]
             chunks = [rms_norm(x, norm, eps) for x, norm in zip(chunks, norms, strict=True)]
@@ -182,7 +184,7 @@ class Eagle3(Recurrent):
         x = first.finish(normed if self.norm_before_residual else features, both)
         for layer in others:
             x = layer(x)
-        read = rms_norm(x, self.weights["norm.weight"], self.config["rms_norm_eps"])
+        read = rms_norm(x, self.weights["norm.weight"], self.epsilon)
         return read * self.scale, read if self.norm_output else x
 
 
@@ -294,7 +296,7 @@ class ArcticLstm(MlpSpeculator):
     def logits(self, tokens: Sequence[int], path: Sequence[int]) -> Array:
         state: Array = self.start(tokens)
         cell: Array | float = 0.0
-        inner = int(str(self.config["inner_dim"]).split(".")[0])
+        inner = len(self.weights["forget_proj.0.weight"])
         for index, token in enumerate([tokens[-1], *path]):
             gates = []
             for name in ("forget", "input", "output", "cell"):

@@ -122,10 +122,48 @@ def sliding(**more: Any) -> dict[str, Any]:
     return {"layer_types": kinds, "sliding_window": 7, "use_sliding_window": True, **more}
 
 
+def another_target(target: Target, random: Random, family: str) -> Checkpoint:
+    """A target as a draft model: it has the same successors."""
+    return make_target(family).checkpoint
+
+
+def wrong_number_of_heads(target: Target, random: Random) -> Checkpoint:
+    made = make_medusa(target, random)
+    made.config["medusa_num_heads"] = 2
+    return made
+
+
+def numbers_as_lists(target: Target, random: Random) -> Checkpoint:
+    made = make_arctic_lstm(target, random)
+    for key in ("emb_dim", "inner_dim", "proj_dim"):
+        made.config[key] = [int(made.config[key])]
+    return made
+
+
+def default_epsilon(target: Target, random: Random) -> Checkpoint:
+    made = make_speculators(target, random)
+    for key in ("rms_norm_eps", "hidden_act", "tie_word_embeddings"):
+        del made.config["transformer_layer_config"][key]
+    return made
+
+
+def with_frequencies(target: Target, random: Random) -> Checkpoint:
+    made = make_eagle(target, random)
+    made.tensors["layers.0.self_attn.rotary_emb.inv_freq"] = random.vector(6)
+    return made
+
+
+NULLS = dict.fromkeys(("head_dim", "rope_scaling", "sliding_window", "layer_types", GIVEN_IDS,
+                       "eagle_config", "target_hidden_size"))  # fmt: skip
+
 ROWS = [
     Row("draft_model", "draft_model", make_draft_model),
     Row("draft_model tied", "draft_model", partial(make_draft_model, is_tied=True)),
+    Row("draft_model qwen3", "draft_model", partial(another_target, family="qwen3")),
+    Row("draft_model the target itself", "draft_model", partial(another_target, family="llama")),
     eagle("plain"),
+    Row("eagle of a tied target", "eagle", make_eagle, family="tied"),
+    Row("eagle with frequencies", "eagle", with_frequencies),
     eagle("bias", bias=True),
     eagle("bias, own embedding", bias=True, embedding=True),
     eagle("rope_theta", config={"rope_theta": 3000.0}),
@@ -165,6 +203,13 @@ ROWS = [
     eagle3("no auxiliary states", {"eagle_config": {"use_aux_hidden_state": False}}, has_fc=False),
     eagle3("logit_scale", {"logit_scale": 0.4}),
     stored(eagle3("prefix"), "model.", HEAD_AND_MAPS),
+    stored(eagle3("prefix of all but the head"), "model.", HEAD_AND_MAPS[:1]),
+    eagle3("nulls", NULLS),
+    Row("eagle3 no lm_head, tied target", "eagle3", partial(make_eagle3, has_head=False),
+        family="tied"),
+    Row("eagle3 of qwen3", "eagle3", make_eagle3, family="qwen3"),
+    Row("eagle3 speculators default epsilon", "eagle3", default_epsilon),
+    speculators("ids that begin with 1", outer={GIVEN_IDS: [1, 3, 5]}),
     stored(eagle3("files"), num_files=3),
     stored(eagle3("dtype"), dtype="bfloat16"),
     stored(eagle3("bin"), dtype="float16", file="pytorch_model.bin"),
@@ -186,7 +231,11 @@ ROWS = [
     arctic("sum_lstm"),
     arctic("unscaled input", scale_input=False, n_predict=4, num_tokens=4),
     arctic("own embeddings", ties_embeddings=False),
+    Row("mlp_speculator arctic lists", "mlp_speculator", numbers_as_lists, num_tokens=3),
     medusa("research"),
+    Row("medusa wrong number of heads", "medusa", wrong_number_of_heads),
+    Row("medusa of a tied target", "medusa", partial(make_vllm_medusa, shares_head="target"),
+        family="tied"),
     medusa("research without bias", bias=False),
     medusa("research, two layers", num_layers=2),
     stored(medusa("research"), file="medusa_lm_head.safetensors"),
@@ -201,6 +250,7 @@ ROWS = [
     Row("mtp mimo", "mtp", family="mimo", mtp="mimo"),
     Row("mtp deepseek", "mtp", mtp="deepseek"),
     Row("mtp deepseek with copies", "mtp", family="qwen3", mtp="deepseek_copies"),
+    Row("mtp deepseek, tied target", "mtp", family="tied", mtp="deepseek"),
     Row("mtp qwen", "mtp", family="qwen3", mtp="qwen"),
     Row("mtp qwen names in a llama", "mtp", mtp="qwen"),
     Row("mtp mimo v2 names", "mtp", mtp="mimo_v2"),

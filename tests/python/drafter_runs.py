@@ -42,6 +42,8 @@ class Run:
     outputs: list[list[int]]
     records: list[Record]
     metrics: _core.EngineMetrics
+    # Request and number of known tokens of steps that had room for a draft, and drafted nothing.
+    undrafted: list[tuple[int, int]]
 
 
 @functools.cache
@@ -123,18 +125,26 @@ def records_of(
 
 def run(engine: Any, prompts: Sequence[Sequence[int]], **fields: Any) -> Run:
     ids = [engine.submit(list(prompt), make_params(**fields)) for prompt in prompts]
+    num_prompt = {request_id: len(prompt) for request_id, prompt in zip(ids, prompts, strict=True)}
     outputs: dict[int, list[int]] = {request_id: [] for request_id in ids}
-    drafted = []
+    drafted, undrafted = [], []
     while engine.has_unfinished():
-        for update in engine.step():
+        num_before = {request_id: len(output) for request_id, output in outputs.items()}
+        updates = engine.step()
+        records = engine.take_draft_records()
+        who = {record.request_id for record in records}
+        for update in updates:
             outputs[update.id] += update.new_tokens
-        drafted += engine.take_draft_records()
+            num_left = fields.get("max_tokens", MAX_TOKENS) - num_before[update.id]
+            if num_before[update.id] > 0 and num_left > 1 and update.id not in who:
+                undrafted.append((update.id, num_prompt[update.id] + num_before[update.id]))
+        drafted += records
     sequences = {
         request_id: [*prompt, *outputs[request_id]]
         for request_id, prompt in zip(ids, prompts, strict=True)
     }
-    records = records_of(drafted, sequences)
-    return Run([outputs[request_id] for request_id in ids], records, engine.metrics())
+    results = [outputs[request_id] for request_id in ids]
+    return Run(results, records_of(drafted, sequences), engine.metrics(), undrafted)
 
 
 @functools.cache

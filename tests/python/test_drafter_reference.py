@@ -60,8 +60,21 @@ def test_draft_logits_are_those_of_the_reference(row: Row) -> None:
     assert got.outputs == plain_outputs(directories(row)[0])
     check_records(row, got.records)
     check_greedy_paths(row, got.records)
+    assert not got.undrafted
     assert sorted(num_by_depth(got.records)) == list(range(row.num_tokens))
     assert len({record.key for record in got.records}) == len(got.records)
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_no_step_is_without_a_draft_wherever_blocks_end(name: str) -> None:
+    row = row_named(name)
+    for num_tokens in range(1, row.num_tokens + 1):
+        for width in (1, 2) if drafts_trees(row) else (1,):
+            drafts = {"num_speculative_tokens": num_tokens, "draft_tree_width": width}
+            prompts = [(PROMPTS[2] * 2)[:length] for length in (13, 14, 15, 16, 17, 31, 32, 33)]
+            got = run(make_engine(row, drafts), prompts, max_tokens=9)
+            assert not got.undrafted, (num_tokens, width)
+            check_records(row, got.records)
 
 
 def test_drafts_of_the_table_are_accepted_in_part() -> None:
@@ -156,6 +169,7 @@ def check_trees(row: Row) -> None:
     tree = {"draft_tree_width": 3, "draft_tree_depth": 4, "num_speculative_tokens": 14}
     got = run(make_engine(row, speculative=tree), PROMPTS)
     assert got.outputs == plain_outputs(directories(row)[0]), row.name
+    assert not got.undrafted
     check_records(row, got.records)
     if row.method != "medusa":  # the heads do not depend on the path, so it is not told
         check_greedy_paths(row, got.records, width=3)
@@ -206,7 +220,7 @@ def check_same_bits(row: Row) -> None:
         if record.key in by_key:
             compared += 1
             assert (record.logits == by_key[record.key]).all(), (row.name, record.key)
-    assert compared >= len(kept) * 3 // 4, f"{row.name}: {compared} of {len(kept)}"
+    assert compared >= 0.9 * len(kept), f"{row.name}: {compared} of {len(kept)}"
 
 
 @pytest.mark.parametrize("name", SOME)
