@@ -71,8 +71,22 @@ def row_named(name: str) -> Row:
     return next(row for row in ROWS if row.name == name)
 
 
-def make_engine(row: Row, speculative: dict[str, Any] | None = None, **options: Any) -> Any:
+@functools.cache
+def engine_directories(row: Row) -> tuple[Path, Path | None]:
+    """The same for the engine, which reads safetensors alone."""
     target, drafter = directories(row)
+    if not row.is_pickle:
+        return target, drafter
+    from forerun.convert.pickles import write_as_safetensors
+
+    assert drafter is not None
+    converted = folder() / f"{drafter.name} converted"
+    write_as_safetensors(drafter, converted)
+    return target, converted
+
+
+def make_engine(row: Row, speculative: dict[str, Any] | None = None, **options: Any) -> Any:
+    target, drafter = engine_directories(row)
     core = _core.EngineOptions()
     core.model = str(target)
     core.dtype = "float32"

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from forerun import _core
 
 Fields = dict[str, Any]
-TARGET_ROWS = [row for row in ROWS if not row.is_pickle]
+SAFETENSORS_ROWS = [row for row in ROWS if not row.is_pickle]
 MAX_MODEL_LEN = 80
 
 
@@ -64,6 +64,7 @@ def random_engine(rng: random.Random, row: Row) -> Any:
     elif rng.random() < 0.4:
         speculative["draft_sample_method"] = _core.DraftSampleMethod.PROBABILISTIC
     speculative["adaptive"] = rng.random() < 0.3
+    speculative["hybrid"] = "draft_sample_method" not in speculative and rng.random() < 0.3
     max_num_seqs = rng.randint(1, 5)
     options: Fields = {
         "max_num_seqs": max_num_seqs,
@@ -103,7 +104,7 @@ def drive(rng: random.Random, engine: Any, requests: list[tuple[list[int], Field
 def check_mix(seed: int, rows: list[Row] | None = None) -> tuple[int, int]:
     """Returns how many requests and records were compared."""
     rng = random.Random(seed)
-    row = rng.choice(rows or TARGET_ROWS)
+    row = rng.choice(rows or SAFETENSORS_ROWS)
     engine = random_engine(rng, row)
     bits: dict[Any, Any] = {}
     prompts: list[list[int]] = []
@@ -147,9 +148,9 @@ def test_no_mix_changes_ids_or_draft_logits(seed: int) -> None:
 @pytest.mark.long
 def test_no_mix_changes_ids_or_draft_logits_in_full() -> None:
     num_requests = num_records = 0
-    for index, row in enumerate(TARGET_ROWS):
+    for index, row in enumerate(SAFETENSORS_ROWS):
         for seed in range(40):
             counts = check_mix(1000 * index + seed, [row])
             num_requests += counts[0]
             num_records += counts[1]
-    print(f"{len(TARGET_ROWS)} drafters: {num_requests} requests, {num_records} draft records")
+    print(f"{len(SAFETENSORS_ROWS)} drafters: {num_requests} requests, {num_records} draft records")

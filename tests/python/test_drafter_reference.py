@@ -32,10 +32,10 @@ from drafter_runs import (
 )
 from model_reference import LanguageModel
 
+from forerun.inspection import fit_problems, inspect
+
 IN_FILES_TO_CONVERT = ("bin", ".pt")
-SAFETENSORS_ROWS = [
-    row for row in ROWS if not any(kind in row.name for kind in IN_FILES_TO_CONVERT)
-]
+ROWS = [row for row in ROWS if not any(kind in row.name for kind in IN_FILES_TO_CONVERT)]
 # One of every kind of drafter, each with what makes its state hard to keep.
 SOME = [
     "draft_model",
@@ -54,7 +54,7 @@ def names(rows: list[Row]) -> list[Any]:
     return [pytest.param(row, id=row.name) for row in rows]
 
 
-@pytest.mark.parametrize("row", names(SAFETENSORS_ROWS))
+@pytest.mark.parametrize("row", names(ROWS))
 def test_draft_logits_are_those_of_the_reference(row: Row) -> None:
     got = run(make_engine(row, speculative={}), PROMPTS)
     assert got.outputs == plain_outputs(directories(row)[0])
@@ -65,13 +65,24 @@ def test_draft_logits_are_those_of_the_reference(row: Row) -> None:
     assert len({record.key for record in got.records}) == len(got.records)
 
 
+@pytest.mark.parametrize("row", names(ROWS))
+def test_every_row_is_recognised_by_its_content(row: Row) -> None:
+    target, directory = directories(row)
+    if directory is None:
+        assert inspect(target).options["layers for multi-token prediction"]
+    else:
+        found = inspect(directory)
+        assert found.method == ("target" if row.method == "draft_model" else row.method)
+        assert fit_problems(found, inspect(target)) == []
+
+
 @pytest.mark.parametrize("name", SOME)
 def test_no_step_is_without_a_draft_wherever_blocks_end(name: str) -> None:
     row = row_named(name)
-    for num_tokens in range(1, row.num_tokens + 1):
+    for num_tokens in (1, row.num_tokens):
         for width in (1, 2) if drafts_trees(row) else (1,):
             drafts = {"num_speculative_tokens": num_tokens, "draft_tree_width": width}
-            prompts = [(PROMPTS[2] * 2)[:length] for length in (13, 14, 15, 16, 17, 31, 32, 33)]
+            prompts = [(PROMPTS[2] * 2)[:length] for length in (14, 15, 16, 31, 33)]
             got = run(make_engine(row, drafts), prompts, max_tokens=9)
             assert not got.undrafted, (num_tokens, width)
             check_records(row, got.records)
@@ -143,6 +154,18 @@ def on_two_threads(row: Row) -> Run:
     return run(make_engine(row, speculative={}, num_threads=2, block_size=32), PROMPTS)
 
 
+def in_hybrid_drafts(row: Row) -> Run:
+    """Text that repeats is drafted by an index, some of it instead of the model's, some behind."""
+    got = run(make_engine(row, speculative={"hybrid": True}), PROMPTS)
+    # The index needs past outputs to know what comes.
+    engine = make_engine(row, speculative={"hybrid": True})
+    run(engine, PROMPTS)
+    again = run(engine, PROMPTS)
+    assert again.outputs == got.outputs
+    got.records += again.records
+    return got
+
+
 SCENARIOS = [
     chunked,
     preempted,
@@ -152,6 +175,7 @@ SCENARIOS = [
     short_of_rows,
     in_adaptive_lengths,
     on_two_threads,
+    in_hybrid_drafts,
 ]
 
 
@@ -206,11 +230,13 @@ def test_sampled_drafts_have_the_logits_of_their_paths(acceptance_method: str) -
         check_sampled(row_named(name), acceptance_method)
 
 
-def check_same_bits(row: Row) -> None:
+def check_same_bits(row: Row, dtype: str = "float32") -> None:
     """Records of a request's cycles are == those of requests that start with the known tokens."""
-    kept = run(make_engine(row, speculative={}), PROMPTS).records
+    kept = run(make_engine(row, speculative={}, dtype=dtype), PROMPTS).records
     lengths = {record.tokens: len(record.tokens) for record in kept}
-    fresh = make_engine(row, speculative={}, enable_prefix_caching=False, max_num_seqs=4)
+    fresh = make_engine(
+        row, speculative={}, dtype=dtype, enable_prefix_caching=False, max_num_seqs=4
+    )
     # The last known token is sampled, as it was; one more makes a draft worthwhile.
     prompts = [list(tokens[: length - 1]) for tokens, length in lengths.items() if length > 1]
     again = run(fresh, prompts, max_tokens=row.num_tokens + 2).records
@@ -223,13 +249,14 @@ def check_same_bits(row: Row) -> None:
     assert compared >= 0.9 * len(kept), f"{row.name}: {compared} of {len(kept)}"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", SOME)
-def test_kept_state_and_recomputation_agree_to_the_bit(name: str) -> None:
-    check_same_bits(row_named(name))
+def test_kept_state_and_recomputation_agree_to_the_bit(name: str, dtype: str) -> None:
+    check_same_bits(row_named(name), dtype)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("row", names(SAFETENSORS_ROWS))
+@pytest.mark.parametrize("row", names(ROWS))
 def test_every_row_in_every_scenario(row: Row) -> None:
     for scenario in SCENARIOS:
         got = scenario(row)
