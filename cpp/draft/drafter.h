@@ -8,9 +8,12 @@
 #define FORERUN_CPP_DRAFT_DRAFTER_H_
 
 #include <span>
+#include <vector>
 
+#include "cpp/kv/block_table.h"
 #include "cpp/verify/distribution.h"
 #include "cpp/verify/draft.h"
+#include "forerun/draft_record.h"
 #include "forerun/types.h"
 
 namespace forerun {
@@ -23,6 +26,10 @@ struct DraftRequest {
   // guesses (cpp/verify/draft_sampling.h). Certain guesses need neither.
   const SamplingRule& rule;
   int first_output_index;
+  // For drafters that are models: prompt and output, and the blocks that hold the KV of all of it
+  // but the last token. There is room for that one and num_draft_slots(max_tokens) more.
+  std::span<const TokenId> tokens = {};
+  const BlockTable* table = nullptr;
 };
 
 class Drafter {
@@ -34,6 +41,15 @@ class Drafter {
   virtual void End(RequestId id) = 0;
   virtual void Forget(RequestId id) = 0;
 
+  // How many slots behind the known tokens drafting writes for so long a draft. They are the
+  // request's own until its next commit.
+  virtual int num_draft_slots(int /*max_tokens*/) const { return 0; }
+
+  // Called once a step, before Propose is: where drafting for many at once is cheaper, it happens
+  // here. The requests stay until then. Propose is called for others too, for which there was no
+  // room: they get no draft of a drafter that needs some.
+  virtual void Prepare(std::span<const DraftRequest> /*requests*/) {}
+
   // Fills `draft` (cleared by the caller) with at most max_tokens nodes; leaves it empty when it
   // has no guess. How many nodes it draws must not depend on what it drew: drafts are dropped when
   // they do not fit.
@@ -41,6 +57,9 @@ class Drafter {
 
   // Drops what is remembered of past requests.
   virtual void Reset() = 0;
+
+  // What was recorded since the last call, where recording was asked for.
+  virtual std::vector<DraftRecord> TakeRecords() { return {}; }
 };
 
 }  // namespace forerun

@@ -14,6 +14,8 @@ std::unique_ptr<Drafter> MakeDrafter(const SpeculativeOptions& options) {
       return std::make_unique<NgramDrafter>(options);
     case SpeculativeMethod::kSuffix:
       return std::make_unique<SuffixDrafter>(options);
+    default:
+      break;
   }
   return nullptr;
 }

@@ -8,8 +8,9 @@
 
 namespace forerun {
 
-// Null for kNone, and for kGrammar: the engine itself drafts what a constraint forces. REQUIRES:
-// the options passed CheckEngineOptions.
+// A drafter that reads text alone. Null for kNone, for kGrammar (the engine itself drafts what a
+// constraint forces), and for models (cpp/draft/model_drafter.h). REQUIRES: the options passed
+// CheckEngineOptions.
 std::unique_ptr<Drafter> MakeDrafter(const SpeculativeOptions& options);
 
 }  // namespace forerun

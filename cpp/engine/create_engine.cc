@@ -1,10 +1,13 @@
 #include <unistd.h>
 
+#include <algorithm>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
 #include "cpp/draft/make_drafter.h"
+#include "cpp/draft/model_drafter.h"
 #include "cpp/engine/engine_core.h"
 #include "cpp/engine/memory_plan.h"
 #include "cpp/model/safetensors.h"
@@ -33,8 +36,9 @@ int NumSpeculativeTokens(const SpeculativeOptions& options) {
       return options.num_speculative_tokens.value_or(options.suffix_max_tree_depth);
     case SpeculativeMethod::kGrammar:
       return options.num_speculative_tokens.value_or(16);
+    default:
+      return NumModelDraftTokens(options);
   }
-  return 0;
 }
 
 EngineConfig MakeConfig(const EngineOptions& options, const MemoryPlan& memory,
@@ -61,15 +65,27 @@ class NativeEngine : public Engine {
   NativeEngine(const EngineOptions& options, ModelSpec spec, Checkpoint& checkpoint)
       : team_(options.num_threads), ops_(MakeCpuOps(team_)) {
     const DType dtype = ResolveDType(options.dtype, spec, checkpoint);
-    const KvLayout layout = MakeKvLayout(spec, dtype, options.block_size);
+    std::optional<ModelDrafterSource> source;
+    if (IsModel(options.speculative.method)) {
+      source.emplace(options.speculative, spec, options.model);
+    }
+    std::int64_t block_bytes = MakeKvLayout(spec, dtype, options.block_size).block_bytes();
+    if (source) block_bytes += source->block_bytes(dtype, options.block_size);
     const MemoryPlan memory =
-        PlanMemory(options, spec.max_position, layout.block_bytes(), AvailableCacheBytes());
+        PlanMemory(options, spec.max_position, block_bytes, AvailableCacheBytes());
     ModelWeights weights = LoadWeights(spec, checkpoint, dtype, *ops_);
-    transformer_ = std::make_unique<Transformer>(
-        std::move(spec), std::move(weights), *ops_,
-        TransformerLimits{options.max_num_batched_tokens, memory.max_model_len, options.block_size,
-                          memory.num_blocks});
-    drafter_ = MakeDrafter(options.speculative);
+    TransformerLimits limits = {options.max_num_batched_tokens, memory.max_model_len,
+                                options.block_size, memory.num_blocks};
+    transformer_ =
+        std::make_unique<Transformer>(std::move(spec), std::move(weights), *ops_, limits,
+                                      source ? source->features() : FeatureSpec());
+    if (source) {
+      limits.max_rows = std::max(limits.max_rows,
+                                 options.max_num_seqs * options.speculative.draft_tree_width);
+      drafter_ = source->Load(*transformer_, *ops_, limits);
+    } else {
+      drafter_ = MakeDrafter(options.speculative);
+    }
     const EngineConfig config = MakeConfig(options, memory, transformer_->spec());
     core_ = std::make_unique<EngineCore>(config, *transformer_, drafter_.get());
     limits_ = {.vocab_size = transformer_->vocab_size(),
@@ -96,6 +112,9 @@ class NativeEngine : public Engine {
   bool HasUnfinished() const override { return core_->HasUnfinished(); }
   std::span<const RequestUpdate> Step() override { return core_->Step(); }
   void ResetCaches() override { core_->ResetCaches(); }
+  std::vector<DraftRecord> TakeDraftRecords() override {
+    return drafter_ != nullptr ? drafter_->TakeRecords() : std::vector<DraftRecord>();
+  }
   EngineMetrics metrics() const override { return core_->metrics(); }
   const ModelLimits& limits() const override { return limits_; }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <stdexcept>
 #include <utility>
 
 #include "cpp/engine/check_request.h"
@@ -170,27 +171,63 @@ std::span<const RequestUpdate> EngineCore::Step() {
 
 void EngineCore::ProposeDrafts() {
   candidates_.clear();
-  int num_known_rows = 0;
+  FindDraftRequests();
+  if (drafter_ != nullptr) PrepareDrafts();
+  for (std::size_t i = 0; i < drafting_.size(); ++i) {
+    Request& request = *drafting_[i];
+    ProposeDraft(wanted_[i], request);
+    // What a sampled draft drew must not decide how much of it is kept.
+    if (request.draft.empty() || request.draft.is_sampled()) continue;
+    candidates_.push_back({&request.draft, &acceptance_[request.id]});
+  }
+  if (config_.adaptive && !candidates_.empty()) {
+    int num_known_rows = 0;
+    for (const auto& request : scheduler_.running()) num_known_rows += request->num_pending();
+    controller_.Choose(candidates_, std::min(num_known_rows, config_.max_num_batched_tokens),
+                       static_cast<int>(scheduler_.running().size()));
+  }
+  // Room that drafting took and the draft does not need.
+  for (Request* request : drafting_) request->table.Trim(1 + request->draft.size());
+}
+
+void EngineCore::FindDraftRequests() {
+  drafting_.clear();
+  wanted_.clear();
   for (const auto& request : scheduler_.running()) {
-    num_known_rows += request->num_pending();
     request->draft.Clear();  // of a step that was interrupted
     if (!request->speculates || request->num_pending() != 1) continue;
     const int cap = request->params.max_draft_tokens.value_or(config_.num_speculative_tokens);
     const int limit = std::min({config_.num_speculative_tokens, cap, request->num_draftable()});
     if (limit <= 0) continue;
-    ProposeDraft(*request, limit);
-    // What a sampled draft drew must not decide how much of it is kept.
-    if (request->draft.empty() || request->draft.is_sampled()) continue;
-    candidates_.push_back({&request->draft, &acceptance_[request->id]});
-  }
-  if (config_.adaptive && !candidates_.empty()) {
-    controller_.Choose(candidates_, std::min(num_known_rows, config_.max_num_batched_tokens),
-                       static_cast<int>(scheduler_.running().size()));
+    drafting_.push_back(request.get());
+    wanted_.push_back({request->id, limit, request->rule, request->num_output_tokens(),
+                       request->tokens, &request->table});
   }
 }
 
-void EngineCore::ProposeDraft(Request& request, int max_tokens) {
-  const DraftRequest wanted = {request.id, max_tokens, request.rule, request.num_output_tokens()};
+void EngineCore::PrepareDrafts() {
+  prepared_.clear();
+  for (std::size_t i = 0; i < drafting_.size(); ++i) {
+    Request& request = *drafting_[i];
+    if (!request.drafts) continue;
+    const int num_slots = drafter_->num_draft_slots(wanted_[i].max_tokens);
+    // Where blocks are short, whoever comes first drafts.
+    if (num_slots > 0 && !request.table.Reserve(1 + num_slots)) continue;
+    prepared_.push_back(wanted_[i]);
+  }
+  if (prepared_.empty()) return;
+  try {
+    drafter_->Prepare(prepared_);
+  } catch (const std::exception&) {
+    // It cannot be told whose fault it was.
+    for (std::size_t i = 0; i < drafting_.size(); ++i) {
+      Guarded(*drafting_[i], [] { throw std::runtime_error("drafting failed"); });
+    }
+  }
+}
+
+void EngineCore::ProposeDraft(const DraftRequest& wanted, Request& request) {
+  const int max_tokens = wanted.max_tokens;
   Guarded(request, [&] { drafter_->Propose(wanted, request.draft); });
   FORERUN_CHECK(request.draft.size() <= max_tokens, "the drafter went beyond its limit");
   FORERUN_CHECK(request.draft.is_tree(), "a draft's node comes before its parent");

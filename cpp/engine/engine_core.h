@@ -87,7 +87,10 @@ class EngineCore {
 
   void TakeInbox();
   void ProposeDrafts();
-  void ProposeDraft(Request& request, int max_tokens);
+  // Requests that may draft in this step, with how much, and room for it.
+  void FindDraftRequests();
+  void PrepareDrafts();
+  void ProposeDraft(const DraftRequest& wanted, Request& request);
   void CountFirstSchedules();
   void VerifyDrafts(ConstRows logits);
   void VerifyRequest(const PlannedRequest& planned, RowLogits logits, Outcome& outcome);
@@ -121,6 +124,9 @@ class EngineCore {
   // This step's; kept for their memory.
   DraftConstrainer constrainer_;
   StepPlan plan_;
+  std::vector<Request*> drafting_;
+  std::vector<DraftRequest> wanted_;  // [drafting_.size()]
+  std::vector<DraftRequest> prepared_;  // those of them that the drafter follows
   std::vector<DraftLengthController::Candidate> candidates_;
   StepBatch batch_;
   std::vector<Outcome> outcomes_;       // [plan_.requests.size()], and more from larger steps

@@ -19,15 +19,43 @@ void CheckAtLeast(const char* field, std::int64_t value, std::int64_t least) {
   }
 }
 
+void CheckModelDrafter(const SpeculativeOptions& options) {
+  const bool is_model = IsModel(options.method);
+  const bool is_sampled = options.draft_sample_method != DraftSampleMethod::kGreedy;
+  if (is_sampled && !is_model) {
+    throw InvalidArgument("draft_sample_method", "'probabilistic'",
+                          "'greedy': ngram, suffix and grammar guess with certainty");
+  }
+  if (is_model && options.model.empty() && options.method != SpeculativeMethod::kMtp) {
+    throw InvalidArgument("model", "nothing", "the directory of the drafter");
+  }
+  if (!is_model && !options.model.empty()) {
+    throw InvalidArgument("model", "'" + options.model + "'",
+                          "nothing with a method that is no model");
+  }
+  CheckAtLeast("draft_tree_width", options.draft_tree_width, 1);
+  if (options.draft_tree_width > 64 || (!is_model && options.draft_tree_width > 1)) {
+    throw InvalidArgument("draft_tree_width", ToText(options.draft_tree_width),
+                          is_model ? "at most 64" : "1 with a method that is no model");
+  }
+  if (is_sampled && options.draft_tree_width > 1) {
+    throw InvalidArgument("draft_tree_width", ToText(options.draft_tree_width),
+                          "1 with draft_sample_method 'probabilistic'");
+  }
+  if (options.draft_tree_depth) {
+    if (!is_model) {
+      throw InvalidArgument("draft_tree_depth", ToText(*options.draft_tree_depth),
+                            "nothing with a method that is no model");
+    }
+    CheckAtLeast("draft_tree_depth", *options.draft_tree_depth, 1);
+  }
+}
+
 void CheckSpeculative(const SpeculativeOptions& options) {
   if (options.num_speculative_tokens) {
     CheckAtLeast("num_speculative_tokens", *options.num_speculative_tokens, 1);
   }
-  if (options.draft_sample_method != DraftSampleMethod::kGreedy) {
-    throw InvalidArgument("draft_sample_method", "'probabilistic'",
-                          "'greedy': ngram and suffix guess with certainty, and no method of this "
-                          "version draws from probabilities");
-  }
+  CheckModelDrafter(options);
   CheckAtLeast("prompt_lookup_min", options.prompt_lookup_min, 1);
   if (options.prompt_lookup_max < options.prompt_lookup_min) {
     throw InvalidArgument("prompt_lookup_max", ToText(options.prompt_lookup_max),

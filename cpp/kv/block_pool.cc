@@ -55,6 +55,7 @@ bool BlockPool::TryAllocate(int n, std::vector<BlockId>& out) {
     }
     blocks_[block].state = State::kHeld;
     blocks_[block].num_references = 1;
+    ++blocks_[block].generation;
     ++num_held_;
     out.push_back(block);
   }

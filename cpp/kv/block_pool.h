@@ -45,6 +45,8 @@ class BlockPool {
   int num_cached() const { return num_cached_; }
   int num_held() const { return num_held_; }
   int num_available() const { return num_free_ + num_cached_; }
+  // How often the block was allocated: what somebody knows of its content holds for one of them.
+  std::uint32_t generation(BlockId block) const { return blocks_[block].generation; }
   int block_size() const { return block_size_; }
   bool prefix_caching() const { return prefix_caching_; }
 
@@ -80,6 +82,7 @@ class BlockPool {
   // Links a block into its list: next alone when free, both when cached.
   struct Block {
     std::int32_t num_references = 0;
+    std::uint32_t generation = 0;
     State state = State::kFree;
     BlockId previous = kNoBlock;
     BlockId next = kNoBlock;

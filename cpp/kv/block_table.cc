@@ -68,7 +68,12 @@ void BlockTable::Commit(std::span<const TokenId> tokens) {
       partial_.clear();
     }
   }
-  const std::size_t num_kept = (num_committed_ + block_size - 1) / block_size;
+  Trim(0);
+}
+
+void BlockTable::Trim(int num_tokens) {
+  const int block_size = pool_->block_size();
+  const std::size_t num_kept = (num_committed_ + num_tokens + block_size - 1) / block_size;
   for (; blocks_.size() > num_kept; blocks_.pop_back()) pool_->Release(blocks_.back());
 }
 

@@ -14,6 +14,7 @@
 #ifndef FORERUN_CPP_KV_BLOCK_TABLE_H_
 #define FORERUN_CPP_KV_BLOCK_TABLE_H_
 
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -46,12 +47,18 @@ class BlockTable {
   // blocks that hold none. Fails on our own bugs only. REQUIRES: room for them.
   void Commit(std::span<const TokenId> tokens);
 
+  // Gives back reserved blocks that num_tokens more than are committed do not need.
+  void Trim(int num_tokens);
+
   // Gives everything back; the table is empty, and can be used again.
   void Drop();
 
   // blocks()[p / block_size] holds position p.
   std::span<const BlockId> blocks() const { return blocks_; }
   int num_committed() const { return num_committed_; }
+  int block_size() const { return pool_->block_size(); }
+  // BlockPool::generation of blocks()[index].
+  std::uint32_t generation(int index) const { return pool_->generation(blocks_[index]); }
   // Blocks that Reserve(num_tokens) would take from the pool.
   int NumBlocksToReserve(int num_tokens) const;
 

@@ -229,6 +229,20 @@ class Checkpoint::MappedFile {
   std::size_t num_bytes_ = 0;
 };
 
+namespace {
+
+std::vector<std::string> SafetensorsFiles(const std::filesystem::path& root) {
+  std::vector<std::string> names;
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(root, error)) {
+    if (entry.path().extension() == ".safetensors") names.push_back(entry.path().filename());
+  }
+  std::ranges::sort(names);
+  return names;
+}
+
+}  // namespace
+
 Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
   std::error_code error;
   const std::filesystem::path root(directory);
@@ -239,6 +253,9 @@ Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
     AddFile(kSingleFile);
   } else if (std::filesystem::exists(root / kIndexFile, error)) {
     AddShards(kIndexFile);
+  } else if (const std::vector<std::string> files = SafetensorsFiles(root); !files.empty()) {
+    // Heads are published under names of their own, such as medusa_lm_head.safetensors.
+    for (const std::string& file : files) AddFile(file);
   } else {
     const bool has_pickle = std::filesystem::exists(root / "pytorch_model.bin", error) ||
                             std::filesystem::exists(root / "pytorch_model.bin.index.json", error);
@@ -261,7 +278,10 @@ const Checkpoint::MappedFile& Checkpoint::Map(const std::string& file_name) {
 void Checkpoint::AddFile(const std::string& file_name) {
   const MappedFile& file = Map(file_name);
   for (auto& [name, entry] : ParseSafetensors(file.bytes(), file.label())) {
-    tensors_[name] = {&file, std::move(entry), {}};
+    if (!tensors_.emplace(name, Tensor{&file, std::move(entry), {}}).second) {
+      throw CheckpointError(file_name + ": tensor " + Quote(name), "in another file too",
+                            "every tensor in one file");
+    }
   }
 }
 

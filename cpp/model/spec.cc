@@ -35,12 +35,14 @@ struct Family {
   bool is_gemma = false;
 };
 
-constexpr std::array<Family, 6> kFamilies = {{
+constexpr std::array<Family, 7> kFamilies = {{
     {"llama", "LlamaForCausalLM", 32000, 4096, 11008, 32, 32, 0, 0, 2048, 2, Windows::kNever,
      Bias::kConfigurable, /*has_mlp_bias=*/true},
     {"mistral", "MistralForCausalLM", 32000, 4096, 14336, 32, 32, 8, 0, 131072, 2,
      Windows::kAllLayers, Bias::kNever},
     {"qwen2", "Qwen2ForCausalLM", 151936, 4096, 22016, 32, 32, 32, 0, 32768, -1,
+     Windows::kFromMaxWindowLayers, Bias::kQkvAlways},
+    {"mimo", "MiMoForCausalLM", 151936, 4096, 22016, 32, 32, 32, 0, 32768, -1,
      Windows::kFromMaxWindowLayers, Bias::kQkvAlways},
     {"qwen3", "Qwen3ForCausalLM", 151936, 4096, 22016, 32, 32, 32, 128, 32768, -1,
      Windows::kFromMaxWindowLayers, Bias::kConfigurable, false, /*qk_norm=*/true},
@@ -55,7 +57,7 @@ constexpr int kMaxExtent = 1 << 24;  // of vocabulary, hidden and intermediate s
 constexpr int kMaxCount = 1 << 13;   // of layers, heads and channels of a head
 
 constexpr char kSupported[] =
-    "one of llama (SmolLM too), mistral, qwen2, qwen3, gemma2, gemma3_text, gemma3";
+    "one of llama (SmolLM too), mistral, mimo, qwen2, qwen3, gemma2, gemma3_text, gemma3";
 
 // Keys of other models that change the computation. They pass when null, false, 0 or empty.
 constexpr std::array<const char*, 31> kMustBeOff = {"quantization_config",
@@ -132,8 +134,13 @@ void CheckArchitecture(const JsonObject& config, std::string_view expected) {
 }
 
 Activation ReadActivation(const JsonObject& config, const Family& family) {
-  const char* key = family.is_gemma ? "hidden_activation" : "hidden_act";
-  const std::string usual = family.is_gemma ? "gelu_pytorch_tanh" : "silu";
+  return family.is_gemma ? ReadActivation(config, "hidden_activation", "gelu_pytorch_tanh")
+                         : ReadActivation(config, "hidden_act", "silu");
+}
+
+}  // namespace
+
+Activation ReadActivation(const JsonObject& config, const char* key, const std::string& usual) {
   const std::string name = config.Has(key) ? config.String(key, usual) : usual;
   if (name == "silu" || name == "swish") return Activation::kSilu;
   if (name == "gelu" || name == "gelu_python") return Activation::kGelu;
@@ -145,6 +152,8 @@ Activation ReadActivation(const JsonObject& config, const Family& family) {
       key,
       "silu, swish, gelu, gelu_python, gelu_pytorch_tanh, gelu_python_tanh, gelu_new or gelu_fast");
 }
+
+namespace {
 
 void ReadSizes(const JsonObject& config, const Family& family, ModelSpec& spec) {
   spec.vocab_size = config.Int("vocab_size", family.vocab_size, 1, kMaxExtent);
@@ -346,6 +355,9 @@ ModelSpec ReadTextModel(const JsonObject& config, const Family& family) {
   ReadLayers(config, family, spec);
   ReadRopes(config, family, spec);
   ReadDType(config, spec);
+  for (const char* key : {"num_nextn_predict_layers", "mtp_num_hidden_layers"}) {
+    if (config.Has(key)) spec.num_mtp_layers = config.Int(key, 0, 0, kMaxCount);
+  }
   return spec;
 }
 

@@ -61,6 +61,7 @@ struct ModelSpec {
   bool mlp_bias = false;
   bool qk_norm = false;
   bool post_norms = false;  // Gemma: a norm behind attention and behind the MLP as well
+  int num_mtp_layers = 0;   // layers for multi-token prediction behind the model's own
 
   std::vector<RopeSpec> ropes;
   std::vector<LayerSpec> layers;
@@ -71,6 +72,10 @@ struct ModelSpec {
 // Reads DIR/config.json (and generation_config.json where present). Throws CheckpointError that
 // names a missing file, a family, or a field or value that is not understood.
 ModelSpec ReadModelSpec(const std::string& directory);
+
+class JsonObject;
+// The activation of a Hugging Face name under `key`, `usual` where it is absent.
+Activation ReadActivation(const JsonObject& config, const char* key, const std::string& usual);
 
 }  // namespace forerun
 

@@ -2,45 +2,17 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <cstring>
 #include <initializer_list>
-#include <set>
 #include <string_view>
 #include <utility>
 
+#include "cpp/model/weight_reader.h"
 #include "forerun/error.h"
 
 namespace forerun {
 namespace {
-
-using Shape = std::vector<std::int64_t>;
-
-std::string Show(const Shape& shape) {
-  std::string text = "[";
-  for (std::int64_t extent : shape) {
-    if (text.size() > 1) text += ", ";
-    text += std::to_string(extent);
-  }
-  return text + "]";
-}
-
-bool IsFloat(DType dtype) {
-  return dtype == DType::kFloat32 || dtype == DType::kBFloat16 || dtype == DType::kFloat16;
-}
-
-void AppendFloats(const TensorView& view, float offset, std::vector<float>& out) {
-  const std::int64_t count = view.num_elements();
-  for (std::int64_t i = 0; i < count; ++i) {
-    float value = 0.0f;
-    if (view.dtype == DType::kFloat32) {
-      value = static_cast<const float*>(view.data)[i];
-    } else {
-      const std::uint16_t bits = static_cast<const std::uint16_t*>(view.data)[i];
-      value = view.dtype == DType::kBFloat16 ? BFloat16ToFloat(bits) : Float16ToFloat(bits);
-    }
-    out.push_back(value + offset);
-  }
-}
 
 // What comes before "embed_tokens.weight" in the checkpoint's names.
 std::string FindPrefix(const ModelSpec& spec, const Checkpoint& checkpoint) {
@@ -58,7 +30,7 @@ class Loader {
  public:
   Loader(const ModelSpec& spec, Checkpoint& checkpoint, DType dtype, Ops& ops)
       : spec_(spec),
-        checkpoint_(checkpoint),
+        reader_(checkpoint),
         dtype_(dtype),
         ops_(ops),
         prefix_(FindPrefix(spec, checkpoint)) {}
@@ -74,63 +46,28 @@ class Loader {
   }
 
  private:
-  // Part of a stacked matrix: `num_outputs` rows from a linear layer of this name.
-  struct Part {
-    std::string name;
-    std::int64_t num_outputs;
-  };
-
-  TensorView Take(const std::string& name, const Shape& shape) {
-    if (!checkpoint_.Contains(name)) {
-      throw CheckpointError("tensor '" + name + "'", "nothing",
-                            "shape " + Show(shape) + ", as config.json says");
-    }
-    const TensorView view = checkpoint_.Get(name);
-    if (view.shape != shape) {
-      throw CheckpointError("tensor '" + name + "'", "shape " + Show(view.shape),
-                            Show(shape) + ", as config.json says");
-    }
-    if (!IsFloat(view.dtype)) {
-      throw CheckpointError("tensor '" + name + "'", Name(view.dtype),
-                            "float32, bfloat16 or float16");
-    }
-    used_.insert(name);
-    return view;
-  }
+  using Part = WeightReader::Part;
 
   std::unique_ptr<PackedMatrix> Matrix(std::initializer_list<Part> parts, int num_inputs) {
-    std::vector<TensorView> views;
-    for (const Part& part : parts) {
-      views.push_back(Take(part.name + ".weight", {part.num_outputs, num_inputs}));
-    }
-    std::unique_ptr<PackedMatrix> matrix = ops_.Pack(views, dtype_);
-    for (const Part& part : parts) checkpoint_.Drop(part.name + ".weight");
-    return matrix;
+    return reader_.TakeMatrix(parts, num_inputs, dtype_, ops_);
   }
 
   std::vector<float> Bias(bool is_wanted, std::initializer_list<Part> parts) {
-    std::vector<float> bias;
-    if (!is_wanted) return bias;
-    for (const Part& part : parts) {
-      AppendFloats(Take(part.name + ".bias", {part.num_outputs}), 0.0f, bias);
-    }
-    return bias;
+    return is_wanted ? reader_.TakeBias(parts) : std::vector<float>();
   }
 
   std::vector<float> Norm(const std::string& name, int size) {
-    std::vector<float> norm;
-    AppendFloats(Take(prefix_ + name + ".weight", {size}), spec_.norm_weight_offset, norm);
-    return norm;
+    return reader_.TakeVector(prefix_ + name + ".weight", size, spec_.norm_weight_offset);
   }
 
   void LoadHead(ModelWeights& weights) {
     const Shape shape = {spec_.vocab_size, spec_.hidden_size};
     const std::string embedding = prefix_ + "embed_tokens";
     std::string head = "lm_head";
-    if (checkpoint_.Contains("language_model.lm_head.weight")) head = "language_model.lm_head";
-    if (spec_.tie_word_embeddings && checkpoint_.Contains(head + ".weight")) {
-      CheckTied(Take(embedding + ".weight", shape), Take(head + ".weight", shape));
-      checkpoint_.Drop(head + ".weight");
+    if (reader_.Has("language_model.lm_head.weight")) head = "language_model.lm_head";
+    if (spec_.tie_word_embeddings && reader_.Has(head + ".weight")) {
+      CheckTied(reader_.Take(embedding + ".weight", shape), reader_.Take(head + ".weight", shape));
+      reader_.Drop(head + ".weight");
     }
     weights.embedding = Matrix({{embedding, spec_.vocab_size}}, spec_.hidden_size);
     if (!spec_.tie_word_embeddings) {
@@ -199,22 +136,29 @@ class Loader {
                        [&](std::string_view prefix) { return name.starts_with(prefix); });
   }
 
+  // Layers for multi-token prediction, which a drafter reads if one is asked for.
+  bool IsForPrediction(std::string_view name) const {
+    if (name.starts_with(prefix_)) name.remove_prefix(prefix_.size());
+    if (name.starts_with("mtp.") || name.starts_with("mtp_")) return true;
+    constexpr std::string_view kLayers = "layers.";
+    if (!name.starts_with(kLayers)) return false;
+    int layer = -1;
+    const char* begin = name.data() + kLayers.size();
+    std::from_chars(begin, name.data() + name.size(), layer);
+    return layer >= spec_.num_layers && layer < spec_.num_layers + spec_.num_mtp_layers;
+  }
+
   void CheckLeftovers() const {
-    for (const std::string& name : checkpoint_.names()) {
-      if (used_.count(name) == 0 && !IsHarmless(name)) {
-        throw CheckpointError(
-            "tensor '" + name + "'", "present",
-            "only tensors that a " + spec_.family + " model as config.json describes it has");
-      }
-    }
+    reader_.CheckLeftovers(
+        [this](const std::string& name) { return IsHarmless(name) || IsForPrediction(name); },
+        "only tensors that a " + spec_.family + " model as config.json describes it has");
   }
 
   const ModelSpec& spec_;
-  Checkpoint& checkpoint_;
+  WeightReader reader_;
   const DType dtype_;
   Ops& ops_;
   const std::string prefix_;
-  std::set<std::string> used_;
 };
 
 }  // namespace

@@ -61,9 +61,10 @@ struct AttentionShape {
   float soft_cap = 0.0f;  // s -> cap * tanh(s / cap); 0: none
   int sliding_window =
       0;  // a row sees its last `sliding_window` positions, its own included; 0: all
+  int first_position = 0;  // nobody sees what comes before
 };
 
-enum class Activation { kSilu, kGeluTanh, kGelu };
+enum class Activation { kSilu, kGeluTanh, kGelu, kSigmoid };
 
 class Ops {
  public:
@@ -112,6 +113,9 @@ class Ops {
   // out[:, i] = activation(gate_up[:, i]) * gate_up[:, cols(out) + i].
   virtual void GatedActivation(ConstRows gate_up, Activation activation, Rows out) = 0;
 
+  // out = activation(x + bias), bias [cols] or null. out may be x.
+  virtual void Activate(ConstRows x, const float* bias, Activation activation, Rows out) = 0;
+
   // x += y.
   virtual void Add(ConstRows y, Rows x) = 0;
 
@@ -120,6 +124,9 @@ class Ops {
 
   // out[i] = x[rows[i]].
   virtual void GatherRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) = 0;
+
+  // out[rows[i]] = x[i], one after the other.
+  virtual void ScatterRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) = 0;
 };
 
 // Instruction sets of the CPU implementation, best first where this machine has them: "avx512bf16",

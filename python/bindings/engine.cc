@@ -113,6 +113,21 @@ void RegisterUpdate(py::module_& module) {
       .def_property_readonly("error", [](const OwnedUpdate& u) { return u.view.error; });
 }
 
+void RegisterDraftRecord(py::module_& module) {
+  py::class_<DraftRecord>(module, "DraftRecord",
+                          "What a drafter that is a model computed for one guess.")
+      .def_readonly("request_id", &DraftRecord::request_id)
+      .def_readonly("num_tokens", &DraftRecord::num_tokens)
+      .def_readonly("path", &DraftRecord::path)
+      .def_property_readonly(
+          "logits",
+          [](const DraftRecord& record) {
+            return py::array_t<float>(static_cast<py::ssize_t>(record.logits.size()),
+                                      record.logits.data());
+          },
+          "A copy [draft vocabulary], float32.");
+}
+
 void RegisterLimits(py::module_& module) {
   py::class_<ModelLimits>(module, "ModelLimits", "What a loaded model can serve.")
       .def_readonly("vocab_size", &ModelLimits::vocab_size)
@@ -132,6 +147,7 @@ void RegisterLimits(py::module_& module) {
 void RegisterEngine(py::module_& module) {
   RegisterUpdate(module);
   RegisterLimits(module);
+  RegisterDraftRecord(module);
   const auto release = py::call_guard<py::gil_scoped_release>();
   py::class_<Engine>(module, "Engine", "Generates tokens for many requests at once.")
       .def(py::init(&Create), py::arg("options"), "Maps and packs the model.")
@@ -151,6 +167,9 @@ void RegisterEngine(py::module_& module) {
       .def("step", &Step, "Runs one draft/verify step without holding the GIL.")
       .def("reset_caches", &Engine::ResetCaches, release,
            "Drops every cached prefix and every past output that drafters remember.")
+      .def("take_draft_records", &Engine::TakeDraftRecords,
+           "What a drafter that is a model computed since the last call, where "
+           "record_draft_logits is set.")
       .def("metrics", &Engine::metrics, release, "A copy of the counters.")
       .def_property_readonly("limits", &Engine::limits,
                              py::return_value_policy::reference_internal);

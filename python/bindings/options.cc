@@ -15,7 +15,13 @@ void RegisterSpeculativeOptions(py::module_& module) {
       .value("NONE", SpeculativeMethod::kNone)
       .value("NGRAM", SpeculativeMethod::kNgram)
       .value("SUFFIX", SpeculativeMethod::kSuffix)
-      .value("GRAMMAR", SpeculativeMethod::kGrammar);
+      .value("GRAMMAR", SpeculativeMethod::kGrammar)
+      .value("DRAFT_MODEL", SpeculativeMethod::kDraftModel)
+      .value("EAGLE", SpeculativeMethod::kEagle)
+      .value("EAGLE3", SpeculativeMethod::kEagle3)
+      .value("MTP", SpeculativeMethod::kMtp)
+      .value("MLP_SPECULATOR", SpeculativeMethod::kMlpSpeculator)
+      .value("MEDUSA", SpeculativeMethod::kMedusa);
 
   py::enum_<AcceptanceMethod>(module, "AcceptanceMethod", "When a guess is accepted.")
       .value("COUPLED", AcceptanceMethod::kCoupled)
@@ -39,6 +45,13 @@ void RegisterSpeculativeOptions(py::module_& module) {
       .def_readwrite("suffix_max_spec_factor", &Options::suffix_max_spec_factor)
       .def_readwrite("suffix_min_token_prob", &Options::suffix_min_token_prob)
       .def_readwrite("suffix_use_tree", &Options::suffix_use_tree)
+      .def_readwrite("model", &Options::model)
+      .def_readwrite("draft_tree_width", &Options::draft_tree_width)
+      .def_readwrite("draft_tree_depth", &Options::draft_tree_depth)
+      .def_readwrite("aux_hidden_state_layer_ids", &Options::aux_hidden_state_layer_ids)
+      .def_readwrite("norm_before_residual", &Options::norm_before_residual)
+      .def_readwrite("norm_output", &Options::norm_output)
+      .def_readwrite("record_draft_logits", &Options::record_draft_logits)
       .def_readwrite("adaptive", &Options::adaptive);
 }
 

@@ -18,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "forerun/draft_record.h"
 #include "forerun/error.h"
 #include "forerun/metrics.h"
 #include "forerun/options.h"
@@ -99,6 +100,10 @@ class Engine {
   // Drops every cached prefix and every past output that drafters remember.
   // REQUIRES: no request is unfinished.
   virtual void ResetCaches() = 0;
+
+  // What a drafter that is a model computed since the last call; empty unless
+  // SpeculativeOptions::record_draft_logits.
+  virtual std::vector<DraftRecord> TakeDraftRecords() = 0;
 
   virtual EngineMetrics metrics() const = 0;
   virtual const ModelLimits& limits() const = 0;

@@ -5,12 +5,25 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace forerun {
 
 // With any method but kNone, the tokens that a request's constraint forces are drafted too;
-// kGrammar drafts nothing else.
-enum class SpeculativeMethod { kNone, kNgram, kSuffix, kGrammar };
+// kGrammar drafts nothing else. The methods from kDraftModel on are models.
+enum class SpeculativeMethod {
+  kNone,
+  kNgram,
+  kSuffix,
+  kGrammar,
+  kDraftModel,     // a smaller language model of the same vocabulary
+  kEagle,          // EAGLE and EAGLE-2 heads
+  kEagle3,         // EAGLE-3 heads
+  kMtp,            // layers for multi-token prediction in the target's checkpoint
+  kMlpSpeculator,  // IBM's accelerators, and the LSTM variant
+  kMedusa,
+};
+inline bool IsModel(SpeculativeMethod method) { return method >= SpeculativeMethod::kDraftModel; }
 
 // When a guess is accepted. At temperature 0 all three mean: when it is the target's arg-max.
 enum class AcceptanceMethod {
@@ -27,12 +40,12 @@ enum class DraftSampleMethod {
 
 struct SpeculativeOptions {
   SpeculativeMethod method = SpeculativeMethod::kNone;
-  // The most tokens drafted for a request in one step. Absent: 5 for ngram, suffix_max_tree_depth
-  // for suffix, 16 for grammar.
+  // The most tokens drafted for a request in one step, in a chain or in a tree. Absent: 5 for
+  // ngram, suffix_max_tree_depth for suffix, 16 for grammar, 4 for models, 16 for their trees.
   std::optional<int> num_speculative_tokens;
 
   AcceptanceMethod acceptance_method = AcceptanceMethod::kCoupled;
-  // No method of this version has probabilities to draw from: kProbabilistic is refused.
+  // kProbabilistic needs a model, and drafts chains.
   DraftSampleMethod draft_sample_method = DraftSampleMethod::kGreedy;
 
   // ngram: the draft continues an earlier occurrence of the last n tokens, lookup_min <= n <=
@@ -49,6 +62,20 @@ struct SpeculativeOptions {
   double suffix_max_spec_factor = 1.0;
   double suffix_min_token_prob = 0.1;
   bool suffix_use_tree = false;
+
+  // Models: the drafter's directory, with config.json and *.safetensors of a published format. For
+  // mtp empty: the target's own.
+  std::string model;
+  // Models: the most probable paths that go on from each level, and their most probable tokens; 1
+  // drafts a chain.
+  int draft_tree_width = 1;
+  std::optional<int> draft_tree_depth;  // absent: as many as tokens, in a tree at most 6
+  // eagle3: what a checkpoint leaves open. The target's layers, each by how many are before it, and
+  // two choices within the head (cpp/model/draft_head.h).
+  std::optional<std::vector<int>> aux_hidden_state_layer_ids;
+  std::optional<bool> norm_before_residual;
+  std::optional<bool> norm_output;
+  bool record_draft_logits = false;  // keep what models compute, for Engine::TakeDraftRecords
 
   // Chooses each draft's length from measured acceptance and step cost. Off: always the most
   // allowed.

@@ -25,7 +25,7 @@ FORERUN_INLINE int NumQueries(const AttentionTask& task) { return task.num_rows 
 FORERUN_INLINE Range Visible(const AttentionTask& task, int query) {
   const int position = task.position + query / task.num_heads;
   const int begin = task.sliding_window > 0 ? position + 1 - task.sliding_window : 0;
-  return {MaxOf(begin, 0), position + 1};
+  return {MaxOf(begin, task.first_position), position + 1};
 }
 
 // A softmax under way, for each query of a task.

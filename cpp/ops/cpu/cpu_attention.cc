@@ -53,7 +53,8 @@ void CpuOps::PlanAttention(const AttentionTask& shared, const KvLayout& layout, 
         task.block_table = run.sequence->block_table.data();
         if (run.tail >= 0) tree_tails_.Attach(run.tail, head, task);
         const int window = task.sliding_window > 0 ? task.sliding_window : task.position + 1;
-        task.part_begin = std::max(0, task.position + 1 - window) / kPositionsPerPart;
+        task.part_begin =
+            std::max(task.first_position, task.position + 1 - window) / kPositionsPerPart;
         task.part_end = (task.position + task.num_rows + kPositionsPerPart - 1) / kPositionsPerPart;
         attention_tasks_.push_back(task);
       }
@@ -77,6 +78,10 @@ void CpuOps::Attention(ConstRows query, const KvCache& cache, int layer,
                 "queries or outputs do not fit the heads");
   FORERUN_CHECK(shape.sliding_window >= 0 && shape.soft_cap >= 0.0f, "a negative window or cap");
   CheckSequences(sequences, cache, query.rows);
+  for (const SequenceRows& sequence : sequences) {
+    FORERUN_CHECK(shape.first_position >= 0 && sequence.num_context >= shape.first_position,
+                  "a row that sees nothing");
+  }
   AttentionTask shared;
   shared.query = query.data;
   shared.query_stride = query.stride;
@@ -84,6 +89,7 @@ void CpuOps::Attention(ConstRows query, const KvCache& cache, int layer,
   shared.out_stride = out.stride;
   shared.head_dim = layout.head_dim;
   shared.sliding_window = shape.sliding_window;
+  shared.first_position = shape.first_position;
   shared.scale = shape.scale;
   shared.soft_cap = shape.soft_cap;
   shared.keys = kv->keys(layer);

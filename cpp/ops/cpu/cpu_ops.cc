@@ -22,6 +22,8 @@ GateKind KindOf(Activation activation) {
       return GateKind::kGeluTanh;
     case Activation::kGelu:
       return GateKind::kGelu;
+    case Activation::kSigmoid:
+      return GateKind::kSigmoid;
   }
   FORERUN_CHECK(false, "unknown activation");
 }
@@ -85,6 +87,18 @@ void CpuOps::GatedActivation(ConstRows gate_up, Activation activation, Rows out)
   });
 }
 
+void CpuOps::Activate(ConstRows x, const float* bias, Activation activation, Rows out) {
+  CheckSameShape(x, out);
+  const GateKind kind = KindOf(activation);
+  if (std::ssize(ones_) < x.cols) ones_.resize(x.cols, 1.0f);
+  ForRows(x.rows, x.cols * 4, [&](int row) {
+    float* values = out.row(row);
+    if (values != x.row(row)) std::memcpy(values, x.row(row), sizeof(float) * x.cols);
+    if (bias != nullptr) kernels_.add(bias, x.cols, values);
+    kernels_.gate(values, ones_.data(), x.cols, kind, values);
+  });
+}
+
 void CpuOps::Add(ConstRows y, Rows x) {
   CheckSameShape(y, x);
   ForRows(x.rows, x.cols, [&](int row) { kernels_.add(y.row(row), x.cols, x.row(row)); });
@@ -108,6 +122,15 @@ void CpuOps::GatherRows(ConstRows x, std::span<const std::int32_t> rows, Rows ou
   for (int i = 0; i < out.rows; ++i) {
     FORERUN_CHECK(rows[i] >= 0 && rows[i] < x.rows, "no such row");
     std::memcpy(out.row(i), x.row(rows[i]), sizeof(float) * x.cols);
+  }
+}
+
+void CpuOps::ScatterRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) {
+  FORERUN_CHECK(static_cast<int>(rows.size()) == x.rows && x.cols == out.cols,
+                "scattered rows differ in shape");
+  for (int i = 0; i < x.rows; ++i) {
+    FORERUN_CHECK(rows[i] >= 0 && rows[i] < out.rows, "no such row");
+    std::memcpy(out.row(rows[i]), x.row(i), sizeof(float) * x.cols);
   }
 }
 

@@ -38,9 +38,11 @@ class CpuOps final : public Ops {
   void Attention(ConstRows query, const KvCache& cache, int layer, const AttentionShape& shape,
                  std::span<const SequenceRows> sequences, Rows out) override;
   void GatedActivation(ConstRows gate_up, Activation activation, Rows out) override;
+  void Activate(ConstRows x, const float* bias, Activation activation, Rows out) override;
   void Add(ConstRows y, Rows x) override;
   void SoftCap(Rows x, float cap) override;
   void GatherRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) override;
+  void ScatterRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) override;
 
  private:
   // Values under which an element-wise operation is over sooner than other threads would join.
@@ -77,6 +79,7 @@ class CpuOps final : public Ops {
 
   // Scratch of one call; grows to the largest and stays.
   AlignedBuffer rounded_;
+  std::vector<float> ones_;
   std::vector<AlignedBuffer> member_scratch_;
   std::vector<RowRun> row_runs_;
   TreeTails tree_tails_;

@@ -52,6 +52,7 @@ struct AttentionTask {
 
   int position = 0;  // of row 0
   int sliding_window = 0;
+  int first_position = 0;
   float scale = 1.0f;
   float soft_cap = 0.0f;
 
@@ -85,7 +86,7 @@ inline constexpr int kMaxQueriesPerTask = 64;  // rows times heads
 inline constexpr int kPositionsPerChunk = 64;
 inline constexpr int kPositionsPerPart = 256;
 
-enum class GateKind { kSilu, kGeluTanh, kGelu };
+enum class GateKind { kSilu, kGeluTanh, kGelu, kSigmoid };
 
 struct CpuKernels {
   void (*matmul_bfloat16)(const MatMulTask& task);

@@ -54,6 +54,12 @@ struct SiluOf {
   FORERUN_INLINE V16 operator()(V16 x) const { return Div(x, Add(Set(1.0f), Exp(Sub(Zero(), x)))); }
 };
 
+struct SigmoidOf {
+  FORERUN_INLINE V16 operator()(V16 x) const {
+    return Div(Set(1.0f), Add(Set(1.0f), Exp(Sub(Zero(), x))));
+  }
+};
+
 struct GeluTanhOf {
   FORERUN_INLINE V16 operator()(V16 x) const {
     const V16 cube = Mul(Mul(x, x), x);
@@ -87,6 +93,8 @@ inline void Gate(const float* gate, const float* up, int n, GateKind kind, float
       return GateWith<GeluTanhOf>(gate, up, n, out);
     case GateKind::kGelu:
       return GateWith<GeluOf>(gate, up, n, out);
+    case GateKind::kSigmoid:
+      return GateWith<SigmoidOf>(gate, up, n, out);
   }
 }
 

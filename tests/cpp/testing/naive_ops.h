@@ -192,7 +192,7 @@ class NaiveOps : public Ops {
         const int row = sequence.row_begin + i;
         for (int head = 0; head < shape.num_heads; ++head) {
           AttendHead(query.row(row) + head * shape.head_dim, naive, layer, shape, sequence,
-                     PathTo(sequence, sequence.num_context + i, shape.sliding_window), head,
+                     PathTo(sequence, sequence.num_context + i, shape), head,
                      out.row(row) + head * shape.head_dim);
         }
       }
@@ -205,6 +205,15 @@ class NaiveOps : public Ops {
       for (int c = 0; c < out.cols; ++c) {
         const double up = gate_up.row(r)[out.cols + c];
         out.row(r)[c] = static_cast<float>(Activate(gate_up.row(r)[c], activation) * up);
+      }
+    }
+  }
+
+  void Activate(ConstRows x, const float* bias, Activation activation, Rows out) override {
+    for (int r = 0; r < out.rows; ++r) {
+      for (int c = 0; c < out.cols; ++c) {
+        const double value = double{x.row(r)[c]} + (bias != nullptr ? bias[c] : 0.0f);
+        out.row(r)[c] = static_cast<float>(Activate(value, activation));
       }
     }
   }
@@ -229,6 +238,12 @@ class NaiveOps : public Ops {
     }
   }
 
+  void ScatterRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) override {
+    for (int r = 0; r < x.rows; ++r) {
+      for (int c = 0; c < out.cols; ++c) out.row(rows[r])[c] = x.row(r)[c];
+    }
+  }
+
  private:
   static float Rounded(float value) { return BFloat16ToFloat(FloatToBFloat16(value)); }
 
@@ -244,6 +259,8 @@ class NaiveOps : public Ops {
         return x / (1.0 + std::exp(-x));
       case Activation::kGelu:
         return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0)));
+      case Activation::kSigmoid:
+        return 1.0 / (1.0 + std::exp(-x));
       case Activation::kGeluTanh:
         return 0.5 * x * (1.0 + std::tanh(std::sqrt(2.0 / M_PI) * (x + 0.044715 * x * x * x)));
     }
@@ -251,12 +268,14 @@ class NaiveOps : public Ops {
   }
 
   // The slots that a row sees, first to last.
-  static std::vector<int> PathTo(const SequenceRows& sequence, int slot, int sliding_window) {
+  static std::vector<int> PathTo(const SequenceRows& sequence, int slot,
+                                 const AttentionShape& shape) {
     std::vector<int> slots;
     for (; slot >= 0; slot = sequence.SlotBefore(slot)) slots.insert(slots.begin(), slot);
-    if (sliding_window > 0 && static_cast<int>(slots.size()) > sliding_window) {
-      slots.erase(slots.begin(), slots.end() - sliding_window);
+    if (shape.sliding_window > 0 && static_cast<int>(slots.size()) > shape.sliding_window) {
+      slots.erase(slots.begin(), slots.end() - shape.sliding_window);
     }
+    std::erase_if(slots, [&](int visible) { return visible < shape.first_position; });
     return slots;
   }
 

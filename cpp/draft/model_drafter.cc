@@ -1,0 +1,118 @@
+#include "cpp/draft/model_drafter.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "cpp/draft/autoregressive.h"
+#include "cpp/draft/head_network.h"
+#include "cpp/draft/lstm_network.h"
+#include "cpp/draft/medusa_network.h"
+#include "cpp/draft/mlp_network.h"
+#include "cpp/draft/model_network.h"
+#include "cpp/util/check.h"
+#include "forerun/error.h"
+
+namespace forerun {
+namespace {
+
+constexpr int kChainTokens = 4;
+constexpr int kTreeNodes = 16;
+constexpr int kTreeDepth = 6;
+
+DraftHeadKind KindOf(SpeculativeMethod method) {
+  switch (method) {
+    case SpeculativeMethod::kEagle:
+      return DraftHeadKind::kEagle;
+    case SpeculativeMethod::kEagle3:
+      return DraftHeadKind::kEagle3;
+    default:
+      return DraftHeadKind::kMtp;
+  }
+}
+
+bool IsHead(SpeculativeMethod method) {
+  return method == SpeculativeMethod::kEagle || method == SpeculativeMethod::kEagle3 ||
+         method == SpeculativeMethod::kMtp;
+}
+
+int MaxDepth(const SpeculativeOptions& options) {
+  const int num_tokens = NumModelDraftTokens(options);
+  const int usual = options.draft_tree_width > 1 ? std::min(num_tokens, kTreeDepth) : num_tokens;
+  return std::min(num_tokens, options.draft_tree_depth.value_or(usual));
+}
+
+}  // namespace
+
+int NumModelDraftTokens(const SpeculativeOptions& options) {
+  const int usual = options.draft_tree_width > 1 ? kTreeNodes : kChainTokens;
+  return options.num_speculative_tokens.value_or(usual);
+}
+
+ModelDrafterSource::ModelDrafterSource(const SpeculativeOptions& options, const ModelSpec& target,
+                                       const std::string& target_directory)
+    : options_(options), target_hidden_size_(target.hidden_size) {
+  FORERUN_CHECK(IsModel(options.method), "no model");
+  if (options.method == SpeculativeMethod::kDraftModel) {
+    model_ = ReadModelSpec(options.model);
+    if (model_->vocab_size != target.vocab_size) {
+      throw CheckpointError(
+          "vocab_size", std::to_string(model_->vocab_size) + " of the drafter " + options.model,
+          std::to_string(target.vocab_size) + ", the vocabulary of the target");
+    }
+  } else if (IsHead(options.method)) {
+    head_ = std::make_unique<DraftHeadReader>(
+        KindOf(options.method), options.model,
+        DraftHeadOverrides{options.aux_hidden_state_layer_ids, options.norm_before_residual,
+                           options.norm_output},
+        target, target_directory);
+    features_ = head_->spec().features;
+  } else {
+    features_.final_norm = true;
+  }
+}
+
+std::int64_t ModelDrafterSource::block_bytes(DType dtype, int block_size) const {
+  std::int64_t num_bytes = features_.num_bytes(target_hidden_size_) * block_size;
+  if (head_ != nullptr) {
+    num_bytes += MakeKvLayout(head_->spec().layers, dtype, block_size).block_bytes();
+  }
+  if (model_) num_bytes += MakeKvLayout(*model_, dtype, block_size).block_bytes();
+  return num_bytes;
+}
+
+std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Ops& ops,
+                                                  const TransformerLimits& limits) {
+  AutoregressiveSetting setting;
+  setting.width = options_.draft_tree_width;
+  setting.max_depth = MaxDepth(options_);
+  setting.is_sampled = options_.draft_sample_method == DraftSampleMethod::kProbabilistic;
+  setting.records = options_.record_draft_logits;
+  setting.vocab_size = target.vocab_size();
+  setting.max_rows = limits.max_rows;
+  setting.num_blocks = limits.num_blocks;
+  return std::make_unique<AutoregressiveDrafter>(LoadNetwork(target, ops, limits),
+                                                 target.features(), setting);
+}
+
+std::unique_ptr<DraftNetwork> ModelDrafterSource::LoadNetwork(const Transformer& target, Ops& ops,
+                                                              const TransformerLimits& limits) {
+  if (model_) {
+    Checkpoint checkpoint(options_.model);
+    ModelWeights weights = LoadWeights(*model_, checkpoint, target.dtype(), ops);
+    return std::make_unique<ModelNetwork>(*std::exchange(model_, {}), std::move(weights), ops,
+                                          limits);
+  }
+  if (head_ != nullptr) {
+    DraftHeadWeights weights = head_->Load(target.dtype(), ops);
+    return std::make_unique<HeadNetwork>(head_->spec(), std::move(weights), target, ops, limits);
+  }
+  if (options_.method == SpeculativeMethod::kMedusa) {
+    return std::make_unique<MedusaNetwork>(options_.model, target, ops, limits.max_rows);
+  }
+  if (LstmNetwork::IsIn(options_.model)) {
+    return std::make_unique<LstmNetwork>(options_.model, target, ops, limits.max_rows);
+  }
+  return std::make_unique<MlpNetwork>(options_.model, target, ops, limits.max_rows);
+}
+
+}  // namespace forerun

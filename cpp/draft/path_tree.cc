@@ -1,0 +1,76 @@
+#include "cpp/draft/path_tree.h"
+
+#include <algorithm>
+#include <functional>
+#include <numeric>
+#include <utility>
+
+namespace forerun {
+
+void PathTree::Clear() {
+  nodes_.clear();
+  level_begin_ = first_row_ = first_row_before_ = 0;
+  open_.clear();
+  row_parents_.clear();
+}
+
+void PathTree::Add(TokenId token, int parent, float probability) {
+  const double before = parent == kDraftRoot ? 1.0 : nodes_[parent].path_probability;
+  nodes_.push_back({token, parent, probability, before * probability, -1});
+}
+
+std::span<const int> PathTree::OpenNext(int width, int max_rows, int max_nodes) {
+  open_.resize(num_nodes() - level_begin_);
+  std::iota(open_.begin(), open_.end(), level_begin_);
+  level_begin_ = num_nodes();
+  if (num_nodes() >= max_nodes) {
+    // A child is at most as probable as its parent, and loses against an equal that was there.
+    sorted_.clear();
+    for (const Node& node : nodes_) sorted_.push_back(node.path_probability);
+    const auto last = sorted_.begin() + max_nodes - 1;
+    std::nth_element(sorted_.begin(), last, sorted_.end(), std::greater<>());
+    std::erase_if(open_, [&](int i) { return nodes_[i].path_probability <= *last; });
+  }
+  const int num_left = max_rows - static_cast<int>(row_parents_.size());
+  const auto num_kept = static_cast<std::size_t>(std::max(0, std::min(width, num_left)));
+  if (open_.size() > num_kept) {
+    std::ranges::stable_sort(open_, [this](int a, int b) {
+      return nodes_[a].path_probability > nodes_[b].path_probability;
+    });
+    open_.resize(num_kept);
+    std::ranges::sort(open_);
+  }
+  first_row_before_ = std::exchange(first_row_, static_cast<int>(row_parents_.size()));
+  for (int i : open_) {
+    nodes_[i].row = static_cast<int>(row_parents_.size());
+    const int parent = nodes_[i].parent;
+    row_parents_.push_back(parent == kDraftRoot ? -1 : nodes_[parent].row);
+  }
+  return open_;
+}
+
+std::vector<TokenId> PathTree::PathTo(int node) const {
+  std::vector<TokenId> path;
+  for (; node != kDraftRoot; node = nodes_[node].parent) path.push_back(nodes_[node].token);
+  std::ranges::reverse(path);
+  return path;
+}
+
+void PathTree::WriteBest(int max_nodes, Draft& draft) {
+  order_.resize(nodes_.size());
+  std::iota(order_.begin(), order_.end(), 0);
+  // Of equals the earlier: never a child before its parent.
+  std::ranges::stable_sort(order_, [this](int a, int b) {
+    return nodes_[a].path_probability > nodes_[b].path_probability;
+  });
+  if (num_nodes() > max_nodes) order_.resize(max_nodes);
+  place_.assign(nodes_.size(), kDraftRoot);
+  for (int i : order_) {
+    const Node& node = nodes_[i];
+    place_[i] = draft.size();
+    draft.Append(node.token, node.parent == kDraftRoot ? kDraftRoot : place_[node.parent],
+                 node.probability);
+  }
+}
+
+}  // namespace forerun

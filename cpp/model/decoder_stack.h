@@ -1,0 +1,103 @@
+// The decoder layers that all families have, driven by a ModelSpec: attention over paged keys and
+// values, then the MLP, each added to the hidden states.
+#ifndef FORERUN_CPP_MODEL_DECODER_STACK_H_
+#define FORERUN_CPP_MODEL_DECODER_STACK_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "cpp/kv/layout.h"
+#include "cpp/model/spec.h"
+#include "cpp/model/weights.h"
+#include "cpp/ops/ops.h"
+#include "cpp/tensor/tensor.h"
+
+namespace forerun {
+
+struct TransformerLimits {
+  int max_rows = 0;       // of one forward
+  int max_model_len = 0;  // positions of one sequence
+  int block_size = 16;
+  int num_blocks = 0;
+};
+
+// The KV cache that the layers need. Keys and values are stored in the weights' dtype.
+KvLayout MakeKvLayout(const ModelSpec& spec, DType dtype, int block_size);
+
+// Owns the KV cache and all scratch memory; a forward allocates nothing. The spec, the weights and
+// the Ops must outlive it.
+class DecoderStack {
+ public:
+  // Positions before `first_position` have no keys and values: no row is ever one of them.
+  DecoderStack(const ModelSpec& spec, std::span<const LayerWeights> layers, DType dtype, Ops& ops,
+               const TransformerLimits& limits, int first_position = 0);
+
+  // Throws InternalError unless the sequences cover `num_rows` rows within the limits.
+  void CheckSequences(std::span<const SequenceRows> sequences, int num_rows) const;
+
+  // Sets the rows of the layers to come.
+  void Begin(std::span<const SequenceRows> sequences);
+
+  // Runs a layer over all rows of `hidden`, in place. `attention_input`, where given, is taken as
+  // it is in place of the normed hidden states.
+  void RunLayer(int layer, Rows hidden, std::optional<ConstRows> attention_input = {});
+
+  // The same of the last layer that is to run: all rows leave keys and values, only `wanted`
+  // (ascending) go on. Returns their hidden states, valid until the next call.
+  Rows RunLastLayer(int layer, Rows hidden, std::span<const std::int32_t> wanted,
+                    std::optional<ConstRows> attention_input = {});
+
+  void MoveKv(std::span<const KvMove> moves) { ops_.MoveKv(moves, *cache_); }
+  const KvLayout& kv_layout() const { return cache_->layout(); }
+
+  // out = the norm of x's rows.
+  void Normalize(ConstRows x, const std::vector<float>& weight, Rows out) const {
+    ops_.RmsNorm(x, weight.data(), spec_.hidden_size, spec_.rms_norm_eps, out);
+  }
+
+ private:
+  ConstRows StoreKvAndMakeQuery(int layer, ConstRows hidden,
+                                const std::optional<ConstRows>& attention_input);
+  // The sequences of some of the rows alone.
+  std::span<const SequenceRows> Select(std::span<const std::int32_t> wanted);
+  void Attend(int layer, ConstRows query, std::span<const SequenceRows> sequences, Rows hidden);
+  void RunMlp(int layer, Rows hidden);
+  // hidden += x W^T + bias, with the norm in between where there is one.
+  void AddProjection(ConstRows x, const PackedMatrix& weight, const std::vector<float>& bias,
+                     const std::vector<float>& post_norm, Rows hidden);
+
+  // Constant after construction.
+  const ModelSpec& spec_;
+  const std::span<const LayerWeights> layers_;
+  Ops& ops_;
+  const TransformerLimits limits_;
+  const int first_position_;
+  const int q_size_, kv_size_;              // heads * head_dim, kv_heads * head_dim
+  std::vector<AlignedBuffer> rope_tables_;  // per ModelSpec::ropes
+
+  std::unique_ptr<KvCache> cache_;
+
+  // Scratch of one forward, for limits_.max_rows rows.
+  std::span<const SequenceRows> sequences_;
+  std::vector<std::int32_t> positions_;
+  std::vector<SequenceRows> selected_sequences_;
+  AlignedBuffer normed_, qkv_, attended_, projected_;
+  AlignedBuffer selected_hidden_, selected_query_;
+  AlignedBuffer gate_up_, activated_;  // for kMlpRows rows
+};
+
+// Rows at the start of a buffer.
+inline Rows RowsOf(const AlignedBuffer& buffer, int rows, int cols) {
+  return {buffer.as<float>(), rows, cols};
+}
+AlignedBuffer MakeScratch(int rows, int cols);
+inline const float* DataOrNull(const std::vector<float>& values) {
+  return values.empty() ? nullptr : values.data();
+}
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_MODEL_DECODER_STACK_H_

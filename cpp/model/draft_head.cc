@@ -1,0 +1,472 @@
+#include "cpp/model/draft_head.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <filesystem>
+#include <string_view>
+#include <utility>
+
+#include "cpp/model/json.h"
+#include "cpp/model/rope_config.h"
+#include "forerun/error.h"
+
+namespace forerun {
+namespace {
+
+using nlohmann::json;
+
+constexpr char kLayerIds[] = "eagle_aux_hidden_state_layer_ids";
+
+// MTP layers as the families name them. %L is the number of the target's layers.
+struct MtpFormat {
+  const char* fusion;
+  const char* embedding_norm;
+  const char* hidden_norm;
+  const char* final_norm;  // null: none
+  const char* layer;
+  bool masks_first_token;
+};
+constexpr std::array<MtpFormat, 5> kMtpFormats = {{
+    {"mtp_layers.0.input_proj", "mtp_layers.0.token_layernorm", "mtp_layers.0.hidden_layernorm",
+     "mtp_layers.0.final_layernorm", "mtp_layers.0.", true},
+    {"layers.%L.eh_proj", "layers.%L.enorm", "layers.%L.hnorm", "layers.%L.shared_head.norm",
+     "layers.%L.", true},
+    {"mtp.fc", "mtp.pre_fc_norm_embedding", "mtp.pre_fc_norm_hidden", "mtp.norm", "mtp.layers.0.",
+     false},
+    {"mtp.layers.0.eh_proj", "mtp.layers.0.enorm", "mtp.layers.0.hnorm",
+     "mtp.layers.0.final_layernorm", "mtp.layers.0.", false},
+    {"mtp_linear_proj.0", "mtp_emb_norm.0", "mtp_hidden_norm.0", nullptr, "mtp_block.0.", true},
+}};
+
+std::string WithLayers(const char* name, int num_layers) {
+  std::string text = name;
+  if (const auto place = text.find("%L"); place != std::string::npos) {
+    text.replace(place, 2, std::to_string(num_layers));
+  }
+  return text;
+}
+
+bool IsHarmless(const std::string& name) {
+  return name == "t2d" || name.ends_with("rotary_emb.inv_freq") || name.starts_with("verifier_");
+}
+
+bool IsSpeculators(const JsonObject& config) { return config.Has("speculators_model_type"); }
+
+}  // namespace
+
+JsonObject ReadDraftConfig(const std::string& directory) {
+  std::error_code error;
+  if (!std::filesystem::is_directory(directory, error)) {
+    throw CheckpointError("speculative model", "'" + directory + "'", "a directory that exists");
+  }
+  const JsonObject outer = JsonObject::FromFile(
+      (std::filesystem::path(directory) / "config.json").string(), "config.json");
+  json flat = json::object();
+  for (const char* key : {"transformer_layer_config", "text_config", "model", "eagle_config"}) {
+    if (!outer.Has(key)) continue;
+    if (!outer.Find(key)->is_object()) outer.Refuse(key, "an object");
+    flat.update(*outer.Find(key));
+  }
+  flat.update(outer.value());
+  return {std::move(flat), "config.json: "};
+}
+
+std::string CanonicalDraftName(const std::string& name) {
+  constexpr std::array<std::string_view, 4> kPrefixes = {"model.", "speculator.", "medusa_heads.",
+                                                         "draft_model."};
+  std::string_view rest = name;
+  for (bool is_stripped = true; is_stripped;) {
+    is_stripped = false;
+    for (std::string_view prefix : kPrefixes) {
+      if (!rest.starts_with(prefix)) continue;
+      rest.remove_prefix(prefix.size());
+      is_stripped = true;
+    }
+  }
+  constexpr std::string_view kMidLayer = "midlayer.";
+  if (rest.starts_with(kMidLayer)) {
+    return "layers.0." + std::string(rest.substr(kMidLayer.size()));
+  }
+  return std::string(rest);
+}
+
+void CheckDraftVocabulary(const JsonObject& config, const ModelSpec& target) {
+  if (!config.Has("vocab_size")) return;
+  if (config.Int("vocab_size", 0) != target.vocab_size) {
+    config.Refuse("vocab_size",
+                  std::to_string(target.vocab_size) + ", the vocabulary of the target");
+  }
+}
+
+DraftHeadReader::DraftHeadReader(DraftHeadKind kind, const std::string& directory,
+                                 const DraftHeadOverrides& overrides, const ModelSpec& target,
+                                 const std::string& target_directory)
+    : target_(target),
+      target_directory_(target_directory),
+      checkpoint_(directory.empty() ? target_directory : directory),
+      reader_(checkpoint_, CanonicalDraftName) {
+  spec_.kind = kind;
+  const JsonObject config = ReadDraftConfig(checkpoint_.directory());
+  if (kind != DraftHeadKind::kEagle3 && overrides.aux_hidden_state_layer_ids) {
+    throw InvalidArgument("aux_hidden_state_layer_ids", "given",
+                          "nothing: only eagle3 reads the target's layers");
+  }
+  if (kind != DraftHeadKind::kEagle3 && (overrides.norm_output || overrides.norm_before_residual)) {
+    throw InvalidArgument(overrides.norm_output ? "norm_output" : "norm_before_residual", "given",
+                          "nothing: only eagle3 has this choice");
+  }
+  CheckDraftVocabulary(config, target);
+  switch (kind) {
+    case DraftHeadKind::kEagle:
+      ReadEagle(config);
+      break;
+    case DraftHeadKind::kEagle3:
+      ReadEagle3(config, overrides);
+      break;
+    case DraftHeadKind::kMtp:
+      ReadMtp(config);
+      break;
+  }
+}
+
+DraftHeadReader::~DraftHeadReader() = default;
+
+void DraftHeadReader::ReadEagle(const JsonObject& config) {
+  names_ = {"fc", "", "", "", "layers."};
+  const Shape fc = reader_.ShapeOf("fc.weight", 2);
+  const Shape expected = {target_.hidden_size, 2 * target_.hidden_size};
+  if (fc != expected) {
+    throw CheckpointError("tensor 'fc.weight'",
+                          "[" + std::to_string(fc[0]) + ", " + std::to_string(fc[1]) + "]",
+                          "[" + std::to_string(expected[0]) + ", " + std::to_string(expected[1]) +
+                              "] for this target's hidden_size");
+  }
+  spec_.fuses_features = true;
+  spec_.feeds_back_normed = true;  // the last layer's output imitates the target's normed state
+  spec_.features.final_norm = true;
+  spec_.feature_size = target_.hidden_size;
+  ReadLayers(config, target_.hidden_size);
+  spec_.layers.vocab_size = target_.vocab_size;
+  spec_.soft_cap = target_.final_soft_cap;
+}
+
+void DraftHeadReader::ReadEagle3(const JsonObject& config, const DraftHeadOverrides& overrides) {
+  names_ = {"fc", "layers.0.input_layernorm", "layers.0.hidden_norm", "norm", "layers."};
+  if (reader_.Has("mask_hidden")) {
+    throw CheckpointError("tensor 'mask_hidden'", "present: a P-EAGLE head",
+                          "an EAGLE-3 head, which drafts one token after the other");
+  }
+  const int hidden =
+      static_cast<int>(reader_.ShapeOf("layers.0.self_attn.o_proj.weight", 2)[0]);
+  if (reader_.Has("fc.weight")) {
+    const int width = static_cast<int>(reader_.ShapeOf("fc.weight", 2)[1]);
+    if (width % target_.hidden_size != 0) {
+      throw CheckpointError("tensor 'fc.weight'", std::to_string(width) + " inputs",
+                            "a multiple of the target's hidden_size, " +
+                                std::to_string(target_.hidden_size));
+    }
+    spec_.fuses_features = true;
+    ReadTaps(config, overrides, width / target_.hidden_size);
+  } else {
+    if (hidden != target_.hidden_size) {
+      throw CheckpointError("tensor 'fc.weight'", "nothing",
+                            "a matrix from the target's hidden size to the drafter's");
+    }
+    spec_.features.final_norm = true;
+  }
+  spec_.feature_size = spec_.features.width(target_.hidden_size);
+  if (reader_.Has("input_norm.weight")) spec_.num_feature_norms = 1;
+  if (reader_.Has("fc_norm.0.weight")) {
+    if (spec_.num_feature_norms > 0) {
+      throw CheckpointError("tensor 'fc_norm.0.weight'", "beside input_norm.weight",
+                            "one of norm_before_fc and fc_norm");
+    }
+    spec_.num_feature_norms = static_cast<int>(spec_.features.taps.size());
+  }
+  ReadLayers(config, 2 * hidden);
+  const bool usual =
+      IsSpeculators(config) && config.String("speculators_model_type", "") == "eagle3";
+  spec_.norm_before_residual =
+      overrides.norm_before_residual.value_or(config.Bool("norm_before_residual", usual));
+  spec_.feeds_back_normed = overrides.norm_output.value_or(config.Bool("norm_output", false));
+  spec_.logit_scale = static_cast<float>(config.PositiveNumber("logit_scale", 1.0));
+  ReadVocabulary(config);
+}
+
+void DraftHeadReader::ReadTaps(const JsonObject& config, const DraftHeadOverrides& overrides,
+                               int num_taps) {
+  std::vector<int>& taps = spec_.features.taps;
+  if (overrides.aux_hidden_state_layer_ids) {
+    taps = *overrides.aux_hidden_state_layer_ids;
+  } else if (config.Has(kLayerIds)) {
+    const json& ids = *config.Find(kLayerIds);
+    if (!ids.is_array()) config.Refuse(kLayerIds, "a list of layers of the target");
+    for (const json& id : ids) {
+      if (!id.is_number_integer()) config.Refuse(kLayerIds, "a list of layers of the target");
+      taps.push_back(id.get<int>());
+    }
+    // A list that begins with 1 names layers by what leaves them, others by what enters them.
+    if (!taps.empty() && taps.front() == 1) {
+      for (int& tap : taps) ++tap;
+    }
+  } else if (num_taps == 3) {
+    taps = {2, target_.num_layers / 2, target_.num_layers - 3};
+  }
+  const bool are_layers = std::ranges::all_of(
+      taps, [this](int tap) { return tap >= 0 && tap <= target_.num_layers; });
+  if (static_cast<int>(taps.size()) != num_taps || !are_layers) {
+    std::string text;
+    for (int tap : taps) text += (text.empty() ? "" : ", ") + std::to_string(tap);
+    throw CheckpointError("aux_hidden_state_layer_ids", text.empty() ? "nothing" : text,
+                          std::to_string(num_taps) + " numbers from 0 to " +
+                              std::to_string(target_.num_layers) +
+                              ", as fc has inputs and the target layers");
+  }
+}
+
+void DraftHeadReader::ReadMtp(const JsonObject& config) {
+  const MtpFormat* found = nullptr;
+  for (const MtpFormat& format : kMtpFormats) {
+    if (reader_.Has(WithLayers(format.fusion, target_.num_layers) + ".weight")) found = &format;
+  }
+  if (found == nullptr) {
+    throw CheckpointError("method", "mtp for a checkpoint without layers for it",
+                          "a target whose checkpoint has multi-token prediction layers, such as "
+                          "model.mtp_layers.0.*, model.layers.N.eh_proj or mtp.fc");
+  }
+  if (target_.post_norms) {
+    throw CheckpointError("method", "mtp for a " + target_.family + " target",
+                          "a family without norms behind attention and MLP");
+  }
+  const auto name = [this](const char* text) { return WithLayers(text, target_.num_layers); };
+  names_ = {name(found->fusion), name(found->embedding_norm), name(found->hidden_norm),
+            found->final_norm != nullptr ? name(found->final_norm) : "", name(found->layer)};
+  spec_.fuses_features = true;
+  spec_.masks_first_token = found->masks_first_token;
+  // MiMo alone reads the hidden state first; others took its names, not its order.
+  spec_.hidden_first = target_.family == "mimo" && found == kMtpFormats.data();
+  spec_.feeds_back_normed = config.String("model_type", "").find("glm") == std::string::npos;
+  spec_.features.final_norm = true;
+  spec_.feature_size = target_.hidden_size;
+  spec_.embedding_scale = target_.embedding_scale;
+  spec_.soft_cap = target_.final_soft_cap;
+  spec_.layers = target_;
+  spec_.layers.num_layers = 1;
+  spec_.layers.layers = {target_.layers.back()};
+  spec_.layers.qkv_bias = reader_.Has(names_.layers + "self_attn.q_proj.bias");
+  spec_.layers.output_bias = reader_.Has(names_.layers + "self_attn.o_proj.bias");
+  spec_.layers.mlp_bias = reader_.Has(names_.layers + "mlp.gate_proj.bias");
+  spec_.layers.qk_norm = reader_.Has(names_.layers + "self_attn.q_norm.weight");
+}
+
+void DraftHeadReader::ReadLayers(const JsonObject& config, int num_inputs) {
+  ModelSpec& layers = spec_.layers;
+  const std::string first = names_.layers + "0.";
+  layers.family = "draft head";
+  const Shape output = reader_.ShapeOf(first + "self_attn.o_proj.weight", 2);
+  layers.hidden_size = static_cast<int>(output[0]);
+  if (config.Has("hidden_size") && config.Int("hidden_size", 0) != layers.hidden_size) {
+    config.Refuse("hidden_size", std::to_string(layers.hidden_size) + ", as the tensors are");
+  }
+  const Shape query = reader_.ShapeOf(first + "self_attn.q_proj.weight", 2);
+  if (query[1] != num_inputs) {
+    throw CheckpointError("tensor '" + first + "self_attn.q_proj.weight'",
+                          std::to_string(query[1]) + " inputs", std::to_string(num_inputs));
+  }
+  layers.num_heads = config.Int("num_attention_heads", 32);
+  layers.head_dim =
+      config.Has("head_dim") ? config.Int("head_dim", 0, 2) : layers.hidden_size / layers.num_heads;
+  const std::int64_t keys = reader_.ShapeOf(first + "self_attn.k_proj.weight", 2)[0];
+  if (layers.head_dim < 2 || layers.head_dim % 2 != 0 ||
+      query[0] != std::int64_t{layers.num_heads} * layers.head_dim || keys % layers.head_dim != 0) {
+    config.Refuse("num_attention_heads",
+                  "a number that fits the " + std::to_string(query[0]) + " queries and " +
+                      std::to_string(keys) + " keys of the attention, with an even head_dim");
+  }
+  layers.num_kv_heads = static_cast<int>(keys / layers.head_dim);
+  const bool has_kv_heads = config.Has("num_key_value_heads");
+  if ((has_kv_heads && config.Int("num_key_value_heads", 0) != layers.num_kv_heads) ||
+      layers.num_kv_heads == 0 || layers.num_heads % layers.num_kv_heads != 0) {
+    config.Refuse("num_key_value_heads", std::to_string(layers.num_kv_heads) +
+                                             ", as the tensors are, and a divisor of the heads");
+  }
+  layers.intermediate_size =
+      static_cast<int>(reader_.ShapeOf(first + "mlp.gate_proj.weight", 2)[0]);
+  layers.rms_norm_eps = static_cast<float>(config.PositiveNumber("rms_norm_eps", 1e-6));
+  layers.activation = ReadActivation(config, "hidden_act", "silu");
+  layers.attention_scale = static_cast<float>(1.0 / std::sqrt(double{1.0} * layers.head_dim));
+  layers.qkv_bias = reader_.Has(first + "self_attn.q_proj.bias");
+  layers.output_bias = reader_.Has(first + "self_attn.o_proj.bias");
+  layers.mlp_bias = reader_.Has(first + "mlp.gate_proj.bias");
+  layers.qk_norm = reader_.Has(first + "self_attn.q_norm.weight");
+  layers.max_position = config.Int("max_position_embeddings", 2048);
+  layers.ropes = {ReadRope(config, layers.max_position)};
+  while (reader_.Has(names_.layers + std::to_string(layers.num_layers) +
+                     ".self_attn.q_proj.weight")) {
+    const std::size_t layer = layers.num_layers++;
+    int window = 0;
+    if (config.Has("layer_types")) {
+      const json& types = *config.Find("layer_types");
+      if (types.is_array() && layer < types.size() && types[layer] == "sliding_attention") {
+        window = config.Int("sliding_window", 0, 1);
+      }
+    }
+    layers.layers.push_back({window, 0});
+  }
+  if (config.Has("num_hidden_layers") &&
+      config.Int("num_hidden_layers", 0) != layers.num_layers) {
+    config.Refuse("num_hidden_layers", std::to_string(layers.num_layers) + ", as the tensors are");
+  }
+}
+
+void DraftHeadReader::ReadVocabulary(const JsonObject& config) {
+  const int hidden = spec_.layers.hidden_size;
+  int rows = target_.vocab_size;
+  if (reader_.Has("lm_head.weight")) {
+    rows = static_cast<int>(reader_.ShapeOf("lm_head.weight", 2)[0]);
+  } else if (reader_.Has("d2t")) {
+    rows = static_cast<int>(reader_.ShapeOf("d2t", 1)[0]);
+  }
+  if (!reader_.Has("lm_head.weight") && hidden != target_.hidden_size) {
+    throw CheckpointError("tensor 'lm_head.weight'", "nothing",
+                          "a head of its own: the target's reads another hidden size");
+  }
+  if (config.Has("draft_vocab_size") && config.Int("draft_vocab_size", 0) != rows) {
+    config.Refuse("draft_vocab_size", std::to_string(rows) + ", as the tensors are");
+  }
+  if (!reader_.Has("d2t") && rows != target_.vocab_size) {
+    throw CheckpointError("tensor 'd2t'", "nothing",
+                          "the target ids of a draft vocabulary of " + std::to_string(rows));
+  }
+  if (!reader_.Has("embed_tokens.weight") && hidden != target_.hidden_size) {
+    throw CheckpointError("tensor 'embed_tokens.weight'", "nothing",
+                          "an embedding of its own: the target's has another hidden size");
+  }
+  spec_.layers.vocab_size = rows;
+}
+
+DraftHeadWeights DraftHeadReader::Load(DType dtype, Ops& ops) {
+  DraftHeadWeights weights;
+  const int hidden = spec_.layers.hidden_size;
+  const float offset = spec_.layers.norm_weight_offset;
+  const auto norm = [&](const std::string& name, int size) {
+    return name.empty() ? std::vector<float>() : reader_.TakeVector(name + ".weight", size, offset);
+  };
+  if (spec_.fuses_features) {
+    const bool is_eagle3 = spec_.kind == DraftHeadKind::kEagle3;
+    const int inputs = is_eagle3 ? spec_.feature_size : hidden + spec_.feature_size;
+    weights.fusion = reader_.TakeMatrix({{names_.fusion, hidden}}, inputs, dtype, ops);
+    if (reader_.Has(names_.fusion + ".bias")) {
+      weights.fusion_bias = reader_.TakeBias({{names_.fusion, hidden}});
+    }
+  }
+  if (spec_.num_feature_norms == 1 && reader_.Has("input_norm.weight")) {
+    weights.feature_norms.push_back(reader_.TakeVector("input_norm.weight", spec_.feature_size));
+  } else {
+    for (int i = 0; i < spec_.num_feature_norms; ++i) {
+      weights.feature_norms.push_back(
+          reader_.TakeVector("fc_norm." + std::to_string(i) + ".weight",
+                             spec_.feature_size / spec_.num_feature_norms));
+    }
+  }
+  weights.embedding_norm = norm(names_.embedding_norm, hidden);
+  weights.hidden_norm = norm(names_.hidden_norm, hidden);
+  weights.final_norm = norm(names_.final_norm, hidden);
+  for (int i = 0; i < spec_.layers.num_layers; ++i) {
+    weights.layers.push_back(LoadLayer(i, dtype, ops));
+  }
+  LoadVocabulary(dtype, ops, weights);
+  if (spec_.kind != DraftHeadKind::kMtp) {
+    reader_.CheckLeftovers(IsHarmless, "only tensors that such a draft head has");
+  }
+  return weights;
+}
+
+LayerWeights DraftHeadReader::LoadLayer(int index, DType dtype, Ops& ops) {
+  const ModelSpec& spec = spec_.layers;
+  const bool is_mtp = spec_.kind == DraftHeadKind::kMtp;
+  const std::string layer = names_.layers + (is_mtp ? "" : std::to_string(index) + ".");
+  const bool is_first = !is_mtp && index == 0;
+  const int hidden = spec.hidden_size;
+  const int inputs = is_first && spec_.kind == DraftHeadKind::kEagle3 ? 2 * hidden : hidden;
+  const int q_size = spec.num_heads * spec.head_dim, kv_size = spec.num_kv_heads * spec.head_dim;
+  using Part = WeightReader::Part;
+  const Part q = {layer + "self_attn.q_proj", q_size}, k = {layer + "self_attn.k_proj", kv_size};
+  const Part v = {layer + "self_attn.v_proj", kv_size}, o = {layer + "self_attn.o_proj", hidden};
+  const Part gate = {layer + "mlp.gate_proj", spec.intermediate_size};
+  const Part up = {layer + "mlp.up_proj", spec.intermediate_size};
+  const Part down = {layer + "mlp.down_proj", hidden};
+
+  LayerWeights weights;
+  weights.qkv = reader_.TakeMatrix({q, k, v}, inputs, dtype, ops);
+  weights.attention_output = reader_.TakeMatrix({o}, q_size, dtype, ops);
+  weights.gate_up = reader_.TakeMatrix({gate, up}, hidden, dtype, ops);
+  weights.down = reader_.TakeMatrix({down}, spec.intermediate_size, dtype, ops);
+  if (spec.qkv_bias) weights.qkv_bias = reader_.TakeBias({q, k, v});
+  if (spec.output_bias) weights.attention_output_bias = reader_.TakeBias({o});
+  if (spec.mlp_bias) {
+    weights.gate_up_bias = reader_.TakeBias({gate, up});
+    weights.down_bias = reader_.TakeBias({down});
+  }
+  const auto norm = [&](const char* name, int size) {
+    return reader_.TakeVector(layer + name, size, spec.norm_weight_offset);
+  };
+  // The first layer of an EAGLE head attends to the fused input as it is.
+  if (!is_first) weights.attention_norm = norm("input_layernorm.weight", hidden);
+  weights.mlp_norm = norm("post_attention_layernorm.weight", hidden);
+  if (spec.qk_norm) {
+    weights.q_norm = norm("self_attn.q_norm.weight", spec.head_dim);
+    weights.k_norm = norm("self_attn.k_norm.weight", spec.head_dim);
+  }
+  return weights;
+}
+
+void DraftHeadReader::LoadVocabulary(DType dtype, Ops& ops, DraftHeadWeights& weights) {
+  if (spec_.kind == DraftHeadKind::kMtp) return;
+  const int hidden = spec_.layers.hidden_size;
+  if (reader_.Has("embed_tokens.weight")) {
+    weights.embedding =
+        reader_.TakeMatrix({{"embed_tokens", target_.vocab_size}}, hidden, dtype, ops);
+  }
+  const int rows = spec_.layers.vocab_size;
+  if (reader_.Has("d2t")) {
+    const std::vector<std::int64_t> offsets =
+        reader_.TakeIntegers("d2t", rows, -target_.vocab_size, target_.vocab_size);
+    for (int i = 0; i < rows; ++i) {
+      const std::int64_t token = i + offsets[i];
+      if (token < 0 || token >= target_.vocab_size) {
+        throw CheckpointError("tensor 'd2t'", std::to_string(token) + " for draft token " +
+                                                  std::to_string(i),
+                              "a token of the target, 0 to " +
+                                  std::to_string(target_.vocab_size - 1));
+      }
+      weights.target_ids.push_back(static_cast<TokenId>(token));
+    }
+  }
+  if (reader_.Has("lm_head.weight")) {
+    weights.lm_head = reader_.TakeMatrix({{"lm_head", rows}}, hidden, dtype, ops);
+  } else if (!weights.target_ids.empty()) {
+    weights.lm_head = LoadTargetRows(weights.target_ids, dtype, ops);
+  }
+}
+
+std::unique_ptr<PackedMatrix> DraftHeadReader::LoadTargetRows(std::span<const TokenId> rows,
+                                                              DType dtype, Ops& ops) const {
+  Checkpoint checkpoint(target_directory_);
+  WeightReader target(checkpoint, CanonicalDraftName);
+  const char* name = target_.tie_word_embeddings ? "embed_tokens.weight" : "lm_head.weight";
+  const TensorView head = target.Take(name, {target_.vocab_size, target_.hidden_size});
+  const std::size_t row_bytes = SizeOf(head.dtype) * target_.hidden_size;
+  AlignedBuffer gathered(rows.size() * row_bytes);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    std::memcpy(gathered.as<std::byte>() + i * row_bytes,
+                static_cast<const std::byte*>(head.data) + rows[i] * row_bytes, row_bytes);
+  }
+  const TensorView view = {gathered.as<std::byte>(), head.dtype,
+                           {static_cast<std::int64_t>(rows.size()), target_.hidden_size}};
+  return ops.Pack({&view, 1}, dtype);
+}
+
+}  // namespace forerun

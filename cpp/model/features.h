@@ -1,0 +1,66 @@
+// Hidden states of a model, kept slot by slot beside its keys and values for drafters that feed on
+// them. What moves, is shared or is cached of a sequence's KV is so of its features too.
+#ifndef FORERUN_CPP_MODEL_FEATURES_H_
+#define FORERUN_CPP_MODEL_FEATURES_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cpp/ops/ops.h"
+#include "cpp/tensor/tensor.h"
+
+namespace forerun {
+
+// The features of a position, one behind the other.
+struct FeatureSpec {
+  std::vector<int> taps;    // k: the residual stream behind k layers; 0 is the embedding
+  bool final_norm = false;  // behind the last of them: what the output head reads
+
+  bool empty() const { return taps.empty() && !final_norm; }
+  // Whether all rows must go through all layers, and not only those whose logits are wanted.
+  bool reads_last_layer(int num_layers) const {
+    return final_norm || std::ranges::find(taps, num_layers) != taps.end();
+  }
+  int width(int hidden_size) const {
+    return hidden_size * (static_cast<int>(taps.size()) + (final_norm ? 1 : 0));
+  }
+  // Of one slot.
+  std::int64_t num_bytes(int hidden_size) const {
+    return std::int64_t{width(hidden_size)} * static_cast<std::int64_t>(sizeof(float));
+  }
+};
+
+class FeatureStore {
+ public:
+  // The Ops must outlive it.
+  FeatureStore(FeatureSpec spec, int hidden_size, int num_blocks, int block_size, Ops& ops);
+
+  const FeatureSpec& spec() const { return spec_; }
+  // [blocks * block_size, width]: row block * block_size + place is that slot's.
+  ConstRows rows() const { return rows_; }
+  std::int32_t RowOf(std::span<const BlockId> block_table, int slot) const {
+    return block_table[slot / block_size_] * block_size_ + slot % block_size_;
+  }
+
+  // Sets the slots of the rows to come.
+  void Begin(std::span<const SequenceRows> sequences);
+  // Keeps the residual stream of all rows behind `num_layers` layers, if it is tapped.
+  void KeepResidual(int num_layers, ConstRows hidden);
+  void KeepFinal(ConstRows normed);
+  void Move(std::span<const KvMove> moves);
+
+ private:
+  const FeatureSpec spec_;
+  const int hidden_size_;
+  const int block_size_;
+  Ops& ops_;
+  AlignedBuffer memory_;
+  Rows rows_;
+  std::vector<std::int32_t> slots_;  // of this forward's rows
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_MODEL_FEATURES_H_

@@ -1,0 +1,67 @@
+// Tensors of a checkpoint, checked and packed.
+#ifndef FORERUN_CPP_MODEL_WEIGHT_READER_H_
+#define FORERUN_CPP_MODEL_WEIGHT_READER_H_
+
+#include <cstdint>
+#include <functional>
+#include <initializer_list>
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "cpp/model/safetensors.h"
+#include "cpp/ops/ops.h"
+
+namespace forerun {
+
+using Shape = std::vector<std::int64_t>;
+
+// Throws CheckpointError that names the first tensor that is missing, of another shape than
+// expected, or of no float type.
+class WeightReader {
+ public:
+  // Part of a stacked matrix: `num_outputs` rows from a linear layer of this name.
+  struct Part {
+    std::string name;
+    std::int64_t num_outputs;
+  };
+  using Rename = std::function<std::string(const std::string& name)>;
+
+  // Below, names are those that `rename` makes of the checkpoint's.
+  explicit WeightReader(Checkpoint& checkpoint, const Rename& rename = {});
+
+  bool Has(const std::string& name) const { return names_.count(name) != 0; }
+  const std::map<std::string, std::string>& names() const { return names_; }
+  // Throws for a tensor that is not there, or not of so many dimensions.
+  Shape ShapeOf(const std::string& name, std::size_t num_dimensions);
+
+  // What is taken counts as used.
+  TensorView Take(const std::string& name, const Shape& shape);
+  std::unique_ptr<PackedMatrix> TakeMatrix(std::initializer_list<Part> parts, int num_inputs,
+                                           DType dtype, Ops& ops);
+  // Parts' biases one behind the other.
+  std::vector<float> TakeBias(std::initializer_list<Part> parts);
+  std::vector<float> TakeVector(const std::string& name, int size, float offset = 0.0f);
+  // Of an integer type. Throws for values outside [least, most].
+  std::vector<std::int64_t> TakeIntegers(const std::string& name, int size, std::int64_t least,
+                                         std::int64_t most);
+  void Ignore(const std::string& name) { used_.insert(name); }
+  void Drop(const std::string& name) { checkpoint_.Drop(names_.at(name)); }
+
+  // Throws unless every tensor was used or is harmless.
+  void CheckLeftovers(const std::function<bool(const std::string& name)>& is_harmless,
+                      const std::string& expected) const;
+
+ private:
+  TensorView Find(const std::string& name, const Shape& shape);
+
+  Checkpoint& checkpoint_;
+  std::map<std::string, std::string> names_;  // the checkpoint's
+  std::set<std::string> used_;
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_MODEL_WEIGHT_READER_H_
