@@ -50,9 +50,9 @@ int AutoregressiveDrafter::num_draft_slots(int max_tokens) const {
 
 void AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requests) {
   if (jobs_.size() < requests.size()) jobs_.resize(requests.size());
-  num_jobs_ = 0;
+  num_jobs_ = num_forwards_ = 0;
   for (const DraftRequest& request : requests) {
-    if (std::ssize(request.tokens) <= network_->first_slot()) continue;
+    if (!request.may_run_model || std::ssize(request.tokens) <= network_->first_slot()) continue;
     Job& job = jobs_[num_jobs_++];
     job.request = &request;
     job.tree.Clear();
@@ -70,16 +70,20 @@ void AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requests) {
 }
 
 void AutoregressiveDrafter::Propose(const DraftRequest& request, Draft& draft) {
-  for (int i = 0; i < num_jobs_; ++i) {
-    Job& job = jobs_[i];
-    if (job.request->id != request.id) continue;
-    if (job.is_sampled) {
-      std::swap(draft, job.sampled);
-    } else {
-      job.tree.WriteBest(request.max_tokens, draft);
-    }
-    return;
+  auto* job = const_cast<Job*>(FindJob(request.id));
+  if (job == nullptr) return;
+  if (job->is_sampled) {
+    std::swap(draft, job->sampled);
+  } else {
+    job->tree.WriteBest(request.max_tokens, draft);
   }
+}
+
+const AutoregressiveDrafter::Job* AutoregressiveDrafter::FindJob(RequestId id) const {
+  for (const Job& job : std::span(jobs_).first(num_jobs_)) {
+    if (job.request->id == id) return &job;
+  }
+  return nullptr;
 }
 
 void AutoregressiveDrafter::ClearBatch() {
@@ -159,6 +163,7 @@ void AutoregressiveDrafter::RunKnown(std::span<const KnownRun> runs, bool with_l
     run.job->num_rows = 1;
     logits_rows_.push_back(static_cast<std::int32_t>(tokens_.size()) - 1);
   }
+  ++num_forwards_;
   const ConstRows logits = network_->Forward({tokens_, sequences_, logits_rows_, sources_, 0});
   if (network_->has_kv()) {
     for (const KnownRun& run : runs) {
@@ -197,6 +202,7 @@ void AutoregressiveDrafter::RunLevel(int depth) {
     logits_rows_.push_back(static_cast<std::int32_t>(i));
   }
   if (tokens_.empty()) return;
+  ++num_forwards_;
   const ConstRows logits = network_->Forward({tokens_, sequences_, logits_rows_, sources_, depth});
   for (Job& job : std::span(jobs_).first(num_jobs_)) {
     if (job.num_rows > 0) Grow(job, depth, logits);
@@ -233,7 +239,9 @@ void AutoregressiveDrafter::Grow(Job& job, int depth, ConstRows logits) {
     job.is_over = true;
     return;
   }
-  job.tree.OpenNext(setting_.width, max_nodes - 1, max_nodes);
+  // Where a sampled draft ends must not depend on what was drawn.
+  const double least = job.is_sampled ? 0.0 : job.request->least_path_probability;
+  job.tree.OpenNext({setting_.width, max_nodes - 1, max_nodes, least});
 }
 
 void AutoregressiveDrafter::GrowSampled(Job& job, int depth, std::span<const float> logits) {

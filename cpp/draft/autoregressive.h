@@ -47,7 +47,10 @@ class AutoregressiveDrafter : public Drafter {
   void End(RequestId /*id*/) override {}
   void Forget(RequestId /*id*/) override {}
   int num_draft_slots(int max_tokens) const override;
+  int num_forwards() const override { return num_forwards_; }
+  bool is_model() const override { return true; }
   void Prepare(std::span<const DraftRequest> requests) override;
+  bool RanModel(RequestId id) const override { return FindJob(id) != nullptr; }
   void Propose(const DraftRequest& request, Draft& draft) override;
   void Reset() override {}
   std::vector<DraftRecord> TakeRecords() override { return std::exchange(records_, {}); }
@@ -70,6 +73,7 @@ class AutoregressiveDrafter : public Drafter {
     int begin, end;
   };
 
+  const Job* FindJob(RequestId id) const;
   int num_known(const Job& job) const { return static_cast<int>(job.request->tokens.size()); }
   void FindKnownRuns();
   void RunKnown(std::span<const KnownRun> runs, bool with_logits);
@@ -96,6 +100,7 @@ class AutoregressiveDrafter : public Drafter {
   // This step's; kept for their memory.
   std::vector<Job> jobs_;  // the first num_jobs_
   int num_jobs_ = 0;
+  int num_forwards_ = 0;
   std::vector<KnownRun> runs_, chunk_;
   std::vector<TokenId> tokens_;
   std::vector<SequenceRows> sequences_;

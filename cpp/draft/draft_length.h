@@ -24,6 +24,8 @@ class StepCostModel {
   void Observe(int num_rows, double seconds);
   // REQUIRES: known().
   double Seconds(int num_rows) const;
+  // Of one more.
+  double seconds_per_row() const { return slope_; }
   bool known() const { return weight_ > 0; }
 
  private:
@@ -79,6 +81,8 @@ class DraftLengthController {
 
   // For steps without prompt chunks, whose cost would drown that of a few draft rows.
   void ObserveStep(int num_rows, double model_seconds) { cost_.Observe(num_rows, model_seconds); }
+
+  const StepCostModel& cost() const { return cost_; }
 
  private:
   struct Node {

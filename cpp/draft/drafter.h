@@ -27,9 +27,13 @@ struct DraftRequest {
   const SamplingRule& rule;
   int first_output_index;
   // For drafters that are models: prompt and output, and the blocks that hold the KV of all of it
-  // but the last token. There is room for that one and num_draft_slots(max_tokens) more.
+  // but the last token. Where the model may run, there is room for that one and
+  // num_draft_slots(max_tokens) more.
   std::span<const TokenId> tokens = {};
   const BlockTable* table = nullptr;
+  // Paths that are less probable need not be continued.
+  double least_path_probability = 0.0;
+  bool may_run_model = true;  // there is room for its rows, and they are thought to pay
 };
 
 class Drafter {
@@ -42,13 +46,18 @@ class Drafter {
   virtual void Forget(RequestId id) = 0;
 
   // How many slots behind the known tokens drafting writes for so long a draft. They are the
-  // request's own until its next commit.
+  // request's own until its next commit. There is room only for requests that may run the model.
   virtual int num_draft_slots(int /*max_tokens*/) const { return 0; }
 
-  // Called once a step, before Propose is: where drafting for many at once is cheaper, it happens
-  // here. The requests stay until then. Propose is called for others too, for which there was no
-  // room: they get no draft of a drafter that needs some.
+  // Called once a step, before Propose is, with all requests that it will be called for: where
+  // drafting for many at once is cheaper, it happens here. The requests stay until then.
   virtual void Prepare(std::span<const DraftRequest> /*requests*/) {}
+
+  // Forward passes of a network in the last Prepare; 0 where drafting costs next to nothing.
+  virtual int num_forwards() const { return 0; }
+  virtual bool is_model() const { return false; }
+  // Whether it was run for the request in the last Prepare.
+  virtual bool RanModel(RequestId /*id*/) const { return false; }
 
   // Fills `draft` (cleared by the caller) with at most max_tokens nodes; leaves it empty when it
   // has no guess. How many nodes it draws must not depend on what it drew: drafts are dropped when

@@ -5,10 +5,12 @@
 
 #include "cpp/draft/autoregressive.h"
 #include "cpp/draft/head_network.h"
+#include "cpp/draft/hybrid.h"
 #include "cpp/draft/lstm_network.h"
 #include "cpp/draft/medusa_network.h"
 #include "cpp/draft/mlp_network.h"
 #include "cpp/draft/model_network.h"
+#include "cpp/draft/suffix.h"
 #include "cpp/util/check.h"
 #include "forerun/error.h"
 
@@ -18,6 +20,9 @@ namespace {
 constexpr int kChainTokens = 4;
 constexpr int kTreeNodes = 16;
 constexpr int kTreeDepth = 6;
+constexpr int kHybridTokens = 24;
+// Of the longest path that the model could draft: where the index expects so much, it is enough.
+constexpr double kEnoughOfPath = 0.6;
 
 DraftHeadKind KindOf(SpeculativeMethod method) {
   switch (method) {
@@ -37,14 +42,17 @@ bool IsHead(SpeculativeMethod method) {
 
 int MaxDepth(const SpeculativeOptions& options) {
   const int num_tokens = NumModelDraftTokens(options);
-  const int usual = options.draft_tree_width > 1 ? std::min(num_tokens, kTreeDepth) : num_tokens;
+  const bool is_tree = options.draft_tree_width > 1;
+  const int usual = is_tree ? kTreeDepth : options.hybrid ? kChainTokens : num_tokens;
   return std::min(num_tokens, options.draft_tree_depth.value_or(usual));
 }
 
 }  // namespace
 
 int NumModelDraftTokens(const SpeculativeOptions& options) {
-  const int usual = options.draft_tree_width > 1 ? kTreeNodes : kChainTokens;
+  const int usual = options.hybrid                 ? kHybridTokens
+                    : options.draft_tree_width > 1 ? kTreeNodes
+                                                   : kChainTokens;
   return options.num_speculative_tokens.value_or(usual);
 }
 
@@ -90,8 +98,11 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Ops
   setting.vocab_size = target.vocab_size();
   setting.max_rows = limits.max_rows;
   setting.num_blocks = limits.num_blocks;
-  return std::make_unique<AutoregressiveDrafter>(LoadNetwork(target, ops, limits),
-                                                 target.features(), setting);
+  auto model = std::make_unique<AutoregressiveDrafter>(LoadNetwork(target, ops, limits),
+                                                       target.features(), setting);
+  if (!options_.hybrid) return model;
+  return std::make_unique<HybridDrafter>(std::make_unique<SuffixDrafter>(options_),
+                                         std::move(model), kEnoughOfPath * setting.max_depth);
 }
 
 std::unique_ptr<DraftNetwork> ModelDrafterSource::LoadNetwork(const Transformer& target, Ops& ops,

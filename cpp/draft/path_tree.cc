@@ -19,20 +19,23 @@ void PathTree::Add(TokenId token, int parent, float probability) {
   nodes_.push_back({token, parent, probability, before * probability, -1});
 }
 
-std::span<const int> PathTree::OpenNext(int width, int max_rows, int max_nodes) {
+void PathTree::OpenNext(const Limits& limits) {
   open_.resize(num_nodes() - level_begin_);
   std::iota(open_.begin(), open_.end(), level_begin_);
   level_begin_ = num_nodes();
-  if (num_nodes() >= max_nodes) {
+  std::erase_if(open_, [&](int i) {
+    return nodes_[i].path_probability < limits.least_path_probability;
+  });
+  if (num_nodes() >= limits.max_nodes) {
     // A child is at most as probable as its parent, and loses against an equal that was there.
     sorted_.clear();
     for (const Node& node : nodes_) sorted_.push_back(node.path_probability);
-    const auto last = sorted_.begin() + max_nodes - 1;
+    const auto last = sorted_.begin() + limits.max_nodes - 1;
     std::nth_element(sorted_.begin(), last, sorted_.end(), std::greater<>());
     std::erase_if(open_, [&](int i) { return nodes_[i].path_probability <= *last; });
   }
-  const int num_left = max_rows - static_cast<int>(row_parents_.size());
-  const auto num_kept = static_cast<std::size_t>(std::max(0, std::min(width, num_left)));
+  const int num_left = limits.max_rows - static_cast<int>(row_parents_.size());
+  const auto num_kept = static_cast<std::size_t>(std::max(0, std::min(limits.width, num_left)));
   if (open_.size() > num_kept) {
     std::ranges::stable_sort(open_, [this](int a, int b) {
       return nodes_[a].path_probability > nodes_[b].path_probability;
@@ -46,7 +49,41 @@ std::span<const int> PathTree::OpenNext(int width, int max_rows, int max_nodes) 
     const int parent = nodes_[i].parent;
     row_parents_.push_back(parent == kDraftRoot ? -1 : nodes_[parent].row);
   }
-  return open_;
+}
+
+int PathTree::AddOrRaise(TokenId token, int parent, float probability) {
+  for (int i = parent + 1; i < num_nodes(); ++i) {
+    Node& node = nodes_[i];
+    if (node.parent != parent || node.token != token) continue;
+    if (probability > node.probability) {
+      node.path_probability *= double{probability} / node.probability;
+      node.probability = probability;
+    }
+    return i;
+  }
+  Add(token, parent, probability);
+  return num_nodes() - 1;
+}
+
+int PathTree::EndOfBestPath() const {
+  int end = kDraftRoot;
+  for (bool grows = true; grows;) {
+    grows = false;
+    const int parent = end;
+    for (int i = parent + 1; i < num_nodes(); ++i) {
+      if (nodes_[i].parent != parent) continue;
+      if (grows && nodes_[i].probability <= nodes_[end].probability) continue;
+      end = i;
+      grows = true;
+    }
+  }
+  return end;
+}
+
+double PathTree::SumOfPathProbabilities() const {
+  double sum = 0.0;
+  for (const Node& node : nodes_) sum += node.path_probability;
+  return sum;
 }
 
 std::vector<TokenId> PathTree::PathTo(int node) const {

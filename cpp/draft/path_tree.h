@@ -24,11 +24,20 @@ class PathTree {
   void Clear();
   // A guess behind `parent`, on the level under way.
   void Add(TokenId token, int parent, float probability);
+  // The same guess once more, by somebody else, makes it as probable as the surer of them says.
+  // Returns its node.
+  int AddOrRaise(TokenId token, int parent, float probability);
 
-  // Ends the level: chooses, for the next, at most `width` of its most probable nodes, no more than
-  // leave `max_rows` rows in all, and none whose children cannot be among the max_nodes best.
-  // Returns them, in the order in which they were added.
-  std::span<const int> OpenNext(int width, int max_rows, int max_nodes);
+  struct Limits {
+    int width = 1;      // nodes of a level that are continued
+    int max_rows = 0;   // nodes of all levels that are
+    int max_nodes = 0;  // of the draft
+    double least_path_probability = 0.0;
+  };
+  // Ends the level: chooses its most probable nodes to be continued, within the limits, and none
+  // whose children cannot be among the max_nodes best of all.
+  void OpenNext(const Limits& limits);
+  // In the order in which they were added.
   std::span<const int> open() const { return open_; }
 
   const Node& node(int index) const { return nodes_[index]; }
@@ -39,6 +48,10 @@ class PathTree {
   // By row: the row of the node before, or -1. For a tree of slots.
   std::span<const std::int32_t> row_parents() const { return row_parents_; }
   std::vector<TokenId> PathTo(int node) const;
+  // From the root by the most probable child, again and again; of equals the first.
+  int EndOfBestPath() const;
+  // How many of the nodes, were they a draft, would be accepted.
+  double SumOfPathProbabilities() const;
 
   // Appends the max_nodes most probable nodes, best first: each behind its parent.
   void WriteBest(int max_nodes, Draft& draft);

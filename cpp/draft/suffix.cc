@@ -66,6 +66,17 @@ void SuffixDrafter::ProposeChain(const Request& request, int max_tokens, Draft& 
   Write(best, draft);
 }
 
+void SuffixDrafter::ProposeBehind(const DraftRequest& wanted, std::span<const TokenId> path,
+                                  Draft& draft) {
+  const OwnIndex& own = requests_.Get(wanted.id).own;
+  SuffixIndex::Cursor match = own.match();
+  for (TokenId token : path) own.index().Advance(match, token, max_depth_ - 1);
+  own.index().Resolve(match);
+  Candidate best;
+  Consider(own.index(), match, wanted.max_tokens, best);
+  Write(best, draft);
+}
+
 void SuffixDrafter::ProposeTree(const Request& request, int max_nodes, Draft& draft) {
   tree_.Clear();
   int longest = 0;

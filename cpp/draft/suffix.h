@@ -42,6 +42,8 @@ class SuffixDrafter : public Drafter {
   void End(RequestId id) override;
   void Forget(RequestId id) override;
   void Propose(const DraftRequest& wanted, Draft& draft) override;
+  // The best chain behind the request's tokens and these, as the request's own text continues them.
+  void ProposeBehind(const DraftRequest& wanted, std::span<const TokenId> path, Draft& draft);
   void Reset() override { history_.Clear(); }
 
   const History& history() const { return history_; }

@@ -102,7 +102,7 @@ void EngineCore::TakeInbox() {
   // One by one: what was taken when something fails is not taken again.
   for (; !submitted_.empty(); submitted_.pop_front()) {
     Request& request = *submitted_.front();
-    if (request.speculates) acceptance_.try_emplace(request.id);
+    if (request.speculates) history_.try_emplace(request.id);
     scheduler_.Add(std::move(submitted_.front()));
     Guarded(request, [&] { drafter_->Begin(request.id, request.tokens); });
   }
@@ -178,7 +178,7 @@ void EngineCore::ProposeDrafts() {
     ProposeDraft(wanted_[i], request);
     // What a sampled draft drew must not decide how much of it is kept.
     if (request.draft.empty() || request.draft.is_sampled()) continue;
-    candidates_.push_back({&request.draft, &acceptance_[request.id]});
+    candidates_.push_back({&request.draft, &history_[request.id].acceptance});
   }
   if (config_.adaptive && !candidates_.empty()) {
     int num_known_rows = 0;
@@ -193,6 +193,8 @@ void EngineCore::ProposeDrafts() {
 void EngineCore::FindDraftRequests() {
   drafting_.clear();
   wanted_.clear();
+  const std::optional<DraftPrice::StepCost> cost = PriceOfStep();
+  const double least_path_probability = cost ? price_.LeastPathProbability(*cost) : 0.0;
   for (const auto& request : scheduler_.running()) {
     request->draft.Clear();  // of a step that was interrupted
     if (!request->speculates || request->num_pending() != 1) continue;
@@ -201,8 +203,21 @@ void EngineCore::FindDraftRequests() {
     if (limit <= 0) continue;
     drafting_.push_back(request.get());
     wanted_.push_back({request->id, limit, request->rule, request->num_output_tokens(),
-                       request->tokens, &request->table});
+                       request->tokens, &request->table, least_path_probability});
+    wanted_.back().may_run_model =
+        request->drafts && (!cost || price_.Pays(*cost, history_[request->id].price));
   }
+}
+
+std::optional<DraftPrice::StepCost> EngineCore::PriceOfStep() const {
+  const bool is_known = drafter_ != nullptr && drafter_->is_model() && controller_.cost().known();
+  if (!config_.adaptive || !is_known || scheduler_.running().empty()) return {};
+  int num_rows = 0;
+  for (const auto& request : scheduler_.running()) num_rows += request->num_pending();
+  const double seconds =
+      controller_.cost().Seconds(std::min(num_rows, config_.max_num_batched_tokens));
+  const auto num_requests = static_cast<double>(scheduler_.running().size());
+  return DraftPrice::StepCost{seconds / num_requests, controller_.cost().seconds_per_row()};
 }
 
 void EngineCore::PrepareDrafts() {
@@ -210,14 +225,20 @@ void EngineCore::PrepareDrafts() {
   for (std::size_t i = 0; i < drafting_.size(); ++i) {
     Request& request = *drafting_[i];
     if (!request.drafts) continue;
+    prepared_.push_back(wanted_[i]);
     const int num_slots = drafter_->num_draft_slots(wanted_[i].max_tokens);
     // Where blocks are short, whoever comes first drafts.
-    if (num_slots > 0 && !request.table.Reserve(1 + num_slots)) continue;
-    prepared_.push_back(wanted_[i]);
+    bool& may_run_model = prepared_.back().may_run_model;
+    if (num_slots > 0 && may_run_model) may_run_model = request.table.Reserve(1 + num_slots);
   }
   if (prepared_.empty()) return;
   try {
+    const double begin = Now();
     drafter_->Prepare(prepared_);
+    const double seconds = Now() - begin;
+    const auto num_run = std::ranges::count_if(
+        prepared_, [this](const DraftRequest& wanted) { return drafter_->RanModel(wanted.id); });
+    price_.ObserveDrafting(static_cast<int>(num_run), drafter_->num_forwards(), seconds);
   } catch (const std::exception&) {
     // It cannot be told whose fault it was.
     for (std::size_t i = 0; i < drafting_.size(); ++i) {
@@ -228,7 +249,10 @@ void EngineCore::PrepareDrafts() {
 
 void EngineCore::ProposeDraft(const DraftRequest& wanted, Request& request) {
   const int max_tokens = wanted.max_tokens;
-  Guarded(request, [&] { drafter_->Propose(wanted, request.draft); });
+  Guarded(request, [&] {
+    drafter_->Propose(wanted, request.draft);
+    history_[request.id].price.was_asked = drafter_->RanModel(request.id);
+  });
   FORERUN_CHECK(request.draft.size() <= max_tokens, "the drafter went beyond its limit");
   FORERUN_CHECK(request.draft.is_tree(), "a draft's node comes before its parent");
   if (!request.constraint || request.draft.is_sampled()) return;
@@ -363,7 +387,10 @@ void EngineCore::CountDraft(const Request& request, int num_accepted,
 
 void EngineCore::Observe(Request& request, int num_before, std::span<const int> accepted_nodes) {
   if (!request.speculates || static_cast<int>(request.tokens.size()) == num_before) return;
-  controller_.ObserveVerdict(request.draft, accepted_nodes, acceptance_[request.id]);
+  DraftHistory& history = history_[request.id];
+  controller_.ObserveVerdict(request.draft, accepted_nodes, history.acceptance);
+  DraftPrice::ObserveVerdict(request.draft.size(), static_cast<int>(accepted_nodes.size()),
+                             history.price);
   Guarded(request,
           [&] { drafter_->Observe(request.id, std::span(request.tokens).subspan(num_before)); });
 }
@@ -375,7 +402,7 @@ void EngineCore::Finish(Request& request) {
                           request.finish_reason == FinishReason::kLength;
     Guarded(request, [&] { is_whole ? drafter_->End(request.id) : drafter_->Forget(request.id); });
   }
-  acceptance_.erase(request.id);
+  history_.erase(request.id);
   request.metrics.total_seconds = Now() - request.submit_time;
   RequestUpdate& update = updates_.back();
   update.finish_reason = request.finish_reason;

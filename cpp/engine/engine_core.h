@@ -11,11 +11,13 @@
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <unordered_map>
 #include <vector>
 
 #include "cpp/draft/draft_length.h"
+#include "cpp/draft/draft_price.h"
 #include "cpp/draft/drafter.h"
 #include "cpp/engine/step_batch.h"
 #include "cpp/engine/stop.h"
@@ -90,6 +92,8 @@ class EngineCore {
   // Requests that may draft in this step, with how much, and room for it.
   void FindDraftRequests();
   void PrepareDrafts();
+  // Of the step to come without drafts; absent where it decides nothing.
+  std::optional<DraftPrice::StepCost> PriceOfStep() const;
   void ProposeDraft(const DraftRequest& wanted, Request& request);
   void CountFirstSchedules();
   void VerifyDrafts(ConstRows logits);
@@ -117,7 +121,12 @@ class EngineCore {
   BlockPool pool_;
   Scheduler scheduler_;
   DraftLengthController controller_;
-  std::unordered_map<RequestId, AcceptanceModel::Record> acceptance_;
+  struct DraftHistory {
+    AcceptanceModel::Record acceptance;
+    DraftPrice::Record price;
+  };
+  std::unordered_map<RequestId, DraftHistory> history_;
+  DraftPrice price_;
   SamplerScratch scratch_;
   EngineMetrics counters_;
 

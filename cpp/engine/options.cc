@@ -33,6 +33,11 @@ void CheckModelDrafter(const SpeculativeOptions& options) {
     throw InvalidArgument("model", "'" + options.model + "'",
                           "nothing with a method that is no model");
   }
+  if (options.hybrid && (!is_model || is_sampled)) {
+    throw InvalidArgument("hybrid", "true",
+                          "false with a method that is no model, and with draft_sample_method "
+                          "'probabilistic'");
+  }
   CheckAtLeast("draft_tree_width", options.draft_tree_width, 1);
   if (options.draft_tree_width > 64 || (!is_model && options.draft_tree_width > 1)) {
     throw InvalidArgument("draft_tree_width", ToText(options.draft_tree_width),

@@ -48,6 +48,7 @@ void RegisterSpeculativeOptions(py::module_& module) {
       .def_readwrite("model", &Options::model)
       .def_readwrite("draft_tree_width", &Options::draft_tree_width)
       .def_readwrite("draft_tree_depth", &Options::draft_tree_depth)
+      .def_readwrite("hybrid", &Options::hybrid)
       .def_readwrite("aux_hidden_state_layer_ids", &Options::aux_hidden_state_layer_ids)
       .def_readwrite("norm_before_residual", &Options::norm_before_residual)
       .def_readwrite("norm_output", &Options::norm_output)

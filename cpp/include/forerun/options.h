@@ -41,7 +41,7 @@ enum class DraftSampleMethod {
 struct SpeculativeOptions {
   SpeculativeMethod method = SpeculativeMethod::kNone;
   // The most tokens drafted for a request in one step, in a chain or in a tree. Absent: 5 for
-  // ngram, suffix_max_tree_depth for suffix, 16 for grammar, 4 for models, 16 for their trees.
+  // ngram, suffix_max_tree_depth for suffix, 16 for grammar, 4 for models, 16 for their trees, 24 for hybrids.
   std::optional<int> num_speculative_tokens;
 
   AcceptanceMethod acceptance_method = AcceptanceMethod::kCoupled;
@@ -69,7 +69,10 @@ struct SpeculativeOptions {
   // Models: the most probable paths that go on from each level, and their most probable tokens; 1
   // drafts a chain.
   int draft_tree_width = 1;
-  std::optional<int> draft_tree_depth;  // absent: as many as tokens, in a tree at most 6
+  // Of a model's paths. Absent: as many as tokens, in a tree at most 6, in a hybrid 4.
+  std::optional<int> draft_tree_depth;
+  // Models: guess with an index too, as suffix does, and draft from both.
+  bool hybrid = false;
   // eagle3: what a checkpoint leaves open. The target's layers, each by how many are before it, and
   // two choices within the head (cpp/model/draft_head.h).
   std::optional<std::vector<int>> aux_hidden_state_layer_ids;

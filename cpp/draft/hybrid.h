@@ -1,0 +1,55 @@
+// Drafts with an index of past text and with a model, and offers both in one tree.
+//
+// The index is asked first: it costs next to nothing. Where it expects to have enough tokens
+// accepted, the model is not run. Otherwise both go into one tree, and the model's most probable
+// path is continued by what followed its end in the request's own text.
+#ifndef FORERUN_CPP_DRAFT_HYBRID_H_
+#define FORERUN_CPP_DRAFT_HYBRID_H_
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cpp/draft/drafter.h"
+#include "cpp/draft/path_tree.h"
+#include "cpp/draft/suffix.h"
+
+namespace forerun {
+
+class HybridDrafter : public Drafter {
+ public:
+  // Without the model where the index expects at least `enough_tokens` to be accepted.
+  HybridDrafter(std::unique_ptr<SuffixDrafter> index, std::unique_ptr<Drafter> model,
+                double enough_tokens);
+
+  void Begin(RequestId id, std::span<const TokenId> prompt) override;
+  void Observe(RequestId id, std::span<const TokenId> committed) override;
+  void End(RequestId id) override;
+  void Forget(RequestId id) override;
+  int num_draft_slots(int max_tokens) const override { return model_->num_draft_slots(max_tokens); }
+  int num_forwards() const override { return model_->num_forwards(); }
+  bool is_model() const override { return true; }
+  void Prepare(std::span<const DraftRequest> requests) override;
+  bool RanModel(RequestId id) const override { return model_->RanModel(id); }
+  void Propose(const DraftRequest& request, Draft& draft) override;
+  void Reset() override;
+  std::vector<DraftRecord> TakeRecords() override { return model_->TakeRecords(); }
+
+ private:
+  // Adds a draft's nodes to the tree, as the continuation of `root`.
+  void Merge(const Draft& draft, int root);
+
+  const std::unique_ptr<SuffixDrafter> index_;
+  const std::unique_ptr<Drafter> model_;
+  const double enough_tokens_;
+
+  // This step's; kept for their memory.
+  std::vector<DraftRequest> for_model_;
+  Draft indexed_, modelled_, extension_;
+  PathTree tree_;
+  std::vector<int> places_;  // of a draft's nodes in the tree
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_DRAFT_HYBRID_H_
