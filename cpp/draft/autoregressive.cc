@@ -43,9 +43,9 @@ AutoregressiveDrafter::AutoregressiveDrafter(std::unique_ptr<DraftNetwork> netwo
   sources_.reserve(setting_.max_rows);
 }
 
-// A token's row is run for the tokens behind it, so the last one of a path needs none.
+// One for the last known token and for each drafted one that others follow.
 int AutoregressiveDrafter::num_draft_slots(int max_tokens) const {
-  return network_->has_kv() ? max_tokens - 1 : 0;
+  return network_->has_kv() ? max_tokens : 0;
 }
 
 void AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requests) {

@@ -27,8 +27,8 @@ struct DraftRequest {
   const SamplingRule& rule;
   int first_output_index;
   // For drafters that are models: prompt and output, and the blocks that hold the KV of all of it
-  // but the last token. Where the model may run, there is room for that one and
-  // num_draft_slots(max_tokens) more.
+  // but the last token. Where the model may run, there is room for num_draft_slots(max_tokens)
+  // more.
   std::span<const TokenId> tokens = {};
   const BlockTable* table = nullptr;
   // Paths that are less probable need not be continued.
@@ -45,7 +45,7 @@ class Drafter {
   virtual void End(RequestId id) = 0;
   virtual void Forget(RequestId id) = 0;
 
-  // How many slots behind the known tokens drafting writes for so long a draft. They are the
+  // How many slots behind the committed tokens drafting writes for so long a draft. They are the
   // request's own until its next commit. There is room only for requests that may run the model.
   virtual int num_draft_slots(int /*max_tokens*/) const { return 0; }
 

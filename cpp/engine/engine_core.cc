@@ -229,7 +229,7 @@ void EngineCore::PrepareDrafts() {
     const int num_slots = drafter_->num_draft_slots(wanted_[i].max_tokens);
     // Where blocks are short, whoever comes first drafts.
     bool& may_run_model = prepared_.back().may_run_model;
-    if (num_slots > 0 && may_run_model) may_run_model = request.table.Reserve(1 + num_slots);
+    if (num_slots > 0 && may_run_model) may_run_model = request.table.Reserve(num_slots);
   }
   if (prepared_.empty()) return;
   try {

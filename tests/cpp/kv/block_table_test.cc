@@ -44,6 +44,39 @@ TEST(BlockTableTest, ReserveTakesWhatTheTokensNeed) {
   EXPECT_EQ(pool.num_held(), 3);
 }
 
+TEST(BlockTableTest, TrimGivesBackRoomThatIsNotNeeded) {
+  BlockPool pool(8, kBlockSize, true);
+  BlockTable table = TableWith(pool, Range(0, 3));
+  ASSERT_TRUE(table.Reserve(13));
+  EXPECT_EQ(pool.num_held(), 4);
+  table.Trim(2);
+  EXPECT_EQ(pool.num_held(), 2);
+  table.Trim(9);
+  EXPECT_EQ(pool.num_held(), 2);
+  table.Trim(0);
+  EXPECT_EQ(pool.num_held(), 1);
+}
+
+TEST(BlockTableTest, ABlockOfAnotherTimeHasAnotherGeneration) {
+  BlockPool pool(1, kBlockSize, true);
+  BlockTable table(pool);
+  ASSERT_TRUE(table.Reserve(1));
+  const std::uint32_t before = table.generation(0);
+  table.Drop();
+  ASSERT_TRUE(table.Reserve(1));
+  EXPECT_NE(table.generation(0), before);
+}
+
+TEST(BlockTableTest, AnAdoptedBlockKeepsItsGeneration) {
+  BlockPool pool(4, kBlockSize, true);
+  BlockTable table = TableWith(pool, Range(0, 4));
+  const std::uint32_t before = table.generation(0);
+  table.Drop();
+  BlockTable other(pool);
+  ASSERT_EQ(other.AdoptPrefix(Range(0, 6)), 4);
+  EXPECT_EQ(other.generation(0), before);
+}
+
 TEST(BlockTableTest, ReserveIsAllOrNothing) {
   BlockPool pool(2, kBlockSize, true);
   BlockTable table(pool);

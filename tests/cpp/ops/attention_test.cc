@@ -124,6 +124,26 @@ TEST_P(AttentionTest, PositionsBeforeTheWindowNeverLeak) {
   }
 }
 
+// Slots before the first position hold nothing: they are as good as not there.
+TEST_P(AttentionTest, NobodySeesWhatComesBeforeTheFirstPosition) {
+  for (AttentionCase test : AllAttentionCases()) {
+    for (int first : {1, 5, 70}) {
+      if (test.shape.sliding_window > 0 && test.shape.sliding_window < 30) continue;
+      test.shape.first_position = first;
+      AttentionModel model(test, /*num_positions=*/100, /*seed=*/22);
+      model.PoisonBefore(first);
+      const TestRows out = model.Run(*ops_, {{0, first, 100 - first}});
+      for (int position : {first, first + 1, 99}) {
+        for (int head = 0; head < test.shape.num_heads; ++head) {
+          const std::vector<double> expected = model.Naive(position, head);
+          const float* got = out.row(position - first) + head * test.shape.head_dim;
+          for (int i = 0; i < test.shape.head_dim; ++i) ASSERT_NEAR(got[i], expected[i], 2e-2);
+        }
+      }
+    }
+  }
+}
+
 TEST_P(AttentionTest, ContradictingShapesThrow) {
   const AttentionCase test = AllAttentionCases().front();
   AttentionModel model(test, /*num_positions=*/40, /*seed=*/21);

@@ -109,7 +109,8 @@ class AttentionModel {
     const int kv = head / (shape.num_heads / shape.num_kv_heads) * shape.head_dim;
     const float* query = queries_[0].row(position) + head * shape.head_dim;
     const int begin =
-        shape.sliding_window > 0 ? std::max(0, position + 1 - shape.sliding_window) : 0;
+        std::max(shape.first_position,
+                 shape.sliding_window > 0 ? position + 1 - shape.sliding_window : 0);
     std::vector<double> scores;
     double max = -std::numeric_limits<double>::infinity();
     for (int p = begin; p <= position; ++p) {

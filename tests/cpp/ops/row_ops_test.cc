@@ -38,6 +38,20 @@ class RowOpsTest : public OpsTest {
   }
 };
 
+double Defined(Activation activation, double x) {
+  switch (activation) {
+    case Activation::kSilu:
+      return x / (1.0 + std::exp(-x));
+    case Activation::kGelu:
+      return 0.5 * x * (1.0 + std::erf(x / std::sqrt(2.0)));
+    case Activation::kSigmoid:
+      return 1.0 / (1.0 + std::exp(-x));
+    case Activation::kGeluTanh:
+      break;
+  }
+  return NAN;
+}
+
 // From far below to far above zero, denser near it.
 std::vector<float> Sweep() {
   std::vector<float> values = {0.0f, -0.0f, 1e-30f, -1e-30f, 1e30f, -1e30f, 88.0f, -88.0f, 100.0f};
@@ -222,6 +236,35 @@ TEST_P(RowOpsTest, GatherRowsCopies) {
   for (int i = 0; i < 4; ++i) EXPECT_TRUE(SameBits(out.row(i), x.row(rows[i]), 33));
 }
 
+TEST_P(RowOpsTest, ActivateAddsTheBiasFirst) {
+  Random random(11);
+  for (Activation activation : {Activation::kSilu, Activation::kGelu, Activation::kSigmoid}) {
+    for (int cols : {1, 19, 700}) {
+      const TestRows x = random.NormalRows(5, cols, 2.0f, /*padding=*/2);
+      const TestRows bias = random.NormalRows(1, cols);
+      TestRows out(5, cols, /*padding=*/1);
+      ops_->Activate(x, bias.row(0), activation, out);
+      TestRows plain(5, cols);
+      ops_->Activate(x, nullptr, activation, plain);
+      for (int r = 0; r < 5; ++r) {
+        for (int i = 0; i < cols; ++i) {
+          ASSERT_NEAR(out.row(r)[i], Defined(activation, x.row(r)[i] + bias.row(0)[i]), 2e-6);
+          ASSERT_NEAR(plain.row(r)[i], Defined(activation, x.row(r)[i]), 2e-6);
+        }
+      }
+    }
+  }
+}
+
+TEST_P(RowOpsTest, ScatterRowsCopies) {
+  Random random(12);
+  const TestRows x = random.NormalRows(3, 33, 1.0f, /*padding=*/2);
+  const std::vector<std::int32_t> rows = {6, 0, 3};
+  TestRows out(7, 33, /*padding=*/5);
+  ops_->ScatterRows(x, rows, out);
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(SameBits(out.row(rows[i]), x.row(i), 33));
+}
+
 TEST_P(RowOpsTest, ContradictingShapesThrow) {
   TestRows a(2, 12), b(2, 11), c(3, 12), half(2, 6);
   const std::vector<float> weight(12, 1.0f);
@@ -240,6 +283,9 @@ TEST_P(RowOpsTest, ContradictingShapesThrow) {
   EXPECT_THROW(ops_->SoftCap(a, 0.0f), InternalError);
   EXPECT_THROW(ops_->GatherRows(a, beyond, a), InternalError);
   EXPECT_THROW(ops_->GatherRows(a, one, c), InternalError);
+  EXPECT_THROW(ops_->ScatterRows(a, beyond, a), InternalError);
+  EXPECT_THROW(ops_->ScatterRows(a, one, c), InternalError);
+  EXPECT_THROW(ops_->Activate(a, nullptr, Activation::kSilu, b), InternalError);
 }
 
 FORERUN_FOR_EVERY_ISA(RowOpsTest);

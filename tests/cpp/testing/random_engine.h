@@ -12,17 +12,31 @@
 #include <string>
 #include <vector>
 
+#include "cpp/draft/autoregressive.h"
+#include "cpp/draft/hybrid.h"
 #include "cpp/draft/make_drafter.h"
 #include "cpp/engine/engine_core.h"
 #include "tests/cpp/testing/knowing_drafter.h"
 #include "tests/cpp/testing/naive_generate.h"
 #include "tests/cpp/testing/random_params.h"
 #include "tests/cpp/testing/scripted_executor.h"
+#include "tests/cpp/testing/scripted_network.h"
 
 namespace forerun::testing {
 
-enum class DraftKind { kNone, kNgram, kSuffix, kAlwaysRight, kAlwaysWrong, kRandom, kRandomTree };
-inline constexpr int kNumDraftKinds = 7;
+enum class DraftKind {
+  kNone,
+  kNgram,
+  kSuffix,
+  kAlwaysRight,
+  kAlwaysWrong,
+  kRandom,
+  kRandomTree,
+  kNetwork,
+  kNetworkTree,
+  kHybrid,
+};
+inline constexpr int kNumDraftKinds = 10;
 
 class FunctionHook : public LogitsHook {
  public:
@@ -162,6 +176,8 @@ class RandomEngine {
       options.suffix_min_token_prob = Pick(0, 5) / 10.0;
       options.suffix_use_tree = Chance(0.6);
       drafter_ = MakeDrafter(options);
+    } else if (kind >= DraftKind::kNetwork) {
+      MakeNetworkDrafter(kind);
     } else {
       const double share_right = kind == DraftKind::kAlwaysRight   ? 1.0
                                  : kind == DraftKind::kAlwaysWrong ? 0.0
@@ -171,6 +187,31 @@ class RandomEngine {
       knowing_ = knowing.get();
       drafter_ = std::move(knowing);
     }
+  }
+
+  void MakeNetworkDrafter(DraftKind kind) {
+    AutoregressiveSetting setting;
+    setting.width = kind == DraftKind::kNetworkTree || (kind == DraftKind::kHybrid && Chance(0.5))
+                        ? Pick(2, 4)
+                        : 1;
+    setting.max_depth = Pick(1, 6);
+    setting.is_sampled = kind == DraftKind::kNetwork && Chance(0.4);
+    setting.vocab_size = kVocabSize;
+    setting.max_rows = config_.max_num_seqs * setting.width + Pick(0, 20);
+    setting.num_blocks = config_.num_blocks;
+    auto model = std::make_unique<AutoregressiveDrafter>(
+        std::make_unique<ScriptedNetwork>(kVocabSize, config_.num_blocks, config_.block_size,
+                                          Pick(3, 10) / 10.0),
+        nullptr, setting);
+    if (kind != DraftKind::kHybrid) {
+      drafter_ = std::move(model);
+      return;
+    }
+    SpeculativeOptions options;
+    options.suffix_max_tree_depth = Pick(2, 12);
+    options.suffix_use_tree = Chance(0.5);
+    drafter_ = std::make_unique<HybridDrafter>(std::make_unique<SuffixDrafter>(options),
+                                               std::move(model), Pick(1, 40) / 10.0);
   }
 
   NaiveHooks RandomHooks() {

@@ -1,0 +1,180 @@
+// Drafters that are models in an engine: what they know of a request is in step with it.
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "cpp/draft/autoregressive.h"
+#include "cpp/engine/engine_core.h"
+#include "tests/cpp/testing/scripted_executor.h"
+#include "tests/cpp/testing/scripted_network.h"
+
+namespace forerun {
+namespace {
+
+using testing::ScriptedExecutor;
+using testing::ScriptedNetwork;
+
+constexpr int kVocabSize = 13;
+
+struct Setting {
+  int block_size = 4;
+  int num_blocks = 64;
+  int max_num_seqs = 4;
+  int max_num_batched_tokens = 32;
+  int width = 1;
+  int depth = 4;
+  int max_rows = 64;  // of a forward of the network
+  double share_known = 1.0;
+  bool adaptive = false;
+};
+
+class Served {
+ public:
+  explicit Served(const Setting& setting)
+      : executor_(kVocabSize, setting.num_blocks, setting.block_size) {
+    auto network = std::make_unique<ScriptedNetwork>(kVocabSize, setting.num_blocks,
+                                                     setting.block_size, setting.share_known);
+    network_ = network.get();
+    AutoregressiveSetting drafting;
+    drafting.width = setting.width;
+    drafting.max_depth = setting.depth;
+    drafting.vocab_size = kVocabSize;
+    drafting.max_rows = setting.max_rows;
+    drafting.num_blocks = setting.num_blocks;
+    drafter_ = std::make_unique<AutoregressiveDrafter>(std::move(network), nullptr, drafting);
+    EngineConfig config;
+    config.max_model_len = 60;
+    config.num_blocks = setting.num_blocks;
+    config.block_size = setting.block_size;
+    config.max_num_seqs = setting.max_num_seqs;
+    config.max_num_batched_tokens = setting.max_num_batched_tokens;
+    config.num_speculative_tokens = setting.width > 1 ? 12 : setting.depth;
+    config.adaptive = setting.adaptive;
+    config.check_invariants = true;
+    core_ = std::make_unique<EngineCore>(config, executor_, drafter_.get());
+  }
+
+  void Submit(const std::vector<TokenId>& prompt, int max_tokens) {
+    SamplingParams params;
+    params.temperature = 0.0;
+    params.max_tokens = max_tokens;
+    params.ignore_eos = true;
+    core_->Submit(prompt, params);
+  }
+  EngineMetrics Finish() {
+    while (core_->HasUnfinished()) core_->Step();
+    return core_->metrics();
+  }
+  EngineCore& core() { return *core_; }
+  int num_network_rows() const { return network_->num_rows(); }
+
+ private:
+  ScriptedExecutor executor_;
+  ScriptedNetwork* network_;
+  std::unique_ptr<AutoregressiveDrafter> drafter_;
+  std::unique_ptr<EngineCore> core_;
+};
+
+std::vector<TokenId> RandomPrompt(std::mt19937& random, int length) {
+  std::vector<TokenId> prompt(length);
+  for (TokenId& token : prompt) token = static_cast<TokenId>(random() % kVocabSize);
+  return prompt;
+}
+
+// The network says what the target says, of whatever tokens it has: a guess that is not accepted
+// was made from others than the request's.
+TEST(ModelDrafterTest, ANetworkThatKnowsTheTargetIsAlwaysRight) {
+  std::mt19937 random(3);
+  const auto pick = [&](int low, int high) {
+    return std::uniform_int_distribution<int>(low, high)(random);
+  };
+  std::int64_t num_preemptions = 0, num_cached = 0;
+  for (int example = 0; example < 300; ++example) {
+    SCOPED_TRACE(example);
+    Setting setting;
+    setting.block_size = pick(1, 6);
+    const int blocks_for_one = 60 / setting.block_size + 1;
+    setting.num_blocks = blocks_for_one + pick(0, 2 * blocks_for_one);
+    setting.max_num_seqs = pick(1, 5);
+    setting.max_num_batched_tokens = setting.max_num_seqs + pick(0, 20);
+    setting.depth = pick(1, 6);
+    setting.max_rows = setting.max_num_seqs + pick(0, 12);
+    Served served(setting);
+    const std::vector<TokenId> shared = RandomPrompt(random, 12);
+    for (int i = pick(1, 8); i > 0; --i) {
+      std::vector<TokenId> prompt(shared.begin(), shared.begin() + pick(0, 12));
+      const std::vector<TokenId> own = RandomPrompt(random, pick(1, 9));
+      prompt.insert(prompt.end(), own.begin(), own.end());
+      served.Submit(prompt, pick(1, 30));
+      if (pick(0, 1) == 0) served.core().Step();
+    }
+    const EngineMetrics metrics = served.Finish();
+    ASSERT_EQ(metrics.spec_decode.num_accepted_tokens, metrics.spec_decode.num_draft_tokens);
+    num_preemptions += metrics.num_preemptions;
+    num_cached += metrics.num_cached_prompt_tokens;
+  }
+  EXPECT_GT(num_preemptions, 5);
+  EXPECT_GT(num_cached, 50);
+}
+
+// Its most probable token is always among the guesses behind a node, if not always in the draft.
+TEST(ModelDrafterTest, ATreeOfANetworkThatKnowsTheTargetIsAcceptedInPart) {
+  std::mt19937 random(4);
+  Setting setting;
+  setting.width = 3;
+  Served served(setting);
+  for (int i = 0; i < 5; ++i) served.Submit(RandomPrompt(random, 7), 41);
+  const EngineMetrics metrics = served.Finish();
+  EXPECT_GE(metrics.spec_decode.num_accepted_tokens, 2 * metrics.spec_decode.num_drafts);
+  EXPECT_LE(metrics.spec_decode.num_accepted_tokens, 4 * metrics.spec_decode.num_drafts);
+}
+
+TEST(ModelDrafterTest, APrefixFromTheCacheIsNotComputedAgain) {
+  std::mt19937 random(5);
+  const std::vector<TokenId> prompt = RandomPrompt(random, 40);
+  Setting setting;
+  setting.max_num_batched_tokens = 64;
+  Served served(setting);
+  served.Submit(prompt, 9);
+  served.Finish();
+  const int num_rows = served.num_network_rows();
+  served.Submit(prompt, 9);
+  const EngineMetrics metrics = served.Finish();
+  EXPECT_EQ(metrics.num_cached_prompt_tokens, 36);
+  EXPECT_EQ(metrics.spec_decode.num_accepted_tokens, metrics.spec_decode.num_draft_tokens);
+  // All the prompt the first time. The second time at most what is behind its full blocks: a block
+  // that gets full turns out to be known, and the network's part of it too.
+  EXPECT_LE(served.num_network_rows() - num_rows, num_rows - 36);
+}
+
+TEST(ModelDrafterTest, WhoDraftsNothingForAWhileCatchesUpLater) {
+  std::mt19937 random(6);
+  Setting setting;
+  Served served(setting);
+  SamplingParams params;
+  params.temperature = 0.0;
+  params.max_tokens = 20;
+  params.ignore_eos = true;
+  params.max_draft_tokens = 0;
+  served.core().Submit(RandomPrompt(random, 9), params);
+  served.Finish();
+  EXPECT_EQ(served.num_network_rows(), 0);
+}
+
+// Half of the guesses are wrong, and every second token is cheap to make plainly.
+TEST(ModelDrafterTest, AnAdaptiveEngineFinishesWhateverTheNetworkIsWorth) {
+  std::mt19937 random(7);
+  for (double share_known : {0.0, 0.5, 1.0}) {
+    Setting setting;
+    setting.share_known = share_known;
+    setting.adaptive = true;
+    Served served(setting);
+    for (int i = 0; i < 6; ++i) served.Submit(RandomPrompt(random, 5), 40);
+    EXPECT_EQ(served.Finish().num_generated_tokens, 6 * 40);
+  }
+}
+
+}  // namespace
+}  // namespace forerun

@@ -1,0 +1,40 @@
+// A draft network without weights: what it guesses behind a row is a function of the tokens that it
+// finds in its own paged slots, which it has only of the rows it was given. A slot that was not
+// brought in step, or belongs to somebody else, makes it guess something else.
+#ifndef FORERUN_TESTS_CPP_TESTING_SCRIPTED_NETWORK_H_
+#define FORERUN_TESTS_CPP_TESTING_SCRIPTED_NETWORK_H_
+
+#include "cpp/draft/draft_network.h"
+#include "tests/cpp/testing/scripted_executor.h"
+
+namespace forerun::testing {
+
+class ScriptedNetwork : public DraftNetwork {
+ public:
+  // Knows what the scripted model says behind this share of all texts.
+  ScriptedNetwork(int vocab_size, int num_blocks, int block_size, double share_known)
+      : model_(vocab_size, num_blocks, block_size, [vocab_size, share_known](auto prefix) {
+          std::uint64_t hash = 3;
+          for (TokenId token : prefix) hash = HashCombine(hash, static_cast<std::uint64_t>(token));
+          if (hash % 1000 < share_known * 1000) return HashLogits(prefix, vocab_size);
+          std::vector<TokenId> other(prefix.begin(), prefix.end());
+          other.push_back(1);
+          return HashLogits(other, vocab_size);
+        }) {}
+
+  ConstRows Forward(const DraftBatch& batch) override {
+    num_rows_ += static_cast<int>(batch.tokens.size());
+    return model_.Forward({batch.tokens, batch.sequences, batch.logits_rows});
+  }
+  int first_slot() const override { return 0; }
+
+  int num_rows() const { return num_rows_; }
+
+ private:
+  ScriptedExecutor model_;
+  int num_rows_ = 0;
+};
+
+}  // namespace forerun::testing
+
+#endif  // FORERUN_TESTS_CPP_TESTING_SCRIPTED_NETWORK_H_
