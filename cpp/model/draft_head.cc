@@ -207,8 +207,9 @@ void DraftHeadReader::ReadTaps(const JsonObject& config, const DraftHeadOverride
       if (!id.is_number_integer()) config.Refuse(kLayerIds, "a list of layers of the target");
       taps.push_back(id.get<int>());
     }
-    // A list that begins with 1 names layers by what leaves them, others by what enters them.
-    if (!taps.empty() && taps.front() == 1) {
+    // A list that begins with 1 names layers by what leaves them, others by what enters them; the
+    // speculators format always does the latter.
+    if (!taps.empty() && taps.front() == 1 && !IsSpeculators(config)) {
       for (int& tap : taps) ++tap;
     }
   } else if (num_taps == 3) {
@@ -244,9 +245,10 @@ void DraftHeadReader::ReadMtp(const JsonObject& config) {
   names_ = {name(found->fusion), name(found->embedding_norm), name(found->hidden_norm),
             found->final_norm != nullptr ? name(found->final_norm) : "", name(found->layer)};
   spec_.fuses_features = true;
-  spec_.masks_first_token = found->masks_first_token;
-  // MiMo alone reads the hidden state first; others took its names, not its order.
-  spec_.hidden_first = target_.family == "mimo" && found == kMtpFormats.data();
+  // MiMo alone reads the hidden state first, and masks; others took its names, not its ways.
+  const bool has_mimo_names = found == kMtpFormats.data();
+  spec_.hidden_first = has_mimo_names && target_.family == "mimo";
+  spec_.masks_first_token = has_mimo_names ? spec_.hidden_first : found->masks_first_token;
   spec_.feeds_back_normed = config.String("model_type", "").find("glm") == std::string::npos;
   spec_.features.final_norm = true;
   spec_.feature_size = target_.hidden_size;
