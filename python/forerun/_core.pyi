@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AcceptanceMethod', 'DraftSampleMethod', 'Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'available_isas', 'check_engine_options', 'check_sampling_params']
+__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'available_isas', 'check_engine_options', 'check_sampling_params']
 class SpeculativeMethod:
     """
     How drafts are made.
@@ -20,8 +20,26 @@ class SpeculativeMethod:
       SUFFIX
     
       GRAMMAR
+    
+      DRAFT_MODEL
+    
+      EAGLE
+    
+      EAGLE3
+    
+      MTP
+    
+      MLP_SPECULATOR
+    
+      MEDUSA
     """
+    DRAFT_MODEL: typing.ClassVar[SpeculativeMethod]
+    EAGLE: typing.ClassVar[SpeculativeMethod]
+    EAGLE3: typing.ClassVar[SpeculativeMethod]
     GRAMMAR: typing.ClassVar[SpeculativeMethod]
+    MEDUSA: typing.ClassVar[SpeculativeMethod]
+    MLP_SPECULATOR: typing.ClassVar[SpeculativeMethod]
+    MTP: typing.ClassVar[SpeculativeMethod]
     NGRAM: typing.ClassVar[SpeculativeMethod]
     NONE: typing.ClassVar[SpeculativeMethod]
     SUFFIX: typing.ClassVar[SpeculativeMethod]
@@ -165,11 +183,33 @@ class SpeculativeOptions:
     adaptive: bool
     draft_sample_method: DraftSampleMethod
     method: SpeculativeMethod
+    model: str
+    norm_before_residual: bool | None
+    norm_output: bool | None
+    record_draft_logits: bool
     suffix_use_tree: bool
     def __init__(self) -> None:
         """
         All defaults: no speculation.
         """
+    @property
+    def aux_hidden_state_layer_ids(self) -> list[int] | None:
+        ...
+    @aux_hidden_state_layer_ids.setter
+    def aux_hidden_state_layer_ids(self, arg0: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
+        ...
+    @property
+    def draft_tree_depth(self) -> int | None:
+        ...
+    @draft_tree_depth.setter
+    def draft_tree_depth(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def draft_tree_width(self) -> int:
+        ...
+    @draft_tree_width.setter
+    def draft_tree_width(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
     @property
     def num_speculative_tokens(self) -> int | None:
         ...
@@ -613,6 +653,24 @@ class ModelLimits:
     @property
     def vocab_size(self) -> int:
         ...
+class DraftRecord:
+    """
+    What a drafter that is a model computed for one guess.
+    """
+    @property
+    def logits(self) -> numpy.typing.NDArray[numpy.float32]:
+        """
+        A copy [draft vocabulary], float32.
+        """
+    @property
+    def num_tokens(self) -> int:
+        ...
+    @property
+    def path(self) -> list[int]:
+        ...
+    @property
+    def request_id(self) -> int:
+        ...
 class Engine:
     """
     Generates tokens for many requests at once.
@@ -654,6 +712,10 @@ class Engine:
     def submit(self, prompt_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], params: SamplingParams, constraint: typing.Any = None, logits_hook: typing.Any = None) -> int:
         """
         Queues a request and returns its id.
+        """
+    def take_draft_records(self) -> list[DraftRecord]:
+        """
+        What a drafter that is a model computed since the last call, where record_draft_logits is set.
         """
     @property
     def limits(self) -> ModelLimits:
