@@ -1,6 +1,5 @@
 """Forerun: speculative decoding that changes the speed of a language model and nothing else."""
 
-from forerun.config import SpeculativeConfig
 from forerun.errors import (
     CheckpointError,
     ForerunError,
@@ -18,6 +17,7 @@ from forerun.outputs import (
     TokensPrompt,
 )
 from forerun.sampling_params import SamplingParams
+from forerun.speculative_config import SpeculativeConfig
 from forerun.structured_outputs import StructuredOutputsParams
 
 __all__ = [

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from forerun import _core
 from forerun.checks import check_bool, check_int
-from forerun.config import SpeculativeConfig, engine_options, make_speculative_config
+from forerun.config import engine_options
 from forerun.detokenizer import TokenBytes
+from forerun.drafters import Drafter, set_drafter
 from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.loading import resolve_model
 from forerun.metrics import EngineMetrics, Metric, engine_metrics
 from forerun.outputs import RequestOutput, TextPrompt, TokensPrompt
 from forerun.requests import Request, Scoreboard, Stream, run_all
 from forerun.sampling_params import SamplingParams
+from forerun.speculative_config import SpeculativeConfig, make_speculative_config
 from forerun.structured_outputs import GrammarCompiler, Vocabulary
 
 if TYPE_CHECKING:
@@ -35,6 +37,7 @@ class LLM:
         model: a Hugging Face model directory, a `.gguf` file, or the id of a model on the hub.
         tokenizer: a directory with another tokenizer.json than the model's.
         speculative_config: a SpeculativeConfig, or a dict of its fields; None decodes plainly.
+            What was found of a drafter is `drafter`, and a line in the log of "forerun".
         skip_tokenizer_init: load no tokenizer: prompts are token ids, and texts stay empty.
         revision: the branch, tag or commit of a model on the hub.
         **options: dtype ("auto", "bfloat16" or "float32"), max_model_len, max_num_seqs,
@@ -69,6 +72,12 @@ class LLM:
         self._tokenizer: Tokenizer | None = None
         if not skip_tokenizer_init:
             self._tokenizer = _load_tokenizer(tokenizer or self.directory)
+        self.drafter: Drafter | None = None
+        if self.speculative_config is not None and self.speculative_config.uses_model:
+            # The binding copies what it is given.
+            speculative = core_options.speculative
+            self.drafter = set_drafter(self.speculative_config, self.directory, speculative)
+            core_options.speculative = speculative
         self._engine = _core.Engine(core_options)
         self._token_bytes = TokenBytes([], [])
         if self._tokenizer is not None:

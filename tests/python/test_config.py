@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from forerun import LLM, InvalidArgumentError, SamplingParams, SpeculativeConfig, _core
-from forerun.config import engine_options, make_speculative_config
+from forerun.config import engine_options
+from forerun.speculative_config import METHODS, make_speculative_config
 
 
 @pytest.mark.parametrize(
@@ -61,10 +62,67 @@ def test_every_speculative_option_reaches_the_engine() -> None:
     assert core.acceptance_method == _core.AcceptanceMethod.REJECTION
 
 
+def test_every_option_of_models_reaches_the_engine() -> None:
+    given = {
+        "draft_tree_width": 3,
+        "draft_tree_depth": 5,
+        "aux_hidden_state_layer_ids": (1, 2, 4),
+        "norm_output": True,
+        "norm_before_residual": False,
+    }
+    config = SpeculativeConfig(method="eagle3", model="d", num_speculative_tokens=9, **given)
+    core = engine_options({}, config).speculative
+    assert core.method == _core.SpeculativeMethod.EAGLE3
+    assert core.num_speculative_tokens == 9
+    assert core.aux_hidden_state_layer_ids == [1, 2, 4]
+    assert {name: getattr(core, name) for name in given} == {
+        **given,
+        "aux_hidden_state_layer_ids": [1, 2, 4],
+    }
+    sampled = {"model": "d", "draft_sample_method": "probabilistic"}
+    core = engine_options({}, make_speculative_config(sampled)).speculative
+    assert core.draft_sample_method == _core.DraftSampleMethod.PROBABILISTIC
+
+
+def test_vllm_keys_of_drafters_with_one_meaning_are_accepted() -> None:
+    given = {"model": "d", "draft_tensor_parallel_size": 1, "quantization": None}
+    assert SpeculativeConfig(**given, max_model_len=None, disable_by_batch_size=None).uses_model
+    for name in ("mtp", "deepseek_mtp", "mimo_mtp", "qwen3_next_mtp"):
+        assert SpeculativeConfig(method=name, num_speculative_tokens=1).method == "mtp"
+    assert not SpeculativeConfig(model="[ngram]", num_speculative_tokens=3).uses_model
+
+
 BAD_SPECULATIVE: list[tuple[Any, str, str]] = [
     ("ngram", "speculative_config", "a SpeculativeConfig, a dict or None"),
-    ({}, "method", "'ngram', 'suffix' or 'grammar'"),
-    ({"method": "eagle"}, "method", "'ngram', 'suffix' or 'grammar'"),
+    ({}, "method", f"{METHODS[-1]!r}, or a model"),
+    ({"method": "eagle9"}, "method", "'ngram', 'suffix', 'grammar', 'draft_model', 'eagle'"),
+    ({"method": "eagle"}, "model", "a drafter with 'eagle'"),
+    ({"method": "suffix", "model": "some/drafter"}, "model", "None: 'suffix' is no model"),
+    ({"model": ""}, "model", "a directory, a hub id or None"),
+    ({"model": 3}, "model", "a directory, a hub id or None"),
+    ({"method": "suffix", "revision": "main"}, "revision", "no such option with 'suffix'"),
+    ({"method": "ngram", "draft_tree_width": 2}, "draft_tree_width", "no such option"),
+    ({"method": "suffix", "norm_output": False}, "norm_output", "no such option"),
+    ({"model": "d", "draft_tree_width": 65}, "draft_tree_width", "at most 64"),
+    ({"model": "d", "draft_tree_width": 2.0}, "draft_tree_width", "an integer"),
+    ({"model": "d", "draft_tree_depth": 0}, "draft_tree_depth", "at least 1"),
+    ({"model": "d", "norm_output": 1}, "norm_output", "True or False"),
+    ({"model": "d", "norm_before_residual": "no"}, "norm_before_residual", "True or False"),
+    ({"model": "d", "aux_hidden_state_layer_ids": 2}, "aux_hidden_state_layer_ids", "a list"),
+    ({"model": "d", "aux_hidden_state_layer_ids": [-1]}, "aux_hidden_state_layer_ids", "from 0"),
+    ({"model": "d", "prompt_lookup_max": 3}, "prompt_lookup_max", "no such option with a model"),
+    ({"model": "d", "revision": 3}, "revision", "a string"),
+    ({"model": "d", "draft_tensor_parallel_size": 2}, "draft_tensor_parallel_size", "or 1: this"),
+    ({"model": "d", "quantization": "fp8"}, "quantization", "None: quantized"),
+    ({"model": "d", "max_model_len": 2048}, "max_model_len", "as far as its target"),
+    ({"model": "d", "disable_by_batch_size": 8}, "disable_by_batch_size", "'adaptive' shortens"),
+    ({"model": "d", "parallel_drafting": True}, "parallel_drafting", "in parallel"),
+    ({"model": "d", "use_heterogeneous_vocab": True}, "use_heterogeneous_vocab", "vocabulary"),
+    (
+        {"model": "d", "draft_tree_width": 2, "draft_sample_method": "probabilistic"},
+        "draft_tree_width",
+        "1 with draft_sample_method 'probabilistic'",
+    ),
     ({"method": "grammar", "prompt_lookup_max": 3}, "prompt_lookup_max", "no such option"),
     (
         {"method": "grammar", "suffix_decoding_max_tree_depth": 9},
@@ -136,9 +194,8 @@ BAD_SPECULATIVE: list[tuple[Any, str, str]] = [
     (
         {"method": "suffix", "draft_sample_method": "probabilistic"},
         "draft_sample_method",
-        "'greedy': ngram and suffix guess with certainty",
+        "'greedy': ngram, suffix and grammar guess with certainty",
     ),
-    ({"model": "some/draft-model"}, "model", "draft models are not supported yet"),
 ]
 
 

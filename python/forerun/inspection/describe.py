@@ -127,7 +127,10 @@ def fit_problems(drafter: Inspection, target: Inspection) -> list[str]:
     if drafter.method != "target":
         sizes.append(("hidden_size", drafter.hidden_size, target.hidden_size))
     for name, has, wants in sizes:
-        if has is not None and wants is not None and has != wants:
+        if has is None or wants is None or has == wants:
+            continue
+        # Targets gain tokens that Medusa heads never saw.
+        if not (drafter.method == "medusa" and name == "vocab_size" and has < wants):
             problems.append(f"{name}: the drafter is for {has}, the target has {wants}")
     return problems
 
@@ -369,14 +372,16 @@ def _resolve_medusa(facts: _Facts, result: Inspection) -> None:
     num_layers = facts.count(r"0\.(\d+)\.linear" if is_research else r"blocks\.0\.layers\.(\d+)\.")
     hidden = facts.shape(linear.format(0, 0) + ".weight", None, None)[0]
     result.hidden_size = facts.same("hidden_size", facts.size("hidden_size"), hidden)
-    is_shared = not is_research and "lm_head.weight" in names
+    is_shared = not is_research and "lm_heads.0.weight" not in names
+    has_head = not is_shared or "lm_head.weight" in names
     rows = None
     for i in range(num_heads):
         for j in range(num_layers):
             facts.shape(linear.format(i, j) + ".weight", hidden, hidden)
         lm_head = f"{i}.{num_layers}.weight" if is_research else f"lm_heads.{i}.weight"
-        rows = facts.shape("lm_head.weight" if is_shared else lm_head, rows, hidden)[0]
-    result.vocab_size = rows
+        if has_head:
+            rows = facts.shape("lm_head.weight" if is_shared else lm_head, rows, hidden)[0]
+    result.vocab_size = rows or facts.size("vocab_size")
     if "token_map" in names:
         facts.shape("token_map", rows)
         result.vocab_size = facts.size("vocab_size")
@@ -386,7 +391,7 @@ def _resolve_medusa(facts: _Facts, result: Inspection) -> None:
         "residual blocks of a head": num_layers,
         "bias": linear.format(0, 0) + ".bias" in names,
         "shared output head": is_shared,
-        "draft vocabulary": rows,
+        "draft vocabulary": rows or "the target's, with its head",
     }
 
 

@@ -12,7 +12,7 @@ from forerun.inspection.tensors import TensorInfo
 
 Tensors = Mapping[str, TensorInfo]
 
-_PREFIX = re.compile(r"^(model\.|speculator\.|medusa_heads\.|draft_model\.)+")
+_PREFIX = re.compile(r"^(model\.|language_model\.|speculator\.|medusa_heads\.|draft_model\.)+")
 _MEDUSA_RESEARCH = re.compile(r"\d+\.\d+\.linear\.weight")
 _MEDUSA_BLOCKS = re.compile(r"blocks\.\d+\.layers\.\d+\.weight")
 _MTP = re.compile(

@@ -1,0 +1,178 @@
+"""From a speculative_config and a target to a drafter: found, checked and explained."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from forerun import _core
+from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.inspection import Inspection, fit_problems, inspect
+from forerun.inspection.detect import mtp_layers, strip_prefixes
+from forerun.inspection.tensors import read_config, read_tensors
+from forerun.loading import as_safetensors, resolve_drafter
+from forerun.speculative_config import EAGLE3_FIELDS, SpeculativeConfig
+
+_LOGGER = logging.getLogger("forerun")
+_FIELD = "speculative_config.model"
+# Formats that are recognised and not run.
+_NOT_RUN = {
+    "peagle": "P-EAGLE, which drafts all tokens in one pass",
+    "dflash": "DFlash, which drafts a block in one pass",
+    "dspark": "DSpark, which drafts a block in one pass",
+    "pard": "PARD, which drafts all tokens in one pass",
+}
+_RUN = "draft_model, eagle, eagle3, mtp, mlp_speculator and medusa run"
+
+
+@dataclass(frozen=True)
+class Drafter:
+    """A drafter that was found.
+
+    Attributes:
+        method: one of MODEL_METHODS.
+        directory: with config.json and safetensors; None: the target's own, for "mtp".
+        inspection: what the checkpoint says of itself.
+        num_tokens: what the checkpoint says of the draft's length; None: nothing.
+        max_tokens: how many tokens a draft can have at most; None: any number.
+    """
+
+    method: str
+    directory: Path | None
+    inspection: Inspection
+    num_tokens: int | None = None
+    max_tokens: int | None = None
+
+    def apply(self, config: SpeculativeConfig, core: _core.SpeculativeOptions) -> None:
+        """Completes the engine's options with what was found."""
+        core.method = getattr(_core.SpeculativeMethod, self.method.upper())
+        core.model = "" if self.directory is None else str(as_safetensors(self.directory))
+        if config.num_speculative_tokens is None and core.draft_tree_width == 1:
+            core.num_speculative_tokens = self.num_tokens
+
+    def explain(self, core: _core.SpeculativeOptions) -> str:
+        """Method, reason, options and open questions in one line."""
+        found = self.inspection
+        facts: dict[str, Any] = {
+            **{name: value for name, value in found.options.items() if value not in (None, False)},
+            "tokens per draft": core.num_speculative_tokens,
+            "tree width": core.draft_tree_width if core.draft_tree_width > 1 else None,
+        }
+        facts |= {name: getattr(core, name) for name in EAGLE3_FIELDS}
+        shown = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
+        where = self.directory or found.path
+        text = f"drafter {where}: method {self.method} ({found.evidence}); {shown}"
+        return text + "".join(f"; open: {question}" for question in found.open_questions)
+
+
+def find_drafter(config: SpeculativeConfig, target: Path) -> Drafter:
+    """The drafter that a config names, for the target in a directory.
+
+    Raises:
+        CheckpointError: it is missing, damaged, of a format that is not run, or does not fit the
+            target or the method that was given.
+        InvalidArgumentError: an option that this kind of drafter does not have.
+    """
+    method = None if config.method == "hybrid" else config.method
+    directory = _directory_of(config)
+    if directory is None or directory.resolve() == target.resolve():
+        drafter = _own_layers(target, directory, method)
+    else:
+        drafter = _in_directory(directory, method)
+        _check_fit(drafter, target)
+    _check_options(config, drafter)
+    return drafter
+
+
+def set_drafter(config: SpeculativeConfig, target: Path, core: _core.SpeculativeOptions) -> Drafter:
+    """Finds the drafter of a config, completes the engine's options, and says so in the log."""
+    drafter = find_drafter(config, target)
+    drafter.apply(config, core)
+    _LOGGER.info("%s", drafter.explain(core))
+    return drafter
+
+
+def _directory_of(config: SpeculativeConfig) -> Path | None:
+    if config.model is None:
+        if config.revision is not None:
+            raise InvalidArgumentError("revision", config.revision, "None without a model")
+        return None
+    return resolve_drafter(os.fspath(config.model), config.revision)
+
+
+def _own_layers(target: Path, directory: Path | None, method: str | None) -> Drafter:
+    """The target as its own drafter: by its layers for multi-token prediction, or as it is."""
+    found = inspect(target, method)
+    evidence = mtp_layers(strip_prefixes(read_tensors(target)))
+    if evidence is not None and method in (None, "mtp"):
+        found.evidence = f"the target has {evidence}"
+        return Drafter("mtp", None, found)
+    if directory is not None:
+        return Drafter("draft_model", target, found)
+    raise CheckpointError(
+        _FIELD, "None", f"a drafter: {target} has no layers for multi-token prediction"
+    )
+
+
+def _in_directory(directory: Path, method: str | None) -> Drafter:
+    config = read_config(directory)
+    found = inspect(directory)
+    kind = found.method
+    if kind == "target" and ("pard_token" in config or config.get("spd_type") == "pard"):
+        kind = "pard"
+    if kind in _NOT_RUN:
+        raise CheckpointError(_FIELD, f"{directory}: {_NOT_RUN[kind]}", _RUN)
+    if method is not None:
+        inspect(directory, method)  # refuses what it cannot serve as
+    if method is None:
+        method = "draft_model" if kind == "target" else kind
+    if method == "mtp" and kind == "mtp":
+        found.open_questions.append("whether these layers were made for this target")
+    drafted = {"mlp_speculator": "tokens", "medusa": "heads"}.get(method)
+    most = None if drafted is None else int(found.options[drafted])
+    return Drafter(method, directory, found, _proposed_tokens(config) or most, most)
+
+
+def _proposed_tokens(config: dict[str, Any]) -> int | None:
+    """The length of drafts that a speculators config proposes."""
+    match config.get("speculators_config"):
+        case None | {"proposal_methods": None | []}:
+            return None
+        case {"proposal_methods": [{"speculative_tokens": tokens}, *_]}:
+            if type(tokens) is int and tokens > 0:
+                return tokens
+            raise CheckpointError("speculative_tokens", repr(tokens), "a positive integer")
+        case dict() as found if "proposal_methods" not in found:
+            return None
+        case other:
+            raise CheckpointError(
+                "speculators_config", repr(other), "proposal_methods with speculative_tokens"
+            )
+
+
+def _check_fit(drafter: Drafter, target: Path) -> None:
+    found = drafter.inspection
+    problems = fit_problems(found, inspect(target))
+    if problems:
+        raise CheckpointError(
+            _FIELD, str(drafter.directory), f"a drafter of {target}: {'; '.join(problems)}"
+        )
+
+
+def _check_options(config: SpeculativeConfig, drafter: Drafter) -> None:
+    for name in EAGLE3_FIELDS:
+        if (value := getattr(config, name)) is not None and drafter.method != "eagle3":
+            raise InvalidArgumentError(
+                name, value, f"None: only eagle3 has it, and this is {drafter.method}"
+            )
+    most = drafter.max_tokens
+    if most is None:
+        return
+    is_tree = (config.draft_tree_width or 1) > 1
+    name = "draft_tree_depth" if is_tree else "num_speculative_tokens"
+    value = getattr(config, name)
+    if value is not None and value > most:
+        raise InvalidArgumentError(name, value, f"at most {most}, which the drafter can guess")

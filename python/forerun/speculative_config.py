@@ -1,0 +1,265 @@
+"""How drafts are made, under vLLM's names where they mean the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from forerun import _core
+from forerun.checks import (
+    check_bool,
+    check_int,
+    check_number,
+    check_one_of,
+    check_str,
+    checked_keywords,
+)
+from forerun.errors import InvalidArgumentError
+
+MODEL_METHODS = ("draft_model", "eagle", "eagle3", "mtp", "mlp_speculator", "medusa")
+_HAS_HYBRID = hasattr(_core.SpeculativeOptions, "hybrid")
+METHODS = ("ngram", "suffix", "grammar", *MODEL_METHODS, *(("hybrid",) if _HAS_HYBRID else ()))
+ACCEPTANCE_METHODS = ("coupled", "rejection", "block")
+DRAFT_SAMPLE_METHODS = ("greedy", "probabilistic")
+
+# What vLLM calls "mtp", by the family of the target.
+_MTP_NAMES = frozenset(
+    f"{family}_mtp"
+    for family in (
+        *("deepseek", "mimo", "mimo_v2", "glm4_moe", "glm4_moe_lite", "glm_ocr", "ernie"),
+        *("qwen3_next", "qwen3_5", "longcat_flash", "exaone_moe", "nemotron_h", "step3p5"),
+        *("pangu_ultra_moe",),
+    )
+)
+# vLLM's keys with one possible meaning here: the values that ask for it, and why.
+_COMPATIBLE: dict[str, tuple[tuple[Any, ...], str]] = {
+    "draft_tensor_parallel_size": ((None, 1), "this engine runs in one process on one machine"),
+    "quantization": ((None,), "quantized weights are not supported yet"),
+    "max_model_len": ((None,), "a drafter goes as far as its target"),
+    "disable_by_batch_size": (
+        (None,),
+        "'adaptive' shortens drafts where measured cost says that they do not pay",
+    ),
+    "parallel_drafting": ((False,), "drafters that draft in parallel are not supported"),
+    "use_heterogeneous_vocab": ((False,), "a drafter has the vocabulary of its target"),
+}
+_Check = Callable[[str, Any], Any]
+
+
+def _check_ids(field: str, value: Any) -> list[int]:
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise InvalidArgumentError(field, value, "a list of layers of the target")
+    return [check_int(field, layer, least=0) for layer in value]
+
+
+# Fields of SpeculativeConfig that are options of the engine: its name for them, and a check.
+_ENGINE_FIELDS: dict[str, tuple[str, _Check]] = {
+    "num_speculative_tokens": ("num_speculative_tokens", check_int),
+    "prompt_lookup_max": ("prompt_lookup_max", check_int),
+    "prompt_lookup_min": ("prompt_lookup_min", check_int),
+    "suffix_decoding_max_tree_depth": ("suffix_max_tree_depth", check_int),
+    "suffix_decoding_max_cached_requests": ("suffix_max_cached_requests", check_int),
+    "suffix_decoding_max_spec_factor": ("suffix_max_spec_factor", check_number),
+    "suffix_decoding_min_token_prob": ("suffix_min_token_prob", check_number),
+    "suffix_decoding_use_tree": ("suffix_use_tree", check_bool),
+    "draft_tree_width": ("draft_tree_width", check_int),
+    "draft_tree_depth": ("draft_tree_depth", check_int),
+    "aux_hidden_state_layer_ids": ("aux_hidden_state_layer_ids", _check_ids),
+    "norm_output": ("norm_output", check_bool),
+    "norm_before_residual": ("norm_before_residual", check_bool),
+}
+# Which fields only some methods have.
+EAGLE3_FIELDS = ("aux_hidden_state_layer_ids", "norm_output", "norm_before_residual")
+_MODEL_FIELDS = ("draft_tree_width", "draft_tree_depth", "revision", *EAGLE3_FIELDS)
+
+
+@checked_keywords
+@dataclass(kw_only=True)
+class SpeculativeConfig:
+    """How drafts are made. Wrong values raise InvalidArgumentError at once.
+
+    Attributes:
+        method: "ngram" continues an earlier occurrence of the last tokens of the request's own
+            text; "suffix" also learns from past outputs and drafts as long as it is confident;
+            "grammar" drafts only what the structured output of a request forces, which the others
+            do too. "draft_model", "eagle", "eagle3", "mtp", "mlp_speculator" and "medusa" ask the
+            `model`; with a model and no method, the method is found from the model's tensors.
+        num_speculative_tokens: the most tokens drafted per step, in a chain or a tree. "ngram"
+            needs it; where it is absent, "suffix" takes its tree depth, "grammar" 16, and a model
+            what its checkpoint says, else 4, and in a tree 16.
+        prompt_lookup_max: ngram: the longest run of last tokens to look for.
+        prompt_lookup_min: ngram: the shortest. Where one of the two is absent it equals the other;
+            where both are, they are 5.
+        suffix_decoding_max_tree_depth: suffix: match plus draft are never longer.
+        suffix_decoding_max_cached_requests: suffix: how many past outputs to learn from.
+        suffix_decoding_max_spec_factor: suffix: a draft is at most this many times its match.
+        suffix_decoding_min_token_prob: suffix: tokens less probable are not drafted.
+        suffix_decoding_use_tree: suffix: draft the most probable continuations of all the match's
+            suffixes as a tree; otherwise the one best continuation. No field of vLLM's.
+        adaptive: shorten drafts where measured acceptance and cost say they do not pay.
+        acceptance_method: when a guess is accepted. "coupled": when it is the token that decoding
+            without drafts samples, so the ids are the same with and without speculation.
+            "rejection" (rejection sampling) and "block" (block verification): the ids differ, their
+            distribution does not. At temperature 0 all three give the same ids.
+        draft_sample_method: "greedy" guesses what is most probable. "probabilistic" draws chains
+            from a model's probabilities, which "rejection" and "block" then know.
+        model: the drafter: a directory, a .gguf file (of a draft model) or a hub id; None with
+            "mtp": the target's own layers. "ngram" is vLLM's older spelling of that method.
+        revision: the branch, tag or commit of a drafter on the hub.
+        draft_tree_width: models: how many candidates of each level are kept; 1 drafts a chain. Not
+            a field of vLLM's, nor are those that follow.
+        draft_tree_depth: models: the most levels of a tree; None: as many as tokens, in a tree at
+            most 6.
+        aux_hidden_state_layer_ids: eagle3: the target's layers that it reads, each by how many are
+            before it; None: what the checkpoint says, else the usual three.
+        norm_output: eagle3: whether the next step gets the normed state; None: as the checkpoint
+            says.
+        norm_before_residual: eagle3: whether the residual is the normed feature; None likewise.
+
+    The other fields are vLLM's and accept what has one meaning here.
+    """
+
+    method: str | None = None
+    num_speculative_tokens: int | None = None
+    prompt_lookup_max: int | None = None
+    prompt_lookup_min: int | None = None
+    suffix_decoding_max_tree_depth: int | None = None
+    suffix_decoding_max_cached_requests: int | None = None
+    suffix_decoding_max_spec_factor: float | None = None
+    suffix_decoding_min_token_prob: float | None = None
+    suffix_decoding_use_tree: bool | None = None
+    adaptive: bool = True
+    acceptance_method: str = "coupled"
+    draft_sample_method: str = "greedy"
+    model: str | os.PathLike[str] | None = None
+    revision: str | None = None
+    draft_tree_width: int | None = None
+    draft_tree_depth: int | None = None
+    aux_hidden_state_layer_ids: Sequence[int] | None = None
+    norm_output: bool | None = None
+    norm_before_residual: bool | None = None
+    draft_tensor_parallel_size: int | None = None
+    quantization: str | None = None
+    max_model_len: int | None = None
+    disable_by_batch_size: int | None = None
+    parallel_drafting: bool = False
+    use_heterogeneous_vocab: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks every field and settles the ones that depend on each other."""
+        for name, (choices, why) in _COMPATIBLE.items():
+            check_one_of(name, getattr(self, name), choices, why)
+        if self.revision is not None:
+            check_str("revision", self.revision)
+        self._settle_method()
+        self._refuse_options_of_other_methods()
+        if self.method == "ngram":
+            self._settle_ngram()
+        options = _core.EngineOptions()
+        options.model = "-"  # only the speculative part is checked here
+        options.speculative = self._to_core()
+        _core.check_engine_options(options)
+
+    @property
+    def uses_model(self) -> bool:
+        """Whether a drafter must be loaded."""
+        return self.method in (None, "hybrid", *MODEL_METHODS)
+
+    def _settle_method(self) -> None:
+        if self.model is not None and (
+            not isinstance(self.model, str | os.PathLike) or not os.fspath(self.model)
+        ):
+            raise InvalidArgumentError("model", self.model, "a directory, a hub id or None")
+        if self.model in ("ngram", "[ngram]") and self.method in (None, "ngram"):
+            self.method = "ngram"
+            self.model = None
+        if self.method in _MTP_NAMES:
+            self.method = "mtp"
+        if self.method is None and self.model is not None:
+            return  # to be found from the model
+        listed = ", ".join(repr(method) for method in METHODS[:-1])
+        if self.method not in METHODS:
+            hint = "" if self.method is not None else ", or a model"
+            raise InvalidArgumentError("method", self.method, f"{listed} or {METHODS[-1]!r}{hint}")
+        if not self.uses_model and self.model is not None:
+            raise InvalidArgumentError(
+                "model", os.fspath(self.model), f"None: {self.method!r} is no model"
+            )
+        if self.model is None and self.method in MODEL_METHODS and self.method != "mtp":
+            raise InvalidArgumentError(
+                "model", None, f"the directory or hub id of a drafter with {self.method!r}"
+            )
+
+    def _refuse_options_of_other_methods(self) -> None:
+        owners = {"prompt_lookup": ("ngram",), "suffix_decoding": ("suffix", "hybrid")}
+        others = tuple(prefix for prefix, methods in owners.items() if self.method not in methods)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            is_foreign = field.name.startswith(others) or (
+                field.name in _MODEL_FIELDS and not self.uses_model
+            )
+            if is_foreign and value is not None:
+                method = f"{self.method!r}" if self.method is not None else "a model"
+                raise InvalidArgumentError(field.name, value, f"no such option with {method}")
+
+    def _settle_ngram(self) -> None:
+        if self.num_speculative_tokens is None:
+            raise InvalidArgumentError(
+                "num_speculative_tokens", None, "an integer of at least 1 with method 'ngram'"
+            )
+        if self.prompt_lookup_max is None:
+            self.prompt_lookup_max = self.prompt_lookup_min or 5
+        if self.prompt_lookup_min is None:
+            self.prompt_lookup_min = self.prompt_lookup_max
+
+    def _to_core(self) -> _core.SpeculativeOptions:
+        """Engine options, but for the drafter: that is found when the target is known."""
+        core = _core.SpeculativeOptions()
+        # What a model turns out to be changes nothing that is checked without it.
+        inner = self.method if self.method not in (None, "hybrid") else "draft_model"
+        core.method = getattr(_core.SpeculativeMethod, str(inner).upper())
+        if self.uses_model:
+            core.model = "-"
+        if self.method == "hybrid":
+            _set(core, "hybrid", True)
+        core.adaptive = check_bool("adaptive", self.adaptive)
+        core.acceptance_method = getattr(
+            _core.AcceptanceMethod,
+            _name_of("acceptance_method", self.acceptance_method, ACCEPTANCE_METHODS),
+        )
+        core.draft_sample_method = getattr(
+            _core.DraftSampleMethod,
+            _name_of("draft_sample_method", self.draft_sample_method, DRAFT_SAMPLE_METHODS),
+        )
+        for ours, (theirs, check) in _ENGINE_FIELDS.items():
+            value = getattr(self, ours)
+            if value is not None:
+                _set(core, theirs, check(ours, value))
+        return core
+
+
+def _set(core: _core.SpeculativeOptions, name: str, value: Any) -> None:
+    setattr(core, name, value)
+
+
+def _name_of(field: str, value: Any, choices: tuple[str, ...]) -> str:
+    """The enumerator's name of one of the choices."""
+    if not isinstance(value, str) or value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices[:-1])
+        raise InvalidArgumentError(field, value, f"{listed} or {choices[-1]!r}")
+    return value.upper()
+
+
+def make_speculative_config(
+    value: SpeculativeConfig | Mapping[str, Any] | None,
+) -> SpeculativeConfig | None:
+    """A checked config from a dict, as vLLM takes it, or from a config."""
+    if value is None or isinstance(value, SpeculativeConfig):
+        return value
+    if not isinstance(value, Mapping):
+        raise InvalidArgumentError(
+            "speculative_config", value, "a SpeculativeConfig, a dict or None"
+        )
+    return SpeculativeConfig(**value)
