@@ -17,6 +17,7 @@ from forerun.outputs import (
     TokensPrompt,
 )
 from forerun.sampling_params import SamplingParams
+from forerun.selftest import SelftestReport, selftest
 from forerun.speculative_config import SpeculativeConfig
 from forerun.structured_outputs import StructuredOutputsParams
 
@@ -33,9 +34,11 @@ __all__ = [
     "Logprob",
     "RequestOutput",
     "SamplingParams",
+    "SelftestReport",
     "SpeculativeConfig",
     "StructuredOutputsParams",
     "TextPrompt",
     "TokensPrompt",
     "Vector",
+    "selftest",
 ]

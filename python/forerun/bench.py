@@ -16,9 +16,11 @@ from forerun.llm import LLM
 from forerun.metrics import SpecDecodeMetrics
 from forerun.outputs import RequestOutput, TokensPrompt
 from forerun.sampling_params import SamplingParams
+from forerun.speculative_config import METHODS as ALL_METHODS
 from forerun.version import package_version
 
 METHODS = ("none", "ngram", "suffix")
+_NO_MODELS = ("ngram", "suffix", "grammar")
 _READ_BYTES = 256 << 20
 
 
@@ -86,28 +88,38 @@ def speculative_configs(
     methods: Sequence[str],
     num_speculative_tokens: int | None,
     acceptance_method: str = "coupled",
+    drafter: Mapping[str, Any] | None = None,
 ) -> dict[str, dict[str, Any] | None]:
-    """A speculative_config per method name; "none" decodes plainly."""
+    """A speculative_config per method name.
+
+    "none" decodes plainly. "model" is the drafter whose method is found; it and the methods that
+    are models take the fields of `drafter`.
+    """
     configs: dict[str, dict[str, Any] | None] = {}
+    given = {name: value for name, value in (drafter or {}).items() if value is not None}
     for method in methods:
-        if method == "none":
-            configs[method] = None
-        elif method == "ngram":
-            configs[method] = {
-                "method": "ngram",
-                "num_speculative_tokens": num_speculative_tokens or 8,
-                "prompt_lookup_max": 5,
-                "prompt_lookup_min": 2,
-                "acceptance_method": acceptance_method,
-            }
-        elif method in ("suffix", "grammar"):
-            configs[method] = {
-                "method": method,
-                "num_speculative_tokens": num_speculative_tokens,
-                "acceptance_method": acceptance_method,
-            }
-        else:
-            raise InvalidArgumentError("method", method, f"one of {', '.join(METHODS)}")
+        if method not in ("none", "model", *ALL_METHODS):
+            expected = ", ".join(("none", *ALL_METHODS, "model"))
+            raise InvalidArgumentError("method", method, f"one of {expected}")
+        config: dict[str, Any] = {
+            "method": method,
+            "num_speculative_tokens": num_speculative_tokens,
+            "acceptance_method": acceptance_method,
+        }
+        if method == "ngram":
+            config["num_speculative_tokens"] = num_speculative_tokens or 8
+            config |= {"prompt_lookup_max": 5, "prompt_lookup_min": 2}
+        elif method == "model":
+            if "model" not in given:
+                raise InvalidArgumentError("speculative_model", None, "a drafter, for 'model'")
+            config |= {**given, "method": None}
+        elif method in ALL_METHODS and method not in _NO_MODELS:
+            config |= given
+        configs[method] = None if method == "none" else config
+    if given and all(method in ("none", *_NO_MODELS) for method in methods):
+        name, value = next(iter(given.items()))
+        name = "speculative_model" if name == "model" else name
+        raise InvalidArgumentError(name, value, f"nothing with {', '.join(methods)}")
     return configs
 
 

@@ -1,4 +1,4 @@
-"""The command line: forerun generate | chat | bench | convert | inspect."""
+"""The command line: forerun generate | chat | bench | convert | inspect | selftest."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from forerun.cli_drafters import add_drafter_options, add_selftest, drafter_fields
 from forerun.errors import ForerunError, InvalidArgumentError
 from forerun.version import package_version
 
@@ -32,6 +33,7 @@ examples:
   forerun bench MODEL prompts.jsonl --plot speed.png
   forerun convert model.gguf model-directory
   forerun inspect checkpoint-directory
+  forerun selftest MODEL DRAFTER
 
 'forerun COMMAND --help' says more about a command."""
 
@@ -104,12 +106,14 @@ def _parser() -> argparse.ArgumentParser:
         help="tell what a checkpoint directory holds",
         description="Tells from tensors and config what a directory is: a language model, or a "
         "drafter of which method, for which target, and what its config leaves open. Reads no "
-        "weights. Drafters are recognised; this version does not run them yet.",
+        "weights.",
     )
     inspect.add_argument("path", metavar="PATH", help="a directory with config.json and weights")
     inspect.add_argument("--method", metavar="NAME", help="fail unless it can serve as this")
     inspect.add_argument("--target", metavar="DIR", help="fail unless it fits this model")
     inspect.set_defaults(run=_inspect)
+
+    add_selftest(commands)
     return parser
 
 
@@ -128,7 +132,9 @@ def _add_bench(commands: Any) -> None:
         '"name"} for chats',
     )
     bench.add_argument(
-        "--methods", default="none,ngram,suffix", metavar="LIST", help="default: %(default)s"
+        "--methods",
+        metavar="LIST",
+        help="default: none,ngram,suffix, and model where there is a --speculative-model",
     )
     bench.add_argument("--limit", type=int, metavar="N", help="only the first N prompts")
     bench.add_argument(
@@ -238,9 +244,10 @@ def _add_engine(parser: argparse.ArgumentParser, with_method: bool = True) -> No
     if with_method:
         group.add_argument(
             "--method",
-            choices=("none", "ngram", "suffix", "grammar"),
-            default="suffix",
-            help="how to guess ahead; the text is the same with each (default: %(default)s)",
+            metavar="NAME",
+            help="how to guess ahead: none, ngram, suffix, grammar, draft_model, eagle, eagle3, "
+            "mtp, mlp_speculator or medusa; the text is the same with each (default: suffix, or "
+            "what --speculative-model is)",
         )
         group.add_argument(
             "--acceptance-method",
@@ -253,25 +260,41 @@ def _add_engine(parser: argparse.ArgumentParser, with_method: bool = True) -> No
     group.add_argument(
         "--num-speculative-tokens", type=int, metavar="N", help="the most tokens to guess at once"
     )
+    add_drafter_options(group)
     group.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
     group.add_argument("--num-threads", type=int, default=0, metavar="N", help="0: one per core")
     group.add_argument("--max-model-len", type=int, metavar="N", help="prompt and output together")
 
 
-def _load(options: argparse.Namespace, method: str, max_num_seqs: int = 1) -> LLM:
+def _configs(
+    options: argparse.Namespace, methods: Sequence[str]
+) -> dict[str, dict[str, Any] | None]:
     from forerun.bench import speculative_configs
+
+    return speculative_configs(
+        methods,
+        options.num_speculative_tokens,
+        getattr(options, "acceptance_method", "coupled"),
+        drafter_fields(options),
+    )
+
+
+def _load(options: argparse.Namespace, config: dict[str, Any] | None) -> LLM:
     from forerun.llm import LLM
 
-    acceptance_method = getattr(options, "acceptance_method", "coupled")
-    configs = speculative_configs([method], options.num_speculative_tokens, acceptance_method)
     return LLM(
         options.model,
-        speculative_config=configs[method],
+        speculative_config=config,
         dtype=options.dtype,
         num_threads=options.num_threads,
         max_model_len=options.max_model_len,
-        max_num_seqs=max_num_seqs,
+        max_num_seqs=1,
     )
+
+
+def _load_with_method(options: argparse.Namespace) -> LLM:
+    method = options.method or ("model" if options.speculative_model else "suffix")
+    return _load(options, _configs(options, [method])[method])
 
 
 def _params(options: argparse.Namespace) -> SamplingParams:
@@ -320,7 +343,7 @@ def _generate(options: argparse.Namespace) -> int:
 
     params = _params(options)
     prompt = options.prompt if options.prompt is not None else sys.stdin.read()
-    llm = _load(options, options.method)
+    llm = _load_with_method(options)
     _show(prompt)
     output = run_prompt(llm, prompt, params, _show)
     print()
@@ -331,7 +354,7 @@ def _generate(options: argparse.Namespace) -> int:
 
 def _chat(options: argparse.Namespace) -> int:
     params = _params(options)
-    llm = _load(options, options.method)
+    llm = _load_with_method(options)
     if llm.get_tokenizer().chat_template is None:
         raise InvalidArgumentError("model", options.model, "a model with a chat template")
     system = [{"role": "system", "content": options.system}] if options.system else []
@@ -380,10 +403,12 @@ def _bench(options: argparse.Namespace) -> int:
         raise InvalidArgumentError("rounds", options.rounds, "an integer of at least 1")
     if options.plot and not options.plot.lower().endswith((".png", ".svg", ".pdf")):
         raise InvalidArgumentError("plot", options.plot, "a .png, .svg or .pdf file")
-    methods = [method.strip() for method in options.methods.split(",")]
-    bench.speculative_configs(methods, options.num_speculative_tokens)
+    methods = list(bench.METHODS) + ["model"] * bool(options.speculative_model)
+    if options.methods is not None:
+        methods = [method.strip() for method in options.methods.split(",")]
+    configs = _configs(options, methods)
     cases = bench.read_cases(options.prompts, options.limit)
-    llms = {method: _load(options, method) for method in methods}
+    llms = {method: _load(options, config) for method, config in configs.items()}
     result = bench.compare(llms, cases, params, rounds=options.rounds)
     print(report.bench_table(result))
     print(

@@ -67,6 +67,24 @@ class Drafter:
         text = f"drafter {where}: method {self.method} ({found.evidence}); {shown}"
         return text + "".join(f"; open: {question}" for question in found.open_questions)
 
+    def open_settings(self, config: SpeculativeConfig, target: Path) -> dict[str, dict[str, Any]]:
+        """Settings that the checkpoint leaves open and the config as well, by name."""
+        if self.method != "eagle3":
+            return {}
+        settings: dict[str, dict[str, Any]] = {}
+        found = self.inspection.options
+        num_taps, layers = found["target layers tapped"], inspect(target).options["layers"]
+        if config.aux_hidden_state_layer_ids is None and isinstance(num_taps, int) and layers:
+            # As the engine takes them: what enters a layer, unless the list begins with 1.
+            ids = found["layer ids"] or [2, layers // 2, layers - 3]
+            other = ids if ids[0] == 1 else [layer + 1 for layer in ids]
+            if len(other) == num_taps and max(other) <= layers:
+                settings[f"layer ids {other}"] = {"aux_hidden_state_layer_ids": other}
+        for name in ("norm_before_residual", "norm_output"):
+            if getattr(config, name) is None:
+                settings[f"{name} {not found[name]}"] = {name: not found[name]}
+        return settings
+
 
 def find_drafter(config: SpeculativeConfig, target: Path) -> Drafter:
     """The drafter that a config names, for the target in a directory.
@@ -105,11 +123,15 @@ def _directory_of(config: SpeculativeConfig) -> Path | None:
 
 def _own_layers(target: Path, directory: Path | None, method: str | None) -> Drafter:
     """The target as its own drafter: by its layers for multi-token prediction, or as it is."""
-    found = inspect(target, method)
+    found = inspect(target, method if method != "mtp" else None)
     evidence = mtp_layers(strip_prefixes(read_tensors(target)))
     if evidence is not None and method in (None, "mtp"):
         found.evidence = f"the target has {evidence}"
         return Drafter("mtp", None, found)
+    if method == "mtp":
+        raise CheckpointError(
+            "method", "mtp", f"a target with layers for it, or a model; {target} has none"
+        )
     if directory is not None:
         return Drafter("draft_model", target, found)
     raise CheckpointError(

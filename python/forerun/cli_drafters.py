@@ -1,0 +1,110 @@
+"""What the command line says of drafters that are models."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+# Fields of SpeculativeConfig with an option of the same name.
+_FIELDS = (
+    "draft_tree_width",
+    "draft_tree_depth",
+    "draft_sample_method",
+    "aux_hidden_state_layer_ids",
+    "norm_output",
+    "norm_before_residual",
+)
+
+
+def add_drafter_options(group: Any) -> None:
+    """The options of drafters that are models."""
+    group.add_argument(
+        "--speculative-model",
+        metavar="DRAFTER",
+        help="a directory or hub id with a drafter; its method is found where none is given",
+    )
+    group.add_argument(
+        "--draft-tree-width", type=int, metavar="N", help="drafter: paths that are kept (1: one)"
+    )
+    group.add_argument("--draft-tree-depth", type=int, metavar="N", help="drafter: levels at most")
+    group.add_argument(
+        "--draft-sample-method",
+        choices=("greedy", "probabilistic"),
+        help="drafter: take the most probable guesses, or draw them (default: greedy)",
+    )
+    add_eagle3_options(group)
+
+
+def add_eagle3_options(group: Any) -> None:
+    """What `forerun selftest` may advise."""
+    group.add_argument(
+        "--aux-hidden-state-layer-ids",
+        type=_numbers,
+        metavar="N,N,N",
+        help="eagle3: the target's layers that it reads, each by how many are before it",
+    )
+    for name, what in (
+        ("--norm-output", "feed back the normed state, or not"),
+        ("--norm-before-residual", "take the normed feature as the residual, or not"),
+    ):
+        group.add_argument(name, action=argparse.BooleanOptionalAction, help=f"eagle3: {what}")
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
+def drafter_fields(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of a SpeculativeConfig that were given."""
+    fields = {"model": options.speculative_model}
+    fields |= {name: getattr(options, name, None) for name in _FIELDS}
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def add_selftest(commands: Any) -> None:
+    """The command `forerun selftest`."""
+    parser = commands.add_parser(
+        "selftest",
+        help="tell whether a drafter suits a target",
+        description="Generates a few texts greedily with a drafter and shows how far its guesses "
+        "are accepted, also with what its checkpoint leaves open set the other way. The exit "
+        "status is 1 where something is clearly wrong.",
+    )
+    parser.add_argument("model", metavar="TARGET", help="a directory, a .gguf file or a hub id")
+    parser.add_argument(
+        "speculative_model",
+        metavar="DRAFTER",
+        nargs="?",
+        help="a directory or hub id; left out: the target's layers for multi-token prediction",
+    )
+    parser.add_argument("--prompts", metavar="FILE.jsonl", help="as for forerun bench")
+    parser.add_argument(
+        "--max-tokens", type=int, default=64, metavar="N", help="of each text (default: 64)"
+    )
+    parser.add_argument("--method", metavar="NAME", help="what the drafter is; default: found")
+    parser.add_argument("--num-speculative-tokens", type=int, metavar="N")
+    parser.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
+    parser.add_argument("--num-threads", type=int, default=0, metavar="N", help="0: one per core")
+    add_eagle3_options(parser)
+    parser.set_defaults(run=_selftest)
+
+
+def _selftest(options: argparse.Namespace) -> int:
+    from forerun.selftest import selftest
+
+    fields = drafter_fields(options)
+    drafter = fields.pop("model", None)
+    for name in ("method", "num_speculative_tokens"):
+        if (value := getattr(options, name)) is not None:
+            fields[name] = value
+    report = selftest(
+        options.model,
+        drafter,
+        prompts=options.prompts,
+        max_tokens=options.max_tokens,
+        speculative_config=fields,
+        dtype=options.dtype,
+        num_threads=options.num_threads,
+    )
+    print(report)
+    return 0 if report.ok else 1
