@@ -41,6 +41,50 @@ def test_generate_streams_the_text_of_the_engine(
         assert "tokens/s" in shown.err
 
 
+def test_drafters_that_are_models_reach_the_engine(
+    tiny_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = SamplingParams(temperature=0, max_tokens=20)
+    expected = LLM(tiny_dir).generate("hello", params, use_tqdm=False)[0].outputs[0].text
+    arguments = ["generate", str(tiny_dir), "hello", "--max-tokens", "20", "--stats"]
+    drafter = ["--speculative-model", str(tiny_dir)]
+    for more in (
+        [],
+        ["--method", "draft_model", "--num-speculative-tokens", "2"],
+        ["--draft-tree-width", "2", "--draft-tree-depth", "1"],
+        ["--draft-sample-method", "probabilistic"],
+    ):
+        assert cli.main([*arguments, *drafter, *more]) == 0
+        shown = capsys.readouterr()
+        assert shown.out == f"hello{expected}\n"
+        assert "mean acceptance length" in shown.err
+        assert "mean acceptance length 1.00" not in shown.err
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        "forerun.llm.LLM.__init__", lambda self, model, **options: seen.append(options) or 1 / 0
+    )
+    options = ["--aux-hidden-state-layer-ids", "2,15,27", "--no-norm-output"]
+    with pytest.raises(ZeroDivisionError):
+        cli.main([*arguments, *drafter, *options, "--norm-before-residual"])
+    config = seen[0]["speculative_config"]
+    assert config["aux_hidden_state_layer_ids"] == [2, 15, 27]
+    assert (config["norm_output"], config["norm_before_residual"]) == (False, True)
+
+
+def test_bench_compares_drafters_that_are_models(
+    tiny_dir: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["bench", str(tiny_dir), str(prompts), "--max-tokens", "9", "--rounds", "1"]
+    drafter = ["--speculative-model", str(tiny_dir), "--num-speculative-tokens", "3"]
+    assert cli.main([*arguments, *drafter, "--methods", "none,draft_model,model"]) == 0
+    shown = capsys.readouterr().out
+    assert "draft_model" in shown
+    assert "\nmodel" in shown
+    assert cli.main([*arguments, *drafter]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n{method} " in shown for method in ("none", "ngram", "suffix", "model"))
+
+
 def test_structure_flags_reach_the_engine(
     tiny_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -191,7 +235,17 @@ def test_a_wrong_prompts_file_is_refused_with_its_line(
         (["generate", "/no/such/model", "hi"], "model: got /no/such/model"),
         (["bench", "MODEL", "missing.jsonl"], "a readable JSONL file"),
         (["bench", "MODEL", "missing.jsonl", "--methods", "none,magic"], "method: got magic"),
+        (["bench", "MODEL", "missing.jsonl", "--methods", "none,model"], "speculative_model: got"),
         (["bench", "MODEL", "missing.jsonl", "--rounds", "0"], "rounds: got 0"),
+        (["generate", "MODEL", "hi", "--method", "magic"], "method: got magic"),
+        (["generate", "MODEL", "hi", "--method", "eagle"], "model: got None; expected the dir"),
+        (["generate", "MODEL", "hi", "--draft-tree-width", "2"], "nothing with suffix"),
+        (
+            ["generate", "MODEL", "hi", "--method", "ngram", "--speculative-model", "d"],
+            "speculative_model: got d; expected nothing with ngram",
+        ),
+        (["selftest", "MODEL", "/no/such/drafter"], "speculative_config.model: got"),
+        (["selftest", "MODEL"], "method: got mtp; expected a target with layers"),
         (["bench", "MODEL", "missing.jsonl", "--plot", "x.txt"], "plot: got x.txt"),
         (["convert", "missing.gguf", "out"], "missing.gguf"),
     ],
@@ -208,7 +262,9 @@ def test_errors_are_one_line_and_status_2(
     assert shown.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["chat"], ["bench"], ["convert"]])
+@pytest.mark.parametrize(
+    "command", [[], ["generate"], ["chat"], ["bench"], ["convert"], ["selftest"]]
+)
 def test_every_command_has_help(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         cli.main([*command, "--help"])

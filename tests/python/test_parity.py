@@ -8,10 +8,12 @@ thread. tests/cpp/engine/parity_test.cc has the adversarial drafters, against an
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Callable
 from typing import Any
 
+import drafter_runs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -25,6 +27,18 @@ Result = tuple[list[int], str, list[Any], list[Any]]
 
 MODELS = [("llama", "float32", 2.0), ("gemma3_text", "bfloat16", 2.0)]
 METHODS = ["NGRAM", "SUFFIX"]
+# Drafters that are models, each with a target of its own.
+DRAFTERS = [
+    "draft_model",
+    "eagle bias",
+    "eagle3 two layers",
+    "eagle3 narrower",
+    "mlp_speculator tied",
+    "mlp_speculator arctic sum_lstm",
+    "medusa vllm token_map",
+    "mtp mimo",
+    "mtp deepseek",
+]
 
 
 def some_tokens(rng: random.Random, most: int) -> list[int]:
@@ -116,8 +130,46 @@ def random_engine(rng: random.Random, model: tuple[str, str, float], method: str
     )
 
 
+@functools.cache
+def block_bytes(drafter: str) -> int:
+    """What a block of 16 tokens takes with a drafter's part."""
+    room = 1 << 22
+    row = drafter_runs.row_named(drafter)
+    engine = drafter_runs.make_engine(row, {}, kv_cache_memory_bytes=room)
+    return room // engine.limits.num_kv_blocks + 1
+
+
+def random_model_engine(rng: random.Random, drafter: str) -> _core.Engine:
+    """As random_engine, with a chain or a tree of a model."""
+    max_num_seqs = rng.randint(1, 4)
+    row = drafter_runs.row_named(drafter)
+    speculative = {
+        "num_speculative_tokens": rng.randint(1, 8),
+        "draft_tree_width": rng.randint(1, 3),
+        "record_draft_logits": False,
+    }
+    return drafter_runs.make_engine(
+        row,
+        speculative,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_seqs + rng.randint(0, 50),
+        max_model_len=128,
+        kv_cache_memory_bytes=rng.randint(8, 14) * block_bytes(drafter),
+        enable_prefix_caching=rng.random() < 0.7,
+        num_threads=rng.randint(1, 2),
+    )
+
+
+@functools.cache
+def reference_model_engine(drafter: str) -> _core.Engine:
+    row = drafter_runs.row_named(drafter)
+    options = {"num_threads": 1, "max_num_seqs": 1, "enable_prefix_caching": False}
+    return drafter_runs.make_engine(row, None, max_model_len=128, **options)
+
+
 def set_token_bytes(engine: _core.Engine) -> None:
-    engine.set_token_bytes([bytes([97 + token % 26]) for token in range(VOCAB_SIZE)], [2, 7, 11])
+    size = engine.limits.vocab_size
+    engine.set_token_bytes([bytes([97 + token % 26]) for token in range(size)], [2, 7, 11])
 
 
 def run(engine: _core.Engine, requests: list[tuple[list[int], Fields]]) -> list[Result]:
@@ -140,12 +192,16 @@ def compare(
     rng: random.Random,
     make: Callable[[random.Random], Fields],
     method: str,
-    model: tuple[str, str, float],
+    model: tuple[str, str, float] | None = None,
 ) -> int:
-    """Runs one mixed batch, half of it as asked for; returns how many requests were compared."""
-    plain = reference_engine(model)
+    """Runs one mixed batch, half of it as asked for; returns how many requests were compared.
+
+    Args:
+        method: one of METHODS, with its target in `model`; or one of DRAFTERS.
+    """
+    plain = reference_engine(model) if model else reference_model_engine(method)
     set_token_bytes(plain)
-    engine = random_engine(rng, model, method)
+    engine = random_engine(rng, model, method) if model else random_model_engine(rng, method)
     set_token_bytes(engine)
     requests = [
         random_request(rng, make(rng) if index % 2 == 0 else random_fields(rng), index % 4 < 2)
@@ -166,6 +222,13 @@ def compare(
 def test_no_method_changes_anything(name: str) -> None:
     for model, method in zip(MODELS, METHODS, strict=True):
         compare(random.Random(name), PARAMETERS.get(name, random_fields), method, model)
+
+
+@pytest.mark.parametrize("name", [*PARAMETERS, "random"])
+def test_no_model_changes_anything(name: str) -> None:
+    for drafter in DRAFTERS:
+        rng = random.Random(f"{name} {drafter}")
+        compare(rng, PARAMETERS.get(name, random_fields), drafter)
 
 
 @settings(max_examples=40, derandomize=True, deadline=None)
@@ -202,7 +265,11 @@ def test_no_method_changes_anything_in_full() -> None:
                 for seed in range(num_seeds):
                     rng = random.Random(f"{seed} {name} {method} {model}")
                     num_requests += compare(rng, make, method, model)
+        for drafter in DRAFTERS:
+            for seed in range(num_seeds):
+                rng = random.Random(f"{seed} {name} {drafter}")
+                num_requests += compare(rng, PARAMETERS.get(name, random_fields), drafter)
     print(
         f"parity matrix: {len(PARAMETERS) + 1} parameters x {METHODS} x {len(MODELS)} models x "
-        f"{num_seeds} batches: {num_requests} requests, all equal"
+        f"{num_seeds} batches, and x {len(DRAFTERS)} models: {num_requests} requests, all equal"
     )
