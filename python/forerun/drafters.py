@@ -11,6 +11,7 @@ from typing import Any
 from forerun import _core
 from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.inspection import Inspection, fit_problems, inspect
+from forerun.inspection.describe import ARCTIC_SEQUENCES
 from forerun.inspection.detect import mtp_layers, strip_prefixes
 from forerun.inspection.tensors import read_config, read_tensors
 from forerun.loading import as_safetensors, resolve_drafter
@@ -24,6 +25,7 @@ _NOT_RUN = {
     "dflash": "DFlash, which drafts a block in one pass",
     "dspark": "DSpark, which drafts a block in one pass",
     "pard": "PARD, which drafts all tokens in one pass",
+    "arctic": "an Arctic speculator with sequences of modules",
 }
 _RUN = "draft_model, eagle, eagle3, mtp, mlp_speculator and medusa run"
 
@@ -145,6 +147,8 @@ def _in_directory(directory: Path, method: str | None) -> Drafter:
     kind = found.method
     if kind == "target" and ("pard_token" in config or config.get("spd_type") == "pard"):
         kind = "pard"
+    if found.options.get("variant") == ARCTIC_SEQUENCES:
+        kind = "arctic"
     if kind in _NOT_RUN:
         raise CheckpointError(_FIELD, f"{directory}: {_NOT_RUN[kind]}", _RUN)
     if method is not None:

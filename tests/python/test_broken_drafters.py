@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from checkpoint_files import Checkpoint
-from drafter_checkpoints import HIDDEN, VOCAB, Random, make_target
+from drafter_checkpoints import HIDDEN, VOCAB, Random, add_mtp, make_target
 from drafter_rows import ROWS
 
 from forerun import LLM, CheckpointError, InvalidArgumentError
@@ -98,6 +99,10 @@ def into_dspark(made: Checkpoint) -> None:
     made.tensors |= {name: np.zeros(shape) for name, shape in MARKOV.items()}
 
 
+def in_sequences(made: Checkpoint) -> None:
+    made.renamed(lambda name: re.sub(r"^(emb|proj|ln)\.(\d)\.", r"\1.\2.0.", name))
+
+
 BROKEN: dict[str, Broken] = {
     # Shapes and missing tensors.
     "keys too wide": Broken(E3, shaped(f"{LAYER}.k_proj.weight", 24, 95), r"k_proj.* 96\]"),
@@ -167,6 +172,7 @@ BROKEN: dict[str, Broken] = {
     "P-EAGLE": Broken(E3, shaped("mask_hidden", 1, 1, 3 * HIDDEN), "P-EAGLE"),
     "DFlash": Broken(E1, into_dflash, "DFlash"),
     "DSpark": Broken(E1, into_dspark, "DSpark"),
+    "Arctic sequences": Broken(MLP, in_sequences, "an Arctic speculator with sequences"),
     "PARD": Broken(LM, configured(pard_token=63), "PARD"),
     "EAGLE9": Broken(E3, configured(speculators_model_type="eagle9"), "eagle9"),
     "config of Medusa": Broken(E1, configured(model_type="medusa"), "eagle, as the tensors are"),
@@ -315,12 +321,19 @@ def test_broken_layers_for_mtp_are_refused(
     row: str, edit: Edit, message: str, tmp_path: Path
 ) -> None:
     found = next(entry for entry in ROWS if entry.name == row)
-    from drafter_checkpoints import add_mtp
-
     made = make_target(found.family)
     assert found.mtp is not None
     add_mtp(made, found.mtp, Random(1))
     edit(made.checkpoint)
     directory = made.checkpoint.write(tmp_path)
     with pytest.raises(CheckpointError, match=message):
+        load(directory, None, method="mtp")
+
+
+def test_a_target_with_layers_for_mtp_that_cannot_run_is_named(tmp_path: Path) -> None:
+    made = make_target()
+    add_mtp(made, "deepseek", Random(1))
+    made.checkpoint.config["model_type"] = "deepseek_v3"
+    directory = made.checkpoint.write(tmp_path)
+    with pytest.raises(CheckpointError, match="deepseek_v3"):
         load(directory, None, method="mtp")

@@ -22,6 +22,8 @@ from forerun.inspection.tensors import read_config, read_tensors
 
 # What config.json leaves out means what transformers' Llama config means by it.
 _DEFAULT_ROPE_THETA = 10000.0
+# Its embeddings or projections are several modules each.
+ARCTIC_SEQUENCES = "Arctic sequences"
 
 
 @dataclass
@@ -340,8 +342,12 @@ def _resolve_mlp_speculator(facts: _Facts, result: Inspection) -> None:
     if num_heads not in ((1, num_tokens) if is_tied else (num_tokens,)):
         raise CheckpointError("n_predict", str(num_tokens), f"{num_heads}, as there are heads")
     first = "forget_proj.0.weight" if is_lstm else "proj.0.weight"
+    variant = "Arctic LSTM" if is_lstm else "recurrent sum"
     if first not in names and "proj.0.0.weight" in names:
         first = "proj.0.0.weight"
+        variant = ARCTIC_SEQUENCES
+    elif "emb.0.0.weight" in names:
+        variant = ARCTIC_SEQUENCES
     result.hidden_size = facts.shape(first, None, None)[1]
     given = "input_hidden_dim" if "input_hidden_dim" in facts.config else "emb_dim"
     if type(facts.config.get(given)) is int:
@@ -355,7 +361,7 @@ def _resolve_mlp_speculator(facts: _Facts, result: Inspection) -> None:
             facts.shape(f"ln.{i}.weight", inner)
             facts.shape(f"ln.{i}.bias", inner)
     result.options |= {
-        "variant": "Arctic LSTM" if is_lstm else "recurrent sum",
+        "variant": variant,
         "tokens": num_tokens,
         "inner size": head[1],
         "tied weights": is_tied,

@@ -91,9 +91,11 @@ def _first(names: Tensors, prefix: str) -> str | None:
 
 
 def _mlp_evidence(names: Tensors) -> str | None:
-    needed = [f"{kind}.0.weight" for kind in ("proj", "head")]
-    has_embedding = "emb.0.weight" in names or "emb.0.0.weight" in names
-    return "emb, proj and head" if has_embedding and all(n in names for n in needed) else None
+    # Arctic's may be sequences of modules.
+    is_there = all(
+        f"{kind}.0.weight" in names or f"{kind}.0.0.weight" in names for kind in ("emb", "proj")
+    )
+    return "emb, proj and head" if is_there and "head.0.weight" in names else None
 
 
 def _q_proj(names: Tensors) -> TensorInfo | None:
