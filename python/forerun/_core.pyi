@@ -182,6 +182,7 @@ class SpeculativeOptions:
     acceptance_method: AcceptanceMethod
     adaptive: bool
     draft_sample_method: DraftSampleMethod
+    hybrid: bool
     method: SpeculativeMethod
     model: str
     norm_before_residual: bool | None

@@ -246,8 +246,8 @@ def _add_engine(parser: argparse.ArgumentParser, with_method: bool = True) -> No
             "--method",
             metavar="NAME",
             help="how to guess ahead: none, ngram, suffix, grammar, draft_model, eagle, eagle3, "
-            "mtp, mlp_speculator or medusa; the text is the same with each (default: suffix, or "
-            "what --speculative-model is)",
+            "mtp, mlp_speculator, medusa or hybrid; the text is the same with each (default: "
+            "suffix, or what --speculative-model is)",
         )
         group.add_argument(
             "--acceptance-method",

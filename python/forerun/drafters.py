@@ -52,7 +52,8 @@ class Drafter:
         """Completes the engine's options with what was found."""
         core.method = getattr(_core.SpeculativeMethod, self.method.upper())
         core.model = "" if self.directory is None else str(as_safetensors(self.directory))
-        if config.num_speculative_tokens is None and core.draft_tree_width == 1:
+        is_chain = core.draft_tree_width == 1 and not core.hybrid
+        if config.num_speculative_tokens is None and is_chain:
             core.num_speculative_tokens = self.num_tokens
 
     def explain(self, core: _core.SpeculativeOptions) -> str:
@@ -66,7 +67,8 @@ class Drafter:
         facts |= {name: getattr(core, name) for name in EAGLE3_FIELDS}
         shown = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
         where = self.directory or found.path
-        text = f"drafter {where}: method {self.method} ({found.evidence}); {shown}"
+        hybrid = "hybrid of an index and " if core.hybrid else ""
+        text = f"drafter {where}: {hybrid}method {self.method} ({found.evidence}); {shown}"
         return text + "".join(f"; open: {question}" for question in found.open_questions)
 
     def open_settings(self, config: SpeculativeConfig, target: Path) -> dict[str, dict[str, Any]]:
@@ -197,7 +199,7 @@ def _check_options(config: SpeculativeConfig, drafter: Drafter) -> None:
     most = drafter.max_tokens
     if most is None:
         return
-    is_tree = (config.draft_tree_width or 1) > 1
+    is_tree = (config.draft_tree_width or 1) > 1 or config.method == "hybrid"
     name = "draft_tree_depth" if is_tree else "num_speculative_tokens"
     value = getattr(config, name)
     if value is not None and value > most:

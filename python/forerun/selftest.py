@@ -163,7 +163,11 @@ def selftest(
         given["model"] = drafter
     elif "method" not in given:
         given["method"] = "mtp"
-    if not SpeculativeConfig(**given).uses_model or (given.get("draft_tree_width") or 1) > 1:
+    config = SpeculativeConfig(**given)
+    is_chain = (
+        config.uses_model and config.method != "hybrid" and config.draft_tree_width in (None, 1)
+    )
+    if not config.uses_model or not is_chain:
         raise InvalidArgumentError("speculative_config", given, "a model that drafts chains")
     cases = _cases(prompts)
     options["skip_tokenizer_init"] = not any(isinstance(case, Case) for case in cases)
@@ -187,7 +191,7 @@ def selftest(
         found.inspection.evidence,
         trials,
     )
-    for name, more in found.open_settings(SpeculativeConfig(**given), directory).items():
+    for name, more in found.open_settings(config, directory).items():
         trials.append(attempt(name, more))
     better = [trial for trial in trials[1:] if _is_longer(trial, trials[0])]
     if len(better) > 1:

@@ -19,8 +19,7 @@ from forerun.checks import (
 from forerun.errors import InvalidArgumentError
 
 MODEL_METHODS = ("draft_model", "eagle", "eagle3", "mtp", "mlp_speculator", "medusa")
-_HAS_HYBRID = hasattr(_core.SpeculativeOptions, "hybrid")
-METHODS = ("ngram", "suffix", "grammar", *MODEL_METHODS, *(("hybrid",) if _HAS_HYBRID else ()))
+METHODS = ("ngram", "suffix", "grammar", *MODEL_METHODS, "hybrid")
 ACCEPTANCE_METHODS = ("coupled", "rejection", "block")
 DRAFT_SAMPLE_METHODS = ("greedy", "probabilistic")
 
@@ -86,9 +85,11 @@ class SpeculativeConfig:
             "grammar" drafts only what the structured output of a request forces, which the others
             do too. "draft_model", "eagle", "eagle3", "mtp", "mlp_speculator" and "medusa" ask the
             `model`; with a model and no method, the method is found from the model's tensors.
+            "hybrid" asks a model, whose method is found, and what "suffix" asks; the target's own
+            layers ("mtp") where there is no model.
         num_speculative_tokens: the most tokens drafted per step, in a chain or a tree. "ngram"
             needs it; where it is absent, "suffix" takes its tree depth, "grammar" 16, and a model
-            what its checkpoint says, else 4, and in a tree 16.
+            what its checkpoint says, else 4, and in a tree 16; "hybrid" 24.
         prompt_lookup_max: ngram: the longest run of last tokens to look for.
         prompt_lookup_min: ngram: the shortest. Where one of the two is absent it equals the other;
             where both are, they are 5.
@@ -111,7 +112,7 @@ class SpeculativeConfig:
         draft_tree_width: models: how many candidates of each level are kept; 1 drafts a chain. Not
             a field of vLLM's, nor are those that follow.
         draft_tree_depth: models: the most levels of a tree; None: as many as tokens, in a tree at
-            most 6.
+            most 6, and in a chain of a "hybrid" at most 4.
         aux_hidden_state_layer_ids: eagle3: the target's layers that it reads, each by how many are
             before it; None: what the checkpoint says, else the usual three.
         norm_output: eagle3: whether the next step gets the normed state; None: as the checkpoint
@@ -222,13 +223,16 @@ class SpeculativeConfig:
         core.method = getattr(_core.SpeculativeMethod, str(inner).upper())
         if self.uses_model:
             core.model = "-"
-        if self.method == "hybrid":
-            _set(core, "hybrid", True)
+        core.hybrid = self.method == "hybrid"
         core.adaptive = check_bool("adaptive", self.adaptive)
         core.acceptance_method = getattr(
             _core.AcceptanceMethod,
             _name_of("acceptance_method", self.acceptance_method, ACCEPTANCE_METHODS),
         )
+        if core.hybrid and self.draft_sample_method == "probabilistic":
+            raise InvalidArgumentError(
+                "draft_sample_method", "probabilistic", "'greedy' with method 'hybrid'"
+            )
         core.draft_sample_method = getattr(
             _core.DraftSampleMethod,
             _name_of("draft_sample_method", self.draft_sample_method, DRAFT_SAMPLE_METHODS),
@@ -236,12 +240,8 @@ class SpeculativeConfig:
         for ours, (theirs, check) in _ENGINE_FIELDS.items():
             value = getattr(self, ours)
             if value is not None:
-                _set(core, theirs, check(ours, value))
+                setattr(core, theirs, check(ours, value))
         return core
-
-
-def _set(core: _core.SpeculativeOptions, name: str, value: Any) -> None:
-    setattr(core, name, value)
 
 
 def _name_of(field: str, value: Any, choices: tuple[str, ...]) -> str:

@@ -185,6 +185,9 @@ BROKEN: dict[str, Broken] = {
     "a deeper tree than Medusa has": Broken(
         MED, nothing, "draft_tree_depth.*at most 4", {"draft_tree_width": 2, "draft_tree_depth": 5}
     ),
+    "a deeper hybrid than Medusa has": Broken(
+        MED, nothing, "draft_tree_depth.*at most 4", {"method": "hybrid", "draft_tree_depth": 5}
+    ),
     "an option of eagle3": Broken(VMED, nothing, "norm_output.*medusa", {"norm_output": True}),
 }  # fmt: skip
 

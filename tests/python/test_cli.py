@@ -53,6 +53,7 @@ def test_drafters_that_are_models_reach_the_engine(
         ["--method", "draft_model", "--num-speculative-tokens", "2"],
         ["--draft-tree-width", "2", "--draft-tree-depth", "1"],
         ["--draft-sample-method", "probabilistic"],
+        ["--method", "hybrid"],
     ):
         assert cli.main([*arguments, *drafter, *more]) == 0
         shown = capsys.readouterr()
@@ -76,7 +77,7 @@ def test_bench_compares_drafters_that_are_models(
 ) -> None:
     arguments = ["bench", str(tiny_dir), str(prompts), "--max-tokens", "9", "--rounds", "1"]
     drafter = ["--speculative-model", str(tiny_dir), "--num-speculative-tokens", "3"]
-    assert cli.main([*arguments, *drafter, "--methods", "none,draft_model,model"]) == 0
+    assert cli.main([*arguments, *drafter, "--methods", "none,draft_model,model,hybrid"]) == 0
     shown = capsys.readouterr().out
     assert "draft_model" in shown
     assert "\nmodel" in shown

@@ -81,7 +81,12 @@ def test_every_option_of_models_reaches_the_engine() -> None:
     }
     sampled = {"model": "d", "draft_sample_method": "probabilistic"}
     core = engine_options({}, make_speculative_config(sampled)).speculative
+    assert not core.hybrid
     assert core.draft_sample_method == _core.DraftSampleMethod.PROBABILISTIC
+    hybrid = {"model": "d", "method": "hybrid", "suffix_decoding_min_token_prob": 0.25}
+    core = engine_options({}, make_speculative_config(hybrid)).speculative
+    assert core.hybrid
+    assert core.suffix_min_token_prob == 0.25
 
 
 def test_vllm_keys_of_drafters_with_one_meaning_are_accepted() -> None:
@@ -111,6 +116,12 @@ BAD_SPECULATIVE: list[tuple[Any, str, str]] = [
     ({"model": "d", "aux_hidden_state_layer_ids": 2}, "aux_hidden_state_layer_ids", "a list"),
     ({"model": "d", "aux_hidden_state_layer_ids": [-1]}, "aux_hidden_state_layer_ids", "from 0"),
     ({"model": "d", "prompt_lookup_max": 3}, "prompt_lookup_max", "no such option with a model"),
+    ({"method": "hybrid", "prompt_lookup_max": 3}, "prompt_lookup_max", "with 'hybrid'"),
+    (
+        {"method": "hybrid", "draft_sample_method": "probabilistic"},
+        "draft_sample_method",
+        "'greedy' with method 'hybrid'",
+    ),
     ({"model": "d", "revision": 3}, "revision", "a string"),
     ({"model": "d", "draft_tensor_parallel_size": 2}, "draft_tensor_parallel_size", "or 1: this"),
     ({"model": "d", "quantization": "fp8"}, "quantization", "None: quantized"),

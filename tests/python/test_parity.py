@@ -140,13 +140,19 @@ def block_bytes(drafter: str) -> int:
 
 
 def random_model_engine(rng: random.Random, drafter: str) -> _core.Engine:
-    """As random_engine, with a chain or a tree of a model."""
+    """As random_engine, with a chain, a tree, a drawn chain or a hybrid of a model."""
     max_num_seqs = rng.randint(1, 4)
     row = drafter_runs.row_named(drafter)
+    kinds: list[Fields] = [
+        {},
+        {"draft_tree_width": rng.randint(2, 3)},
+        {"draft_sample_method": _core.DraftSampleMethod.PROBABILISTIC},
+        {"hybrid": True, "draft_tree_width": rng.randint(1, 2)},
+    ]
     speculative = {
         "num_speculative_tokens": rng.randint(1, 8),
-        "draft_tree_width": rng.randint(1, 3),
         "record_draft_logits": False,
+        **rng.choice(kinds),
     }
     return drafter_runs.make_engine(
         row,

@@ -141,7 +141,7 @@ def test_a_target_is_its_own_perfect_draft_model(
     prompts = tmp_path / "prompts.jsonl"
     lines = [{"prompt": "the low the low"}, {"turns": ["hello", "more"], "category": "chat"}]
     prompts.write_text("\n".join(json.dumps(line) for line in lines))
-    arguments = ["selftest", str(tiny_dir), str(tiny_dir), "--max-tokens", "9"]
+    arguments = ["selftest", str(tiny_dir), str(tiny_dir), "--max-tokens", "10"]
     assert cli.main(arguments) == 0
     assert cli.main([*arguments, "--prompts", str(prompts), "--num-speculative-tokens", "2"]) == 0
     shown = capsys.readouterr().out
@@ -175,6 +175,7 @@ def test_the_exit_status_says_whether_something_is_wrong(
     [
         ({"method": "suffix"}, "speculative_config"),
         ({"draft_tree_width": 2}, "speculative_config"),
+        ({"method": "hybrid"}, "speculative_config"),
         ({"method": "magic"}, "method"),
     ],
 )

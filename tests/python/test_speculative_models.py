@@ -116,6 +116,41 @@ def test_trees_change_nothing_and_are_accepted_further(name: str) -> None:
     assert lengths[1] > lengths[0]
 
 
+@pytest.mark.parametrize("name", EVERY_METHOD)
+def test_hybrids_change_nothing_and_accept_more(name: str) -> None:
+    row = row_named(name)
+    config = {"method": "hybrid", "suffix_decoding_max_spec_factor": 2.0}
+    for more in ({}, {"draft_tree_width": 2}, {"num_speculative_tokens": 5}):
+        llm = load(row, {**config, **more})
+        assert llm.drafter is not None
+        assert llm.drafter.method == row.method
+        for _ in range(2):  # the second time the index knows the answers
+            before = llm.metrics().spec_decode
+            assert (ids(llm, GREEDY), ids(llm, SEEDED)) == plain(directories(row)[0])
+        after = llm.metrics().spec_decode
+        drafts = after.num_drafts - before.num_drafts
+        accepted = after.num_accepted_tokens - before.num_accepted_tokens
+        assert accepted / drafts > before.num_accepted_tokens / before.num_drafts
+
+
+@pytest.mark.parametrize("more", [{}, {"draft_tree_width": 3}, {"method": "hybrid"}])
+def test_structured_outputs_stay_what_they_are(tiny_dir: Path, more: dict[str, Any]) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    params = [
+        SamplingParams(temperature=0, max_tokens=30, structured_outputs={"regex": "[ab]{5,9}c"}),
+        SamplingParams(temperature=1, seed=2, max_tokens=30, structured_outputs={"json": schema}),
+        SamplingParams(temperature=0, max_tokens=12),
+    ]
+    prompts = ["hello", "the low", "12345"]
+    expected = [
+        output.outputs[0].text for output in LLM(tiny_dir).generate(prompts, params, use_tqdm=False)
+    ]
+    llm = LLM(tiny_dir, speculative_config={"model": tiny_dir, "adaptive": False, **more})
+    got = llm.generate(prompts, params, use_tqdm=False)
+    assert [output.outputs[0].text for output in got] == expected
+    assert llm.metrics().spec_decode.num_accepted_tokens > 0
+
+
 @pytest.mark.parametrize("acceptance", ["coupled", "rejection", "block"])
 @pytest.mark.parametrize("name", EVERY_METHOD)
 def test_drawn_drafts_give_valid_output(name: str, acceptance: str) -> None:
@@ -145,6 +180,7 @@ def test_drawn_drafts_give_valid_output(name: str, acceptance: str) -> None:
         ("mlp_speculator fewer than n_predict", {"num_speculative_tokens": 2}, 2),
         ("medusa research", {}, 4),
         ("draft_model", {}, None),
+        ("mlp_speculator untied", {"method": "hybrid"}, 24),
     ],
 )
 def test_the_length_of_drafts_is_what_the_checkpoint_says(
@@ -170,10 +206,11 @@ def test_the_log_says_which_method_and_why(caplog: pytest.LogCaptureFixture) -> 
         "open: layer ids may count what enters a layer",
     ):
         assert part in line
+    assert "hybrid" not in line
     caplog.clear()
     with caplog.at_level(logging.INFO, "forerun"):
-        load(row_named("mtp qwen"), {})
-    assert "method mtp (the target has mtp.fc.weight)" in caplog.text
+        load(row_named("mtp qwen"), {"method": "hybrid"})
+    assert "hybrid of an index and method mtp (the target has mtp.fc.weight)" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["eagle", "eagle3", "medusa", "mtp", "draft_model"])
