@@ -1,4 +1,4 @@
-"""The command line: forerun generate | chat | bench | convert | inspect | selftest."""
+"""The command line: forerun generate | chat | bench | convert | inspect | selftest | train."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forerun.cli_drafters import add_drafter_options, add_selftest, drafter_fields
+from forerun.cli_train import add_train
 from forerun.errors import ForerunError, InvalidArgumentError
 from forerun.version import package_version
 
@@ -34,6 +35,7 @@ examples:
   forerun convert model.gguf model-directory
   forerun inspect checkpoint-directory
   forerun selftest MODEL DRAFTER
+  forerun train eagle3 --model MODEL --out head-directory
 
 'forerun COMMAND --help' says more about a command."""
 
@@ -114,6 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect.set_defaults(run=_inspect)
 
     add_selftest(commands)
+    add_train(commands)
     return parser
 
 

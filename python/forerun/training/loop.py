@@ -40,7 +40,7 @@ def make_head(target: Target, options: TrainOptions, examples: list[Example]) ->
         "medusa": Medusa,
         "mlp_speculator": MlpSpeculator,
     }
-    return kinds[options.method](target, options)  # type: ignore[call-arg]
+    return kinds[options.method](target, options)
 
 
 def run(options: TrainOptions) -> None:

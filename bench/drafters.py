@@ -1,0 +1,114 @@
+"""What drafters are worth on real prompts, by category.
+
+    python bench/drafters.py MODEL PROMPTS.jsonl --drafter NAME=JSON [--drafter ...]
+
+JSON is a speculative_config, as in  eagle3='{"model": "head", "num_speculative_tokens": 4}'.
+PROMPTS.jsonl has {"turns": ["text", ...], "category": "name"} lines. Every prompt is one chat of
+one turn, greedy, one request at a time, plain and with each drafter in turns. Printed by category:
+the mean acceptance length (accepted guesses of a step, and the token after them), the speed
+relative to plain decoding, and whether all ids were the same. The last lines say what a draft
+step costs: the time of drafting by forward of the drafter, relative to a plain step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections import defaultdict
+from typing import Any
+
+from forerun import LLM, SamplingParams
+from forerun.bench import read_cases
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("prompts")
+    parser.add_argument("--drafter", action="append", required=True, metavar="NAME=JSON")
+    parser.add_argument("--limit", type=int, default=10**9, help="prompts of each category")
+    parser.add_argument("--max-tokens", type=int, default=96)
+    options = parser.parse_args()
+    configs: dict[str, Any] = {"plain": None}
+    for text in options.drafter:
+        name, _, config = text.partition("=")
+        configs[name] = json.loads(config)
+    engines = {
+        name: LLM(options.model, speculative_config=config, max_num_seqs=1)
+        for name, config in configs.items()
+    }
+    results = run(engines, read_prompts(options.prompts, options.limit), options.max_tokens)
+    print_table(results, list(configs))
+    print_costs(engines)
+
+
+def read_prompts(file: str, limit: int) -> dict[str, list[str]]:
+    prompts: dict[str, list[str]] = defaultdict(list)
+    for case in read_cases(file):
+        if len(prompts[case.category]) < limit:
+            prompts[case.category].append(case.turns[0])
+    return prompts
+
+
+def run(engines: dict[str, LLM], prompts: dict[str, list[str]], max_tokens: int) -> dict[str, Any]:
+    """Per category and engine: seconds, tokens, target passes; and whether the ids agreed."""
+    params = SamplingParams(temperature=0, max_tokens=max_tokens)
+    results: dict[str, Any] = {}
+    for category, texts in prompts.items():
+        totals = {name: [0.0, 0, 0] for name in engines}
+        same = True
+        for text in texts:
+            expected = None
+            for name, llm in engines.items():
+                prompt = llm.render_chat([{"role": "user", "content": text}])
+                llm.generate(prompt, SamplingParams(temperature=0, max_tokens=1), use_tqdm=False)
+                begin = time.perf_counter()
+                output = llm.generate(prompt, params, use_tqdm=False)[0]
+                totals[name][0] += time.perf_counter() - begin
+                ids = output.outputs[0].token_ids
+                totals[name][1] += len(ids)
+                totals[name][2] += output.metrics.num_target_passes
+                expected = ids if expected is None else expected
+                same = same and ids == expected
+        results[category] = (totals, same)
+    return results
+
+
+def print_table(results: dict[str, Any], names: list[str]) -> None:
+    print("category".ljust(18) + "".join(f"{name:>22}" for name in names[1:]) + "   same ids")
+    lengths: dict[str, list[float]] = defaultdict(list)
+    for category, (totals, same) in results.items():
+        cells = []
+        for name in names[1:]:
+            seconds, tokens, passes = totals[name]
+            length = tokens / passes
+            lengths[name].append(length)
+            speed = (tokens / seconds) / (totals["plain"][1] / totals["plain"][0])
+            cells.append(f"{length:.2f} tokens {speed:5.2f}x".rjust(22))
+        print(category.ljust(18) + "".join(cells) + ("   yes" if same else "   NO"))
+    means = "".join(
+        f"{statistics.mean(lengths[name]):.2f} tokens".rjust(15).ljust(22) for name in names[1:]
+    )
+    print("mean".ljust(18) + means)
+
+
+def print_costs(engines: dict[str, LLM]) -> None:
+    plain = engines["plain"].metrics()
+    step = plain.model_seconds / plain.num_steps
+    for name, llm in engines.items():
+        metrics = llm.metrics()
+        drafts = metrics.spec_decode.num_drafts
+        if drafts == 0:
+            continue
+        per_draft = metrics.draft_seconds / drafts
+        print(
+            f"{name}: {per_draft * 1e3:.2f} ms of drafting for each draft of "
+            f"{metrics.spec_decode.num_draft_tokens / drafts:.1f} tokens; a plain step takes "
+            f"{step * 1e3:.2f} ms"
+        )
+
+
+if __name__ == "__main__":
+    main()
