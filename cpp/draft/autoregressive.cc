@@ -106,7 +106,8 @@ void AutoregressiveDrafter::FindKnownRuns() {
       const int end = std::min((index + 1) * block_size, last);
       begin = std::max(slot, index * block_size + synced_.NumSynced(table, index));
       if (begin >= end) continue;
-      const bool continues = !runs_.empty() && runs_.back().job == &job && runs_.back().end == begin;
+      const bool continues =
+          !runs_.empty() && runs_.back().job == &job && runs_.back().end == begin;
       if (continues) {
         runs_.back().end = end;
       } else {
@@ -249,7 +250,8 @@ void AutoregressiveDrafter::GrowSampled(Job& job, int depth, std::span<const flo
   const std::span<const float> all = InTargetIds(logits);
   const int parent = depth - 1;
   if (request.rule.acceptance_method == AcceptanceMethod::kCoupled) {
-    const TokenId token = SampleToken(all, request.rule, request.first_output_index + depth, scratch_);
+    const TokenId token =
+        SampleToken(all, request.rule, request.first_output_index + depth, scratch_);
     const KeptTokens kept = KeepTokens(all, request.rule, scratch_);
     job.sampled.Append(token, parent, static_cast<float>(kept.WeightOf(token) / kept.mass));
   } else {

@@ -29,7 +29,8 @@ namespace forerun {
 struct AutoregressiveSetting {
   int width = 1;
   int max_depth = 1;
-  bool is_sampled = false;  // with a temperature, guesses are drawn from the network's probabilities
+  bool is_sampled =
+      false;  // with a temperature, guesses are drawn from the network's probabilities
   bool records = false;
   int vocab_size = 0;  // the target's
   int max_rows = 0;    // of one forward of the network
@@ -60,7 +61,7 @@ class AutoregressiveDrafter : public Drafter {
   struct Job {
     const DraftRequest* request = nullptr;
     PathTree tree;
-    Draft sampled;        // where guesses are drawn
+    Draft sampled;  // where guesses are drawn
     bool is_sampled = false;
     bool is_over = false;
     int first_output = 0;  // its rows' place among the last forward's logits rows

@@ -48,9 +48,8 @@ LstmNetwork::LstmNetwork(const std::string& directory, const Transformer& target
       return WeightReader::Part{std::string(kGateNames[gate]) + "_proj." + std::to_string(i),
                                 size_};
     };
-    projections_[i] =
-        reader.TakeMatrix({part(kForget), part(kInput), part(kOutput), part(kCell)},
-                          i == 0 ? hidden : size_, dtype, ops);
+    projections_[i] = reader.TakeMatrix({part(kForget), part(kInput), part(kOutput), part(kCell)},
+                                        i == 0 ? hidden : size_, dtype, ops);
   }
   cell_norm_ = reader.TakeVector("cell_ln.0.weight", size_);
   cell_bias_ = reader.TakeVector("cell_ln.0.bias", size_);

@@ -38,9 +38,9 @@ class LstmNetwork : public DraftNetwork {
   int max_depth_ = 0;
   int size_ = 0;  // of state, cell and gates
   float embedding_scale_ = 0.0f;
-  std::vector<float> input_scale_;                              // empty: the input is not scaled
+  std::vector<float> input_scale_;  // empty: the input is not scaled
   std::array<std::unique_ptr<PackedMatrix>, kNumGates> embeddings_;  // null: that of kForget
-  std::array<std::unique_ptr<PackedMatrix>, 2> projections_;    // [gates * size, inputs]
+  std::array<std::unique_ptr<PackedMatrix>, 2> projections_;         // [gates * size, inputs]
   std::vector<float> cell_norm_, cell_bias_, state_norm_, state_bias_;
   std::unique_ptr<PackedMatrix> head_;
   AlignedBuffer outputs_, next_outputs_;  // state and cell, side by side

@@ -44,14 +44,16 @@ MlpNetwork::MlpNetwork(const std::string& directory, const Transformer& target, 
   };
   for (int i = 0; i < num_heads; ++i) {
     const std::string norm = TiedName(reader, "ln", i);
-    heads_.push_back({matrix(TiedName(reader, "emb", i), vocab, inner_size_),
-                      matrix(TiedName(reader, "proj", i), inner_size_, i == 0 ? hidden : inner_size_),
-                      matrix(TiedName(reader, "head", i), vocab, inner_size_),
-                      reader.TakeVector(norm + ".weight", inner_size_),
-                      reader.TakeVector(norm + ".bias", inner_size_)});
+    heads_.push_back(
+        {matrix(TiedName(reader, "emb", i), vocab, inner_size_),
+         matrix(TiedName(reader, "proj", i), inner_size_, i == 0 ? hidden : inner_size_),
+         matrix(TiedName(reader, "head", i), vocab, inner_size_),
+         reader.TakeVector(norm + ".weight", inner_size_),
+         reader.TakeVector(norm + ".bias", inner_size_)});
   }
-  reader.CheckLeftovers([](const std::string&) { return false; },
-                        "only tensors of " + std::to_string(num_heads) + " heads, as n_predict says");
+  reader.CheckLeftovers(
+      [](const std::string&) { return false; },
+      "only tensors of " + std::to_string(num_heads) + " heads, as n_predict says");
   const double state_weight = std::pow(0.5, 0.5 / num_heads);
   embedding_scale_ = static_cast<float>(
       std::sqrt((1.0 - state_weight * state_weight) * inner_size_ / 2.0) / state_weight);
@@ -69,8 +71,9 @@ ConstRows MlpNetwork::Forward(const DraftBatch& batch) {
   const Head& head = heads_.at(batch.depth);
   const bool is_first = batch.depth == 0;
   const Rows input = RowsOf(input_, num_rows, head.projection->num_inputs());
-  ops_.GatherRows(is_first ? target_.features()->rows() : RowsOf(outputs_, num_outputs_, inner_size_),
-                  batch.sources, input);
+  ops_.GatherRows(
+      is_first ? target_.features()->rows() : RowsOf(outputs_, num_outputs_, inner_size_),
+      batch.sources, input);
   if (is_first && !input_scale_.empty()) {
     ops_.RmsNorm(input, input_scale_.data(), input.cols, kEps, input);
   }

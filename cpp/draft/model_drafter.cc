@@ -63,9 +63,9 @@ ModelDrafterSource::ModelDrafterSource(const SpeculativeOptions& options, const 
   if (options.method == SpeculativeMethod::kDraftModel) {
     model_ = ReadModelSpec(options.model);
     if (model_->vocab_size != target.vocab_size) {
-      throw CheckpointError(
-          "vocab_size", std::to_string(model_->vocab_size) + " of the drafter " + options.model,
-          std::to_string(target.vocab_size) + ", the vocabulary of the target");
+      throw CheckpointError("vocab_size",
+                            std::to_string(model_->vocab_size) + " of the drafter " + options.model,
+                            std::to_string(target.vocab_size) + ", the vocabulary of the target");
     }
   } else if (IsHead(options.method)) {
     head_ = std::make_unique<DraftHeadReader>(

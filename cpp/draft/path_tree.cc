@@ -23,9 +23,8 @@ void PathTree::OpenNext(const Limits& limits) {
   open_.resize(num_nodes() - level_begin_);
   std::iota(open_.begin(), open_.end(), level_begin_);
   level_begin_ = num_nodes();
-  std::erase_if(open_, [&](int i) {
-    return nodes_[i].path_probability < limits.least_path_probability;
-  });
+  std::erase_if(open_,
+                [&](int i) { return nodes_[i].path_probability < limits.least_path_probability; });
   if (num_nodes() >= limits.max_nodes) {
     // A child is at most as probable as its parent, and loses against an equal that was there.
     sorted_.clear();

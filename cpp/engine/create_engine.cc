@@ -76,12 +76,11 @@ class NativeEngine : public Engine {
     ModelWeights weights = LoadWeights(spec, checkpoint, dtype, *ops_);
     TransformerLimits limits = {options.max_num_batched_tokens, memory.max_model_len,
                                 options.block_size, memory.num_blocks};
-    transformer_ =
-        std::make_unique<Transformer>(std::move(spec), std::move(weights), *ops_, limits,
-                                      source ? source->features() : FeatureSpec());
+    transformer_ = std::make_unique<Transformer>(std::move(spec), std::move(weights), *ops_, limits,
+                                                 source ? source->features() : FeatureSpec());
     if (source) {
-      limits.max_rows = std::max(limits.max_rows,
-                                 options.max_num_seqs * options.speculative.draft_tree_width);
+      limits.max_rows =
+          std::max(limits.max_rows, options.max_num_seqs * options.speculative.draft_tree_width);
       drafter_ = source->Load(*transformer_, *ops_, limits);
     } else {
       drafter_ = MakeDrafter(options.speculative);

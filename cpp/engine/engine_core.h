@@ -9,6 +9,7 @@
 
 #include <atomic>
 #include <deque>
+#include <exception>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -134,7 +135,7 @@ class EngineCore {
   DraftConstrainer constrainer_;
   StepPlan plan_;
   std::vector<Request*> drafting_;
-  std::vector<DraftRequest> wanted_;  // [drafting_.size()]
+  std::vector<DraftRequest> wanted_;    // [drafting_.size()]
   std::vector<DraftRequest> prepared_;  // those of them that the drafter follows
   std::vector<DraftLengthController::Candidate> candidates_;
   StepBatch batch_;
@@ -153,6 +154,22 @@ class EngineCore {
   EngineMetrics published_;
   std::atomic<int> num_unfinished_{0};
 };
+
+template <typename Hook>
+void EngineCore::Guarded(Request& request, const Hook& hook) {
+  if (!request.drafts) return;
+  try {
+    hook();
+  } catch (const std::exception&) {
+    request.drafts = false;
+    request.draft.Clear();
+    try {
+      drafter_->Forget(request.id);
+    } catch (const std::exception&) {
+      // Nothing more to forget: the request no longer asks it anything.
+    }
+  }
+}
 
 }  // namespace forerun
 

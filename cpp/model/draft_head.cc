@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstring>
 #include <filesystem>
 #include <string_view>
 #include <utility>
@@ -46,10 +45,6 @@ std::string WithLayers(const char* name, int num_layers) {
     text.replace(place, 2, std::to_string(num_layers));
   }
   return text;
-}
-
-bool IsHarmless(const std::string& name) {
-  return name == "t2d" || name.ends_with("rotary_emb.inv_freq") || name.starts_with("verifier_");
 }
 
 bool IsSpeculators(const JsonObject& config) { return config.Has("speculators_model_type"); }
@@ -158,14 +153,13 @@ void DraftHeadReader::ReadEagle3(const JsonObject& config, const DraftHeadOverri
     throw CheckpointError("tensor 'mask_hidden'", "present: a P-EAGLE head",
                           "an EAGLE-3 head, which drafts one token after the other");
   }
-  const int hidden =
-      static_cast<int>(reader_.ShapeOf("layers.0.self_attn.o_proj.weight", 2)[0]);
+  const int hidden = static_cast<int>(reader_.ShapeOf("layers.0.self_attn.o_proj.weight", 2)[0]);
   if (reader_.Has("fc.weight")) {
     const int width = static_cast<int>(reader_.ShapeOf("fc.weight", 2)[1]);
     if (width % target_.hidden_size != 0) {
-      throw CheckpointError("tensor 'fc.weight'", std::to_string(width) + " inputs",
-                            "a multiple of the target's hidden_size, " +
-                                std::to_string(target_.hidden_size));
+      throw CheckpointError(
+          "tensor 'fc.weight'", std::to_string(width) + " inputs",
+          "a multiple of the target's hidden_size, " + std::to_string(target_.hidden_size));
     }
     spec_.fuses_features = true;
     ReadTaps(config, overrides, width / target_.hidden_size);
@@ -215,8 +209,8 @@ void DraftHeadReader::ReadTaps(const JsonObject& config, const DraftHeadOverride
   } else if (num_taps == 3) {
     taps = {2, target_.num_layers / 2, target_.num_layers - 3};
   }
-  const bool are_layers = std::ranges::all_of(
-      taps, [this](int tap) { return tap >= 0 && tap <= target_.num_layers; });
+  const bool are_layers =
+      std::ranges::all_of(taps, [this](int tap) { return tap >= 0 && tap <= target_.num_layers; });
   if (static_cast<int>(taps.size()) != num_taps || !are_layers) {
     std::string text;
     for (int tap : taps) text += (text.empty() ? "" : ", ") + std::to_string(tap);
@@ -283,9 +277,9 @@ void DraftHeadReader::ReadLayers(const JsonObject& config, int num_inputs) {
   const std::int64_t keys = reader_.ShapeOf(first + "self_attn.k_proj.weight", 2)[0];
   if (layers.head_dim < 2 || layers.head_dim % 2 != 0 ||
       query[0] != std::int64_t{layers.num_heads} * layers.head_dim || keys % layers.head_dim != 0) {
-    config.Refuse("num_attention_heads",
-                  "a number that fits the " + std::to_string(query[0]) + " queries and " +
-                      std::to_string(keys) + " keys of the attention, with an even head_dim");
+    config.Refuse("num_attention_heads", "a number that fits the " + std::to_string(query[0]) +
+                                             " queries and " + std::to_string(keys) +
+                                             " keys of the attention, with an even head_dim");
   }
   layers.num_kv_heads = static_cast<int>(keys / layers.head_dim);
   const bool has_kv_heads = config.Has("num_key_value_heads");
@@ -305,8 +299,8 @@ void DraftHeadReader::ReadLayers(const JsonObject& config, int num_inputs) {
   layers.qk_norm = reader_.Has(first + "self_attn.q_norm.weight");
   layers.max_position = config.Int("max_position_embeddings", 2048);
   layers.ropes = {ReadRope(config, layers.max_position)};
-  while (reader_.Has(names_.layers + std::to_string(layers.num_layers) +
-                     ".self_attn.q_proj.weight")) {
+  while (
+      reader_.Has(names_.layers + std::to_string(layers.num_layers) + ".self_attn.q_proj.weight")) {
     const std::size_t layer = layers.num_layers++;
     int window = 0;
     if (config.Has("layer_types")) {
@@ -317,8 +311,7 @@ void DraftHeadReader::ReadLayers(const JsonObject& config, int num_inputs) {
     }
     layers.layers.push_back({window, 0});
   }
-  if (config.Has("num_hidden_layers") &&
-      config.Int("num_hidden_layers", 0) != layers.num_layers) {
+  if (config.Has("num_hidden_layers") && config.Int("num_hidden_layers", 0) != layers.num_layers) {
     config.Refuse("num_hidden_layers", std::to_string(layers.num_layers) + ", as the tensors are");
   }
 }
@@ -347,128 +340,6 @@ void DraftHeadReader::ReadVocabulary(const JsonObject& config) {
                           "an embedding of its own: the target's has another hidden size");
   }
   spec_.layers.vocab_size = rows;
-}
-
-DraftHeadWeights DraftHeadReader::Load(DType dtype, Ops& ops) {
-  DraftHeadWeights weights;
-  const int hidden = spec_.layers.hidden_size;
-  const float offset = spec_.layers.norm_weight_offset;
-  const auto norm = [&](const std::string& name, int size) {
-    return name.empty() ? std::vector<float>() : reader_.TakeVector(name + ".weight", size, offset);
-  };
-  if (spec_.fuses_features) {
-    const bool is_eagle3 = spec_.kind == DraftHeadKind::kEagle3;
-    const int inputs = is_eagle3 ? spec_.feature_size : hidden + spec_.feature_size;
-    weights.fusion = reader_.TakeMatrix({{names_.fusion, hidden}}, inputs, dtype, ops);
-    if (reader_.Has(names_.fusion + ".bias")) {
-      weights.fusion_bias = reader_.TakeBias({{names_.fusion, hidden}});
-    }
-  }
-  if (spec_.num_feature_norms == 1 && reader_.Has("input_norm.weight")) {
-    weights.feature_norms.push_back(reader_.TakeVector("input_norm.weight", spec_.feature_size));
-  } else {
-    for (int i = 0; i < spec_.num_feature_norms; ++i) {
-      weights.feature_norms.push_back(
-          reader_.TakeVector("fc_norm." + std::to_string(i) + ".weight",
-                             spec_.feature_size / spec_.num_feature_norms));
-    }
-  }
-  weights.embedding_norm = norm(names_.embedding_norm, hidden);
-  weights.hidden_norm = norm(names_.hidden_norm, hidden);
-  weights.final_norm = norm(names_.final_norm, hidden);
-  for (int i = 0; i < spec_.layers.num_layers; ++i) {
-    weights.layers.push_back(LoadLayer(i, dtype, ops));
-  }
-  LoadVocabulary(dtype, ops, weights);
-  if (spec_.kind != DraftHeadKind::kMtp) {
-    reader_.CheckLeftovers(IsHarmless, "only tensors that such a draft head has");
-  }
-  return weights;
-}
-
-LayerWeights DraftHeadReader::LoadLayer(int index, DType dtype, Ops& ops) {
-  const ModelSpec& spec = spec_.layers;
-  const bool is_mtp = spec_.kind == DraftHeadKind::kMtp;
-  const std::string layer = names_.layers + (is_mtp ? "" : std::to_string(index) + ".");
-  const bool is_first = !is_mtp && index == 0;
-  const int hidden = spec.hidden_size;
-  const int inputs = is_first && spec_.kind == DraftHeadKind::kEagle3 ? 2 * hidden : hidden;
-  const int q_size = spec.num_heads * spec.head_dim, kv_size = spec.num_kv_heads * spec.head_dim;
-  using Part = WeightReader::Part;
-  const Part q = {layer + "self_attn.q_proj", q_size}, k = {layer + "self_attn.k_proj", kv_size};
-  const Part v = {layer + "self_attn.v_proj", kv_size}, o = {layer + "self_attn.o_proj", hidden};
-  const Part gate = {layer + "mlp.gate_proj", spec.intermediate_size};
-  const Part up = {layer + "mlp.up_proj", spec.intermediate_size};
-  const Part down = {layer + "mlp.down_proj", hidden};
-
-  LayerWeights weights;
-  weights.qkv = reader_.TakeMatrix({q, k, v}, inputs, dtype, ops);
-  weights.attention_output = reader_.TakeMatrix({o}, q_size, dtype, ops);
-  weights.gate_up = reader_.TakeMatrix({gate, up}, hidden, dtype, ops);
-  weights.down = reader_.TakeMatrix({down}, spec.intermediate_size, dtype, ops);
-  if (spec.qkv_bias) weights.qkv_bias = reader_.TakeBias({q, k, v});
-  if (spec.output_bias) weights.attention_output_bias = reader_.TakeBias({o});
-  if (spec.mlp_bias) {
-    weights.gate_up_bias = reader_.TakeBias({gate, up});
-    weights.down_bias = reader_.TakeBias({down});
-  }
-  const auto norm = [&](const char* name, int size) {
-    return reader_.TakeVector(layer + name, size, spec.norm_weight_offset);
-  };
-  // The first layer of an EAGLE head attends to the fused input as it is.
-  if (!is_first) weights.attention_norm = norm("input_layernorm.weight", hidden);
-  weights.mlp_norm = norm("post_attention_layernorm.weight", hidden);
-  if (spec.qk_norm) {
-    weights.q_norm = norm("self_attn.q_norm.weight", spec.head_dim);
-    weights.k_norm = norm("self_attn.k_norm.weight", spec.head_dim);
-  }
-  return weights;
-}
-
-void DraftHeadReader::LoadVocabulary(DType dtype, Ops& ops, DraftHeadWeights& weights) {
-  if (spec_.kind == DraftHeadKind::kMtp) return;
-  const int hidden = spec_.layers.hidden_size;
-  if (reader_.Has("embed_tokens.weight")) {
-    weights.embedding =
-        reader_.TakeMatrix({{"embed_tokens", target_.vocab_size}}, hidden, dtype, ops);
-  }
-  const int rows = spec_.layers.vocab_size;
-  if (reader_.Has("d2t")) {
-    const std::vector<std::int64_t> offsets =
-        reader_.TakeIntegers("d2t", rows, -target_.vocab_size, target_.vocab_size);
-    for (int i = 0; i < rows; ++i) {
-      const std::int64_t token = i + offsets[i];
-      if (token < 0 || token >= target_.vocab_size) {
-        throw CheckpointError("tensor 'd2t'", std::to_string(token) + " for draft token " +
-                                                  std::to_string(i),
-                              "a token of the target, 0 to " +
-                                  std::to_string(target_.vocab_size - 1));
-      }
-      weights.target_ids.push_back(static_cast<TokenId>(token));
-    }
-  }
-  if (reader_.Has("lm_head.weight")) {
-    weights.lm_head = reader_.TakeMatrix({{"lm_head", rows}}, hidden, dtype, ops);
-  } else if (!weights.target_ids.empty()) {
-    weights.lm_head = LoadTargetRows(weights.target_ids, dtype, ops);
-  }
-}
-
-std::unique_ptr<PackedMatrix> DraftHeadReader::LoadTargetRows(std::span<const TokenId> rows,
-                                                              DType dtype, Ops& ops) const {
-  Checkpoint checkpoint(target_directory_);
-  WeightReader target(checkpoint, CanonicalDraftName);
-  const char* name = target_.tie_word_embeddings ? "embed_tokens.weight" : "lm_head.weight";
-  const TensorView head = target.Take(name, {target_.vocab_size, target_.hidden_size});
-  const std::size_t row_bytes = SizeOf(head.dtype) * target_.hidden_size;
-  AlignedBuffer gathered(rows.size() * row_bytes);
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    std::memcpy(gathered.as<std::byte>() + i * row_bytes,
-                static_cast<const std::byte*>(head.data) + rows[i] * row_bytes, row_bytes);
-  }
-  const TensorView view = {gathered.as<std::byte>(), head.dtype,
-                           {static_cast<std::int64_t>(rows.size()), target_.hidden_size}};
-  return ops.Pack({&view, 1}, dtype);
 }
 
 }  // namespace forerun

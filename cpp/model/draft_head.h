@@ -38,12 +38,12 @@ struct DraftHeadOverrides {
 
 struct DraftHeadSpec {
   DraftHeadKind kind = DraftHeadKind::kEagle;
-  ModelSpec layers;      // vocab_size is that of the head's logits
-  FeatureSpec features;  // of the target
-  int feature_size = 0;  // of all features of a position
+  ModelSpec layers;           // vocab_size is that of the head's logits
+  FeatureSpec features;       // of the target
+  int feature_size = 0;       // of all features of a position
   int num_feature_norms = 0;  // over equal parts of the features, before they are fused
   bool fuses_features = false;
-  bool hidden_first = false;      // the fusion reads [feature, embedding]
+  bool hidden_first = false;       // the fusion reads [feature, embedding]
   bool masks_first_token = false;  // the first row's embedding is taken as zero
   bool norm_before_residual = false;
   bool feeds_back_normed = false;  // the next draft row's feature is what the output head reads
@@ -59,9 +59,9 @@ struct DraftHeadWeights {
   std::vector<std::vector<float>> feature_norms;
   std::vector<float> embedding_norm, hidden_norm;  // of the fusion's or the first layer's inputs
   std::vector<LayerWeights> layers;
-  std::vector<float> final_norm;           // empty: none
-  std::unique_ptr<PackedMatrix> lm_head;   // null: the target's
-  std::vector<TokenId> target_ids;         // of the head's logits; empty: their own number
+  std::vector<float> final_norm;          // empty: none
+  std::unique_ptr<PackedMatrix> lm_head;  // null: the target's
+  std::vector<TokenId> target_ids;        // of the head's logits; empty: their own number
 };
 
 class DraftHeadReader {

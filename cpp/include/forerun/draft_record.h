@@ -12,9 +12,9 @@ namespace forerun {
 // the path alone.
 struct DraftRecord {
   RequestId request_id = 0;
-  int num_tokens = 0;           // of prompt and output, that were known
-  std::vector<TokenId> path;    // the draft's tokens behind them that lead to the guess
-  std::vector<float> logits;    // [draft vocabulary]
+  int num_tokens = 0;         // of prompt and output, that were known
+  std::vector<TokenId> path;  // the draft's tokens behind them that lead to the guess
+  std::vector<float> logits;  // [draft vocabulary]
 };
 
 }  // namespace forerun

@@ -41,7 +41,8 @@ enum class DraftSampleMethod {
 struct SpeculativeOptions {
   SpeculativeMethod method = SpeculativeMethod::kNone;
   // The most tokens drafted for a request in one step, in a chain or in a tree. Absent: 5 for
-  // ngram, suffix_max_tree_depth for suffix, 16 for grammar, 4 for models, 16 for their trees, 24 for hybrids.
+  // ngram, suffix_max_tree_depth for suffix, 16 for grammar, 4 for models, 16 for their trees, 24
+  // for hybrids.
   std::optional<int> num_speculative_tokens;
 
   AcceptanceMethod acceptance_method = AcceptanceMethod::kCoupled;

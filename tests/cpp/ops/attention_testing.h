@@ -108,9 +108,8 @@ class AttentionModel {
     const AttentionShape& shape = test_.shape;
     const int kv = head / (shape.num_heads / shape.num_kv_heads) * shape.head_dim;
     const float* query = queries_[0].row(position) + head * shape.head_dim;
-    const int begin =
-        std::max(shape.first_position,
-                 shape.sliding_window > 0 ? position + 1 - shape.sliding_window : 0);
+    const int begin = std::max(shape.first_position,
+                               shape.sliding_window > 0 ? position + 1 - shape.sliding_window : 0);
     std::vector<double> scores;
     double max = -std::numeric_limits<double>::infinity();
     for (int p = begin; p <= position; ++p) {
