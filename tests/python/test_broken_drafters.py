@@ -108,6 +108,7 @@ BROKEN: dict[str, Broken] = {
     "keys too wide": Broken(E3, shaped(f"{LAYER}.k_proj.weight", 24, 95), r"k_proj.* 96\]"),
     "values of other heads": Broken(E1, shaped("layers.0.self_attn.v_proj.weight", 12, 48), "v_pr"),
     "fc for part of a layer": Broken(E3, shaped("fc.weight", 48, 100), "multiple.* 48"),
+    "fc of nothing": Broken(E3, shaped("fc.weight", 48, 0), "fc.weight: got 0 inputs"),
     "fc of another width": Broken(E3, shaped("fc.weight", 47, 144), "fc.weight"),
     "head of another width": Broken(E3, shaped("lm_head.weight", 40, 47), "lm_head.weight"),
     "no down_proj": Broken(E3, without("midlayer.mlp.down_proj.weight"), "down_proj"),

@@ -248,7 +248,7 @@ def _resolve_eagle3(facts: _Facts, result: Inspection) -> None:
     if "fc.weight" in names:
         width = facts.shape("fc.weight", hidden, None)[1]
         num_taps, rest = divmod(width, target_hidden)
-        if rest:
+        if rest or num_taps == 0:
             raise CheckpointError(
                 "fc.weight", f"{width} inputs", f"a multiple of the target's {target_hidden}"
             )
