@@ -13,7 +13,6 @@ from forerun import _core
 from forerun.checks import check_bool, check_int
 from forerun.config import engine_options
 from forerun.detokenizer import TokenBytes
-from forerun.drafters import Drafter, set_drafter
 from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.loading import resolve_model
 from forerun.metrics import EngineMetrics, Metric, engine_metrics
@@ -24,6 +23,7 @@ from forerun.speculative_config import SpeculativeConfig, make_speculative_confi
 from forerun.structured_outputs import GrammarCompiler, Vocabulary
 
 if TYPE_CHECKING:
+    from forerun.drafters import Drafter
     from forerun.tokenizer import Tokenizer
 
 Prompt = str | TextPrompt | TokensPrompt | Sequence[int]
@@ -74,6 +74,8 @@ class LLM:
             self._tokenizer = _load_tokenizer(tokenizer or self.directory)
         self.drafter: Drafter | None = None
         if self.speculative_config is not None and self.speculative_config.uses_model:
+            from forerun.drafters import set_drafter
+
             # The binding copies what it is given.
             speculative = core_options.speculative
             self.drafter = set_drafter(self.speculative_config, self.directory, speculative)

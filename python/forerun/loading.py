@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.inspection.tensors import pickle_files
 
 # Changes whenever `forerun convert` writes something else for the same file.
 _CONVERTER_VERSION = 1
@@ -97,6 +96,7 @@ def _fingerprint(*paths: Path) -> str:
 def as_safetensors(directory: Path) -> Path:
     """A directory with the same checkpoint in safetensors: itself, or one in the cache."""
     from forerun.convert.pickles import write_as_safetensors
+    from forerun.inspection.tensors import pickle_files
 
     files = pickle_files(directory)
     if any(directory.glob("*.safetensors")) or not files:
@@ -118,13 +118,14 @@ def _download(field: str, model: str, revision: str | None, is_drafter: bool) ->
         raise CheckpointError(
             field, model, "an existing directory or .gguf file, or a hub id such as org/name"
         )
+    weights = ["*.safetensors"]
     path = _snapshot(field, model, revision, _HUB_FILES)
-    wanted = "*.safetensors"
-    if is_drafter and not any(path.glob(wanted)):
+    if is_drafter and not any(path.glob("*.safetensors")):
+        weights += _HUB_PICKLES
         path = _snapshot(field, model, revision, [*_HUB_FILES, *_HUB_PICKLES])
-        wanted = "weights"
-    has_weights = any(path.glob("*.safetensors")) or (is_drafter and pickle_files(path))
+    has_weights = any(file for pattern in weights for file in path.glob(pattern))
     if not has_weights or not (path / "config.json").is_file():
+        wanted = " or ".join(weights)
         raise CheckpointError(field, model, f"a repository with config.json and {wanted}")
     return path
 
