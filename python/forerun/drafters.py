@@ -79,9 +79,9 @@ class Drafter:
         found = self.inspection.options
         num_taps, layers = found["target layers tapped"], inspect(target).options["layers"]
         if config.aux_hidden_state_layer_ids is None and isinstance(num_taps, int) and layers:
-            # As the engine takes them: what enters a layer, unless the list begins with 1.
-            ids = found["layer ids"] or [2, layers // 2, layers - 3]
-            other = ids if ids[0] == 1 else [layer + 1 for layer in ids]
+            taken = found["layers before the tapped states"] or [2, layers // 2, layers - 3]
+            is_left = found["layer ids"] not in (None, taken)
+            other = [layer + (-1 if is_left else 1) for layer in taken]
             if len(other) == num_taps and max(other) <= layers:
                 settings[f"layer ids {other}"] = {"aux_hidden_state_layer_ids": other}
         for name in ("norm_before_residual", "norm_output"):

@@ -238,8 +238,16 @@ def test_a_target_with_layers_for_mtp_can_serve_as_mtp(name: str, tmp_path: Path
 
 
 def test_layer_ids_leave_a_question_open(tmp_path: Path) -> None:
-    [question] = inspect(speculators().write(tmp_path / "given")).open_questions
-    assert "what leaves it" in question
+    made = eagle3()
+    for ids, taken, answer in (([1, 2, 3], [2, 3, 4], "leaves"), ([2, 3, 4], [2, 3, 4], "enters")):
+        made.config = {**made.config, "eagle_aux_hidden_state_layer_ids": ids}
+        found = inspect(made.write(tmp_path / answer))
+        assert found.options["layers before the tapped states"] == taken
+        [question] = found.open_questions
+        assert question.endswith(f"what {answer} it")
+    found = inspect(speculators().write(tmp_path / "speculators"))
+    assert found.options["layers before the tapped states"] == [1, 2, 3]
+    assert not found.open_questions
     [question] = inspect(eagle3().write(tmp_path / "absent")).open_questions
     assert "not given" in question
 

@@ -91,6 +91,10 @@ def test_what_an_eagle3_checkpoint_leaves_open_is_tried(target: Path, tmp_path: 
     assert [trial.name for trial in run(target, directory, **given, **ids).trials] == ["as given"]
     made = drafter("eagle3 ids of left layers").write(tmp_path / "left")
     assert run(target, made, **given).trials[1].options == {"aux_hidden_state_layer_ids": [1, 2, 4]}
+    made = drafter("eagle3 speculators plain")
+    made.config[IDS] = [1, 2, 4]
+    options = run(target, made.write(tmp_path / "entered"), **given).trials[1].options
+    assert options == {"aux_hidden_state_layer_ids": [2, 3, 5]}
     made = drafter("eagle3 ids of entered layers")
     made.config[IDS] = [0, 4, NUM_LAYERS]  # nothing comes behind the last layer
     assert len(run(target, made.write(tmp_path / "last"), **given).trials) == 1

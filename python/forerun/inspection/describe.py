@@ -257,11 +257,13 @@ def _resolve_eagle3(facts: _Facts, result: Inspection) -> None:
     result.hidden_size = target_hidden
     _resolve_draft_vocabulary(facts, result, hidden)
     ids = facts.layer_ids(num_taps)
+    leaves = ids is not None and ids[:1] == [1] and not facts.is_speculators
     result.options |= {
         "format": _eagle3_format(facts),
         "layers": num_layers,
         "target layers tapped": num_taps or "none: the final hidden state is used",
         "layer ids": ids,
+        "layers before the tapped states": [i + 1 for i in ids] if ids and leaves else ids,
         "norm_before_residual": facts.flag(
             "norm_before_residual", facts.is_speculators and result.method == "eagle3"
         ),
@@ -277,10 +279,10 @@ def _resolve_eagle3(facts: _Facts, result: Inspection) -> None:
         result.open_questions.append(
             "layer ids are not given: 2, half of the target's layers and its last but two"
         )
-    elif ids:
+    elif ids and not facts.is_speculators:
         result.open_questions.append(
             "layer ids may count what enters a layer or what leaves it"
-            + ("; the first is 1, so what leaves it" if ids[0] == 1 else "; what enters it")
+            + ("; the first is 1, so what leaves it" if leaves else "; what enters it")
         )
     if result.options["norm_output"]:
         result.open_questions.append(
