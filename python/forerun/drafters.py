@@ -170,9 +170,11 @@ def _proposed_tokens(config: dict[str, Any]) -> int | None:
         case None | {"proposal_methods": None | []}:
             return None
         case {"proposal_methods": [{"speculative_tokens": tokens}, *_]}:
-            if type(tokens) is int and tokens > 0:
+            if type(tokens) is int and 0 < tokens < 2**31:
                 return tokens
-            raise CheckpointError("speculative_tokens", repr(tokens), "a positive integer")
+            raise CheckpointError(
+                "speculative_tokens", repr(tokens), "a positive integer below 2^31"
+            )
         case dict() as found if "proposal_methods" not in found:
             return None
         case other:

@@ -164,6 +164,7 @@ BROKEN: dict[str, Broken] = {
     "draft vocabulary": Broken(E3, configured(draft_vocab_size=41), "draft_vocab_size.*40"),
     "number of layers": Broken(E3, configured(num_hidden_layers=2), "num_hidden_layers"),
     "more tokens than heads": Broken(MLP, configured(n_predict=5), "n_predict"),
+    "more tokens than there are numbers": Broken(LSTM, configured(n_predict=2**40), "n_predict"),
     "proposed tokens a word": Broken(
         "eagle3 speculators plain",
         configured(speculators_config={"proposal_methods": [{"speculative_tokens": "4"}]}),

@@ -159,8 +159,8 @@ class _Facts:
             value = self.config.get(key)
             if value is None:
                 continue
-            if type(value) is not int or value <= 0:
-                raise CheckpointError(key, repr(value), "a positive integer")
+            if type(value) is not int or not 0 < value < 2**31:
+                raise CheckpointError(key, repr(value), "a positive integer below 2^31")
             return value
         return None
 
