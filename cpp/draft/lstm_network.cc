@@ -14,6 +14,7 @@ namespace forerun {
 namespace {
 
 constexpr float kEps = 1e-6f;
+constexpr int kMaxDepth = 64;
 constexpr std::array<const char*, 4> kGateNames = {"forget", "input", "output", "cell"};
 
 }  // namespace
@@ -32,7 +33,7 @@ LstmNetwork::LstmNetwork(const std::string& directory, const Transformer& target
   WeightReader reader(checkpoint, CanonicalDraftName);
   const DType dtype = target.dtype();
   const int hidden = target.spec().hidden_size, vocab = target.vocab_size();
-  max_depth_ = config.Int("n_predict", 3);
+  max_depth_ = config.Int("n_predict", 3, 1, kMaxDepth);
   size_ = static_cast<int>(reader.ShapeOf("forget_proj.0.weight", 2)[0]);
   for (int gate = 0; gate < kNumGates; ++gate) {
     const std::string name = std::string(kGateNames[gate]) + "_emb.0";

@@ -13,6 +13,7 @@ namespace forerun {
 namespace {
 
 constexpr float kEps = 1e-6f;
+constexpr int kMaxHeads = 64;
 
 // Heads that are tied have their tensors stored once: those of depth 0, or of depth 1 where depth 0
 // is of another shape.
@@ -31,7 +32,7 @@ MlpNetwork::MlpNetwork(const std::string& directory, const Transformer& target, 
   CheckDraftVocabulary(config, target.spec());
   Checkpoint checkpoint(directory);
   WeightReader reader(checkpoint, CanonicalDraftName);
-  const int num_heads = config.Int("n_predict", 3);
+  const int num_heads = config.Int("n_predict", 3, 1, kMaxHeads);
   inner_size_ = static_cast<int>(reader.ShapeOf("head.0.weight", 2)[1]);
   const int hidden = target.spec().hidden_size, vocab = target.vocab_size();
 

@@ -47,6 +47,20 @@ int MaxDepth(const SpeculativeOptions& options) {
   return std::min(num_tokens, options.draft_tree_depth.value_or(usual));
 }
 
+// A draft as long as was asked for, or none.
+void CheckDepth(const SpeculativeOptions& options, int max_depth) {
+  const std::string expected =
+      "at most " + std::to_string(max_depth) + ", as the drafter has heads";
+  if (options.draft_tree_depth && *options.draft_tree_depth > max_depth) {
+    throw InvalidArgument("draft_tree_depth", std::to_string(*options.draft_tree_depth), expected);
+  }
+  const bool is_chain = options.draft_tree_width == 1 && !options.hybrid;
+  if (is_chain && options.num_speculative_tokens && *options.num_speculative_tokens > max_depth) {
+    throw InvalidArgument("num_speculative_tokens", std::to_string(*options.num_speculative_tokens),
+                          expected);
+  }
+}
+
 }  // namespace
 
 int NumModelDraftTokens(const SpeculativeOptions& options) {
@@ -98,8 +112,10 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Ops
   setting.vocab_size = target.vocab_size();
   setting.max_rows = limits.max_rows;
   setting.num_blocks = limits.num_blocks;
-  auto model = std::make_unique<AutoregressiveDrafter>(LoadNetwork(target, ops, limits),
-                                                       target.features(), setting);
+  std::unique_ptr<DraftNetwork> network = LoadNetwork(target, ops, limits);
+  CheckDepth(options_, network->max_depth());
+  auto model =
+      std::make_unique<AutoregressiveDrafter>(std::move(network), target.features(), setting);
   if (!options_.hybrid) return model;
   return std::make_unique<HybridDrafter>(std::make_unique<SuffixDrafter>(options_),
                                          std::move(model), kEnoughOfPath * setting.max_depth);

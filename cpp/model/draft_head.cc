@@ -156,7 +156,7 @@ void DraftHeadReader::ReadEagle3(const JsonObject& config, const DraftHeadOverri
   const int hidden = static_cast<int>(reader_.ShapeOf("layers.0.self_attn.o_proj.weight", 2)[0]);
   if (reader_.Has("fc.weight")) {
     const int width = static_cast<int>(reader_.ShapeOf("fc.weight", 2)[1]);
-    if (width % target_.hidden_size != 0) {
+    if (width == 0 || width % target_.hidden_size != 0) {
       throw CheckpointError(
           "tensor 'fc.weight'", std::to_string(width) + " inputs",
           "a multiple of the target's hidden_size, " + std::to_string(target_.hidden_size));

@@ -13,10 +13,10 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import torch.nn.functional as F  # noqa: E402
+from drafter_checkpoints import HIDDEN, VOCAB, make_target  # noqa: E402
 from hypothesis import given  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from forerun import LLM, InvalidArgumentError, SamplingParams  # noqa: E402
 from forerun.cli import main  # noqa: E402
@@ -27,29 +27,11 @@ from forerun.training.loop import Trainer, make_head  # noqa: E402
 from forerun.training.options import TRAIN_METHODS, TrainOptions  # noqa: E402
 from forerun.training.target import FeatureCache, Target, make_batch  # noqa: E402
 
-VOCAB = 53
-
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of four layers."""
-    torch.manual_seed(4)
-    config = LlamaConfig(
-        vocab_size=VOCAB,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        bos_token_id=1,
-        eos_token_id=2,
-        tie_word_embeddings=False,
-    )
-    directory = tmp_path_factory.mktemp("target")
-    LlamaForCausalLM(config).save_pretrained(directory)
-    return directory
+    """A small Llama that mostly says the same token behind a token: something to learn."""
+    return make_target("llama").checkpoint.write(tmp_path_factory.mktemp("target"))
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +52,10 @@ def data(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options_of(target: Path, data: Path, out: Path, method: str, **changes: Any) -> TrainOptions:
     usual: dict[str, Any] = {
-        "num_steps": 3,
-        "batch_tokens": 300,
+        "num_steps": 2,
+        "batch_tokens": 400,
         "minutes": 1000.0,
-        "lr": 3e-3,
+        "lr": 1e-2,
         "draft_vocab_size": 40,
     }
     return TrainOptions(method=method, model=target, out=out, data=data, **(usual | changes))
@@ -93,9 +75,9 @@ def test_a_head_learns_is_detected_and_drafts(
     method: str, target: Path, data: Path, tmp_path: Path
 ) -> None:
     trainer = make_trainer(options_of(target, data, tmp_path, method))
-    before = trainer.head.guesses(make_batch(trainer.train[:20], 3))
-    trainer.run(max_steps=60)
-    after = trainer.head.guesses(make_batch(trainer.train[:20], 3))
+    before = trainer.head.guesses(make_batch(trainer.train[:20], 2))
+    trainer.run(max_steps=40)
+    after = trainer.head.guesses(make_batch(trainer.train[:20], 2))
     assert sum(g.loss.item() for g in after) < 0.8 * sum(g.loss.item() for g in before)
 
     checkpoint = tmp_path / "checkpoint"
@@ -103,7 +85,7 @@ def test_a_head_learns_is_detected_and_drafts(
     assert found.method == ("target" if method == "mtp" else method)
     served = checkpoint if method == "mtp" else target
     config = {"method": "mtp"} if method == "mtp" else {"model": str(checkpoint)}
-    config["num_speculative_tokens"] = 3
+    config["num_speculative_tokens"] = 2
     prompts = [json.loads(line)["prompt"] for line in data.read_text().splitlines()][:20]
     params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
     plain = LLM(served, skip_tokenizer_init=True, dtype="float32")
@@ -115,7 +97,7 @@ def test_a_head_learns_is_detected_and_drafts(
     spec = llm.metrics().spec_decode
     # In the engine as in training: of these very texts, the first guess is right as often.
     rate = spec.num_accepted_tokens_per_pos[0] / spec.num_drafts
-    assert rate > 0.15
+    assert rate > 0.25
     assert abs(rate - after[0].accuracy) < 0.25
 
 
@@ -149,8 +131,8 @@ def test_another_run_does_not_go_on_from_a_state(target: Path, data: Path, tmp_p
 def test_the_training_time_test_sees_what_drafting_sees(target: Path) -> None:
     """Attention at step i of row t against one softmax over exactly the rows it may see."""
     torch.manual_seed(0)
-    attention = Attention(32, Target(target))
-    steps = [torch.randn(1, 7, 32) for _ in range(3)]
+    attention = Attention(HIDDEN, Target(target))
+    steps = [torch.randn(1, 7, HIDDEN) for _ in range(3)]
     out = [attention(x, i) for i, x in enumerate(steps)]
     heads, kv_heads, dim = attention.num_heads, attention.num_kv_heads, attention.head_dim
 
@@ -191,8 +173,8 @@ def test_the_draft_vocabulary_has_the_most_frequent_tokens(
 def test_rows_and_states_stand_for_the_same_token(target: Path, data: Path, tmp_path: Path) -> None:
     """The row of t at step i guesses x[t + 2 + i], which follows the state of t + 1 + i."""
     trainer = make_trainer(options_of(target, data, tmp_path, "medusa"))
-    batch = make_batch(trainer.train[:5], 3)
-    for step in range(3):
+    batch = make_batch(trainer.train[:5], 2)
+    for step in range(2):
         rows, states = batch.rows(step)
         assert torch.equal(states - rows, torch.full_like(rows, 1 + step))
         for state in states.tolist():
@@ -218,9 +200,9 @@ def test_the_command_trains(target: Path, data: Path, tmp_path: Path, capsys: An
     arguments += ["--data", str(data), "--minutes", "0.02", "--num-steps", "2", "--layer-ids"]
     arguments += ["0,2,3", "--draft-vocab-size", "20", "--no-share-head", "--batch-tokens", "300"]
     assert main(arguments) == 0
-    assert "by position" in capsys.readouterr().out
+    assert "steps" in capsys.readouterr().out
     config = json.loads((tmp_path / "head/checkpoint/config.json").read_text())
     assert config["eagle_aux_hidden_state_layer_ids"] == [0, 2, 3]
     tensors = load_file(tmp_path / "head/checkpoint/model.safetensors")
-    assert tensors["lm_head.weight"].shape == (20, 32)
+    assert tensors["lm_head.weight"].shape == (20, HIDDEN)
     assert (tmp_path / "head/learning_curves.png").stat().st_size > 1000
