@@ -39,9 +39,11 @@ def main() -> None:
         name: LLM(options.model, speculative_config=config, max_num_seqs=1)
         for name, config in configs.items()
     }
-    results = run(engines, read_prompts(options.prompts, options.limit), options.max_tokens)
+    costs: dict[str, list[float]] = {name: [0.0, 0.0, 0.0, 0.0] for name in configs}
+    prompts = read_prompts(options.prompts, options.limit)
+    results = run(engines, prompts, options.max_tokens, costs)
     print_table(results, list(configs))
-    print_costs(engines)
+    print_costs(costs)
 
 
 def read_prompts(file: str, limit: int) -> dict[str, list[str]]:
@@ -52,8 +54,16 @@ def read_prompts(file: str, limit: int) -> dict[str, list[str]]:
     return prompts
 
 
-def run(engines: dict[str, LLM], prompts: dict[str, list[str]], max_tokens: int) -> dict[str, Any]:
-    """Per category and engine: seconds, tokens, target passes; and whether the ids agreed."""
+def run(
+    engines: dict[str, LLM],
+    prompts: dict[str, list[str]],
+    max_tokens: int,
+    costs: dict[str, list[float]],
+) -> dict[str, Any]:
+    """Per category and engine: seconds, tokens, target passes; and whether the ids agreed.
+
+    Adds to `costs`, by engine: seconds of drafting, drafts, seconds of the model, steps.
+    """
     params = SamplingParams(temperature=0, max_tokens=max_tokens)
     results: dict[str, Any] = {}
     for category, texts in prompts.items():
@@ -64,9 +74,12 @@ def run(engines: dict[str, LLM], prompts: dict[str, list[str]], max_tokens: int)
             for name, llm in engines.items():
                 prompt = llm.render_chat([{"role": "user", "content": text}])
                 llm.generate(prompt, SamplingParams(temperature=0, max_tokens=1), use_tqdm=False)
+                before = _cost(llm)
                 begin = time.perf_counter()
                 output = llm.generate(prompt, params, use_tqdm=False)[0]
                 totals[name][0] += time.perf_counter() - begin
+                for i, (new, old) in enumerate(zip(_cost(llm), before, strict=True)):
+                    costs[name][i] += new - old
                 ids = output.outputs[0].token_ids
                 totals[name][1] += len(ids)
                 totals[name][2] += output.metrics.num_target_passes
@@ -94,20 +107,20 @@ def print_table(results: dict[str, Any], names: list[str]) -> None:
     print("mean".ljust(18) + means)
 
 
-def print_costs(engines: dict[str, LLM]) -> None:
-    plain = engines["plain"].metrics()
-    step = plain.model_seconds / plain.num_steps
-    for name, llm in engines.items():
-        metrics = llm.metrics()
-        drafts = metrics.spec_decode.num_drafts
-        if drafts == 0:
-            continue
-        per_draft = metrics.draft_seconds / drafts
-        print(
-            f"{name}: {per_draft * 1e3:.2f} ms of drafting for each draft of "
-            f"{metrics.spec_decode.num_draft_tokens / drafts:.1f} tokens; a plain step takes "
-            f"{step * 1e3:.2f} ms"
-        )
+def _cost(llm: LLM) -> list[float]:
+    metrics = llm.metrics()
+    drafts = metrics.spec_decode.num_drafts
+    return [metrics.draft_seconds, drafts, metrics.model_seconds, metrics.num_steps]
+
+
+def print_costs(costs: dict[str, list[float]]) -> None:
+    plain_step = costs["plain"][2] / costs["plain"][3]
+    for name, (draft_seconds, drafts, _, _) in costs.items():
+        if drafts:
+            print(
+                f"{name}: {draft_seconds / drafts * 1e3:.2f} ms of drafting for each draft; a "
+                f"plain step takes {plain_step * 1e3:.2f} ms"
+            )
 
 
 if __name__ == "__main__":

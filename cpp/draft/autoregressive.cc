@@ -70,20 +70,21 @@ void AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requests) {
 }
 
 void AutoregressiveDrafter::Propose(const DraftRequest& request, Draft& draft) {
-  auto* job = const_cast<Job*>(FindJob(request.id));
-  if (job == nullptr) return;
-  if (job->is_sampled) {
-    std::swap(draft, job->sampled);
+  const int index = FindJob(request.id);
+  if (index < 0) return;
+  Job& job = jobs_[index];
+  if (job.is_sampled) {
+    std::swap(draft, job.sampled);
   } else {
-    job->tree.WriteBest(request.max_tokens, draft);
+    job.tree.WriteBest(request.max_tokens, draft);
   }
 }
 
-const AutoregressiveDrafter::Job* AutoregressiveDrafter::FindJob(RequestId id) const {
-  for (const Job& job : std::span(jobs_).first(num_jobs_)) {
-    if (job.request->id == id) return &job;
+int AutoregressiveDrafter::FindJob(RequestId id) const {
+  for (int i = 0; i < num_jobs_; ++i) {
+    if (jobs_[i].request->id == id) return i;
   }
-  return nullptr;
+  return -1;
 }
 
 void AutoregressiveDrafter::ClearBatch() {
@@ -280,8 +281,9 @@ std::span<const float> AutoregressiveDrafter::InTargetIds(std::span<const float>
 void AutoregressiveDrafter::Record(const Job& job, int depth, ConstRows logits) {
   for (int i = 0; i < job.num_rows; ++i) {
     const float* row = logits.row(job.first_output + i);
-    records_.push_back({job.request->id, num_known(job),
-                        depth == 0 ? std::vector<TokenId>() : job.tree.PathTo(job.tree.open()[i]),
+    std::vector<TokenId> path;
+    if (depth > 0) job.tree.PathTo(job.tree.open()[i], path);
+    records_.push_back({job.request->id, num_known(job), std::move(path),
                         std::vector<float>(row, row + logits.cols)});
   }
 }

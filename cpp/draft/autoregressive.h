@@ -51,7 +51,7 @@ class AutoregressiveDrafter : public Drafter {
   int num_forwards() const override { return num_forwards_; }
   bool is_model() const override { return true; }
   void Prepare(std::span<const DraftRequest> requests) override;
-  bool RanModel(RequestId id) const override { return FindJob(id) != nullptr; }
+  bool RanModel(RequestId id) const override { return FindJob(id) >= 0; }
   void Propose(const DraftRequest& request, Draft& draft) override;
   void Reset() override {}
   std::vector<DraftRecord> TakeRecords() override { return std::exchange(records_, {}); }
@@ -74,7 +74,7 @@ class AutoregressiveDrafter : public Drafter {
     int begin, end;
   };
 
-  const Job* FindJob(RequestId id) const;
+  int FindJob(RequestId id) const;  // -1 where the request has none
   int num_known(const Job& job) const { return static_cast<int>(job.request->tokens.size()); }
   void FindKnownRuns();
   void RunKnown(std::span<const KnownRun> runs, bool with_logits);

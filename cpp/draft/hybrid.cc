@@ -60,9 +60,9 @@ void HybridDrafter::Propose(const DraftRequest& request, Draft& draft) {
   Merge(modelled_, kDraftRoot);
   if (!modelled_.empty()) {
     const int end = tree_.EndOfBestPath();
-    const std::vector<TokenId> path = tree_.PathTo(end);
+    tree_.PathTo(end, path_);
     extension_.Clear();
-    index_->ProposeBehind(request, path, extension_);
+    index_->ProposeBehind(request, path_, extension_);
     Merge(extension_, end);
   }
   Merge(indexed_, kDraftRoot);

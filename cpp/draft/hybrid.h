@@ -47,6 +47,7 @@ class HybridDrafter : public Drafter {
   std::vector<DraftRequest> for_model_;
   Draft indexed_, modelled_, extension_;
   PathTree tree_;
+  std::vector<TokenId> path_;
   std::vector<int> places_;  // of a draft's nodes in the tree
 };
 

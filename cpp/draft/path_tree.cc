@@ -85,11 +85,10 @@ double PathTree::SumOfPathProbabilities() const {
   return sum;
 }
 
-std::vector<TokenId> PathTree::PathTo(int node) const {
-  std::vector<TokenId> path;
+void PathTree::PathTo(int node, std::vector<TokenId>& path) const {
+  path.clear();
   for (; node != kDraftRoot; node = nodes_[node].parent) path.push_back(nodes_[node].token);
   std::ranges::reverse(path);
-  return path;
 }
 
 void PathTree::WriteBest(int max_nodes, Draft& draft) {

@@ -47,7 +47,7 @@ class PathTree {
   int first_row_before() const { return first_row_before_; }
   // By row: the row of the node before, or -1. For a tree of slots.
   std::span<const std::int32_t> row_parents() const { return row_parents_; }
-  std::vector<TokenId> PathTo(int node) const;
+  void PathTo(int node, std::vector<TokenId>& path) const;
   // From the root by the most probable child, again and again; of equals the first.
   int EndOfBestPath() const;
   // How many of the nodes, were they a draft, would be accepted.

@@ -149,8 +149,9 @@ def random_model_engine(rng: random.Random, drafter: str) -> _core.Engine:
         {"draft_sample_method": _core.DraftSampleMethod.PROBABILISTIC},
         {"hybrid": True, "draft_tree_width": rng.randint(1, 2)},
     ]
+    has_heads = row.method in ("medusa", "mlp_speculator")
     speculative = {
-        "num_speculative_tokens": rng.randint(1, 8),
+        "num_speculative_tokens": rng.randint(1, row.num_tokens if has_heads else 8),
         "record_draft_logits": False,
         **rng.choice(kinds),
     }

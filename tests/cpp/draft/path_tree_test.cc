@@ -93,7 +93,9 @@ TEST(PathTreeTest, AGuessMadeTwiceIsOneNode) {
   EXPECT_EQ(tree.num_nodes(), 3);
   EXPECT_NEAR(tree.node(0).path_probability, 0.8, 1e-6);
   EXPECT_EQ(tree.EndOfBestPath(), 1);
-  EXPECT_EQ(tree.PathTo(1), (std::vector<TokenId>{4, 5}));
+  std::vector<TokenId> path;
+  tree.PathTo(1, path);
+  EXPECT_EQ(path, (std::vector<TokenId>{4, 5}));
 }
 
 }  // namespace
