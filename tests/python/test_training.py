@@ -1,8 +1,12 @@
-"""`forerun train` on a tiny target: what is learned, what is written, and that it can go on."""
+"""`forerun train` on tiny targets: what it computes, learns, writes, and goes on from."""
 
 from __future__ import annotations
 
 import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,197 +16,504 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-import torch.nn.functional as F  # noqa: E402
-from drafter_checkpoints import HIDDEN, VOCAB, make_target  # noqa: E402
-from hypothesis import given  # noqa: E402
+from draft_oracle import DraftOracle  # noqa: E402
+from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
+from tiny_checkpoints import SIZES, Variation, write_checkpoint  # noqa: E402
 
-from forerun import LLM, InvalidArgumentError, SamplingParams  # noqa: E402
-from forerun.cli import main  # noqa: E402
-from forerun.inspection import inspect  # noqa: E402
-from forerun.training.data import Example, draft_vocabulary, load_examples  # noqa: E402
-from forerun.training.layers import Attention  # noqa: E402
-from forerun.training.loop import Trainer, make_head  # noqa: E402
-from forerun.training.options import TRAIN_METHODS, TrainOptions  # noqa: E402
-from forerun.training.target import FeatureCache, Target, make_batch  # noqa: E402
+from forerun import cli  # noqa: E402
+from forerun.errors import CheckpointError, InvalidArgumentError  # noqa: E402
+from forerun.inspection import fit_problems, inspect  # noqa: E402
+from forerun.training import TRAIN_METHODS, TrainOptions, layer_heads  # noqa: E402
+from forerun.training.batch import make_batch  # noqa: E402
+from forerun.training.data import Corpus, Example, draft_vocabulary, make_batches  # noqa: E402
+from forerun.training.evaluation import count_passes  # noqa: E402
+from forerun.training.factory import make_head  # noqa: E402
+from forerun.training.loop import Trainer  # noqa: E402
+from forerun.training.losses import linear_cross_entropy  # noqa: E402
+from forerun.training.target import StateStore, Target  # noqa: E402
+
+VOCAB, HIDDEN, LAYERS = SIZES["vocab_size"], SIZES["hidden_size"], SIZES["num_hidden_layers"]
+INNER, HEAD_DIM = SIZES["intermediate_size"], SIZES["head_dim"]
+Q_SIZE, KV_SIZE = SIZES["num_attention_heads"] * HEAD_DIM, SIZES["num_key_value_heads"] * HEAD_DIM
+DRAFT_VOCAB, POSITIONS = 48, 3
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Models this small gain nothing from more, and lose much where the machine is busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Llama that mostly says the same token behind a token: something to learn."""
-    return make_target("llama").checkpoint.write(tmp_path_factory.mktemp("target"))
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_checkpoint(Variation("llama", "llama"), tmp_path_factory.mktemp("target"))
 
 
 @pytest.fixture(scope="module")
-def data(target: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the target says greedily to 60 prompts."""
-    llm = LLM(target, skip_tokenizer_init=True)
-    rng = np.random.default_rng(3)
-    prompts = [rng.integers(3, VOCAB, rng.integers(3, 9)).tolist() for _ in range(60)]
-    params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+def target(directory: Path) -> Target:
+    return Target(directory)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Few short texts, to be learned by heart."""
+    draw = random.Random(4)
+    lines = []
+    for _ in range(24):
+        prompt = [draw.randrange(3, 40) for _ in range(draw.randint(1, 9))]
+        answer = [draw.randrange(3, 40) for _ in range(draw.randint(2, 14))]
+        lines.append(json.dumps({"prompt": prompt, "answer": answer}) + "\n")
     file = tmp_path_factory.mktemp("data") / "data.jsonl"
-    with file.open("w") as out:
-        for prompt, output in zip(prompts, llm.generate(prompts, params, use_tqdm=False),
-                                  strict=True):  # fmt: skip
-            answer = output.outputs[0].token_ids
-            out.write(json.dumps({"prompt": prompt, "answer": list(answer)}) + "\n")
+    file.write_text("".join(lines))
     return file
 
 
-def options_of(target: Path, data: Path, out: Path, method: str, **changes: Any) -> TrainOptions:
-    usual: dict[str, Any] = {
-        "num_steps": 2,
-        "batch_tokens": 400,
-        "minutes": 1000.0,
-        "lr": 1e-2,
-        "draft_vocab_size": 40,
-    }
-    return TrainOptions(method=method, model=target, out=out, data=data, **(usual | changes))
+@pytest.fixture
+def options(directory: Path, data: Path, tmp_path: Path) -> Callable[..., TrainOptions]:
+    def make(method: str, **changes: Any) -> TrainOptions:
+        usual: dict[str, Any] = {"steps": 12, "batch_tokens": 150, "lr": 3e-3, "held_out": 0.1}
+        if method != "draft_model":
+            usual["num_positions"] = POSITIONS
+        if method == "eagle3":
+            usual |= {"draft_vocab_size": DRAFT_VOCAB}
+        given = {"model": directory, "data": data, "out": tmp_path / "out"}
+        return TrainOptions(method=method, **{**given, **usual, **changes})
+
+    return make
 
 
-def make_trainer(options: TrainOptions) -> Trainer:
-    options.out.mkdir(parents=True, exist_ok=True)
-    examples = load_examples(options)
-    loaded = Target(options.model)
-    head = make_head(loaded, options, [e for e in examples if not e.is_held_out])
-    cache = FeatureCache(options.out / "features.f16", loaded, head.layer_ids)
-    return Trainer(head, cache.load(examples), options)
+def read_lines(file: Path) -> list[Any]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("method", TRAIN_METHODS)
-def test_a_head_learns_is_detected_and_drafts(
-    method: str, target: Path, data: Path, tmp_path: Path
-) -> None:
-    trainer = make_trainer(options_of(target, data, tmp_path, method))
-    before = trainer.head.guesses(make_batch(trainer.train[:20], 2))
-    trainer.run(max_steps=40)
-    after = trainer.head.guesses(make_batch(trainer.train[:20], 2))
-    assert sum(g.loss.item() for g in after) < 0.8 * sum(g.loss.item() for g in before)
-
-    checkpoint = tmp_path / "checkpoint"
-    found = inspect(checkpoint)
-    assert found.method == ("target" if method == "mtp" else method)
-    served = checkpoint if method == "mtp" else target
-    config = {"method": "mtp"} if method == "mtp" else {"model": str(checkpoint)}
-    config["num_speculative_tokens"] = 2
-    prompts = [json.loads(line)["prompt"] for line in data.read_text().splitlines()][:20]
-    params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
-    plain = LLM(served, skip_tokenizer_init=True, dtype="float32")
-    llm = LLM(served, skip_tokenizer_init=True, dtype="float32",
-              speculative_config={**config, "adaptive": False})  # fmt: skip
-    expected = [o.outputs[0].token_ids for o in plain.generate(prompts, params, use_tqdm=False)]
-    got = [o.outputs[0].token_ids for o in llm.generate(prompts, params, use_tqdm=False)]
-    assert got == expected
-    spec = llm.metrics().spec_decode
-    # In the engine as in training: of these very texts, the first guess is right as often.
-    rate = spec.num_accepted_tokens_per_pos[0] / spec.num_drafts
-    assert rate > 0.25
-    assert abs(rate - after[0].accuracy) < 0.25
+def trainer_of(options: TrainOptions, target: Target) -> Trainer:
+    assert options.data is not None
+    options.out.mkdir(exist_ok=True)
+    return Trainer(target, Corpus(options, options.data, target.vocab_size), options)
 
 
-@pytest.mark.parametrize("method", ["eagle3", "mlp_speculator"])
-def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
-    method: str, target: Path, data: Path, tmp_path: Path
-) -> None:
-    def clock(trainer: Trainer) -> Trainer:
-        # The learning rate follows the clock; here time stands still.
-        trainer._learning_rate = lambda: 1e-3  # type: ignore[method-assign]
-        return trainer
-
-    whole = clock(make_trainer(options_of(target, data, tmp_path / "whole", method)))
-    whole.run(max_steps=8)
-    clock(make_trainer(options_of(target, data, tmp_path / "parts", method))).run(max_steps=5)
-    rest = clock(make_trainer(options_of(target, data, tmp_path / "parts", method)))
-    assert rest.step == 5
-    rest.run(max_steps=3)
-    first = load_file(tmp_path / "whole/checkpoint/model.safetensors")
-    second = load_file(tmp_path / "parts/checkpoint/model.safetensors")
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[name], second[name]) for name in first)
-
-
-def test_another_run_does_not_go_on_from_a_state(target: Path, data: Path, tmp_path: Path) -> None:
-    make_trainer(options_of(target, data, tmp_path, "medusa")).run(max_steps=1)
-    with pytest.raises(InvalidArgumentError, match="another run's state"):
-        make_trainer(options_of(target, data, tmp_path, "medusa", seed=1))
-
-
-def test_the_training_time_test_sees_what_drafting_sees(target: Path) -> None:
-    """Attention at step i of row t against one softmax over exactly the rows it may see."""
-    torch.manual_seed(0)
-    attention = Attention(HIDDEN, Target(target))
-    steps = [torch.randn(1, 7, HIDDEN) for _ in range(3)]
-    out = [attention(x, i) for i, x in enumerate(steps)]
-    heads, kv_heads, dim = attention.num_heads, attention.num_kv_heads, attention.head_dim
-
-    def turn(x: torch.Tensor, position: int) -> torch.Tensor:
-        return attention._rotate(x.reshape(-1, 1, dim), position)[:, 0]
-
-    for step, x in enumerate(steps):
-        for t in range(7):
-            seen = [(steps[0][0, s], s) for s in range(t + 1)]
-            seen += [(steps[i][0, t], t + i) for i in range(1, step + 1)]
-            query = turn(attention.q_proj(x[0, t]), t + step)
-            keys = torch.stack([turn(attention.k_proj(row), p) for row, p in seen])
-            values = torch.stack([attention.v_proj(row).reshape(kv_heads, dim) for row, _ in seen])
-            keys = keys.repeat_interleave(heads // kv_heads, 1)
-            values = values.repeat_interleave(heads // kv_heads, 1)
-            weights = F.softmax((query * keys).sum(-1) * dim**-0.5, 0)
-            expected = attention.o_proj((weights[..., None] * values).sum(0).reshape(-1))
-            torch.testing.assert_close(out[step][0, t], expected, rtol=1e-4, atol=1e-5)
-
-
-@given(
-    st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=30), min_size=1, max_size=6),
-    st.integers(1, 45),
-)
-def test_the_draft_vocabulary_has_the_most_frequent_tokens(
-    answers: list[list[int]], size: int
-) -> None:
-    examples = [Example((7, *answer), 1) for answer in answers]
-    chosen = draft_vocabulary(examples, size, [3])
-    assert chosen == sorted(set(chosen))
-    assert len(chosen) == size
-    assert 3 in chosen
-    flat = [token for answer in answers for token in answer]
-    least = min((flat.count(t) for t in chosen if t != 3), default=0)
-    assert all(flat.count(t) <= least for t in range(41) if t not in chosen and size > 1)
-
-
-def test_rows_and_states_stand_for_the_same_token(target: Path, data: Path, tmp_path: Path) -> None:
-    """The row of t at step i guesses x[t + 2 + i], which follows the state of t + 1 + i."""
-    trainer = make_trainer(options_of(target, data, tmp_path, "medusa"))
-    batch = make_batch(trainer.train[:5], 2)
-    for step in range(2):
-        rows, states = batch.rows(step)
-        assert torch.equal(states - rows, torch.full_like(rows, 1 + step))
-        for state in states.tolist():
-            index, position = divmod(state, batch.length)
-            begin, end = batch.answers[index]
-            assert begin <= position + 1 < end
+def examples_of(options: TrainOptions) -> list[Example]:
+    assert options.data is not None
+    corpus = Corpus(options, options.data, VOCAB)
+    return corpus.train(corpus.refresh())
 
 
 @pytest.mark.parametrize(
-    ("field", "value"),
-    [("method", "ngram"), ("minutes", 0), ("num_steps", 0), ("data", "nowhere.jsonl"),
-     ("model", "nowhere"), ("lr", -1.0), ("max_length", 3)],
+    ("method", "changes"),
+    [
+        ("eagle3", {}),
+        ("eagle3", {"fc_norm": True, "norm_before_residual": True, "layer_ids": [0, 2]}),
+        ("eagle", {}),
+        ("mtp", {}),
+    ],
+)
+def test_training_on_own_drafts_is_drafting_token_by_token(
+    method: str,
+    changes: dict[str, Any],
+    options: Callable[..., TrainOptions],
+    target: Target,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = options(method, **changes)
+    torch.manual_seed(7)
+    vocabulary = list(range(2, 2 + DRAFT_VOCAB)) if method == "eagle3" else None
+    head = make_head(target, asked, vocabulary)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    seen: list[Any] = []
+
+    def spy(read: Any, *rest: Any) -> Any:
+        seen.append(read.detach().numpy())
+        return linear_cross_entropy(read, *rest)
+
+    monkeypatch.setattr(layer_heads, "linear_cross_entropy", spy)
+    store = StateStore(target, list(head.layer_ids), None, head.needs_best)
+    batch = make_batch(examples_of(asked)[:4], store, POSITIONS)
+    head.guesses(batch)
+
+    weights = {name: t.detach().double().numpy() for name, t in head.tensors().items()}
+    config = {"rope_theta": target.rope_theta, **head.config()}
+    oracle = DraftOracle(weights, config, target.embedding.double().numpy())
+    for row in range(len(batch.position)):
+        example, position = int(batch.example[row]), int(batch.position[row])
+        states = batch.states[example].double().numpy()
+        expected = oracle.draft(batch.tokens[example].tolist(), states, position, POSITIONS)
+        for step in range(min(POSITIONS, int(batch.remaining[row]))):
+            np.testing.assert_allclose(seen[step][row], expected[step], rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("method", TRAIN_METHODS)
+def test_a_small_corpus_is_learned(
+    method: str, options: Callable[..., TrainOptions], target: Target
+) -> None:
+    trainer = trainer_of(options(method, steps=61), target)
+    examples = examples_of(trainer.options)
+    batch = make_batch(examples, trainer._store, trainer.head.num_positions)
+
+    def loss() -> list[float]:
+        with torch.no_grad():
+            return [float(guess.loss) for guess in trainer.head.guesses(batch)]
+
+    before = loss()
+    trainer.train()
+    after = loss()
+    # Losses against a distribution cannot fall below its entropy.
+    assert all(new < old for new, old in zip(after, before, strict=True))
+    assert sum(after) < 0.97 * sum(before)
+    assert trainer.step == 61
+    log = read_lines(trainer.options.out / "training_log.jsonl")
+    logged = [entry["step"] for entry in log]
+    assert logged == sorted(set(logged))
+    assert (logged[0], logged[-1]) == (1, 61)
+    assert log[-1]["held_out"]["chain_length"] >= 1
+    assert (trainer.options.out / "learning_curves.png").stat().st_size > 1000
+
+
+def layer_shapes(prefix: str, inputs: int) -> dict[str, list[int]]:
+    return {
+        f"{prefix}self_attn.q_proj.weight": [Q_SIZE, inputs],
+        f"{prefix}self_attn.k_proj.weight": [KV_SIZE, inputs],
+        f"{prefix}self_attn.v_proj.weight": [KV_SIZE, inputs],
+        f"{prefix}self_attn.o_proj.weight": [HIDDEN, Q_SIZE],
+        f"{prefix}mlp.gate_proj.weight": [INNER, HIDDEN],
+        f"{prefix}mlp.up_proj.weight": [INNER, HIDDEN],
+        f"{prefix}mlp.down_proj.weight": [HIDDEN, INNER],
+        f"{prefix}post_attention_layernorm.weight": [HIDDEN],
+    }
+
+
+EAGLE3 = {
+    "fc.weight": [HIDDEN, 3 * HIDDEN],
+    "norm.weight": [HIDDEN],
+    "lm_head.weight": [DRAFT_VOCAB, HIDDEN],
+    "d2t": [DRAFT_VOCAB],
+    "t2d": [VOCAB],
+    "midlayer.input_layernorm.weight": [HIDDEN],
+    "midlayer.hidden_norm.weight": [HIDDEN],
+    **layer_shapes("midlayer.", 2 * HIDDEN),
+}
+MLP = {
+    "speculator.emb.0.weight": [VOCAB, HIDDEN],
+    "speculator.proj.0.weight": [HIDDEN, HIDDEN],
+    "speculator.proj.1.weight": [HIDDEN, HIDDEN],
+    "speculator.ln.0.weight": [HIDDEN],
+    "speculator.ln.0.bias": [HIDDEN],
+    "speculator.head.0.weight": [VOCAB, HIDDEN],
+}
+BLOCKS = {f"blocks.{i}.layers.0.weight": [HIDDEN, HIDDEN] for i in range(POSITIONS)}
+MTP = {
+    f"model.mtp_layers.0.{name}": shape
+    for name, shape in {
+        "input_proj.weight": [HIDDEN, 2 * HIDDEN],
+        **{
+            f"{norm}layernorm.weight": [HIDDEN]
+            for norm in ("token_", "hidden_", "final_", "input_")
+        },
+        **layer_shapes("", HIDDEN),
+        "self_attn.q_proj.bias": [Q_SIZE],
+        "self_attn.k_proj.bias": [KV_SIZE],
+        "self_attn.v_proj.bias": [KV_SIZE],
+    }.items()
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "shapes"),
+    [
+        ("eagle3", {}, EAGLE3),
+        (
+            "eagle3",
+            {"share_head": True, "fc_norm": True},
+            {n: s for n, s in EAGLE3.items() if n != "lm_head.weight"}
+            | {f"fc_norm.{i}.weight": [HIDDEN] for i in range(3)},
+        ),
+        ("eagle", {}, {"fc.weight": [HIDDEN, 2 * HIDDEN], **layer_shapes("layers.0.", HIDDEN)}),
+        ("mlp_speculator", {}, MLP),
+        (
+            "medusa",
+            {},
+            BLOCKS | {f"lm_heads.{i}.weight": [VOCAB, HIDDEN] for i in range(POSITIONS)},
+        ),
+        ("medusa", {"freeze_head": True}, BLOCKS | {"lm_head.weight": [VOCAB, HIDDEN]}),
+        (
+            "medusa",
+            {"draft_vocab_size": DRAFT_VOCAB, "share_head": True},
+            BLOCKS | {"token_map": [DRAFT_VOCAB]},
+        ),
+    ],
+)
+def test_a_head_has_the_published_names_and_shapes(
+    method: str,
+    changes: dict[str, Any],
+    shapes: dict[str, list[int]],
+    options: Callable[..., TrainOptions],
+    target: Target,
+) -> None:
+    trainer = trainer_of(options(method, steps=1, **changes), target)
+    trainer.train()
+    checkpoint = trainer.options.out / "checkpoint"
+    tensors = load_file(checkpoint / "model.safetensors")
+    assert {name: list(t.shape) for name, t in tensors.items()} == shapes
+    for name, tensor in tensors.items():
+        special = {"d2t": torch.int64, "t2d": torch.bool, "token_map": torch.int64}
+        assert tensor.dtype == special.get(name, torch.bfloat16)
+    found = inspect(checkpoint, method)
+    assert found.method == method
+    assert fit_problems(found, inspect(trainer.options.model)) == []
+
+
+def test_a_layer_for_multi_token_prediction_is_added_to_a_copy_and_trained_on(
+    options: Callable[..., TrainOptions], target: Target, tmp_path: Path
+) -> None:
+    trainer = trainer_of(options("mtp", steps=2), target)
+    trainer.train()
+    checkpoint = trainer.options.out / "checkpoint"
+    tensors = load_file(checkpoint / "model.safetensors")
+    layer = {name: list(t.shape) for name, t in tensors.items() if "mtp_layers" in name}
+    assert layer == MTP
+    original = load_file(trainer.options.model / "model.safetensors")
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in original.items())
+    assert json.loads((checkpoint / "config.json").read_text())["model_type"] == "mimo"
+
+    # The copy says what the target says, and its layer is where the next run starts.
+    copy = Target(checkpoint)
+    ids = torch.arange(3, 20)[None]
+    assert torch.equal(copy.states(ids, [1]), target.states(ids, [1]))
+    again = options("mtp", model=checkpoint, out=tmp_path / "again")
+    start = trainer_of(again, copy).head.tensors()
+    for name in MTP:
+        assert torch.equal(start[name].to(torch.bfloat16), tensors[name])
+
+
+def test_a_draft_model_is_a_model(options: Callable[..., TrainOptions], target: Target) -> None:
+    trainer = trainer_of(
+        options("draft_model", steps=2, num_layers=2, hidden_size=24, intermediate_size=32), target
+    )
+    trainer.train()
+    checkpoint = trainer.options.out / "checkpoint"
+    assert inspect(checkpoint, "draft_model").method == "target"
+    again = Target(checkpoint)
+    assert (again.vocab_size, again.hidden_size, again.num_layers) == (VOCAB, 24, 2)
+    batch = make_batch(examples_of(trainer.options), trainer._store, 1)
+    states = again.states(batch.tokens[:, : batch.length], [])
+    best = again.logits(states)[batch.example, batch.position + 1].argmax(-1)
+    ours = trainer.head.guesses(batch)[0].tokens
+    assert (best == ours).float().mean() > 0.8  # the file is rounded
+
+
+@pytest.mark.parametrize("method", ["eagle3", "medusa", "draft_model"])
+def test_a_resumed_run_ends_with_the_same_weights(
+    method: str, options: Callable[..., TrainOptions], target: Target, tmp_path: Path
+) -> None:
+    whole = trainer_of(options(method, steps=9, out=tmp_path / "whole"), target)
+    whole.train()
+    parts = options(method, steps=9, out=tmp_path / "parts")
+    for count in (4, 1, None):
+        trainer = trainer_of(parts, target)
+        trainer.train(count)
+    assert trainer.step == 9
+    for name, tensor in whole.head.state_dict().items():
+        assert torch.equal(tensor, trainer.head.state_dict()[name]), name
+    assert whole.means == trainer.means
+
+
+def test_another_runs_state_is_refused(
+    options: Callable[..., TrainOptions], target: Target
+) -> None:
+    trainer_of(options("eagle3", steps=1), target).train()
+    with pytest.raises(InvalidArgumentError, match="lr"):
+        trainer_of(options("eagle3", lr=0.5), target)
+    fresh = trainer_of(options("eagle3", lr=0.5, resume=False), target)
+    assert fresh.step == 0
+
+
+def test_an_epoch_takes_in_what_the_data_has_gained(
+    options: Callable[..., TrainOptions], target: Target, data: Path, tmp_path: Path
+) -> None:
+    growing = tmp_path / "growing.jsonl"
+    lines = data.read_text().splitlines(keepends=True)
+    growing.write_text("".join(lines[:5]) + lines[5][:7])  # the last line is half written
+    trainer = trainer_of(options("eagle", data=growing, held_out=0.0, epochs=2), target)
+    assert trainer.num_examples == 5
+    while trainer.epoch < 1:
+        trainer.train(1)
+        growing.write_text("".join(lines))
+    assert trainer.num_examples == len(lines)
+    assert sum(map(len, trainer._batches)) == len(lines)
+
+
+@pytest.mark.parametrize("soft", [True, False])
+def test_the_cross_entropy_is_torchs_with_its_gradients(soft: bool) -> None:
+    torch.manual_seed(1)
+    hidden = torch.randn(700, 12, requires_grad=True)  # more than a chunk
+    output = torch.randn(30, 12, requires_grad=True)
+    truth = torch.randn(600, 30).softmax(-1) if soft else torch.randint(30, (600,))
+    rows, weights = torch.randint(600, (700,)), torch.rand(700)
+    loss, best = linear_cross_entropy(hidden, output, truth, rows, weights)
+    (2 * loss).backward()
+    grads = hidden.grad, output.grad
+    hidden.grad = output.grad = None
+    logits = hidden @ output.T
+    each = torch.nn.functional.cross_entropy(logits, truth[rows], reduction="none")
+    expected = (each * weights).sum()
+    (2 * expected).backward()
+    assert torch.allclose(loss, expected, rtol=1e-5)
+    assert torch.equal(best, logits.argmax(-1))
+    for ours, theirs in zip(grads, (hidden.grad, output.grad), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+answers = st.lists(st.lists(st.integers(0, 29), min_size=2, max_size=12), min_size=1, max_size=6)
+
+
+@settings(deadline=None)
+@given(answers, st.integers(2, 40), st.sets(st.integers(0, 29), max_size=2))
+def test_the_draft_vocabulary_is_the_most_frequent_tokens(
+    texts: list[list[int]], size: int, always: set[int]
+) -> None:
+    examples = [Example((99, *text), 1) for text in texts]
+    vocabulary = draft_vocabulary(examples, size, 30, always)
+    assert vocabulary == sorted(set(vocabulary))
+    assert len(vocabulary) == min(size, 30)
+    assert always <= set(vocabulary) <= set(range(30))
+    counts = [sum(text.count(token) for text in texts) for token in range(30)]
+    chosen = [counts[token] for token in vocabulary if token not in always]
+    left = [counts[token] for token in range(30) if token not in vocabulary]
+    assert not chosen or not left or min(chosen) >= max(left)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(2, 90), min_size=1, max_size=40), st.integers(1, 200))
+def test_batches_hold_every_example_once_and_keep_to_their_size(
+    lengths: list[int], batch_tokens: int
+) -> None:
+    examples = [Example((i, *range(length)), 1) for i, length in enumerate(lengths)]
+    batches = make_batches(examples, batch_tokens, random.Random(3))
+    assert sorted(e.tokens[0] for batch in batches for e in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(map(len, batch)) <= batch_tokens
+    assert batches == make_batches(examples, batch_tokens, random.Random(3))
+
+
+@given(st.lists(st.integers(0, 3), max_size=30))
+def test_passes_are_counted_as_decoding_makes_them(accepted: list[int]) -> None:
+    accepted = [min(a, len(accepted) - i - 1) for i, a in enumerate(accepted)]
+    written, passes = 0, 0
+    while written < len(accepted):
+        written += accepted[written]  # what is accepted
+        written += 1  # and the target's own
+        passes += 1
+    assert count_passes(accepted) == passes
+
+
+def write_tokenizer(directory: Path, template: bool) -> None:
+    """A token per letter; 1 begins a text, 2 ends a turn."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = [chr(ord("!") + i) for i in range(VOCAB - 41)]
+    names = ["<unk>", "<s>", "</s>", *letters]
+    names += [f"<unused{i}>" for i in range(VOCAB - len(names))]
+    tokenizer = Tokenizer(models.WordLevel({n: i for i, n in enumerate(names)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.add_special_tokens(["<unk>", "<s>", "</s>"])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    config: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>"}
+    if template:
+        config["chat_template"] = (
+            "{% for m in messages %}<s>{{ m['role'][0] }}:{{ m['content'] }}</s>{% endfor %}"
+            "{% if add_generation_prompt %}<s>a:{% endif %}"
+        )
+    (directory / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+def test_texts_and_messages_become_token_ids(
+    options: Callable[..., TrainOptions], directory: Path, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text((directory / "config.json").read_text())
+    write_tokenizer(model, template=True)
+    file = tmp_path / "texts.jsonl"
+    turns = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes"}]
+    entries = [{"prompt": "ab", "answer": "cd"}, {"prompt": [5], "answer": [6, 7]}]
+    file.write_text("".join(json.dumps(e) + "\n" for e in [*entries, {"messages": turns}]))
+    corpus = Corpus(options("eagle", model=model, data=file, held_out=0.0), file, VOCAB)
+    first, second, third = corpus.train(corpus.refresh())
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(ord(letter) - ord("!") + 3 for letter in text)
+
+    assert (first.tokens, first.num_prompt_tokens) == (ids("abcd"), 2)
+    assert (second.tokens, second.num_prompt_tokens) == ((5, 6, 7), 1)
+    prompt = (1, *ids("u:hi"), 2, 1, *ids("a:"))
+    assert third.tokens == (*prompt, *ids("yes"), 2)
+    assert third.num_prompt_tokens == len(prompt)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{", "[1]", '{"prompt": [1]}', '{"prompt": [1], "answer": ["a", "b"]}',
+     '{"prompt": [1], "answer": [1, 5000]}', '{"messages": [{"role": "user", "content": "a"}]}'],
 )  # fmt: skip
-def test_wrong_options_are_named(field: str, value: Any, target: Path, tmp_path: Path) -> None:
-    given = {"method": "eagle3", "model": target, "out": tmp_path}
-    given[field] = Path(value) if field in ("data", "model") else value
-    with pytest.raises(InvalidArgumentError, match=field):
-        TrainOptions(**given)
+def test_a_bad_line_of_data_is_named(
+    line: str, options: Callable[..., TrainOptions], tmp_path: Path
+) -> None:
+    file = tmp_path / "bad.jsonl"
+    file.write_text('{"prompt": [1], "answer": [2, 3]}\n' + line + "\n")
+    with pytest.raises(CheckpointError, match=r"bad\.jsonl:2"):
+        Corpus(options("eagle", data=file), file, VOCAB).refresh()
 
 
-def test_the_command_trains(target: Path, data: Path, tmp_path: Path, capsys: Any) -> None:
-    arguments = ["train", "eagle3", "--model", str(target), "--out", str(tmp_path / "head")]
-    arguments += ["--data", str(data), "--minutes", "0.02", "--num-steps", "2", "--layer-ids"]
-    arguments += ["0,2,3", "--draft-vocab-size", "20", "--no-share-head", "--batch-tokens", "300"]
-    assert main(arguments) == 0
-    assert "steps" in capsys.readouterr().out
-    config = json.loads((tmp_path / "head/checkpoint/config.json").read_text())
-    assert config["eagle_aux_hidden_state_layer_ids"] == [0, 2, 3]
-    tensors = load_file(tmp_path / "head/checkpoint/model.safetensors")
-    assert tensors["lm_head.weight"].shape == (20, HIDDEN)
-    assert (tmp_path / "head/learning_curves.png").stat().st_size > 1000
+@pytest.mark.parametrize(
+    ("method", "changes", "name"),
+    [
+        ("eagle", {"draft_vocab_size": 5}, "draft_vocab_size"),
+        ("draft_model", {"num_positions": 2}, "num_positions"),
+        ("eagle3", {"lr": 0.0}, "lr"),
+        ("eagle3", {"held_out": 1.0}, "held_out"),
+        ("eagle3", {"share_head": True, "freeze_head": False}, "freeze_head"),
+        ("eagle3", {"data": Path("/nowhere.jsonl")}, "data"),
+        ("hydra", {}, "method"),
+    ],
+)
+def test_wrong_options_are_refused_by_name(
+    method: str, changes: dict[str, Any], name: str, options: Callable[..., TrainOptions]
+) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        options(method, **changes)
+    assert error.value.field == name
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_the_command_trains_on_what_the_target_writes(
+    template: bool, directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (model / name).write_bytes((directory / name).read_bytes())
+    write_tokenizer(model, template)
+    out = tmp_path / "out"
+    command = ["train", "eagle3", "--model", str(model), "--out", str(out), "--num-examples", "20"]
+    command += ["--max-length", "40", "--steps", "2", "--draft-vocab-size", "40"]
+    assert cli.main([*command, "--held-out", "0.3"]) == 0
+    written = read_lines(out / "data.jsonl")
+    assert len(written) == 20
+    for entry in written:
+        assert len(entry["prompt"]) + len(entry["answer"]) <= 40
+        assert not template or entry["prompt"][-3:-1] == [1, ord("a") - ord("!") + 3]
+    assert inspect(out / "checkpoint").method == "eagle3"
+    assert "held-out" in capsys.readouterr().out
+    assert set(json.loads((out / "acceptance.json").read_text())) >= {"accuracy", "chain_length"}
+
+
+def test_the_package_does_not_import_torch() -> None:
+    code = "import sys, forerun, forerun.cli, forerun.training; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

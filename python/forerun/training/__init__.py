@@ -1,12 +1,30 @@
-"""Trains heads that draft for a target, and writes them in the formats people publish."""
+"""Trains drafters for a target and writes them in the formats that people publish.
+
+Needs the extra `train` (torch, transformers); importing this package does not import them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from forerun.training.options import TRAIN_METHODS, TrainOptions
+
+if TYPE_CHECKING:
+    from forerun.training.evaluation import Acceptance
 
 __all__ = ["TRAIN_METHODS", "TrainOptions", "train"]
 
 
-def train(options: TrainOptions) -> None:
-    """Trains as the options say; see `forerun train --help`. Needs the extra `train`."""
+def train(options: TrainOptions) -> Acceptance | None:
+    """Trains as the options say, or goes on where `options.out` has a state to go on from.
+
+    Returns:
+        What the drafter reaches on the examples that were held out; None where there are none.
+
+    Raises:
+        InvalidArgumentError: options or data are wrong, or the extra is not installed.
+        CheckpointError: the target cannot be loaded, or is of a kind that is not trained for.
+    """
     from forerun.errors import InvalidArgumentError
 
     try:
@@ -18,4 +36,4 @@ def train(options: TrainOptions) -> None:
         ) from error
     from forerun.training.loop import run
 
-    run(options)
+    return run(options)

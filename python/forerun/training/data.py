@@ -1,184 +1,173 @@
-"""Examples to train on: what a target answers, and to what."""
+"""Examples to train on: read from JSON lines, told apart by content, put into batches."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
-from collections.abc import Iterator
+import random
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm import tqdm
 
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.training.options import TrainOptions
 
 if TYPE_CHECKING:
-    from forerun.llm import LLM
     from forerun.tokenizer import Tokenizer
+    from forerun.training.options import TrainOptions
 
-_BATCH = 192  # examples that the target writes together
-_MOST_QUESTION_TOKENS = 160
-_USER_MARK = "\u241e"  # stands where the user's words are when a template is taken apart
+# The first guess is of an answer's second token.
+_LEAST_ANSWER = 2
+# Examples whose lengths fall into one bucket may share a batch.
+_BUCKET = 24
 
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids; the answer, from num_prompt_tokens on, is what is learned."""
+    """Token ids. What is learned is the answer: the tokens from num_prompt_tokens on."""
 
     tokens: tuple[int, ...]
     num_prompt_tokens: int
 
-    @property
-    def is_held_out(self) -> bool:
-        """One in forty, by content, so that a longer run holds out the same ones."""
-        digest = hashlib.sha256(np.array(self.tokens, np.int32).tobytes()).digest()
-        return digest[0] * 256 + digest[1] < 65536 // 40
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @functools.cached_property
+    def key(self) -> str:
+        """A name for the content."""
+        ids = np.array([self.num_prompt_tokens, *self.tokens], np.int64)
+        return hashlib.sha256(ids.tobytes()).hexdigest()[:32]
+
+    def is_held_out(self, share: float) -> bool:
+        """Whether it belongs to the held-out share; decided by the content alone."""
+        return int(self.key[:8], 16) < share * 2**32
 
 
-def load_examples(options: TrainOptions) -> list[Example]:
-    """The examples of a run, written by the target first where no data is given."""
-    file = options.data
-    if file is None:
-        file = options.out / "data.jsonl"
-        write_examples(options, file)
-    examples = list(read_examples(options, file))
-    if not any(not example.is_held_out for example in examples):
-        raise InvalidArgumentError("data", str(file), "at least one example with an answer")
-    return examples
+class Corpus:
+    """The examples of a file of JSON lines, which may grow."""
 
+    def __init__(self, options: TrainOptions, file: Path, vocab_size: int) -> None:
+        """Reads nothing yet."""
+        self._options, self._file, self._vocab_size = options, file, vocab_size
+        self._offset = 0
+        self._num_lines = 0
+        self._examples: list[Example] = []
+        self._seen: set[str] = set()
 
-def read_examples(options: TrainOptions, file: Path) -> Iterator[Example]:
-    """Examples of a file of JSON lines, cut to options.max_length tokens."""
-    tokenizer: Tokenizer | None = None
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines):
-            if number >= options.num_examples:
-                return
-            try:
-                entry = json.loads(line)
-            except ValueError as error:
-                raise CheckpointError(f"{file.name}:{number + 1}", str(error), "JSON") from error
-            if tokenizer is None and not _is_token_ids(entry):
-                from forerun.tokenizer import Tokenizer as Loaded
+    def refresh(self) -> int:
+        """Reads what the file has gained, whole lines only; returns the number of examples."""
+        limit = self._options.num_examples
+        with self._file.open("rb") as lines:
+            lines.seek(self._offset)
+            for line in lines:
+                if not line.endswith(b"\n") or (limit is not None and self._num_lines >= limit):
+                    break
+                self._offset += len(line)
+                self._num_lines += 1
+                if line.strip():
+                    self._add(line, f"{self._file.name}:{self._num_lines}")
+        return len(self._examples)
 
-                tokenizer = Loaded(options.model)
-            prompt, answer = _ids_of(entry, tokenizer, f"{file.name}:{number + 1}")
-            tokens = (prompt + answer)[: options.max_length]
-            # Every position that is trained needs a row.
-            if prompt and len(tokens) - len(prompt) > options.num_steps + 1:
-                yield Example(tuple(tokens), len(prompt))
-
-
-def _is_token_ids(entry: Any) -> bool:
-    return isinstance(entry, dict) and all(
-        isinstance(entry.get(key), list) for key in ("prompt", "answer")
-    )
-
-
-def _ids_of(entry: Any, tokenizer: Tokenizer | None, where: str) -> tuple[list[int], list[int]]:
-    if _is_token_ids(entry):
-        return list(entry["prompt"]), list(entry["answer"])
-    assert tokenizer is not None
-    if isinstance(entry, dict) and isinstance(entry.get("messages"), list):
-        messages = entry["messages"]
-        if len(messages) >= 2 and messages[-1].get("role") == "assistant":
-            prompt = tokenizer.render_chat(messages[:-1])
-            return (
-                tokenizer.encode(prompt, add_special_tokens=False),
-                tokenizer.encode(messages[-1]["content"], add_special_tokens=False),
+    def _add(self, line: bytes, where: str) -> None:
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise CheckpointError(where, str(error), "a JSON object") from error
+        prompt, answer = self._ids_of(entry, where)
+        tokens = (prompt + answer)[: self._options.max_length]
+        if any(token < 0 or token >= self._vocab_size for token in tokens):
+            raise CheckpointError(
+                where, f"token {max(tokens)}", f"token ids below {self._vocab_size}"
             )
-    if isinstance(entry, dict) and all(isinstance(entry.get(k), str) for k in ("prompt", "answer")):
-        return (
-            tokenizer.encode(entry["prompt"]),
-            tokenizer.encode(entry["answer"], add_special_tokens=False),
+        example = Example(tuple(tokens), len(prompt))
+        if prompt and len(tokens) - len(prompt) >= _LEAST_ANSWER and example.key not in self._seen:
+            self._seen.add(example.key)
+            self._examples.append(example)
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        from forerun.tokenizer import Tokenizer
+
+        return Tokenizer(self._options.model)
+
+    def _ids_of(self, entry: Any, where: str) -> tuple[list[int], list[int]]:
+        match entry:
+            case {"messages": [_, *_] as messages}:
+                return self._ids_of_messages(messages, where)
+            case {"prompt": str() | list() as prompt, "answer": str() | list() as answer}:
+                return self._ids(prompt, True, where), self._ids(answer, False, where)
+        raise CheckpointError(
+            where, str(entry)[:80], "'prompt' and 'answer' (texts or token ids), or 'messages'"
         )
-    raise CheckpointError(
-        where, str(entry)[:80], "'prompt' and 'answer', or 'messages' that end with the assistant's"
-    )
+
+    def _ids(self, value: str | list[Any], is_start: bool, where: str) -> list[int]:
+        if isinstance(value, str):
+            return self._tokenizer.encode(value, add_special_tokens=is_start)
+        if not all(type(token) is int for token in value):
+            raise CheckpointError(where, str(value)[:80], "token ids")
+        return value
+
+    def _ids_of_messages(self, messages: list[Any], where: str) -> tuple[list[int], list[int]]:
+        """The last message is the answer, with what the template ends it with."""
+        last = messages[-1]
+        if not isinstance(last, dict) or last.get("role") != "assistant" or len(messages) < 2:
+            raise CheckpointError(where, str(last)[:80], "an assistant's message as the last one")
+        render = self._tokenizer.render_chat
+        prompt = render(messages[:-1])
+        whole = render(messages, add_generation_prompt=False)
+        answer = whole[len(prompt) :] if whole.startswith(prompt) else str(last.get("content", ""))
+        encode = functools.partial(self._tokenizer.encode, add_special_tokens=False)
+        return encode(prompt), encode(answer.rstrip("\n"))
+
+    def train(self, count: int) -> list[Example]:
+        """Those of the first `count` examples that are learned."""
+        share = self._options.held_out
+        return [e for e in self._examples[:count] if not e.is_held_out(share)]
+
+    def held_out(self, count: int, most: int) -> list[Example]:
+        """Those of the first `count` that are not, `most` at most."""
+        share = self._options.held_out
+        return [e for e in self._examples[:count] if e.is_held_out(share)][:most]
 
 
-def write_examples(options: TrainOptions, file: Path) -> None:
-    """Lets the target write questions and answers, until the file has options.num_examples."""
-    from forerun.llm import LLM
+def make_batches(
+    examples: Sequence[Example], batch_tokens: int, order: random.Random | None = None
+) -> list[list[Example]]:
+    """Examples of like length together, at most `batch_tokens` with the padding, one at least.
 
-    num_done = sum(1 for _ in file.open()) if file.is_file() else 0
-    if num_done >= options.num_examples:
-        return
-    llm = LLM(options.model, max_num_seqs=64)
-    bar = tqdm(total=options.num_examples, initial=num_done, desc="Writing", unit=" examples")
-    with bar, file.open("a", encoding="utf-8") as out:
-        while num_done < options.num_examples:
-            for prompt, answer in _write_batch(llm, options, num_done):
-                if num_done < options.num_examples:
-                    out.write(json.dumps({"prompt": prompt, "answer": answer}) + "\n")
-                    num_done += 1
-                    bar.update()
-            out.flush()
-
-
-def _write_batch(
-    llm: LLM, options: TrainOptions, number: int
-) -> Iterator[tuple[list[int], list[int]]]:
-    from forerun.sampling_params import SamplingParams
-
-    tokenizer = llm.get_tokenizer()
-    before, after = _user_turn(tokenizer)
-    seed = options.seed * 1_000_003 + number
-    start = tokenizer.encode(before, add_special_tokens=not before)
-    ask = [
-        SamplingParams(
-            temperature=1.0,
-            top_p=0.98,
-            max_tokens=_MOST_QUESTION_TOKENS,
-            seed=seed + i,
-            stop=[after] if after else None,
-        )
-        for i in range(_BATCH)
-    ]
-    starts: list[Any] = [{"prompt_token_ids": start}] * _BATCH
-    written = [output.outputs[0] for output in llm.generate(starts, ask, use_tqdm=False)]
-    questions = sorted({out.text.strip() for out in written if len(out.text.strip()) > 8})
-    if after:
-        prompts = [llm.render_chat([{"role": "user", "content": q}]) for q in questions]
-    else:
-        prompts = [{"prompt_token_ids": tokenizer.encode(q)} for q in questions]
-    # Two answers in three are the most probable ones, as most are in use.
-    params = [
-        SamplingParams(
-            temperature=0.0 if i % 3 else 0.8,
-            seed=seed + i,
-            max_tokens=max(8, options.max_length - len(prompt["prompt_token_ids"])),
-        )
-        for i, prompt in enumerate(prompts)
-    ]
-    for prompt, output in zip(prompts, llm.generate(prompts, params, use_tqdm=False), strict=True):
-        yield list(prompt["prompt_token_ids"]), list(output.outputs[0].token_ids)
+    With an `order`, which examples meet and when is drawn from it.
+    """
+    draw = order.random if order is not None else lambda: 0.0
+    ranked = sorted(examples, key=lambda e: (len(e) // _BUCKET, draw()))
+    batches: list[list[Example]] = []
+    longest = 0
+    for example in ranked:
+        longest = max(longest, len(example))
+        if not batches or (len(batches[-1]) + 1) * longest > batch_tokens:
+            batches.append([])
+            longest = len(example)
+        batches[-1].append(example)
+    if order is not None:
+        order.shuffle(batches)
+    return batches
 
 
-def _user_turn(tokenizer: Tokenizer) -> tuple[str, str]:
-    """What a chat template writes before and behind the user's words; empty without a template."""
-    if tokenizer.chat_template is None:
-        return "", ""
-    text = tokenizer.render_chat(
-        [{"role": "user", "content": _USER_MARK}], add_generation_prompt=False
-    )
-    before, _, after = text.partition(_USER_MARK)
-    return before, after.strip()
+def draft_vocabulary(
+    examples: Iterable[Example], size: int, vocab_size: int, always: Iterable[int]
+) -> list[int]:
+    """The `size` most frequent tokens of the answers, ascending; of equals the lower ones.
 
-
-def draft_vocabulary(examples: list[Example], size: int, always: list[int]) -> list[int]:
-    """The `size` most frequent tokens of the answers (of equals the lowest), ascending."""
-    counts: dict[int, int] = {}
+    Those of `always` are in it whatever the answers have, and unused tokens fill it up.
+    """
+    counts: Counter[int] = Counter()
     for example in examples:
-        for token in example.tokens[example.num_prompt_tokens :]:
-            counts[token] = counts.get(token, 0) + 1
-    for token in always:
-        counts[token] = len(examples) + max(counts.values(), default=0)
-    most = sorted(counts, key=lambda token: (-counts[token], token))[:size]
-    unused = (token for token in range(10**9) if token not in counts)
-    while len(most) < size:
-        most.append(next(unused))
-    return sorted(most)
+        counts.update(example.tokens[example.num_prompt_tokens :])
+    kept = set(always)
+    if len(kept) > size:
+        raise InvalidArgumentError("draft_vocab_size", size, f"at least {len(kept)}")
+    ranked = sorted(range(vocab_size), key=lambda t: (t not in kept, -counts[t], t))
+    return sorted(ranked[: min(size, vocab_size)])

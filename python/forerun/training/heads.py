@@ -1,8 +1,7 @@
-"""What all heads have in common, and the stateless ones: Medusa and the MLP speculator."""
+"""What drafters in training have in common, and those without layers: Medusa, MLP speculator."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,184 +9,224 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from forerun.training.batch import Batch
+from forerun.training.losses import linear_cross_entropy
 from forerun.training.options import TrainOptions
-from forerun.training.target import Batch, Target
+from forerun.training.target import Target
 
 
 @dataclass
-class Guesses:
-    """How a position did on a batch: a loss to be minimised, and the share of right guesses."""
+class Guess:
+    """What a drafter makes of one position of all rows of a batch.
+
+    Attributes:
+        loss: mean over the rows that can be judged.
+        tokens: [rows], the most probable token, as the target numbers them.
+    """
 
     loss: Tensor
-    accuracy: float
+    tokens: Tensor
 
 
-class Head(nn.Module, ABC):
-    """A head that is trained for a frozen target."""
+class Head(nn.Module):
+    """A drafter in training.
 
-    layer_ids: list[int]  # of the target's states that it reads beside the final one
-    target: Target
+    Attributes:
+        layer_ids: the target's layers whose states it reads beside the final one.
+        num_positions: tokens of its drafts that it is trained for.
+        reads_its_drafts: False where a guess never depends on the drafter's states of guesses
+            before, as an independent model's: one pass then has the guesses of all positions.
+        needs_best: whether batches must have `best`.
+        in_target: whether the checkpoint is a copy of the target's with tensors added.
+    """
 
-    @abstractmethod
-    def guesses(self, batch: Batch) -> list[Guesses]:
-        """By position, the first guess behind the known tokens first."""
+    layer_ids: tuple[int, ...] = ()
+    reads_its_drafts = True
+    needs_best = False
+    in_target = False
 
-    @abstractmethod
+    def __init__(self, target: Target, num_positions: int) -> None:
+        """Keeps the target, which is no part of its parameters."""
+        super().__init__()
+        self.target = target
+        self.num_positions = num_positions
+
+    def guesses(self, batch: Batch) -> list[Guess]:
+        """Guesses by position, each made as if those before had been accepted."""
+        raise NotImplementedError
+
     def tensors(self) -> dict[str, Tensor]:
-        """The published tensors by name."""
+        """The checkpoint, by the published names."""
+        raise NotImplementedError
 
-    @abstractmethod
     def config(self) -> dict[str, Any]:
-        """The published config.json."""
+        """The checkpoint's config.json."""
+        raise NotImplementedError
 
 
 class RmsNorm(nn.Module):
-    """Llama's norm."""
+    """x / rms(x) * weight."""
 
     def __init__(self, size: int, eps: float, weight: Tensor | None = None) -> None:
-        """Starts from `weight`, or from ones."""
+        """Ones, or a copy of `weight`."""
         super().__init__()
-        self.weight = nn.Parameter(torch.ones(size) if weight is None else weight.clone())
         self.eps = eps
+        self.weight = nn.Parameter(torch.ones(size) if weight is None else weight.detach().clone())
 
     def forward(self, x: Tensor) -> Tensor:
-        """x / rms(x) * weight."""
+        """Norms the last dimension."""
         return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
 
 
-def linear(inputs: int, outputs: int, std: float = 0.02) -> nn.Linear:
-    """Without bias, normally distributed."""
-    made = nn.Linear(inputs, outputs, bias=False)
-    nn.init.normal_(made.weight, std=std)
-    return made
+def linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
+    """A small random map."""
+    layer = nn.Linear(inputs, outputs, bias=bias)
+    nn.init.normal_(layer.weight, std=0.02)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
 
 
-def hard_guesses(logits: Tensor, labels: Tensor, best: Tensor) -> Guesses:
-    """Cross-entropy against the tokens that came; accuracy against the target's best ones."""
-    loss = F.cross_entropy(logits, labels)
-    accuracy = (logits.detach().argmax(-1) == best).float().mean().item()
-    return Guesses(loss, accuracy)
+def row_weights(batch: Batch, step: int) -> Tensor:
+    """[rows]: equal shares for the rows whose guess number `step` can be judged, 0 for others."""
+    counted = (batch.remaining > step).float()
+    return counted / counted.sum().clamp(min=1)
 
 
-class OutputHeads(Head):
-    """Heads that guess from one final state of the target, and are rid of in a few products."""
+def truth_rows(batch: Batch, step: int) -> Tensor:
+    """[rows]: which row's first guess is about what this one's guess number `step` is about."""
+    return torch.arange(len(batch.remaining), device=batch.remaining.device) + torch.where(
+        batch.remaining > step, step, 0
+    )
 
-    def __init__(self, target: Target, options: TrainOptions) -> None:
-        """Heads start as the target's own, which is right about the next token."""
-        super().__init__()
-        self.target, self.layer_ids = target, []
-        self.num_heads = options.num_steps
-        count = 1 if options.share_head else options.num_steps
+
+class Medusa(Head):
+    """Residual blocks on the target's final state, a stack for each position.
+
+    A head starts as the target's own: its blocks add nothing yet.
+    """
+
+    def __init__(self, target: Target, options: TrainOptions, vocabulary: list[int] | None) -> None:
+        """`vocabulary` are the ids that can be drafted; None means all."""
+        assert options.num_positions is not None
+        assert options.num_layers is not None
+        super().__init__(target, options.num_positions)
+        hidden = target.hidden_size
+        self.num_blocks = options.num_layers
+        self.shares_head = bool(options.share_head)
+        self.vocabulary = None if vocabulary is None else torch.tensor(vocabulary)
+        self.blocks = nn.ParameterList(
+            nn.Parameter(torch.zeros(self.num_blocks, hidden, hidden))
+            for _ in range(self.num_positions)
+        )
+        rows = target.lm_head if self.vocabulary is None else target.lm_head[self.vocabulary]
+        # Frozen heads are all the same one.
+        count = 1 if options.freeze_head else self.num_positions
         self.outputs = nn.ParameterList(
-            nn.Parameter(target.lm_head.clone(), requires_grad=not options.share_head)
-            for _ in range(count)
+            nn.Parameter(rows.clone(), requires_grad=not options.freeze_head) for _ in range(count)
         )
 
-    def output(self, index: int) -> Tensor:
-        """The output matrix of a head."""
-        return self.outputs[min(index, len(self.outputs) - 1)]
-
-    def guesses(self, batch: Batch) -> list[Guesses]:
-        """See Head."""
-        flat_tokens = batch.tokens[:, : batch.length + self.num_heads + 1]
-        final = batch.final.reshape(-1, batch.final.shape[-1])
-        results = []
-        for step in range(self.num_heads):
-            rows, states = batch.rows(step)
-            width = batch.length
-            labels = flat_tokens[states // width, states % width + 1]
-            with torch.no_grad():
-                best = (final[states] @ self.target.lm_head.T).argmax(-1)
-            hidden = self.states(batch, final, rows, step)
-            results.append(hard_guesses(hidden @ self.output(step).T, labels, best))
-        return results
-
-    @abstractmethod
-    def states(self, batch: Batch, final: Tensor, rows: Tensor, step: int) -> Tensor:
-        """What a head's output matrix reads, for some of the rows."""
-
-
-class Medusa(OutputHeads):
-    """One residual block per head (formula in drafters' docs)."""
-
-    def __init__(self, target: Target, options: TrainOptions) -> None:
-        """Blocks start as nothing."""
-        super().__init__(target, options)
-        hidden = target.hidden_size
-        self.blocks = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(self.num_heads))
-        for block in self.blocks:
-            nn.init.zeros_(block.weight)
-            nn.init.zeros_(block.bias)
-
-    def states(self, batch: Batch, final: Tensor, rows: Tensor, step: int) -> Tensor:
-        """h + silu(W h + b)."""
-        known = final[rows]
-        return known + F.silu(self.blocks[step](known))
+    def guesses(self, batch: Batch) -> list[Guess]:
+        """Cross-entropy with the tokens that came."""
+        size = self.target.vocab_size if self.vocabulary is None else len(self.vocabulary)
+        place = torch.arange(self.target.vocab_size)
+        if self.vocabulary is not None:
+            place = torch.full((self.target.vocab_size,), -1)
+            place[self.vocabulary] = torch.arange(size)
+        final = batch.final_states(self.target.hidden_size, 0)
+        guesses = []
+        for step in range(self.num_positions):
+            state = final
+            for block in self.blocks[step]:
+                state = state + F.silu(F.linear(state, block))
+            labels = place.to(final.device)[batch.truth(step)]
+            weights = row_weights(batch, step) * (labels >= 0)
+            rows = torch.arange(len(labels), device=final.device)
+            output = self.outputs[step % len(self.outputs)]
+            loss, best = linear_cross_entropy(state, output, labels.clamp(min=0), rows, weights)
+            ids = best if self.vocabulary is None else self.vocabulary.to(best.device)[best]
+            guesses.append(Guess(loss, ids))
+        return guesses
 
     def tensors(self) -> dict[str, Tensor]:
-        """vLLM's names."""
-        tensors: dict[str, Tensor] = {}
-        for i, block in enumerate(self.blocks):
-            tensors[f"blocks.{i}.layers.0.weight"] = block.weight
-            tensors[f"blocks.{i}.layers.0.bias"] = block.bias
-        if len(self.outputs) > 1:
-            tensors |= {f"lm_heads.{i}.weight": w for i, w in enumerate(self.outputs)}
-        return tensors
+        """vLLM's names; an output matrix of the target's own rows only where it is asked for."""
+        tensors = {
+            f"blocks.{i}.layers.{j}.weight": block
+            for i, blocks in enumerate(self.blocks)
+            for j, block in enumerate(blocks)
+        }
+        if self.vocabulary is not None:
+            tensors["token_map"] = self.vocabulary
+        if self.shares_head:
+            return tensors
+        if len(self.outputs) == 1:
+            return tensors | {"lm_head.weight": self.outputs[0]}
+        return tensors | {f"lm_heads.{i}.weight": rows for i, rows in enumerate(self.outputs)}
 
     def config(self) -> dict[str, Any]:
         """vLLM's config."""
-        return {
+        size = self.target.vocab_size
+        config = {
             "architectures": ["MedusaModel"],
             "model_type": "medusa",
             "hidden_size": self.target.hidden_size,
-            "vocab_size": self.target.vocab_size,
-            "num_heads": self.num_heads,
-            "num_hidden_layers": 1,
-            "medusa_fc_bias": True,
+            "vocab_size": size,
+            "truncated_vocab_size": size if self.vocabulary is None else len(self.vocabulary),
+            "num_heads": self.num_positions,
+            "num_hidden_layers": self.num_blocks,
+            "medusa_fc_bias": False,
             "original_lm_head": len(self.outputs) == 1,
+            "torch_dtype": "bfloat16",
         }
+        return config | ({"share_target_head": True} if self.shares_head else {})
 
 
-class MlpSpeculator(OutputHeads):
-    """A recurrent state with tied weights, as wide as the target's."""
+class MlpSpeculator(Head):
+    """A recurrent state that takes in a token per position; its weights are tied over positions."""
 
     def __init__(self, target: Target, options: TrainOptions) -> None:
-        """Embeddings start as the target's."""
-        super().__init__(target, options)
+        """As wide as the target; embeddings and output matrix start as the target's."""
+        assert options.num_positions is not None
+        super().__init__(target, options.num_positions)
         hidden = target.hidden_size
-        self.embedding = nn.Parameter(target.embedding / target.embedding.std())
+        self.emb = nn.Parameter(target.embedding / target.embedding.std())
         self.first, self.later = linear(hidden, hidden), linear(hidden, hidden)
         nn.init.eye_(self.first.weight)
-        self.norm = nn.Parameter(torch.ones(hidden))
-        self.bias = nn.Parameter(torch.zeros(hidden))
-        state_weight = 0.5 ** (0.5 / self.num_heads)
+        self.ln_weight = nn.Parameter(torch.ones(hidden))
+        self.ln_bias = nn.Parameter(torch.zeros(hidden))
+        self.head = nn.Parameter(target.lm_head.clone(), requires_grad=not options.freeze_head)
+        state_weight = 0.5 ** (0.5 / self.num_positions)
         self.ratio = ((1 - state_weight**2) * hidden / 2) ** 0.5 / state_weight
-        self._state: Tensor | None = None
 
-    def states(self, batch: Batch, final: Tensor, rows: Tensor, step: int) -> Tensor:
-        """The state behind the tokens up to t + 1 + step, for all rows; then of these."""
-        tokens = batch.tokens[:, 1 + step : 1 + step + batch.length].reshape(-1)
-        if step == 0:
-            before = F.rms_norm(final, (final.shape[-1],), None, 1e-6) * 0.5**0.5
-            mixed = self.first(before)
-        else:
-            assert self._state is not None
-            mixed = self.later(self._state)
-        mixed = mixed + self.ratio * F.embedding(tokens, self.embedding)
-        normed = F.rms_norm(mixed, (mixed.shape[-1],), None, 1e-6)
-        self._state = F.gelu(normed * self.norm + self.bias)
-        return self._state[rows]
+    def guesses(self, batch: Batch) -> list[Guess]:
+        """Cross-entropy with the tokens that came."""
+        size = (self.target.hidden_size,)
+        state = F.rms_norm(batch.final_states(*size, 0), size, None, 1e-6) / 2**0.5
+        guesses = []
+        for step in range(self.num_positions):
+            embedded = F.embedding(batch.known(step), self.emb)
+            project = self.first if step == 0 else self.later
+            mixed = project(state) + self.ratio * embedded
+            normed = F.rms_norm(mixed, size, None, 1e-6)
+            state = F.gelu(normed * self.ln_weight + self.ln_bias)
+            labels = batch.truth(step)
+            rows = torch.arange(len(labels), device=labels.device)
+            weights = row_weights(batch, step)
+            guesses.append(Guess(*linear_cross_entropy(state, self.head, labels, rows, weights)))
+        return guesses
 
     def tensors(self) -> dict[str, Tensor]:
-        """fms' names; what is tied is stored once."""
-        return {
-            "speculator.emb.0.weight": self.embedding,
-            "speculator.proj.0.weight": self.first.weight,
-            "speculator.proj.1.weight": self.later.weight,
-            "speculator.ln.0.weight": self.norm,
-            "speculator.ln.0.bias": self.bias,
-            "speculator.head.0.weight": self.outputs[0],
+        """The published names; what is tied over positions is stored once."""
+        tensors = {
+            "emb.0.weight": self.emb,
+            "proj.0.weight": self.first.weight,
+            "ln.0.weight": self.ln_weight,
+            "ln.0.bias": self.ln_bias,
+            "head.0.weight": self.head,
         }
+        if self.num_positions > 1:
+            tensors["proj.1.weight"] = self.later.weight
+        return {f"speculator.{name}": tensor for name, tensor in tensors.items()}
 
     def config(self) -> dict[str, Any]:
         """fms' config."""
@@ -197,9 +236,10 @@ class MlpSpeculator(OutputHeads):
             "vocab_size": self.target.vocab_size,
             "emb_dim": self.target.hidden_size,
             "inner_dim": self.target.hidden_size,
-            "n_predict": self.num_heads,
-            "top_k_tokens_per_head": [4] + [1] * (self.num_heads - 1),
+            "n_predict": self.num_positions,
+            "top_k_tokens_per_head": [4] + [1] * (self.num_positions - 1),
             "n_candidates": 4,
             "tie_weights": True,
             "scale_input": True,
+            "torch_dtype": "bfloat16",
         }

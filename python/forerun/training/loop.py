@@ -6,257 +6,256 @@ import json
 import math
 import os
 import random
-import shutil
 import time
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 from tqdm import tqdm
 
 from forerun.errors import InvalidArgumentError
-from forerun.training.data import Example, load_examples
-from forerun.training.heads import Head, Medusa, MlpSpeculator
-from forerun.training.layers import Eagle, Eagle3, Mtp
+from forerun.training.batch import Batch, make_batch
+from forerun.training.checkpoint import write_checkpoint
+from forerun.training.curves import draw_curves
+from forerun.training.data import Corpus, Example, draft_vocabulary, make_batches
+from forerun.training.evaluation import Acceptance, evaluate
+from forerun.training.factory import make_head
+from forerun.training.heads import Head
 from forerun.training.options import TrainOptions
-from forerun.training.target import FeatureCache, Sequence, Target, make_batch
+from forerun.training.target import StateStore, Target
 
-_WARM_UP_STEPS = 50
-_LEAST_LR = 0.05
-_SMOOTHING = 0.95
-_LOG_EVERY = 20
-
-
-def make_head(target: Target, options: TrainOptions, examples: list[Example]) -> Head:
-    """A head that knows nothing yet."""
-    torch.manual_seed(options.seed)
-    if options.method == "eagle3":
-        return Eagle3(target, options, examples)
-    kinds: dict[str, type[Head]] = {
-        "eagle": Eagle,
-        "mtp": Mtp,
-        "medusa": Medusa,
-        "mlp_speculator": MlpSpeculator,
-    }
-    return kinds[options.method](target, options)
+_LEAST_LR = 0.05  # of the highest, at the end
+_SMOOTHING = 0.98  # of what the log and the bar show
+_LOG_STEPS = 20
+_MOST_HELD_OUT = 64
 
 
-def run(options: TrainOptions) -> None:
+def run(options: TrainOptions) -> Acceptance | None:
     """Trains, or goes on with what `options.out` holds."""
+    if options.num_threads:
+        torch.set_num_threads(options.num_threads)
+    # Gradients that have all but vanished would slow the processor down.
+    torch.set_flush_denormal(True)
     options.out.mkdir(parents=True, exist_ok=True)
-    examples = load_examples(options)
-    target = Target(options.model)
-    head = make_head(target, options, [e for e in examples if not e.is_held_out])
-    cache = FeatureCache(options.out / "features.f16", target, head.layer_ids)
-    sequences = cache.load(examples)
-    Trainer(head, sequences, options).run()
+    file = options.data
+    if file is None:
+        from forerun.training.generate import write_examples
+
+        file = write_examples(options)
+    target = Target(options.model, options.device)
+    trainer = Trainer(target, Corpus(options, file, target.vocab_size), options)
+    trainer.train()
+    acceptance = trainer.finish()
+    if acceptance is not None:
+        print(acceptance)
+    print(f"{trainer.step} steps; checkpoint: {options.out / 'checkpoint'}")
+    return acceptance
 
 
 class Trainer:
-    """A head, its data, and how far it has come."""
+    """A drafter, its data, and how far it has come."""
 
-    def __init__(self, head: Head, sequences: list[Sequence], options: TrainOptions) -> None:
-        """Resumes where options.out has a state of the same run."""
-        self.head, self.options = head, options
-        self.train = [s for s in sequences if not s.example.is_held_out]
-        self.held_out = [s for s in sequences if s.example.is_held_out]
-        parameters = [p for p in head.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(
-            parameters, lr=options.lr, betas=(0.9, 0.95), weight_decay=0.0
-        )
+    def __init__(self, target: Target, corpus: Corpus, options: TrainOptions) -> None:
+        """Goes on where options.out has a state, of a run with the same options."""
+        self.options, self._corpus = options, corpus
         self.step, self.seconds, self.num_tokens = 0, 0.0, 0
-        self.accuracies: list[float] = []
-        self._resume()
+        self.epoch, self.batch_of_epoch, self.num_examples = -1, 0, 0
+        self.means: dict[str, list[float]] = {}
+        state = self._read_state()
+        if state is None:
+            self.num_examples = corpus.refresh()
+            vocabulary = self._vocabulary(target)
+        else:
+            vocabulary = state["vocabulary"]
+        self._vocabulary_ids = vocabulary
+        torch.manual_seed(options.seed)
+        self.head: Head = make_head(target, options, vocabulary).to(target.device)
+        parameters = [p for p in self.head.parameters() if p.requires_grad]
+        self._optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.95), weight_decay=0.0)
+        if state is not None:
+            self._load_state(state)
+        cache = options.out / "cache" if options.cache else None
+        layer_ids = list(self.head.layer_ids)
+        self._store = StateStore(target, layer_ids, cache, self.head.needs_best)
+        self._batches: list[list[Example]] = []
+        if self.epoch >= 0:
+            self._plan_epoch()
+        if not corpus.train(self.num_examples):
+            raise InvalidArgumentError("data", "no example to learn", "prompts with answers")
+
+    def _vocabulary(self, target: Target) -> list[int] | None:
+        size = self.options.draft_vocab_size
+        if size is None:
+            return None
+        examples = self._corpus.train(self.num_examples)
+        return draft_vocabulary(examples, size, target.vocab_size, target.eos_token_ids)
+
+    # --- the loop ---
+
+    def train(self, max_steps: int | None = None) -> None:
+        """Trains to the end that the options set, or for some steps."""
+        last_save = time.monotonic()
+        last_step = None if max_steps is None else self.step + max_steps
+        # Nothing but the log where no one looks.
+        bar = tqdm(
+            total=1.0, bar_format="{percentage:3.0f}%|{bar}| {elapsed}{postfix}", disable=None
+        )
+        with bar:
+            while self.progress < 1 and self.step != last_step:
+                begin = time.monotonic()
+                self._train_step(self._next_batch())
+                self.seconds += time.monotonic() - begin
+                bar.n = min(1.0, self.progress)
+                rates = " ".join(f"{rate:.3f}" for rate in self.means["accuracy"])
+                bar.set_postfix_str(f"step {self.step}, right by position {rates}", refresh=False)
+                bar.refresh()
+                if time.monotonic() - last_save > 60 * self.options.save_minutes:
+                    self.save()
+                    last_save = time.monotonic()
+        self.save()
 
     @property
-    def is_done(self) -> bool:
-        """Whether the minutes are over."""
-        return self.seconds >= 60 * self.options.minutes
+    def progress(self) -> float:
+        """How much of the training is done, by the limit that is nearest."""
+        options = self.options
+        shares = [0.0]
+        if options.steps is not None:
+            shares.append(self.step / options.steps)
+        if options.minutes is not None:
+            shares.append(self.seconds / (60 * options.minutes))
+        if options.epochs is not None and self.epoch >= 0:
+            done = self.epoch + self.batch_of_epoch / max(len(self._batches), 1)
+            shares.append(done / options.epochs)
+        return max(shares)
 
-    def run(self, max_steps: int | None = None) -> None:
-        """Trains until the minutes are over, or for some steps."""
-        saved = time.monotonic()
-        bar = tqdm(total=round(60 * self.options.minutes), initial=round(self.seconds), unit="s")
-        num_steps = 0
-        while not self.is_done and (max_steps is None or num_steps < max_steps):
-            begin = time.monotonic()
-            self._train_step(self._batch(self.step))
-            num_steps += 1
-            self.seconds += time.monotonic() - begin
-            bar.n = min(round(self.seconds), bar.total)
-            bar.set_postfix_str(" ".join(f"{a:.3f}" for a in self.accuracies), refresh=False)
-            bar.refresh()
-            if time.monotonic() - saved > self.options.save_every:
-                self.save()
-                saved = time.monotonic()
-        bar.close()
-        self.save()
-        for line in self.report():
-            print(line)
+    def _plan_epoch(self) -> None:
+        order = random.Random(f"{self.options.seed} {self.epoch}")
+        examples = self._corpus.train(self.num_examples)
+        self._batches = make_batches(examples, self.options.batch_tokens, order)
 
-    def _batches(self, epoch: int) -> list[list[Sequence]]:
-        """The epoch's batches: sequences of like length together, in an order of its own."""
-        order = random.Random(self.options.seed * 1_000_003 + epoch)
-        ranked = sorted(self.train, key=lambda s: (len(s) // 24, order.random()))
-        batches: list[list[Sequence]] = [[]]
-        for sequence in ranked:
-            if batches[-1] and (len(batches[-1]) + 1) * len(sequence) > self.options.batch_tokens:
-                batches.append([])
-            batches[-1].append(sequence)
-        order.shuffle(batches)
-        return batches
-
-    def _batch(self, step: int) -> list[Sequence]:
-        epoch = 0
-        while True:
-            batches = self._batches(epoch)
-            if step < len(batches):
-                return batches[step]
-            step -= len(batches)
-            epoch += 1
+    def _next_batch(self) -> Batch:
+        if self.epoch < 0 or self.batch_of_epoch == len(self._batches):
+            self.epoch += 1
+            self.batch_of_epoch = 0
+            self.num_examples = self._corpus.refresh()
+            self._plan_epoch()
+        examples = self._batches[self.batch_of_epoch]
+        self.batch_of_epoch += 1
+        return make_batch(examples, self._store, self.head.num_positions)
 
     def _learning_rate(self) -> float:
-        progress = min(1.0, self.seconds / (60 * self.options.minutes))
-        cosine = 0.5 * (1 + math.cos(math.pi * progress))
-        warm_up = min(1.0, (self.step + 1) / _WARM_UP_STEPS)
-        return self.options.lr * warm_up * (_LEAST_LR + (1 - _LEAST_LR) * cosine)
+        progress, warmup = min(1.0, self.progress), self.options.warmup
+        assert self.options.lr is not None
+        if progress < warmup:
+            # The first step is not at zero.
+            return self.options.lr * max(progress / warmup, 0.01)
+        cosine = 0.5 * (1 + math.cos(math.pi * (progress - warmup) / (1 - warmup)))
+        return self.options.lr * (_LEAST_LR + (1 - _LEAST_LR) * cosine)
 
-    def _train_step(self, sequences: list[Sequence]) -> None:
-        for group in self.optimizer.param_groups:
+    def _train_step(self, batch: Batch) -> None:
+        for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        guesses = self.head.guesses(make_batch(sequences, self.options.num_steps))
-        decay = self.options.step_decay
-        loss = torch.stack([g.loss * decay**i for i, g in enumerate(guesses)]).sum()
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
-        self.optimizer.step()
-        new = [g.accuracy for g in guesses]
-        old = self.accuracies or new
-        self.accuracies = [
-            _SMOOTHING * o + (1 - _SMOOTHING) * n for o, n in zip(old, new, strict=True)
-        ]
+        guesses = self.head.guesses(batch)
+        decay = self.options.step_decay or 1.0
+        losses = torch.stack([guess.loss for guess in guesses])
+        weights = decay ** torch.arange(len(losses), device=losses.device)
+        self._optimizer.zero_grad()
+        torch.autograd.backward((losses * weights).sum())
+        norm = nn.utils.clip_grad_norm_(self.head.parameters(), self.options.grad_clip)
+        self._optimizer.step()
         self.step += 1
-        self.num_tokens += sum(len(s) - s.example.num_prompt_tokens for s in sequences)
-        if self.step % _LOG_EVERY == 1:
-            self._log({"loss": loss.item(), "accuracy": self.accuracies})
+        self.num_tokens += len(batch.position)
+        accuracy = []
+        for position, guess in enumerate(guesses):
+            counted = batch.remaining > position
+            right = (guess.tokens == batch.truth(position)) & counted
+            accuracy.append(int(right.sum()) / max(int(counted.sum()), 1))
+        self._average(loss=losses.detach().tolist(), accuracy=accuracy, gradient=[float(norm)])
+        if self.step % _LOG_STEPS == 1:
+            self._log(lr=self._optimizer.param_groups[0]["lr"], **self.means)
 
-    def _log(self, entry: dict[str, Any]) -> None:
-        entry = {
+    def _average(self, **values: list[float]) -> None:
+        # The mean of all steps at first, of the last fifty or so later.
+        keep = min(_SMOOTHING, 1 - 1 / self.step)
+        for name, new in values.items():
+            old = self.means.get(name, new)
+            pairs = zip(old, new, strict=True)
+            self.means[name] = [keep * o + (1 - keep) * n for o, n in pairs]
+
+    def _log(self, **entry: Any) -> None:
+        common = {
             "step": self.step,
-            "minutes": self.seconds / 60,
+            "epoch": max(self.epoch, 0),
+            "minutes": round(self.seconds / 60, 3),
             "answer_tokens": self.num_tokens,
-        } | entry
-        with (self.options.out / "training_log.jsonl").open("a") as log:
-            log.write(json.dumps(entry) + "\n")
+        }
+        with (self.options.out / "training_log.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps(common | entry) + "\n")
 
-    @torch.no_grad()
-    def evaluate(self) -> list[float]:
-        """The share of right guesses by position on the held-out examples."""
-        totals: list[float] = []
-        num_rows = 0
-        for begin in range(0, len(self.held_out), 8):
-            batch = make_batch(self.held_out[begin : begin + 8], self.options.num_steps)
-            rows = len(batch.rows(0)[0])
-            accuracies = [g.accuracy * rows for g in self.head.guesses(batch)]
-            totals = [a + b for a, b in zip(totals or [0.0] * len(accuracies), accuracies,
-                                            strict=True)]  # fmt: skip
-            num_rows += rows
-        return [total / num_rows for total in totals]
+    # --- what is kept ---
 
-    def report(self) -> list[str]:
-        """What the head reaches, in words."""
-        accuracies = self.evaluate()
-        lines = [f"{self.step} steps, {self.num_tokens} tokens of answers"]
-        if accuracies:
-            rates = ", ".join(f"{a:.3f}" for a in accuracies)
-            lines.append(f"right on {len(self.held_out)} held-out examples, by position: {rates}")
-            expected = sum(math.prod(accuracies[: i + 1]) for i in range(len(accuracies)))
-            lines.append(f"a chain's mean acceptance length is about {1 + expected:.2f}")
-        lines.append(f"checkpoint: {self.options.out / 'checkpoint'}")
-        return lines
+    def acceptance(self) -> Acceptance | None:
+        """What the drafter reaches on held-out examples."""
+        examples = self._corpus.held_out(self.num_examples, _MOST_HELD_OUT)
+        return evaluate(self.head, self._store, examples, self.options.batch_tokens)
 
     def save(self) -> None:
-        """Writes the checkpoint, the curves and the state to resume from."""
-        folder = self.options.out / "checkpoint"
-        write_checkpoint(self.head, folder, with_target=self.options.method == "mtp")
-        self._log({"held_out": self.evaluate()})
-        plot(self.options.out)
+        """Writes the checkpoint, the state to go on from, and the curves."""
+        write_checkpoint(self.head, self.options.out / "checkpoint")
+        directory = self.options.out / "state"
+        directory.mkdir(exist_ok=True)
         state = {
             "head": self.head.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "progress": [self.step, self.seconds, self.num_tokens, self.accuracies],
-            "run": self._identity(),
+            "optimizer": self._optimizer.state_dict(),
+            "vocabulary": self._vocabulary_ids,
+            "progress": {name: getattr(self, name) for name in _PROGRESS},
+            "options": self.options.identity(),
         }
-        file = self.options.out / "state.pt"
-        torch.save(state, file.with_suffix(".tmp"))
-        os.replace(file.with_suffix(".tmp"), file)
+        torch.save(state, directory / "state.tmp")
+        os.replace(directory / "state.tmp", directory / "state.pt")
+        if (acceptance := self.acceptance()) is not None:
+            self._log(held_out=asdict(acceptance))
+        draw_curves(self.options.out)
 
-    def _identity(self) -> list[Any]:
-        return [self.options.method, self.options.seed, self.options.num_steps, len(self.train)]
+    def finish(self) -> Acceptance | None:
+        """Writes what the drafter reaches beside the checkpoint."""
+        acceptance = self.acceptance()
+        if acceptance is not None:
+            text = json.dumps(asdict(acceptance), indent=2) + "\n"
+            (self.options.out / "acceptance.json").write_text(text, encoding="utf-8")
+        return acceptance
 
-    def _resume(self) -> None:
-        file = self.options.out / "state.pt"
-        if not file.is_file():
-            return
-        state = torch.load(file, weights_only=True)
-        if state["run"] != self._identity():
-            raise InvalidArgumentError(
-                "out", str(self.options.out), "an empty directory: it holds another run's state"
-            )
+    def _read_state(self) -> dict[str, Any] | None:
+        file = self.options.out / "state" / "state.pt"
+        if not self.options.resume or not file.is_file():
+            return None
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        theirs, ours = state["options"], self.options.identity()
+        for name, value in ours.items():
+            if theirs.get(name) != value:
+                raise InvalidArgumentError(
+                    name, value, f"{theirs.get(name)}, as the run in {self.options.out} has it"
+                )
+        return state
+
+    def _load_state(self, state: dict[str, Any]) -> None:
         self.head.load_state_dict(state["head"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.seconds, self.num_tokens, self.accuracies = state["progress"]
-
-
-def write_checkpoint(head: Head, folder: Path, *, with_target: bool = False) -> None:
-    """The head in its published format, in bfloat16; with_target inside a copy of the target's."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        name: (t.detach().to(torch.bfloat16) if t.is_floating_point() else t.detach()).contiguous()
-        for name, t in head.tensors().items()
-    }
-    if with_target:
-        source = head.target.directory
-        for file in sorted(source.glob("*.safetensors")):
-            tensors |= load_file(file)
-        for file in source.iterdir():
-            if file.is_file() and file.suffix in (".json", ".jinja", ".model", ".txt"):
-                shutil.copy(file, folder / file.name)
-        (folder / "model.safetensors.index.json").unlink(missing_ok=True)
-    file = folder / "model.safetensors"
-    save_file(tensors, file.with_suffix(".tmp"))
-    os.replace(file.with_suffix(".tmp"), file)
-    (folder / "config.json").write_text(json.dumps(head.config(), indent=2) + "\n")
-
-
-def plot(out: Path) -> None:
-    """The learning curves as out/learning_curves.png, where matplotlib is installed."""
-    try:
-        import matplotlib
-    except ImportError:
-        return
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    entries = [json.loads(line) for line in (out / "training_log.jsonl").read_text().splitlines()]
-    figure, axes = pyplot.subplots(figsize=(7, 4))
-    for key, style in (("accuracy", "-"), ("held_out", "o--")):
-        points = [(e["answer_tokens"], e[key]) for e in entries if e.get(key)]
-        for position in range(len(points[0][1]) if points else 0):
-            axes.plot(
-                [x for x, _ in points],
-                [y[position] for _, y in points],
-                style,
-                color=f"C{position}",
-                label=f"position {position}" if key == "accuracy" else None,
+        self._optimizer.load_state_dict(state["optimizer"])
+        for name in _PROGRESS:
+            setattr(self, name, state["progress"][name])
+        if self._corpus.refresh() < self.num_examples:
+            raise InvalidArgumentError(
+                "data", "fewer examples than before", f"at least {self.num_examples} examples"
             )
-    axes.set_xlabel("tokens of answers")
-    axes.set_ylabel("right guesses")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(out / "learning_curves.png", dpi=120)
-    pyplot.close(figure)
+
+
+_PROGRESS = (
+    "step",
+    "seconds",
+    "num_tokens",
+    "epoch",
+    "batch_of_epoch",
+    "num_examples",
+    "means",
+)

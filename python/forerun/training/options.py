@@ -2,12 +2,41 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from forerun.errors import InvalidArgumentError
 
-TRAIN_METHODS = ("eagle3", "eagle", "mtp", "mlp_speculator", "medusa")
+TRAIN_METHODS = ("eagle3", "eagle", "mlp_speculator", "medusa", "mtp", "draft_model")
+# Options that only some methods have; None means "the method's own default".
+METHOD_OPTIONS: dict[str, tuple[str, ...]] = {
+    "num_positions": ("eagle3", "eagle", "mlp_speculator", "medusa", "mtp"),
+    "step_decay": ("eagle3", "eagle", "mlp_speculator", "medusa", "mtp"),
+    "draft_vocab_size": ("eagle3", "medusa"),
+    "layer_ids": ("eagle3",),
+    "fc_norm": ("eagle3",),
+    "norm_before_residual": ("eagle3",),
+    "freeze_head": ("eagle3", "mlp_speculator", "medusa"),
+    "share_head": ("eagle3", "medusa"),
+    "num_layers": ("medusa", "draft_model"),
+    "intermediate_size": ("eagle3", "eagle", "draft_model"),
+    "hidden_size": ("draft_model",),
+}
+_AT_LEAST = {
+    "num_examples": 1,
+    "num_positions": 1,
+    "num_layers": 1,
+    "draft_vocab_size": 1,
+    "intermediate_size": 1,
+    "hidden_size": 8,
+    "max_length": 8,
+    "batch_tokens": 8,
+    "steps": 1,
+    "num_threads": 0,
+}
+_ABOVE_ZERO = ("minutes", "epochs", "lr", "save_minutes", "step_decay", "grad_clip")
 
 
 @dataclass(kw_only=True)
@@ -17,57 +46,137 @@ class TrainOptions:
     Attributes:
         method: one of TRAIN_METHODS.
         model: the target's directory.
-        out: where the checkpoint, the log, the learning curves and the state to resume from go.
-        data: JSON lines with "prompt" and "answer" (texts or token ids) or "messages"; None lets
-            the target write both, into out/data.jsonl.
+        out: gets checkpoint/, state/, cache/, the log and the learning curves.
+        data: JSON lines with "prompt" and "answer" (texts or token ids) or "messages"; it may grow
+            while training runs. None lets the target write both, into out/data.jsonl.
         num_examples: how many examples the target writes; of `data`, how many are read at most.
         max_length: tokens of an example; what is longer is cut.
-        minutes: of training; the learning rate falls to a twentieth over them.
-        lr: the highest learning rate, of AdamW.
+        held_out: the share of the examples that is kept for the acceptance at the end.
+        steps, epochs, minutes: training ends, with the learning rate, when the first is reached;
+            none given means an hour.
         batch_tokens: tokens of a step, padding included.
-        num_steps: positions that are trained: the training-time test of heads that feed on
-            themselves, the number of heads otherwise.
-        step_decay: weight of a position relative to the one before it.
-        draft_vocab_size: eagle3: the most frequent tokens of the answers that can be drafted.
-        layer_ids: eagle3: the target's layers that are read, by how many are before them; None for
-            the second, the middle and the third last.
-        share_head: eagle3, mlp_speculator and medusa: keep the target's output matrix instead of
-            training one: smaller files, faster training.
-        save_every: seconds between checkpoints.
+        lr: the highest learning rate.
+        warmup: the share of training in which it rises.
+        grad_clip: the longest gradient.
+        num_positions: tokens of a draft that are trained for: steps of the training-time test, or
+            heads.
+        step_decay: the weight of a position relative to the one before it.
+        draft_vocab_size: the most frequent tokens of the answers, which alone can be drafted.
+        layer_ids: the target's layers that eagle3 reads, by how many are before them.
+        fc_norm: eagle3 norms each of the states that it reads.
+        norm_before_residual: eagle3 takes the normed feature as residual.
+        freeze_head: keep the target's rows as output matrix instead of training them.
+        share_head: leave the output matrix out of the file: it is the target's. Freezes it.
+        num_layers: layers of a draft model; residual blocks of a Medusa head.
+        hidden_size, intermediate_size: of a draft model; the latter also of a head's layer.
+        cache: keep the target's states on disk instead of computing them anew in each epoch.
+        save_minutes: minutes between checkpoints.
+        resume: go on with the state in `out` where there is one.
         seed: of data, weights and order.
+        num_threads: of torch; 0 leaves it the choice.
+        device: of torch.
     """
 
     method: str
     model: Path
     out: Path
     data: Path | None = None
-    num_examples: int = 4000
+    num_examples: int | None = None
     max_length: int = 512
-    minutes: float = 60.0
-    lr: float = 1e-3
-    batch_tokens: int = 3072
-    num_steps: int = 4
-    step_decay: float = 0.8
-    draft_vocab_size: int = 8192
+    held_out: float = 0.02
+    steps: int | None = None
+    epochs: float | None = None
+    minutes: float | None = None
+    batch_tokens: int = 2048
+    lr: float | None = None
+    warmup: float = 0.03
+    grad_clip: float = 1.0
+    num_positions: int | None = None
+    step_decay: float | None = None
+    draft_vocab_size: int | None = None
     layer_ids: list[int] | None = None
-    share_head: bool = True
-    save_every: float = 300.0
+    fc_norm: bool | None = None
+    norm_before_residual: bool | None = None
+    freeze_head: bool | None = None
+    share_head: bool | None = None
+    num_layers: int | None = None
+    hidden_size: int | None = None
+    intermediate_size: int | None = None
+    cache: bool = True
+    save_minutes: float = 5.0
+    resume: bool = True
     seed: int = 0
+    num_threads: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
-        """Checks every field."""
+        """Checks every field, then sets the defaults of the method."""
+        self.model, self.out = Path(self.model), Path(self.out)
+        self.data = None if self.data is None else Path(self.data)
         if self.method not in TRAIN_METHODS:
             raise InvalidArgumentError("method", self.method, f"one of {', '.join(TRAIN_METHODS)}")
-        for name in ("num_examples", "num_steps", "draft_vocab_size"):
-            if getattr(self, name) < 1:
-                raise InvalidArgumentError(name, getattr(self, name), "at least 1")
-        for name, least in (("max_length", 16), ("batch_tokens", 32)):
-            if getattr(self, name) < least:
-                raise InvalidArgumentError(name, getattr(self, name), f"at least {least}")
-        for name in ("minutes", "lr", "save_every", "step_decay"):
-            if not getattr(self, name) > 0:
-                raise InvalidArgumentError(name, getattr(self, name), "a number above 0")
+        for name, methods in METHOD_OPTIONS.items():
+            value = getattr(self, name)
+            if value is not None and self.method not in methods:
+                raise InvalidArgumentError(
+                    name, value, f"None: {self.method} has no such option; {_list(methods)} do"
+                )
+        self._check_numbers()
+        if self.share_head and self.freeze_head is False:
+            raise InvalidArgumentError("freeze_head", False, "True together with share_head")
         if self.data is not None and not self.data.is_file():
             raise InvalidArgumentError("data", str(self.data), "a file of JSON lines")
         if not (self.model / "config.json").is_file():
             raise InvalidArgumentError("model", str(self.model), "a directory with config.json")
+        if self.steps is None and self.epochs is None and self.minutes is None:
+            self.minutes = 60.0
+        if self.num_examples is None and self.data is None:
+            self.num_examples = 4000
+        self._set_defaults()
+
+    def _check_numbers(self) -> None:
+        for name, least in _AT_LEAST.items():
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise InvalidArgumentError(name, value, f"at least {least}")
+        for name in _ABOVE_ZERO:
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise InvalidArgumentError(name, value, "a number above 0")
+        for name in ("held_out", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InvalidArgumentError(name, getattr(self, name), "a share below 1")
+
+    def _set_defaults(self) -> None:
+        defaults: dict[str, Any] = {
+            "num_positions": {"mlp_speculator": 3, "eagle": 1}.get(self.method, 4),
+            "step_decay": 1.0 if self.method == "mlp_speculator" else 0.8,
+            "fc_norm": False,
+            "norm_before_residual": False,
+            "freeze_head": bool(self.share_head),
+            "share_head": False,
+            "num_layers": 4 if self.method == "draft_model" else 1,
+            "lr": 1e-3,
+        }
+        if self.method == "eagle3":
+            defaults["draft_vocab_size"] = 8192
+        for name, value in defaults.items():
+            if getattr(self, name) is None and self.method in METHOD_OPTIONS.get(
+                name, TRAIN_METHODS
+            ):
+                setattr(self, name, value)
+
+    def identity(self) -> dict[str, Any]:
+        """What a resumed run must share with the one that wrote the state."""
+        free = {"out", "data", "num_examples", "steps", "epochs", "minutes", "cache"}
+        free |= {"save_minutes", "resume", "num_threads", "device"}
+        return {
+            field.name: str(value) if isinstance(value, Path) else value
+            for field in fields(self)
+            if field.name not in free
+            for value in [getattr(self, field.name)]
+        }
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(names)

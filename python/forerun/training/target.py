@@ -1,190 +1,188 @@
-"""The target in torch: what heads read of it, kept on disk."""
+"""The target in torch, and what drafters read of it."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from forerun.errors import CheckpointError
 from forerun.training.data import Example
 
-_FEATURE_BATCH = 8
+_SHARD_BYTES = 1 << 30
 
 
 class Target:
     """A frozen causal language model of transformers, in float32."""
 
-    def __init__(self, directory: Path) -> None:
-        """Loads the model; any that transformers can."""
-        from transformers import AutoModelForCausalLM
+    def __init__(self, directory: Path, device: str = "cpu") -> None:
+        """Loads the model; any that transformers can.
 
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
-        model.eval()
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
+        Raises:
+            CheckpointError: transformers cannot.
+        """
+        try:
+            model = _load(directory)
+        except Exception as error:  # whatever transformers and the checkpoint run into
+            raise CheckpointError("model", str(error), "a model for transformers") from error
+        self._model = model.eval().requires_grad_(False).to(device)
         self.directory = directory
-        self.config: dict[str, Any] = json.loads((directory / "config.json").read_text())
-        self.model = model.base_model
+        self.device = torch.device(device)
+        self.config = model.config.get_text_config()
         self.embedding: Tensor = model.get_input_embeddings().weight.data
         self.lm_head: Tensor = model.get_output_embeddings().weight.data
-        self.final_norm: Tensor = self.model.norm.weight.data
+        self.final_norm: Tensor = model.base_model.norm.weight.data
+        self.softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
         self.hidden_size: int = self.embedding.shape[1]
-        self.vocab_size: int = self.embedding.shape[0]
-        self.num_layers: int = model.config.num_hidden_layers
-        self.hf_config = model.config
+        self.vocab_size: int = self.lm_head.shape[0]
+        self.num_layers: int = self.config.num_hidden_layers
 
     @property
     def rope_theta(self) -> float:
         """The base of the target's rotary embedding."""
-        parameters = getattr(self.hf_config, "rope_parameters", None) or {}
-        return float(parameters.get("rope_theta") or self.config.get("rope_theta", 10000.0))
+        parameters = getattr(self.config, "rope_parameters", None) or {}
+        parameters = parameters.get("full_attention", parameters)
+        return float(parameters.get("rope_theta", 10000.0))
 
     @property
     def eos_token_ids(self) -> list[int]:
         """The ids that end a text."""
-        value = self.hf_config.eos_token_id
+        value = self.config.eos_token_id
         return [] if value is None else list(value) if isinstance(value, list) else [value]
 
     @torch.no_grad()
-    def features(self, tokens: Tensor, layer_ids: list[int]) -> tuple[Tensor, Tensor]:
-        """The residual stream before some layers, side by side, and the final normed state.
+    def states(self, tokens: Tensor, layer_ids: list[int]) -> Tensor:
+        """The residual stream before some layers and the final normed state, side by side.
 
         Args:
-            tokens: [batch, length].
+            tokens: [batch, length], padded behind.
             layer_ids: k of the state behind k layers, below the number of layers.
 
         Returns:
-            [batch, length, len(layer_ids) * hidden] and [batch, length, hidden].
+            [batch, length, (len(layer_ids) + 1) * hidden].
         """
-        out = self.model(tokens, output_hidden_states=True, use_cache=False)
-        taps = [out.hidden_states[k] for k in layer_ids]
+        taps = bool(layer_ids)
+        out = self._model.base_model(tokens, output_hidden_states=taps, use_cache=False)
         final = out.last_hidden_state
-        return (torch.cat(taps, -1) if taps else final[..., :0]), final
+        return torch.cat([*(out.hidden_states[k] for k in layer_ids), final], -1)
+
+    def logits(self, final: Tensor, rows: Tensor | None = None) -> Tensor:
+        """The target's logits of final states, for all tokens or only those of `rows`."""
+        logits = final @ (self.lm_head if rows is None else self.lm_head[rows]).T
+        return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
-@dataclass
-class Sequence:
-    """An example with its features, [length, width] float16 on disk."""
+def _load(directory: Path) -> Any:
+    from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-    example: Example
-    taps: np.ndarray
-    final: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.example.tokens)
-
-
-class FeatureCache:
-    """Features of examples in one file of float16, which a later run finds again."""
-
-    def __init__(self, file: Path, target: Target, layer_ids: list[int]) -> None:
-        """`layer_ids` as Target.features takes them."""
-        self._file, self._target, self._layer_ids = file, target, layer_ids
-        self._width = (len(layer_ids) + 1) * target.hidden_size
-
-    def load(self, examples: list[Example]) -> list[Sequence]:
-        """The examples with their features, computed where the file does not have them."""
-        lengths = [len(example.tokens) for example in examples]
-        offsets = np.concatenate([[0], np.cumsum(lengths)]).tolist()
-        index = self._file.with_suffix(".json")
-        key = {
-            "model": str(self._target.directory.resolve()),
-            "layer_ids": self._layer_ids,
-            "tokens": [hash(example.tokens) for example in examples],
-        }
-        shape = (offsets[-1], self._width)
-        if not index.is_file() or json.loads(index.read_text()) != key:
-            index.unlink(missing_ok=True)
-            memory = np.memmap(self._file, np.float16, "w+", shape=shape)
-            self._compute(examples, offsets, memory)
-            memory.flush()
-            index.write_text(json.dumps(key))
-        memory = np.memmap(self._file, np.float16, "r", shape=shape)
-        num_taps = len(self._layer_ids) * self._target.hidden_size
-        return [
-            Sequence(example, memory[begin:end, :num_taps], memory[begin:end, num_taps:])
-            for example, begin, end in zip(examples, offsets, offsets[1:], strict=False)
-        ]
-
-    def _compute(self, examples: list[Example], offsets: list[int], memory: np.ndarray) -> None:
-        order = sorted(range(len(examples)), key=lambda i: len(examples[i].tokens))
-        bar = tqdm(total=offsets[-1], desc="Reading the target", unit=" tokens")
-        with bar:
-            for begin in range(0, len(order), _FEATURE_BATCH):
-                batch = order[begin : begin + _FEATURE_BATCH]
-                length = max(len(examples[i].tokens) for i in batch)
-                tokens = torch.zeros(len(batch), length, dtype=torch.long)
-                for row, i in enumerate(batch):
-                    tokens[row, : len(examples[i].tokens)] = torch.tensor(examples[i].tokens)
-                taps, final = self._target.features(tokens, self._layer_ids)
-                both = torch.cat([taps, final], -1)
-                for row, i in enumerate(batch):
-                    count = len(examples[i].tokens)
-                    values = both[row, :count].to(torch.float16)
-                    if not torch.isfinite(values).all():
-                        raise CheckpointError(
-                            "hidden states", "beyond float16's range", "other layer_ids"
-                        )
-                    memory[offsets[i] : offsets[i] + count] = values.numpy()
-                    bar.update(count)
+    stored = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    if stored.get("model_type") != "mimo":
+        return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    # Which transformers does not know, and which is Qwen2 with layers that are not read here.
+    config = Qwen2Config.from_dict({**stored, "model_type": "qwen2"})
+    return Qwen2ForCausalLM.from_pretrained(directory, config=config, dtype=torch.float32)
 
 
-@dataclass
-class Batch:
-    """Examples side by side, padded with zeros behind.
+class StateStore:
+    """The target's states of examples, in bfloat16: computed once and kept on disk.
 
-    Attributes:
-        tokens: [batch, length + most positions].
-        taps: [batch, length, width].
-        final: [batch, length, hidden], normed.
-        answers: per example the first and the last token position, exclusive, of its answer.
+    An example's states depend in their last bits on who shares its batch, so what a run computes
+    first is what it uses ever after.
     """
 
-    tokens: Tensor
-    taps: Tensor
-    final: Tensor
-    answers: list[tuple[int, int]]
+    def __init__(
+        self, target: Target, layer_ids: list[int], directory: Path | None, with_best: bool = False
+    ) -> None:
+        """With no directory, states are computed each time; `best` needs `with_best`."""
+        self._target, self._layer_ids, self._directory = target, layer_ids, directory
+        self._with_best = with_best
+        self._best: dict[str, list[int]] = {}
+        self._width = (len(layer_ids) + 1) * target.hidden_size
+        self._places: dict[str, tuple[int, int]] = {}
+        self._shard, self._end = 0, 0
+        if directory is not None:
+            directory.mkdir(parents=True, exist_ok=True)
+            self._open(directory)
 
-    @property
-    def length(self) -> int:
-        """Positions that have features."""
-        return self.taps.shape[1]
+    def _open(self, directory: Path) -> None:
+        about = {
+            "model": str(self._target.directory.resolve()),
+            "layer_ids": self._layer_ids,
+            "width": self._width,
+            "best": self._with_best,
+        }
+        meta, index = directory / "meta.json", directory / "index.jsonl"
+        if not meta.is_file() or json.loads(meta.read_text()) != about:
+            for file in [index, *directory.glob("states-*.bin")]:
+                file.unlink(missing_ok=True)
+            meta.write_text(json.dumps(about))
+        if not index.is_file():
+            return
+        whole_lines = index.read_bytes().rpartition(b"\n")
+        index.write_bytes(whole_lines[0] + whole_lines[1])
+        for line in whole_lines[0].splitlines():
+            key, shard, offset, rows, best = json.loads(line)
+            self._best[key] = best
+            self._places[key] = (shard, offset)
+            self._shard, self._end = shard, offset + rows * self._width * 2
 
-    def rows(self, step: int) -> tuple[Tensor, Tensor]:
-        """Where a head's guess at `step` is about a token of an answer.
+    def get(self, examples: list[Example]) -> Tensor:
+        """States [batch, longest, width] in float32, zeros behind an example's end."""
+        missing = [e for e in examples if e.key not in self._places]
+        fresh = self._compute(missing) if missing else {}
+        states = torch.zeros(len(examples), max(map(len, examples)), self._width)
+        for row, example in enumerate(examples):
+            found = fresh.get(example.key)
+            states[row, : len(example)] = self._read(example) if found is None else found
+        return states.to(self._target.device)
 
-        The row of position t guesses the token t + 2 + step; the target's own distribution of it
-        comes from its final state of position t + 1 + step.
+    def best(self, examples: list[Example]) -> list[int]:
+        """The target's most probable tokens behind the answers' tokens but the last, in a row.
 
-        Returns:
-            Flat indices into [batch, length] of the guesses' rows and of the final states.
+        Those of examples that `get` was asked for.
         """
-        rows, states = [], []
-        for index, (begin, end) in enumerate(self.answers):
-            state = torch.arange(max(begin - 1, step + 1), end - 1)
-            states.append(index * self.length + state)
-            rows.append(index * self.length + state - 1 - step)
-        return torch.cat(rows), torch.cat(states)
+        return [token for example in examples for token in self._best.get(example.key, [])]
 
+    def _compute(self, examples: list[Example]) -> dict[str, Tensor]:
+        tokens = torch.zeros(len(examples), max(map(len, examples)), dtype=torch.long)
+        for row, example in enumerate(examples):
+            tokens[row, : len(example)] = torch.tensor(example.tokens)
+        states = self._target.states(tokens.to(self._target.device), self._layer_ids)
+        rounded = states.to(torch.bfloat16).cpu()
+        fresh = {e.key: rounded[row, : len(e)] for row, e in enumerate(examples)}
+        for e in examples if self._with_best else []:
+            answer = fresh[e.key][e.num_prompt_tokens : -1, -self._target.hidden_size :]
+            logits = self._target.logits(answer.float().to(self._target.device))
+            self._best[e.key] = logits.argmax(-1).tolist()
+        if self._directory is not None:
+            self._write(self._directory, fresh)
+        return fresh
 
-def make_batch(sequences: list[Sequence], num_steps: int) -> Batch:
-    """Puts sequences side by side."""
-    length = max(map(len, sequences))
-    first = sequences[0]
-    tokens = torch.zeros(len(sequences), length + num_steps + 1, dtype=torch.long)
-    taps = torch.zeros(len(sequences), length, first.taps.shape[1])
-    final = torch.zeros(len(sequences), length, first.final.shape[1])
-    for row, sequence in enumerate(sequences):
-        count = len(sequence)
-        tokens[row, :count] = torch.tensor(sequence.example.tokens)
-        taps[row, :count] = torch.from_numpy(sequence.taps.astype(np.float32))
-        final[row, :count] = torch.from_numpy(sequence.final.astype(np.float32))
-    answers = [(s.example.num_prompt_tokens, len(s)) for s in sequences]
-    return Batch(tokens, taps, final, answers)
+    def _write(self, directory: Path, fresh: dict[str, Tensor]) -> None:
+        places = []
+        for key, states in fresh.items():
+            if self._end >= _SHARD_BYTES:
+                self._shard, self._end = self._shard + 1, 0
+            file = directory / f"states-{self._shard:04}.bin"
+            with file.open("r+b" if file.is_file() else "w+b") as shard:
+                shard.seek(self._end)
+                shard.write(states.contiguous().view(torch.int16).numpy().tobytes())
+            self._places[key] = (self._shard, self._end)
+            best = self._best.get(key, [])
+            places.append([key, self._shard, self._end, len(states), best])
+            self._end += states.numel() * 2
+        # What the index names is in the shards: they were written first.
+        with (directory / "index.jsonl").open("a") as index:
+            index.write("".join(json.dumps(place) + "\n" for place in places))
+
+    def _read(self, example: Example) -> Tensor:
+        assert self._directory is not None
+        shard, offset = self._places[example.key]
+        shape = (len(example), self._width)
+        file = self._directory / f"states-{shard:04}.bin"
+        memory: Any = np.memmap(file, np.int16, "r", offset=offset, shape=shape)
+        return torch.from_numpy(np.array(memory)).view(torch.bfloat16)
