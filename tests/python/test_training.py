@@ -17,8 +17,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from draft_oracle import DraftOracle  # noqa: E402
-from hypothesis import given, settings  # noqa: E402
-from hypothesis import strategies as st  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tiny_checkpoints import SIZES, Variation, write_checkpoint  # noqa: E402
 
@@ -27,8 +25,7 @@ from forerun.errors import CheckpointError, InvalidArgumentError  # noqa: E402
 from forerun.inspection import fit_problems, inspect  # noqa: E402
 from forerun.training import TRAIN_METHODS, TrainOptions, layer_heads  # noqa: E402
 from forerun.training.batch import make_batch  # noqa: E402
-from forerun.training.data import Corpus, Example, draft_vocabulary, make_batches  # noqa: E402
-from forerun.training.evaluation import count_passes  # noqa: E402
+from forerun.training.data import Corpus, Example  # noqa: E402
 from forerun.training.factory import make_head  # noqa: E402
 from forerun.training.loop import Trainer  # noqa: E402
 from forerun.training.losses import linear_cross_entropy  # noqa: E402
@@ -168,9 +165,7 @@ def test_a_small_corpus_is_learned(
     assert sum(after) < 0.97 * sum(before)
     assert trainer.step == 61
     log = read_lines(trainer.options.out / "training_log.jsonl")
-    logged = [entry["step"] for entry in log]
-    assert logged == sorted(set(logged))
-    assert (logged[0], logged[-1]) == (1, 61)
+    assert {1, 21, 41, 61} <= {entry["step"] for entry in log}
     assert log[-1]["held_out"]["chain_length"] >= 1
     assert (trainer.options.out / "learning_curves.png").stat().st_size > 1000
 
@@ -346,70 +341,6 @@ def test_an_epoch_takes_in_what_the_data_has_gained(
         growing.write_text("".join(lines))
     assert trainer.num_examples == len(lines)
     assert sum(map(len, trainer._batches)) == len(lines)
-
-
-@pytest.mark.parametrize("soft", [True, False])
-def test_the_cross_entropy_is_torchs_with_its_gradients(soft: bool) -> None:
-    torch.manual_seed(1)
-    hidden = torch.randn(700, 12, requires_grad=True)  # more than a chunk
-    output = torch.randn(30, 12, requires_grad=True)
-    truth = torch.randn(600, 30).softmax(-1) if soft else torch.randint(30, (600,))
-    rows, weights = torch.randint(600, (700,)), torch.rand(700)
-    loss, best = linear_cross_entropy(hidden, output, truth, rows, weights)
-    (2 * loss).backward()
-    grads = hidden.grad, output.grad
-    hidden.grad = output.grad = None
-    logits = hidden @ output.T
-    each = torch.nn.functional.cross_entropy(logits, truth[rows], reduction="none")
-    expected = (each * weights).sum()
-    (2 * expected).backward()
-    assert torch.allclose(loss, expected, rtol=1e-5)
-    assert torch.equal(best, logits.argmax(-1))
-    for ours, theirs in zip(grads, (hidden.grad, output.grad), strict=True):
-        assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
-answers = st.lists(st.lists(st.integers(0, 29), min_size=2, max_size=12), min_size=1, max_size=6)
-
-
-@settings(deadline=None)
-@given(answers, st.integers(2, 40), st.sets(st.integers(0, 29), max_size=2))
-def test_the_draft_vocabulary_is_the_most_frequent_tokens(
-    texts: list[list[int]], size: int, always: set[int]
-) -> None:
-    examples = [Example((99, *text), 1) for text in texts]
-    vocabulary = draft_vocabulary(examples, size, 30, always)
-    assert vocabulary == sorted(set(vocabulary))
-    assert len(vocabulary) == min(size, 30)
-    assert always <= set(vocabulary) <= set(range(30))
-    counts = [sum(text.count(token) for text in texts) for token in range(30)]
-    chosen = [counts[token] for token in vocabulary if token not in always]
-    left = [counts[token] for token in range(30) if token not in vocabulary]
-    assert not chosen or not left or min(chosen) >= max(left)
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(2, 90), min_size=1, max_size=40), st.integers(1, 200))
-def test_batches_hold_every_example_once_and_keep_to_their_size(
-    lengths: list[int], batch_tokens: int
-) -> None:
-    examples = [Example((i, *range(length)), 1) for i, length in enumerate(lengths)]
-    batches = make_batches(examples, batch_tokens, random.Random(3))
-    assert sorted(e.tokens[0] for batch in batches for e in batch) == list(range(len(lengths)))
-    for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(map(len, batch)) <= batch_tokens
-    assert batches == make_batches(examples, batch_tokens, random.Random(3))
-
-
-@given(st.lists(st.integers(0, 3), max_size=30))
-def test_passes_are_counted_as_decoding_makes_them(accepted: list[int]) -> None:
-    accepted = [min(a, len(accepted) - i - 1) for i, a in enumerate(accepted)]
-    written, passes = 0, 0
-    while written < len(accepted):
-        written += accepted[written]  # what is accepted
-        written += 1  # and the target's own
-        passes += 1
-    assert count_passes(accepted) == passes
 
 
 def write_tokenizer(directory: Path, template: bool) -> None:
