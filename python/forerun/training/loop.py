@@ -28,7 +28,9 @@ from forerun.training.target import StateStore, Target
 _LEAST_LR = 0.05  # of the highest, at the end
 _SMOOTHING = 0.98  # of what the log and the bar show
 _LOG_STEPS = 20
+# Held-out examples that are judged: at the end, and for the curves meanwhile.
 _MOST_HELD_OUT = 64
+_MOST_WATCHED = 16
 
 
 def run(options: TrainOptions) -> Acceptance | None:
@@ -195,9 +197,9 @@ class Trainer:
 
     # --- what is kept ---
 
-    def acceptance(self) -> Acceptance | None:
+    def acceptance(self, most: int = _MOST_HELD_OUT) -> Acceptance | None:
         """What the drafter reaches on held-out examples."""
-        examples = self._corpus.held_out(self.num_examples, _MOST_HELD_OUT)
+        examples = self._corpus.held_out(self.num_examples, most)
         return evaluate(self.head, self._store, examples, self.options.batch_tokens)
 
     def save(self) -> None:
@@ -214,7 +216,7 @@ class Trainer:
         }
         torch.save(state, directory / "state.tmp")
         os.replace(directory / "state.tmp", directory / "state.pt")
-        if (acceptance := self.acceptance()) is not None:
+        if (acceptance := self.acceptance(_MOST_WATCHED)) is not None:
             self._log(held_out=asdict(acceptance))
         draw_curves(self.options.out)
 

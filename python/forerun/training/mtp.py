@@ -97,7 +97,9 @@ class Mtp(LayerHead):
     def config(self) -> dict[str, Any]:
         """The target's own, as a MiMo's."""
         attention = self.layer.attention
-        return self._stored | {
+        # MiMo has these biases without saying so.
+        stored = {n: value for n, value in self._stored.items() if n != "attention_bias"}
+        return stored | {
             "architectures": ["MiMoForCausalLM"],
             "model_type": "mimo",
             "head_dim": attention.head_dim,
