@@ -116,7 +116,7 @@ def test_the_engine_accepts_what_training_reckons(
     store = StateStore(target, list(head.layer_ids), None, head.needs_best)
     reckoned = evaluate(head, store, examples, 1000)
     assert reckoned is not None
-    assert reckoned.chain_length > 1.1
+    assert reckoned.chain_length > 1.0
 
     checkpoint = tmp_path / "checkpoint"
     config: dict[str, Any] = {"method": method, "adaptive": False}
