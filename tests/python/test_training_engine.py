@@ -116,7 +116,7 @@ def test_the_engine_accepts_what_training_reckons(
     store = StateStore(target, list(head.layer_ids), None, head.needs_best)
     reckoned = evaluate(head, store, examples, 1000)
     assert reckoned is not None
-    assert reckoned.chain_length > 1.0
+    assert reckoned.chain_length > 1.1
 
     checkpoint = tmp_path / "checkpoint"
     config: dict[str, Any] = {"method": method, "adaptive": False}
@@ -128,4 +128,4 @@ def test_the_engine_accepts_what_training_reckons(
     num_tokens = sum(len(e) - e.num_prompt_tokens - 1 for e in examples)
     # States are kept in bfloat16 in training and not in the engine: a tie may fall elsewhere.
     measured = num_tokens / passes_of_engine(llm, examples)
-    assert measured == pytest.approx(reckoned.chain_length, rel=0.1)
+    assert measured == pytest.approx(reckoned.chain_length, rel=0.03)

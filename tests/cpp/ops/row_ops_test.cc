@@ -248,8 +248,8 @@ TEST_P(RowOpsTest, ActivateAddsTheBiasFirst) {
       ops_->Activate(x, nullptr, activation, plain);
       for (int r = 0; r < 5; ++r) {
         for (int i = 0; i < cols; ++i) {
-          ASSERT_NEAR(out.row(r)[i], Defined(activation, x.row(r)[i] + bias.row(0)[i]), 5e-6);
-          ASSERT_NEAR(plain.row(r)[i], Defined(activation, x.row(r)[i]), 5e-6);
+          ASSERT_NEAR(out.row(r)[i], Defined(activation, x.row(r)[i] + bias.row(0)[i]), 2e-6);
+          ASSERT_NEAR(plain.row(r)[i], Defined(activation, x.row(r)[i]), 2e-6);
         }
       }
     }
