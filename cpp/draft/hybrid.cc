@@ -49,11 +49,6 @@ void HybridDrafter::Prepare(std::span<const DraftRequest> requests) {
 void HybridDrafter::Propose(const DraftRequest& request, Draft& draft) {
   modelled_.Clear();
   model_->Propose(request, modelled_);
-  if (modelled_.is_sampled()) {
-    // Guesses that were drawn may not be mixed with others.
-    std::swap(draft, modelled_);
-    return;
-  }
   indexed_.Clear();
   index_->Propose(request, indexed_);
   tree_.Clear();

@@ -19,6 +19,7 @@ namespace forerun {
 class HybridDrafter : public Drafter {
  public:
   // Without the model where the index expects at least `enough_tokens` to be accepted.
+  // REQUIRES: the model drafts with certainty; guesses that are drawn mix with no others.
   HybridDrafter(std::unique_ptr<SuffixDrafter> index, std::unique_ptr<Drafter> model,
                 double enough_tokens);
 
