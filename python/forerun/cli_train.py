@@ -22,6 +22,7 @@ _NUMBERS: tuple[tuple[str, type, str], ...] = (
     ("grad_clip", float, "longest gradient"),
     ("num_positions", int, "tokens of a draft that are trained for"),
     ("step_decay", float, "weight of a position relative to the one before"),
+    ("growth", float, "share of training in which the positions trained for grow from one to all"),
     ("draft_vocab_size", int, "the most frequent tokens, which alone can be drafted"),
     ("num_layers", int, "layers of a draft model, or blocks of a Medusa head"),
     ("hidden_size", int, "width of a draft model"),
@@ -65,6 +66,13 @@ def add_train(commands: Any) -> None:
         parser.add_argument(
             _flag(name), type=kind, default=_DEFAULTS[name], metavar="N", help=_help(name, what)
         )
+    parser.add_argument(
+        "--states",
+        type=Path,
+        metavar="DIR",
+        help="where the target's states are kept, which runs of several methods can use one after "
+        "the other (default: OUT/cache)",
+    )
     parser.add_argument(
         "--layer-ids",
         type=_numbers,

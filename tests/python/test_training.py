@@ -318,6 +318,40 @@ def test_a_resumed_run_ends_with_the_same_weights(
     assert whole.means == trainer.means
 
 
+def test_the_positions_trained_for_grow(
+    options: Callable[..., TrainOptions], target: Target
+) -> None:
+    trainer = trainer_of(options("eagle3", growth=0.75), target)
+    counts = []
+    for _ in range(12):
+        trainer.train(1)
+        counts.append(len(trainer.means["accuracy"]))
+    assert counts == [1] * 3 + [2] * 3 + [3] * 6
+    acceptance = trainer.finish()
+    assert acceptance is not None
+    assert len(acceptance.accuracy) == POSITIONS
+
+
+def test_methods_share_the_states_of_the_one_that_reads_most(
+    target: Target, data: Path, tmp_path: Path, options: Callable[..., TrainOptions]
+) -> None:
+    corpus = Corpus(options("eagle3"), data, VOCAB)
+    corpus.refresh()
+    examples = corpus.train(4)
+    most = StateStore(target, [0, 1], tmp_path, with_best=True)
+    states = most.get(examples)
+    files = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    final = StateStore(target, [], tmp_path)
+    assert torch.equal(final.get(examples), states[..., -HIDDEN:])
+    second = StateStore(target, [1], tmp_path, with_best=True)
+    assert torch.equal(second.get(examples), states[..., HIDDEN:])
+    assert second.best(examples) == most.best(examples)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == files
+    more = corpus.train(8)
+    added = second.get(more)
+    assert torch.equal(StateStore(target, [0, 1], tmp_path, True).get(more)[..., HIDDEN:], added)
+
+
 def test_another_runs_state_is_refused(
     options: Callable[..., TrainOptions], target: Target
 ) -> None:
@@ -411,6 +445,8 @@ def test_a_bad_line_of_data_is_named(
         ("eagle3", {"held_out": 1.0}, "held_out"),
         ("eagle3", {"share_head": True, "freeze_head": False}, "freeze_head"),
         ("eagle3", {"data": Path("/nowhere.jsonl")}, "data"),
+        ("medusa", {"states": "states", "cache": False}, "states"),
+        ("eagle3", {"growth": 1.0}, "growth"),
         ("hydra", {}, "method"),
     ],
 )

@@ -21,7 +21,7 @@ from forerun.training.curves import draw_curves
 from forerun.training.data import Corpus, Example, draft_vocabulary, make_batches
 from forerun.training.evaluation import Acceptance, evaluate
 from forerun.training.factory import make_head
-from forerun.training.heads import Head
+from forerun.training.heads import Guess, Head
 from forerun.training.options import TrainOptions
 from forerun.training.target import StateStore, Target
 
@@ -77,7 +77,7 @@ class Trainer:
         self._optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.95), weight_decay=0.0)
         if state is not None:
             self._load_state(state)
-        cache = options.out / "cache" if options.cache else None
+        cache = options.states or options.out / "cache" if options.cache else None
         layer_ids = list(self.head.layer_ids)
         self._store = StateStore(target, layer_ids, cache, self.head.needs_best)
         self._batches: list[list[Example]] = []
@@ -158,7 +158,7 @@ class Trainer:
     def _train_step(self, batch: Batch) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        guesses = self.head.guesses(batch)
+        guesses = self._guesses(batch)
         decay = self.options.step_decay or 1.0
         losses = torch.stack([guess.loss for guess in guesses])
         weights = decay ** torch.arange(len(losses), device=losses.device)
@@ -177,11 +177,23 @@ class Trainer:
         if self.step % _LOG_STEPS == 1:
             self._log(lr=self._optimizer.param_groups[0]["lr"], **self.means)
 
+    def _guesses(self, batch: Batch) -> list[Guess]:
+        """Guesses of as many positions as are trained for at this time."""
+        positions, growth = self.head.num_positions, self.options.growth
+        if self.progress < growth:
+            self.head.num_positions = 1 + int(positions * self.progress / growth)
+        try:
+            return self.head.guesses(batch)
+        finally:
+            self.head.num_positions = positions
+
     def _average(self, **values: list[float]) -> None:
         # The mean of all steps at first, of the last fifty or so later.
         keep = min(_SMOOTHING, 1 - 1 / self.step)
         for name, new in values.items():
             old = self.means.get(name, new)
+            # A position that is new has no past yet.
+            old = (old + new[len(old) :])[: len(new)]
             pairs = zip(old, new, strict=True)
             self.means[name] = [keep * o + (1 - keep) * n for o, n in pairs]
 

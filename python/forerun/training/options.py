@@ -61,6 +61,8 @@ class TrainOptions:
         num_positions: tokens of a draft that are trained for: steps of the training-time test, or
             heads.
         step_decay: the weight of a position relative to the one before it.
+        growth: the share of training in which the number of positions that are trained for grows,
+            from one; later positions are the costly ones and learn little before the first has.
         draft_vocab_size: the most frequent tokens of the answers, which alone can be drafted.
         layer_ids: the target's layers that eagle3 reads, by how many are before them.
         fc_norm: eagle3 norms each of the states that it reads.
@@ -70,6 +72,8 @@ class TrainOptions:
         num_layers: layers of a draft model; residual blocks of a Medusa head.
         hidden_size, intermediate_size: of a draft model; the latter also of a head's layer.
         cache: keep the target's states on disk instead of computing them anew in each epoch.
+        states: where they are kept, out/cache by default. Runs of several methods can use one
+            directory, one after the other: the first should be the one that reads most.
         save_minutes: minutes between checkpoints.
         resume: go on with the state in `out` where there is one.
         seed: of data, weights and order.
@@ -93,6 +97,7 @@ class TrainOptions:
     grad_clip: float = 1.0
     num_positions: int | None = None
     step_decay: float | None = None
+    growth: float = 0.0
     draft_vocab_size: int | None = None
     layer_ids: list[int] | None = None
     fc_norm: bool | None = None
@@ -103,6 +108,7 @@ class TrainOptions:
     hidden_size: int | None = None
     intermediate_size: int | None = None
     cache: bool = True
+    states: Path | None = None
     save_minutes: float = 5.0
     resume: bool = True
     seed: int = 0
@@ -122,6 +128,10 @@ class TrainOptions:
                     name, value, f"None: {self.method} has no such option; {_list(methods)} do"
                 )
         self._check_numbers()
+        if self.states is not None:
+            self.states = Path(self.states)
+            if not self.cache:
+                raise InvalidArgumentError("states", str(self.states), "None without cache")
         if self.share_head and self.freeze_head is False:
             raise InvalidArgumentError("freeze_head", False, "True together with share_head")
         if self.data is not None and not self.data.is_file():
@@ -143,7 +153,7 @@ class TrainOptions:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise InvalidArgumentError(name, value, "a number above 0")
-        for name in ("held_out", "warmup"):
+        for name in ("held_out", "warmup", "growth"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidArgumentError(name, getattr(self, name), "a share below 1")
 
@@ -168,7 +178,7 @@ class TrainOptions:
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one that wrote the state."""
-        free = {"out", "data", "num_examples", "steps", "epochs", "minutes", "cache"}
+        free = {"out", "data", "num_examples", "steps", "epochs", "minutes", "cache", "states"}
         free |= {"save_minutes", "resume", "num_threads", "device"}
         return {
             field.name: str(value) if isinstance(value, Path) else value

@@ -101,7 +101,8 @@ class StateStore:
         self._target, self._layer_ids, self._directory = target, layer_ids, directory
         self._with_best = with_best
         self._best: dict[str, list[int]] = {}
-        self._width = (len(layer_ids) + 1) * target.hidden_size
+        self._columns = torch.arange((len(layer_ids) + 1) * target.hidden_size)
+        self._width = len(self._columns)
         self._places: dict[str, tuple[int, int]] = {}
         self._shard, self._end = 0, 0
         if directory is not None:
@@ -109,14 +110,12 @@ class StateStore:
             self._open(directory)
 
     def _open(self, directory: Path) -> None:
-        about = {
-            "model": str(self._target.directory.resolve()),
-            "layer_ids": self._layer_ids,
-            "width": self._width,
-            "best": self._with_best,
-        }
         meta, index = directory / "meta.json", directory / "index.jsonl"
-        if not meta.is_file() or json.loads(meta.read_text()) != about:
+        stored = json.loads(meta.read_text()) if meta.is_file() else {}
+        if self._is_within(stored):
+            self._adopt(stored)
+        about = self._about()
+        if stored != about:
             for file in [index, *directory.glob("states-*.bin")]:
                 file.unlink(missing_ok=True)
             meta.write_text(json.dumps(about))
@@ -130,14 +129,39 @@ class StateStore:
             self._places[key] = (shard, offset)
             self._shard, self._end = shard, offset + rows * self._width * 2
 
+    def _about(self) -> dict[str, Any]:
+        return {
+            "model": str(self._target.directory.resolve()),
+            "layer_ids": self._layer_ids,
+            "width": self._width,
+            "best": self._with_best,
+        }
+
+    def _is_within(self, stored: dict[str, Any]) -> bool:
+        """Whether a store of other layers has all that this one needs."""
+        return (
+            stored.get("model") == self._about()["model"]
+            and set(self._layer_ids) <= set(stored["layer_ids"])
+            and (stored["best"] or not self._with_best)
+        )
+
+    def _adopt(self, stored: dict[str, Any]) -> None:
+        """Keeps what the store keeps, and gives out the part that was asked for."""
+        hidden = self._target.hidden_size
+        ids: list[int] = stored["layer_ids"]
+        parts = [ids.index(k) for k in self._layer_ids] + [len(ids)]
+        self._columns = torch.cat([torch.arange(i * hidden, (i + 1) * hidden) for i in parts])
+        self._layer_ids, self._width, self._with_best = ids, stored["width"], stored["best"]
+
     def get(self, examples: list[Example]) -> Tensor:
         """States [batch, longest, width] in float32, zeros behind an example's end."""
         missing = [e for e in examples if e.key not in self._places]
         fresh = self._compute(missing) if missing else {}
-        states = torch.zeros(len(examples), max(map(len, examples)), self._width)
+        states = torch.zeros(len(examples), max(map(len, examples)), len(self._columns))
         for row, example in enumerate(examples):
             found = fresh.get(example.key)
-            states[row, : len(example)] = self._read(example) if found is None else found
+            found = self._read(example) if found is None else found
+            states[row, : len(example)] = found[:, self._columns]
         return states.to(self._target.device)
 
     def best(self, examples: list[Example]) -> list[int]:
