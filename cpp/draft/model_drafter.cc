@@ -1,7 +1,9 @@
 #include "cpp/draft/model_drafter.h"
 
 #include <algorithm>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "cpp/draft/autoregressive.h"
 #include "cpp/draft/head_network.h"
@@ -47,6 +49,31 @@ int MaxDepth(const SpeculativeOptions& options) {
   return std::min(num_tokens, options.draft_tree_depth.value_or(usual));
 }
 
+void CheckBridge(const VocabularyBridge& bridge, int draft_vocab_size, int vocab_size) {
+  const std::string field = "vocabulary_bridge";
+  if (bridge.draft_ids.size() != static_cast<std::size_t>(vocab_size)) {
+    throw InvalidArgument(field, std::to_string(bridge.draft_ids.size()) + " draft_ids",
+                          std::to_string(vocab_size) + ", one per token of the target");
+  }
+  for (TokenId token : bridge.draft_ids) {
+    if (token < 0 || token >= draft_vocab_size) {
+      throw InvalidArgument(field, "draft id " + std::to_string(token),
+                            "0 to " + std::to_string(draft_vocab_size - 1));
+    }
+  }
+  TokenId last = -1;
+  for (TokenId token : bridge.shared_ids) {
+    if (token <= last || token >= vocab_size) {
+      throw InvalidArgument(field, "shared id " + std::to_string(token),
+                            "ascending ids below " + std::to_string(vocab_size));
+    }
+    last = token;
+  }
+  if (bridge.shared_ids.empty()) {
+    throw InvalidArgument(field, "no shared_ids", "at least one token that both have");
+  }
+}
+
 // A draft as long as was asked for, or none.
 void CheckDepth(const SpeculativeOptions& options, int max_depth) {
   const std::string expected =
@@ -76,10 +103,13 @@ ModelDrafterSource::ModelDrafterSource(const SpeculativeOptions& options, const 
   FORERUN_CHECK(IsModel(options.method), "no model");
   if (options.method == SpeculativeMethod::kDraftModel) {
     model_ = ReadModelSpec(options.model);
-    if (model_->vocab_size != target.vocab_size) {
+    if (options.vocabulary_bridge) {
+      CheckBridge(*options.vocabulary_bridge, model_->vocab_size, target.vocab_size);
+    } else if (model_->vocab_size != target.vocab_size) {
       throw CheckpointError("vocab_size",
                             std::to_string(model_->vocab_size) + " of the drafter " + options.model,
-                            std::to_string(target.vocab_size) + ", the vocabulary of the target");
+                            std::to_string(target.vocab_size) +
+                                ", the vocabulary of the target, or a vocabulary_bridge");
     }
   } else if (IsHead(options.method)) {
     head_ = std::make_unique<DraftHeadReader>(
@@ -125,9 +155,18 @@ std::unique_ptr<DraftNetwork> ModelDrafterSource::LoadNetwork(const Transformer&
                                                               const TransformerLimits& limits) {
   if (model_) {
     Checkpoint checkpoint(options_.model);
-    ModelWeights weights = LoadWeights(*model_, checkpoint, target.dtype(), ops);
-    return std::make_unique<ModelNetwork>(*std::exchange(model_, {}), std::move(weights), ops,
-                                          limits);
+    std::vector<TokenId> target_ids;
+    VocabularyRows rows;
+    if (options_.vocabulary_bridge) {
+      // Rows in the order of the target's ids: no token is translated after this.
+      rows.embedding = options_.vocabulary_bridge->draft_ids;
+      target_ids = options_.vocabulary_bridge->shared_ids;
+      for (TokenId token : target_ids) rows.head.push_back(rows.embedding[token]);
+    }
+    ModelWeights weights = LoadWeights(*model_, checkpoint, target.dtype(), ops,
+                                       options_.vocabulary_bridge ? &rows : nullptr);
+    return std::make_unique<ModelNetwork>(*std::exchange(model_, {}), std::move(weights),
+                                          std::move(target_ids), ops, limits);
   }
   if (head_ != nullptr) {
     DraftHeadWeights weights = head_->Load(target.dtype(), ops);

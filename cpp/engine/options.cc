@@ -38,6 +38,9 @@ void CheckModelDrafter(const SpeculativeOptions& options) {
                           "false with a method that is no model, and with draft_sample_method "
                           "'probabilistic'");
   }
+  if (options.vocabulary_bridge && options.method != SpeculativeMethod::kDraftModel) {
+    throw InvalidArgument("vocabulary_bridge", "given", "none: only a draft model has use for it");
+  }
   CheckAtLeast("draft_tree_width", options.draft_tree_width, 1);
   if (options.draft_tree_width > 64 || (!is_model && options.draft_tree_width > 1)) {
     throw InvalidArgument("draft_tree_width", ToText(options.draft_tree_width),

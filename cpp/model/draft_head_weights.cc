@@ -1,4 +1,3 @@
-#include <cstring>
 #include <span>
 #include <string>
 #include <utility>
@@ -125,17 +124,7 @@ std::unique_ptr<PackedMatrix> DraftHeadReader::LoadTargetRows(std::span<const To
   Checkpoint checkpoint(target_directory_);
   WeightReader target(checkpoint, CanonicalDraftName);
   const char* name = target_.tie_word_embeddings ? "embed_tokens.weight" : "lm_head.weight";
-  const TensorView head = target.Take(name, {target_.vocab_size, target_.hidden_size});
-  const std::size_t row_bytes = SizeOf(head.dtype) * target_.hidden_size;
-  AlignedBuffer gathered(rows.size() * row_bytes);
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    std::memcpy(gathered.as<std::byte>() + i * row_bytes,
-                static_cast<const std::byte*>(head.data) + rows[i] * row_bytes, row_bytes);
-  }
-  const TensorView view = {gathered.as<std::byte>(),
-                           head.dtype,
-                           {static_cast<std::int64_t>(rows.size()), target_.hidden_size}};
-  return ops.Pack({&view, 1}, dtype);
+  return target.TakeRows(name, {target_.vocab_size, target_.hidden_size}, rows, dtype, ops);
 }
 
 }  // namespace forerun

@@ -38,7 +38,7 @@ void Transformer::MoveKv(std::span<const KvMove> moves) {
 void Transformer::CheckBatch(const ForwardBatch& batch) const {
   const int num_rows = static_cast<int>(batch.tokens.size());
   for (TokenId token : batch.tokens) {
-    FORERUN_CHECK(token >= 0 && token < spec_.vocab_size, std::to_string(token));
+    FORERUN_CHECK(token >= 0 && token < vocab_size(), std::to_string(token));
   }
   stack_.CheckSequences(batch.sequences, num_rows);
   int last = -1;
@@ -78,9 +78,10 @@ ConstRows Transformer::RunLayers(const ForwardBatch& batch) {
 }
 
 ConstRows Transformer::ComputeLogits(ConstRows normed) {
-  if (normed.rows == 0) return RowsOf(logits_, 0, spec_.vocab_size);
-  logits_.Grow(sizeof(float) * static_cast<std::size_t>(normed.rows) * spec_.vocab_size);
-  const Rows logits = RowsOf(logits_, normed.rows, spec_.vocab_size);
+  const int num_logits = weights_.head().num_outputs();
+  if (normed.rows == 0) return RowsOf(logits_, 0, num_logits);
+  logits_.Grow(sizeof(float) * static_cast<std::size_t>(normed.rows) * num_logits);
+  const Rows logits = RowsOf(logits_, normed.rows, num_logits);
   ops_.MatMul(normed, weights_.head(), nullptr, /*accumulate=*/false, logits);
   if (spec_.final_soft_cap > 0.0f) ops_.SoftCap(logits, spec_.final_soft_cap);
   return logits;

@@ -28,7 +28,7 @@ class Transformer : public ModelExecutor {
   Transformer(const Transformer&) = delete;
   Transformer& operator=(const Transformer&) = delete;
 
-  int vocab_size() const override { return spec_.vocab_size; }
+  int vocab_size() const override { return weights_.embedding->num_outputs(); }
   ConstRows Forward(const ForwardBatch& batch) override;
   void MoveKv(std::span<const KvMove> moves) override;
 

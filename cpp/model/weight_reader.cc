@@ -1,5 +1,7 @@
 #include "cpp/model/weight_reader.h"
 
+#include <cstddef>
+#include <cstring>
 #include <utility>
 
 #include "forerun/error.h"
@@ -91,6 +93,21 @@ std::unique_ptr<PackedMatrix> WeightReader::TakeMatrix(std::initializer_list<Par
   std::unique_ptr<PackedMatrix> matrix = ops.Pack(views, dtype);
   for (const Part& part : parts) Drop(part.name + ".weight");
   return matrix;
+}
+
+std::unique_ptr<PackedMatrix> WeightReader::TakeRows(const std::string& name, const Shape& shape,
+                                                     std::span<const TokenId> rows, DType dtype,
+                                                     Ops& ops) {
+  const TensorView matrix = Take(name, shape);
+  const std::size_t row_bytes = SizeOf(matrix.dtype) * shape[1];
+  AlignedBuffer gathered(rows.size() * row_bytes);
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    std::memcpy(gathered.as<std::byte>() + i * row_bytes,
+                static_cast<const std::byte*>(matrix.data) + rows[i] * row_bytes, row_bytes);
+  }
+  const TensorView view = {
+      gathered.as<std::byte>(), matrix.dtype, {static_cast<std::int64_t>(rows.size()), shape[1]}};
+  return ops.Pack({&view, 1}, dtype);
 }
 
 std::vector<float> WeightReader::TakeBias(std::initializer_list<Part> parts) {

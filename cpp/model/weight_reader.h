@@ -8,11 +8,13 @@
 #include <map>
 #include <memory>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "cpp/model/safetensors.h"
 #include "cpp/ops/ops.h"
+#include "forerun/types.h"
 
 namespace forerun {
 
@@ -41,6 +43,9 @@ class WeightReader {
   TensorView Take(const std::string& name, const Shape& shape);
   std::unique_ptr<PackedMatrix> TakeMatrix(std::initializer_list<Part> parts, int num_inputs,
                                            DType dtype, Ops& ops);
+  // Some rows of a matrix [outputs, inputs], in any order.
+  std::unique_ptr<PackedMatrix> TakeRows(const std::string& name, const Shape& shape,
+                                         std::span<const TokenId> rows, DType dtype, Ops& ops);
   // Parts' biases one behind the other.
   std::vector<float> TakeBias(std::initializer_list<Part> parts);
   std::vector<float> TakeVector(const std::string& name, int size, float offset = 0.0f);

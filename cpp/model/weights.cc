@@ -28,11 +28,13 @@ std::string FindPrefix(const ModelSpec& spec, const Checkpoint& checkpoint) {
 
 class Loader {
  public:
-  Loader(const ModelSpec& spec, Checkpoint& checkpoint, DType dtype, Ops& ops)
+  Loader(const ModelSpec& spec, Checkpoint& checkpoint, DType dtype, Ops& ops,
+         const VocabularyRows* rows)
       : spec_(spec),
         reader_(checkpoint),
         dtype_(dtype),
         ops_(ops),
+        rows_(rows),
         prefix_(FindPrefix(spec, checkpoint)) {}
 
   ModelWeights Load() {
@@ -68,6 +70,13 @@ class Loader {
     if (spec_.tie_word_embeddings && reader_.Has(head + ".weight")) {
       CheckTied(reader_.Take(embedding + ".weight", shape), reader_.Take(head + ".weight", shape));
       reader_.Drop(head + ".weight");
+    }
+    if (rows_ != nullptr) {
+      if (spec_.tie_word_embeddings) head = embedding;
+      weights.embedding =
+          reader_.TakeRows(embedding + ".weight", shape, rows_->embedding, dtype_, ops_);
+      weights.lm_head = reader_.TakeRows(head + ".weight", shape, rows_->head, dtype_, ops_);
+      return;
     }
     weights.embedding = Matrix({{embedding, spec_.vocab_size}}, spec_.hidden_size);
     if (!spec_.tie_word_embeddings) {
@@ -158,6 +167,7 @@ class Loader {
   WeightReader reader_;
   const DType dtype_;
   Ops& ops_;
+  const VocabularyRows* const rows_;
   const std::string prefix_;
 };
 
@@ -188,8 +198,9 @@ DType ResolveDType(const std::string& name, const ModelSpec& spec, Checkpoint& c
   return stored == Name(DType::kBFloat16) ? DType::kBFloat16 : DType::kFloat32;
 }
 
-ModelWeights LoadWeights(const ModelSpec& spec, Checkpoint& checkpoint, DType dtype, Ops& ops) {
-  return Loader(spec, checkpoint, dtype, ops).Load();
+ModelWeights LoadWeights(const ModelSpec& spec, Checkpoint& checkpoint, DType dtype, Ops& ops,
+                         const VocabularyRows* rows) {
+  return Loader(spec, checkpoint, dtype, ops, rows).Load();
 }
 
 }  // namespace forerun

@@ -10,6 +10,7 @@
 #include "cpp/model/safetensors.h"
 #include "cpp/model/spec.h"
 #include "cpp/ops/ops.h"
+#include "forerun/types.h"
 
 namespace forerun {
 
@@ -30,7 +31,7 @@ struct LayerWeights {
 struct ModelWeights {
   DType dtype = DType::kFloat32;            // of the matrices
   std::unique_ptr<PackedMatrix> embedding;  // [vocab, hidden]
-  std::unique_ptr<PackedMatrix> lm_head;    // [vocab, hidden]; null when tied to the embedding
+  std::unique_ptr<PackedMatrix> lm_head;    // [logits, hidden]; null when tied to the embedding
   std::vector<float> final_norm;            // [hidden]
   std::vector<LayerWeights> layers;
 
@@ -45,9 +46,15 @@ struct ModelWeights {
 // holds float16 exactly. Throws InvalidArgument for other names.
 DType ResolveDType(const std::string& name, const ModelSpec& spec, Checkpoint& checkpoint);
 
+// Rows that the vocabulary's matrices get instead of the checkpoint's, by its numbers.
+struct VocabularyRows {
+  std::vector<TokenId> embedding, head;
+};
+
 // Throws CheckpointError that names the first tensor that is missing, of another shape than the
-// spec says, or not understood.
-ModelWeights LoadWeights(const ModelSpec& spec, Checkpoint& checkpoint, DType dtype, Ops& ops);
+// spec says, or not understood. `rows` may be null: all, as they are.
+ModelWeights LoadWeights(const ModelSpec& spec, Checkpoint& checkpoint, DType dtype, Ops& ops,
+                         const VocabularyRows* rows = nullptr);
 
 }  // namespace forerun
 

@@ -31,6 +31,15 @@ void RegisterSpeculativeOptions(py::module_& module) {
       .value("GREEDY", DraftSampleMethod::kGreedy)
       .value("PROBABILISTIC", DraftSampleMethod::kProbabilistic);
 
+  py::class_<VocabularyBridge>(module, "VocabularyBridge",
+                               "Which tokens of a drafter are which of its target's.")
+      .def(py::init<std::vector<TokenId>, std::vector<TokenId>>(), py::arg("draft_ids"),
+           py::arg("shared_ids"),
+           "draft_ids: for each of the target's tokens, what the drafter reads; shared_ids: the "
+           "target's tokens that both have, ascending.")
+      .def_readonly("draft_ids", &VocabularyBridge::draft_ids)
+      .def_readonly("shared_ids", &VocabularyBridge::shared_ids);
+
   using Options = SpeculativeOptions;
   py::class_<Options>(module, "SpeculativeOptions", "How the engine drafts.")
       .def(py::init<>(), "All defaults: no speculation.")
@@ -46,6 +55,7 @@ void RegisterSpeculativeOptions(py::module_& module) {
       .def_readwrite("suffix_min_token_prob", &Options::suffix_min_token_prob)
       .def_readwrite("suffix_use_tree", &Options::suffix_use_tree)
       .def_readwrite("model", &Options::model)
+      .def_readwrite("vocabulary_bridge", &Options::vocabulary_bridge)
       .def_readwrite("draft_tree_width", &Options::draft_tree_width)
       .def_readwrite("draft_tree_depth", &Options::draft_tree_depth)
       .def_readwrite("hybrid", &Options::hybrid)

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'available_isas', 'check_engine_options', 'check_sampling_params']
+__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'VocabularyBridge', 'available_isas', 'check_engine_options', 'check_sampling_params']
 class SpeculativeMethod:
     """
     How drafts are made.
@@ -175,6 +175,20 @@ class DraftSampleMethod:
     @property
     def value(self) -> int:
         ...
+class VocabularyBridge:
+    """
+    Which tokens of a drafter are which of its target's.
+    """
+    def __init__(self, draft_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], shared_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+        """
+        draft_ids: for each of the target's tokens, what the drafter reads; shared_ids: the target's tokens that both have, ascending.
+        """
+    @property
+    def draft_ids(self) -> list[int]:
+        ...
+    @property
+    def shared_ids(self) -> list[int]:
+        ...
 class SpeculativeOptions:
     """
     How the engine drafts.
@@ -189,6 +203,7 @@ class SpeculativeOptions:
     norm_output: bool | None
     record_draft_logits: bool
     suffix_use_tree: bool
+    vocabulary_bridge: VocabularyBridge | None
     def __init__(self) -> None:
         """
         All defaults: no speculation.

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from forerun.cli_drafters import add_drafter_options, add_selftest, drafter_fields
 from forerun.cli_train import add_train
-from forerun.errors import ForerunError, InvalidArgumentError
+from forerun.errors import CheckpointError, ForerunError, InvalidArgumentError
 from forerun.version import package_version
 
 if TYPE_CHECKING:
@@ -440,11 +440,21 @@ def _inspect(options: argparse.Namespace) -> int:
     print(found)
     if options.target is None:
         return 0
-    problems = fit_problems(found, inspect(Path(options.target)))
+    from forerun.vocabulary_bridge import find_bridge
+
+    target = inspect(Path(options.target))
+    problems, bridge = fit_problems(found, target), None
+    try:
+        bridge = find_bridge(found, target) if found.method == "target" else None
+    except CheckpointError as error:
+        problems.append(str(error))
     for problem in problems:
         print(f"  does not fit {options.target}: {problem}")
     if not problems:
         print(f"  fits {options.target}")
+    if bridge is not None:
+        size = len(bridge.draft_ids)
+        print(f"  by the {len(bridge.shared_ids)} tokens that it shares with the target's {size}")
     return 1 if problems else 0
 
 

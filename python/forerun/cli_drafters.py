@@ -13,6 +13,7 @@ _FIELDS = (
     "aux_hidden_state_layer_ids",
     "norm_output",
     "norm_before_residual",
+    "use_heterogeneous_vocab",
 )
 
 
@@ -31,6 +32,11 @@ def add_drafter_options(group: Any) -> None:
         "--draft-sample-method",
         choices=("greedy", "probabilistic"),
         help="drafter: take the most probable guesses, or draw them (default: greedy)",
+    )
+    group.add_argument(
+        "--use-heterogeneous-vocab",
+        action=argparse.BooleanOptionalAction,
+        help="draft model: it may have another vocabulary than the target (default: yes)",
     )
     add_eagle3_options(group)
 

@@ -74,6 +74,12 @@ def add_train(commands: Any) -> None:
         "the other (default: OUT/cache)",
     )
     parser.add_argument(
+        "--start",
+        type=Path,
+        metavar="DIR",
+        help="the OUT of an earlier run, whose weights this one starts from",
+    )
+    parser.add_argument(
         "--layer-ids",
         type=_numbers,
         metavar="N,N,N",

@@ -176,10 +176,11 @@ def run(
     """
     path = model or find_model()
     begin = time.monotonic()
-    methods, drafter = METHODS, None
-    if head is not None:
-        methods, drafter = (*METHODS, "eagle3", "hybrid"), {"model": str(head)}
-    configs = speculative_configs(methods, None, drafter=drafter)
+    if head is None:
+        configs = speculative_configs(METHODS, None)
+    else:
+        methods = (*METHODS, "eagle3", "hybrid")
+        configs = speculative_configs(methods, None, drafter={"model": str(head)})
     llms = {
         method: LLM(path, speculative_config=config, max_model_len=max_model_len, max_num_seqs=1)
         for method, config in configs.items()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from forerun.inspection.detect import mtp_layers, strip_prefixes
 from forerun.inspection.tensors import read_config, read_tensors
 from forerun.loading import as_safetensors, resolve_drafter
 from forerun.speculative_config import EAGLE3_FIELDS, SpeculativeConfig
+from forerun.vocabulary_bridge import find_bridge
 
 _LOGGER = logging.getLogger("forerun")
 _FIELD = "speculative_config.model"
@@ -40,6 +41,7 @@ class Drafter:
         inspection: what the checkpoint says of itself.
         num_tokens: what the checkpoint says of the draft's length; None: nothing.
         max_tokens: how many tokens a draft can have at most; None: any number.
+        bridge: between a draft model's vocabulary and the target's; None: they are the same.
     """
 
     method: str
@@ -47,11 +49,13 @@ class Drafter:
     inspection: Inspection
     num_tokens: int | None = None
     max_tokens: int | None = None
+    bridge: _core.VocabularyBridge | None = None
 
     def apply(self, config: SpeculativeConfig, core: _core.SpeculativeOptions) -> None:
         """Completes the engine's options with what was found."""
         core.method = getattr(_core.SpeculativeMethod, self.method.upper())
         core.model = "" if self.directory is None else str(as_safetensors(self.directory))
+        core.vocabulary_bridge = self.bridge
         is_chain = core.draft_tree_width == 1 and not core.hybrid
         if config.num_speculative_tokens is None and is_chain:
             core.num_speculative_tokens = self.num_tokens
@@ -64,6 +68,9 @@ class Drafter:
             "tokens per draft": core.num_speculative_tokens,
             "tree width": core.draft_tree_width if core.draft_tree_width > 1 else None,
         }
+        if self.bridge is not None:
+            shared, size = len(self.bridge.shared_ids), len(self.bridge.draft_ids)
+            facts["tokens shared with the target"] = f"{shared} of its {size}"
         facts |= {name: getattr(core, name) for name in EAGLE3_FIELDS}
         shown = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
         where = self.directory or found.path
@@ -105,6 +112,8 @@ def find_drafter(config: SpeculativeConfig, target: Path) -> Drafter:
     else:
         drafter = _in_directory(directory, method)
         _check_fit(drafter, target)
+        if drafter.method == "draft_model":
+            drafter = replace(drafter, bridge=_bridge(config, drafter.inspection, target))
     _check_options(config, drafter)
     return drafter
 
@@ -192,12 +201,32 @@ def _check_fit(drafter: Drafter, target: Path) -> None:
         )
 
 
+def _bridge(
+    config: SpeculativeConfig, found: Inspection, target: Path
+) -> _core.VocabularyBridge | None:
+    bridge = find_bridge(found, inspect(target))
+    if bridge is not None and config.use_heterogeneous_vocab is False:
+        raise InvalidArgumentError(
+            "use_heterogeneous_vocab",
+            False,
+            f"True or None: {found.path} shares {len(bridge.shared_ids)} of the "
+            f"{len(bridge.draft_ids)} tokens of {target}",
+        )
+    return bridge
+
+
 def _check_options(config: SpeculativeConfig, drafter: Drafter) -> None:
     for name in EAGLE3_FIELDS:
         if (value := getattr(config, name)) is not None and drafter.method != "eagle3":
             raise InvalidArgumentError(
                 name, value, f"None: only eagle3 has it, and this is {drafter.method}"
             )
+    if config.use_heterogeneous_vocab and drafter.method != "draft_model":
+        raise InvalidArgumentError(
+            "use_heterogeneous_vocab",
+            True,
+            f"None: only a draft_model can have another vocabulary, and this is {drafter.method}",
+        )
     most = drafter.max_tokens
     if most is None:
         return

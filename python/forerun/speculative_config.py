@@ -42,7 +42,6 @@ _COMPATIBLE: dict[str, tuple[tuple[Any, ...], str]] = {
         "'adaptive' shortens drafts where measured cost says that they do not pay",
     ),
     "parallel_drafting": ((False,), "drafters that draft in parallel are not supported"),
-    "use_heterogeneous_vocab": ((False,), "a drafter has the vocabulary of its target"),
 }
 _Check = Callable[[str, Any], Any]
 
@@ -71,7 +70,13 @@ _ENGINE_FIELDS: dict[str, tuple[str, _Check]] = {
 }
 # Which fields only some methods have.
 EAGLE3_FIELDS = ("aux_hidden_state_layer_ids", "norm_output", "norm_before_residual")
-_MODEL_FIELDS = ("draft_tree_width", "draft_tree_depth", "revision", *EAGLE3_FIELDS)
+_MODEL_FIELDS = (
+    "draft_tree_width",
+    "draft_tree_depth",
+    "revision",
+    "use_heterogeneous_vocab",
+    *EAGLE3_FIELDS,
+)
 
 
 @checked_keywords
@@ -118,6 +123,8 @@ class SpeculativeConfig:
         norm_output: eagle3: whether the next step gets the normed state; None: as the checkpoint
             says.
         norm_before_residual: eagle3: whether the residual is the normed feature; None likewise.
+        use_heterogeneous_vocab: draft_model: whether it may have another vocabulary than the
+            target's; only tokens that both have are drafted then. None means True.
 
     The other fields are vLLM's and accept what has one meaning here.
     """
@@ -141,12 +148,12 @@ class SpeculativeConfig:
     aux_hidden_state_layer_ids: Sequence[int] | None = None
     norm_output: bool | None = None
     norm_before_residual: bool | None = None
+    use_heterogeneous_vocab: bool | None = None
     draft_tensor_parallel_size: int | None = None
     quantization: str | None = None
     max_model_len: int | None = None
     disable_by_batch_size: int | None = None
     parallel_drafting: bool = False
-    use_heterogeneous_vocab: bool = False
 
     def __post_init__(self) -> None:
         """Checks every field and settles the ones that depend on each other."""
@@ -154,6 +161,8 @@ class SpeculativeConfig:
             check_one_of(name, getattr(self, name), choices, why)
         if self.revision is not None:
             check_str("revision", self.revision)
+        if self.use_heterogeneous_vocab is not None:
+            check_bool("use_heterogeneous_vocab", self.use_heterogeneous_vocab)
         self._settle_method()
         self._refuse_options_of_other_methods()
         if self.method == "ngram":

@@ -128,7 +128,8 @@ BAD_SPECULATIVE: list[tuple[Any, str, str]] = [
     ({"model": "d", "max_model_len": 2048}, "max_model_len", "as far as its target"),
     ({"model": "d", "disable_by_batch_size": 8}, "disable_by_batch_size", "'adaptive' shortens"),
     ({"model": "d", "parallel_drafting": True}, "parallel_drafting", "in parallel"),
-    ({"model": "d", "use_heterogeneous_vocab": True}, "use_heterogeneous_vocab", "vocabulary"),
+    ({"model": "d", "use_heterogeneous_vocab": 1}, "use_heterogeneous_vocab", "True or False"),
+    ({"method": "suffix", "use_heterogeneous_vocab": True}, "use_heterogeneous_vocab", "no such"),
     (
         {"model": "d", "draft_tree_width": 2, "draft_sample_method": "probabilistic"},
         "draft_tree_width",

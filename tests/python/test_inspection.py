@@ -441,6 +441,5 @@ def test_real_checkpoints(smollm_dir: Path, gemma_dir: Path) -> None:
     assert (small.method, small.hidden_size, small.vocab_size) == ("target", 576, 49152)
     assert (gemma.method, gemma.hidden_size, gemma.vocab_size) == ("target", 640, 262144)
     assert small.num_parameters == 134515008
-    assert fit_problems(small, gemma) == [
-        "vocab_size: the drafter is for 49152, the target has 262144"
-    ]
+    # As a draft model, by the tokens that both have.
+    assert fit_problems(small, gemma) == []

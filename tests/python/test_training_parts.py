@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 
 import pytest
 
@@ -78,3 +80,8 @@ def test_passes_are_counted_as_decoding_makes_them(accepted: list[int]) -> None:
         written += 1  # and the target's own
         passes += 1
     assert count_passes(accepted) == passes
+
+
+def test_the_package_does_not_import_torch() -> None:
+    code = "import sys, forerun, forerun.cli, forerun.training; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "forerun/types.h"
+
 namespace forerun {
 
 // With any method but kNone, the tokens that a request's constraint forces are drafted too;
@@ -16,7 +18,7 @@ enum class SpeculativeMethod {
   kNgram,
   kSuffix,
   kGrammar,
-  kDraftModel,     // a smaller language model of the same vocabulary
+  kDraftModel,     // a smaller language model
   kEagle,          // EAGLE and EAGLE-2 heads
   kEagle3,         // EAGLE-3 heads
   kMtp,            // layers for multi-token prediction in the target's checkpoint
@@ -36,6 +38,13 @@ enum class AcceptanceMethod {
 enum class DraftSampleMethod {
   kGreedy,         // what it thinks most probable
   kProbabilistic,  // drawn from its probabilities, which the verification then knows
+};
+
+// Which tokens of a drafter with a vocabulary of its own are which of its target's.
+struct VocabularyBridge {
+  std::vector<TokenId> draft_ids;  // [the target's vocabulary]: read in a token's place
+  // The target's tokens that the drafter has as well, which alone are drafted; ascending.
+  std::vector<TokenId> shared_ids;
 };
 
 struct SpeculativeOptions {
@@ -67,6 +76,7 @@ struct SpeculativeOptions {
   // Models: the drafter's directory, with config.json and *.safetensors of a published format. For
   // mtp empty: the target's own.
   std::string model;
+  std::optional<VocabularyBridge> vocabulary_bridge;  // draft_model; absent: it has the target's
   // Models: the most probable paths that go on from each level, and their most probable tokens; 1
   // drafts a chain.
   int draft_tree_width = 1;

@@ -125,8 +125,10 @@ def fit_problems(drafter: Inspection, target: Inspection) -> list[str]:
     problems = []
     if target.method != "target":
         problems.append(f"{target.path} is no language model but a drafter: {target.method}")
-    sizes = [("vocab_size", drafter.vocab_size, target.vocab_size)]
+    # A language model drafts for any other whose vocabulary it shares in part.
+    sizes = []
     if drafter.method != "target":
+        sizes.append(("vocab_size", drafter.vocab_size, target.vocab_size))
         sizes.append(("hidden_size", drafter.hidden_size, target.hidden_size))
     for name, has, wants in sizes:
         if has is None or wants is None or has == wants:

@@ -8,6 +8,7 @@ import os
 import random
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from forerun.training.data import Corpus, Example, draft_vocabulary, make_batche
 from forerun.training.evaluation import Acceptance, evaluate
 from forerun.training.factory import make_head
 from forerun.training.heads import Guess, Head
-from forerun.training.options import TrainOptions
+from forerun.training.options import SHAPE_OPTIONS, TrainOptions
 from forerun.training.target import StateStore, Target
 
 _LEAST_LR = 0.05  # of the highest, at the end
@@ -65,18 +66,19 @@ class Trainer:
         self.epoch, self.batch_of_epoch, self.num_examples = -1, 0, 0
         self.means: dict[str, list[float]] = {}
         state = self._read_state()
+        start = state or self._read_start()
         if state is None:
             self.num_examples = corpus.refresh()
-            vocabulary = self._vocabulary(target)
-        else:
-            vocabulary = state["vocabulary"]
+        vocabulary = self._vocabulary(target) if start is None else start["vocabulary"]
         self._vocabulary_ids = vocabulary
         torch.manual_seed(options.seed)
         self.head: Head = make_head(target, options, vocabulary).to(target.device)
         parameters = [p for p in self.head.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.95), weight_decay=0.0)
+        if start is not None:
+            self.head.load_state_dict(start["head"])
         if state is not None:
-            self._load_state(state)
+            self._load_progress(state)
         cache = options.states or options.out / "cache" if options.cache else None
         layer_ids = list(self.head.layer_ids)
         self._store = StateStore(target, layer_ids, cache, self.head.needs_best)
@@ -241,20 +243,18 @@ class Trainer:
         return acceptance
 
     def _read_state(self) -> dict[str, Any] | None:
-        file = self.options.out / "state" / "state.pt"
-        if not self.options.resume or not file.is_file():
+        out = self.options.out
+        if not self.options.resume or not (out / "state" / "state.pt").is_file():
             return None
-        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
-        theirs, ours = state["options"], self.options.identity()
-        for name, value in ours.items():
-            if theirs.get(name) != value:
-                raise InvalidArgumentError(
-                    name, value, f"{theirs.get(name)}, as the run in {self.options.out} has it"
-                )
-        return state
+        return _read_run(out, self.options.identity())
 
-    def _load_state(self, state: dict[str, Any]) -> None:
-        self.head.load_state_dict(state["head"])
+    def _read_start(self) -> dict[str, Any] | None:
+        start, identity = self.options.start, self.options.identity()
+        if start is None:
+            return None
+        return _read_run(start, {name: identity[name] for name in SHAPE_OPTIONS})
+
+    def _load_progress(self, state: dict[str, Any]) -> None:
         self._optimizer.load_state_dict(state["optimizer"])
         for name in _PROGRESS:
             setattr(self, name, state["progress"][name])
@@ -262,6 +262,20 @@ class Trainer:
             raise InvalidArgumentError(
                 "data", "fewer examples than before", f"at least {self.num_examples} examples"
             )
+
+
+def _read_run(out: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """The state of a run that had the expected options; others raise InvalidArgumentError."""
+    state: dict[str, Any] = torch.load(
+        out / "state" / "state.pt", map_location="cpu", weights_only=True
+    )
+    theirs = state["options"]
+    for name, value in expected.items():
+        if theirs.get(name) != value:
+            raise InvalidArgumentError(
+                name, value, f"{theirs.get(name)}, as the run in {out} has it"
+            )
+    return state
 
 
 _PROGRESS = (

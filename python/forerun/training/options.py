@@ -36,6 +36,18 @@ _AT_LEAST = {
     "steps": 1,
     "num_threads": 0,
 }
+# What a run must share with the one whose weights it starts from.
+SHAPE_OPTIONS = (
+    "method",
+    "draft_vocab_size",
+    "layer_ids",
+    "fc_norm",
+    "norm_before_residual",
+    "share_head",
+    "num_layers",
+    "hidden_size",
+    "intermediate_size",
+)
 _ABOVE_ZERO = ("minutes", "epochs", "lr", "save_minutes", "step_decay", "grad_clip")
 
 
@@ -74,6 +86,8 @@ class TrainOptions:
         cache: keep the target's states on disk instead of computing them anew in each epoch.
         states: where they are kept, out/cache by default. Runs of several methods can use one
             directory, one after the other: the first should be the one that reads most.
+        start: the `out` of an earlier run, of a drafter of the same shape for the same target: the
+            new run starts from its weights and draft vocabulary, on its own data and schedule.
         save_minutes: minutes between checkpoints.
         resume: go on with the state in `out` where there is one.
         seed: of data, weights and order.
@@ -109,6 +123,7 @@ class TrainOptions:
     intermediate_size: int | None = None
     cache: bool = True
     states: Path | None = None
+    start: Path | None = None
     save_minutes: float = 5.0
     resume: bool = True
     seed: int = 0
@@ -132,6 +147,10 @@ class TrainOptions:
             self.states = Path(self.states)
             if not self.cache:
                 raise InvalidArgumentError("states", str(self.states), "None without cache")
+        if self.start is not None:
+            self.start = Path(self.start)
+            if not (self.start / "state" / "state.pt").is_file():
+                raise InvalidArgumentError("start", str(self.start), "the OUT of an earlier run")
         if self.share_head and self.freeze_head is False:
             raise InvalidArgumentError("freeze_head", False, "True together with share_head")
         if self.data is not None and not self.data.is_file():
@@ -179,7 +198,7 @@ class TrainOptions:
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one that wrote the state."""
         free = {"out", "data", "num_examples", "steps", "epochs", "minutes", "cache", "states"}
-        free |= {"save_minutes", "resume", "num_threads", "device"}
+        free |= {"start", "save_minutes", "resume", "num_threads", "device"}
         return {
             field.name: str(value) if isinstance(value, Path) else value
             for field in fields(self)

@@ -10,6 +10,9 @@ namespace forerun::testing {
 // Allocations of this thread left before one fails; below zero: none does.
 extern thread_local std::int64_t allocations_before_failure;
 
+// Allocations so far, by all threads.
+std::int64_t NumAllocations();
+
 // Bytes allocated and not freed, by all threads.
 std::int64_t NumLiveBytes();
 

@@ -1,0 +1,110 @@
+"""A draft model with a vocabulary of its own: which of its tokens are which of the target's.
+
+Tokens with the same text are the same token. A token that only the target has is never drafted, and
+is read as the drafter's longest token that its text ends with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from forerun import _core
+from forerun.errors import CheckpointError
+from forerun.inspection import Inspection
+from forerun.tokenizer import Tokenizer
+
+_FIELD = "speculative_config.model"
+# Tokens of one role are the same whatever they are called.
+_ROLES = ("bos_token", "eos_token")
+
+
+class Vocabulary:
+    """What a model's tokens stand for.
+
+    Attributes:
+        texts: [vocabulary] bytes; empty for ids that no token has.
+        special: ids of tokens that are no text.
+        roles: ids by name.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
+        """`size` is the model's, which may differ from the tokenizer's."""
+        whole = tokenizer.token_bytes.whole[:size]
+        self.texts = whole + [b""] * (size - len(whole))
+        self.special = frozenset(tokenizer.special_token_ids)
+        ids = {
+            name: tokenizer.backend.token_to_id(tokenizer.special_tokens[name])
+            for name in _ROLES
+            if name in tokenizer.special_tokens
+        }
+        self.roles = {name: i for name, i in ids.items() if i is not None and i < size}
+
+    def ids_by_text(self, special: bool) -> dict[bytes, int]:
+        """Of two tokens with one text, as a SentencePiece model's letters and bytes, the last."""
+        return {
+            text: i for i, text in enumerate(self.texts) if text and (i in self.special) == special
+        }
+
+
+def find_bridge(drafter: Inspection, target: Inspection) -> _core.VocabularyBridge | None:
+    """How a draft model's vocabulary and its target's go together; None where they are the same.
+
+    Raises:
+        CheckpointError: the vocabularies differ, and have no token in common or no tokenizer.
+    """
+    sizes = drafter.vocab_size, target.vocab_size
+    if None in sizes or drafter.path.resolve() == target.path.resolve():
+        return None
+    files = [found.path / "tokenizer.json" for found in (drafter, target)]
+    missing = [file for file in files if not file.is_file()]
+    if sizes[0] == sizes[1] and (missing or _same_bytes(*files)):
+        return None
+    if missing:
+        raise CheckpointError(
+            _FIELD,
+            str(drafter.path),
+            f"a drafter of {target.path}: vocab_size: the drafter is for {sizes[0]}, the target "
+            f"has {sizes[1]}; which tokens both have is not known without {missing[0]}",
+        )
+    theirs, ours = (
+        Vocabulary(Tokenizer(found.path), found.vocab_size or 0) for found in (drafter, target)
+    )
+    bridge = make_bridge(theirs, ours)
+    if not bridge.shared_ids:
+        raise CheckpointError(
+            _FIELD, str(drafter.path), f"a drafter with at least one token of {target.path}"
+        )
+    is_same = sizes[0] == sizes[1] and bridge.draft_ids == list(range(len(ours.texts)))
+    return None if is_same else bridge
+
+
+def make_bridge(drafter: Vocabulary, target: Vocabulary) -> _core.VocabularyBridge:
+    """The drafter's id for each of the target's tokens, and which of them are the same token."""
+    same: dict[int, int] = {}
+    for special in (False, True):
+        theirs = drafter.ids_by_text(special)
+        for text, token in target.ids_by_text(special).items():
+            if text in theirs:
+                same[token] = theirs[text]
+    taken = set(same.values())
+    for name, token in target.roles.items():
+        role = drafter.roles.get(name)
+        if token not in same and role is not None and role not in taken:
+            same[token] = role
+            taken.add(role)
+    endings = drafter.ids_by_text(special=False)
+    draft_ids = [
+        same[token] if token in same else _ending(text, endings)
+        for token, text in enumerate(target.texts)
+    ]
+    return _core.VocabularyBridge(draft_ids, sorted(same))
+
+
+def _ending(text: bytes, tokens: Mapping[bytes, int]) -> int:
+    found = (tokens.get(text[begin:]) for begin in range(len(text)))
+    return next((token for token in found if token is not None), 0)
+
+
+def _same_bytes(one: Path, other: Path) -> bool:
+    return one.read_bytes() == other.read_bytes()
