@@ -36,9 +36,7 @@ void PathTree::OpenNext(const Limits& limits) {
   const int num_left = limits.max_rows - static_cast<int>(row_parents_.size());
   const auto num_kept = static_cast<std::size_t>(std::max(0, std::min(limits.width, num_left)));
   if (open_.size() > num_kept) {
-    std::ranges::stable_sort(open_, [this](int a, int b) {
-      return nodes_[a].path_probability > nodes_[b].path_probability;
-    });
+    SortBestFirst(open_);
     open_.resize(num_kept);
     std::ranges::sort(open_);
   }
@@ -48,6 +46,14 @@ void PathTree::OpenNext(const Limits& limits) {
     const int parent = nodes_[i].parent;
     row_parents_.push_back(parent == kDraftRoot ? -1 : nodes_[parent].row);
   }
+}
+
+// Of equals the earlier: never a child before its parent. A stable sort would allocate.
+void PathTree::SortBestFirst(std::vector<int>& nodes) const {
+  std::ranges::sort(nodes, [this](int a, int b) {
+    const double one = nodes_[a].path_probability, other = nodes_[b].path_probability;
+    return one != other ? one > other : a < b;
+  });
 }
 
 int PathTree::AddOrRaise(TokenId token, int parent, float probability) {
@@ -94,10 +100,7 @@ void PathTree::PathTo(int node, std::vector<TokenId>& path) const {
 void PathTree::WriteBest(int max_nodes, Draft& draft) {
   order_.resize(nodes_.size());
   std::iota(order_.begin(), order_.end(), 0);
-  // Of equals the earlier: never a child before its parent.
-  std::ranges::stable_sort(order_, [this](int a, int b) {
-    return nodes_[a].path_probability > nodes_[b].path_probability;
-  });
+  SortBestFirst(order_);
   if (num_nodes() > max_nodes) order_.resize(max_nodes);
   place_.assign(nodes_.size(), kDraftRoot);
   for (int i : order_) {

@@ -57,6 +57,8 @@ class PathTree {
   void WriteBest(int max_nodes, Draft& draft);
 
  private:
+  void SortBestFirst(std::vector<int>& nodes) const;
+
   std::vector<Node> nodes_;
   int level_begin_ = 0;
   int first_row_ = 0, first_row_before_ = 0;
