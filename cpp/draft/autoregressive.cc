@@ -233,6 +233,7 @@ void AutoregressiveDrafter::Grow(Job& job, int depth, ConstRows logits) {
           job.tree.Add(TargetId(token.token), parent,
                        static_cast<float>(kept.row.WeightAt(token.logit) / kept.mass));
         }
+        AddGuide(job, parent);
       }
     }
   } catch (const NumericError&) {
@@ -244,6 +245,22 @@ void AutoregressiveDrafter::Grow(Job& job, int depth, ConstRows logits) {
   // Where a sampled draft ends must not depend on what was drawn.
   const double least = job.is_sampled ? 0.0 : job.request->least_path_probability;
   job.tree.OpenNext({setting_.width, max_nodes - 1, max_nodes, least});
+}
+
+void AutoregressiveDrafter::AddGuide(Job& job, int parent) {
+  const Draft* const guide = job.request->guide;
+  if (guide == nullptr || guide->empty()) return;
+  job.tree.PathTo(parent, path_);
+  int place = kDraftRoot;
+  for (TokenId token : path_) {
+    place = guide->Child(place, token);
+    if (place == kNoNode) return;
+  }
+  for (int i = place + 1; i < guide->size(); ++i) {
+    if (guide->parents[i] == place) {
+      job.tree.AddOrRaise(guide->tokens[i], parent, guide->confidence[i]);
+    }
+  }
 }
 
 void AutoregressiveDrafter::GrowSampled(Job& job, int depth, std::span<const float> logits) {

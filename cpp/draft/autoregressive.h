@@ -80,6 +80,8 @@ class AutoregressiveDrafter : public Drafter {
   void RunKnown(std::span<const KnownRun> runs, bool with_logits);
   void RunLevel(int depth);
   void Grow(Job& job, int depth, ConstRows logits);
+  // What the request's guide guesses behind a node whose path is one of its own.
+  void AddGuide(Job& job, int parent);
   void GrowSampled(Job& job, int depth, std::span<const float> logits);
   void Record(const Job& job, int depth, ConstRows logits);
   std::span<const float> InTargetIds(std::span<const float> logits);
@@ -107,6 +109,7 @@ class AutoregressiveDrafter : public Drafter {
   std::vector<SequenceRows> sequences_;
   std::vector<std::int32_t> logits_rows_, sources_;
   std::vector<RankedToken> top_;
+  std::vector<TokenId> path_;
   std::vector<float> target_logits_, target_weights_;
 };
 

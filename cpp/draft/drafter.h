@@ -34,6 +34,8 @@ struct DraftRequest {
   // Paths that are less probable need not be continued.
   double least_path_probability = 0.0;
   bool may_run_model = true;  // there is room for its rows, and they are thought to pay
+  // Guesses of somebody else, which a model may go on from; null: none.
+  const Draft* guide = nullptr;
 };
 
 class Drafter {
@@ -58,6 +60,16 @@ class Drafter {
   virtual bool is_model() const { return false; }
   // Whether it was run for the request in the last Prepare.
   virtual bool RanModel(RequestId /*id*/) const { return false; }
+
+  // Nodes of a draft, and accepted ones of these.
+  struct Share {
+    int num_nodes = 0, num_accepted = 0;
+  };
+  // Of this step's draft, as it was checked: what would have been proposed without the model.
+  virtual Share WithoutModel(RequestId /*id*/, const Draft& /*draft*/,
+                             std::span<const int> /*accepted_nodes*/) {
+    return {};
+  }
 
   // Fills `draft` (cleared by the caller) with at most max_tokens nodes; leaves it empty when it
   // has no guess. How many nodes it draws must not depend on what it drew: drafts are dropped when

@@ -1,5 +1,6 @@
 #include "cpp/draft/hybrid.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace forerun {
@@ -34,23 +35,28 @@ void HybridDrafter::Reset() {
 }
 
 void HybridDrafter::Prepare(std::span<const DraftRequest> requests) {
+  if (jobs_.size() < requests.size()) jobs_.resize(requests.size());
+  num_jobs_ = 0;
   for_model_.clear();
   for (const DraftRequest& request : requests) {
-    indexed_.Clear();
-    index_->Propose(request, indexed_);
+    Job& job = jobs_[num_jobs_++];
+    job.id = request.id;
+    job.indexed.Clear();
+    index_->Propose(request, job.indexed);
     tree_.Clear();
-    Merge(indexed_, kDraftRoot);
+    Merge(job.indexed, kDraftRoot);
     for_model_.push_back(request);
+    for_model_.back().guide = &job.indexed;
     if (tree_.SumOfPathProbabilities() >= enough_tokens_) for_model_.back().may_run_model = false;
   }
   model_->Prepare(for_model_);
 }
 
 void HybridDrafter::Propose(const DraftRequest& request, Draft& draft) {
+  const Job* const job = FindJob(request.id);
+  if (job == nullptr) return;
   modelled_.Clear();
   model_->Propose(request, modelled_);
-  indexed_.Clear();
-  index_->Propose(request, indexed_);
   tree_.Clear();
   Merge(modelled_, kDraftRoot);
   if (!modelled_.empty()) {
@@ -60,8 +66,32 @@ void HybridDrafter::Propose(const DraftRequest& request, Draft& draft) {
     index_->ProposeBehind(request, path_, extension_);
     Merge(extension_, end);
   }
-  Merge(indexed_, kDraftRoot);
+  Merge(job->indexed, kDraftRoot);
   tree_.WriteBest(request.max_tokens, draft);
+}
+
+Drafter::Share HybridDrafter::WithoutModel(RequestId id, const Draft& draft,
+                                           std::span<const int> accepted_nodes) {
+  const Job* const job = FindJob(id);
+  if (job == nullptr) return {};
+  Share share;
+  places_.clear();
+  for (int i = 0; i < draft.size(); ++i) {
+    const int parent = draft.parents[i];
+    const int place = parent == kDraftRoot ? kDraftRoot : places_[parent];
+    places_.push_back(place == kNoNode ? kNoNode : job->indexed.Child(place, draft.tokens[i]));
+    if (places_.back() == kNoNode) continue;
+    ++share.num_nodes;
+    if (std::ranges::find(accepted_nodes, i) != accepted_nodes.end()) ++share.num_accepted;
+  }
+  return share;
+}
+
+HybridDrafter::Job* HybridDrafter::FindJob(RequestId id) {
+  for (Job& job : std::span(jobs_).first(num_jobs_)) {
+    if (job.id == id) return &job;
+  }
+  return nullptr;
 }
 
 void HybridDrafter::Merge(const Draft& draft, int root) {

@@ -1,8 +1,9 @@
 // Drafts with an index of past text and with a model, and offers both in one tree.
 //
 // The index is asked first: it costs next to nothing. Where it expects to have enough tokens
-// accepted, the model is not run. Otherwise both go into one tree, and the model's most probable
-// path is continued by what followed its end in the request's own text.
+// accepted, the model is not run. Otherwise both go into one tree: the model goes on from the
+// index's guesses where these are more probable than its own, and its most probable path is
+// continued by what followed its end in the request's own text.
 #ifndef FORERUN_CPP_DRAFT_HYBRID_H_
 #define FORERUN_CPP_DRAFT_HYBRID_H_
 
@@ -33,10 +34,18 @@ class HybridDrafter : public Drafter {
   void Prepare(std::span<const DraftRequest> requests) override;
   bool RanModel(RequestId id) const override { return model_->RanModel(id); }
   void Propose(const DraftRequest& request, Draft& draft) override;
+  Share WithoutModel(RequestId id, const Draft& draft,
+                     std::span<const int> accepted_nodes) override;
   void Reset() override;
   std::vector<DraftRecord> TakeRecords() override { return model_->TakeRecords(); }
 
  private:
+  struct Job {
+    RequestId id;
+    Draft indexed;
+  };
+
+  Job* FindJob(RequestId id);  // null where the request has none
   // Adds a draft's nodes to the tree, as the continuation of `root`.
   void Merge(const Draft& draft, int root);
 
@@ -45,11 +54,13 @@ class HybridDrafter : public Drafter {
   const double enough_tokens_;
 
   // This step's; kept for their memory.
+  std::vector<Job> jobs_;  // the first num_jobs_
+  int num_jobs_ = 0;
   std::vector<DraftRequest> for_model_;
-  Draft indexed_, modelled_, extension_;
+  Draft modelled_, extension_;
   PathTree tree_;
   std::vector<TokenId> path_;
-  std::vector<int> places_;  // of a draft's nodes in the tree
+  std::vector<int> places_;  // of a draft's nodes in the tree, or in the index's draft
 };
 
 }  // namespace forerun

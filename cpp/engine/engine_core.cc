@@ -294,10 +294,14 @@ void EngineCore::Observe(Request& request, int num_before, std::span<const int> 
   if (!request.speculates || static_cast<int>(request.tokens.size()) == num_before) return;
   DraftHistory& history = history_[request.id];
   controller_.ObserveVerdict(request.draft, accepted_nodes, history.acceptance);
-  DraftPrice::ObserveVerdict(request.draft.size(), static_cast<int>(accepted_nodes.size()),
-                             history.price);
-  Guarded(request,
-          [&] { drafter_->Observe(request.id, std::span(request.tokens).subspan(num_before)); });
+  Guarded(request, [&] {
+    // The model is worth what it adds.
+    const Drafter::Share others = drafter_->WithoutModel(request.id, request.draft, accepted_nodes);
+    DraftPrice::ObserveVerdict(request.draft.size() - others.num_nodes,
+                               static_cast<int>(accepted_nodes.size()) - others.num_accepted,
+                               history.price);
+    drafter_->Observe(request.id, std::span(request.tokens).subspan(num_before));
+  });
 }
 
 // REQUIRES: the request's update is the last in updates_.

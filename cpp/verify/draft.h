@@ -20,6 +20,7 @@
 namespace forerun {
 
 inline constexpr int kDraftRoot = -1;  // parent of nodes that follow the last committed token
+inline constexpr int kNoNode = -2;
 
 // Node i guesses tokens[i] after the path that ends in parents[i] < i. So every beginning of the
 // nodes is a tree too; drafters put the most promising nodes first, for whoever must cut.
@@ -61,6 +62,13 @@ struct Draft {
       if (parents[i] != i - 1) return false;
     }
     return true;
+  }
+  // The node that guesses `token` behind `parent`, or kNoNode.
+  int Child(int parent, TokenId token) const {
+    for (int i = parent + 1; i < size(); ++i) {
+      if (parents[i] == parent && tokens[i] == token) return i;
+    }
+    return kNoNode;
   }
   // Every node follows one before it.
   bool is_tree() const {

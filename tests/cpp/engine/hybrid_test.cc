@@ -1,0 +1,142 @@
+// An index and a model that draft together: each goes on from what the other guesses.
+#include "cpp/draft/hybrid.h"
+
+#include <gtest/gtest.h>
+
+#include <memory>
+#include <random>
+#include <utility>
+#include <vector>
+
+#include "cpp/draft/autoregressive.h"
+#include "cpp/engine/engine_core.h"
+#include "tests/cpp/testing/scripted_executor.h"
+#include "tests/cpp/testing/scripted_network.h"
+
+namespace forerun {
+namespace {
+
+using testing::ScriptedExecutor;
+using testing::ScriptedNetwork;
+
+constexpr int kVocabSize = 13, kNumBlocks = 64, kBlockSize = 4, kDepth = 4;
+
+// A model that is told nothing of what the index guesses.
+class WithoutGuide : public AutoregressiveDrafter {
+ public:
+  using AutoregressiveDrafter::AutoregressiveDrafter;
+  void Prepare(std::span<const DraftRequest> requests) override {
+    requests_.clear();
+    for (const DraftRequest& request : requests) requests_.push_back(request);
+    for (DraftRequest& request : requests_) request.guide = nullptr;
+    AutoregressiveDrafter::Prepare(requests_);
+  }
+
+ private:
+  std::vector<DraftRequest> requests_;
+};
+
+// Serves the same prompts twice; returns the second run's counters. Of the index it remembers, but
+// guesses no more than two tokens at a time.
+template <typename Model>
+SpecDecodeCounters ServeTwice(double share_known) {
+  ScriptedExecutor executor(kVocabSize, kNumBlocks, kBlockSize);
+  AutoregressiveSetting drafting;
+  drafting.max_depth = kDepth;
+  drafting.vocab_size = kVocabSize;
+  drafting.max_rows = 64;
+  drafting.num_blocks = kNumBlocks;
+  auto model = std::make_unique<Model>(
+      std::make_unique<ScriptedNetwork>(kVocabSize, kNumBlocks, kBlockSize, share_known), nullptr,
+      drafting);
+  SpeculativeOptions options;
+  options.method = SpeculativeMethod::kSuffix;
+  options.num_speculative_tokens = 2;
+  HybridDrafter drafter(std::make_unique<SuffixDrafter>(options), std::move(model),
+                        /*enough_tokens=*/kDepth);
+  EngineConfig config;
+  config.max_model_len = 60;
+  config.num_blocks = kNumBlocks;
+  config.block_size = kBlockSize;
+  config.max_num_seqs = 2;
+  config.max_num_batched_tokens = 32;
+  config.num_speculative_tokens = 12;
+  config.adaptive = false;
+  config.check_invariants = true;
+  EngineCore engine(config, executor, &drafter);
+  EngineMetrics first;
+  for (int run = 0; run < 2; ++run) {
+    first = engine.metrics();
+    std::mt19937 random(8);
+    for (int i = 0; i < 8; ++i) {
+      std::vector<TokenId> prompt(6);
+      for (TokenId& token : prompt) token = static_cast<TokenId>(random() % kVocabSize);
+      SamplingParams params;
+      params.temperature = 0.0;
+      params.max_tokens = 50;
+      params.ignore_eos = true;
+      engine.Submit(prompt, params);
+    }
+    while (engine.HasUnfinished()) engine.Step();
+  }
+  SpecDecodeCounters counters = engine.metrics().spec_decode;
+  counters.num_drafts -= first.spec_decode.num_drafts;
+  counters.num_accepted_tokens -= first.spec_decode.num_accepted_tokens;
+  return counters;
+}
+
+TEST(HybridTest, TheModelGoesOnFromWhatTheIndexGuesses) {
+  // The model knows what comes behind half of all texts only; the index has seen these texts.
+  const SpecDecodeCounters guided = ServeTwice<AutoregressiveDrafter>(0.5);
+  const SpecDecodeCounters unguided = ServeTwice<WithoutGuide>(0.5);
+  EXPECT_LT(guided.num_drafts, unguided.num_drafts);
+  const auto mean = [](const SpecDecodeCounters& counters) {
+    return static_cast<double>(counters.num_accepted_tokens) / counters.num_drafts;
+  };
+  EXPECT_GT(mean(guided), mean(unguided) + 0.3);
+}
+
+// What the model adds to an index, told apart from what the index brings.
+TEST(HybridTest, TheIndexGetsTheCreditForWhatItWouldHaveGuessed) {
+  SpeculativeOptions options;
+  options.method = SpeculativeMethod::kSuffix;
+  AutoregressiveSetting drafting;
+  drafting.vocab_size = kVocabSize;
+  drafting.max_rows = 8;
+  drafting.num_blocks = kNumBlocks;
+  HybridDrafter drafter(
+      std::make_unique<SuffixDrafter>(options),
+      std::make_unique<AutoregressiveDrafter>(
+          std::make_unique<ScriptedNetwork>(kVocabSize, kNumBlocks, kBlockSize, 1.0), nullptr,
+          drafting),
+      /*enough_tokens=*/kDepth);
+  const std::vector<TokenId> text = {1, 2, 3, 4, 5, 6, 1, 2, 3};
+  drafter.Begin(7, text);
+  const SamplingRule rule;
+  DraftRequest request = {7, 3, rule, 0, text};
+  request.may_run_model = false;
+  drafter.Prepare({&request, 1});
+  Draft indexed;
+  drafter.Propose(request, indexed);
+  ASSERT_EQ(indexed.tokens, (std::vector<TokenId>{4, 5, 6}));
+
+  Draft draft;  // 4 (5 (9), 8), 7
+  draft.Append(4, kDraftRoot, 0.9f);
+  draft.Append(5, 0, 0.9f);
+  draft.Append(7, kDraftRoot, 0.5f);
+  draft.Append(8, 0, 0.5f);
+  draft.Append(9, 1, 0.5f);
+  const auto without = [&](std::vector<int> accepted) {
+    const Drafter::Share share = drafter.WithoutModel(7, draft, accepted);
+    return std::pair(share.num_nodes, share.num_accepted);
+  };
+  EXPECT_EQ(without({}), std::pair(2, 0));
+  EXPECT_EQ(without({2}), std::pair(2, 0));
+  EXPECT_EQ(without({0, 3}), std::pair(2, 1));
+  EXPECT_EQ(without({0, 1, 4}), std::pair(2, 2));
+  const Drafter::Share nobody = drafter.WithoutModel(8, draft, {});
+  EXPECT_EQ(nobody.num_nodes, 0);
+}
+
+}  // namespace
+}  // namespace forerun
