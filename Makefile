@@ -12,7 +12,7 @@ HAVE_GTEST := $(wildcard /usr/include/gtest/gtest.h /usr/local/include/gtest/gte
 HAVE_BENCHMARK := $(wildcard /usr/include/benchmark/benchmark.h /usr/local/include/benchmark/benchmark.h)
 RELEASE_OPTIONS = -DFORERUN_BUILD_TESTS=$(if $(HAVE_GTEST),ON,OFF) -DFORERUN_BUILD_BENCH=$(if $(HAVE_BENCHMARK),ON,OFF)
 
-.PHONY: demo test test-python test-cpp test-long lint format sanitize sanitize-threads fuzz bench-smoke install-test clean
+.PHONY: demo heads test test-python test-cpp test-long lint format sanitize sanitize-threads fuzz bench-smoke install-test clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -36,7 +36,28 @@ $(VENV)/.lint: $(BIN)/python pyproject.toml
 	touch $@
 
 demo: $(VENV)/.package $(VENV)/.model
-	$(BIN)/python -m forerun.demo
+	$(BIN)/python -m forerun.demo --head bench/heads/smollm2-135m-eagle3
+
+# The drafters of docs/benchmarks.md for the demo's model, each in HEADS/<method>/checkpoint. All learn
+# from what the model wrote for the first. Hours on two cores; goes on where it was stopped.
+HEADS ?= heads
+HEAD_EXAMPLES ?= 8000
+HEAD_MINUTES ?= 60
+SHARED_DATA = --data $(HEADS)/eagle3/data.jsonl --states $(HEADS)/eagle3/cache
+TRAIN = $(BIN)/forerun train $(1) --model $(HEADS)/target --out $(HEADS)/$(1) --minutes $(HEAD_MINUTES)
+
+$(VENV)/.train: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet $(shell $(PYTHON) tools/extra.py train)
+	touch $@
+
+$(HEADS)/target/config.json: $(VENV)/.package $(VENV)/.model
+	$(BIN)/forerun convert $(shell $(BIN)/python -c "from forerun.demo import find_model; print(find_model())") $(HEADS)/target
+
+heads: $(HEADS)/target/config.json $(VENV)/.train
+	$(call TRAIN,eagle3) --num-examples $(HEAD_EXAMPLES) --share-head --growth 0.6 --batch-tokens 1024 --lr 0.0015
+	$(call TRAIN,medusa) $(SHARED_DATA) --share-head --draft-vocab-size 8192 --batch-tokens 1024 --lr 0.0015
+	$(call TRAIN,mlp_speculator) $(SHARED_DATA) --freeze-head --batch-tokens 1024 --lr 0.0015
+	$(call TRAIN,draft_model) $(SHARED_DATA) --batch-tokens 1024 --lr 0.0015
 
 test: test-python test-cpp
 
