@@ -82,17 +82,21 @@ def find_bridge(drafter: Inspection, target: Inspection) -> _core.VocabularyBrid
 def make_bridge(drafter: Vocabulary, target: Vocabulary) -> _core.VocabularyBridge:
     """The drafter's id for each of the target's tokens, and which of them are the same token."""
     same: dict[int, int] = {}
-    for special in (False, True):
-        theirs = drafter.ids_by_text(special)
-        for text, token in target.ids_by_text(special).items():
-            if text in theirs:
-                same[token] = theirs[text]
-    taken = set(same.values())
+    taken: set[int] = set()
+
+    def match(token: int, other: int | None) -> None:
+        if other is not None and token not in same and other not in taken:
+            same[token] = other
+            taken.add(other)
+
+    # What is special to one may be text to the other, but only where nothing else has that text.
+    kinds = ((False, False), (True, True), (False, True), (True, False))
+    for target_kind, drafter_kind in kinds:
+        theirs = drafter.ids_by_text(drafter_kind)
+        for text, token in target.ids_by_text(target_kind).items():
+            match(token, theirs.get(text))
     for name, token in target.roles.items():
-        role = drafter.roles.get(name)
-        if token not in same and role is not None and role not in taken:
-            same[token] = role
-            taken.add(role)
+        match(token, drafter.roles.get(name))
     endings = drafter.ids_by_text(special=False)
     draft_ids = [
         same[token] if token in same else _ending(text, endings)

@@ -186,6 +186,19 @@ def test_a_letter_is_read_as_the_token_and_not_as_its_byte(tmp_path: Path) -> No
     assert make_bridge(a, b).shared_ids == [1]
 
 
+def test_a_special_token_may_be_text_to_the_other(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "a", ["x", "<turn>", "y"])
+    write_tokenizer(tmp_path / "b", ["<pad>", "y", "x"])
+    backend = Backend.from_file(str(tmp_path / "b" / "tokenizer.json"))
+    backend.add_tokens(["<turn>"])  # no special one
+    backend.save(str(tmp_path / "b" / "tokenizer.json"))
+    a = Vocabulary(Tokenizer(tmp_path / "a"), 3)
+    b = Vocabulary(Tokenizer(tmp_path / "b"), 4)
+    assert (a.special, b.special) == ({1}, {0})
+    assert make_bridge(b, a).draft_ids == [2, 3, 1]
+    assert make_bridge(a, b).shared_ids == [1, 2, 3]
+
+
 def test_what_cannot_be_bridged_is_refused(target: Path, tmp_path: Path) -> None:
     other = write_drafter(tmp_path / "other", shuffled(NAMES))
     with pytest.raises(InvalidArgumentError, match=f"shares {VOCAB} of the {VOCAB} tokens"):
