@@ -38,7 +38,7 @@ $(VENV)/.lint: $(BIN)/python pyproject.toml
 demo: $(VENV)/.package $(VENV)/.model
 	$(BIN)/python -m forerun.demo --head bench/heads/smollm2-135m-eagle3
 
-# The drafters of docs/benchmarks.md for the demo's model, each in HEADS/<method>/checkpoint. All learn
+# Drafters for the demo's model, each in HEADS/<method>/checkpoint. All learn
 # from what the model wrote for the first. Hours on two cores; goes on where it was stopped.
 HEADS ?= heads
 HEAD_EXAMPLES ?= 8000
@@ -50,7 +50,7 @@ $(VENV)/.train: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet $(shell $(PYTHON) tools/extra.py train)
 	touch $@
 
-$(HEADS)/target/config.json: $(VENV)/.package $(VENV)/.model
+$(HEADS)/target/config.json: | $(VENV)/.package $(VENV)/.model
 	$(BIN)/forerun convert $(shell $(BIN)/python -c "from forerun.demo import find_model; print(find_model())") $(HEADS)/target
 
 heads: $(HEADS)/target/config.json $(VENV)/.train

@@ -9,8 +9,8 @@
 
 namespace forerun {
 
-MedusaNetwork::MedusaNetwork(const std::string& directory, const Transformer& target, Ops& ops,
-                             int max_rows)
+MedusaNetwork::MedusaNetwork(const std::string& directory, const Transformer& target,
+                             const std::string& target_directory, Ops& ops, int max_rows)
     : target_(target), ops_(ops), hidden_size_(target.spec().hidden_size) {
   const JsonObject config = ReadDraftConfig(directory);
   Checkpoint checkpoint(directory);
@@ -25,7 +25,7 @@ MedusaNetwork::MedusaNetwork(const std::string& directory, const Transformer& ta
   }
   // Configs are known to count heads wrongly.
   for (int i = 0; reader.Has(first(i)); ++i) ReadHead(i, is_original, reader);
-  ReadVocabulary(config, reader);
+  ReadVocabulary(config, target_directory, reader);
   reader.CheckLeftovers([](const std::string&) { return false; }, "only tensors of Medusa heads");
   logit_scale_ = static_cast<float>(config.PositiveNumber("logit_scale", 1.0));
   outputs_ = MakeScratch(max_rows, hidden_size_);
@@ -58,13 +58,18 @@ void MedusaNetwork::ReadHead(int index, bool is_original, WeightReader& reader) 
   heads_.push_back(std::move(head));
 }
 
-void MedusaNetwork::ReadVocabulary(const JsonObject& config, WeightReader& reader) {
+void MedusaNetwork::ReadVocabulary(const JsonObject& config, const std::string& target_directory,
+                                   WeightReader& reader) {
   if (reader.Has("lm_head.weight")) {
     vocab_size_ = static_cast<int>(reader.ShapeOf("lm_head.weight", 2)[0]);
     shared_output_ =
         reader.TakeMatrix({{"lm_head", vocab_size_}}, hidden_size_, target_.dtype(), ops_);
-  } else if (vocab_size_ == 0) {
-    vocab_size_ = target_.vocab_size();
+  }
+  const bool has_output = vocab_size_ > 0;
+  if (!has_output) {
+    const bool is_truncated = reader.Has("token_map");
+    vocab_size_ =
+        is_truncated ? static_cast<int>(reader.ShapeOf("token_map", 1)[0]) : target_.vocab_size();
   }
   if (vocab_size_ > target_.vocab_size()) {
     throw CheckpointError("Medusa heads", std::to_string(vocab_size_) + " tokens",
@@ -74,6 +79,10 @@ void MedusaNetwork::ReadVocabulary(const JsonObject& config, WeightReader& reade
     for (std::int64_t id :
          reader.TakeIntegers("token_map", vocab_size_, 0, target_.vocab_size() - 1)) {
       target_ids_.push_back(static_cast<TokenId>(id));
+    }
+    if (!has_output) {
+      shared_output_ =
+          LoadTargetRows(target_.spec(), target_directory, target_ids_, target_.dtype(), ops_);
     }
   } else if (config.Has("truncated_vocab_size") &&
              config.Int("truncated_vocab_size", 0) < config.Int("vocab_size", 0)) {

@@ -23,7 +23,8 @@ class MedusaNetwork : public DraftNetwork {
  public:
   // Reads the drafter in `directory`. The target, which keeps its final hidden states, and the Ops
   // must outlive it. Throws CheckpointError.
-  MedusaNetwork(const std::string& directory, const Transformer& target, Ops& ops, int max_rows);
+  MedusaNetwork(const std::string& directory, const Transformer& target,
+                const std::string& target_directory, Ops& ops, int max_rows);
 
   ConstRows Forward(const DraftBatch& batch) override;
   std::span<const TokenId> target_ids() const override { return target_ids_; }
@@ -42,7 +43,8 @@ class MedusaNetwork : public DraftNetwork {
   };
 
   void ReadHead(int index, bool is_original, WeightReader& reader);
-  void ReadVocabulary(const JsonObject& config, WeightReader& reader);
+  void ReadVocabulary(const JsonObject& config, const std::string& target_directory,
+                      WeightReader& reader);
 
   const Transformer& target_;
   Ops& ops_;

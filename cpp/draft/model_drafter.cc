@@ -99,7 +99,9 @@ int NumModelDraftTokens(const SpeculativeOptions& options) {
 
 ModelDrafterSource::ModelDrafterSource(const SpeculativeOptions& options, const ModelSpec& target,
                                        const std::string& target_directory)
-    : options_(options), target_hidden_size_(target.hidden_size) {
+    : options_(options),
+      target_hidden_size_(target.hidden_size),
+      target_directory_(target_directory) {
   FORERUN_CHECK(IsModel(options.method), "no model");
   if (options.method == SpeculativeMethod::kDraftModel) {
     model_ = ReadModelSpec(options.model);
@@ -173,7 +175,8 @@ std::unique_ptr<DraftNetwork> ModelDrafterSource::LoadNetwork(const Transformer&
     return std::make_unique<HeadNetwork>(head_->spec(), std::move(weights), target, ops, limits);
   }
   if (options_.method == SpeculativeMethod::kMedusa) {
-    return std::make_unique<MedusaNetwork>(options_.model, target, ops, limits.max_rows);
+    return std::make_unique<MedusaNetwork>(options_.model, target, target_directory_, ops,
+                                           limits.max_rows);
   }
   if (LstmNetwork::IsIn(options_.model)) {
     return std::make_unique<LstmNetwork>(options_.model, target, ops, limits.max_rows);

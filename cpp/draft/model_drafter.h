@@ -42,6 +42,7 @@ class ModelDrafterSource {
 
   const SpeculativeOptions options_;
   const int target_hidden_size_;
+  const std::string target_directory_;
   FeatureSpec features_;
   std::unique_ptr<DraftHeadReader> head_;  // of eagle, eagle3 and mtp
   std::optional<ModelSpec> model_;         // of draft_model

@@ -64,6 +64,10 @@ struct DraftHeadWeights {
   std::vector<TokenId> target_ids;        // of the head's logits; empty: their own number
 };
 
+// Rows of the target's output matrix.
+std::unique_ptr<PackedMatrix> LoadTargetRows(const ModelSpec& target, const std::string& directory,
+                                             std::span<const TokenId> rows, DType dtype, Ops& ops);
+
 class DraftHeadReader {
  public:
   // Understands the checkpoint in `directory`; for kMtp the target's own, where `directory` is
@@ -91,9 +95,6 @@ class DraftHeadReader {
   void ReadVocabulary(const JsonObject& config);
   LayerWeights LoadLayer(int index, DType dtype, Ops& ops);
   void LoadVocabulary(DType dtype, Ops& ops, DraftHeadWeights& weights);
-  std::unique_ptr<PackedMatrix> LoadTargetRows(std::span<const TokenId> rows, DType dtype,
-                                               Ops& ops) const;
-
   const ModelSpec target_;
   const std::string target_directory_;
   Checkpoint checkpoint_;

@@ -115,16 +115,16 @@ void DraftHeadReader::LoadVocabulary(DType dtype, Ops& ops, DraftHeadWeights& we
   if (reader_.Has("lm_head.weight")) {
     weights.lm_head = reader_.TakeMatrix({{"lm_head", rows}}, hidden, dtype, ops);
   } else if (!weights.target_ids.empty()) {
-    weights.lm_head = LoadTargetRows(weights.target_ids, dtype, ops);
+    weights.lm_head = LoadTargetRows(target_, target_directory_, weights.target_ids, dtype, ops);
   }
 }
 
-std::unique_ptr<PackedMatrix> DraftHeadReader::LoadTargetRows(std::span<const TokenId> rows,
-                                                              DType dtype, Ops& ops) const {
-  Checkpoint checkpoint(target_directory_);
-  WeightReader target(checkpoint, CanonicalDraftName);
-  const char* name = target_.tie_word_embeddings ? "embed_tokens.weight" : "lm_head.weight";
-  return target.TakeRows(name, {target_.vocab_size, target_.hidden_size}, rows, dtype, ops);
+std::unique_ptr<PackedMatrix> LoadTargetRows(const ModelSpec& target, const std::string& directory,
+                                             std::span<const TokenId> rows, DType dtype, Ops& ops) {
+  Checkpoint checkpoint(directory);
+  WeightReader reader(checkpoint, CanonicalDraftName);
+  const char* name = target.tie_word_embeddings ? "embed_tokens.weight" : "lm_head.weight";
+  return reader.TakeRows(name, {target.vocab_size, target.hidden_size}, rows, dtype, ops);
 }
 
 }  // namespace forerun

@@ -452,7 +452,7 @@ def _inspect(options: argparse.Namespace) -> int:
         print(f"  does not fit {options.target}: {problem}")
     if not problems:
         print(f"  fits {options.target}")
-    if bridge is not None:
+    if bridge is not None and not problems:
         size = len(bridge.draft_ids)
         print(f"  by the {len(bridge.shared_ids)} tokens that it shares with the target's {size}")
     return 1 if problems else 0

@@ -210,7 +210,8 @@ class SpeculativeConfig:
             is_foreign = field.name.startswith(others) or (
                 field.name in _MODEL_FIELDS and not self.uses_model
             )
-            if is_foreign and value is not None:
+            is_default = field.name == "use_heterogeneous_vocab" and value is False  # vLLM's
+            if is_foreign and value is not None and not is_default:
                 method = f"{self.method!r}" if self.method is not None else "a model"
                 raise InvalidArgumentError(field.name, value, f"no such option with {method}")
 

@@ -16,7 +16,7 @@ from forerun.tokenizer import Tokenizer
 
 _FIELD = "speculative_config.model"
 # Tokens of one role are the same whatever they are called.
-_ROLES = ("bos_token", "eos_token")
+_ROLES = ("eos_token", "bos_token")
 
 
 class Vocabulary:
@@ -70,13 +70,14 @@ def find_bridge(drafter: Inspection, target: Inspection) -> _core.VocabularyBrid
     theirs, ours = (
         Vocabulary(Tokenizer(found.path), found.vocab_size or 0) for found in (drafter, target)
     )
+    if theirs.texts == ours.texts:
+        return None
     bridge = make_bridge(theirs, ours)
     if not bridge.shared_ids:
         raise CheckpointError(
             _FIELD, str(drafter.path), f"a drafter with at least one token of {target.path}"
         )
-    is_same = sizes[0] == sizes[1] and bridge.draft_ids == list(range(len(ours.texts)))
-    return None if is_same else bridge
+    return bridge
 
 
 def make_bridge(drafter: Vocabulary, target: Vocabulary) -> _core.VocabularyBridge:

@@ -187,7 +187,8 @@ def test_draft_logits_do_not_depend_on_what_happens_to_the_state(scenario: Any) 
         got = scenario(row)
         assert got.outputs == plain_outputs(directories(row)[0]), name
         check_records(row, got.records)
-        check_greedy_paths(row, got.records)
+        if scenario is not in_hybrid_drafts:  # there the model goes on from the index's guesses too
+            check_greedy_paths(row, got.records)
 
 
 def check_trees(row: Row) -> None:

@@ -86,6 +86,7 @@ def passes_of_engine(llm: LLM, examples: list[Example]) -> int:
         ("mtp", {}),
         ("mlp_speculator", {}),
         ("medusa", {"draft_vocab_size": 100}),
+        ("medusa", {"draft_vocab_size": 100, "share_head": True}),
         ("draft_model", {"num_layers": 1, "hidden_size": 32}),
     ],
 )

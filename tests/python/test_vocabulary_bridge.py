@@ -199,6 +199,25 @@ def test_a_special_token_may_be_text_to_the_other(tmp_path: Path) -> None:
     assert make_bridge(a, b).shared_ids == [1, 2, 3]
 
 
+def test_models_with_the_same_tokens_need_no_bridge(target: Path, tmp_path: Path) -> None:
+    """Whatever their files say beside, and with ids that no token has."""
+    names = ["<s>", "</s>", "A", *NAMES[2 : VOCAB - 5]]
+    for path, model in (("a", "target"), ("b", "drafter")):
+        made = (
+            make_target().checkpoint
+            if model == "target"
+            else make_draft_model(make_target(), Random(3))
+        )
+        made.write(tmp_path / path)
+        write_tokenizer(tmp_path / path, names, model_type=model)
+    file = tmp_path / "b" / "tokenizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text())))
+    assert file.read_bytes() != (tmp_path / "a" / "tokenizer.json").read_bytes()
+    llm = load(tmp_path / "a", tmp_path / "b", use_heterogeneous_vocab=False)
+    assert llm.drafter is not None
+    assert llm.drafter.bridge is None
+
+
 def test_what_cannot_be_bridged_is_refused(target: Path, tmp_path: Path) -> None:
     other = write_drafter(tmp_path / "other", shuffled(NAMES))
     with pytest.raises(InvalidArgumentError, match=f"shares {VOCAB} of the {VOCAB} tokens"):

@@ -47,10 +47,12 @@ def draw_curves(out: Path) -> None:
 def _draw_positions(
     axes: Any, points: list[tuple[Any, list[float]]], style: str, what: str
 ) -> None:
-    for position in range(len(points[0][1]) if points else 0):
+    # Positions may be trained for from some time on only.
+    for position in range(max((len(values) for _, values in points), default=0)):
+        trained = [(entry, values) for entry, values in points if len(values) > position]
         axes.plot(
-            [entry["answer_tokens"] for entry, _ in points],
-            [values[position] for _, values in points],
+            [entry["answer_tokens"] for entry, _ in trained],
+            [values[position] for _, values in trained],
             style,
             markersize=3,
             color=f"C{position}",

@@ -189,7 +189,8 @@ class MlpSpeculator(Head):
         assert options.num_positions is not None
         super().__init__(target, options.num_positions)
         hidden = target.hidden_size
-        self.emb = nn.Parameter(target.embedding / target.embedding.std())
+        # As small as random ones, which the scaled inputs are made for: the state counts too.
+        self.emb = nn.Parameter(target.embedding / (target.embedding.std() * hidden**0.5))
         self.first, self.later = linear(hidden, hidden), linear(hidden, hidden)
         nn.init.eye_(self.first.weight)
         self.ln_weight = nn.Parameter(torch.ones(hidden))
