@@ -433,6 +433,9 @@ def test_a_run_starts_from_the_weights_of_another(
     torch.testing.assert_close(second.head.tensors(), first.head.tensors(), rtol=0, atol=0)
     with pytest.raises(InvalidArgumentError, match="layer_ids"):
         trainer_of(options("eagle3", layer_ids=[0, 2], **other), target)
+    trainer_of(options("medusa", out=tmp_path / "out", resume=False), target).train(1)
+    with pytest.raises(InvalidArgumentError, match="num_positions"):
+        trainer_of(options("medusa", **{**other, "num_positions": POSITIONS - 1}), target)
 
 
 @pytest.mark.parametrize(
@@ -461,6 +464,7 @@ def test_a_bad_line_of_data_is_named(
         ("medusa", {"states": "states", "cache": False}, "states"),
         ("eagle3", {"growth": 1.0}, "growth"),
         ("eagle3", {"start": "/nowhere"}, "start"),
+        ("draft_model", {"growth": 0.5}, "growth"),
         ("hydra", {}, "method"),
     ],
 )

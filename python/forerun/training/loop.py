@@ -23,7 +23,7 @@ from forerun.training.data import Corpus, Example, draft_vocabulary, make_batche
 from forerun.training.evaluation import Acceptance, evaluate
 from forerun.training.factory import make_head
 from forerun.training.heads import Guess, Head
-from forerun.training.options import SHAPE_OPTIONS, TrainOptions
+from forerun.training.options import SHAPE_OPTIONS, WEIGHTS_BY_POSITION, TrainOptions
 from forerun.training.target import StateStore, Target
 
 _LEAST_LR = 0.05  # of the highest, at the end
@@ -252,7 +252,10 @@ class Trainer:
         start, identity = self.options.start, self.options.identity()
         if start is None:
             return None
-        return _read_run(start, {name: identity[name] for name in SHAPE_OPTIONS})
+        names = list(SHAPE_OPTIONS)
+        if self.options.method in WEIGHTS_BY_POSITION:
+            names.append("num_positions")
+        return _read_run(start, {name: identity[name] for name in names})
 
     def _load_progress(self, state: dict[str, Any]) -> None:
         self._optimizer.load_state_dict(state["optimizer"])

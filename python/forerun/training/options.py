@@ -36,9 +36,12 @@ _AT_LEAST = {
     "steps": 1,
     "num_threads": 0,
 }
-# What a run must share with the one whose weights it starts from.
+# What a run must share with the one whose weights it starts from; those whose weights belong to
+# positions also the number of these.
 SHAPE_OPTIONS = (
     "method",
+    "model",
+    "freeze_head",
     "draft_vocab_size",
     "layer_ids",
     "fc_norm",
@@ -48,6 +51,7 @@ SHAPE_OPTIONS = (
     "hidden_size",
     "intermediate_size",
 )
+WEIGHTS_BY_POSITION = ("mlp_speculator", "medusa")
 _ABOVE_ZERO = ("minutes", "epochs", "lr", "save_minutes", "step_decay", "grad_clip")
 
 
@@ -147,6 +151,8 @@ class TrainOptions:
             self.states = Path(self.states)
             if not self.cache:
                 raise InvalidArgumentError("states", str(self.states), "None without cache")
+        if self.growth and self.method == "draft_model":
+            raise InvalidArgumentError("growth", self.growth, "0: a draft_model has one position")
         if self.start is not None:
             self.start = Path(self.start)
             if not (self.start / "state" / "state.pt").is_file():
