@@ -28,6 +28,7 @@ class Soak {
     config_.max_num_batched_tokens = 24;
     config_.num_speculative_tokens = 6;
     config_.eos_token_ids = {0};
+    config_.adaptive = false;  // or how much is drafted would depend on the clock
     config_.check_invariants = true;
     SpeculativeOptions options;
     options.method = SpeculativeMethod::kSuffix;
