@@ -111,9 +111,10 @@ def find_drafter(config: SpeculativeConfig, target: Path) -> Drafter:
         drafter = _own_layers(target, directory, method)
     else:
         drafter = _in_directory(directory, method)
-        _check_fit(drafter, target)
+        found = inspect(target)
+        _check_fit(drafter, found)
         if drafter.method == "draft_model":
-            drafter = replace(drafter, bridge=_bridge(config, drafter.inspection, target))
+            drafter = replace(drafter, bridge=_bridge(config, drafter.inspection, found))
     _check_options(config, drafter)
     return drafter
 
@@ -192,25 +193,25 @@ def _proposed_tokens(config: dict[str, Any]) -> int | None:
             )
 
 
-def _check_fit(drafter: Drafter, target: Path) -> None:
+def _check_fit(drafter: Drafter, target: Inspection) -> None:
     found = drafter.inspection
-    problems = fit_problems(found, inspect(target))
+    problems = fit_problems(found, target)
     if problems:
         raise CheckpointError(
-            _FIELD, str(drafter.directory), f"a drafter of {target}: {'; '.join(problems)}"
+            _FIELD, str(drafter.directory), f"a drafter of {target.path}: {'; '.join(problems)}"
         )
 
 
 def _bridge(
-    config: SpeculativeConfig, found: Inspection, target: Path
+    config: SpeculativeConfig, found: Inspection, target: Inspection
 ) -> _core.VocabularyBridge | None:
-    bridge = find_bridge(found, inspect(target))
+    bridge = find_bridge(found, target)
     if bridge is not None and config.use_heterogeneous_vocab is False:
         raise InvalidArgumentError(
             "use_heterogeneous_vocab",
             False,
             f"True or None: {found.path} shares {len(bridge.shared_ids)} of the "
-            f"{len(bridge.draft_ids)} tokens of {target}",
+            f"{len(bridge.draft_ids)} tokens of {target.path}",
         )
     return bridge
 
