@@ -56,6 +56,8 @@ void AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requests) {
     Job& job = jobs_[num_jobs_++];
     job.request = &request;
     job.tree.Clear();
+    // Somebody else's guesses come to be more as texts grow.
+    if (request.guide != nullptr) job.tree.Reserve(MostOwnNodes() + request.max_tokens);
     job.sampled.Clear();
     job.is_sampled = setting_.is_sampled && request.rule.temperature > 0.0;
     job.is_over = false;
@@ -78,6 +80,11 @@ void AutoregressiveDrafter::Propose(const DraftRequest& request, Draft& draft) {
   } else {
     job.tree.WriteBest(request.max_tokens, draft);
   }
+}
+
+int AutoregressiveDrafter::MostOwnNodes() const {
+  if (!setting_.shape.empty()) return setting_.shape.size();
+  return setting_.width + (setting_.max_depth - 1) * setting_.width * setting_.width;
 }
 
 int AutoregressiveDrafter::FindJob(RequestId id) const {
@@ -197,7 +204,8 @@ void AutoregressiveDrafter::RunLevel(int depth) {
     }
     const std::span<const BlockId> blocks = job.request->table->blocks();
     SequenceRows rows = {row_begin, job.num_rows, num_known(job) + job.tree.first_row(), blocks};
-    if (setting_.width > 1) rows.tree = {num_known(job), job.tree.row_parents()};
+    const bool is_chain = setting_.width == 1 && setting_.shape.is_chain();
+    if (!is_chain) rows.tree = {num_known(job), job.tree.row_parents()};
     sequences_.push_back(rows);
   }
   for (std::size_t i = 0; i < tokens_.size(); ++i) {
@@ -225,14 +233,8 @@ void AutoregressiveDrafter::Grow(Job& job, int depth, ConstRows logits) {
       // The tree's own list of open nodes changes below.
       const int num_parents = depth == 0 ? 1 : static_cast<int>(job.tree.open().size());
       for (int i = 0; i < num_parents; ++i) {
-        const KeptTokens kept = KeepTokens(row(i), SamplingRule{.temperature = 1.0}, scratch_);
-        FindTop(kept.row, setting_.width, top_);
         const int parent = depth == 0 ? kDraftRoot : job.tree.open()[i];
-        for (const RankedToken& token : top_) {
-          if (kept.row.WeightAt(token.logit) == 0.0) break;
-          job.tree.Add(TargetId(token.token), parent,
-                       static_cast<float>(kept.row.WeightAt(token.logit) / kept.mass));
-        }
+        AddGuesses(job, parent, row(i));
         AddGuide(job, parent);
       }
     }
@@ -244,7 +246,27 @@ void AutoregressiveDrafter::Grow(Job& job, int depth, ConstRows logits) {
   }
   // Where a sampled draft ends must not depend on what was drawn.
   const double least = job.is_sampled ? 0.0 : job.request->least_path_probability;
-  job.tree.OpenNext({setting_.width, max_nodes - 1, max_nodes, least});
+  const int width = setting_.shape.empty() ? setting_.width : max_nodes;
+  job.tree.OpenNext({width, max_nodes - 1, max_nodes, least});
+}
+
+void AutoregressiveDrafter::AddGuesses(Job& job, int parent, std::span<const float> logits) {
+  const TreeShape& shape = setting_.shape;
+  const int place = parent == kDraftRoot ? kDraftRoot : job.tree.node(parent).place;
+  const int num_ranked = shape.empty() ? setting_.width : shape.NumRanked(place);
+  const KeptTokens kept = KeepTokens(logits, SamplingRule{.temperature = 1.0}, scratch_);
+  FindTop(kept.row, num_ranked, top_);
+  for (int rank = 0; rank < static_cast<int>(top_.size()); ++rank) {
+    const double weight = kept.row.WeightAt(top_[rank].logit);
+    if (weight == 0.0) break;
+    const TokenId token = TargetId(top_[rank].token);
+    const auto probability = static_cast<float>(weight / kept.mass);
+    if (shape.empty()) {
+      job.tree.Add(token, parent, probability);
+    } else if (const int child = shape.Child(place, rank); child != kNoNode) {
+      job.tree.Add(token, parent, probability, child, shape.NumRanked(child) > 0);
+    }
+  }
 }
 
 void AutoregressiveDrafter::AddGuide(Job& job, int parent) {

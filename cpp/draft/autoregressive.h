@@ -3,8 +3,9 @@
 // A draft is the best part of a tree that grows level by level: of the newest level the `width`
 // most probable paths are continued by their `width` most probable tokens, as in EAGLE-2 (Li et
 // al., "EAGLE-2: Faster Inference of Language Models with Dynamic Draft Trees"); width 1 makes a
-// chain. A path's probability is the product of the network's own along it. Sampled drafts are
-// chains.
+// chain. A path's probability is the product of the network's own along it. A tree can have a shape
+// that is fixed instead, as Medusa's (Cai et al., "Medusa: Simple LLM Inference Acceleration
+// Framework with Multiple Decoding Heads"). Sampled drafts are chains.
 //
 // A network with keys and values is brought in step with what was committed when a draft is wanted,
 // and only there: for the known tokens it has not seen, from the target's features, which replaces
@@ -21,6 +22,7 @@
 #include "cpp/draft/drafter.h"
 #include "cpp/draft/path_tree.h"
 #include "cpp/draft/synced_slots.h"
+#include "cpp/draft/tree_shape.h"
 #include "cpp/model/features.h"
 #include "cpp/verify/distribution.h"
 
@@ -28,6 +30,7 @@ namespace forerun {
 
 struct AutoregressiveSetting {
   int width = 1;
+  TreeShape shape;  // empty: the tree grows by probabilities, `width` wide
   int max_depth = 1;
   bool is_sampled =
       false;  // with a temperature, guesses are drawn from the network's probabilities
@@ -76,10 +79,13 @@ class AutoregressiveDrafter : public Drafter {
 
   int FindJob(RequestId id) const;  // -1 where the request has none
   int num_known(const Job& job) const { return static_cast<int>(job.request->tokens.size()); }
+  int MostOwnNodes() const;  // of a tree, without a guide's
   void FindKnownRuns();
   void RunKnown(std::span<const KnownRun> runs, bool with_logits);
   void RunLevel(int depth);
   void Grow(Job& job, int depth, ConstRows logits);
+  // The guesses behind a node that become nodes.
+  void AddGuesses(Job& job, int parent, std::span<const float> logits);
   // What the request's guide guesses behind a node whose path is one of its own.
   void AddGuide(Job& job, int parent);
   void GrowSampled(Job& job, int depth, std::span<const float> logits);

@@ -42,6 +42,7 @@ void HybridDrafter::Prepare(std::span<const DraftRequest> requests) {
     Job& job = jobs_[num_jobs_++];
     job.id = request.id;
     job.indexed.Clear();
+    Reserve(request.max_tokens, job);
     index_->Propose(request, job.indexed);
     tree_.Clear();
     Merge(job.indexed, kDraftRoot);
@@ -50,6 +51,13 @@ void HybridDrafter::Prepare(std::span<const DraftRequest> requests) {
     if (tree_.SumOfPathProbabilities() >= enough_tokens_) for_model_.back().may_run_model = false;
   }
   model_->Prepare(for_model_);
+}
+
+void HybridDrafter::Reserve(int max_tokens, Job& job) {
+  for (Draft* draft : {&job.indexed, &modelled_, &extension_}) draft->Reserve(max_tokens);
+  tree_.Reserve(3 * max_tokens);
+  path_.reserve(max_tokens);
+  places_.reserve(max_tokens);
 }
 
 void HybridDrafter::Propose(const DraftRequest& request, Draft& draft) {

@@ -46,6 +46,8 @@ class HybridDrafter : public Drafter {
   };
 
   Job* FindJob(RequestId id);  // null where the request has none
+  // Drafts get longer as texts do: room for the longest at once.
+  void Reserve(int max_tokens, Job& job);
   // Adds a draft's nodes to the tree, as the continuation of `root`.
   void Merge(const Draft& draft, int root);
 

@@ -13,6 +13,7 @@
 #include "cpp/draft/mlp_network.h"
 #include "cpp/draft/model_network.h"
 #include "cpp/draft/suffix.h"
+#include "cpp/draft/tree_shape.h"
 #include "cpp/util/check.h"
 #include "forerun/error.h"
 
@@ -43,6 +44,8 @@ bool IsHead(SpeculativeMethod method) {
 }
 
 int MaxDepth(const SpeculativeOptions& options) {
+  const TreeShape shape(options.speculative_token_tree);
+  if (!shape.empty()) return shape.depth();
   const int num_tokens = NumModelDraftTokens(options);
   const bool is_tree = options.draft_tree_width > 1;
   const int usual = is_tree ? kTreeDepth : options.hybrid ? kChainTokens : num_tokens;
@@ -78,10 +81,15 @@ void CheckBridge(const VocabularyBridge& bridge, int draft_vocab_size, int vocab
 void CheckDepth(const SpeculativeOptions& options, int max_depth) {
   const std::string expected =
       "at most " + std::to_string(max_depth) + ", as the drafter has heads";
+  if (const TreeShape shape(options.speculative_token_tree); shape.depth() > max_depth) {
+    throw InvalidArgument("speculative_token_tree",
+                          "a path of " + std::to_string(shape.depth()) + " ranks", expected);
+  }
   if (options.draft_tree_depth && *options.draft_tree_depth > max_depth) {
     throw InvalidArgument("draft_tree_depth", std::to_string(*options.draft_tree_depth), expected);
   }
-  const bool is_chain = options.draft_tree_width == 1 && !options.hybrid;
+  const bool is_chain =
+      options.draft_tree_width == 1 && !options.hybrid && options.speculative_token_tree.empty();
   if (is_chain && options.num_speculative_tokens && *options.num_speculative_tokens > max_depth) {
     throw InvalidArgument("num_speculative_tokens", std::to_string(*options.num_speculative_tokens),
                           expected);
@@ -91,10 +99,17 @@ void CheckDepth(const SpeculativeOptions& options, int max_depth) {
 }  // namespace
 
 int NumModelDraftTokens(const SpeculativeOptions& options) {
+  if (const auto& tree = options.speculative_token_tree; !tree.empty()) {
+    return static_cast<int>(tree.size());
+  }
   const int usual = options.hybrid                 ? kHybridTokens
                     : options.draft_tree_width > 1 ? kTreeNodes
                                                    : kChainTokens;
   return options.num_speculative_tokens.value_or(usual);
+}
+
+int NumModelLevelRows(const SpeculativeOptions& options) {
+  return std::max(options.draft_tree_width, TreeShape(options.speculative_token_tree).most_rows());
 }
 
 ModelDrafterSource::ModelDrafterSource(const SpeculativeOptions& options, const ModelSpec& target,
@@ -138,6 +153,7 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Ops
                                                   const TransformerLimits& limits) {
   AutoregressiveSetting setting;
   setting.width = options_.draft_tree_width;
+  setting.shape = TreeShape(options_.speculative_token_tree);
   setting.max_depth = MaxDepth(options_);
   setting.is_sampled = options_.draft_sample_method == DraftSampleMethod::kProbabilistic;
   setting.records = options_.record_draft_logits;

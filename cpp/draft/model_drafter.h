@@ -16,8 +16,9 @@
 
 namespace forerun {
 
-// The most tokens of a draft.
+// The most tokens of a draft, and of a level of it those that others follow.
 int NumModelDraftTokens(const SpeculativeOptions& options);
+int NumModelLevelRows(const SpeculativeOptions& options);
 
 // A model drafter's checkpoint, understood before the target is built: the target must know which
 // features to keep, and the memory plan what a block costs.

@@ -14,17 +14,27 @@ void PathTree::Clear() {
   row_parents_.clear();
 }
 
-void PathTree::Add(TokenId token, int parent, float probability) {
+void PathTree::Reserve(int num_nodes) {
+  nodes_.reserve(num_nodes);
+  open_.reserve(num_nodes);
+  row_parents_.reserve(num_nodes);
+  order_.reserve(num_nodes);
+  place_.reserve(num_nodes);
+  sorted_.reserve(num_nodes);
+}
+
+void PathTree::Add(TokenId token, int parent, float probability, int place, bool can_grow) {
   const double before = parent == kDraftRoot ? 1.0 : nodes_[parent].path_probability;
-  nodes_.push_back({token, parent, probability, before * probability, -1});
+  nodes_.push_back({token, parent, probability, before * probability, -1, place, can_grow});
 }
 
 void PathTree::OpenNext(const Limits& limits) {
   open_.resize(num_nodes() - level_begin_);
   std::iota(open_.begin(), open_.end(), level_begin_);
   level_begin_ = num_nodes();
-  std::erase_if(open_,
-                [&](int i) { return nodes_[i].path_probability < limits.least_path_probability; });
+  std::erase_if(open_, [&](int i) {
+    return !nodes_[i].can_grow || nodes_[i].path_probability < limits.least_path_probability;
+  });
   if (num_nodes() >= limits.max_nodes) {
     // A child is at most as probable as its parent, and loses against an equal that was there.
     sorted_.clear();

@@ -18,12 +18,15 @@ class PathTree {
     int parent;         // node, or kDraftRoot
     float probability;  // given its parent
     double path_probability;
-    int row;  // its place among the rows that were run, or -1
+    int row;    // its place among the rows that were run, or -1
+    int place;  // its node of a TreeShape, or kNoNode
+    bool can_grow;
   };
 
   void Clear();
-  // A guess behind `parent`, on the level under way.
-  void Add(TokenId token, int parent, float probability);
+  void Reserve(int num_nodes);
+  // A guess behind `parent`, on the level under way. One that cannot grow is never continued.
+  void Add(TokenId token, int parent, float probability, int place = kNoNode, bool can_grow = true);
   // The same guess once more, by somebody else, makes it as probable as the surer of them says.
   // Returns its node.
   int AddOrRaise(TokenId token, int parent, float probability);

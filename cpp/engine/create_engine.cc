@@ -80,7 +80,7 @@ class NativeEngine : public Engine {
                                                  source ? source->features() : FeatureSpec());
     if (source) {
       limits.max_rows =
-          std::max(limits.max_rows, options.max_num_seqs * options.speculative.draft_tree_width);
+          std::max(limits.max_rows, options.max_num_seqs * NumModelLevelRows(options.speculative));
       drafter_ = source->Load(*transformer_, *ops_, limits);
     } else {
       drafter_ = MakeDrafter(options.speculative);

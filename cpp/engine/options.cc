@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "cpp/draft/tree_shape.h"
 #include "cpp/kv/layout.h"
 #include "forerun/error.h"
 
@@ -59,11 +60,31 @@ void CheckModelDrafter(const SpeculativeOptions& options) {
   }
 }
 
+void CheckFixedTree(const SpeculativeOptions& options) {
+  if (options.speculative_token_tree.empty()) return;
+  const std::string field = "speculative_token_tree";
+  const TreeShape shape(options.speculative_token_tree);  // throws where it is none
+  const bool is_sampled = options.draft_sample_method != DraftSampleMethod::kGreedy;
+  if (!IsModel(options.method) || options.hybrid || is_sampled) {
+    throw InvalidArgument(field, "a tree",
+                          "nothing with a method that is no model, with a hybrid, and with "
+                          "draft_sample_method 'probabilistic'");
+  }
+  if (options.draft_tree_width > 1 || options.draft_tree_depth) {
+    throw InvalidArgument(field, "a tree", "nothing beside draft_tree_width or draft_tree_depth");
+  }
+  if (options.num_speculative_tokens.value_or(shape.size()) != shape.size()) {
+    throw InvalidArgument("num_speculative_tokens", ToText(*options.num_speculative_tokens),
+                          ToText(shape.size()) + ", the nodes of " + field + ", or nothing");
+  }
+}
+
 void CheckSpeculative(const SpeculativeOptions& options) {
   if (options.num_speculative_tokens) {
     CheckAtLeast("num_speculative_tokens", *options.num_speculative_tokens, 1);
   }
   CheckModelDrafter(options);
+  CheckFixedTree(options);
   CheckAtLeast("prompt_lookup_min", options.prompt_lookup_min, 1);
   if (options.prompt_lookup_max < options.prompt_lookup_min) {
     throw InvalidArgument("prompt_lookup_max", ToText(options.prompt_lookup_max),

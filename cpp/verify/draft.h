@@ -77,6 +77,12 @@ struct Draft {
     }
     return true;
   }
+  // Room for so many nodes, whose guesses are certain.
+  void Reserve(int num_nodes) {
+    tokens.reserve(num_nodes);
+    parents.reserve(num_nodes);
+    confidence.reserve(num_nodes);
+  }
   void Clear() {
     tokens.clear();
     parents.clear();

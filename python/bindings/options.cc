@@ -58,6 +58,7 @@ void RegisterSpeculativeOptions(py::module_& module) {
       .def_readwrite("vocabulary_bridge", &Options::vocabulary_bridge)
       .def_readwrite("draft_tree_width", &Options::draft_tree_width)
       .def_readwrite("draft_tree_depth", &Options::draft_tree_depth)
+      .def_readwrite("speculative_token_tree", &Options::speculative_token_tree)
       .def_readwrite("hybrid", &Options::hybrid)
       .def_readwrite("aux_hidden_state_layer_ids", &Options::aux_hidden_state_layer_ids)
       .def_readwrite("norm_before_residual", &Options::norm_before_residual)

@@ -9,6 +9,7 @@ from typing import Any
 _FIELDS = (
     "draft_tree_width",
     "draft_tree_depth",
+    "speculative_token_tree",
     "draft_sample_method",
     "aux_hidden_state_layer_ids",
     "norm_output",
@@ -28,6 +29,11 @@ def add_drafter_options(group: Any) -> None:
         "--draft-tree-width", type=int, metavar="N", help="drafter: paths that are kept (1: one)"
     )
     group.add_argument("--draft-tree-depth", type=int, metavar="N", help="drafter: levels at most")
+    group.add_argument(
+        "--speculative-token-tree",
+        metavar="PATHS",
+        help="drafter: a tree of fixed shape, as in '[(0,), (1,), (0, 0)]'",
+    )
     group.add_argument(
         "--draft-sample-method",
         choices=("greedy", "probabilistic"),

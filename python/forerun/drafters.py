@@ -57,7 +57,7 @@ class Drafter:
         core.model = "" if self.directory is None else str(as_safetensors(self.directory))
         core.vocabulary_bridge = self.bridge
         is_chain = core.draft_tree_width == 1 and not core.hybrid
-        if config.num_speculative_tokens is None and is_chain:
+        if config.num_speculative_tokens is None and is_chain and not core.speculative_token_tree:
             core.num_speculative_tokens = self.num_tokens
 
     def explain(self, core: _core.SpeculativeOptions) -> str:
@@ -67,6 +67,7 @@ class Drafter:
             **{name: value for name, value in found.options.items() if value not in (None, False)},
             "tokens per draft": core.num_speculative_tokens,
             "tree width": core.draft_tree_width if core.draft_tree_width > 1 else None,
+            "nodes of its fixed tree": len(core.speculative_token_tree) or None,
         }
         if self.bridge is not None:
             shared, size = len(self.bridge.shared_ids), len(self.bridge.draft_ids)
@@ -230,6 +231,13 @@ def _check_options(config: SpeculativeConfig, drafter: Drafter) -> None:
         )
     most = drafter.max_tokens
     if most is None:
+        return
+    if (tree := config.speculative_token_tree) is not None:
+        depth = max(map(len, tree))
+        if depth > most:
+            value = f"a path of {depth} ranks"
+            expected = f"at most {most}, which the drafter can guess"
+            raise InvalidArgumentError("speculative_token_tree", value, expected)
         return
     is_tree = (config.draft_tree_width or 1) > 1 or config.method == "hybrid"
     name = "draft_tree_depth" if is_tree else "num_speculative_tokens"

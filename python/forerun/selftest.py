@@ -165,7 +165,10 @@ def selftest(
         given["method"] = "mtp"
     config = SpeculativeConfig(**given)
     is_chain = (
-        config.uses_model and config.method != "hybrid" and config.draft_tree_width in (None, 1)
+        config.uses_model
+        and config.method != "hybrid"
+        and config.draft_tree_width in (None, 1)
+        and config.speculative_token_tree is None
     )
     if not config.uses_model or not is_chain:
         raise InvalidArgumentError("speculative_config", given, "a model that drafts chains")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -52,6 +53,21 @@ def _check_ids(field: str, value: Any) -> list[int]:
     return [check_int(field, layer, least=0) for layer in value]
 
 
+def _check_paths(field: str, value: Any) -> list[list[int]]:
+    """Paths of ranks; the core says whether they are a tree."""
+    expected = "paths of ranks, as in [(0,), (1,), (0, 0)]"
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+            raise InvalidArgumentError(field, value, expected) from error
+    paths: list[Any] = list(value) if isinstance(value, Sequence) and value else [None]
+    for path in paths:
+        if isinstance(path, str | bytes) or not isinstance(path, Sequence):
+            raise InvalidArgumentError(field, str(value), expected)
+    return [[check_int(field, rank, least=0) for rank in path] for path in paths]
+
+
 # Fields of SpeculativeConfig that are options of the engine: its name for them, and a check.
 _ENGINE_FIELDS: dict[str, tuple[str, _Check]] = {
     "num_speculative_tokens": ("num_speculative_tokens", check_int),
@@ -64,6 +80,7 @@ _ENGINE_FIELDS: dict[str, tuple[str, _Check]] = {
     "suffix_decoding_use_tree": ("suffix_use_tree", check_bool),
     "draft_tree_width": ("draft_tree_width", check_int),
     "draft_tree_depth": ("draft_tree_depth", check_int),
+    "speculative_token_tree": ("speculative_token_tree", _check_paths),
     "aux_hidden_state_layer_ids": ("aux_hidden_state_layer_ids", _check_ids),
     "norm_output": ("norm_output", check_bool),
     "norm_before_residual": ("norm_before_residual", check_bool),
@@ -73,6 +90,7 @@ EAGLE3_FIELDS = ("aux_hidden_state_layer_ids", "norm_output", "norm_before_resid
 _MODEL_FIELDS = (
     "draft_tree_width",
     "draft_tree_depth",
+    "speculative_token_tree",
     "revision",
     "use_heterogeneous_vocab",
     *EAGLE3_FIELDS,
@@ -118,6 +136,9 @@ class SpeculativeConfig:
             a field of vLLM's, nor are those that follow.
         draft_tree_depth: models: the most levels of a tree; None: as many as tokens, in a tree at
             most 6, and in a chain of a "hybrid" at most 4.
+        speculative_token_tree: models: a tree of fixed shape instead of one that grows by
+            probabilities: paths of ranks, 0 the most probable, as a list or as text, as in
+            [(0,), (1,), (0, 0)]. vLLM's.
         aux_hidden_state_layer_ids: eagle3: the target's layers that it reads, each by how many are
             before it; None: what the checkpoint says, else the usual three.
         norm_output: eagle3: whether the next step gets the normed state; None: as the checkpoint
@@ -145,6 +166,7 @@ class SpeculativeConfig:
     revision: str | None = None
     draft_tree_width: int | None = None
     draft_tree_depth: int | None = None
+    speculative_token_tree: str | Sequence[Sequence[int]] | None = None
     aux_hidden_state_layer_ids: Sequence[int] | None = None
     norm_output: bool | None = None
     norm_before_residual: bool | None = None
@@ -163,6 +185,9 @@ class SpeculativeConfig:
             check_str("revision", self.revision)
         if self.use_heterogeneous_vocab is not None:
             check_bool("use_heterogeneous_vocab", self.use_heterogeneous_vocab)
+        if self.speculative_token_tree is not None:
+            paths = _check_paths("speculative_token_tree", self.speculative_token_tree)
+            self.speculative_token_tree = paths
         self._settle_method()
         self._refuse_options_of_other_methods()
         if self.method == "ngram":

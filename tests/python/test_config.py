@@ -79,6 +79,9 @@ def test_every_option_of_models_reaches_the_engine() -> None:
         **given,
         "aux_hidden_state_layer_ids": [1, 2, 4],
     }
+    for tree in ("[(0,), (1,), (0, 2)]", [[0], [1], (0, 2)]):
+        core = engine_options({}, SpeculativeConfig(model="d", speculative_token_tree=tree))
+        assert core.speculative.speculative_token_tree == [[0], [1], [0, 2]]
     sampled = {"model": "d", "draft_sample_method": "probabilistic"}
     core = engine_options({}, make_speculative_config(sampled)).speculative
     assert not core.hybrid
@@ -111,6 +114,39 @@ BAD_SPECULATIVE: list[tuple[Any, str, str]] = [
     ({"model": "d", "draft_tree_width": 65}, "draft_tree_width", "at most 64"),
     ({"model": "d", "draft_tree_width": 2.0}, "draft_tree_width", "an integer"),
     ({"model": "d", "draft_tree_depth": 0}, "draft_tree_depth", "at least 1"),
+    ({"method": "ngram", "speculative_token_tree": [[0]]}, "speculative_token_tree", "no such"),
+    *(
+        ({"model": "d", "speculative_token_tree": tree}, "speculative_token_tree", expected)
+        for tree, expected in [
+            ("(0,", "paths of ranks"),
+            ("import os", "paths of ranks"),
+            ([], "paths of ranks"),
+            (7, "paths of ranks"),
+            ([0, 1], "paths of ranks"),
+            (["0"], "paths of ranks"),
+            ([[0.5]], "an integer"),
+            ([[-1]], "an integer from 0"),
+            ([[64]], "ranks from 0 to 63"),
+            ([[]], "at least one rank"),
+            ([[0], [0]], "every path once"),
+            ([[0], [1, 0]], "the path before it, (1,)"),
+        ]
+    ),
+    (
+        {"model": "d", "speculative_token_tree": [[0]], "draft_tree_width": 2},
+        "speculative_token_tree",
+        "nothing beside draft_tree_width",
+    ),
+    (
+        {"model": "d", "speculative_token_tree": [[0]], "num_speculative_tokens": 2},
+        "num_speculative_tokens",
+        "1, the nodes of speculative_token_tree",
+    ),
+    (
+        {"model": "d", "speculative_token_tree": [[0]], "method": "hybrid"},
+        "speculative_token_tree",
+        "with a hybrid",
+    ),
     ({"model": "d", "norm_output": 1}, "norm_output", "True or False"),
     ({"model": "d", "norm_before_residual": "no"}, "norm_before_residual", "True or False"),
     ({"model": "d", "aux_hidden_state_layer_ids": 2}, "aux_hidden_state_layer_ids", "a list"),

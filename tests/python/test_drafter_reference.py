@@ -192,15 +192,18 @@ def test_draft_logits_do_not_depend_on_what_happens_to_the_state(scenario: Any) 
 
 
 def check_trees(row: Row) -> None:
-    tree = {"draft_tree_width": 3, "draft_tree_depth": 4, "num_speculative_tokens": 14}
-    got = run(make_engine(row, speculative=tree), PROMPTS)
-    assert got.outputs == plain_outputs(directories(row)[0]), row.name
-    assert not got.undrafted
-    check_records(row, got.records)
-    if row.method != "medusa":  # the heads do not depend on the path, so it is not told
-        check_greedy_paths(row, got.records, width=3)
-        siblings = {(record.tokens, len(record.path)) for record in got.records}
-        assert len(siblings) < len(got.records), row.name
+    grown = {"draft_tree_width": 3, "draft_tree_depth": 4, "num_speculative_tokens": 14}
+    paths = [[0], [1], [2], [0, 0], [0, 2], [1, 0], [0, 0, 0], [0, 0, 1], [1, 0, 0]]
+    fixed = {"speculative_token_tree": paths, "num_speculative_tokens": None}
+    for tree in (grown, fixed):
+        got = run(make_engine(row, speculative=tree), PROMPTS)
+        assert got.outputs == plain_outputs(directories(row)[0]), row.name
+        assert not got.undrafted
+        check_records(row, got.records)
+        if row.method != "medusa":  # the heads do not depend on the path, so it is not told
+            check_greedy_paths(row, got.records, width=3)
+            siblings = {(record.tokens, len(record.path)) for record in got.records}
+            assert len(siblings) < len(got.records), row.name
 
 
 @pytest.mark.parametrize("name", [name for name in SOME if drafts_trees(row_named(name))])

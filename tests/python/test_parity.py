@@ -146,6 +146,10 @@ def random_model_engine(rng: random.Random, drafter: str) -> _core.Engine:
     kinds: list[Fields] = [
         {},
         {"draft_tree_width": rng.randint(2, 3)},
+        {
+            "num_speculative_tokens": None,
+            "speculative_token_tree": [[0], [1], [2], [0, 0], [0, 1], [1, 1]][: rng.randint(1, 6)],
+        },
         {"draft_sample_method": _core.DraftSampleMethod.PROBABILISTIC},
         {"hybrid": True, "draft_tree_width": rng.randint(1, 2)},
     ]

@@ -109,11 +109,13 @@ def test_trees_change_nothing_and_are_accepted_further(name: str) -> None:
     lengths = []
     chain = {"num_speculative_tokens": 2}
     tree = {"draft_tree_width": 3, "draft_tree_depth": 2, "num_speculative_tokens": 9}
-    for config in (chain, tree):
+    fixed_chain = {"speculative_token_tree": "[(0,), (0, 0)]"}
+    fixed_tree = {"speculative_token_tree": [[0], [1], [2], [0, 0], [0, 1], [1, 0]]}
+    for config in (chain, fixed_chain, fixed_tree, tree):
         llm = load(row, config)
         assert (ids(llm, GREEDY), ids(llm, SEEDED)) == plain(directories(row)[0])
         lengths.append(llm.metrics().spec_decode.mean_acceptance_length)
-    assert lengths[1] > lengths[0]
+    assert lengths[0] == lengths[1] < lengths[2] <= lengths[3]
 
 
 @pytest.mark.parametrize("name", EVERY_METHOD)

@@ -50,8 +50,8 @@ struct VocabularyBridge {
 struct SpeculativeOptions {
   SpeculativeMethod method = SpeculativeMethod::kNone;
   // The most tokens drafted for a request in one step, in a chain or in a tree. Absent: 5 for
-  // ngram, suffix_max_tree_depth for suffix, 16 for grammar, 4 for models, 16 for their trees, 24
-  // for hybrids.
+  // ngram, suffix_max_tree_depth for suffix, 16 for grammar, 4 for models, 16 for their trees, or
+  // as many as a fixed one has, 24 for hybrids.
   std::optional<int> num_speculative_tokens;
 
   AcceptanceMethod acceptance_method = AcceptanceMethod::kCoupled;
@@ -82,6 +82,9 @@ struct SpeculativeOptions {
   int draft_tree_width = 1;
   // Of a model's paths. Absent: as many as tokens, in a tree at most 6, in a hybrid 4.
   std::optional<int> draft_tree_depth;
+  // Models: a tree of fixed shape instead. A path has the ranks of its guesses, 0 the most
+  // probable; the path before it must be there too.
+  std::vector<std::vector<int>> speculative_token_tree;
   // Models: guess with an index too, as suffix does, and draft from both.
   bool hybrid = false;
   // eagle3: what a checkpoint leaves open. The target's layers, each by how many are before it, and

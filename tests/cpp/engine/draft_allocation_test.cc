@@ -16,7 +16,7 @@
 namespace forerun {
 namespace {
 
-constexpr int kBlockSize = 16, kNumBlocks = 64, kMaxRows = 64;
+constexpr int kBlockSize = 16, kNumBlocks = 96, kMaxRows = 64;
 
 // Counts what another drafter allocates while it drafts.
 class CountedDrafter : public Drafter {
@@ -79,6 +79,8 @@ struct Case {
   SpeculativeMethod method;
   int width;
   DraftSampleMethod sampling;
+  bool hybrid = false;
+  bool fixed_tree = false;
 };
 
 class DraftAllocationTest : public ::testing::TestWithParam<Case> {};
@@ -92,6 +94,10 @@ TEST_P(DraftAllocationTest, DraftingAllocatesNothingInTheLongRun) {
   options.draft_tree_width = GetParam().width;
   options.draft_sample_method = GetParam().sampling;
   options.num_speculative_tokens = 5;
+  options.hybrid = GetParam().hybrid;
+  if (GetParam().fixed_tree) {
+    options.speculative_token_tree = {{0}, {1}, {0, 0}, {0, 1}, {1, 0}};
+  }
   if (options.method == SpeculativeMethod::kDraftModel) {
     WriteTinyModel(drafter_directory, TinyConfig("llama"), 9);
   } else {
@@ -102,7 +108,7 @@ TEST_P(DraftAllocationTest, DraftingAllocatesNothingInTheLongRun) {
   const std::unique_ptr<Ops> ops = MakeCpuOps(team, "");
   TransformerLimits limits;
   limits.max_rows = kMaxRows;
-  limits.max_model_len = 100;
+  limits.max_model_len = 350;
   limits.block_size = kBlockSize;
   limits.num_blocks = kNumBlocks;
   ModelDrafterSource source(options, spec, target_directory.path());
@@ -125,17 +131,17 @@ TEST_P(DraftAllocationTest, DraftingAllocatesNothingInTheLongRun) {
     SamplingParams params;
     params.temperature = i % 2 == 0 ? 0.0 : 0.8;
     params.seed = i;
-    params.max_tokens = 80;
+    params.max_tokens = 320;
     params.ignore_eos = true;
     engine.Submit(std::vector<TokenId>(5 + 6 * i, 7 + i), params);
   }
-  for (int i = 0; i < 10; ++i) engine.Step();
+  for (int i = 0; i < 25; ++i) engine.Step();
   const std::int64_t first = drafter.num_allocations();
   const int num_tokens = drafter.num_tokens();
-  for (int i = 0; i < 40; ++i) engine.Step();
+  for (int i = 0; i < 25; ++i) engine.Step();
   ASSERT_EQ(engine.metrics().num_finished_requests, 0);
   EXPECT_GT(first, 0);  // or nothing is counted
-  EXPECT_GT(drafter.num_tokens(), num_tokens + 400);
+  EXPECT_GT(drafter.num_tokens(), num_tokens + 250);
   EXPECT_EQ(drafter.num_allocations(), first);
 }
 
@@ -146,7 +152,10 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{SpeculativeMethod::kDraftModel, 1, DraftSampleMethod::kProbabilistic},
                       Case{SpeculativeMethod::kEagle, 1, DraftSampleMethod::kGreedy},
                       Case{SpeculativeMethod::kEagle, 3, DraftSampleMethod::kGreedy},
-                      Case{SpeculativeMethod::kEagle, 1, DraftSampleMethod::kProbabilistic}));
+                      Case{SpeculativeMethod::kEagle, 1, DraftSampleMethod::kProbabilistic},
+                      Case{SpeculativeMethod::kEagle, 1, DraftSampleMethod::kGreedy, true},
+                      Case{SpeculativeMethod::kEagle, 3, DraftSampleMethod::kGreedy, true},
+                      Case{SpeculativeMethod::kEagle, 1, DraftSampleMethod::kGreedy, false, true}));
 
 }  // namespace
 }  // namespace forerun

@@ -19,6 +19,7 @@
 #include "tests/cpp/testing/knowing_drafter.h"
 #include "tests/cpp/testing/naive_generate.h"
 #include "tests/cpp/testing/random_params.h"
+#include "tests/cpp/testing/random_tree_shape.h"
 #include "tests/cpp/testing/scripted_executor.h"
 #include "tests/cpp/testing/scripted_network.h"
 
@@ -194,10 +195,14 @@ class RandomEngine {
     setting.width = kind == DraftKind::kNetworkTree || (kind == DraftKind::kHybrid && Chance(0.5))
                         ? Pick(2, 4)
                         : 1;
-    setting.max_depth = Pick(1, 6);
+    if (kind == DraftKind::kNetworkTree && Chance(0.3)) {
+      setting.shape = TreeShape(RandomTreeShape(random_, 12, 5, 4));
+    }
+    setting.max_depth = setting.shape.empty() ? Pick(1, 6) : setting.shape.depth();
     setting.is_sampled = kind == DraftKind::kNetwork && Chance(0.4);
     setting.vocab_size = kVocabSize;
-    setting.max_rows = config_.max_num_seqs * setting.width + Pick(0, 20);
+    const int num_level_rows = std::max(setting.width, setting.shape.most_rows());
+    setting.max_rows = config_.max_num_seqs * num_level_rows + Pick(0, 20);
     setting.num_blocks = config_.num_blocks;
     auto model = std::make_unique<AutoregressiveDrafter>(
         std::make_unique<ScriptedNetwork>(kVocabSize, config_.num_blocks, config_.block_size,
