@@ -38,13 +38,18 @@ $(VENV)/.lint: $(BIN)/python pyproject.toml
 demo: $(VENV)/.package $(VENV)/.model
 	$(BIN)/python -m forerun.demo --head bench/heads/smollm2-135m-eagle3
 
-# Drafters for the demo's model, each in HEADS/<method>/checkpoint. All learn
-# from what the model wrote for the first. Hours on two cores; goes on where it was stopped.
+# Drafters for the demo's model, each in HEADS/<method>/checkpoint. All learn from what the model
+# wrote for the first, to the questions in HEAD_PROMPTS or its own. Hours on two cores, minutes with
+# HEAD_DEVICE=cuda; goes on where it was stopped.
 HEADS ?= heads
 HEAD_EXAMPLES ?= 8000
 HEAD_MINUTES ?= 60
-SHARED_DATA = --data $(HEADS)/eagle3/data.jsonl --states $(HEADS)/eagle3/cache
-TRAIN = $(BIN)/forerun train $(1) --model $(HEADS)/target --out $(HEADS)/$(1) --minutes $(HEAD_MINUTES)
+HEAD_PROMPTS ?=
+HEAD_DEVICE ?= cpu
+HEAD_BATCH = $(if $(filter cpu,$(HEAD_DEVICE)),--batch-tokens 1024,--batch-tokens 16384 --no-cache)
+SHARED_DATA = --data $(HEADS)/eagle3/data.jsonl $(if $(filter cpu,$(HEAD_DEVICE)),--states $(HEADS)/eagle3/cache)
+TRAIN = $(BIN)/forerun train $(1) --model $(HEADS)/target --out $(HEADS)/$(1) --minutes $(HEAD_MINUTES) --device $(HEAD_DEVICE) \
+  --max-length 1024 --lr 0.0015 $(HEAD_BATCH)
 
 $(VENV)/.train: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet $(shell $(PYTHON) tools/extra.py train)
@@ -54,10 +59,11 @@ $(HEADS)/target/config.json: | $(VENV)/.package $(VENV)/.model
 	$(BIN)/forerun convert $(shell $(BIN)/python -c "from forerun.demo import find_model; print(find_model())") $(HEADS)/target
 
 heads: $(HEADS)/target/config.json $(VENV)/.train
-	$(call TRAIN,eagle3) --num-examples $(HEAD_EXAMPLES) --share-head --growth 0.6 --batch-tokens 1024 --lr 0.0015
-	$(call TRAIN,medusa) $(SHARED_DATA) --share-head --draft-vocab-size 8192 --batch-tokens 1024 --lr 0.0015
-	$(call TRAIN,mlp_speculator) $(SHARED_DATA) --freeze-head --batch-tokens 1024 --lr 0.0015
-	$(call TRAIN,draft_model) $(SHARED_DATA) --batch-tokens 1024 --lr 0.0015
+	$(call TRAIN,eagle3) --num-examples $(HEAD_EXAMPLES) $(if $(HEAD_PROMPTS),--prompts $(HEAD_PROMPTS)) --max-answer-tokens 256 \
+	  --share-head --draft-vocab-size 12288 --growth 0.6
+	$(call TRAIN,medusa) $(SHARED_DATA) --share-head --draft-vocab-size 12288 --num-layers 2
+	$(call TRAIN,mlp_speculator) $(SHARED_DATA) --freeze-head
+	$(call TRAIN,draft_model) $(SHARED_DATA)
 
 test: test-python test-cpp
 

@@ -7,7 +7,8 @@ PROMPTS.jsonl has {"turns": ["text", ...], "category": "name"} lines. Every prom
 one turn, greedy, one request at a time, plain and with each drafter in turns. Printed by category:
 the mean acceptance length (accepted guesses of a pass, and the token after them, over all passes
 behind the prompt's), the speed relative to plain decoding, and whether all ids were the same. The
-last lines say what drafting costs, beside a plain step.
+last lines say what drafting costs, beside a plain step. With --together the prompts of a category
+are served at once, which is sooner done and shows no speeds; drafters should not be adaptive then.
 """
 
 from __future__ import annotations
@@ -30,15 +31,21 @@ def main() -> None:
     parser.add_argument("--drafter", action="append", required=True, metavar="NAME=JSON")
     parser.add_argument("--limit", type=int, default=10**9, help="prompts of each category")
     parser.add_argument("--max-tokens", type=int, default=96)
+    parser.add_argument("--together", action="store_true", help="lengths only, in batches of 16")
     options = parser.parse_args()
     configs: dict[str, Any] = {"plain": None}
     for text in options.drafter:
         name, _, config = text.partition("=")
         configs[name] = json.loads(config)
+    size = 16 if options.together else 1
     engines = {
-        name: LLM(options.model, speculative_config=config, max_num_seqs=1)
+        name: LLM(options.model, speculative_config=config, max_num_seqs=size)
         for name, config in configs.items()
     }
+    if options.together:
+        results = run_together(engines, read_prompts(options.prompts, options.limit), options)
+        print_table(results, list(configs), with_speeds=False)
+        return
     costs: dict[str, list[float]] = {name: [0.0, 0.0, 0.0, 0.0] for name in configs}
     prompts = read_prompts(options.prompts, options.limit)
     results = run(engines, prompts, options.max_tokens, costs)
@@ -92,17 +99,40 @@ def run(
     return results
 
 
-def print_table(results: dict[str, Any], names: list[str]) -> None:
+def run_together(
+    engines: dict[str, LLM], prompts: dict[str, list[str]], options: argparse.Namespace
+) -> dict[str, Any]:
+    """As run, but without seconds, and with the prompts of a category side by side."""
+    params = SamplingParams(temperature=0, max_tokens=options.max_tokens)
+    results: dict[str, Any] = {}
+    for category, texts in prompts.items():
+        totals, answers = {}, []
+        for name, llm in engines.items():
+            chats = [llm.render_chat([{"role": "user", "content": text}]) for text in texts]
+            outputs = llm.generate(chats, params, use_tqdm=False)
+            ids = [output.outputs[0].token_ids for output in outputs]
+            accepted = sum(o.metrics.spec_decode.num_accepted_tokens for o in outputs)
+            # A prompt's last pass brings the first token.
+            decoded = sum(len(tokens) - 1 for tokens in ids)
+            totals[name] = [1.0, sum(map(len, ids)), decoded - accepted, decoded]
+            answers.append(ids)
+        results[category] = (totals, all(ids == answers[0] for ids in answers))
+    return results
+
+
+def print_table(results: dict[str, Any], names: list[str], with_speeds: bool = True) -> None:
     print("category".ljust(18) + "".join(f"{name:>22}" for name in names[1:]) + "   same ids")
     lengths: dict[str, list[float]] = defaultdict(list)
     for category, (totals, same) in results.items():
         cells = []
         for name in names[1:]:
             seconds, tokens, passes, decoded = totals[name]
-            length = decoded / passes
+            # Answers of one token take no pass behind the prompt's.
+            length = decoded / passes if passes else 1.0
             lengths[name].append(length)
             speed = (tokens / seconds) / (totals["plain"][1] / totals["plain"][0])
-            cells.append(f"{length:.2f} tokens {speed:5.2f}x".rjust(22))
+            shown = f" {speed:5.2f}x" if with_speeds else ""
+            cells.append(f"{length:.2f} tokens{shown}".rjust(22))
         print(category.ljust(18) + "".join(cells) + ("   yes" if same else "   NO"))
     means = "".join(
         f"{statistics.mean(lengths[name]):.2f} tokens".rjust(15).ljust(22) for name in names[1:]

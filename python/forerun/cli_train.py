@@ -12,6 +12,7 @@ from forerun.training.options import METHOD_OPTIONS, TRAIN_METHODS, TrainOptions
 _NUMBERS: tuple[tuple[str, type, str], ...] = (
     ("num_examples", int, "examples that the target writes (4000), or that are read at most"),
     ("max_length", int, "tokens of an example"),
+    ("max_answer_tokens", int, "tokens of an answer that the target writes (to max_length)"),
     ("held_out", float, "share of the examples that is kept for the acceptance at the end"),
     ("steps", int, "training ends after so many"),
     ("epochs", float, "training ends after so many"),
@@ -62,6 +63,13 @@ def add_train(commands: Any) -> None:
         help="lines with 'prompt' and 'answer' (texts or token ids), or with 'messages'; left "
         "out, the target writes both",
     )
+    parser.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="lines with 'prompt' (a user's words or token ids), 'turns' or 'messages', which the "
+        "target answers; left out, it asks itself",
+    )
     for name, kind, what in _NUMBERS:
         parser.add_argument(
             _flag(name), type=kind, default=_DEFAULTS[name], metavar="N", help=_help(name, what)
@@ -77,7 +85,7 @@ def add_train(commands: Any) -> None:
         "--start",
         type=Path,
         metavar="DIR",
-        help="the OUT of an earlier run, whose weights this one starts from",
+        help="a drafter, or the OUT of the run that made it, whose weights this one starts from",
     )
     parser.add_argument(
         "--layer-ids",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,13 @@ pytest.importorskip("transformers")
 from draft_oracle import DraftOracle  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from tiny_checkpoints import SIZES, Variation, write_checkpoint  # noqa: E402
+from training_runs import (  # noqa: E402
+    DRAFT_VOCAB,
+    POSITIONS,
+    small_options,
+    trainer_of,
+    write_data,
+)
 
 from forerun import cli  # noqa: E402
 from forerun.errors import CheckpointError, InvalidArgumentError  # noqa: E402
@@ -25,14 +31,12 @@ from forerun.training import TRAIN_METHODS, TrainOptions, layer_heads  # noqa: E
 from forerun.training.batch import make_batch  # noqa: E402
 from forerun.training.data import Corpus, Example  # noqa: E402
 from forerun.training.factory import make_head  # noqa: E402
-from forerun.training.loop import Trainer  # noqa: E402
 from forerun.training.losses import linear_cross_entropy  # noqa: E402
 from forerun.training.target import StateStore, Target  # noqa: E402
 
 VOCAB, HIDDEN, LAYERS = SIZES["vocab_size"], SIZES["hidden_size"], SIZES["num_hidden_layers"]
 INNER, HEAD_DIM = SIZES["intermediate_size"], SIZES["head_dim"]
 Q_SIZE, KV_SIZE = SIZES["num_attention_heads"] * HEAD_DIM, SIZES["num_key_value_heads"] * HEAD_DIM
-DRAFT_VOCAB, POSITIONS = 48, 3
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,40 +60,20 @@ def target(directory: Path) -> Target:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Few short texts, to be learned by heart."""
-    draw = random.Random(4)
-    lines = []
-    for _ in range(24):
-        prompt = [draw.randrange(3, 40) for _ in range(draw.randint(1, 9))]
-        answer = [draw.randrange(3, 40) for _ in range(draw.randint(2, 14))]
-        lines.append(json.dumps({"prompt": prompt, "answer": answer}) + "\n")
-    file = tmp_path_factory.mktemp("data") / "data.jsonl"
-    file.write_text("".join(lines))
-    return file
+    return write_data(tmp_path_factory.mktemp("data") / "data.jsonl")
 
 
 @pytest.fixture
 def options(directory: Path, data: Path, tmp_path: Path) -> Callable[..., TrainOptions]:
     def make(method: str, **changes: Any) -> TrainOptions:
-        usual: dict[str, Any] = {"steps": 12, "batch_tokens": 150, "lr": 3e-3, "held_out": 0.1}
-        if method != "draft_model":
-            usual["num_positions"] = POSITIONS
-        if method == "eagle3":
-            usual |= {"draft_vocab_size": DRAFT_VOCAB}
         given = {"model": directory, "data": data, "out": tmp_path / "out"}
-        return TrainOptions(method=method, **{**given, **usual, **changes})
+        return small_options(method, **{**given, **changes})
 
     return make
 
 
 def read_lines(file: Path) -> list[Any]:
     return [json.loads(line) for line in file.read_text().splitlines()]
-
-
-def trainer_of(options: TrainOptions, target: Target) -> Trainer:
-    assert options.data is not None
-    options.out.mkdir(exist_ok=True)
-    return Trainer(target, Corpus(options, options.data, target.vocab_size), options)
 
 
 def examples_of(options: TrainOptions) -> list[Example]:
@@ -348,6 +332,10 @@ def test_methods_share_the_states_of_the_one_that_reads_most(
     more = corpus.train(8)
     added = second.get(more)
     assert torch.equal(StateStore(target, [0, 1], tmp_path, True).get(more)[..., HIDDEN:], added)
+    files = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(InvalidArgumentError, match="states"):
+        StateStore(target, [0, 2], tmp_path)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == files
 
 
 def test_another_runs_state_is_refused(
@@ -418,24 +406,6 @@ def test_texts_and_messages_become_token_ids(
     prompt = (1, *ids("u:hi"), 2, 1, *ids("a:"))
     assert third.tokens == (*prompt, *ids("yes"), 2)
     assert third.num_prompt_tokens == len(prompt)
-
-
-def test_a_run_starts_from_the_weights_of_another(
-    options: Callable[..., TrainOptions], target: Target, tmp_path: Path
-) -> None:
-    first = trainer_of(options("eagle3"), target)
-    first.train()
-    file = tmp_path / "other.jsonl"
-    file.write_text('{"prompt": [50], "answer": [52, 53]}\n' * 3)
-    other = {"data": file, "out": tmp_path / "b", "start": tmp_path / "out"}
-    second = trainer_of(options("eagle3", num_positions=1, **other), target)
-    assert (second.step, second.num_examples) == (0, 1)
-    torch.testing.assert_close(second.head.tensors(), first.head.tensors(), rtol=0, atol=0)
-    with pytest.raises(InvalidArgumentError, match="layer_ids"):
-        trainer_of(options("eagle3", layer_ids=[0, 2], **other), target)
-    trainer_of(options("medusa", out=tmp_path / "out", resume=False), target).train(1)
-    with pytest.raises(InvalidArgumentError, match="num_positions"):
-        trainer_of(options("medusa", **{**other, "num_positions": POSITIONS - 1}), target)
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ class Corpus:
             raise CheckpointError(where, str(error), "a JSON object") from error
         prompt, answer = self._ids_of(entry, where)
         tokens = (prompt + answer)[: self._options.max_length]
-        if any(token < 0 or token >= self._vocab_size for token in tokens):
+        if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocab_size:
             raise CheckpointError(
                 where, f"token {max(tokens)}", f"token ids below {self._vocab_size}"
             )

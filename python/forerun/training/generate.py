@@ -1,4 +1,4 @@
-"""Examples that a target writes itself: its own questions, then its answers to them."""
+"""Examples that a target writes itself: answers to given questions, or to its own."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from forerun.errors import InvalidArgumentError
+from forerun.training.prompts import read_prompts
+from forerun.training.writing import EngineWriter, TurnEnd, Writer, WriteRequest, Written
 
 if TYPE_CHECKING:
-    from forerun.llm import LLM
     from forerun.tokenizer import Tokenizer
     from forerun.training.options import TrainOptions
 
-_ROUND = 192  # questions that are asked for together
+# Questions that are asked for together: enough to fill what writes, few enough to stop in between.
+_ROUND = {"cpu": 192}
+_USUAL_ROUND = 65536  # of accelerators
 _MOST_QUESTION_TOKENS = 160
 _LEAST_QUESTION_TOKENS = 4
 _EMPTY_ROUNDS = 3  # in a row, until the target is given up
+_LEAST_ANSWER_ROOM = 8
+_MIN_P = 0.02
+# Most answers in use are the most probable ones, so most to learn from are.
+_GREEDY_SHARE = 0.6
+_TEMPERATURE = 0.7
 _MARK = "\u241eforerun\u241e"  # stands where the user's words are when a template is taken apart
 
 
@@ -31,26 +39,16 @@ def write_examples(options: TrainOptions) -> Path:
         InvalidArgumentError: the target writes nothing that could be learned from.
     """
     file = options.out / "data.jsonl"
-    done = sum(1 for _ in file.open("rb")) if file.is_file() else 0
+    done = file.read_bytes().count(b"\n") if file.is_file() else 0
     wanted = options.num_examples or 0
     if done >= wanted:
         return file
-    from forerun.llm import LLM
-
-    tokenized = (options.model / "tokenizer.json").is_file()
-    llm = LLM(
-        options.model,
-        skip_tokenizer_init=not tokenized,
-        max_num_seqs=64,
-        num_threads=options.num_threads,
-    )
-    writer = _Writer(llm, llm.get_tokenizer() if tokenized else None, options)
+    author = Author(options)
     empty = 0
     bar = tqdm(total=wanted, initial=done, unit=" examples", disable=None)
     with bar, file.open("a", encoding="utf-8") as out:
         while done < wanted:
-            lines = [json.dumps(entry) + "\n" for entry in writer.write_round(done)]
-            lines = lines[: wanted - done]
+            lines = [json.dumps(entry) + "\n" for entry in author.write_round(done, wanted - done)]
             empty = 0 if lines else empty + 1
             if empty == _EMPTY_ROUNDS:
                 raise InvalidArgumentError(
@@ -63,41 +61,82 @@ def write_examples(options: TrainOptions) -> Path:
     return file
 
 
-class _Writer:
+class Author:
     """Asks and answers in rounds; a round is a function of the seed and its first line's number."""
 
-    def __init__(self, llm: LLM, tokenizer: Tokenizer | None, options: TrainOptions) -> None:
-        self._llm, self._tokenizer, self._options = llm, tokenizer, options
-        self._turn = user_turn(tokenizer) if tokenizer is not None else None
+    def __init__(self, options: TrainOptions) -> None:
+        """Loads the model, with its tokenizer if it has one, and reads the prompts if any."""
+        self._options = options
+        self._tokenizer: Tokenizer | None = None
+        if (options.model / "tokenizer.json").is_file():
+            from forerun.tokenizer import Tokenizer
+
+            self._tokenizer = Tokenizer(options.model)
+        self._turn = user_turn(self._tokenizer) if self._tokenizer is not None else None
+        self._prompts: list[list[int]] | None = None
+        if options.prompts is not None:
+            longest = options.max_length - _LEAST_ANSWER_ROOM
+            self._prompts = read_prompts(options.prompts, self._tokenizer, longest)
+            random.Random(options.seed).shuffle(self._prompts)
+        self._writer: Writer = _make_writer(options, self._tokenizer)
         self._round = 0
 
-    def write_round(self, done: int) -> Iterator[dict[str, list[int]]]:
+    def write_round(self, done: int, most: int) -> Iterator[dict[str, list[int]]]:
+        """Prompts and answers, `most` at most, of which `done` are there already."""
         seed = random.Random(f"{self._options.seed} {done} {self._round}").getrandbits(40)
         self._round += 1
         draw = random.Random(seed)
-        questions = self._questions(draw)
-        # Most answers in use are the most probable ones, so most to learn from are.
-        prompts = [p for p in map(self._prompt, questions) if len(p) < self._options.max_length - 8]
-        params = [
-            self._params(draw, 0.0 if draw.random() < 0.6 else 0.7, self._options.max_length - n)
-            for n in map(len, prompts)
+        count = _ROUND.get(self._options.device, _USUAL_ROUND)
+        if self._prompts is not None:
+            asked = list(self._next_prompts(self._prompts, done, min(count, most)))
+        else:
+            # Some questions are dropped.
+            asked = self._own_prompts(draw, min(count, most + most // 4 + 16))[:most]
+        requests = [
+            self._request(draw, prompt, temperature, self._answer_room(prompt))
+            for prompt, temperature in asked
         ]
-        for prompt, answer in zip(prompts, self._generate(prompts, params), strict=True):
-            if len(answer) >= 2:
-                yield {"prompt": prompt, "answer": answer}
+        answers = self._write(requests, draw, None)
+        for request, answer in zip(requests, answers, strict=True):
+            if len(answer.token_ids) >= 2:
+                yield {"prompt": request.prompt, "answer": answer.token_ids}
 
-    def _questions(self, draw: random.Random) -> list[list[int]]:
+    def _answer_room(self, prompt: list[int]) -> int:
+        room = self._options.max_length - len(prompt)
+        return min(room, self._options.max_answer_tokens or room)
+
+    def _next_prompts(
+        self, prompts: list[list[int]], done: int, count: int
+    ) -> Iterator[tuple[list[int], float]]:
+        """The prompts' turns and their temperatures; each gets its most probable answer once."""
+        for number in range(done, done + count):
+            turn, index = divmod(number, len(prompts))
+            is_greedy = turn == int(index % 10 >= 10 * _GREEDY_SHARE)
+            yield prompts[index], 0.0 if is_greedy else _TEMPERATURE
+
+    def _own_prompts(self, draw: random.Random, count: int) -> list[tuple[list[int], float]]:
+        longest = self._options.max_length - _LEAST_ANSWER_ROOM
+        prompts = map(self._prompt, self._questions(draw, count))
+        return [
+            (prompt, 0.0 if draw.random() < _GREEDY_SHARE else _TEMPERATURE)
+            for prompt in prompts
+            if len(prompt) <= longest
+        ]
+
+    def _questions(self, draw: random.Random, count: int) -> list[list[int]]:
         """Token ids of questions, or of beginnings where there is no chat template."""
         start = self._start()
         most = min(_MOST_QUESTION_TOKENS, self._options.max_length // 2)
         if self._turn is None:
             most = min(most, 16)  # the rest of the text is the answer
-        params = [
-            self._params(draw, draw.choice([0.8, 1.0]), most, is_question=True)
-            for _ in range(_ROUND)
-        ]
-        written = self._generate([start] * _ROUND, params, finished=self._turn is not None)
-        kept = dict.fromkeys(tuple(ids) for ids in written if len(ids) >= _LEAST_QUESTION_TOKENS)
+        requests = [self._request(draw, start, draw.choice([0.8, 1.0]), most) for _ in range(count)]
+        written = self._write(requests, draw, self._end_of_turn())
+        kept = dict.fromkeys(
+            tuple(question.token_ids)
+            for question in written
+            if len(question.token_ids) >= _LEAST_QUESTION_TOKENS
+            and (question.is_finished or self._turn is None)
+        )
         return [list(ids) for ids in kept]
 
     def _start(self) -> list[int]:
@@ -111,46 +150,38 @@ class _Writer:
         if self._turn is None or self._tokenizer is None:
             return self._start() + question
         text = self._tokenizer.decode(question).strip()
-        messages = [{"role": "user", "content": text}]
-        return list(self._llm.render_chat(messages)["prompt_token_ids"])
-
-    def _params(
-        self, draw: random.Random, temperature: float, most: int, is_question: bool = False
-    ) -> Any:
-        from forerun.sampling_params import SamplingParams
-
-        ends: dict[str, Any] = {}
-        if is_question:
-            ends = self._end_of_turn()
-        return SamplingParams(
-            temperature=temperature,
-            top_p=0.98,
-            max_tokens=most,
-            seed=draw.getrandbits(31),
-            **ends,
+        return self._tokenizer.encode(
+            self._tokenizer.render_chat([{"role": "user", "content": text}]),
+            add_special_tokens=False,
         )
 
-    def _end_of_turn(self) -> dict[str, Any]:
+    def _request(
+        self, draw: random.Random, prompt: list[int], temperature: float, most: int
+    ) -> WriteRequest:
+        return WriteRequest(prompt, temperature, _MIN_P, most, draw.getrandbits(31))
+
+    def _end_of_turn(self) -> TurnEnd:
         """What ends a question; without a chat template nothing does before its length."""
         if self._turn is None or self._tokenizer is None:
-            return {"ignore_eos": True}
+            return TurnEnd()
         behind = self._turn[1]
         ids = self._tokenizer.encode(behind, add_special_tokens=False)
         if ids and ids[0] in self._tokenizer.special_token_ids:
-            return {"stop_token_ids": ids[:1]}
-        return {"stop": [behind]} if behind else {}
+            return TurnEnd(token_id=ids[0])
+        return TurnEnd(text=behind)
 
-    def _generate(
-        self, prompts: list[list[int]], params: list[Any], finished: bool = False
-    ) -> list[list[int]]:
-        """What follows the prompts; with `finished`, only where it came to an end by itself."""
-        if not prompts:
-            return []
-        inputs: list[Any] = [{"prompt_token_ids": prompt} for prompt in prompts]
-        outputs = [o.outputs[0] for o in self._llm.generate(inputs, params, use_tqdm=False)]
-        if finished:
-            outputs = [output for output in outputs if output.finish_reason == "stop"]
-        return [list(output.token_ids) for output in outputs]
+    def _write(
+        self, requests: list[WriteRequest], draw: random.Random, end: TurnEnd | None
+    ) -> list[Written]:
+        return self._writer.write(requests, draw.getrandbits(31), end) if requests else []
+
+
+def _make_writer(options: TrainOptions, tokenizer: Tokenizer | None) -> Writer:
+    if options.device == "cpu":
+        return EngineWriter(options.model, options.num_threads, tokenizer is not None)
+    from forerun.training.torch_writer import TorchWriter
+
+    return TorchWriter(options.model, options.device, tokenizer)
 
 
 def user_turn(tokenizer: Tokenizer) -> tuple[str, str] | None:

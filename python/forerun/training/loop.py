@@ -23,7 +23,8 @@ from forerun.training.data import Corpus, Example, draft_vocabulary, make_batche
 from forerun.training.evaluation import Acceptance, evaluate
 from forerun.training.factory import make_head
 from forerun.training.heads import Guess, Head
-from forerun.training.options import SHAPE_OPTIONS, WEIGHTS_BY_POSITION, TrainOptions
+from forerun.training.options import TrainOptions
+from forerun.training.start import Start
 from forerun.training.target import StateStore, Target
 
 _LEAST_LR = 0.05  # of the highest, at the end
@@ -40,6 +41,8 @@ def run(options: TrainOptions) -> Acceptance | None:
         torch.set_num_threads(options.num_threads)
     # Gradients that have all but vanished would slow the processor down.
     torch.set_flush_denormal(True)
+    # Of accelerators: mantissas of 10 bits in products, which are still added up in float32.
+    torch.set_float32_matmul_precision("high" if options.device != "cpu" else "highest")
     options.out.mkdir(parents=True, exist_ok=True)
     file = options.data
     if file is None:
@@ -66,18 +69,25 @@ class Trainer:
         self.epoch, self.batch_of_epoch, self.num_examples = -1, 0, 0
         self.means: dict[str, list[float]] = {}
         state = self._read_state()
-        start = state or self._read_start()
+        start = None if state is not None else self._read_start()
         if state is None:
             self.num_examples = corpus.refresh()
-        vocabulary = self._vocabulary(target) if start is None else start["vocabulary"]
+        if state is not None:
+            vocabulary = state["vocabulary"]
+        elif start is not None and not options.share_head:
+            vocabulary = start.vocabulary
+        else:
+            # Rows that are the target's own serve any vocabulary.
+            vocabulary = self._vocabulary(target)
         self._vocabulary_ids = vocabulary
         torch.manual_seed(options.seed)
         self.head: Head = make_head(target, options, vocabulary).to(target.device)
         parameters = [p for p in self.head.parameters() if p.requires_grad]
         self._optimizer = torch.optim.AdamW(parameters, betas=(0.9, 0.95), weight_decay=0.0)
         if start is not None:
-            self.head.load_state_dict(start["head"])
+            start.load_into(self.head)
         if state is not None:
+            self.head.load_state_dict(state["head"])
             self._load_progress(state)
         cache = options.states or options.out / "cache" if options.cache else None
         layer_ids = list(self.head.layer_ids)
@@ -248,14 +258,12 @@ class Trainer:
             return None
         return _read_run(out, self.options.identity())
 
-    def _read_start(self) -> dict[str, Any] | None:
-        start, identity = self.options.start, self.options.identity()
+    def _read_start(self) -> Start | None:
+        start = self.options.start
         if start is None:
             return None
-        names = list(SHAPE_OPTIONS)
-        if self.options.method in WEIGHTS_BY_POSITION:
-            names.append("num_positions")
-        return _read_run(start, {name: identity[name] for name in names})
+        inner = start / "checkpoint"
+        return Start(inner if inner.is_dir() else start)
 
     def _load_progress(self, state: dict[str, Any]) -> None:
         self._optimizer.load_state_dict(state["optimizer"])

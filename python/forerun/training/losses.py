@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CHUNK = 512
+_CHUNK = {"cpu": 512}
+_USUAL_CHUNK = 16384  # of accelerators, which small work does not fill
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -26,8 +27,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         best = torch.empty(len(hidden), dtype=torch.long, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_output = torch.zeros_like(output) if needs_output else None
-        for begin in range(0, len(hidden), _CHUNK):
-            part = slice(begin, begin + _CHUNK)
+        size = _CHUNK.get(hidden.device.type, _USUAL_CHUNK)
+        for begin in range(0, len(hidden), size):
+            part = slice(begin, begin + size)
             logits = hidden[part] @ output.T
             best[part] = logits.argmax(-1)
             total = torch.logsumexp(logits, -1)
@@ -42,7 +44,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 continue
             delta = logits.sub_(total[:, None]).exp_()
             if target.dim() == 1:
-                delta[torch.arange(len(target)), target] -= 1
+                delta[torch.arange(len(target), device=target.device), target] -= 1
             else:
                 delta -= target
             delta *= weight[:, None]

@@ -32,26 +32,11 @@ _AT_LEAST = {
     "intermediate_size": 1,
     "hidden_size": 8,
     "max_length": 8,
+    "max_answer_tokens": 2,
     "batch_tokens": 8,
     "steps": 1,
     "num_threads": 0,
 }
-# What a run must share with the one whose weights it starts from; those whose weights belong to
-# positions also the number of these.
-SHAPE_OPTIONS = (
-    "method",
-    "model",
-    "freeze_head",
-    "draft_vocab_size",
-    "layer_ids",
-    "fc_norm",
-    "norm_before_residual",
-    "share_head",
-    "num_layers",
-    "hidden_size",
-    "intermediate_size",
-)
-WEIGHTS_BY_POSITION = ("mlp_speculator", "medusa")
 _ABOVE_ZERO = ("minutes", "epochs", "lr", "save_minutes", "step_decay", "grad_clip")
 
 
@@ -65,8 +50,11 @@ class TrainOptions:
         out: gets checkpoint/, state/, cache/, the log and the learning curves.
         data: JSON lines with "prompt" and "answer" (texts or token ids) or "messages"; it may grow
             while training runs. None lets the target write both, into out/data.jsonl.
+        prompts: JSON lines with a user's "prompt" (text or token ids), "turns" or "messages", which
+            the target answers, over and over in other words; None lets it ask itself.
         num_examples: how many examples the target writes; of `data`, how many are read at most.
         max_length: tokens of an example; what is longer is cut.
+        max_answer_tokens: of an answer that the target writes; None lets it fill max_length.
         held_out: the share of the examples that is kept for the acceptance at the end.
         steps, epochs, minutes: training ends, with the learning rate, when the first is reached;
             none given means an hour.
@@ -90,8 +78,9 @@ class TrainOptions:
         cache: keep the target's states on disk instead of computing them anew in each epoch.
         states: where they are kept, out/cache by default. Runs of several methods can use one
             directory, one after the other: the first should be the one that reads most.
-        start: the `out` of an earlier run, of a drafter of the same shape for the same target: the
-            new run starts from its weights and draft vocabulary, on its own data and schedule.
+        start: a drafter of the same shape for the same target, or the `out` of the run that made
+            it: the new run starts from its weights, on its own data and schedule, and keeps the
+            draft vocabulary unless the output rows are the target's.
         save_minutes: minutes between checkpoints.
         resume: go on with the state in `out` where there is one.
         seed: of data, weights and order.
@@ -103,8 +92,10 @@ class TrainOptions:
     model: Path
     out: Path
     data: Path | None = None
+    prompts: Path | None = None
     num_examples: int | None = None
     max_length: int = 512
+    max_answer_tokens: int | None = None
     held_out: float = 0.02
     steps: int | None = None
     epochs: float | None = None
@@ -138,6 +129,7 @@ class TrainOptions:
         """Checks every field, then sets the defaults of the method."""
         self.model, self.out = Path(self.model), Path(self.out)
         self.data = None if self.data is None else Path(self.data)
+        self.prompts = None if self.prompts is None else Path(self.prompts)
         if self.method not in TRAIN_METHODS:
             raise InvalidArgumentError("method", self.method, f"one of {', '.join(TRAIN_METHODS)}")
         for name, methods in METHOD_OPTIONS.items():
@@ -155,12 +147,20 @@ class TrainOptions:
             raise InvalidArgumentError("growth", self.growth, "0: a draft_model has one position")
         if self.start is not None:
             self.start = Path(self.start)
-            if not (self.start / "state" / "state.pt").is_file():
-                raise InvalidArgumentError("start", str(self.start), "the OUT of an earlier run")
+            files = (self.start / inner / "config.json" for inner in ("", "checkpoint"))
+            if not any(file.is_file() for file in files):
+                raise InvalidArgumentError(
+                    "start", str(self.start), "a drafter's directory, or the OUT of an earlier run"
+                )
         if self.share_head and self.freeze_head is False:
             raise InvalidArgumentError("freeze_head", False, "True together with share_head")
         if self.data is not None and not self.data.is_file():
             raise InvalidArgumentError("data", str(self.data), "a file of JSON lines")
+        if self.prompts is not None:
+            if self.data is not None:
+                raise InvalidArgumentError("prompts", str(self.prompts), "None together with data")
+            if not self.prompts.is_file():
+                raise InvalidArgumentError("prompts", str(self.prompts), "a file of JSON lines")
         if not (self.model / "config.json").is_file():
             raise InvalidArgumentError("model", str(self.model), "a directory with config.json")
         if self.steps is None and self.epochs is None and self.minutes is None:
@@ -203,7 +203,17 @@ class TrainOptions:
 
     def identity(self) -> dict[str, Any]:
         """What a resumed run must share with the one that wrote the state."""
-        free = {"out", "data", "num_examples", "steps", "epochs", "minutes", "cache", "states"}
+        free = {
+            "out",
+            "data",
+            "prompts",
+            "num_examples",
+            "steps",
+            "epochs",
+            "minutes",
+            "cache",
+            "states",
+        }
         free |= {"start", "save_minutes", "resume", "num_threads", "device"}
         return {
             field.name: str(value) if isinstance(value, Path) else value

@@ -10,14 +10,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from forerun.errors import CheckpointError
+from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.training.data import Example
 
 _SHARD_BYTES = 1 << 30
 
 
 class Target:
-    """A frozen causal language model of transformers, in float32."""
+    """A frozen causal language model of transformers.
+
+    It runs in float32 on a CPU and in bfloat16, as what is kept of it is rounded anyway, elsewhere.
+    """
 
     def __init__(self, directory: Path, device: str = "cpu") -> None:
         """Loads the model; any that transformers can.
@@ -25,17 +28,15 @@ class Target:
         Raises:
             CheckpointError: transformers cannot.
         """
-        try:
-            model = _load(directory)
-        except Exception as error:  # whatever transformers and the checkpoint run into
-            raise CheckpointError("model", str(error), "a model for transformers") from error
+        is_cpu = torch.device(device).type == "cpu"
+        model = load_model(directory, torch.float32 if is_cpu else torch.bfloat16)
         self._model = model.eval().requires_grad_(False).to(device)
         self.directory = directory
         self.device = torch.device(device)
         self.config = model.config.get_text_config()
-        self.embedding: Tensor = model.get_input_embeddings().weight.data
-        self.lm_head: Tensor = model.get_output_embeddings().weight.data
-        self.final_norm: Tensor = model.base_model.norm.weight.data
+        self.embedding: Tensor = model.get_input_embeddings().weight.data.float()
+        self.lm_head: Tensor = model.get_output_embeddings().weight.data.float()
+        self.final_norm: Tensor = model.base_model.norm.weight.data.float()
         self.softcap: float | None = getattr(self.config, "final_logit_softcapping", None)
         self.hidden_size: int = self.embedding.shape[1]
         self.vocab_size: int = self.lm_head.shape[0]
@@ -51,8 +52,7 @@ class Target:
     @property
     def eos_token_ids(self) -> list[int]:
         """The ids that end a text."""
-        value = self.config.eos_token_id
-        return [] if value is None else list(value) if isinstance(value, list) else [value]
+        return eos_token_ids(self.config)
 
     @torch.no_grad()
     def states(self, tokens: Tensor, layer_ids: list[int]) -> Tensor:
@@ -76,15 +76,38 @@ class Target:
         return logits if self.softcap is None else torch.tanh(logits / self.softcap) * self.softcap
 
 
-def _load(directory: Path) -> Any:
+def eos_token_ids(config: Any) -> list[int]:
+    """The ids that end a text, by a config of transformers."""
+    value = config.eos_token_id
+    return [] if value is None else list(value) if isinstance(value, list) else [value]
+
+
+def load_model(directory: Path, dtype: torch.dtype, **options: Any) -> Any:
+    """A causal language model of transformers.
+
+    Args:
+        directory: config.json and weights.
+        dtype: of the weights.
+        options: of transformers' from_pretrained.
+
+    Raises:
+        CheckpointError: transformers cannot load it.
+    """
+    try:
+        return _load(directory, {"dtype": dtype, **options})
+    except Exception as error:  # whatever transformers and the checkpoint run into
+        raise CheckpointError("model", str(error), "a model for transformers") from error
+
+
+def _load(directory: Path, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
     stored = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     if stored.get("model_type") != "mimo":
-        return AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+        return AutoModelForCausalLM.from_pretrained(directory, **options)
     # Which transformers does not know, and which is Qwen2 with layers that are not read here.
     config = Qwen2Config.from_dict({**stored, "model_type": "qwen2"})
-    return Qwen2ForCausalLM.from_pretrained(directory, config=config, dtype=torch.float32)
+    return Qwen2ForCausalLM.from_pretrained(directory, config=config, **options)
 
 
 class StateStore:
@@ -112,13 +135,16 @@ class StateStore:
     def _open(self, directory: Path) -> None:
         meta, index = directory / "meta.json", directory / "index.jsonl"
         stored = json.loads(meta.read_text()) if meta.is_file() else {}
-        if self._is_within(stored):
+        if not stored:
+            meta.write_text(json.dumps(self._about()))
+        elif self._is_within(stored):
             self._adopt(stored)
-        about = self._about()
-        if stored != about:
-            for file in [index, *directory.glob("states-*.bin")]:
-                file.unlink(missing_ok=True)
-            meta.write_text(json.dumps(about))
+        else:
+            raise InvalidArgumentError(
+                "states",
+                f"{directory}, which keeps {stored}",
+                "an empty directory, or one of the same model with all layers that this run reads",
+            )
         if not index.is_file():
             return
         whole_lines = index.read_bytes().rpartition(b"\n")
@@ -157,6 +183,9 @@ class StateStore:
         """States [batch, longest, width] in float32, zeros behind an example's end."""
         missing = [e for e in examples if e.key not in self._places]
         fresh = self._compute(missing) if missing else {}
+        if self._directory is None:
+            parts = [fresh[example.key].float() for example in examples]
+            return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
         states = torch.zeros(len(examples), max(map(len, examples)), len(self._columns))
         for row, example in enumerate(examples):
             found = fresh.get(example.key)
@@ -176,13 +205,14 @@ class StateStore:
         for row, example in enumerate(examples):
             tokens[row, : len(example)] = torch.tensor(example.tokens)
         states = self._target.states(tokens.to(self._target.device), self._layer_ids)
-        rounded = states.to(torch.bfloat16).cpu()
+        rounded = states.to(torch.bfloat16)
         fresh = {e.key: rounded[row, : len(e)] for row, e in enumerate(examples)}
         for e in examples if self._with_best else []:
             answer = fresh[e.key][e.num_prompt_tokens : -1, -self._target.hidden_size :]
-            logits = self._target.logits(answer.float().to(self._target.device))
+            logits = self._target.logits(answer.float())
             self._best[e.key] = logits.argmax(-1).tolist()
         if self._directory is not None:
+            fresh = {key: states.cpu() for key, states in fresh.items()}
             self._write(self._directory, fresh)
         return fresh
 

@@ -1,0 +1,59 @@
+"""Prompts that the target is to answer, read from JSON lines."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forerun.errors import CheckpointError, InvalidArgumentError
+
+if TYPE_CHECKING:
+    from forerun.tokenizer import Tokenizer
+
+
+def read_prompts(file: Path, tokenizer: Tokenizer | None, most_tokens: int) -> list[list[int]]:
+    """Token ids of the prompts of a file; those of more than `most_tokens` are left out.
+
+    A line has "prompt": a user's words, which the chat template is put around, or token ids, which
+    are taken as they are; or "turns", of which the first counts; or "messages" up to a user's.
+
+    Raises:
+        CheckpointError: a line that is none of that.
+        InvalidArgumentError: no prompt is short enough.
+    """
+    prompts: list[list[int]] = []
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{file.name}:{number}"
+        try:
+            entry = json.loads(line)
+        except ValueError as error:
+            raise CheckpointError(where, str(error), "a JSON object") from error
+        ids = _ids_of(entry, tokenizer, where)
+        if 0 < len(ids) <= most_tokens:
+            prompts.append(ids)
+    if not prompts:
+        raise InvalidArgumentError("prompts", str(file), f"prompts of at most {most_tokens} tokens")
+    return prompts
+
+
+def _ids_of(entry: Any, tokenizer: Tokenizer | None, where: str) -> list[int]:
+    match entry:
+        case {"prompt": list() as ids} if all(type(token) is int for token in ids):
+            return ids
+        case {"prompt": str() as text} | {"turns": [str() as text, *_]}:
+            messages: list[Any] = [{"role": "user", "content": text}]
+        case {"messages": [*_, {"role": "user"}] as messages}:
+            pass
+        case _:
+            raise CheckpointError(
+                where, str(entry)[:80], "'prompt' (a text or token ids), 'turns' or 'messages'"
+            )
+    if tokenizer is None:
+        raise CheckpointError(where, str(entry)[:80], "token ids: the model has no tokenizer.json")
+    if tokenizer.chat_template is None and len(messages) == 1:
+        return tokenizer.encode(str(messages[0]["content"]))
+    return tokenizer.encode(tokenizer.render_chat(messages), add_special_tokens=False)

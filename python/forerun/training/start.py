@@ -1,0 +1,66 @@
+"""The weights that a run starts from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.training.heads import Head
+
+# Tensors that are no weights: they say which tokens can be drafted.
+_VOCABULARY = ("d2t", "t2d", "token_map")
+# What a config says of them.
+_VOCABULARY_SIZES = ("draft_vocab_size", "truncated_vocab_size")
+
+
+class Start:
+    """A drafter's checkpoint, in the format that training writes."""
+
+    def __init__(self, directory: Path) -> None:
+        """Reads the weights; `vocabulary` are the ids that can be drafted, None for all."""
+        from safetensors.torch import load_file
+
+        self._directory = directory
+        try:
+            self._tensors: dict[str, torch.Tensor] = load_file(directory / "model.safetensors")
+            self._config: dict[str, Any] = json.loads((directory / "config.json").read_text())
+        except Exception as error:  # whatever the file and its reader run into
+            raise CheckpointError("start", str(error), "a checkpoint with safetensors") from error
+        self.vocabulary: list[int] | None = None
+        if (offsets := self._tensors.get("d2t")) is not None:
+            self.vocabulary = (offsets + torch.arange(len(offsets))).tolist()
+        elif (ids := self._tensors.get("token_map")) is not None:
+            self.vocabulary = ids.tolist()
+
+    @torch.no_grad()
+    def load_into(self, head: Head) -> None:
+        """Puts the weights into a head of the same kind, shape and target.
+
+        Raises:
+            InvalidArgumentError: it is another; the message names the field or the tensor.
+        """
+        for name, value in head.config().items():
+            if name not in _VOCABULARY_SIZES and self._config.get(name) != value:
+                self._refuse(name, self._config.get(name), value)
+        own = {n: t for n, t in head.tensors().items() if n not in _VOCABULARY}
+        found = {n: t for n, t in self._tensors.items() if n not in _VOCABULARY}
+        if head.in_target:
+            found = {n: found[n] for n in own if n in found}
+        for name in sorted(own.keys() | found.keys()):
+            mine, theirs = _shape(own.get(name)), _shape(found.get(name))
+            if mine != theirs:
+                self._refuse(name, theirs, mine)
+        for name, tensor in own.items():
+            tensor.copy_(found[name])
+
+    def _refuse(self, name: str, theirs: object, mine: object) -> None:
+        found = f"{name} is {theirs} in {self._directory}"
+        raise InvalidArgumentError("start", found, f"{mine}, as model and options say")
+
+
+def _shape(tensor: Any) -> str:
+    return "missing" if tensor is None else str(list(tensor.shape))

@@ -1,0 +1,114 @@
+"""`forerun train --start`: the weights of another run, or of a checkpoint."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from safetensors.torch import load_file  # noqa: E402
+from tiny_checkpoints import Variation, write_checkpoint  # noqa: E402
+from training_runs import POSITIONS, small_options, trainer_of, write_data  # noqa: E402
+
+from forerun.errors import CheckpointError, InvalidArgumentError  # noqa: E402
+from forerun.training import TrainOptions  # noqa: E402
+from forerun.training.target import Target  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Target:
+    return Target(write_checkpoint(Variation("llama", "llama"), tmp_path_factory.mktemp("target")))
+
+
+@pytest.fixture
+def options(target: Target, tmp_path: Path) -> Callable[..., TrainOptions]:
+    data = write_data(tmp_path / "data.jsonl")
+
+    def make(method: str, **changes: Any) -> TrainOptions:
+        given = {"model": target.directory, "data": data, "out": tmp_path / "out"}
+        return small_options(method, **{**given, **changes})
+
+    return make
+
+
+def test_a_run_starts_from_the_weights_of_another(
+    options: Callable[..., TrainOptions], target: Target, tmp_path: Path
+) -> None:
+    first = trainer_of(options("eagle3"), target)
+    first.train()
+    file = tmp_path / "other.jsonl"
+    file.write_text('{"prompt": [50], "answer": [52, 53]}\n' * 3)
+    checkpoint = tmp_path / "out" / "checkpoint"
+    weights = load_file(checkpoint / "model.safetensors")
+    other = {"data": file, "out": tmp_path / "b"}
+    for start in (tmp_path / "out", checkpoint):
+        second = trainer_of(options("eagle3", num_positions=1, start=start, **other), target)
+        assert (second.step, second.num_examples) == (0, 1)
+        for name, tensor in second.head.tensors().items():
+            assert torch.equal(tensor.to(weights[name].dtype), weights[name]), name
+
+
+def test_a_head_of_the_targets_rows_takes_the_vocabulary_of_its_data(
+    options: Callable[..., TrainOptions], target: Target, tmp_path: Path
+) -> None:
+    trainer_of(options("eagle3", share_head=True), target).train(3)
+    file = tmp_path / "other.jsonl"
+    file.write_text('{"prompt": [50], "answer": [101, 102, 103]}\n' * 3)
+    other = {"data": file, "out": tmp_path / "b", "start": tmp_path / "out", "share_head": True}
+    second = trainer_of(options("eagle3", **{**other, "draft_vocab_size": 9}), target)
+    vocabulary = second.head.vocabulary
+    assert vocabulary is not None
+    assert len(vocabulary) == 9
+    assert {101, 102, 103} <= set(vocabulary.tolist())
+    fc = load_file(tmp_path / "out" / "checkpoint" / "model.safetensors")["fc.weight"]
+    assert torch.equal(second.head.tensors()["fc.weight"].bfloat16(), fc)
+
+
+@pytest.mark.parametrize(
+    ("method", "first", "second", "problem"),
+    [
+        ("eagle3", {}, {"layer_ids": [0, 2]}, "eagle_aux_hidden_state_layer_ids"),
+        ("eagle3", {}, {"norm_before_residual": True}, "norm_before_residual"),
+        ("eagle3", {}, {"fc_norm": True}, "fc_norm"),
+        ("eagle3", {}, {"draft_vocab_size": 7, "share_head": True}, "share_target_head"),
+        ("eagle3", {"share_head": True}, {}, "lm_head.weight is missing"),
+        ("medusa", {}, {"num_positions": POSITIONS - 1}, "num_heads"),
+        ("medusa", {}, {"num_layers": 2}, "num_hidden_layers"),
+        ("eagle", {}, {"intermediate_size": 20}, "intermediate_size"),
+    ],
+)
+def test_a_start_of_another_shape_is_refused_by_name(
+    method: str,
+    first: dict[str, Any],
+    second: dict[str, Any],
+    problem: str,
+    options: Callable[..., TrainOptions],
+    target: Target,
+    tmp_path: Path,
+) -> None:
+    trainer_of(options(method, **first), target).save()
+    changed = options(method, out=tmp_path / "b", start=tmp_path / "out", **second)
+    with pytest.raises(InvalidArgumentError, match=re.escape(problem)) as error:
+        trainer_of(changed, target)
+    assert error.value.field == "start"
+
+
+@pytest.mark.parametrize("damage", ["weights", "config", "neither"])
+def test_a_start_that_cannot_be_read_is_refused(
+    damage: str, options: Callable[..., TrainOptions], target: Target, tmp_path: Path
+) -> None:
+    trainer_of(options("eagle"), target).save()
+    start = tmp_path / "out" / "checkpoint"
+    if damage == "neither":
+        with pytest.raises(InvalidArgumentError, match="start"):
+            options("eagle", start=tmp_path)
+        return
+    (start / {"weights": "model.safetensors", "config": "config.json"}[damage]).write_text("{")
+    with pytest.raises(CheckpointError, match="start"):
+        trainer_of(options("eagle", out=tmp_path / "b", start=start), target)
