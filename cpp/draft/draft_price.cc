@@ -39,7 +39,7 @@ void DraftPrice::ObserveVerdict(int num_rows, int num_accepted, Record& record) 
   num_rows_ = kSharedDecay * num_rows_ + num_rows;
 }
 
-bool DraftPrice::Pays(const StepCost& step, Record& record) const {
+bool DraftPrice::Pays(const StepCost& step, Record& record) {
   const double weight = num_drafts_ > 0 ? kFewDrafts / num_drafts_ : 0;
   const double num_accepted = record.num_accepted + weight * num_accepted_;
   const double num_rows = record.num_rows + weight * num_rows_;
@@ -48,12 +48,13 @@ bool DraftPrice::Pays(const StepCost& step, Record& record) const {
   const double price = num_drafts * seconds_per_draft_ + num_rows * step.seconds_per_row;
   if (num_drafts_ < kFewDrafts || gain >= price) {
     record.patience = kLeastPatience;
-  } else if (++record.num_skipped < record.patience) {
-    return false;
   } else {
+    ++num_skipped_;
+    // Requests can be too short to lose their own patience.
+    if (++record.num_skipped < record.patience && num_skipped_ < kMostPatience) return false;
     record.patience = std::min(2 * record.patience, kMostPatience);
   }
-  record.num_skipped = 0;
+  record.num_skipped = num_skipped_ = 0;
   return true;
 }
 

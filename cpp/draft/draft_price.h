@@ -31,7 +31,7 @@ class DraftPrice {
   void ObserveVerdict(int num_rows, int num_accepted, Record& record);
 
   // Counts a skipped step where the answer is no.
-  bool Pays(const StepCost& step, Record& record) const;
+  bool Pays(const StepCost& step, Record& record);
 
   // A path that is less probable is not worth another guess behind it: its row, and its part of a
   // forward pass of the drafter.
@@ -43,6 +43,7 @@ class DraftPrice {
 
   // Of all requests; about the last two hundred drafts.
   double num_drafts_ = 0, num_accepted_ = 0, num_rows_ = 0;
+  int num_skipped_ = 0;             // steps since anybody's last draft
   double seconds_per_draft_ = 0;    // of a request
   double seconds_per_forward_ = 0;  // likewise
 };

@@ -112,7 +112,8 @@ class SpeculativeConfig:
             layers ("mtp") where there is no model.
         num_speculative_tokens: the most tokens drafted per step, in a chain or a tree. "ngram"
             needs it; where it is absent, "suffix" takes its tree depth, "grammar" 16, and a model
-            what its checkpoint says, else 4, and in a tree 16; "hybrid" 24.
+            what its checkpoint says, else 4, in a tree 16, or as many as a fixed one has; "hybrid"
+            24.
         prompt_lookup_max: ngram: the longest run of last tokens to look for.
         prompt_lookup_min: ngram: the shortest. Where one of the two is absent it equals the other;
             where both are, they are 5.
@@ -133,12 +134,12 @@ class SpeculativeConfig:
             "mtp": the target's own layers. "ngram" is vLLM's older spelling of that method.
         revision: the branch, tag or commit of a drafter on the hub.
         draft_tree_width: models: how many candidates of each level are kept; 1 drafts a chain. Not
-            a field of vLLM's, nor are those that follow.
+            a field of vLLM's, nor are those that follow but speculative_token_tree.
         draft_tree_depth: models: the most levels of a tree; None: as many as tokens, in a tree at
             most 6, and in a chain of a "hybrid" at most 4.
         speculative_token_tree: models: a tree of fixed shape instead of one that grows by
             probabilities: paths of ranks, 0 the most probable, as a list or as text, as in
-            [(0,), (1,), (0, 0)]. vLLM's.
+            [(0,), (1,), (0, 0)].
         aux_hidden_state_layer_ids: eagle3: the target's layers that it reads, each by how many are
             before it; None: what the checkpoint says, else the usual three.
         norm_output: eagle3: whether the next step gets the normed state; None: as the checkpoint

@@ -12,12 +12,12 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from tiny_checkpoints import Variation, write_checkpoint  # noqa: E402
 from training_runs import POSITIONS, small_options, trainer_of, write_data  # noqa: E402
 
 from forerun.errors import CheckpointError, InvalidArgumentError  # noqa: E402
-from forerun.training import TrainOptions  # noqa: E402
+from forerun.training import TRAIN_METHODS, TrainOptions  # noqa: E402
 from forerun.training.target import Target  # noqa: E402
 
 
@@ -75,6 +75,9 @@ def test_a_head_of_the_targets_rows_takes_the_vocabulary_of_its_data(
     [
         ("eagle3", {}, {"layer_ids": [0, 2]}, "eagle_aux_hidden_state_layer_ids"),
         ("eagle3", {}, {"norm_before_residual": True}, "norm_before_residual"),
+        ("eagle3", {}, {"draft_vocab_size": 20}, "draft_vocab_size is 48"),
+        ("eagle", {}, {"method": "eagle3"}, "d2t or token_map is missing"),
+        ("eagle", {}, {"method": "mlp_speculator"}, "architectures is"),
         ("eagle3", {}, {"fc_norm": True}, "fc_norm"),
         ("eagle3", {}, {"draft_vocab_size": 7, "share_head": True}, "share_target_head"),
         ("eagle3", {"share_head": True}, {}, "lm_head.weight is missing"),
@@ -93,10 +96,36 @@ def test_a_start_of_another_shape_is_refused_by_name(
     tmp_path: Path,
 ) -> None:
     trainer_of(options(method, **first), target).save()
-    changed = options(method, out=tmp_path / "b", start=tmp_path / "out", **second)
+    given = {"method": method, "out": tmp_path / "b", "start": tmp_path / "out", **second}
+    changed = options(**given)
     with pytest.raises(InvalidArgumentError, match=re.escape(problem)) as error:
         trainer_of(changed, target)
     assert error.value.field == "start"
+
+
+@pytest.mark.parametrize("method", TRAIN_METHODS)
+def test_every_method_can_start_from_its_own(
+    method: str, options: Callable[..., TrainOptions], target: Target, tmp_path: Path
+) -> None:
+    first = trainer_of(options(method), target)
+    first.train(2)
+    second = trainer_of(options(method, out=tmp_path / "b", start=tmp_path / "out"), target)
+    theirs, ours = first.head.tensors(), second.head.tensors()
+    assert theirs.keys() == ours.keys()
+    for name, tensor in ours.items():
+        assert torch.equal(tensor.bfloat16(), theirs[name].bfloat16()), name
+
+
+def test_a_start_of_a_larger_vocabulary_is_refused(
+    options: Callable[..., TrainOptions], target: Target, tmp_path: Path
+) -> None:
+    trainer_of(options("eagle3"), target).save()
+    file = tmp_path / "out" / "checkpoint" / "model.safetensors"
+    tensors = load_file(file)
+    tensors["d2t"][-1] += target.vocab_size
+    save_file(tensors, file)
+    with pytest.raises(InvalidArgumentError, match="below 131"):
+        trainer_of(options("eagle3", out=tmp_path / "b", start=tmp_path / "out"), target)
 
 
 @pytest.mark.parametrize("damage", ["weights", "config", "neither"])

@@ -22,7 +22,7 @@ from forerun.errors import CheckpointError, InvalidArgumentError  # noqa: E402
 from forerun.training import TrainOptions, generate, torch_writer  # noqa: E402
 from forerun.training.prompts import read_prompts  # noqa: E402
 from forerun.training.torch_writer import TorchWriter  # noqa: E402
-from forerun.training.writing import TurnEnd, WriteRequest  # noqa: E402
+from forerun.training.writing import TurnEnd, WriteRequest, Written  # noqa: E402
 
 VOCAB, EOS = SIZES["vocab_size"], SIZES["eos_token_id"]
 FAMILIES = [
@@ -121,8 +121,11 @@ def test_an_end_of_turn_replaces_the_models_own(tmp_path: Path) -> None:
 
 def test_a_window_that_texts_outgrow_is_refused(tmp_path: Path) -> None:
     directory = write_checkpoint(Variation("mistral", "mistral", {"sliding_window": 8}), tmp_path)
-    with pytest.raises(InvalidArgumentError, match="max_length"):
-        TorchWriter(directory, "cpu").write([WriteRequest([3, 4], 0.0, 0.0, 20, 0)], 0, None)
+    writer = TorchWriter(directory, "cpu")
+    with pytest.raises(InvalidArgumentError, match=r"max_length: got texts of 9; .* at most 8"):
+        writer.write([WriteRequest([3, 4], 0.0, 0.0, 7, 0)], 0, None)
+    [text] = writer.write([WriteRequest([3, 4], 0.0, 0.0, 6, 0)], 0, TurnEnd())
+    assert len(text.token_ids) == 6
 
 
 # --- prompts ---
@@ -145,6 +148,19 @@ def test_a_bad_prompt_is_named(line: str, problem: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"prompts\.jsonl:3") as error:
         read_prompts(file, None, 10)
     assert problem in str(error.value)
+
+
+def test_prompts_are_checked_and_may_have_any_character(tmp_path: Path) -> None:
+    file = tmp_path / "prompts.jsonl"
+    file.write_text(json.dumps({"prompt": [4], "note": "a\u2028b\x85c"}, ensure_ascii=False) + "\n")
+    assert read_prompts(file, None, 9, VOCAB) == [[4]]
+    for ids in ([VOCAB], [3, -1]):
+        file.write_text(json.dumps({"prompt": ids}) + "\n")
+        with pytest.raises(CheckpointError, match=rf"prompts\.jsonl:1.*below {VOCAB}"):
+            read_prompts(file, None, 9, VOCAB)
+    file.write_bytes(b'{"prompt": "\xff"}\n')
+    with pytest.raises(CheckpointError, match=r"prompts\.jsonl:1"):
+        read_prompts(file, None, 9, VOCAB)
 
 
 def test_prompts_that_leave_no_room_are_left_out(tmp_path: Path) -> None:
@@ -192,14 +208,41 @@ def test_the_target_answers_given_prompts(
     # Of two answers one is the most probable; a draw may happen to be it too.
     assert set(greedy.values()) <= {1, 2}
     assert 10 <= greedy.total() < 16
-    # More of them go on where these end.
-    assert asked("out", num_examples=23, **options)[:20] == lines
+    # More of them go on where these end, whatever an interrupted run left behind.
+    with (tmp_path / "out" / "data.jsonl").open("a") as file:
+        file.write('{"prompt": [3, 4')
+    more = asked("out", num_examples=23, **options)
+    assert more[:20] == lines
+    assert len(more) == 23
+
+
+def test_prompts_without_an_answer_are_passed_over(
+    asked: Callable[..., list[dict[str, list[int]]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dropped = {tuple(prompt) for prompt in random_prompts(10, 6)[:6]}
+    write = TorchWriter.write
+
+    def say_nothing(self: TorchWriter, requests: list[WriteRequest], *rest: Any) -> list[Written]:
+        written = write(self, requests, *rest)
+        return [
+            Written([EOS], True) if tuple(request.prompt) in dropped else text
+            for request, text in zip(requests, written, strict=True)
+        ]
+
+    monkeypatch.setattr(TorchWriter, "write", say_nothing)
+    lines = asked("out", num_examples=6, device="cpu:0", max_length=40)
+    assert len(lines) == 6
+    assert len({tuple(line["prompt"]) for line in lines}) == 4
 
 
 def test_prompts_and_data_exclude_each_other(tmp_path: Path) -> None:
     directory = write_checkpoint(FAMILIES[0], tmp_path / "target")
     file = tmp_path / "lines.jsonl"
     file.write_text('{"prompt": [3]}\n')
-    for options in ({"prompts": file, "data": file}, {"prompts": tmp_path / "none"}):
-        with pytest.raises(InvalidArgumentError, match="prompts"):
+    for name, options in [
+        ("prompts", {"prompts": file, "data": file}),
+        ("prompts", {"prompts": tmp_path / "none"}),
+        ("max_answer_tokens", {"max_answer_tokens": 9, "data": file}),
+    ]:
+        with pytest.raises(InvalidArgumentError, match=name):
             TrainOptions(method="eagle", model=directory, out=tmp_path / "out", **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
 # Questions that are asked for together: enough to fill what writes, few enough to stop in between.
 _ROUND = {"cpu": 192}
-_USUAL_ROUND = 65536  # of accelerators
+_USUAL_ROUND = 16384  # of accelerators
 _MOST_QUESTION_TOKENS = 160
 _LEAST_QUESTION_TOKENS = 4
 _EMPTY_ROUNDS = 3  # in a row, until the target is given up
@@ -39,7 +40,7 @@ def write_examples(options: TrainOptions) -> Path:
         InvalidArgumentError: the target writes nothing that could be learned from.
     """
     file = options.out / "data.jsonl"
-    done = file.read_bytes().count(b"\n") if file.is_file() else 0
+    done = _whole_lines(file) if file.is_file() else 0
     wanted = options.num_examples or 0
     if done >= wanted:
         return file
@@ -61,6 +62,15 @@ def write_examples(options: TrainOptions) -> Path:
     return file
 
 
+def _whole_lines(file: Path) -> int:
+    """How many there are; what was written of another one is cut off."""
+    text = file.read_bytes()
+    whole = text.rfind(b"\n") + 1
+    if whole < len(text):
+        os.truncate(file, whole)
+    return text.count(b"\n")
+
+
 class Author:
     """Asks and answers in rounds; a round is a function of the seed and its first line's number."""
 
@@ -76,10 +86,13 @@ class Author:
         self._prompts: list[list[int]] | None = None
         if options.prompts is not None:
             longest = options.max_length - _LEAST_ANSWER_ROOM
-            self._prompts = read_prompts(options.prompts, self._tokenizer, longest)
+            config = json.loads((options.model / "config.json").read_text(encoding="utf-8"))
+            size = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
+            self._prompts = read_prompts(options.prompts, self._tokenizer, longest, size)
             random.Random(options.seed).shuffle(self._prompts)
         self._writer: Writer = _make_writer(options, self._tokenizer)
         self._round = 0
+        self._num_dropped = 0  # prompts without an answer to learn from
 
     def write_round(self, done: int, most: int) -> Iterator[dict[str, list[int]]]:
         """Prompts and answers, `most` at most, of which `done` are there already."""
@@ -88,7 +101,8 @@ class Author:
         draw = random.Random(seed)
         count = _ROUND.get(self._options.device, _USUAL_ROUND)
         if self._prompts is not None:
-            asked = list(self._next_prompts(self._prompts, done, min(count, most)))
+            first = done + self._num_dropped
+            asked = list(self._next_prompts(self._prompts, first, min(count, most)))
         else:
             # Some questions are dropped.
             asked = self._own_prompts(draw, min(count, most + most // 4 + 16))[:most]
@@ -100,16 +114,18 @@ class Author:
         for request, answer in zip(requests, answers, strict=True):
             if len(answer.token_ids) >= 2:
                 yield {"prompt": request.prompt, "answer": answer.token_ids}
+            else:
+                self._num_dropped += 1
 
     def _answer_room(self, prompt: list[int]) -> int:
         room = self._options.max_length - len(prompt)
         return min(room, self._options.max_answer_tokens or room)
 
     def _next_prompts(
-        self, prompts: list[list[int]], done: int, count: int
+        self, prompts: list[list[int]], first: int, count: int
     ) -> Iterator[tuple[list[int], float]]:
         """The prompts' turns and their temperatures; each gets its most probable answer once."""
-        for number in range(done, done + count):
+        for number in range(first, first + count):
             turn, index = divmod(number, len(prompts))
             is_greedy = turn == int(index % 10 >= 10 * _GREEDY_SHARE)
             yield prompts[index], 0.0 if is_greedy else _TEMPERATURE
@@ -130,7 +146,8 @@ class Author:
         if self._turn is None:
             most = min(most, 16)  # the rest of the text is the answer
         requests = [self._request(draw, start, draw.choice([0.8, 1.0]), most) for _ in range(count)]
-        written = self._write(requests, draw, self._end_of_turn())
+        end = self._end_of_turn()
+        written = [self._cut(text, end) for text in self._write(requests, draw, end)]
         kept = dict.fromkeys(
             tuple(question.token_ids)
             for question in written
@@ -138,6 +155,15 @@ class Author:
             and (question.is_finished or self._turn is None)
         )
         return [list(ids) for ids in kept]
+
+    def _cut(self, written: Written, end: TurnEnd) -> Written:
+        """Without the text that ends it, and what is behind."""
+        if self._tokenizer is None or not end.text:
+            return written
+        whole = self._tokenizer.decode(written.token_ids, skip_special_tokens=False)
+        text, found, _ = whole.partition(end.text)
+        ids = self._tokenizer.encode(text, add_special_tokens=False)
+        return Written(ids, bool(found))
 
     def _start(self) -> list[int]:
         if self._turn is not None and self._tokenizer is not None:
@@ -181,7 +207,7 @@ def _make_writer(options: TrainOptions, tokenizer: Tokenizer | None) -> Writer:
         return EngineWriter(options.model, options.num_threads, tokenizer is not None)
     from forerun.training.torch_writer import TorchWriter
 
-    return TorchWriter(options.model, options.device, tokenizer)
+    return TorchWriter(options.model, options.device)
 
 
 def user_turn(tokenizer: Tokenizer) -> tuple[str, str] | None:

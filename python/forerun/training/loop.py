@@ -74,11 +74,15 @@ class Trainer:
             self.num_examples = corpus.refresh()
         if state is not None:
             vocabulary = state["vocabulary"]
-        elif start is not None and not options.share_head:
-            vocabulary = start.vocabulary
         else:
+            size = options.draft_vocab_size
+            vocabulary = None
+            if start is not None:
+                vocabulary = start.vocabulary_for(target.vocab_size, options)
+                size = size or (len(vocabulary) if vocabulary is not None else None)
             # Rows that are the target's own serve any vocabulary.
-            vocabulary = self._vocabulary(target)
+            if start is None or options.share_head:
+                vocabulary = self._vocabulary(target, size)
         self._vocabulary_ids = vocabulary
         torch.manual_seed(options.seed)
         self.head: Head = make_head(target, options, vocabulary).to(target.device)
@@ -98,8 +102,7 @@ class Trainer:
         if not corpus.train(self.num_examples):
             raise InvalidArgumentError("data", "no example to learn", "prompts with answers")
 
-    def _vocabulary(self, target: Target) -> list[int] | None:
-        size = self.options.draft_vocab_size
+    def _vocabulary(self, target: Target, size: int | None) -> list[int] | None:
         if size is None:
             return None
         examples = self._corpus.train(self.num_examples)

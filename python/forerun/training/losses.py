@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_CHUNK = {"cpu": 512}
-_USUAL_CHUNK = 16384  # of accelerators, which small work does not fill
+# Rows of a chunk. Accelerators are not filled by few: there it is a gigabyte of logits.
+_CHUNK = 512
+_USUAL_LOGITS = 1 << 28
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -27,7 +28,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         best = torch.empty(len(hidden), dtype=torch.long, device=hidden.device)
         grad_hidden = torch.empty_like(hidden) if needs_hidden else None
         grad_output = torch.zeros_like(output) if needs_output else None
-        size = _CHUNK.get(hidden.device.type, _USUAL_CHUNK)
+        size = _CHUNK
+        if hidden.device.type != "cpu":
+            size = max(_CHUNK, _USUAL_LOGITS // len(output))
         for begin in range(0, len(hidden), size):
             part = slice(begin, begin + size)
             logits = hidden[part] @ output.T

@@ -67,7 +67,8 @@ class TrainOptions:
         step_decay: the weight of a position relative to the one before it.
         growth: the share of training in which the number of positions that are trained for grows,
             from one; later positions are the costly ones and learn little before the first has.
-        draft_vocab_size: the most frequent tokens of the answers, which alone can be drafted.
+        draft_vocab_size: the most frequent tokens of the answers, which alone can be drafted: 8192
+            for eagle3, or as many as where it starts; all for medusa.
         layer_ids: the target's layers that eagle3 reads, by how many are before them.
         fc_norm: eagle3 norms each of the states that it reads.
         norm_before_residual: eagle3 takes the normed feature as residual.
@@ -156,6 +157,10 @@ class TrainOptions:
             raise InvalidArgumentError("freeze_head", False, "True together with share_head")
         if self.data is not None and not self.data.is_file():
             raise InvalidArgumentError("data", str(self.data), "a file of JSON lines")
+        if self.max_answer_tokens is not None and self.data is not None:
+            raise InvalidArgumentError(
+                "max_answer_tokens", self.max_answer_tokens, "None together with data"
+            )
         if self.prompts is not None:
             if self.data is not None:
                 raise InvalidArgumentError("prompts", str(self.prompts), "None together with data")
@@ -193,7 +198,7 @@ class TrainOptions:
             "num_layers": 4 if self.method == "draft_model" else 1,
             "lr": 1e-3,
         }
-        if self.method == "eagle3":
+        if self.method == "eagle3" and self.start is None:
             defaults["draft_vocab_size"] = 8192
         for name, value in defaults.items():
             if getattr(self, name) is None and self.method in METHOD_OPTIONS.get(
@@ -207,6 +212,7 @@ class TrainOptions:
             "out",
             "data",
             "prompts",
+            "max_answer_tokens",
             "num_examples",
             "steps",
             "epochs",

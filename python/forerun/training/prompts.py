@@ -12,27 +12,30 @@ if TYPE_CHECKING:
     from forerun.tokenizer import Tokenizer
 
 
-def read_prompts(file: Path, tokenizer: Tokenizer | None, most_tokens: int) -> list[list[int]]:
+def read_prompts(
+    file: Path, tokenizer: Tokenizer | None, most_tokens: int, vocab_size: int | None = None
+) -> list[list[int]]:
     """Token ids of the prompts of a file; those of more than `most_tokens` are left out.
 
     A line has "prompt": a user's words, which the chat template is put around, or token ids, which
     are taken as they are; or "turns", of which the first counts; or "messages" up to a user's.
 
     Raises:
-        CheckpointError: a line that is none of that.
+        CheckpointError: a line that is none of that, or has ids that are not below `vocab_size`.
         InvalidArgumentError: no prompt is short enough.
     """
     prompts: list[list[int]] = []
-    lines = file.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(file.read_bytes().split(b"\n"), 1):
         if not line.strip():
             continue
         where = f"{file.name}:{number}"
         try:
             entry = json.loads(line)
-        except ValueError as error:
+        except ValueError as error:  # and bytes that are no text
             raise CheckpointError(where, str(error), "a JSON object") from error
         ids = _ids_of(entry, tokenizer, where)
+        if vocab_size is not None and ids and not 0 <= min(ids) <= max(ids) < vocab_size:
+            raise CheckpointError(where, str(line[:80]), f"token ids below {vocab_size}")
         if 0 < len(ids) <= most_tokens:
             prompts.append(ids)
     if not prompts:
@@ -56,4 +59,8 @@ def _ids_of(entry: Any, tokenizer: Tokenizer | None, where: str) -> list[int]:
         raise CheckpointError(where, str(entry)[:80], "token ids: the model has no tokenizer.json")
     if tokenizer.chat_template is None and len(messages) == 1:
         return tokenizer.encode(str(messages[0]["content"]))
-    return tokenizer.encode(tokenizer.render_chat(messages), add_special_tokens=False)
+    try:
+        text = tokenizer.render_chat(messages)
+    except InvalidArgumentError as error:
+        raise CheckpointError(where, str(error), "messages for the model's template") from error
+    return tokenizer.encode(text, add_special_tokens=False)

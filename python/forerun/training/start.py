@@ -10,6 +10,7 @@ import torch
 
 from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.training.heads import Head
+from forerun.training.options import TrainOptions
 
 # Tensors that are no weights: they say which tokens can be drafted.
 _VOCABULARY = ("d2t", "t2d", "token_map")
@@ -21,7 +22,7 @@ class Start:
     """A drafter's checkpoint, in the format that training writes."""
 
     def __init__(self, directory: Path) -> None:
-        """Reads the weights; `vocabulary` are the ids that can be drafted, None for all."""
+        """Reads the weights."""
         from safetensors.torch import load_file
 
         self._directory = directory
@@ -30,11 +31,26 @@ class Start:
             self._config: dict[str, Any] = json.loads((directory / "config.json").read_text())
         except Exception as error:  # whatever the file and its reader run into
             raise CheckpointError("start", str(error), "a checkpoint with safetensors") from error
-        self.vocabulary: list[int] | None = None
+        self._vocabulary: list[int] | None = None
         if (offsets := self._tensors.get("d2t")) is not None:
-            self.vocabulary = (offsets + torch.arange(len(offsets))).tolist()
+            self._vocabulary = (offsets + torch.arange(len(offsets))).tolist()
         elif (ids := self._tensors.get("token_map")) is not None:
-            self.vocabulary = ids.tolist()
+            self._vocabulary = ids.tolist()
+
+    def vocabulary_for(self, vocab_size: int, options: TrainOptions) -> list[int] | None:
+        """The ids that can be drafted, None for all.
+
+        Raises:
+            InvalidArgumentError: they are not the target's, or not what the options ask for.
+        """
+        ids, size = self._vocabulary, options.draft_vocab_size
+        if ids is None and (options.method == "eagle3" or size is not None):
+            self._refuse("d2t or token_map", "missing", "a drafter with a draft vocabulary")
+        if ids is not None and not 0 <= min(ids) <= max(ids) < vocab_size:
+            self._refuse("the greatest draft token", max(ids), f"below {vocab_size}")
+        if ids is not None and not options.share_head and size not in (None, len(ids)):
+            self._refuse("draft_vocab_size", len(ids), size)
+        return ids
 
     @torch.no_grad()
     def load_into(self, head: Head) -> None:

@@ -134,8 +134,11 @@ class StateStore:
 
     def _open(self, directory: Path) -> None:
         meta, index = directory / "meta.json", directory / "index.jsonl"
-        stored = json.loads(meta.read_text()) if meta.is_file() else {}
-        if not stored:
+        try:
+            stored = json.loads(meta.read_text()) if meta.is_file() else {}
+        except ValueError:
+            stored = {"meta.json": "damaged"}
+        if not stored and not index.is_file():
             meta.write_text(json.dumps(self._about()))
         elif self._is_within(stored):
             self._adopt(stored)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +15,6 @@ from torch import Tensor
 from forerun.errors import InvalidArgumentError
 from forerun.training.target import eos_token_ids, load_model
 from forerun.training.writing import TurnEnd, WriteRequest, Written
-
-if TYPE_CHECKING:
-    from forerun.tokenizer import Tokenizer
 
 # Texts of one allocation have room for as many tokens as a multiple of this.
 _CAPACITY_STEP = 384
@@ -39,10 +37,9 @@ class TorchWriter:
         self,
         directory: Path,
         device: str,
-        tokenizer: Tokenizer | None = None,
         most_slots: int = _MOST_SLOTS,
     ) -> None:
-        """Loads the model: in bfloat16, on a CPU in float32. The tokenizer is for ends by text.
+        """Loads the model: in bfloat16, on a CPU in float32.
 
         Raises:
             CheckpointError: transformers cannot load it.
@@ -51,26 +48,29 @@ class TorchWriter:
 
         self._device = torch.device(device)
         self._is_cuda = self._device.type == "cuda"
-        AttentionInterface.register(_ATTENTION, self._attend)
+        AttentionInterface.register(_ATTENTION, _attend)
         dtype = torch.bfloat16 if self._is_cuda else torch.float32
         model = load_model(directory, dtype, attn_implementation=_ATTENTION)
         self._model = model.eval().requires_grad_(False).to(self._device)
-        self._head: Tensor = model.get_output_embeddings().weight
+        self._dtype = dtype
+        # Rounded logits would tie, and the most probable token would not be the first of them.
+        self._head: Tensor = model.get_output_embeddings().weight.float()
         config = model.config.get_text_config()
+        config.forerun_writer = weakref.ref(self)
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self._num_layers: int = config.num_hidden_layers
         self._kv_heads: int = config.num_key_value_heads
         head_dim = getattr(config, "head_dim", None)
         self._head_dim: int = head_dim or config.hidden_size // config.num_attention_heads
         self._stop_token_ids = eos_token_ids(config)
-        self._tokenizer = tokenizer
         self._most_slots = most_slots
         self._slots: _Slots | None = None
+        self._longest = 0  # of the texts for which the slots are
         # The slots of a prompt that is being read; None while tokens are written.
         self._prefilled: Tensor | None = None
 
     def write(self, requests: list[WriteRequest], seed: int, end: TurnEnd | None) -> list[Written]:
-        """As Writer says; all draws follow from `seed`."""
+        """As Writer says; all draws follow from `seed`, and from how many slots there are."""
         if end is None:
             stop_token_ids = self._stop_token_ids
         else:
@@ -82,18 +82,12 @@ class TorchWriter:
             by_capacity.setdefault(-(-need // _CAPACITY_STEP) * _CAPACITY_STEP, []).append(index)
         written: dict[int, Written] = {}
         for capacity, indices in sorted(by_capacity.items()):
+            group = [requests[index] for index in indices]
+            self._longest = max(len(r.prompt) + r.max_tokens for r in group)
             self._slots = self._make_slots(capacity, len(indices), stop_token_ids)
             written.update(self._write_all(self._slots, requests, indices))
             self._slots = None
-        texts = [written[index] for index in range(len(requests))]
-        return texts if end is None or not end.text else [self._cut(t, end.text) for t in texts]
-
-    def _cut(self, written: Written, end: str) -> Written:
-        assert self._tokenizer is not None
-        text, found, _ = self._tokenizer.decode(written.token_ids).partition(end)
-        if not found:
-            return written
-        return Written(self._tokenizer.encode(text, add_special_tokens=False), True)
+        return [written[index] for index in range(len(requests))]
 
     def _make_slots(self, capacity: int, wanted: int, stop_token_ids: list[int]) -> _Slots:
         element = 2 if self._is_cuda else 4
@@ -106,7 +100,7 @@ class TorchWriter:
         if most < 1:
             raise InvalidArgumentError("max_length", capacity, "texts for which there is memory")
         shape = (self._num_layers, min(most, wanted), self._kv_heads, capacity, self._head_dim)
-        return _Slots(shape, self._head, stop_token_ids)
+        return _Slots(shape, self._dtype, self._head, stop_token_ids)
 
     @torch.no_grad()
     def _write_all(
@@ -183,7 +177,7 @@ class TorchWriter:
 
     def _sample(self, hidden: Tensor, temperature: Tensor, least_share: Tensor) -> Tensor:
         """The most probable token, after noise where there is a temperature."""
-        logits = (hidden @ self._head.T).float()
+        logits = hidden.float() @ self._head.T
         if self._softcap is not None:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         temperature = temperature[:, None]
@@ -192,7 +186,7 @@ class TorchWriter:
         noise = torch.empty_like(logits).exponential_().clamp_(min=1e-30).log_().mul_(temperature)
         return torch.where(logits < floor, float("-inf"), logits - noise).argmax(-1)
 
-    def _attend(
+    def attend(
         self,
         module: Any,
         query: Tensor,
@@ -205,10 +199,12 @@ class TorchWriter:
         """What transformers calls for each layer: keeps keys and values, and reads the slots."""
         slots = self._slots
         assert slots is not None
-        if (window := options.get("sliding_window")) is not None and window < slots.capacity:
-            raise InvalidArgumentError("max_length", slots.capacity, f"at most {window} here")
-        if options.get("softcap") is not None:
-            raise InvalidArgumentError("device", str(self._device), "cpu: scores are capped")
+        if (window := options.get("sliding_window")) is not None and window < self._longest:
+            expected = f"texts of at most {window} tokens, the model's window, or device 'cpu'"
+            raise InvalidArgumentError("max_length", f"texts of {self._longest}", expected)
+        if options.get("softcap") is not None or options.get("s_aux") is not None:
+            expected = "cpu: this model's attention has caps or sinks"
+            raise InvalidArgumentError("device", str(self._device), expected)
         keys, values = slots.keys[module.layer_idx], slots.values[module.layer_idx]
         if (indices := self._prefilled) is not None:
             keys[indices, :, : key.shape[2]] = key
@@ -230,18 +226,29 @@ class TorchWriter:
         return mixed.transpose(1, 2).contiguous(), None
 
 
+def _attend(module: Any, *args: Any, **options: Any) -> tuple[Tensor, None]:
+    """What transformers calls for every model of every writer."""
+    writer: TorchWriter | None = module.config.forerun_writer()
+    assert writer is not None
+    return writer.attend(module, *args, **options)
+
+
 class _Slots:
     """Texts that are being written, and their keys and values."""
 
     def __init__(
-        self, shape: tuple[int, int, int, int, int], head: Tensor, stop_token_ids: list[int]
+        self,
+        shape: tuple[int, int, int, int, int],
+        dtype: torch.dtype,
+        head: Tensor,
+        stop_token_ids: list[int],
     ) -> None:
         """`shape`: layers, slots, heads, capacity, head size. All slots are empty."""
         device = head.device
         self.count, self.capacity = shape[1], shape[3]
         # Zeros: what lies behind a text is read with a weight of zero.
-        self.keys = torch.zeros(shape, dtype=head.dtype, device=device)
-        self.values = torch.zeros(shape, dtype=head.dtype, device=device)
+        self.keys = torch.zeros(shape, dtype=dtype, device=device)
+        self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.every = torch.arange(self.count, device=device)
         self.places = torch.arange(self.capacity, device=device)
         self.text = torch.zeros(self.count, self.capacity, dtype=torch.long, device=device)

@@ -38,7 +38,7 @@ class Written:
 class TurnEnd:
     """What ends a user's turn: a token, a text, or neither; the model's own end does not count.
 
-    The text is no part of what is written.
+    A writer may go on behind the text; what it wrote is to be cut there.
     """
 
     token_id: int | None = None

@@ -72,6 +72,23 @@ TEST(DraftPriceTest, ANewRequestStartsWithWhatOthersTaught) {
   }
 }
 
+// No request is long enough to be asked again, but one after the other they are.
+TEST(DraftPriceTest, ShortRequestsDoNotSwitchTheModelOffForGood) {
+  DraftPrice price;
+  int num_late_drafts = 0;
+  for (int request = 0; request < 2000; ++request) {
+    DraftPrice::Record record;
+    for (int i = 0; i < 5; ++i) {
+      if (!price.Pays(kStep, record)) continue;
+      if (request >= 1500) ++num_late_drafts;
+      price.ObserveDrafting(1, 4, 0.004);
+      record.was_asked = true;
+      price.ObserveVerdict(4, request < 2 ? 0 : 4, record);
+    }
+  }
+  EXPECT_EQ(num_late_drafts, 500 * 5);
+}
+
 TEST(DraftPriceTest, ACostlierForwardAsksForMoreProbablePaths) {
   DraftPrice cheap, dear;
   cheap.ObserveDrafting(2, 4, 0.001);
