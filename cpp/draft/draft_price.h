@@ -1,9 +1,8 @@
 // Whether to ask a drafter that is a model: its guesses cost time before they are made.
 //
 // What is compared, both by measurement: the tokens that a request's drafts brought lately, each
-// worth the time of a plain token, and the time that drafting them and checking them took. What
-// other requests' drafts brought is what a request starts with. One whose drafts do not pay is
-// asked again after a while, and after ever longer ones.
+// worth the time of a plain token, and the time that drafting them and checking them took. A
+// request whose drafts do not pay is asked again after a while, and after ever longer ones.
 #ifndef FORERUN_CPP_DRAFT_DRAFT_PRICE_H_
 #define FORERUN_CPP_DRAFT_DRAFT_PRICE_H_
 
@@ -28,10 +27,10 @@ class DraftPrice {
   // What the drafter took for a step.
   void ObserveDrafting(int num_requests, int num_forwards, double seconds);
   // To be called for every step that emits.
-  void ObserveVerdict(int num_rows, int num_accepted, Record& record);
+  static void ObserveVerdict(int num_rows, int num_accepted, Record& record);
 
   // Counts a skipped step where the answer is no.
-  bool Pays(const StepCost& step, Record& record);
+  bool Pays(const StepCost& step, Record& record) const;
 
   // A path that is less probable is not worth another guess behind it: its row, and its part of a
   // forward pass of the drafter.
@@ -41,9 +40,6 @@ class DraftPrice {
   static constexpr int kLeastPatience = 8;
   static constexpr int kMostPatience = 128;
 
-  // Of all requests; about the last two hundred drafts.
-  double num_drafts_ = 0, num_accepted_ = 0, num_rows_ = 0;
-  int num_skipped_ = 0;             // steps since anybody's last draft
   double seconds_per_draft_ = 0;    // of a request
   double seconds_per_forward_ = 0;  // likewise
 };

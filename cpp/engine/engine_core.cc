@@ -297,9 +297,9 @@ void EngineCore::Observe(Request& request, int num_before, std::span<const int> 
   Guarded(request, [&] {
     // The model is worth what it adds.
     const Drafter::Share others = drafter_->WithoutModel(request.id, request.draft, accepted_nodes);
-    price_.ObserveVerdict(request.draft.size() - others.num_nodes,
-                          static_cast<int>(accepted_nodes.size()) - others.num_accepted,
-                          history.price);
+    DraftPrice::ObserveVerdict(request.draft.size() - others.num_nodes,
+                               static_cast<int>(accepted_nodes.size()) - others.num_accepted,
+                               history.price);
     drafter_->Observe(request.id, std::span(request.tokens).subspan(num_before));
   });
 }
