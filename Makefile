@@ -62,7 +62,7 @@ heads: $(HEADS)/target/config.json $(VENV)/.train
 	$(call TRAIN,eagle3) --num-examples $(HEAD_EXAMPLES) $(if $(HEAD_PROMPTS),--prompts $(HEAD_PROMPTS)) --max-answer-tokens 256 \
 	  --share-head --draft-vocab-size 12288 --growth 0.6
 	$(call TRAIN,medusa) $(SHARED_DATA) --share-head --draft-vocab-size 12288 --num-layers 2
-	$(call TRAIN,mlp_speculator) $(SHARED_DATA) --freeze-head
+	$(call TRAIN,mlp_speculator) $(SHARED_DATA) --freeze-head --loss-vocab-size 16384
 	$(call TRAIN,draft_model) $(SHARED_DATA)
 
 test: test-python test-cpp

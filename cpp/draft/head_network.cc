@@ -131,12 +131,7 @@ ConstRows HeadNetwork::ComputeLogits(ConstRows normed) {
       weights_.lm_head != nullptr ? *weights_.lm_head : target_.weights().head();
   ops_.MatMul(normed, head, nullptr, /*accumulate=*/false, logits);
   if (spec_.soft_cap > 0.0f) ops_.SoftCap(logits, spec_.soft_cap);
-  if (spec_.logit_scale != 1.0f) {
-    float* values = logits.data;
-    for (std::int64_t i = 0; i < std::int64_t{logits.rows} * num_logits; ++i) {
-      values[i] *= spec_.logit_scale;
-    }
-  }
+  if (spec_.logit_scale != 1.0f) ops_.Scale(spec_.logit_scale, logits);
   return logits;
 }
 

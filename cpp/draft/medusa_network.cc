@@ -121,11 +121,7 @@ ConstRows MedusaNetwork::Forward(const DraftBatch& batch) {
   logits_.Grow(sizeof(float) * static_cast<std::size_t>(num_rows) * vocab_size_);
   const Rows logits = RowsOf(logits_, num_rows, vocab_size_);
   ops_.MatMul(state, *output, nullptr, /*accumulate=*/false, logits);
-  if (logit_scale_ != 1.0f) {
-    for (std::int64_t i = 0; i < std::int64_t{num_rows} * vocab_size_; ++i) {
-      logits.data[i] *= logit_scale_;
-    }
-  }
+  if (logit_scale_ != 1.0f) ops_.Scale(logit_scale_, logits);
   return logits;
 }
 

@@ -23,9 +23,14 @@ void PathTree::Reserve(int num_nodes) {
   sorted_.reserve(num_nodes);
 }
 
+double PathTree::PathProbability(const Node& node) const {
+  const double before = node.parent == kDraftRoot ? 1.0 : nodes_[node.parent].path_probability;
+  return before * node.probability;
+}
+
 void PathTree::Add(TokenId token, int parent, float probability, int place, bool can_grow) {
-  const double before = parent == kDraftRoot ? 1.0 : nodes_[parent].path_probability;
-  nodes_.push_back({token, parent, probability, before * probability, -1, place, can_grow});
+  nodes_.push_back({token, parent, probability, 0.0, -1, place, can_grow});
+  nodes_.back().path_probability = PathProbability(nodes_.back());
 }
 
 void PathTree::OpenNext(const Limits& limits) {
@@ -71,8 +76,9 @@ int PathTree::AddOrRaise(TokenId token, int parent, float probability) {
     Node& node = nodes_[i];
     if (node.parent != parent || node.token != token) continue;
     if (probability > node.probability) {
-      node.path_probability *= double{probability} / node.probability;
       node.probability = probability;
+      // And with it all paths through it.
+      for (int k = i; k < num_nodes(); ++k) nodes_[k].path_probability = PathProbability(nodes_[k]);
     }
     return i;
   }

@@ -60,6 +60,8 @@ class PathTree {
   void WriteBest(int max_nodes, Draft& draft);
 
  private:
+  // By its parent's, which comes before it.
+  double PathProbability(const Node& node) const;
   void SortBestFirst(std::vector<int>& nodes) const;
 
   std::vector<Node> nodes_;

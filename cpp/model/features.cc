@@ -1,6 +1,5 @@
 #include "cpp/model/features.h"
 
-#include <cstring>
 #include <limits>
 #include <string>
 #include <utility>
@@ -44,8 +43,9 @@ void FeatureStore::KeepFinal(ConstRows normed) {
 
 void FeatureStore::Move(std::span<const KvMove> moves) {
   for (const KvMove& move : moves) {
-    std::memcpy(rows_.row(static_cast<int>(move.to)), rows_.row(static_cast<int>(move.from)),
-                sizeof(float) * rows_.cols);
+    const auto to = static_cast<std::int32_t>(move.to);
+    const ConstRows from(rows_.row(static_cast<int>(move.from)), 1, rows_.cols);
+    ops_.ScatterRows(from, {&to, 1}, rows_);
   }
 }
 

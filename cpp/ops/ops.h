@@ -119,6 +119,9 @@ class Ops {
   // x += y.
   virtual void Add(ConstRows y, Rows x) = 0;
 
+  // x *= factor.
+  virtual void Scale(float factor, Rows x) = 0;
+
   // x -> cap * tanh(x / cap), in place.
   virtual void SoftCap(Rows x, float cap) = 0;
 

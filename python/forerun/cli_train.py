@@ -25,6 +25,7 @@ _NUMBERS: tuple[tuple[str, type, str], ...] = (
     ("step_decay", float, "weight of a position relative to the one before"),
     ("growth", float, "share of training in which the positions trained for grow from one to all"),
     ("draft_vocab_size", int, "the most frequent tokens, which alone can be drafted"),
+    ("loss_vocab_size", int, "tokens that a step's loss compares, with --freeze-head (all)"),
     ("num_layers", int, "layers of a draft model, or blocks of a Medusa head"),
     ("hidden_size", int, "width of a draft model"),
     ("intermediate_size", int, "width between the matrices of a layer"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import runpy
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ import pytest
 from forerun import LLM, SamplingParams
 from forerun.inspection import inspect
 
-HEAD = Path(__file__).parents[2] / "bench" / "heads" / "smollm2-135m-eagle3"
+BENCH = Path(__file__).parents[2] / "bench"
+HEAD = BENCH / "heads" / "smollm2-135m-eagle3"
 QUESTIONS = ("What is a prime number?", "Write a short story about a lighthouse.")
 MIB = 1 << 20
 
@@ -34,3 +37,33 @@ def test_it_drafts_what_the_model_says(smollm_dir: Path, shape: dict[str, int]) 
 def test_it_is_found_by_its_content_and_is_small() -> None:
     assert inspect(HEAD).method == "eagle3"
     assert sum(file.stat().st_size for file in HEAD.iterdir()) < 12 * MIB
+
+
+@pytest.mark.parametrize("way", [["--rounds", "2"], ["--together"]])
+def test_the_benchmark_counts_what_the_engine_counts(
+    way: list[str], smollm_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cases = [{"turns": [question], "category": "chat"} for question in QUESTIONS]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps(case) + "\n" for case in cases))
+    config = {"model": str(HEAD), "num_speculative_tokens": 4, "adaptive": False}
+    arguments = [str(smollm_dir), str(file), "--max-tokens", "24", *way]
+    main = runpy.run_path(str(BENCH / "drafters.py"))["main"]
+    main([*arguments, "--drafter", f"chain={json.dumps(config)}"])
+    header, row, mean, *costs = capsys.readouterr().out.splitlines()
+    assert header.split() == ["category", "chain", "same", "ids"]
+
+    llm = LLM(smollm_dir, speculative_config=config)
+    accepted = decoded = 0
+    for question in QUESTIONS:
+        output = llm.chat(
+            [{"role": "user", "content": question}], SamplingParams(temperature=0, max_tokens=24)
+        )[0]
+        accepted += output.metrics.spec_decode.num_accepted_tokens
+        decoded += len(output.outputs[0].token_ids) - 1
+    length = f"{decoded / (decoded - accepted):.2f}"
+    assert row.split()[:2] == ["chat", length]
+    assert row.endswith("yes")
+    assert mean.split() == ["mean", length, "tokens"]
+    assert len(costs) == (0 if "--together" in way else 1)
+    assert row.count("x") == (0 if "--together" in way else 2)

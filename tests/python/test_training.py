@@ -29,7 +29,7 @@ from forerun.errors import CheckpointError, InvalidArgumentError  # noqa: E402
 from forerun.inspection import fit_problems, inspect  # noqa: E402
 from forerun.training import TRAIN_METHODS, TrainOptions, layer_heads  # noqa: E402
 from forerun.training.batch import make_batch  # noqa: E402
-from forerun.training.data import Corpus, Example  # noqa: E402
+from forerun.training.data import Corpus, Example, draft_vocabulary  # noqa: E402
 from forerun.training.factory import make_head  # noqa: E402
 from forerun.training.losses import linear_cross_entropy  # noqa: E402
 from forerun.training.target import StateStore, Target  # noqa: E402
@@ -245,6 +245,31 @@ def test_a_head_has_the_published_names_and_shapes(
     assert fit_problems(found, inspect(trainer.options.model)) == []
 
 
+def test_a_loss_compares_the_frequent_tokens_and_others_by_chance(
+    options: Callable[..., TrainOptions], target: Target
+) -> None:
+    trainer = trainer_of(
+        options("mlp_speculator", freeze_head=True, loss_vocab_size=40, batch_tokens=40), target
+    )
+    first, second = (trainer._next_batch() for _ in range(2))
+    seen = []
+    for batch in (first, second, first):
+        ids = trainer.head._compared(batch).tolist()
+        assert len(set(ids)) == len(ids) == 40
+        seen.append(ids)
+    frequent = draft_vocabulary(
+        trainer._corpus.train(trainer.num_examples), 30, VOCAB, target.eos_token_ids
+    )
+    assert all(ids[:30] == frequent for ids in seen)
+    assert seen[0] == seen[2]
+    assert seen[0][30:] != seen[1][30:]
+    with torch.no_grad():
+        assert trainer.head._compared(first) is None
+    before = sum(guess.loss.item() for guess in trainer.head.guesses(first))
+    trainer.train()
+    assert sum(guess.loss.item() for guess in trainer.head.guesses(first)) < before
+
+
 def test_a_layer_for_multi_token_prediction_is_added_to_a_copy_and_trained_on(
     options: Callable[..., TrainOptions], target: Target, tmp_path: Path
 ) -> None:
@@ -426,6 +451,8 @@ def test_a_bad_line_of_data_is_named(
     ("method", "changes", "name"),
     [
         ("eagle", {"draft_vocab_size": 5}, "draft_vocab_size"),
+        ("medusa", {"loss_vocab_size": 50}, "loss_vocab_size"),
+        ("mlp_speculator", {"loss_vocab_size": 50}, "loss_vocab_size"),
         ("draft_model", {"num_positions": 2}, "num_positions"),
         ("eagle3", {"lr": 0.0}, "lr"),
         ("eagle3", {"held_out": 1.0}, "held_out"),

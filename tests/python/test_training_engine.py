@@ -85,6 +85,7 @@ def passes_of_engine(llm: LLM, examples: list[Example]) -> int:
         ("eagle", {"num_positions": 3}),
         ("mtp", {}),
         ("mlp_speculator", {}),
+        ("mlp_speculator", {"freeze_head": True, "loss_vocab_size": 80}),
         ("medusa", {"draft_vocab_size": 100}),
         ("medusa", {"draft_vocab_size": 100, "share_head": True}),
         ("draft_model", {"num_layers": 1, "hidden_size": 32}),

@@ -104,6 +104,10 @@ void CpuOps::Add(ConstRows y, Rows x) {
   ForRows(x.rows, x.cols, [&](int row) { kernels_.add(y.row(row), x.cols, x.row(row)); });
 }
 
+void CpuOps::Scale(float factor, Rows x) {
+  ForRows(x.rows, x.cols, [&](int row) { kernels_.scale(factor, x.cols, x.row(row)); });
+}
+
 void CpuOps::SoftCap(Rows x, float cap) {
   FORERUN_CHECK(cap > 0.0f, "a soft cap must be positive");
   // Logits are a few very long rows: cut them into pieces.

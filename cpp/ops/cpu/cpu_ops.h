@@ -40,6 +40,7 @@ class CpuOps final : public Ops {
   void GatedActivation(ConstRows gate_up, Activation activation, Rows out) override;
   void Activate(ConstRows x, const float* bias, Activation activation, Rows out) override;
   void Add(ConstRows y, Rows x) override;
+  void Scale(float factor, Rows x) override;
   void SoftCap(Rows x, float cap) override;
   void GatherRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) override;
   void ScatterRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) override;

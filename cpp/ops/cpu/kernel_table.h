@@ -36,6 +36,7 @@ const CpuKernels kKernels = {
     .rope = Rope,
     .gate = Gate,
     .add = AddRow,
+    .scale = ScaleRow,
     .soft_cap = SoftCap,
 };
 

@@ -103,6 +103,7 @@ struct CpuKernels {
   void (*rope)(float* x, int head_dim, const float* cos_sin);
   void (*gate)(const float* gate, const float* up, int n, GateKind kind, float* out);
   void (*add)(const float* y, int n, float* x);
+  void (*scale)(float factor, int n, float* x);
   void (*soft_cap)(float* x, int n, float cap);
 };
 

@@ -102,6 +102,10 @@ inline void AddRow(const float* y, int n, float* x) {
   for (int i = 0; i < n; ++i) x[i] += y[i];
 }
 
+inline void ScaleRow(float factor, int n, float* x) {
+  for (int i = 0; i < n; ++i) x[i] *= factor;
+}
+
 // cap * tanh(x / cap)
 FORERUN_INLINE V16 CapSoftly(V16 x, float cap) { return Mul(Set(cap), Tanh(Div(x, Set(cap)))); }
 

@@ -13,16 +13,18 @@ from forerun.training.target import Target
 
 
 def make_head(target: Target, options: TrainOptions, vocabulary: list[int] | None) -> Head:
-    """The drafter of options.method; `vocabulary` are the ids that it can draft."""
+    """The drafter of options.method; `vocabulary` are the ids that it can draft, or that its
+    loss always compares."""
     if options.method == "eagle3":
         assert vocabulary is not None
         return Eagle3(target, options, vocabulary)
     if options.method == "medusa":
         return Medusa(target, options, vocabulary)
+    if options.method == "mlp_speculator":
+        return MlpSpeculator(target, options, vocabulary)
     kinds: dict[str, Callable[[Target, TrainOptions], Head]] = {
         "eagle": Eagle,
         "mtp": Mtp,
-        "mlp_speculator": MlpSpeculator,
         "draft_model": DraftModel,
     }
     return kinds[options.method](target, options)

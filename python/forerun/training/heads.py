@@ -59,6 +59,12 @@ class Head(nn.Module):
         """The checkpoint, by the published names."""
         raise NotImplementedError
 
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """Takes the weights of a checkpoint that has all of `tensors()` but the vocabulary's."""
+        for name, own in self.tensors().items():
+            if name in tensors:
+                own.copy_(tensors[name])
+
     def config(self) -> dict[str, Any]:
         """The checkpoint's config.json."""
         raise NotImplementedError
@@ -182,15 +188,27 @@ class Medusa(Head):
 
 
 class MlpSpeculator(Head):
-    """A recurrent state that takes in a token per position; its weights are tied over positions."""
+    """A recurrent state that takes in a token per position; its weights are tied over positions.
 
-    def __init__(self, target: Target, options: TrainOptions) -> None:
-        """As wide as the target; embeddings and output matrix start as the target's."""
+    Its embeddings are a learned map of the target's: what is learned of a token serves all. With a
+    `loss_vocab_size`, a step compares the most frequent tokens, and a quarter of that number drawn
+    from the others: rare ones must stay improbable too.
+    """
+
+    def __init__(
+        self, target: Target, options: TrainOptions, frequent: list[int] | None = None
+    ) -> None:
+        """As wide as the target; the output matrix starts as the target's.
+
+        `frequent` are the ids, most frequent in the answers, that every step compares; None: all.
+        """
         assert options.num_positions is not None
         super().__init__(target, options.num_positions)
         hidden = target.hidden_size
         # As small as random ones, which the scaled inputs are made for: the state counts too.
-        self.emb = nn.Parameter(target.embedding / (target.embedding.std() * hidden**0.5))
+        scaled = target.embedding / (target.embedding.std() * hidden**0.5)
+        self.emb = nn.Parameter(scaled, requires_grad=False)
+        self.emb_map = nn.Parameter(torch.eye(hidden))
         self.first, self.later = linear(hidden, hidden), linear(hidden, hidden)
         nn.init.eye_(self.first.weight)
         self.ln_weight = nn.Parameter(torch.ones(hidden))
@@ -198,28 +216,50 @@ class MlpSpeculator(Head):
         self.head = nn.Parameter(target.lm_head.clone(), requires_grad=not options.freeze_head)
         state_weight = 0.5 ** (0.5 / self.num_positions)
         self.ratio = ((1 - state_weight**2) * hidden / 2) ** 0.5 / state_weight
+        self.frequent = self.others = None
+        if frequent is not None:
+            self.frequent = torch.tensor(frequent)
+            is_other = torch.ones(target.vocab_size, dtype=torch.bool)
+            is_other[self.frequent] = False
+            self.others = is_other.nonzero()[:, 0]
 
     def guesses(self, batch: Batch) -> list[Guess]:
-        """Cross-entropy with the tokens that came."""
+        """Cross-entropy with the target's distribution over the tokens that are compared."""
         size = (self.target.hidden_size,)
+        ids = self._compared(batch)
+        output = self.head if ids is None else self.head[ids]
+        with torch.no_grad():
+            truth = self.target.logits(batch.final_states(*size, 1), ids).softmax(-1)
         state = F.rms_norm(batch.final_states(*size, 0), size, None, 1e-6) / 2**0.5
         guesses = []
         for step in range(self.num_positions):
-            embedded = F.embedding(batch.known(step), self.emb)
+            embedded = F.embedding(batch.known(step), self.emb) @ self.emb_map
             project = self.first if step == 0 else self.later
             mixed = project(state) + self.ratio * embedded
             normed = F.rms_norm(mixed, size, None, 1e-6)
             state = F.gelu(normed * self.ln_weight + self.ln_bias)
-            labels = batch.truth(step)
-            rows = torch.arange(len(labels), device=labels.device)
-            weights = row_weights(batch, step)
-            guesses.append(Guess(*linear_cross_entropy(state, self.head, labels, rows, weights)))
+            rows, weights = truth_rows(batch, step), row_weights(batch, step)
+            loss, best = linear_cross_entropy(state, output, truth, rows, weights)
+            guesses.append(Guess(loss, best if ids is None else ids[best]))
         return guesses
+
+    def _compared(self, batch: Batch) -> Tensor | None:
+        """The ids of this step's loss, the same ones for the same batch; None: all."""
+        if self.frequent is None or self.others is None or not torch.is_grad_enabled():
+            return None
+        draw = torch.Generator().manual_seed(int(batch.tokens.sum()))
+        drawn = torch.randperm(len(self.others), generator=draw)[: len(self.frequent) // 3]
+        return torch.cat([self.frequent, self.others[drawn]]).to(batch.tokens.device)
+
+    def load(self, tensors: dict[str, Tensor]) -> None:
+        """The embeddings are learned on as they are."""
+        super().load(tensors)
+        self.emb.copy_(tensors["speculator.emb.0.weight"])
 
     def tensors(self) -> dict[str, Tensor]:
         """The published names; what is tied over positions is stored once."""
         tensors = {
-            "emb.0.weight": self.emb,
+            "emb.0.weight": self.emb @ self.emb_map,
             "proj.0.weight": self.first.weight,
             "ln.0.weight": self.ln_weight,
             "ln.0.bias": self.ln_bias,

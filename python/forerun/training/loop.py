@@ -74,6 +74,8 @@ class Trainer:
             self.num_examples = corpus.refresh()
         if state is not None:
             vocabulary = state["vocabulary"]
+        elif options.loss_vocab_size is not None:
+            vocabulary = self._vocabulary(target, max(1, options.loss_vocab_size * 3 // 4))
         else:
             size = options.draft_vocab_size
             vocabulary = None

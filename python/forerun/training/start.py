@@ -70,8 +70,7 @@ class Start:
             mine, theirs = _shape(own.get(name)), _shape(found.get(name))
             if mine != theirs:
                 self._refuse(name, theirs, mine)
-        for name, tensor in own.items():
-            tensor.copy_(found[name])
+        head.load({name: found[name] for name in own})
 
     def _refuse(self, name: str, theirs: object, mine: object) -> None:
         found = f"{name} is {theirs} in {self._directory}"

@@ -92,6 +92,7 @@ TEST(PathTreeTest, AGuessMadeTwiceIsOneNode) {
   EXPECT_EQ(tree.AddOrRaise(5, kDraftRoot, 0.1f), 2);
   EXPECT_EQ(tree.num_nodes(), 3);
   EXPECT_NEAR(tree.node(0).path_probability, 0.8, 1e-6);
+  EXPECT_NEAR(tree.node(1).path_probability, 0.4, 1e-6);
   EXPECT_EQ(tree.EndOfBestPath(), 1);
   std::vector<TokenId> path;
   tree.PathTo(1, path);

@@ -227,6 +227,17 @@ TEST_P(RowOpsTest, AddSumsInPlace) {
   }
 }
 
+TEST_P(RowOpsTest, ScaleMultipliesInPlace) {
+  Random random(13);
+  const TestRows before = random.NormalRows(3, 701);
+  TestRows x(3, 701, /*padding=*/1);
+  for (int r = 0; r < 3; ++r) std::copy_n(before.row(r), 701, x.row(r));
+  ops_->Scale(0.3f, x);
+  for (int r = 0; r < 3; ++r) {
+    for (int i = 0; i < 701; ++i) ASSERT_EQ(x.row(r)[i], before.row(r)[i] * 0.3f);
+  }
+}
+
 TEST_P(RowOpsTest, GatherRowsCopies) {
   Random random(10);
   const TestRows x = random.NormalRows(7, 33, 1.0f, /*padding=*/2);

@@ -224,6 +224,12 @@ class NaiveOps : public Ops {
     }
   }
 
+  void Scale(float factor, Rows x) override {
+    for (int r = 0; r < x.rows; ++r) {
+      for (int c = 0; c < x.cols; ++c) x.row(r)[c] *= factor;
+    }
+  }
+
   void SoftCap(Rows x, float cap) override {
     for (int r = 0; r < x.rows; ++r) {
       for (int c = 0; c < x.cols; ++c) {
