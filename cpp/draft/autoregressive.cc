@@ -101,19 +101,32 @@ void AutoregressiveDrafter::ClearBatch() {
   sources_.clear();
 }
 
+template <typename Run>
+void AutoregressiveDrafter::EachRunBehind(const DraftRequest& request, Run run) const {
+  if (!network_->has_kv()) return;
+  const BlockTable& table = *request.table;
+  const int last = static_cast<int>(request.tokens.size()) - 1;
+  const int block_size = table.block_size();
+  int end = 0;
+  for (int slot = network_->first_slot(); slot < last; slot = end) {
+    const int index = slot / block_size;
+    end = std::min((index + 1) * block_size, last);
+    const int begin = std::max(slot, index * block_size + synced_.NumSynced(table, index));
+    if (begin < end) run(begin, end);
+  }
+}
+
+int AutoregressiveDrafter::NumRowsBehind(const DraftRequest& request) const {
+  int num_rows = 0;
+  EachRunBehind(request, [&](int begin, int end) { num_rows += end - begin; });
+  return num_rows;
+}
+
 void AutoregressiveDrafter::FindKnownRuns() {
   runs_.clear();
   int num_rows = 0;
   for (Job& job : std::span(jobs_).first(num_jobs_)) {
-    const BlockTable& table = *job.request->table;
-    const int last = num_known(job) - 1;
-    const int block_size = table.block_size();
-    int begin = network_->has_kv() ? network_->first_slot() : last;
-    for (int slot = begin; slot < last; slot = (slot / block_size + 1) * block_size) {
-      const int index = slot / block_size;
-      const int end = std::min((index + 1) * block_size, last);
-      begin = std::max(slot, index * block_size + synced_.NumSynced(table, index));
-      if (begin >= end) continue;
+    EachRunBehind(*job.request, [&](int begin, int end) {
       const bool continues =
           !runs_.empty() && runs_.back().job == &job && runs_.back().end == begin;
       if (continues) {
@@ -122,9 +135,9 @@ void AutoregressiveDrafter::FindKnownRuns() {
         runs_.push_back({&job, begin, end});
       }
       num_rows += end - begin;
-    }
+    });
     // The last token's row is run in any case: the guesses come out of it.
-    runs_.push_back({&job, last, last + 1});
+    runs_.push_back({&job, num_known(job) - 1, num_known(job)});
     ++num_rows;
   }
   if (num_rows <= setting_.max_rows) return RunKnown(runs_, /*with_logits=*/true);

@@ -53,6 +53,7 @@ class AutoregressiveDrafter : public Drafter {
   int num_draft_slots(int max_tokens) const override;
   int num_forwards() const override { return num_forwards_; }
   bool is_model() const override { return true; }
+  int NumRowsBehind(const DraftRequest& request) const override;
   void Prepare(std::span<const DraftRequest> requests) override;
   bool RanModel(RequestId id) const override { return FindJob(id) >= 0; }
   void Propose(const DraftRequest& request, Draft& draft) override;
@@ -79,6 +80,9 @@ class AutoregressiveDrafter : public Drafter {
 
   int FindJob(RequestId id) const;  // -1 where the request has none
   int num_known(const Job& job) const { return static_cast<int>(job.request->tokens.size()); }
+  // Calls run(begin, end) for all slots before the last known token's that are out of step.
+  template <typename Run>
+  void EachRunBehind(const DraftRequest& request, Run run) const;
   int MostOwnNodes() const;  // of a tree, without a guide's
   void FindKnownRuns();
   void RunKnown(std::span<const KnownRun> runs, bool with_logits);

@@ -1,58 +1,91 @@
 #include "cpp/draft/draft_price.h"
 
 #include <algorithm>
+#include <utility>
 
 namespace forerun {
 namespace {
 
-constexpr double kDecay = 0.95;
-// Before this many drafts nothing is known about a request.
-constexpr double kFewDrafts = 3;
+constexpr double kTimeDecay = 0.95;
+constexpr double kRecordDecay = 0.95;
+constexpr double kSharedDecay = 0.99;
+// For each step without a draft: the text may have become another.
+constexpr double kSkipDecay = 0.98;
 // One slow pass says more about the machine's neighbours than about the drafter.
 constexpr double kOutlierFactor = 2;
 
-void Follow(double seconds, double& mean) {
-  if (mean == 0) {
-    mean = seconds;
-    return;
-  }
-  mean = kDecay * mean + (1 - kDecay) * std::min(seconds, kOutlierFactor * mean);
-}
+// What all requests' drafts bring weighs as much as this many of the request's own.
+constexpr double kSharedWeight = 2;
+// Before this many drafts nothing is known about the drafter.
+constexpr double kFewDrafts = 3;
+// A text's end is not known: what is expected of the future is about so many tokens.
+constexpr int kForesight = 256;
+// Rows that cost a forward next to nothing.
+constexpr int kFewRows = 16;
+// Of the time that goes by without drafts because they seem not to pay.
+constexpr double kTrialShare = 0.01;
 
 }  // namespace
 
-void DraftPrice::ObserveDrafting(int num_requests, int num_forwards, double seconds) {
+void DraftPrice::Seconds::Observe(double seconds) {
+  if (known()) seconds = std::min(seconds, kOutlierFactor * mean);
+  weight = kTimeDecay * weight + 1;
+  mean += (seconds - mean) / weight;
+}
+
+void DraftPrice::ObserveDrafting(int num_requests, int num_forwards, int num_rows_behind,
+                                 double seconds) {
   if (num_requests == 0 || num_forwards == 0) return;
-  Follow(seconds / num_requests, seconds_per_draft_);
-  Follow(seconds / num_requests / num_forwards, seconds_per_forward_);
+  if (num_rows_behind <= kFewRows * num_requests) {
+    per_draft_.Observe(seconds / num_requests);
+    per_forward_.Observe(seconds / num_requests / num_forwards);
+  } else {
+    const double catching_up = std::max(0.0, seconds - per_draft_.mean * num_requests);
+    per_row_behind_.Observe(catching_up / num_rows_behind);
+  }
 }
 
 void DraftPrice::ObserveVerdict(int num_rows, int num_accepted, Record& record) {
   if (!record.was_asked) return;
   record.was_asked = false;
-  record.num_drafts = kDecay * record.num_drafts + 1;
-  record.num_accepted = kDecay * record.num_accepted + num_accepted;
-  record.num_rows = kDecay * record.num_rows + num_rows;
+  const auto count = [&](double decay, Record& counts) {
+    counts.num_drafts = decay * counts.num_drafts + 1;
+    counts.num_accepted = decay * counts.num_accepted + num_accepted;
+    counts.num_rows = decay * counts.num_rows + num_rows;
+  };
+  count(kRecordDecay, record);
+  count(kSharedDecay, all_);
 }
 
-bool DraftPrice::Pays(const StepCost& step, Record& record) const {
-  const double gain = record.num_accepted * step.seconds_per_request;
-  const double price =
-      record.num_drafts * seconds_per_draft_ + record.num_rows * step.seconds_per_row;
-  if (record.num_drafts < kFewDrafts || gain >= price) {
-    record.patience = kLeastPatience;
-  } else if (++record.num_skipped < record.patience) {
-    return false;
-  } else {
-    record.patience = std::min(2 * record.patience, kMostPatience);
+double DraftPrice::CatchingUp(int num_rows_behind) const {
+  return num_rows_behind <= kFewRows ? 0.0 : num_rows_behind * per_row_behind_.mean;
+}
+
+bool DraftPrice::Pays(const StepCost& step, int num_rows_behind, int num_tokens_left,
+                      Record& record) {
+  if (all_.num_drafts < kFewDrafts) return true;
+  const double weight = kSharedWeight / all_.num_drafts;
+  const double num_drafts = record.num_drafts + kSharedWeight;
+  const double accepted = (record.num_accepted + weight * all_.num_accepted) / num_drafts;
+  const double rows = (record.num_rows + weight * all_.num_rows) / num_drafts;
+  const double price = per_draft_.mean + rows * step.seconds_per_row;
+  const double gain = accepted * step.seconds_per_request - price;
+  const double num_drafts_left = std::min(num_tokens_left, kForesight) / (1 + accepted);
+  const double catching_up = CatchingUp(num_rows_behind);
+  if (gain >= 0 && gain * num_drafts_left >= catching_up) return true;
+  for (double* count : {&record.num_drafts, &record.num_accepted, &record.num_rows}) {
+    *count *= kSkipDecay;
   }
-  record.num_skipped = 0;
+  record.trial_seconds += kTrialShare * step.seconds_per_request;
+  record.trial_seconds += std::exchange(all_.trial_seconds, 0.0);
+  if (record.trial_seconds < price + catching_up) return false;
+  record.trial_seconds = 0;
   return true;
 }
 
 double DraftPrice::LeastPathProbability(const StepCost& step) const {
   if (step.seconds_per_request <= 0) return 0;
-  return (step.seconds_per_row + seconds_per_forward_) / step.seconds_per_request;
+  return (step.seconds_per_row + per_forward_.mean) / step.seconds_per_request;
 }
 
 }  // namespace forerun

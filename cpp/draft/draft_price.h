@@ -1,8 +1,11 @@
 // Whether to ask a drafter that is a model: its guesses cost time before they are made.
 //
-// What is compared, both by measurement: the tokens that a request's drafts brought lately, each
-// worth the time of a plain token, and the time that drafting them and checking them took. A
-// request whose drafts do not pay is asked again after a while, and after ever longer ones.
+// What is compared, both by measurement: the tokens that drafts bring, each worth the time of a
+// plain token, and the time that drafting them and checking them takes. What is expected of a
+// request's drafts is what its last ones brought, and as long as these are few what drafts of all
+// requests do. Where the drafter has to catch up with the request first, as behind a prompt, the
+// drafts to come must be worth that too. What does not pay is tried all the same, for a small part
+// of the time that goes by without it.
 #ifndef FORERUN_CPP_DRAFT_DRAFT_PRICE_H_
 #define FORERUN_CPP_DRAFT_DRAFT_PRICE_H_
 
@@ -10,12 +13,11 @@ namespace forerun {
 
 class DraftPrice {
  public:
-  // Of a request; about the last twenty drafts.
+  // What a request's drafts brought; about the last twenty, and the less the longer ago.
   struct Record {
     double num_drafts = 0, num_accepted = 0, num_rows = 0;
-    int num_skipped = 0;  // steps since the last draft
-    int patience = kLeastPatience;
-    bool was_asked = false;  // for this step
+    double trial_seconds = 0;  // that a draft may take which seems not to pay
+    bool was_asked = false;    // for this step
   };
 
   // Of a step: seconds of a step without drafts, for each request in it, and of one more row.
@@ -24,24 +26,35 @@ class DraftPrice {
     double seconds_per_row = 0;
   };
 
-  // What the drafter took for a step.
-  void ObserveDrafting(int num_requests, int num_forwards, double seconds);
+  // What the drafter took for a step, and how many known tokens it had not seen before.
+  void ObserveDrafting(int num_requests, int num_forwards, int num_rows_behind, double seconds);
   // To be called for every step that emits.
-  static void ObserveVerdict(int num_rows, int num_accepted, Record& record);
+  void ObserveVerdict(int num_rows, int num_accepted, Record& record);
 
-  // Counts a skipped step where the answer is no.
-  bool Pays(const StepCost& step, Record& record) const;
+  // Whether to ask for a draft of a request that can still emit this many tokens, and of which the
+  // drafter has not seen so many. To be called once a step.
+  bool Pays(const StepCost& step, int num_rows_behind, int num_tokens_left, Record& record);
+
+  // What an ended request did not use for trials is the next one's.
+  void End(const Record& record) { all_.trial_seconds += record.trial_seconds; }
 
   // A path that is less probable is not worth another guess behind it: its row, and its part of a
   // forward pass of the drafter.
   double LeastPathProbability(const StepCost& step) const;
 
  private:
-  static constexpr int kLeastPatience = 8;
-  static constexpr int kMostPatience = 128;
+  // A mean of what was measured, of all at first and of the last ones later.
+  struct Seconds {
+    double mean = 0, weight = 0;
+    void Observe(double seconds);
+    bool known() const { return weight > 0; }
+  };
 
-  double seconds_per_draft_ = 0;    // of a request
-  double seconds_per_forward_ = 0;  // likewise
+  double CatchingUp(int num_rows_behind) const;
+
+  Seconds per_draft_, per_forward_;  // of a request that the drafter keeps up with
+  Seconds per_row_behind_;
+  Record all_;  // of all requests; its trial_seconds are those that ended ones did not use
 };
 
 }  // namespace forerun

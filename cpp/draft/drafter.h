@@ -33,6 +33,7 @@ struct DraftRequest {
   const BlockTable* table = nullptr;
   // Paths that are less probable need not be continued.
   double least_path_probability = 0.0;
+  int num_rows_behind = 0;    // what NumRowsBehind says
   bool may_run_model = true;  // there is room for its rows, and they are thought to pay
   // Guesses of somebody else, which a model may go on from; null: none.
   const Draft* guide = nullptr;
@@ -58,6 +59,9 @@ class Drafter {
   // Forward passes of a network in the last Prepare; 0 where drafting costs next to nothing.
   virtual int num_forwards() const { return 0; }
   virtual bool is_model() const { return false; }
+  // Known tokens of the request, its last one not counted, that a draft would make it catch up
+  // with.
+  virtual int NumRowsBehind(const DraftRequest& /*request*/) const { return 0; }
   // Whether it was run for the request in the last Prepare.
   virtual bool RanModel(RequestId /*id*/) const { return false; }
 

@@ -31,6 +31,9 @@ class HybridDrafter : public Drafter {
   int num_draft_slots(int max_tokens) const override { return model_->num_draft_slots(max_tokens); }
   int num_forwards() const override { return model_->num_forwards(); }
   bool is_model() const override { return true; }
+  int NumRowsBehind(const DraftRequest& request) const override {
+    return model_->NumRowsBehind(request);
+  }
   void Prepare(std::span<const DraftRequest> requests) override;
   bool RanModel(RequestId id) const override { return model_->RanModel(id); }
   void Propose(const DraftRequest& request, Draft& draft) override;

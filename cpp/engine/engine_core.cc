@@ -297,9 +297,9 @@ void EngineCore::Observe(Request& request, int num_before, std::span<const int> 
   Guarded(request, [&] {
     // The model is worth what it adds.
     const Drafter::Share others = drafter_->WithoutModel(request.id, request.draft, accepted_nodes);
-    DraftPrice::ObserveVerdict(request.draft.size() - others.num_nodes,
-                               static_cast<int>(accepted_nodes.size()) - others.num_accepted,
-                               history.price);
+    price_.ObserveVerdict(request.draft.size() - others.num_nodes,
+                          static_cast<int>(accepted_nodes.size()) - others.num_accepted,
+                          history.price);
     drafter_->Observe(request.id, std::span(request.tokens).subspan(num_before));
   });
 }
@@ -311,7 +311,10 @@ void EngineCore::Finish(Request& request) {
                           request.finish_reason == FinishReason::kLength;
     Guarded(request, [&] { is_whole ? drafter_->End(request.id) : drafter_->Forget(request.id); });
   }
-  history_.erase(request.id);
+  if (const auto found = history_.find(request.id); found != history_.end()) {
+    price_.End(found->second.price);
+    history_.erase(found);
+  }
   request.metrics.total_seconds = Now() - request.submit_time;
   RequestUpdate& update = updates_.back();
   update.finish_reason = request.finish_reason;

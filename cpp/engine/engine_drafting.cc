@@ -43,8 +43,15 @@ void EngineCore::FindDraftRequests() {
     drafting_.push_back(request.get());
     wanted_.push_back({request->id, limit, request->rule, request->num_output_tokens(),
                        request->tokens, &request->table, least_path_probability});
-    wanted_.back().may_run_model =
-        request->drafts && (!cost || price_.Pays(*cost, history_[request->id].price));
+    DraftRequest& wanted = wanted_.back();
+    if (!request->drafts) {
+      wanted.may_run_model = false;
+      continue;
+    }
+    wanted.num_rows_behind = drafter_->NumRowsBehind(wanted);
+    wanted.may_run_model =
+        !cost || price_.Pays(*cost, wanted.num_rows_behind, request->num_draftable(),
+                             history_[request->id].price);
   }
 }
 
@@ -75,9 +82,13 @@ void EngineCore::PrepareDrafts() {
     const double begin = Now();
     drafter_->Prepare(prepared_);
     const double seconds = Now() - begin;
-    const auto num_run = std::ranges::count_if(
-        prepared_, [this](const DraftRequest& wanted) { return drafter_->RanModel(wanted.id); });
-    price_.ObserveDrafting(static_cast<int>(num_run), drafter_->num_forwards(), seconds);
+    int num_run = 0, num_rows_behind = 0;
+    for (const DraftRequest& wanted : prepared_) {
+      if (!drafter_->RanModel(wanted.id)) continue;
+      ++num_run;
+      num_rows_behind += wanted.num_rows_behind;
+    }
+    price_.ObserveDrafting(num_run, drafter_->num_forwards(), num_rows_behind, seconds);
   } catch (const std::exception&) {
     // It cannot be told whose fault it was.
     for (std::size_t i = 0; i < drafting_.size(); ++i) {

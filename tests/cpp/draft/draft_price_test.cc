@@ -7,56 +7,115 @@ namespace forerun {
 namespace {
 
 constexpr DraftPrice::StepCost kStep = {.seconds_per_request = 0.010, .seconds_per_row = 0.001};
+constexpr int kManyTokens = 1000;
 
-// How many of `num_steps` steps draft, when this many of four tokens are accepted.
-int NumDrafts(double accepted, int num_steps, double seconds_per_draft) {
-  DraftPrice price;
-  DraftPrice::Record record;
-  int num_drafts = 0;
-  double owed = 0;
-  for (int i = 0; i < num_steps; ++i) {
-    if (!price.Pays(kStep, record)) continue;
-    ++num_drafts;
-    price.ObserveDrafting(1, 4, seconds_per_draft);
-    owed += accepted;
-    const int now = static_cast<int>(owed);
-    owed -= now;
+// An engine's use of it: drafts of four tokens, by a drafter that keeps up with what it is asked
+// for.
+class Engine {
+ public:
+  explicit Engine(double seconds_per_draft) : seconds_per_draft_(seconds_per_draft) {}
+
+  // Whether a step of the request was drafted for; `accepted` of the four tokens come true on
+  // average.
+  bool Step(double accepted, DraftPrice::Record& record, int num_rows_behind = 0,
+            int num_tokens_left = kManyTokens) {
+    if (!price.Pays(kStep, num_rows_behind, num_tokens_left, record)) return false;
+    price.ObserveDrafting(1, 4, num_rows_behind, seconds_per_draft_ + 1e-4 * num_rows_behind);
+    owed_ += accepted;
+    const int now = static_cast<int>(owed_);
+    owed_ -= now;
     record.was_asked = true;
-    DraftPrice::ObserveVerdict(4, now, record);
+    price.ObserveVerdict(4, now, record);
+    return true;
   }
-  return num_drafts;
+
+  // How many of the steps of a request were drafted for. Behind its first draft the drafter keeps
+  // up with it.
+  int Request(double accepted, int num_steps, int num_rows_behind = 0) {
+    DraftPrice::Record record;
+    int num_drafts = 0;
+    for (int i = 0; i < num_steps; ++i) {
+      const int behind = num_drafts == 0 ? num_rows_behind : 0;
+      num_drafts += Step(accepted, record, behind, num_steps - i) ? 1 : 0;
+    }
+    price.End(record);
+    return num_drafts;
+  }
+
+  DraftPrice price;
+
+ private:
+  const double seconds_per_draft_;
+  double owed_ = 0;
+};
+
+TEST(DraftPriceTest, DraftsThatPayAreAlwaysMade) {
+  EXPECT_EQ(Engine(0.004).Request(1.5, 400), 400);
 }
 
-TEST(DraftPriceTest, DraftsThatPayAreAlwaysMade) { EXPECT_EQ(NumDrafts(1.5, 400, 0.004), 400); }
-
-TEST(DraftPriceTest, DraftsThatDoNotPayAreTriedNowAndThen) {
-  // 0.3 tokens of 10 ms for 4 ms of drafting and 4 ms of rows.
-  const int num_drafts = NumDrafts(0.3, 4000, 0.004);
-  EXPECT_GT(num_drafts, 20);
-  EXPECT_LT(num_drafts, 60);
+TEST(DraftPriceTest, DraftsThatDoNotPayAreTriedForASmallPartOfTheTime) {
+  // 0.3 tokens of 10 ms for 4 ms of drafting and 4 ms of rows: one in 80.
+  const int num_drafts = Engine(0.004).Request(0.3, 4000);
+  EXPECT_GT(num_drafts, 40);
+  EXPECT_LT(num_drafts, 75);
 }
 
 TEST(DraftPriceTest, ARequestThatBecomesPredictableIsNoticed) {
-  DraftPrice price;
+  Engine engine(0.004);
   DraftPrice::Record record;
+  for (int i = 0; i < 500; ++i) engine.Step(0, record);
   int last_skipped = 0;
-  for (int i = 0; i < 2000; ++i) {
-    if (!price.Pays(kStep, record)) {
-      last_skipped = i;
-      continue;
-    }
-    price.ObserveDrafting(1, 4, 0.004);
-    record.was_asked = true;
-    DraftPrice::ObserveVerdict(4, i < 500 ? 0 : 4, record);
+  for (int i = 0; i < 1500; ++i) {
+    if (!engine.Step(4, record)) last_skipped = i;
   }
-  EXPECT_GT(last_skipped, 400);
-  EXPECT_LT(last_skipped, 1500);
+  EXPECT_LT(last_skipped, 400);
+}
+
+TEST(DraftPriceTest, ACostlyBeginningSaysNothingOfTheDraftsToCome) {
+  // Behind each prompt of 1000 tokens the drafter takes 100 ms, and then 2 ms for a draft.
+  Engine engine(0.002);
+  EXPECT_EQ(engine.Request(1.5, 400, 1000), 400);
+  EXPECT_NEAR(engine.price.LeastPathProbability(kStep), (0.001 + 0.0005) / 0.010, 1e-4);
+  EXPECT_EQ(engine.Request(1.5, 400, 1000), 400);
+}
+
+TEST(DraftPriceTest, CatchingUpMustBeWorthItForTheTokensLeft) {
+  Engine engine(0.002);
+  engine.Request(1.0, 100, 1000);
+  // Drafts bring 10 ms for 6 ms each: 25 of them pay for the 100 ms, 10 do not.
+  EXPECT_EQ(engine.Request(1.0, 20, 1000), 0);
+  EXPECT_EQ(engine.Request(1.0, 20, 0), 20);
+  EXPECT_EQ(engine.Request(1.0, 200, 1000), 200);
+}
+
+TEST(DraftPriceTest, RequestsLearnFromEachOther) {
+  Engine engine(0.004);
+  engine.Request(0.1, 200);
+  EXPECT_LE(engine.Request(0.1, 60), 1);
+  // And yet decide for themselves: of two that are asked now and then, one is worth it.
+  DraftPrice::Record good, bad;
+  int num_good = 0, num_bad = 0;
+  for (int i = 0; i < 1000; ++i) {
+    num_good += engine.Step(3, good) ? 1 : 0;
+    num_bad += engine.Step(0, bad) ? 1 : 0;
+  }
+  EXPECT_GT(num_good, 600);
+  EXPECT_LT(num_bad, 300);
+}
+
+TEST(DraftPriceTest, ShortRequestsShareTheirTrials) {
+  Engine engine(0.004);
+  engine.Request(0.1, 200);
+  int num_drafts = 0;
+  for (int i = 0; i < 100; ++i) num_drafts += engine.Request(0.1, 20);
+  EXPECT_GT(num_drafts, 10);
+  EXPECT_LT(num_drafts, 40);
 }
 
 TEST(DraftPriceTest, ACostlierForwardAsksForMoreProbablePaths) {
   DraftPrice cheap, dear;
-  cheap.ObserveDrafting(2, 4, 0.001);
-  dear.ObserveDrafting(2, 4, 0.016);
+  cheap.ObserveDrafting(2, 4, 0, 0.001);
+  dear.ObserveDrafting(2, 4, 0, 0.016);
   EXPECT_NEAR(cheap.LeastPathProbability(kStep), (0.001 + 0.001 / 8) / 0.010, 1e-9);
   EXPECT_GT(dear.LeastPathProbability(kStep), cheap.LeastPathProbability(kStep));
 }
