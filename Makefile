@@ -98,7 +98,7 @@ format: $(VENV)/.lint
 	$(BIN)/ruff format .
 
 sanitize: $(VENV)/.test
-	$(BIN)/cmake -S . -B $(BUILD)/asan $(CMAKE_COMMON) -DFORERUN_BUILD_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFORERUN_SANITIZE=address,undefined
+	$(BIN)/cmake -S . -B $(BUILD)/asan $(CMAKE_COMMON) -DFORERUN_BUILD_TESTS=ON -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 -DFORERUN_SANITIZE=address,undefined
 	$(BIN)/cmake --build $(BUILD)/asan -j $(JOBS)
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BIN)/ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS)
 

@@ -7,19 +7,18 @@ namespace forerun {
 namespace {
 
 constexpr double kTimeDecay = 0.95;
-constexpr double kRecordDecay = 0.95;
+constexpr double kRecordDecay = 0.98;
 constexpr double kSharedDecay = 0.99;
 // For each step without a draft: the text may have become another.
-constexpr double kSkipDecay = 0.98;
+constexpr double kSkipDecay = 0.995;
 // One slow pass says more about the machine's neighbours than about the drafter.
 constexpr double kOutlierFactor = 2;
 
 // What all requests' drafts bring weighs as much as this many of the request's own.
-constexpr double kSharedWeight = 2;
-// Before this many drafts nothing is known about the drafter.
-constexpr double kFewDrafts = 3;
-// A text's end is not known: what is expected of the future is about so many tokens.
-constexpr int kForesight = 256;
+constexpr double kSharedWeight = 8;
+// A text's end is not known: it is expected halfway, and not far away.
+constexpr double kShareOfTokensLeft = 0.5;
+constexpr double kForesight = 256;
 // Rows that cost a forward next to nothing.
 constexpr int kFewRows = 16;
 // Of the time that goes by without drafts because they seem not to pay.
@@ -63,14 +62,14 @@ double DraftPrice::CatchingUp(int num_rows_behind) const {
 
 bool DraftPrice::Pays(const StepCost& step, int num_rows_behind, int num_tokens_left,
                       Record& record) {
-  if (all_.num_drafts < kFewDrafts) return true;
   const double weight = kSharedWeight / all_.num_drafts;
   const double num_drafts = record.num_drafts + kSharedWeight;
   const double accepted = (record.num_accepted + weight * all_.num_accepted) / num_drafts;
   const double rows = (record.num_rows + weight * all_.num_rows) / num_drafts;
   const double price = per_draft_.mean + rows * step.seconds_per_row;
   const double gain = accepted * step.seconds_per_request - price;
-  const double num_drafts_left = std::min(num_tokens_left, kForesight) / (1 + accepted);
+  const double num_drafts_left =
+      std::min(kShareOfTokensLeft * num_tokens_left, kForesight) / (1 + accepted);
   const double catching_up = CatchingUp(num_rows_behind);
   if (gain >= 0 && gain * num_drafts_left >= catching_up) return true;
   for (double* count : {&record.num_drafts, &record.num_accepted, &record.num_rows}) {

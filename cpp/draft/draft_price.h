@@ -13,7 +13,7 @@ namespace forerun {
 
 class DraftPrice {
  public:
-  // What a request's drafts brought; about the last twenty, and the less the longer ago.
+  // What a request's drafts brought; about the last fifty, and the less the longer ago.
   struct Record {
     double num_drafts = 0, num_accepted = 0, num_rows = 0;
     double trial_seconds = 0;  // that a draft may take which seems not to pay
@@ -54,7 +54,9 @@ class DraftPrice {
 
   Seconds per_draft_, per_forward_;  // of a request that the drafter keeps up with
   Seconds per_row_behind_;
-  Record all_;  // of all requests; its trial_seconds are those that ended ones did not use
+  // Of all requests; its trial_seconds are those that ended ones did not use. Begins with a few
+  // good drafts, since a drafter is there to be tried.
+  Record all_ = {.num_drafts = 4, .num_accepted = 4, .num_rows = 8};
 };
 
 }  // namespace forerun

@@ -82,7 +82,7 @@ TEST(DraftPriceTest, ACostlyBeginningSaysNothingOfTheDraftsToCome) {
 TEST(DraftPriceTest, CatchingUpMustBeWorthItForTheTokensLeft) {
   Engine engine(0.002);
   engine.Request(1.0, 100, 1000);
-  // Drafts bring 10 ms for 6 ms each: 25 of them pay for the 100 ms, 10 do not.
+  // Drafts bring 10 ms for 6 ms each: 50 of them pay for the 100 ms, 5 do not.
   EXPECT_EQ(engine.Request(1.0, 20, 1000), 0);
   EXPECT_EQ(engine.Request(1.0, 20, 0), 20);
   EXPECT_EQ(engine.Request(1.0, 200, 1000), 200);
