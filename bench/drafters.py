@@ -5,7 +5,7 @@
 JSON is a speculative_config, as in  eagle3='{"model": "head", "num_speculative_tokens": 4}'.
 PROMPTS.jsonl has {"turns": ["text", ...], "category": "name"} lines. Every prompt is one chat of
 one turn, greedy, one request at a time, plain and with each drafter in turns, --rounds times over;
-the fastest counts, and nothing is remembered from one request to the next. Printed by category:
+the fastest counts, and no text is remembered from one request to the next. Printed by category:
 the mean acceptance length (accepted guesses of a pass, and the token after them, over all passes
 behind the prompt's), the speed relative to plain decoding with the prompt and behind it, and
 whether all ids were the same. The last lines say what drafting costs, beside a plain step.
@@ -41,7 +41,7 @@ class Tally:
     def add(self, rounds: Sequence[RequestOutput]) -> None:
         """Counts a prompt: its tokens once, and the fastest round."""
         metrics = [output.metrics for output in rounds if output.metrics is not None]
-        self.ids.append(list(rounds[0].outputs[0].token_ids))
+        self.ids += [list(output.outputs[0].token_ids) for output in rounds]
         self.num_decoded += len(self.ids[-1]) - 1
         self.num_accepted += metrics[0].spec_decode.num_accepted_tokens
         self.whole_seconds += min(m.total_seconds - m.queue_seconds for m in metrics)
@@ -68,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--together", action="store_true", help="lengths only, in batches of 16")
     options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error(f"rounds: got {options.rounds}, valid: at least 1")
     configs: dict[str, Any] = {"plain": None}
     for text in options.drafter:
         name, _, config = text.partition("=")

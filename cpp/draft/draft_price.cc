@@ -19,15 +19,13 @@ constexpr double kSharedWeight = 8;
 // A text's end is not known: it is expected halfway, and not far away.
 constexpr double kShareOfTokensLeft = 0.5;
 constexpr double kForesight = 256;
-// Rows that cost a forward next to nothing.
-constexpr int kFewRows = 16;
 // Of the time that goes by without drafts because they seem not to pay.
 constexpr double kTrialShare = 0.01;
 
 }  // namespace
 
 void DraftPrice::Seconds::Observe(double seconds) {
-  if (known()) seconds = std::min(seconds, kOutlierFactor * mean);
+  if (mean > 0) seconds = std::min(seconds, kOutlierFactor * mean);
   weight = kTimeDecay * weight + 1;
   mean += (seconds - mean) / weight;
 }
@@ -35,18 +33,19 @@ void DraftPrice::Seconds::Observe(double seconds) {
 void DraftPrice::ObserveDrafting(int num_requests, int num_forwards, int num_rows_behind,
                                  double seconds) {
   if (num_requests == 0 || num_forwards == 0) return;
-  if (num_rows_behind <= kFewRows * num_requests) {
+  if (num_rows_behind == 0) {
     per_draft_.Observe(seconds / num_requests);
     per_forward_.Observe(seconds / num_requests / num_forwards);
-  } else {
-    const double catching_up = std::max(0.0, seconds - per_draft_.mean * num_requests);
-    per_row_behind_.Observe(catching_up / num_rows_behind);
+    return;
   }
+  const double catching_up = seconds - per_draft_.mean * num_requests;
+  if (catching_up > 0) per_row_behind_.Observe(catching_up / num_rows_behind);
 }
 
 void DraftPrice::ObserveVerdict(int num_rows, int num_accepted, Record& record) {
   if (!record.was_asked) return;
   record.was_asked = false;
+  record.trial_seconds = 0;
   const auto count = [&](double decay, Record& counts) {
     counts.num_drafts = decay * counts.num_drafts + 1;
     counts.num_accepted = decay * counts.num_accepted + num_accepted;
@@ -72,14 +71,13 @@ bool DraftPrice::Pays(const StepCost& step, int num_rows_behind, int num_tokens_
       std::min(kShareOfTokensLeft * num_tokens_left, kForesight) / (1 + accepted);
   const double catching_up = CatchingUp(num_rows_behind);
   if (gain >= 0 && gain * num_drafts_left >= catching_up) return true;
+  record.trial_seconds += kTrialShare * step.seconds_per_request;
+  record.trial_seconds += std::exchange(all_.trial_seconds, 0.0);
+  if (record.trial_seconds >= price + catching_up) return true;
   for (double* count : {&record.num_drafts, &record.num_accepted, &record.num_rows}) {
     *count *= kSkipDecay;
   }
-  record.trial_seconds += kTrialShare * step.seconds_per_request;
-  record.trial_seconds += std::exchange(all_.trial_seconds, 0.0);
-  if (record.trial_seconds < price + catching_up) return false;
-  record.trial_seconds = 0;
-  return true;
+  return false;
 }
 
 double DraftPrice::LeastPathProbability(const StepCost& step) const {

@@ -13,6 +13,9 @@ namespace forerun {
 
 class DraftPrice {
  public:
+  // Known tokens that cost a forward next to nothing beside the last one.
+  static constexpr int kFewRows = 16;
+
   // What a request's drafts brought; about the last fifty, and the less the longer ago.
   struct Record {
     double num_drafts = 0, num_accepted = 0, num_rows = 0;
@@ -26,12 +29,13 @@ class DraftPrice {
     double seconds_per_row = 0;
   };
 
-  // What the drafter took for a step, and how many known tokens it had not seen before.
+  // What the drafter took for a step, and the known tokens that it had not seen before of requests
+  // that have more than kFewRows of them.
   void ObserveDrafting(int num_requests, int num_forwards, int num_rows_behind, double seconds);
   // To be called for every step that emits.
   void ObserveVerdict(int num_rows, int num_accepted, Record& record);
 
-  // Whether to ask for a draft of a request that can still emit this many tokens, and of which the
+  // Whether to ask for a draft of a request that can still draft this many tokens, and of which the
   // drafter has not seen so many. To be called once a step.
   bool Pays(const StepCost& step, int num_rows_behind, int num_tokens_left, Record& record);
 
@@ -47,7 +51,6 @@ class DraftPrice {
   struct Seconds {
     double mean = 0, weight = 0;
     void Observe(double seconds);
-    bool known() const { return weight > 0; }
   };
 
   double CatchingUp(int num_rows_behind) const;

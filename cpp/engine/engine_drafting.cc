@@ -58,12 +58,12 @@ void EngineCore::FindDraftRequests() {
 std::optional<DraftPrice::StepCost> EngineCore::PriceOfStep() const {
   const bool is_known = drafter_ != nullptr && drafter_->is_model() && controller_.cost().known();
   if (!config_.adaptive || !is_known || scheduler_.running().empty()) return {};
-  int num_rows = 0;
-  for (const auto& request : scheduler_.running()) num_rows += request->num_pending();
-  const double seconds =
-      controller_.cost().Seconds(std::min(num_rows, config_.max_num_batched_tokens));
-  const auto num_requests = static_cast<double>(scheduler_.running().size());
-  return DraftPrice::StepCost{seconds / num_requests, controller_.cost().seconds_per_row()};
+  // A neighbour's prompt makes the step longer, not the token dearer.
+  const auto num_decoding = static_cast<int>(std::ranges::count_if(
+      scheduler_.running(), [](const auto& request) { return request->num_pending() == 1; }));
+  if (num_decoding == 0) return {};
+  const StepCostModel& cost = controller_.cost();
+  return DraftPrice::StepCost{cost.Seconds(num_decoding) / num_decoding, cost.seconds_per_row()};
 }
 
 void EngineCore::PrepareDrafts() {
@@ -86,7 +86,7 @@ void EngineCore::PrepareDrafts() {
     for (const DraftRequest& wanted : prepared_) {
       if (!drafter_->RanModel(wanted.id)) continue;
       ++num_run;
-      num_rows_behind += wanted.num_rows_behind;
+      if (wanted.num_rows_behind > DraftPrice::kFewRows) num_rows_behind += wanted.num_rows_behind;
     }
     price_.ObserveDrafting(num_run, drafter_->num_forwards(), num_rows_behind, seconds);
   } catch (const std::exception&) {

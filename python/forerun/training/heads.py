@@ -191,8 +191,8 @@ class MlpSpeculator(Head):
     """A recurrent state that takes in a token per position; its weights are tied over positions.
 
     Its embeddings are a learned map of the target's: what is learned of a token serves all. With a
-    `loss_vocab_size`, a step compares the most frequent tokens, and a quarter of that number drawn
-    from the others: rare ones must stay improbable too.
+    `loss_vocab_size`, a step compares the most frequent tokens, the batch's own, and others that
+    are drawn: rare ones must stay improbable too.
     """
 
     def __init__(
@@ -216,12 +216,8 @@ class MlpSpeculator(Head):
         self.head = nn.Parameter(target.lm_head.clone(), requires_grad=not options.freeze_head)
         state_weight = 0.5 ** (0.5 / self.num_positions)
         self.ratio = ((1 - state_weight**2) * hidden / 2) ** 0.5 / state_weight
-        self.frequent = self.others = None
-        if frequent is not None:
-            self.frequent = torch.tensor(frequent)
-            is_other = torch.ones(target.vocab_size, dtype=torch.bool)
-            is_other[self.frequent] = False
-            self.others = is_other.nonzero()[:, 0]
+        self.num_compared = options.loss_vocab_size or target.vocab_size
+        self.frequent = None if frequent is None else torch.tensor(frequent)
 
     def guesses(self, batch: Batch) -> list[Guess]:
         """Cross-entropy with the target's distribution over the tokens that are compared."""
@@ -245,16 +241,24 @@ class MlpSpeculator(Head):
 
     def _compared(self, batch: Batch) -> Tensor | None:
         """The ids of this step's loss, the same ones for the same batch; None: all."""
-        if self.frequent is None or self.others is None or not torch.is_grad_enabled():
+        if self.frequent is None or not torch.is_grad_enabled():
             return None
+        chosen = torch.zeros(self.target.vocab_size, dtype=torch.bool)
+        chosen[self.frequent] = True
+        # What is true must be among them.
+        chosen[batch.tokens.flatten().cpu()] = True
+        others = (~chosen).nonzero()[:, 0]
         draw = torch.Generator().manual_seed(int(batch.tokens.sum()))
-        drawn = torch.randperm(len(self.others), generator=draw)[: len(self.frequent) // 3]
-        return torch.cat([self.frequent, self.others[drawn]]).to(batch.tokens.device)
+        count = max(0, self.num_compared - int(chosen.sum()))
+        chosen[others[torch.randperm(len(others), generator=draw)[:count]]] = True
+        return chosen.nonzero()[:, 0].to(batch.tokens.device)
 
     def load(self, tensors: dict[str, Tensor]) -> None:
         """The embeddings are learned on as they are."""
-        super().load(tensors)
-        self.emb.copy_(tensors["speculator.emb.0.weight"])
+        embedding = "speculator.emb.0.weight"
+        super().load({name: tensor for name, tensor in tensors.items() if name != embedding})
+        self.emb.copy_(tensors[embedding])
+        nn.init.eye_(self.emb_map)
 
     def tensors(self) -> dict[str, Tensor]:
         """The published names; what is tied over positions is stored once."""

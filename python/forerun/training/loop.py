@@ -75,7 +75,9 @@ class Trainer:
         if state is not None:
             vocabulary = state["vocabulary"]
         elif options.loss_vocab_size is not None:
-            vocabulary = self._vocabulary(target, max(1, options.loss_vocab_size * 3 // 4))
+            is_all = options.loss_vocab_size >= target.vocab_size
+            size = None if is_all else options.loss_vocab_size * 3 // 4
+            vocabulary = self._vocabulary(target, size)
         else:
             size = options.draft_vocab_size
             vocabulary = None

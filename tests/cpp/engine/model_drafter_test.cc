@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpp/draft/autoregressive.h"
+#include "cpp/draft/hybrid.h"
 #include "cpp/engine/engine_core.h"
 #include "tests/cpp/testing/scripted_executor.h"
 #include "tests/cpp/testing/scripted_network.h"
@@ -161,6 +162,47 @@ TEST(ModelDrafterTest, WhoDraftsNothingForAWhileCatchesUpLater) {
   served.core().Submit(RandomPrompt(random, 9), params);
   served.Finish();
   EXPECT_EQ(served.num_network_rows(), 0);
+}
+
+TEST(ModelDrafterTest, WhatItHasToCatchUpWithIsCounted) {
+  constexpr int kNumBlocks = 16, kBlockSize = 4;
+  AutoregressiveSetting setting;
+  setting.max_depth = 2;
+  setting.vocab_size = kVocabSize;
+  setting.max_rows = 32;
+  setting.num_blocks = kNumBlocks;
+  auto network = std::make_unique<ScriptedNetwork>(kVocabSize, kNumBlocks, kBlockSize, 1.0);
+  const ScriptedNetwork& seen = *network;
+  HybridDrafter drafter(
+      std::make_unique<SuffixDrafter>(SpeculativeOptions{}),
+      std::make_unique<AutoregressiveDrafter>(std::move(network), nullptr, setting),
+      /*enough_tokens=*/100);
+  BlockPool pool(kNumBlocks, kBlockSize, /*enable_prefix_caching=*/false);
+  BlockTable table(pool);
+  ASSERT_TRUE(table.Reserve(30));
+  std::mt19937 random(8);
+  std::vector<TokenId> text = RandomPrompt(random, 15);
+  drafter.Begin(1, text);
+  const SamplingRule greedy;
+  for (int num_new : {15, 1, 3, 7}) {
+    if (num_new < 15) {
+      const std::vector<TokenId> committed = RandomPrompt(random, num_new);
+      text.insert(text.end(), committed.begin(), committed.end());
+      drafter.Observe(1, committed);
+    }
+    const DraftRequest request = {.id = 1,
+                                  .max_tokens = 2,
+                                  .rule = greedy,
+                                  .first_output_index = 0,
+                                  .tokens = text,
+                                  .table = &table};
+    EXPECT_EQ(drafter.NumRowsBehind(request), num_new - 1);
+    const int num_rows = seen.num_rows();
+    drafter.Prepare(std::span(&request, 1));
+    EXPECT_EQ(drafter.NumRowsBehind(request), 0);
+    // These, the last token's, and a drafted one's.
+    EXPECT_EQ(seen.num_rows() - num_rows, num_new + 1);
+  }
 }
 
 // Half of the guesses are wrong, and every second token is cheap to make plainly.
