@@ -8,7 +8,7 @@ namespace {
 
 constexpr double kTimeDecay = 0.95;
 constexpr double kRecordDecay = 0.98;
-constexpr double kSharedDecay = 0.99;
+constexpr double kSharedDecay = 0.97;
 // For each step without a draft: the text may have become another.
 constexpr double kSkipDecay = 0.995;
 // One slow pass says more about the machine's neighbours than about the drafter.
@@ -46,6 +46,7 @@ void DraftPrice::ObserveVerdict(int num_rows, int num_accepted, Record& record) 
   if (!record.was_asked) return;
   record.was_asked = false;
   record.trial_seconds = 0;
+  record.num_first_left = std::max(0, record.num_first_left - 1);
   const auto count = [&](double decay, Record& counts) {
     counts.num_drafts = decay * counts.num_drafts + 1;
     counts.num_accepted = decay * counts.num_accepted + num_accepted;
@@ -70,6 +71,7 @@ bool DraftPrice::Pays(const StepCost& step, int num_rows_behind, int num_tokens_
   const double num_drafts_left =
       std::min(kShareOfTokensLeft * num_tokens_left, kForesight) / (1 + accepted);
   const double catching_up = CatchingUp(num_rows_behind);
+  if (record.num_first_left > 0 && catching_up < step.seconds_per_request) return true;
   if (gain >= 0 && gain * num_drafts_left >= catching_up) return true;
   record.trial_seconds += kTrialShare * step.seconds_per_request;
   record.trial_seconds += std::exchange(all_.trial_seconds, 0.0);

@@ -21,6 +21,8 @@ class DraftPrice {
     double num_drafts = 0, num_accepted = 0, num_rows = 0;
     double trial_seconds = 0;  // that a draft may take which seems not to pay
     bool was_asked = false;    // for this step
+    // Drafts that are asked for whatever others brought, unless there is much to catch up with.
+    int num_first_left = 2;
   };
 
   // Of a step: seconds of a step without drafts, for each request in it, and of one more row.
