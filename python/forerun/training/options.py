@@ -73,7 +73,7 @@ class TrainOptions:
             for eagle3, or as many as where it starts; all for medusa.
         loss_vocab_size: tokens that a step's loss compares where the head is frozen: three quarters
             are the most frequent of the answers, the others the batch's own and drawn ones. All by
-            default; a fifth of a large vocabulary is some four times as fast.
+            default.
         layer_ids: the target's layers that eagle3 reads, by how many are before them.
         fc_norm: eagle3 norms each of the states that it reads.
         norm_before_residual: eagle3 takes the normed feature as residual.
