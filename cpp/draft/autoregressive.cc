@@ -50,7 +50,7 @@ int AutoregressiveDrafter::num_draft_slots(int max_tokens) const {
 
 void AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requests) {
   if (jobs_.size() < requests.size()) jobs_.resize(requests.size());
-  num_jobs_ = num_forwards_ = 0;
+  num_jobs_ = num_forwards_ = num_caught_up_ = 0;
   for (const DraftRequest& request : requests) {
     if (!request.may_run_model || std::ssize(request.tokens) <= network_->first_slot()) continue;
     Job& job = jobs_[num_jobs_++];
@@ -63,7 +63,13 @@ void AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requests) {
     job.is_over = false;
   }
   if (num_jobs_ == 0) return;
-  FindKnownRuns();
+  try {
+    RunKnownTokens();
+  } catch (...) {
+    // How far it came is not known.
+    for (Job& job : std::span(jobs_).first(num_jobs_)) synced_.Forget(*job.request->table);
+    throw;
+  }
   const int max_depth = std::min(setting_.max_depth, network_->max_depth());
   for (int depth = 1; depth < max_depth; ++depth) {
     RunLevel(depth);
@@ -122,11 +128,14 @@ int AutoregressiveDrafter::NumRowsBehind(const DraftRequest& request) const {
   return num_rows;
 }
 
-void AutoregressiveDrafter::FindKnownRuns() {
+void AutoregressiveDrafter::RunKnownTokens() {
   runs_.clear();
-  int num_rows = 0;
   for (Job& job : std::span(jobs_).first(num_jobs_)) {
+    const BlockTable& table = *job.request->table;
     EachRunBehind(*job.request, [&](int begin, int end) {
+      // A prefix that requests share is the first one's to run. The others' rows may be in the same
+      // forward: its layers store all rows' keys and values before they attend to any.
+      synced_.MarkSynced(table, begin, end);
       const bool continues =
           !runs_.empty() && runs_.back().job == &job && runs_.back().end == begin;
       if (continues) {
@@ -134,12 +143,14 @@ void AutoregressiveDrafter::FindKnownRuns() {
       } else {
         runs_.push_back({&job, begin, end});
       }
-      num_rows += end - begin;
+      num_caught_up_ += end - begin;
     });
     // The last token's row is run in any case: the guesses come out of it.
-    runs_.push_back({&job, num_known(job) - 1, num_known(job)});
-    ++num_rows;
+    const int last = num_known(job) - 1;
+    runs_.push_back({&job, last, last + 1});
+    if (network_->has_kv()) synced_.MarkSynced(table, last, last + 1);
   }
+  const int num_rows = num_caught_up_ + num_jobs_;
   if (num_rows <= setting_.max_rows) return RunKnown(runs_, /*with_logits=*/true);
 
   // Too much for one forward, as behind a long prompt: all but the last tokens come first.
@@ -187,11 +198,6 @@ void AutoregressiveDrafter::RunKnown(std::span<const KnownRun> runs, bool with_l
   }
   ++num_forwards_;
   const ConstRows logits = network_->Forward({tokens_, sequences_, logits_rows_, sources_, 0});
-  if (network_->has_kv()) {
-    for (const KnownRun& run : runs) {
-      synced_.MarkSynced(*run.job->request->table, run.begin, run.end);
-    }
-  }
   if (!with_logits) return;
   for (Job& job : std::span(jobs_).first(num_jobs_)) Grow(job, 0, logits);
 }

@@ -52,6 +52,7 @@ class AutoregressiveDrafter : public Drafter {
   void Forget(RequestId /*id*/) override {}
   int num_draft_slots(int max_tokens) const override;
   int num_forwards() const override { return num_forwards_; }
+  int num_caught_up() const override { return num_caught_up_; }
   bool is_model() const override { return true; }
   int NumRowsBehind(const DraftRequest& request) const override;
   void Prepare(std::span<const DraftRequest> requests) override;
@@ -84,7 +85,8 @@ class AutoregressiveDrafter : public Drafter {
   template <typename Run>
   void EachRunBehind(const DraftRequest& request, Run run) const;
   int MostOwnNodes() const;  // of a tree, without a guide's
-  void FindKnownRuns();
+  // Of all jobs: what the network has not seen, and the last token.
+  void RunKnownTokens();
   void RunKnown(std::span<const KnownRun> runs, bool with_logits);
   void RunLevel(int depth);
   void Grow(Job& job, int depth, ConstRows logits);
@@ -114,6 +116,7 @@ class AutoregressiveDrafter : public Drafter {
   std::vector<Job> jobs_;  // the first num_jobs_
   int num_jobs_ = 0;
   int num_forwards_ = 0;
+  int num_caught_up_ = 0;
   std::vector<KnownRun> runs_, chunk_;
   std::vector<TokenId> tokens_;
   std::vector<SequenceRows> sequences_;

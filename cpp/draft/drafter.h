@@ -58,6 +58,8 @@ class Drafter {
 
   // Forward passes of a network in the last Prepare; 0 where drafting costs next to nothing.
   virtual int num_forwards() const { return 0; }
+  // Known tokens that it ran there, last ones not counted.
+  virtual int num_caught_up() const { return 0; }
   virtual bool is_model() const { return false; }
   // Known tokens of the request, its last one not counted, that a draft would make it catch up
   // with.

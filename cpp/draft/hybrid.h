@@ -30,6 +30,7 @@ class HybridDrafter : public Drafter {
   void Forget(RequestId id) override;
   int num_draft_slots(int max_tokens) const override { return model_->num_draft_slots(max_tokens); }
   int num_forwards() const override { return model_->num_forwards(); }
+  int num_caught_up() const override { return model_->num_caught_up(); }
   bool is_model() const override { return true; }
   int NumRowsBehind(const DraftRequest& request) const override {
     return model_->NumRowsBehind(request);

@@ -23,8 +23,11 @@ MedusaNetwork::MedusaNetwork(const std::string& directory, const Transformer& ta
   if (!reader.Has(first(0))) {
     throw CheckpointError("tensor '" + first(0) + "'", "nothing", "a Medusa head");
   }
-  // Configs are known to count heads wrongly.
-  for (int i = 0; reader.Has(first(i)); ++i) ReadHead(i, is_original, reader);
+  // All blocks have one or none has. The original's configs are known to be wrong.
+  const std::string first_block = first(0).substr(0, first(0).rfind('.'));
+  const bool has_biases =
+      reader.Has(first_block + ".bias") || (!is_original && config.Bool("medusa_fc_bias", false));
+  for (int i = 0; reader.Has(first(i)); ++i) ReadHead(i, is_original, has_biases, reader);
   ReadVocabulary(config, target_directory, reader);
   reader.CheckLeftovers([](const std::string&) { return false; }, "only tensors of Medusa heads");
   logit_scale_ = static_cast<float>(config.PositiveNumber("logit_scale", 1.0));
@@ -34,7 +37,7 @@ MedusaNetwork::MedusaNetwork(const std::string& directory, const Transformer& ta
   block_ = MakeScratch(max_rows, hidden_size_);
 }
 
-void MedusaNetwork::ReadHead(int index, bool is_original, WeightReader& reader) {
+void MedusaNetwork::ReadHead(int index, bool is_original, bool has_biases, WeightReader& reader) {
   const std::string number = std::to_string(index);
   const auto block = [&](int layer) {
     return is_original ? number + "." + std::to_string(layer) + ".linear"
@@ -46,7 +49,7 @@ void MedusaNetwork::ReadHead(int index, bool is_original, WeightReader& reader) 
     const std::string name = block(num_blocks);
     Block& read = head.blocks.emplace_back();
     read.weight = reader.TakeMatrix({{name, hidden_size_}}, hidden_size_, target_.dtype(), ops_);
-    if (reader.Has(name + ".bias")) read.bias = reader.TakeBias({{name, hidden_size_}});
+    if (has_biases) read.bias = reader.TakeBias({{name, hidden_size_}});
   }
   const std::string output =
       is_original ? number + "." + std::to_string(num_blocks) : "lm_heads." + number;

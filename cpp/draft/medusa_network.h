@@ -42,7 +42,7 @@ class MedusaNetwork : public DraftNetwork {
     std::unique_ptr<PackedMatrix> output;  // null: shared_output_
   };
 
-  void ReadHead(int index, bool is_original, WeightReader& reader);
+  void ReadHead(int index, bool is_original, bool has_biases, WeightReader& reader);
   void ReadVocabulary(const JsonObject& config, const std::string& target_directory,
                       WeightReader& reader);
 

@@ -36,6 +36,11 @@ class SyncedSlots {
     }
   }
 
+  // Nothing in the table's blocks is in step any more.
+  void Forget(const BlockTable& table) {
+    for (BlockId block : table.blocks()) blocks_[block].num_synced = 0;
+  }
+
  private:
   struct Block {
     std::uint32_t generation = 0;

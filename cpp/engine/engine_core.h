@@ -162,6 +162,7 @@ void EngineCore::Guarded(Request& request, const Hook& hook) {
     hook();
   } catch (const std::exception&) {
     request.drafts = false;
+    ++counters_.num_drafting_failures;
     request.draft.Clear();
     try {
       drafter_->Forget(request.id);

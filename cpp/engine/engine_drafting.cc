@@ -88,6 +88,8 @@ void EngineCore::PrepareDrafts() {
       ++num_run;
       if (wanted.num_rows_behind > DraftPrice::kFewRows) num_rows_behind += wanted.num_rows_behind;
     }
+    // What requests share was run once.
+    num_rows_behind = std::min(num_rows_behind, drafter_->num_caught_up());
     price_.ObserveDrafting(num_run, drafter_->num_forwards(), num_rows_behind, seconds);
   } catch (const std::exception&) {
     // It cannot be told whose fault it was.

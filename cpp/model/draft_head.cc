@@ -69,8 +69,8 @@ JsonObject ReadDraftConfig(const std::string& directory) {
 }
 
 std::string CanonicalDraftName(const std::string& name) {
-  constexpr std::array<std::string_view, 4> kPrefixes = {"model.", "speculator.", "medusa_heads.",
-                                                         "draft_model."};
+  constexpr std::array<std::string_view, 5> kPrefixes = {"model.", "language_model.", "speculator.",
+                                                         "medusa_heads.", "draft_model."};
   std::string_view rest = name;
   for (bool is_stripped = true; is_stripped;) {
     is_stripped = false;
@@ -178,6 +178,13 @@ void DraftHeadReader::ReadEagle3(const JsonObject& config, const DraftHeadOverri
                             "one of norm_before_fc and fc_norm");
     }
     spec_.num_feature_norms = static_cast<int>(spec_.features.taps.size());
+  }
+  for (const auto& [flag, norm] :
+       {std::pair("norm_before_fc", "input_norm.weight"), {"fc_norm", "fc_norm.0.weight"}}) {
+    if (config.Bool(flag, false) && !reader_.Has(norm)) {
+      throw CheckpointError("tensor '" + std::string(norm) + "'", "nothing",
+                            std::string("a norm, as ") + flag + " says");
+    }
   }
   ReadLayers(config, 2 * hidden);
   const bool usual =

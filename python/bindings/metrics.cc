@@ -32,6 +32,7 @@ void RegisterEngineMetrics(py::module_& module) {
       .def_readonly("num_generated_tokens", &Metrics::num_generated_tokens)
       .def_readonly("num_preemptions", &Metrics::num_preemptions)
       .def_readonly("num_finished_requests", &Metrics::num_finished_requests)
+      .def_readonly("num_drafting_failures", &Metrics::num_drafting_failures)
       .def_readonly("draft_seconds", &Metrics::draft_seconds)
       .def_readonly("model_seconds", &Metrics::model_seconds)
       .def_readonly("verify_seconds", &Metrics::verify_seconds)

@@ -507,6 +507,9 @@ class EngineMetrics:
     def num_cached_prompt_tokens(self) -> int:
         ...
     @property
+    def num_drafting_failures(self) -> int:
+        ...
+    @property
     def num_finished_requests(self) -> int:
         ...
     @property

@@ -84,7 +84,10 @@ class RequestMetrics:
 
 @dataclass(frozen=True)
 class EngineMetrics:
-    """Counters of an engine since it was made, and its state as of the last step."""
+    """Counters of an engine since it was made, and its state as of the last step.
+
+    `num_drafting_failures` counts requests whose drafter failed; they go on without drafts.
+    """
 
     spec_decode: SpecDecodeMetrics
     num_steps: int
@@ -94,6 +97,7 @@ class EngineMetrics:
     num_generated_tokens: int
     num_preemptions: int
     num_finished_requests: int
+    num_drafting_failures: int
     draft_seconds: float
     model_seconds: float
     verify_seconds: float

@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float64]
 Config = dict[str, Any]
 
 NUMPY_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "BOOL": "?"}
-PREFIXES = ("model.", "speculator.", "medusa_heads.", "draft_model.")
+PREFIXES = ("language_model.", "model.", "speculator.", "medusa_heads.", "draft_model.")
 
 
 def read_safetensors(path: Path) -> dict[str, npt.NDArray[Any]]:
@@ -165,9 +165,9 @@ class Decoder:
         return self.linear("self_attn.o_proj", (scores @ v).transpose(1, 0, 2).reshape(rows, -1))
 
     def mlp(self, x: Array) -> Array:
-        return self.linear(
-            "mlp.down_proj", silu(self.linear("mlp.gate_proj", x)) * self.linear("mlp.up_proj", x)
-        )
+        activate = {"silu": silu, "gelu": gelu}[self.config.get("hidden_act") or "silu"]
+        gate = activate(self.linear("mlp.gate_proj", x))
+        return self.linear("mlp.down_proj", gate * self.linear("mlp.up_proj", x))
 
     def finish(self, residual: Array, attention_input: Array) -> Array:
         """What leaves the layer if `attention_input` is attended to and added to the residual."""

@@ -116,10 +116,19 @@ BROKEN: dict[str, Broken] = {
     "no fc": Broken(E1, without("fc.weight"), "a drafter of a known format"),
     "no map of a reduced vocabulary": Broken(E3, without("d2t"), "d2t.*40"),
     "a norm of nothing": Broken(E3, shaped("fc_norm.0.weight", HIDDEN), "fc_norm.1.weight"),
+    "a norm that is missing": Broken(E3, configured(norm_before_fc=True), "input_norm.weight"),
+    "norms that are missing": Broken(E3, configured(fc_norm=True), r"fc_norm\.0\.weight"),
     "a tensor too many": Broken(E3, shaped("surprise.weight", 2, 2), "surprise.weight"),
     "Medusa block not square": Broken(MED, shaped("1.0.linear.weight", 48, 47), "1.0.linear"),
     "Medusa head without output": Broken(MED, without("2.1.weight"), "2.1.weight"),
     "Medusa tensor too many": Broken(MED, shaped("9.9.weight", 2, 2), "numbers"),
+    "Medusa block without a bias": Broken(MED, without("1.0.linear.bias"), "1.0.linear.bias"),
+    "Medusa block with one of its own": Broken(
+        "medusa research without bias", shaped("2.0.linear.bias", HIDDEN), "2.0.linear.bias"
+    ),
+    "Medusa biases that are missing": Broken(
+        "medusa vllm no bias", configured(medusa_fc_bias=True), "blocks.0.layers.0.bias"
+    ),
     "accelerator without a norm": Broken(MLP, without("ln.1.bias"), "ln.1.bias"),
     "accelerator's head of another size": Broken(MLP, shaped("head.1.weight", 64, 39), "head.1"),
     "accelerator's embedding of another": Broken(MLP, shaped("emb.2.weight", 63, 40), "emb.2"),

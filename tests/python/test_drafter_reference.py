@@ -34,8 +34,6 @@ from model_reference import LanguageModel
 
 from forerun.inspection import fit_problems, inspect
 
-IN_FILES_TO_CONVERT = ("bin", ".pt")
-ROWS = [row for row in ROWS if not any(kind in row.name for kind in IN_FILES_TO_CONVERT)]
 # One of every kind of drafter, each with what makes its state hard to keep.
 SOME = [
     "draft_model",
@@ -137,6 +135,16 @@ def continued(row: Row) -> Run:
     return got
 
 
+def shared(row: Row) -> Run:
+    """Requests catch up together with a prefix that is the same for them."""
+    engine = make_engine(row, speculative={})
+    run(engine, PROMPTS, speculative=False)
+    got = run(engine, PROMPTS * 3)
+    assert got.outputs[3:] == got.outputs[:3] * 2
+    got.outputs = got.outputs[:3]
+    return got
+
+
 def one_by_one(row: Row) -> Run:
     """Requests come and go while others run."""
     return run(make_engine(row, speculative={}, max_num_seqs=2), PROMPTS)
@@ -172,6 +180,7 @@ SCENARIOS = [
     preempted,
     cached,
     continued,
+    shared,
     one_by_one,
     short_of_rows,
     in_adaptive_lengths,
@@ -313,6 +322,7 @@ MISREADINGS = {
         "eagle3 sliding window",
         lambda drafter: setattr(drafter.layers[0], "window", None),
     ),
+    "silu for gelu": ("eagle hidden_act", other_config(hidden_act="silu")),
     "the target's epsilon": ("eagle bias", other_config(rms_norm_eps=1e-5)),
     "other layers": ("eagle3 plain", shift_taps),
     "ids as entered layers": ("eagle3 ids of left layers", set_to("taps", lambda: [1, 2, 4])),

@@ -252,6 +252,39 @@ def test_layer_ids_leave_a_question_open(tmp_path: Path) -> None:
     assert "not given" in question
 
 
+def test_what_shares_the_targets_rows_says_how_many(tmp_path: Path) -> None:
+    made = eagle3()
+    del made.shapes["lm_head.weight"]
+    options = inspect(made.write(tmp_path / "reduced")).options
+    assert options["draft vocabulary"] == f"{DRAFT_VOCAB}, with the target's rows"
+    del made.shapes["d2t"], made.config["draft_vocab_size"]
+    options = inspect(made.write(tmp_path / "whole")).options
+    assert options["draft vocabulary"] == "the target's, with its head"
+
+
+def test_the_target_that_a_drafter_names_is_told(tmp_path: Path) -> None:
+    made = medusa()
+    assert inspect(made.write(tmp_path / "unnamed")).options["made for"] is None
+    made.config = {**made.config, "base_model_name_or_path": "someone/target"}
+    assert inspect(made.write(tmp_path / "medusa")).options["made for"] == "someone/target"
+    made = speculators()
+    made.config["speculators_config"] = {"verifier": {"name_or_path": "other/target"}}
+    assert "made for: other/target" in str(inspect(made.write(tmp_path / "speculators")))
+
+
+@pytest.mark.parametrize(
+    ("make", "flag"), [(eagle3, "attention_bias"), (wrapped_eagle, "bias")], ids=["eagle3", "eagle"]
+)
+def test_a_bias_that_only_the_config_has_is_a_question(
+    make: Callable[[], Checkpoint], flag: str, tmp_path: Path
+) -> None:
+    made = make()
+    asked = inspect(made.write(tmp_path / "without")).open_questions
+    made.config = {**made.config, flag: True}
+    [question] = set(inspect(made.write(tmp_path / "with")).open_questions) - set(asked)
+    assert question.startswith(f"{flag} is true")
+
+
 def test_a_drafter_of_another_target_does_not_fit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

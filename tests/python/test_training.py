@@ -14,8 +14,15 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from draft_oracle import DraftOracle  # noqa: E402
+from model_reference import rope_frequencies  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from tiny_checkpoints import SIZES, Variation, write_checkpoint  # noqa: E402
+from tiny_checkpoints import (  # noqa: E402
+    LLAMA3_ROPE,
+    SIZES,
+    YARN_ROPE,
+    Variation,
+    write_checkpoint,
+)
 from training_runs import (  # noqa: E402
     DRAFT_VOCAB,
     POSITIONS,
@@ -35,6 +42,7 @@ from forerun.training.losses import linear_cross_entropy  # noqa: E402
 from forerun.training.target import StateStore, Target  # noqa: E402
 
 VOCAB, HIDDEN, LAYERS = SIZES["vocab_size"], SIZES["hidden_size"], SIZES["num_hidden_layers"]
+LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 300.0, "factor": 4.0}
 INNER, HEAD_DIM = SIZES["intermediate_size"], SIZES["head_dim"]
 Q_SIZE, KV_SIZE = SIZES["num_attention_heads"] * HEAD_DIM, SIZES["num_key_value_heads"] * HEAD_DIM
 
@@ -294,6 +302,25 @@ def test_a_layer_for_multi_token_prediction_is_added_to_a_copy_and_trained_on(
         assert torch.equal(start[name].to(torch.bfloat16), tensors[name])
 
 
+def test_a_layer_for_multi_token_prediction_turns_as_its_target_does(
+    options: Callable[..., TrainOptions], tmp_path: Path
+) -> None:
+    for name, rope in {"llama3": LLAMA3_ROPE, "linear": LINEAR_ROPE, "yarn": YARN_ROPE}.items():
+        variation = Variation(name, "llama", {"rope_parameters": rope})
+        directory = write_checkpoint(variation, tmp_path)
+        target = Target(directory)
+        if name == "yarn":
+            with pytest.raises(CheckpointError, match="rope_scaling"):
+                make_head(target, options("mtp", model=directory), None)
+            continue
+        head: Any = make_head(target, options("mtp", model=directory), None)
+        expected = rope_frequencies(json.loads((directory / "config.json").read_text()), HEAD_DIM)
+        assert head.layer.attention.frequencies.numpy() == pytest.approx(expected, rel=1e-6)
+        unscaled = make_head(target, options("eagle", model=directory), None)
+        config = json.loads(json.dumps(unscaled.config()))
+        assert "rope_scaling" not in config
+
+
 def test_a_draft_model_is_a_model(options: Callable[..., TrainOptions], target: Target) -> None:
     trainer = trainer_of(
         options("draft_model", steps=2, num_layers=2, hidden_size=24, intermediate_size=32), target
@@ -372,6 +399,42 @@ def test_another_runs_state_is_refused(
         trainer_of(options("eagle3", lr=0.5), target)
     fresh = trainer_of(options("eagle3", lr=0.5, resume=False), target)
     assert fresh.step == 0
+
+
+def test_a_state_that_cannot_be_read_is_refused(
+    options: Callable[..., TrainOptions], target: Target, tmp_path: Path
+) -> None:
+    trainer_of(options("eagle3", steps=1), target).train()
+    file = tmp_path / "out" / "state" / "state.pt"
+    state = torch.load(file, weights_only=True)
+    del state["head"]["fc.weight"]
+    torch.save(state, file)
+    with pytest.raises(InvalidArgumentError, match=r"fc\.weight"):
+        trainer_of(options("eagle3", steps=2), target)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InvalidArgumentError, match=r"state\.pt"):
+        trainer_of(options("eagle3", steps=2), target)
+
+
+def test_the_log_is_of_one_run(
+    options: Callable[..., TrainOptions], target: Target, tmp_path: Path
+) -> None:
+    log = tmp_path / "out" / "training_log.jsonl"
+    trainer_of(options("eagle", steps=3), target).train()
+    whole = log.read_text()
+    with log.open("a") as file:
+        file.write('{"step": 4, "loss": [1.0]}\n{"step": 5, "lo')
+    trainer_of(options("eagle", steps=3), target)
+    assert log.read_text() == whole
+    trainer_of(options("eagle", steps=3, resume=False), target)
+    assert log.read_text() == ""
+
+
+def test_the_usual_layers_mean_the_same_to_who_reads_them() -> None:
+    for num_layers in range(1, 40):
+        ids = layer_heads.usual_layer_ids(num_layers)
+        assert all(0 <= k < num_layers for k in ids)
+        assert ids[0] != 1
 
 
 def test_an_epoch_takes_in_what_the_data_has_gained(
@@ -461,6 +524,10 @@ def test_a_bad_line_of_data_is_named(
         ("eagle3", {"data": Path("/nowhere.jsonl")}, "data"),
         ("medusa", {"states": "states", "cache": False}, "states"),
         ("eagle3", {"growth": 1.0}, "growth"),
+        ("eagle3", {"layer_ids": [0, LAYERS]}, "layer_ids"),
+        ("eagle3", {"layer_ids": [0, -1]}, "layer_ids"),
+        ("eagle3", {"layer_ids": []}, "layer_ids"),
+        ("eagle3", {"layer_ids": [1, 0]}, "layer_ids"),
         ("eagle3", {"start": "/nowhere"}, "start"),
         ("draft_model", {"growth": 0.5}, "growth"),
         ("hydra", {}, "method"),

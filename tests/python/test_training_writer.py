@@ -22,7 +22,7 @@ from forerun.errors import CheckpointError, InvalidArgumentError  # noqa: E402
 from forerun.training import TrainOptions, generate, torch_writer  # noqa: E402
 from forerun.training.prompts import read_prompts  # noqa: E402
 from forerun.training.torch_writer import TorchWriter  # noqa: E402
-from forerun.training.writing import TurnEnd, WriteRequest, Written  # noqa: E402
+from forerun.training.writing import EngineWriter, TurnEnd, WriteRequest, Written  # noqa: E402
 
 VOCAB, EOS = SIZES["vocab_size"], SIZES["eos_token_id"]
 FAMILIES = [
@@ -233,6 +233,41 @@ def test_prompts_without_an_answer_are_passed_over(
     lines = asked("out", num_examples=6, device="cpu:0", max_length=40)
     assert len(lines) == 6
     assert len({tuple(line["prompt"]) for line in lines}) == 4
+
+
+def test_what_an_interrupted_run_goes_on_with_is_what_it_would_have_written(
+    asked: Callable[..., list[dict[str, list[int]]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(generate._ROUND, "cpu", 4)
+    dropped = {tuple(prompt) for prompt in random_prompts(10, 6)[::3]}
+    write, calls_left = EngineWriter.write, [3]
+
+    def interrupted(self: EngineWriter, requests: list[WriteRequest], *rest: Any) -> list[Written]:
+        calls_left[0] -= 1
+        if calls_left[0] < 0:
+            raise KeyboardInterrupt
+        written = write(self, requests, *rest)
+        return [
+            Written([EOS], True) if tuple(request.prompt) in dropped else text
+            for request, text in zip(requests, written, strict=True)
+        ]
+
+    monkeypatch.setattr(EngineWriter, "write", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        asked("parts", num_examples=25, max_length=40)
+    calls_left[0] = 100
+    lines = asked("parts", num_examples=25, max_length=40)
+    assert lines == asked("whole", num_examples=25, max_length=40)
+
+
+def test_lines_that_were_made_with_other_options_are_not_taken(
+    asked: Callable[..., list[dict[str, list[int]]]],
+) -> None:
+    asked("out", num_examples=2, max_length=40)
+    for name, value in [("seed", 1), ("max_length", 30), ("max_answer_tokens", 5)]:
+        with pytest.raises(InvalidArgumentError, match=name):
+            asked("out", **{"num_examples": 2, "max_length": 40, name: value})
+    assert len(asked("out", num_examples=3, max_length=40)) == 3
 
 
 def test_prompts_and_data_exclude_each_other(tmp_path: Path) -> None:

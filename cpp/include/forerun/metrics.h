@@ -36,6 +36,8 @@ struct EngineMetrics {
   std::int64_t num_generated_tokens = 0;
   std::int64_t num_preemptions = 0;
   std::int64_t num_finished_requests = 0;
+  // Requests whose drafter failed; they go on without drafts.
+  std::int64_t num_drafting_failures = 0;
 
   double draft_seconds = 0;
   double model_seconds = 0;

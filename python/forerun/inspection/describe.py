@@ -103,7 +103,10 @@ def inspect(path: Path, method: str | None = None) -> Inspection:
         sum(math.prod(t.shape) for t in tensors.values()),
         sum((path / file).stat().st_size for file in {t.file for t in tensors.values()}),
     )
-    _RESOLVERS[found.method](_Facts(config, names), inspection)
+    facts = _Facts(config, names)
+    _RESOLVERS[found.method](facts, inspection)
+    if found.method != "target":
+        inspection.options |= {"made for": facts.target_name()}
     return inspection
 
 
@@ -196,6 +199,14 @@ class _Facts:
             raise CheckpointError(what, str(configured), f"{actual}, as the tensors are")
         return actual
 
+    def target_name(self) -> str | None:
+        """What the config calls the target that the drafter was made for."""
+        speculators = self.config.get("speculators_config")
+        verifier = speculators.get("verifier") if isinstance(speculators, dict) else None
+        named = verifier.get("name_or_path") if isinstance(verifier, dict) else None
+        name = named or self.config.get("base_model_name_or_path")
+        return name if isinstance(name, str) else None
+
     def rope_theta(self) -> float:
         value = self.config.get("rope_theta")
         parameters = self.config.get("rope_parameters")
@@ -254,8 +265,10 @@ def _resolve_eagle3(facts: _Facts, result: Inspection) -> None:
             raise CheckpointError(
                 "fc.weight", f"{width} inputs", f"a multiple of the target's {target_hidden}"
             )
-        if "input_norm.weight" in names:
+        if "input_norm.weight" in names or facts.flag("norm_before_fc", False):
             facts.shape("input_norm.weight", width)
+        if facts.flag("fc_norm", False):
+            facts.shape("fc_norm.0.weight", target_hidden)
     result.hidden_size = target_hidden
     _resolve_draft_vocabulary(facts, result, hidden)
     ids = facts.layer_ids(num_taps)
@@ -277,6 +290,7 @@ def _resolve_eagle3(facts: _Facts, result: Inspection) -> None:
         "own embedding": "embed_tokens.weight" in names,
         "rope_theta": facts.rope_theta(),
     }
+    _ask_for_bias(facts, result, "attention_bias", "layers.0.self_attn.q_proj.bias")
     if num_taps and ids is None:
         result.open_questions.append(
             "layer ids are not given: 2, half of the target's layers and its last but two"
@@ -290,6 +304,12 @@ def _resolve_eagle3(facts: _Facts, result: Inspection) -> None:
         result.open_questions.append(
             "norm_output may mean that the normed state is fed back, or not; it is fed back"
         )
+
+
+def _ask_for_bias(facts: _Facts, result: Inspection, flag: str, tensor: str) -> None:
+    # Some writers copy the target's flag and have no biases: no contradiction to refuse.
+    if facts.config.get(flag) is True and tensor not in facts.names:
+        result.open_questions.append(f"{flag} is true, but there is no {tensor}: none is added")
 
 
 def _eagle3_format(facts: _Facts) -> str:
@@ -307,7 +327,9 @@ def _resolve_draft_vocabulary(facts: _Facts, result: Inspection, hidden: int) ->
     if "embed_tokens.weight" in names:
         facts.shape("embed_tokens.weight", result.vocab_size, None)
     if "lm_head.weight" not in names:
-        result.options["draft vocabulary"] = "the target's, with its head"
+        whole = "the target's, with its head"
+        reduced = f"{facts.shape('d2t', None)[0]}, with the target's rows" if "d2t" in names else ""
+        result.options["draft vocabulary"] = reduced or whole
         return
     rows = facts.shape("lm_head.weight", None, hidden)[0]
     facts.same("draft_vocab_size", facts.size("draft_vocab_size"), rows)
@@ -324,6 +346,7 @@ def _resolve_eagle(facts: _Facts, result: Inspection) -> None:
         _check_layer(facts, layer, hidden, hidden)
     if "fc.bias" in facts.names:
         facts.shape("fc.bias", hidden)
+    _ask_for_bias(facts, result, "bias", "fc.bias")
     result.hidden_size = hidden
     result.vocab_size = facts.size("vocab_size")
     result.options |= {
@@ -384,10 +407,15 @@ def _resolve_medusa(facts: _Facts, result: Inspection) -> None:
     result.hidden_size = facts.same("hidden_size", facts.size("hidden_size"), hidden)
     is_shared = not is_research and "lm_heads.0.weight" not in names
     has_head = not is_shared or "lm_head.weight" in names
+    # The research format's flag is known to be wrong.
+    says_bias = not is_research and facts.flag("medusa_fc_bias", False)
+    has_bias = says_bias or linear.format(0, 0) + ".bias" in names
     rows = None
     for i in range(num_heads):
         for j in range(num_layers):
             facts.shape(linear.format(i, j) + ".weight", hidden, hidden)
+            if has_bias:
+                facts.shape(linear.format(i, j) + ".bias", hidden)
         lm_head = f"{i}.{num_layers}.weight" if is_research else f"lm_heads.{i}.weight"
         if has_head:
             rows = facts.shape("lm_head.weight" if is_shared else lm_head, rows, hidden)[0]
@@ -399,7 +427,7 @@ def _resolve_medusa(facts: _Facts, result: Inspection) -> None:
         "format": "research" if is_research else "vLLM",
         "heads": num_heads,
         "residual blocks of a head": num_layers,
-        "bias": linear.format(0, 0) + ".bias" in names,
+        "bias": has_bias,
         "shared output head": is_shared,
         "draft vocabulary": rows or "the target's, with its head",
     }

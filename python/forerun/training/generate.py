@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -30,6 +30,7 @@ _MIN_P = 0.02
 # Most answers in use are the most probable ones, so most to learn from are.
 _GREEDY_SHARE = 0.6
 _TEMPERATURE = 0.7
+_ABOUT = "data.json"
 _MARK = "\u241eforerun\u241e"  # stands where the user's words are when a template is taken apart
 
 
@@ -37,19 +38,22 @@ def write_examples(options: TrainOptions) -> Path:
     """Lets the target write into out/data.jsonl until it has options.num_examples lines.
 
     Raises:
-        InvalidArgumentError: the target writes nothing that could be learned from.
+        InvalidArgumentError: the target writes nothing that could be learned from, or the lines
+            that are there were made with other options.
     """
     file = options.out / "data.jsonl"
+    num_dropped = _read_about(options)
     done = _whole_lines(file) if file.is_file() else 0
     wanted = options.num_examples or 0
     if done >= wanted:
         return file
-    author = Author(options)
+    author = Author(options, num_dropped)
     empty = 0
     bar = tqdm(total=wanted, initial=done, unit=" examples", disable=None)
     with bar, file.open("a", encoding="utf-8") as out:
         while done < wanted:
-            lines = [json.dumps(entry) + "\n" for entry in author.write_round(done, wanted - done)]
+            entries = author.write_round(done, wanted - done, empty)
+            lines = [json.dumps(entry) + "\n" for entry in entries]
             empty = 0 if lines else empty + 1
             if empty == _EMPTY_ROUNDS:
                 raise InvalidArgumentError(
@@ -57,9 +61,45 @@ def write_examples(options: TrainOptions) -> Path:
                 )
             out.write("".join(lines))
             out.flush()
+            _write_about(options, author.num_dropped)
             done += len(lines)
             bar.update(len(lines))
     return file
+
+
+def _about(options: TrainOptions) -> dict[str, Any]:
+    """What the lines follow from."""
+    prompts = None if options.prompts is None else str(options.prompts.resolve())
+    return {
+        "model": str(options.model.resolve()),
+        "prompts": prompts,
+        "max_length": options.max_length,
+        "max_answer_tokens": options.max_answer_tokens,
+        "seed": options.seed,
+    }
+
+
+def _read_about(options: TrainOptions) -> int:
+    """How many prompts had no answer so far, of lines that were made with these options."""
+    file = options.out / _ABOUT
+    if not file.is_file():
+        return 0
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    for name, value in _about(options).items():
+        if stored.get(name) != value:
+            raise InvalidArgumentError(
+                name,
+                value,
+                f"{stored.get(name)}, which {options.out / 'data.jsonl'} was made with; "
+                "or another out",
+            )
+    num_dropped: int = stored["num_dropped"]
+    return num_dropped
+
+
+def _write_about(options: TrainOptions, num_dropped: int) -> None:
+    about = json.dumps(_about(options) | {"num_dropped": num_dropped}, indent=2) + "\n"
+    (options.out / _ABOUT).write_text(about, encoding="utf-8")
 
 
 def _whole_lines(file: Path) -> int:
@@ -72,9 +112,9 @@ def _whole_lines(file: Path) -> int:
 
 
 class Author:
-    """Asks and answers in rounds; a round is a function of the seed and its first line's number."""
+    """Asks and answers in rounds; a round is a function of the seed and what is there before it."""
 
-    def __init__(self, options: TrainOptions) -> None:
+    def __init__(self, options: TrainOptions, num_dropped: int = 0) -> None:
         """Loads the model, with its tokenizer if it has one, and reads the prompts if any."""
         self._options = options
         self._tokenizer: Tokenizer | None = None
@@ -91,17 +131,15 @@ class Author:
             self._prompts = read_prompts(options.prompts, self._tokenizer, longest, size)
             random.Random(options.seed).shuffle(self._prompts)
         self._writer: Writer = _make_writer(options, self._tokenizer)
-        self._round = 0
-        self._num_dropped = 0  # prompts without an answer to learn from
+        self.num_dropped = num_dropped  # prompts without an answer to learn from
 
-    def write_round(self, done: int, most: int) -> Iterator[dict[str, list[int]]]:
+    def write_round(self, done: int, most: int, attempt: int) -> Iterator[dict[str, list[int]]]:
         """Prompts and answers, `most` at most, of which `done` are there already."""
-        seed = random.Random(f"{self._options.seed} {done} {self._round}").getrandbits(40)
-        self._round += 1
+        seed = random.Random(f"{self._options.seed} {done} {attempt}").getrandbits(40)
         draw = random.Random(seed)
         count = _ROUND.get(self._options.device, _USUAL_ROUND)
         if self._prompts is not None:
-            first = done + self._num_dropped
+            first = done + self.num_dropped
             asked = list(self._next_prompts(self._prompts, first, min(count, most)))
         else:
             # Some questions are dropped.
@@ -115,7 +153,7 @@ class Author:
             if len(answer.token_ids) >= 2:
                 yield {"prompt": request.prompt, "answer": answer.token_ids}
             else:
-                self._num_dropped += 1
+                self.num_dropped += 1
 
     def _answer_room(self, prompt: list[int]) -> int:
         room = self._options.max_length - len(prompt)

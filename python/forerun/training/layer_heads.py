@@ -186,8 +186,9 @@ class Eagle3(LayerHead):
 
 def usual_layer_ids(num_layers: int) -> list[int]:
     """A low, the middle and a high layer, as most checkpoints have them."""
-    ids = (2, num_layers // 2, num_layers - 3)
-    return [min(max(k, 0), num_layers - 1) for k in ids]
+    ids = [min(max(k, 0), num_layers - 1) for k in (2, num_layers // 2, num_layers - 3)]
+    # A list that begins with 1 means something else to whoever reads it.
+    return sorted(ids) if ids[0] == 1 else ids
 
 
 class Eagle(LayerHead):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import random
 import time
 from dataclasses import asdict
@@ -95,8 +96,8 @@ class Trainer:
         if start is not None:
             start.load_into(self.head)
         if state is not None:
-            self.head.load_state_dict(state["head"])
-            self._load_progress(state)
+            self._load_state(state)
+        self._trim_log()
         cache = options.states or options.out / "cache" if options.cache else None
         layer_ids = list(self.head.layer_ids)
         self._store = StateStore(target, layer_ids, cache, self.head.needs_best)
@@ -272,8 +273,14 @@ class Trainer:
         inner = start / "checkpoint"
         return Start(inner if inner.is_dir() else start)
 
-    def _load_progress(self, state: dict[str, Any]) -> None:
-        self._optimizer.load_state_dict(state["optimizer"])
+    def _load_state(self, state: dict[str, Any]) -> None:
+        try:
+            self.head.load_state_dict(state["head"])
+            self._optimizer.load_state_dict(state["optimizer"])
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise InvalidArgumentError(
+                "out", f"{self.options.out}: {error}", _OF_THIS_VERSION
+            ) from error
         for name in _PROGRESS:
             setattr(self, name, state["progress"][name])
         if self._corpus.refresh() < self.num_examples:
@@ -281,12 +288,27 @@ class Trainer:
                 "data", "fewer examples than before", f"at least {self.num_examples} examples"
             )
 
+    def _trim_log(self) -> None:
+        """Drops what another run left, or this one behind its last save."""
+        log = self.options.out / "training_log.jsonl"
+        if not log.is_file():
+            return
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if self.step else []
+        whole = (line for line in lines if line.endswith("\n"))
+        kept = [line for line in whole if json.loads(line)["step"] <= self.step]
+        log.write_text("".join(kept), encoding="utf-8")
+
+
+_OF_THIS_VERSION = "the out of a run of this version, or resume off"
+
 
 def _read_run(out: Path, expected: dict[str, Any]) -> dict[str, Any]:
     """The state of a run that had the expected options; others raise InvalidArgumentError."""
-    state: dict[str, Any] = torch.load(
-        out / "state" / "state.pt", map_location="cpu", weights_only=True
-    )
+    file = out / "state" / "state.pt"
+    try:
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+    except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
+        raise InvalidArgumentError("out", f"{file}: {error}", _OF_THIS_VERSION) from error
     theirs = state["options"]
     for name, value in expected.items():
         if theirs.get(name) != value:

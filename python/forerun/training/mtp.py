@@ -46,6 +46,7 @@ class Mtp(LayerHead):
             self.fusion.weight[:, :hidden] += torch.eye(hidden)
         self.attention_norm = RmsNorm(hidden, eps)
         self.layer = DraftLayer(hidden, target, None, bias=True)
+        self.layer.attention.frequencies = target.rotary_frequencies()
         self.norm = RmsNorm(hidden, eps, target.final_norm)
         self._start_from_target()
 

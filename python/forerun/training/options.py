@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -74,7 +75,8 @@ class TrainOptions:
         loss_vocab_size: tokens that a step's loss compares where the head is frozen: three quarters
             are the most frequent of the answers, the others the batch's own and drawn ones. All by
             default.
-        layer_ids: the target's layers that eagle3 reads, by how many are before them.
+        layer_ids: the target's layers that eagle3 reads, by how many are before them; 1 cannot be
+            the first.
         fc_norm: eagle3 norms each of the states that it reads.
         norm_before_residual: eagle3 takes the normed feature as residual.
         freeze_head: keep the target's rows as output matrix instead of training them.
@@ -178,6 +180,8 @@ class TrainOptions:
                 raise InvalidArgumentError("prompts", str(self.prompts), "a file of JSON lines")
         if not (self.model / "config.json").is_file():
             raise InvalidArgumentError("model", str(self.model), "a directory with config.json")
+        if self.layer_ids is not None:
+            self._check_layer_ids(self.layer_ids)
         if self.steps is None and self.epochs is None and self.minutes is None:
             self.minutes = 60.0
         if self.num_examples is None and self.data is None:
@@ -196,6 +200,17 @@ class TrainOptions:
         for name in ("held_out", "warmup", "growth"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidArgumentError(name, getattr(self, name), "a share below 1")
+
+    def _check_layer_ids(self, ids: list[int]) -> None:
+        config = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
+        num_layers = config.get("text_config", config).get("num_hidden_layers", 0)
+        if not ids or not all(type(k) is int and 0 <= k < num_layers for k in ids):
+            raise InvalidArgumentError("layer_ids", ids, f"numbers from 0 to {num_layers - 1}")
+        if ids[0] == 1:
+            raise InvalidArgumentError(
+                "layer_ids", ids, "another order: readers of a checkpoint take a list that begins "
+                "with 1 for numbers of what leaves the layers",
+            )  # fmt: skip
 
     def _set_defaults(self) -> None:
         defaults: dict[str, Any] = {

@@ -49,6 +49,19 @@ class Target:
         parameters = parameters.get("full_attention", parameters)
         return float(parameters.get("rope_theta", 10000.0))
 
+    def rotary_frequencies(self) -> Tensor:
+        """The radians per position of the target's own rotary embedding, [head_dim / 2], scaled.
+
+        Raises:
+            CheckpointError: they depend on the text's length, or more than they is scaled.
+        """
+        rotary = self._model.base_model.rotary_emb
+        kind = getattr(rotary, "rope_type", "default")
+        if kind not in ("default", "linear", "llama3") or rotary.attention_scaling != 1.0:
+            raise CheckpointError("rope_scaling", str(kind), "default, linear or llama3")
+        frequencies: Tensor = rotary.inv_freq.float()
+        return frequencies
+
     @property
     def eos_token_ids(self) -> list[int]:
         """The ids that end a text."""

@@ -34,6 +34,7 @@ class CountedDrafter : public Drafter {
     return drafter_.num_draft_slots(max_tokens);
   }
   int num_forwards() const override { return drafter_.num_forwards(); }
+  int num_caught_up() const override { return drafter_.num_caught_up(); }
   bool is_model() const override { return drafter_.is_model(); }
   bool RanModel(RequestId id) const override { return drafter_.RanModel(id); }
   void Prepare(std::span<const DraftRequest> requests) override {

@@ -125,6 +125,7 @@ class Scenario {
 
   int num_failed_steps() const { return num_failed_steps_; }
   std::int64_t num_preemptions() const { return engine_->metrics().num_preemptions; }
+  std::int64_t num_drafting_failures() const { return engine_->metrics().num_drafting_failures; }
 
  private:
   // Calls `attempt` until it does not throw; the armed allocation fails at most once.
@@ -215,15 +216,20 @@ TEST_P(FaultInjectionTest, AnyCallOfTheExecutorMayFail) {
 
 TEST_P(FaultInjectionTest, AnyCallOfTheDrafterMayFail) {
   int num_calls = 0;
+  std::int64_t num_counted = 0;
   for (;; ++num_calls) {
     SCOPED_TRACE("call " + std::to_string(num_calls));
     Scenario run(GetParam());
     run.drafter().FailAfter(num_calls);
     run.ToEnd();
     EXPECT_EQ(run.num_failed_steps(), 0);
+    // Those of Begin, End and the proposals; Forget and Reset have nothing to lose.
+    EXPECT_LE(run.num_drafting_failures(), run.drafter().has_failed() ? 1 : 0);
+    num_counted += run.num_drafting_failures();
     if (HasFailure() || !run.drafter().has_failed()) break;
   }
   EXPECT_GT(num_calls, 20);
+  EXPECT_GT(num_counted, num_calls / 2);
 }
 
 TEST_P(FaultInjectionTest, AnyAllocationMayFail) {

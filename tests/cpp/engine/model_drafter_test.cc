@@ -70,6 +70,7 @@ class Served {
   }
   EngineCore& core() { return *core_; }
   int num_network_rows() const { return network_->num_rows(); }
+  void FailNextForward() { network_->FailNextForward(); }
 
  private:
   ScriptedExecutor executor_;
@@ -148,6 +149,48 @@ TEST(ModelDrafterTest, APrefixFromTheCacheIsNotComputedAgain) {
   // All the prompt the first time. The second time at most what is behind its full blocks: a block
   // that gets full turns out to be known, and the network's part of it too.
   EXPECT_LE(served.num_network_rows() - num_rows, num_rows - 36);
+}
+
+TEST(ModelDrafterTest, APrefixThatRequestsShareIsRunOnce) {
+  std::mt19937 random(9);
+  const std::vector<TokenId> prompt = RandomPrompt(random, 41);
+  Setting setting;
+  setting.num_blocks = 128;
+  setting.max_num_seqs = 8;
+  setting.max_num_batched_tokens = 400;
+  for (int max_rows : {16, 400}) {  // in several forwards, and in one
+    setting.max_rows = max_rows;
+    Served served(setting);
+    SamplingParams params;
+    params.temperature = 0.0;
+    params.max_tokens = 2;
+    params.ignore_eos = true;
+    params.max_draft_tokens = 0;
+    served.core().Submit(prompt, params);  // the target's part comes into the cache
+    served.Finish();
+    ASSERT_EQ(served.num_network_rows(), 0);
+    for (int i = 0; i < 8; ++i) served.Submit(prompt, 3);
+    const EngineMetrics metrics = served.Finish();
+    EXPECT_EQ(metrics.spec_decode.num_accepted_tokens, metrics.spec_decode.num_draft_tokens);
+    // The prompt once, and of each request its last full block's end, first token and draft.
+    EXPECT_LE(served.num_network_rows(), 41 + 8 * 4);
+  }
+}
+
+TEST(ModelDrafterTest, WhatAFailedForwardLeftUndoneIsDoneLater) {
+  std::mt19937 random(10);
+  const std::vector<TokenId> prompt = RandomPrompt(random, 40);
+  Served served({.max_num_batched_tokens = 64});
+  served.FailNextForward();
+  served.Submit(prompt, 9);
+  EngineMetrics metrics = served.Finish();
+  EXPECT_EQ(metrics.num_drafting_failures, 1);
+  EXPECT_EQ(metrics.spec_decode.num_drafts, 0);
+  served.Submit(prompt, 9);
+  metrics = served.Finish();
+  EXPECT_EQ(metrics.num_cached_prompt_tokens, 36);
+  EXPECT_GT(metrics.spec_decode.num_drafts, 0);
+  EXPECT_EQ(metrics.spec_decode.num_accepted_tokens, metrics.spec_decode.num_draft_tokens);
 }
 
 TEST(ModelDrafterTest, WhoDraftsNothingForAWhileCatchesUpLater) {

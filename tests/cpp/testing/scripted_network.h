@@ -4,6 +4,9 @@
 #ifndef FORERUN_TESTS_CPP_TESTING_SCRIPTED_NETWORK_H_
 #define FORERUN_TESTS_CPP_TESTING_SCRIPTED_NETWORK_H_
 
+#include <stdexcept>
+#include <utility>
+
 #include "cpp/draft/draft_network.h"
 #include "tests/cpp/testing/scripted_executor.h"
 
@@ -23,16 +26,19 @@ class ScriptedNetwork : public DraftNetwork {
         }) {}
 
   ConstRows Forward(const DraftBatch& batch) override {
+    if (std::exchange(fails_, false)) throw std::runtime_error("scripted failure");
     num_rows_ += static_cast<int>(batch.tokens.size());
     return model_.Forward({batch.tokens, batch.sequences, batch.logits_rows});
   }
   int first_slot() const override { return 0; }
 
   int num_rows() const { return num_rows_; }
+  void FailNextForward() { fails_ = true; }
 
  private:
   ScriptedExecutor model_;
   int num_rows_ = 0;
+  bool fails_ = false;
 };
 
 }  // namespace forerun::testing
