@@ -316,9 +316,6 @@ def test_a_layer_for_multi_token_prediction_turns_as_its_target_does(
         head: Any = make_head(target, options("mtp", model=directory), None)
         expected = rope_frequencies(json.loads((directory / "config.json").read_text()), HEAD_DIM)
         assert head.layer.attention.frequencies.numpy() == pytest.approx(expected, rel=1e-6)
-        unscaled = make_head(target, options("eagle", model=directory), None)
-        config = json.loads(json.dumps(unscaled.config()))
-        assert "rope_scaling" not in config
 
 
 def test_a_draft_model_is_a_model(options: Callable[..., TrainOptions], target: Target) -> None:
@@ -335,22 +332,6 @@ def test_a_draft_model_is_a_model(options: Callable[..., TrainOptions], target: 
     best = again.logits(states)[batch.example, batch.position + 1].argmax(-1)
     ours = trainer.head.guesses(batch)[0].tokens
     assert (best == ours).float().mean() > 0.8  # the file is rounded
-
-
-@pytest.mark.parametrize("method", ["eagle3", "medusa", "draft_model"])
-def test_a_resumed_run_ends_with_the_same_weights(
-    method: str, options: Callable[..., TrainOptions], target: Target, tmp_path: Path
-) -> None:
-    whole = trainer_of(options(method, steps=9, out=tmp_path / "whole"), target)
-    whole.train()
-    parts = options(method, steps=9, out=tmp_path / "parts")
-    for count in (4, 1, None):
-        trainer = trainer_of(parts, target)
-        trainer.train(count)
-    assert trainer.step == 9
-    for name, tensor in whole.head.state_dict().items():
-        assert torch.equal(tensor, trainer.head.state_dict()[name]), name
-    assert whole.means == trainer.means
 
 
 def test_the_positions_trained_for_grow(
@@ -389,52 +370,6 @@ def test_methods_share_the_states_of_the_one_that_reads_most(
     with pytest.raises(InvalidArgumentError, match="states"):
         StateStore(target, [0, 2], tmp_path)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == files
-
-
-def test_another_runs_state_is_refused(
-    options: Callable[..., TrainOptions], target: Target
-) -> None:
-    trainer_of(options("eagle3", steps=1), target).train()
-    with pytest.raises(InvalidArgumentError, match="lr"):
-        trainer_of(options("eagle3", lr=0.5), target)
-    fresh = trainer_of(options("eagle3", lr=0.5, resume=False), target)
-    assert fresh.step == 0
-
-
-def test_a_state_that_cannot_be_read_is_refused(
-    options: Callable[..., TrainOptions], target: Target, tmp_path: Path
-) -> None:
-    trainer_of(options("eagle3", steps=1), target).train()
-    file = tmp_path / "out" / "state" / "state.pt"
-    state = torch.load(file, weights_only=True)
-    del state["head"]["fc.weight"]
-    torch.save(state, file)
-    with pytest.raises(InvalidArgumentError, match=r"fc\.weight"):
-        trainer_of(options("eagle3", steps=2), target)
-    file.write_bytes(file.read_bytes()[:1000])
-    with pytest.raises(InvalidArgumentError, match=r"state\.pt"):
-        trainer_of(options("eagle3", steps=2), target)
-
-
-def test_the_log_is_of_one_run(
-    options: Callable[..., TrainOptions], target: Target, tmp_path: Path
-) -> None:
-    log = tmp_path / "out" / "training_log.jsonl"
-    trainer_of(options("eagle", steps=3), target).train()
-    whole = log.read_text()
-    with log.open("a") as file:
-        file.write('{"step": 4, "loss": [1.0]}\n{"step": 5, "lo')
-    trainer_of(options("eagle", steps=3), target)
-    assert log.read_text() == whole
-    trainer_of(options("eagle", steps=3, resume=False), target)
-    assert log.read_text() == ""
-
-
-def test_the_usual_layers_mean_the_same_to_who_reads_them() -> None:
-    for num_layers in range(1, 40):
-        ids = layer_heads.usual_layer_ids(num_layers)
-        assert all(0 <= k < num_layers for k in ids)
-        assert ids[0] != 1
 
 
 def test_an_epoch_takes_in_what_the_data_has_gained(

@@ -15,6 +15,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 from forerun.training.data import Example, draft_vocabulary, make_batches  # noqa: E402
 from forerun.training.evaluation import count_passes  # noqa: E402
+from forerun.training.layer_heads import usual_layer_ids  # noqa: E402
 from forerun.training.losses import linear_cross_entropy  # noqa: E402
 
 
@@ -85,3 +86,10 @@ def test_passes_are_counted_as_decoding_makes_them(accepted: list[int]) -> None:
 def test_the_package_does_not_import_torch() -> None:
     code = "import sys, forerun, forerun.cli, forerun.training; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_usual_layers_mean_the_same_to_who_reads_them() -> None:
+    for num_layers in range(1, 40):
+        ids = usual_layer_ids(num_layers)
+        assert all(0 <= k < num_layers for k in ids)
+        assert ids[0] != 1

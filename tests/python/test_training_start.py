@@ -1,4 +1,4 @@
-"""`forerun train --start`: the weights of another run, or of a checkpoint."""
+"""How a run begins: from another's weights (`forerun train --start`), or where it was stopped."""
 
 from __future__ import annotations
 
@@ -141,3 +141,58 @@ def test_a_start_that_cannot_be_read_is_refused(
     (start / {"weights": "model.safetensors", "config": "config.json"}[damage]).write_text("{")
     with pytest.raises(CheckpointError, match="start"):
         trainer_of(options("eagle", out=tmp_path / "b", start=start), target)
+
+
+@pytest.mark.parametrize("method", ["eagle3", "medusa", "draft_model"])
+def test_a_resumed_run_ends_with_the_same_weights(
+    method: str, options: Callable[..., TrainOptions], target: Target, tmp_path: Path
+) -> None:
+    whole = trainer_of(options(method, steps=9, out=tmp_path / "whole"), target)
+    whole.train()
+    parts = options(method, steps=9, out=tmp_path / "parts")
+    for count in (4, 1, None):
+        trainer = trainer_of(parts, target)
+        trainer.train(count)
+    assert trainer.step == 9
+    for name, tensor in whole.head.state_dict().items():
+        assert torch.equal(tensor, trainer.head.state_dict()[name]), name
+    assert whole.means == trainer.means
+
+
+def test_another_runs_state_is_refused(
+    options: Callable[..., TrainOptions], target: Target
+) -> None:
+    trainer_of(options("eagle3", steps=1), target).train()
+    with pytest.raises(InvalidArgumentError, match="lr"):
+        trainer_of(options("eagle3", lr=0.5), target)
+    fresh = trainer_of(options("eagle3", lr=0.5, resume=False), target)
+    assert fresh.step == 0
+
+
+def test_a_state_that_cannot_be_read_is_refused(
+    options: Callable[..., TrainOptions], target: Target, tmp_path: Path
+) -> None:
+    trainer_of(options("eagle3", steps=1), target).train()
+    file = tmp_path / "out" / "state" / "state.pt"
+    state = torch.load(file, weights_only=True)
+    del state["head"]["fc.weight"]
+    torch.save(state, file)
+    with pytest.raises(InvalidArgumentError, match=r"fc\.weight"):
+        trainer_of(options("eagle3", steps=2), target)
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(InvalidArgumentError, match=r"state\.pt"):
+        trainer_of(options("eagle3", steps=2), target)
+
+
+def test_the_log_is_of_one_run(
+    options: Callable[..., TrainOptions], target: Target, tmp_path: Path
+) -> None:
+    log = tmp_path / "out" / "training_log.jsonl"
+    trainer_of(options("eagle", steps=3), target).train()
+    whole = log.read_text()
+    with log.open("a") as file:
+        file.write('{"step": 4, "loss": [1.0]}\n{"step": 5, "lo')
+    trainer_of(options("eagle", steps=3), target)
+    assert log.read_text() == whole
+    trainer_of(options("eagle", steps=3, resume=False), target)
+    assert log.read_text() == ""
