@@ -344,10 +344,13 @@ def test_broken_layers_for_mtp_are_refused(
         load(directory, None, method="mtp")
 
 
-def test_a_target_with_layers_for_mtp_that_cannot_run_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "family", ["deepseek_v3", "glm4_moe", "qwen3_next", "qwen3_5", "ernie4_5_moe", "longcat_flash"]
+)
+def test_a_target_with_layers_for_mtp_that_cannot_run_is_named(family: str, tmp_path: Path) -> None:
     made = make_target()
     add_mtp(made, "deepseek", Random(1))
-    made.checkpoint.config["model_type"] = "deepseek_v3"
+    made.checkpoint.config["model_type"] = family
     directory = made.checkpoint.write(tmp_path)
-    with pytest.raises(CheckpointError, match="deepseek_v3"):
+    with pytest.raises(CheckpointError, match=family):
         load(directory, None, method="mtp")

@@ -9,8 +9,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from gguf_files import llama_metadata, llama_tensors, write_gguf
+from checkpoint_files import Checkpoint
+from gguf_files import (
+    FFN,
+    HEADS,
+    HIDDEN,
+    KV_HEADS,
+    LAYERS,
+    llama_metadata,
+    llama_tensors,
+    write_gguf,
+)
 
 from forerun import LLM, SamplingParams, bench, cli, demo, report
 from forerun.errors import CheckpointError, InvalidArgumentError
@@ -289,7 +300,33 @@ def test_the_module_runs_as_a_command() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_demo_ends_with_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def write_random_head(directory: Path) -> Path:
+    """An EAGLE-3 head for the model of llama_metadata."""
+    sizes = {"self_attn.q_proj": (HIDDEN, 2 * HIDDEN), "self_attn.o_proj": (HIDDEN, HIDDEN)}
+    keys = HIDDEN // HEADS * KV_HEADS
+    sizes |= {f"self_attn.{name}_proj": (keys, 2 * HIDDEN) for name in "kv"}
+    sizes |= {"mlp.gate_proj": (FFN, HIDDEN), "mlp.up_proj": (FFN, HIDDEN)}
+    sizes |= {"mlp.down_proj": (HIDDEN, FFN)}
+    shapes: dict[str, tuple[int, ...]] = {
+        f"midlayer.{name}.weight": size for name, size in sizes.items()
+    }
+    for name in ("input_layernorm", "hidden_norm", "post_attention_layernorm"):
+        shapes[f"midlayer.{name}.weight"] = (HIDDEN,)
+    shapes |= {"norm.weight": (HIDDEN,), "fc.weight": (HIDDEN, 2 * HIDDEN)}
+    random = np.random.default_rng(3)
+    tensors = {name: random.standard_normal(shape) for name, shape in shapes.items()}
+    config = {
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": KV_HEADS,
+        "eagle_aux_hidden_state_layer_ids": [0, LAYERS],
+    }
+    return Checkpoint(config, tensors).write(directory)
+
+
+@pytest.mark.parametrize("with_head", [False, True])
+def test_the_demo_ends_with_the_table(
+    with_head: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     template = "{% for m in messages %}[{{ m.role }}]{{ m.content }}\n{% endfor %}[assistant]"
     metadata = llama_metadata(
         llama__context_length=8192,
@@ -300,12 +337,15 @@ def test_the_demo_ends_with_the_table(tmp_path: Path, capsys: pytest.CaptureFixt
     from forerun.convert import convert
 
     model = convert(path, tmp_path / "model", progress=False)
-    assert demo.run(model, max_model_len=8192) == 0
+    head = write_random_head(tmp_path / "head") if with_head else None
+    assert demo.run(model, max_model_len=8192, head=head) == 0
     shown = capsys.readouterr().out
-    assert shown.count("--- summarise an article, ") == 3
+    methods = ["none", "ngram", "suffix", *(["eagle3", "hybrid"] if with_head else [])]
+    assert shown.count("--- summarise an article, ") == len(methods)
     table = shown[shown.index("prompt, method") :]
-    assert len(table.splitlines()) == 2 + 9 + 2
-    assert table.count("  yes") == 9
+    assert [table.count(f", {method} ") for method in methods] == [3] * len(methods)
+    assert len(table.splitlines()) == 2 + 3 * len(methods) + 2
+    assert table.count("  yes") == 3 * len(methods)
     assert "same tokens: yes" in table
 
 
