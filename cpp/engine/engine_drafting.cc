@@ -82,14 +82,17 @@ void EngineCore::PrepareDrafts() {
     const double begin = Now();
     drafter_->Prepare(prepared_);
     const double seconds = Now() - begin;
-    int num_run = 0, num_rows_behind = 0;
+    int num_run = 0, num_few = 0;
+    bool catches_up = false;
     for (const DraftRequest& wanted : prepared_) {
       if (!drafter_->RanModel(wanted.id)) continue;
       ++num_run;
-      if (wanted.num_rows_behind > DraftPrice::kFewRows) num_rows_behind += wanted.num_rows_behind;
+      const bool is_far_behind = wanted.num_rows_behind > DraftPrice::kFewRows;
+      catches_up = catches_up || is_far_behind;
+      if (!is_far_behind) num_few += wanted.num_rows_behind;
     }
     // What requests share was run once.
-    num_rows_behind = std::min(num_rows_behind, drafter_->num_caught_up());
+    const int num_rows_behind = catches_up ? std::max(0, drafter_->num_caught_up() - num_few) : 0;
     price_.ObserveDrafting(num_run, drafter_->num_forwards(), num_rows_behind, seconds);
   } catch (const std::exception&) {
     // It cannot be told whose fault it was.

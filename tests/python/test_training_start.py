@@ -175,6 +175,9 @@ def test_a_state_that_cannot_be_read_is_refused(
     trainer_of(options("eagle3", steps=1), target).train()
     file = tmp_path / "out" / "state" / "state.pt"
     state = torch.load(file, weights_only=True)
+    torch.save({n: value for n, value in state.items() if n != "vocabulary"}, file)
+    with pytest.raises(InvalidArgumentError, match="without vocabulary"):
+        trainer_of(options("eagle3", steps=2), target)
     del state["head"]["fc.weight"]
     torch.save(state, file)
     with pytest.raises(InvalidArgumentError, match=r"fc\.weight"):

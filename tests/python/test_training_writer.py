@@ -236,7 +236,9 @@ def test_prompts_without_an_answer_are_passed_over(
 
 
 def test_what_an_interrupted_run_goes_on_with_is_what_it_would_have_written(
-    asked: Callable[..., list[dict[str, list[int]]]], monkeypatch: pytest.MonkeyPatch
+    asked: Callable[..., list[dict[str, list[int]]]],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.setitem(generate._ROUND, "cpu", 4)
     dropped = {tuple(prompt) for prompt in random_prompts(10, 6)[::3]}
@@ -255,19 +257,32 @@ def test_what_an_interrupted_run_goes_on_with_is_what_it_would_have_written(
     monkeypatch.setattr(EngineWriter, "write", interrupted)
     with pytest.raises(KeyboardInterrupt):
         asked("parts", num_examples=25, max_length=40)
+    with (tmp_path / "parts" / "data.jsonl").open("a") as file:
+        file.write(
+            '{"prompt": [3], "answer": [4, 5]}\n{"prompt": [3'
+        )  # of a round that was cut off
     calls_left[0] = 100
     lines = asked("parts", num_examples=25, max_length=40)
     assert lines == asked("whole", num_examples=25, max_length=40)
 
 
 def test_lines_that_were_made_with_other_options_are_not_taken(
-    asked: Callable[..., list[dict[str, list[int]]]],
+    asked: Callable[..., list[dict[str, list[int]]]], tmp_path: Path
 ) -> None:
     asked("out", num_examples=2, max_length=40)
     for name, value in [("seed", 1), ("max_length", 30), ("max_answer_tokens", 5)]:
         with pytest.raises(InvalidArgumentError, match=name):
             asked("out", **{"num_examples": 2, "max_length": 40, name: value})
-    assert len(asked("out", num_examples=3, max_length=40)) == 3
+    lines = asked("out", num_examples=3, max_length=40)
+    assert len(lines) == 3
+    about = tmp_path / "out" / "data.json"
+    for text in (about.read_text()[:40], "[]", None):
+        about.unlink() if text is None else about.write_text(text)
+        with pytest.raises(InvalidArgumentError, match="out: "):
+            asked("out", num_examples=4, max_length=40)
+    # Without lines there is nothing to go on from.
+    (tmp_path / "out" / "data.jsonl").unlink()
+    assert asked("out", num_examples=3, max_length=40, seed=1) != lines
 
 
 def test_prompts_and_data_exclude_each_other(tmp_path: Path) -> None:

@@ -170,7 +170,9 @@ class _Facts:
         return None
 
     def flag(self, key: str, default: bool) -> bool:
-        value = self.config.get(key, default)
+        value = self.config.get(key)
+        if value is None:
+            return default
         if not isinstance(value, bool):
             raise CheckpointError(key, repr(value), "true or false")
         return value
@@ -265,10 +267,11 @@ def _resolve_eagle3(facts: _Facts, result: Inspection) -> None:
             raise CheckpointError(
                 "fc.weight", f"{width} inputs", f"a multiple of the target's {target_hidden}"
             )
-        if "input_norm.weight" in names or facts.flag("norm_before_fc", False):
+        if "input_norm.weight" in names:
             facts.shape("input_norm.weight", width)
-        if facts.flag("fc_norm", False):
-            facts.shape("fc_norm.0.weight", target_hidden)
+    for flag, norm in (("norm_before_fc", "input_norm.weight"), ("fc_norm", "fc_norm.0.weight")):
+        if facts.flag(flag, False):
+            facts.shape(norm, None)
     result.hidden_size = target_hidden
     _resolve_draft_vocabulary(facts, result, hidden)
     ids = facts.layer_ids(num_taps)

@@ -7,7 +7,7 @@ import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -30,7 +30,6 @@ _MIN_P = 0.02
 # Most answers in use are the most probable ones, so most to learn from are.
 _GREEDY_SHARE = 0.6
 _TEMPERATURE = 0.7
-_ABOUT = "data.json"
 _MARK = "\u241eforerun\u241e"  # stands where the user's words are when a template is taken apart
 
 
@@ -41,74 +40,81 @@ def write_examples(options: TrainOptions) -> Path:
         InvalidArgumentError: the target writes nothing that could be learned from, or the lines
             that are there were made with other options.
     """
-    file = options.out / "data.jsonl"
-    num_dropped = _read_about(options)
-    done = _whole_lines(file) if file.is_file() else 0
+    lines = _Lines(options)
     wanted = options.num_examples or 0
-    if done >= wanted:
-        return file
-    author = Author(options, num_dropped)
-    empty = 0
-    bar = tqdm(total=wanted, initial=done, unit=" examples", disable=None)
-    with bar, file.open("a", encoding="utf-8") as out:
-        while done < wanted:
-            entries = author.write_round(done, wanted - done, empty)
-            lines = [json.dumps(entry) + "\n" for entry in entries]
-            empty = 0 if lines else empty + 1
-            if empty == _EMPTY_ROUNDS:
+    if lines.count >= wanted:
+        return lines.file
+    author = Author(options, lines.num_dropped)
+    bar = tqdm(total=wanted, initial=lines.count, unit=" examples", disable=None)
+    with bar:
+        while lines.count < wanted:
+            if lines.num_empty_rounds == _EMPTY_ROUNDS:
                 raise InvalidArgumentError(
                     "model", str(options.model), "a model that writes; or give data"
                 )
-            out.write("".join(lines))
-            out.flush()
-            _write_about(options, author.num_dropped)
-            done += len(lines)
-            bar.update(len(lines))
-    return file
+            count = lines.count
+            entries = list(author.write_round(count, wanted - count, lines.num_empty_rounds))
+            lines.add(entries, author.num_dropped)
+            bar.update(len(entries))
+    return lines.file
 
 
-def _about(options: TrainOptions) -> dict[str, Any]:
-    """What the lines follow from."""
-    prompts = None if options.prompts is None else str(options.prompts.resolve())
-    return {
-        "model": str(options.model.resolve()),
-        "prompts": prompts,
-        "max_length": options.max_length,
-        "max_answer_tokens": options.max_answer_tokens,
-        "seed": options.seed,
-    }
+class _Lines:
+    """The rounds' lines in out/data.jsonl. What they follow from stands beside, in out/data.json.
 
+    A round is there when the latter counts its lines: what an interrupted one left is cut off.
+    """
 
-def _read_about(options: TrainOptions) -> int:
-    """How many prompts had no answer so far, of lines that were made with these options."""
-    file = options.out / _ABOUT
-    if not file.is_file():
-        return 0
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    for name, value in _about(options).items():
-        if stored.get(name) != value:
+    def __init__(self, options: TrainOptions) -> None:
+        self.file, self._about_file = options.out / "data.jsonl", options.out / "data.json"
+        self.count = self.num_dropped = self.num_empty_rounds = 0
+        self._made_with = {
+            "model": str(options.model.resolve()),
+            "prompts": None if options.prompts is None else str(options.prompts.resolve()),
+            "max_length": options.max_length,
+            "max_answer_tokens": options.max_answer_tokens,
+            "seed": options.seed,
+        }
+        if self.file.is_file() and self.file.stat().st_size > 0:
+            self._go_on()
+        else:
+            self._write_about()
+            self.file.touch()
+
+    def _go_on(self) -> None:
+        text = self._about_file.read_text(encoding="utf-8") if self._about_file.is_file() else "{}"
+        try:
+            about = json.loads(text)
+            made_with, state = about["made_with"], about["state"]
+            self.count, self.num_dropped, self.num_empty_rounds = map(int, state)
+        except (KeyError, TypeError, ValueError) as error:
             raise InvalidArgumentError(
-                name,
-                value,
-                f"{stored.get(name)}, which {options.out / 'data.jsonl'} was made with; "
-                "or another out",
-            )
-    num_dropped: int = stored["num_dropped"]
-    return num_dropped
+                "out", f"{self.file} without a whole {self._about_file.name}",
+                "an out of this version; such lines can be given as data",
+            ) from error  # fmt: skip
+        for name, value in self._made_with.items():
+            if made_with.get(name) != value:
+                theirs = f"{made_with.get(name)}, which {self.file} was made with; or another out"
+                raise InvalidArgumentError(name, value, theirs)
+        lines = self.file.read_bytes().splitlines(keepends=True)
+        self.count = min(self.count, len(lines))
+        os.truncate(self.file, sum(map(len, lines[: self.count])))
 
+    def _write_about(self) -> None:
+        state = [self.count, self.num_dropped, self.num_empty_rounds]
+        text = json.dumps({"made_with": self._made_with, "state": state}, indent=2) + "\n"
+        new = self._about_file.with_suffix(".tmp")
+        new.write_text(text, encoding="utf-8")
+        os.replace(new, self._about_file)
 
-def _write_about(options: TrainOptions, num_dropped: int) -> None:
-    about = json.dumps(_about(options) | {"num_dropped": num_dropped}, indent=2) + "\n"
-    (options.out / _ABOUT).write_text(about, encoding="utf-8")
-
-
-def _whole_lines(file: Path) -> int:
-    """How many there are; what was written of another one is cut off."""
-    text = file.read_bytes()
-    whole = text.rfind(b"\n") + 1
-    if whole < len(text):
-        os.truncate(file, whole)
-    return text.count(b"\n")
+    def add(self, entries: list[dict[str, list[int]]], num_dropped: int) -> None:
+        """A round; `num_dropped` is of all rounds so far."""
+        with self.file.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(entry) + "\n" for entry in entries))
+        self.count += len(entries)
+        self.num_dropped = num_dropped
+        self.num_empty_rounds = 0 if entries else self.num_empty_rounds + 1
+        self._write_about()
 
 
 class Author:

@@ -12,7 +12,7 @@ from forerun.training.batch import Batch
 from forerun.training.heads import Guess, Head, RmsNorm, linear, row_weights, truth_rows
 from forerun.training.layers import DraftLayer
 from forerun.training.losses import linear_cross_entropy
-from forerun.training.options import TrainOptions
+from forerun.training.options import TrainOptions, check_layer_ids
 from forerun.training.target import Target
 
 
@@ -121,6 +121,7 @@ class Eagle3(LayerHead):
         super().__init__(target, options, vocabulary)
         hidden, eps = target.hidden_size, target.config.rms_norm_eps
         self.layer_ids = tuple(options.layer_ids or usual_layer_ids(target.num_layers))
+        check_layer_ids(list(self.layer_ids), target.num_layers)
         self.shares_head = bool(options.share_head)
         self.norms_residual = bool(options.norm_before_residual)
         self.output.requires_grad_(not options.freeze_head)

@@ -97,7 +97,6 @@ class Trainer:
             start.load_into(self.head)
         if state is not None:
             self._load_state(state)
-        self._trim_log()
         cache = options.states or options.out / "cache" if options.cache else None
         layer_ids = list(self.head.layer_ids)
         self._store = StateStore(target, layer_ids, cache, self.head.needs_best)
@@ -106,6 +105,7 @@ class Trainer:
             self._plan_epoch()
         if not corpus.train(self.num_examples):
             raise InvalidArgumentError("data", "no example to learn", "prompts with answers")
+        self._trim_log()
 
     def _vocabulary(self, target: Target, size: int | None) -> list[int] | None:
         if size is None:
@@ -296,7 +296,9 @@ class Trainer:
         lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if self.step else []
         whole = (line for line in lines if line.endswith("\n"))
         kept = [line for line in whole if json.loads(line)["step"] <= self.step]
-        log.write_text("".join(kept), encoding="utf-8")
+        trimmed = log.with_suffix(".tmp")
+        trimmed.write_text("".join(kept), encoding="utf-8")
+        os.replace(trimmed, log)
 
 
 _OF_THIS_VERSION = "the out of a run of this version, or resume off"
@@ -309,6 +311,11 @@ def _read_run(out: Path, expected: dict[str, Any]) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except (EOFError, RuntimeError, pickle.UnpicklingError) as error:
         raise InvalidArgumentError("out", f"{file}: {error}", _OF_THIS_VERSION) from error
+    missing = {"head", "optimizer", "vocabulary", "progress", "options"} - state.keys()
+    missing |= set(_PROGRESS) - state.get("progress", {}).keys()
+    if missing:
+        absent = ", ".join(sorted(missing))
+        raise InvalidArgumentError("out", f"{file} without {absent}", _OF_THIS_VERSION)
     theirs = state["options"]
     for name, value in expected.items():
         if theirs.get(name) != value:

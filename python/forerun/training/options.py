@@ -203,9 +203,9 @@ class TrainOptions:
 
     def _check_layer_ids(self, ids: list[int]) -> None:
         config = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
-        num_layers = config.get("text_config", config).get("num_hidden_layers", 0)
-        if not ids or not all(type(k) is int and 0 <= k < num_layers for k in ids):
-            raise InvalidArgumentError("layer_ids", ids, f"numbers from 0 to {num_layers - 1}")
+        # Where the config leaves the number out, the model's class knows it: the head asks again.
+        num_layers = (config.get("text_config") or config).get("num_hidden_layers")
+        check_layer_ids(ids, num_layers)
         if ids[0] == 1:
             raise InvalidArgumentError(
                 "layer_ids", ids, "another order: readers of a checkpoint take a list that begins "
@@ -252,6 +252,14 @@ class TrainOptions:
             if field.name not in free
             for value in [getattr(self, field.name)]
         }
+
+
+def check_layer_ids(ids: list[int], num_layers: int | None) -> None:
+    """Raises InvalidArgumentError where they are no layers of a model of so many."""
+    least = bool(ids) and all(type(k) is int and k >= 0 for k in ids)
+    if not least or (num_layers is not None and max(ids) >= num_layers):
+        most = "the last layer" if num_layers is None else num_layers - 1
+        raise InvalidArgumentError("layer_ids", ids, f"numbers from 0 to {most}")
 
 
 def _list(names: Iterable[str]) -> str:

@@ -242,6 +242,7 @@ TEST(ModelDrafterTest, WhatItHasToCatchUpWithIsCounted) {
     EXPECT_EQ(drafter.NumRowsBehind(request), num_new - 1);
     const int num_rows = seen.num_rows();
     drafter.Prepare(std::span(&request, 1));
+    EXPECT_EQ(drafter.num_caught_up(), num_new - 1);
     EXPECT_EQ(drafter.NumRowsBehind(request), 0);
     // These, the last token's, and a drafted one's.
     EXPECT_EQ(seen.num_rows() - num_rows, num_new + 1);
