@@ -57,8 +57,9 @@ class Served {
     core_ = std::make_unique<EngineCore>(config, executor_, drafter_.get());
   }
 
-  void Submit(const std::vector<TokenId>& prompt, int max_tokens) {
+  void Submit(const std::vector<TokenId>& prompt, int max_tokens, bool drafts = true) {
     SamplingParams params;
+    if (!drafts) params.max_draft_tokens = 0;
     params.temperature = 0.0;
     params.max_tokens = max_tokens;
     params.ignore_eos = true;
@@ -161,12 +162,7 @@ TEST(ModelDrafterTest, APrefixThatRequestsShareIsRunOnce) {
   for (int max_rows : {16, 400}) {  // in several forwards, and in one
     setting.max_rows = max_rows;
     Served served(setting);
-    SamplingParams params;
-    params.temperature = 0.0;
-    params.max_tokens = 2;
-    params.ignore_eos = true;
-    params.max_draft_tokens = 0;
-    served.core().Submit(prompt, params);  // the target's part comes into the cache
+    served.Submit(prompt, 2, /*drafts=*/false);  // the target's part comes into the cache
     served.Finish();
     ASSERT_EQ(served.num_network_rows(), 0);
     for (int i = 0; i < 8; ++i) served.Submit(prompt, 3);
@@ -197,12 +193,7 @@ TEST(ModelDrafterTest, WhoDraftsNothingForAWhileCatchesUpLater) {
   std::mt19937 random(6);
   Setting setting;
   Served served(setting);
-  SamplingParams params;
-  params.temperature = 0.0;
-  params.max_tokens = 20;
-  params.ignore_eos = true;
-  params.max_draft_tokens = 0;
-  served.core().Submit(RandomPrompt(random, 9), params);
+  served.Submit(RandomPrompt(random, 9), 20, /*drafts=*/false);
   served.Finish();
   EXPECT_EQ(served.num_network_rows(), 0);
 }
