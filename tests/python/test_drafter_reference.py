@@ -189,15 +189,18 @@ SCENARIOS = [
 ]
 
 
+def check_scenario(row: Row, scenario: Any) -> None:
+    got = scenario(row)
+    assert got.outputs == plain_outputs(directories(row)[0]), (row.name, scenario.__name__)
+    check_records(row, got.records)
+    if scenario is not in_hybrid_drafts:  # there the model goes on from the index's guesses too
+        check_greedy_paths(row, got.records)
+
+
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_draft_logits_do_not_depend_on_what_happens_to_the_state(scenario: Any) -> None:
     for name in SOME:
-        row = row_named(name)
-        got = scenario(row)
-        assert got.outputs == plain_outputs(directories(row)[0]), name
-        check_records(row, got.records)
-        if scenario is not in_hybrid_drafts:  # there the model goes on from the index's guesses too
-            check_greedy_paths(row, got.records)
+        check_scenario(row_named(name), scenario)
 
 
 def check_trees(row: Row) -> None:
@@ -273,10 +276,7 @@ def test_kept_state_and_recomputation_agree_to_the_bit(name: str, dtype: str) ->
 @pytest.mark.parametrize("row", names(ROWS))
 def test_every_row_in_every_scenario(row: Row) -> None:
     for scenario in SCENARIOS:
-        got = scenario(row)
-        assert got.outputs == plain_outputs(directories(row)[0]), scenario.__name__
-        check_records(row, got.records)
-        check_greedy_paths(row, got.records)
+        check_scenario(row, scenario)
     if drafts_trees(row):
         check_trees(row)
     for acceptance_method in ("REJECTION", "BLOCK"):
