@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, TypeVar
 
 from forerun.errors import InvalidArgumentError
@@ -42,10 +44,31 @@ def check_bool(field: str, value: Any) -> bool:
 
 
 def check_str(field: str, value: Any) -> str:
-    """The value, which must be a string."""
+    """The value, which must be a string that UTF-8 can encode: no lone surrogates."""
     if not isinstance(value, str):
         raise InvalidArgumentError(field, value, "a string")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidArgumentError(
+            field,
+            repr(value),
+            f"text that UTF-8 can encode: character {error.start} is a lone surrogate",
+        ) from None
     return value
+
+
+def check_path(field: str, value: Any, expected: str = "a path that is not empty") -> Path:
+    """The value as a path, with `~` expanded; it may name something that does not exist."""
+    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not path or not isinstance(path, str):
+        raise InvalidArgumentError(field, value, expected)
+    if "\0" in check_str(field, path):
+        raise InvalidArgumentError(field, repr(path), "a path without null characters")
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:  # a user who has no home
+        raise InvalidArgumentError(field, path, f"an existing path: {error}") from error
 
 
 def check_one_of(field: str, value: Any, choices: Iterable[Any], why: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -42,6 +43,7 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
+    _tolerate_encodings()
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
@@ -56,6 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has gone; say nothing at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _tolerate_encodings() -> None:
+    """Shows what a terminal cannot write as `?`, and leaves wrong input to the checks of text."""
+    for stream, errors in ((sys.stdin, "surrogateescape"), (sys.stdout, "replace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=errors)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,7 +21,9 @@ class InvalidArgumentError(ForerunError, ValueError):
         self.expected = expected
 
     def __str__(self) -> str:
-        return f"{self.field}: got {self.value}; expected {self.expected}"
+        text = f"{self.field}: got {self.value}; expected {self.expected}"
+        # What was given may hold lone surrogates; the message can always be printed.
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 class CheckpointError(InvalidArgumentError):

@@ -6,11 +6,10 @@ import functools
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forerun import _core
-from forerun.checks import check_bool, check_int
+from forerun.checks import check_bool, check_int, check_path, check_str
 from forerun.config import engine_options
 from forerun.detokenizer import TokenBytes
 from forerun.errors import CheckpointError, InvalidArgumentError
@@ -71,7 +70,7 @@ class LLM:
         core_options.model = str(self.directory)
         self._tokenizer: Tokenizer | None = None
         if not skip_tokenizer_init:
-            self._tokenizer = _load_tokenizer(tokenizer or self.directory)
+            self._tokenizer = _load_tokenizer(self.directory if tokenizer is None else tokenizer)
         self.drafter: Drafter | None = None
         if self.speculative_config is not None and self.speculative_config.uses_model:
             from forerun.drafters import set_drafter
@@ -301,7 +300,7 @@ class LLM:
                     where, sorted(map(str, keys)), "the key 'prompt' or 'prompt_token_ids'"
                 )
         if isinstance(item, str):
-            return item, self.get_tokenizer().encode(item)
+            return item, self.get_tokenizer().encode(check_str(where, item))
         if isinstance(item, bytes) or not isinstance(item, Iterable):
             raise InvalidArgumentError(where, item, "a string, token ids, or a dict of either")
         return None, [check_int(f"{where}.prompt_token_ids", token) for token in item]
@@ -315,7 +314,7 @@ def _fit(token_bytes: list[bytes], size: int) -> list[bytes]:
 def _load_tokenizer(directory: str | os.PathLike[str]) -> Tokenizer:
     from forerun.tokenizer import Tokenizer
 
-    return Tokenizer(Path(directory).expanduser())
+    return Tokenizer(check_path("tokenizer", directory))
 
 
 def _prompt_list(prompts: Any) -> list[Any]:

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from forerun.checks import check_path
 from forerun.errors import CheckpointError, InvalidArgumentError
 
 # Changes whenever `forerun convert` writes something else for the same file.
@@ -27,8 +28,6 @@ def resolve_model(
         revision: the branch, tag or commit of a model on the hub.
         progress: show a progress bar while a .gguf file is converted.
     """
-    if not isinstance(model, str | os.PathLike) or not os.fspath(model):
-        raise InvalidArgumentError("model", model, "a directory, a .gguf file or a hub id")
     return _resolve("model", model, revision, progress, is_drafter=False)
 
 
@@ -44,7 +43,7 @@ def _resolve(
     progress: bool,
     is_drafter: bool,
 ) -> Path:
-    path = Path(model).expanduser()
+    path = check_path(field, model, "a directory, a .gguf file or a hub id")
     if not path.exists():
         return _download(field, os.fspath(model), revision, is_drafter)
     if revision is not None:

@@ -101,11 +101,12 @@ class SamplingParams:
 
     def stop_strings(self) -> list[str]:
         """`stop` as a list."""
-        if self.stop is None or isinstance(self.stop, str):
-            return [] if self.stop is None else [self.stop]
-        if not isinstance(self.stop, Sequence):
+        if self.stop is None:
+            return []
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop
+        if not isinstance(stops, Sequence):
             raise InvalidArgumentError("stop", self.stop, "a string or a list of strings")
-        return [check_str("stop", stop) for stop in self.stop]
+        return [check_str("stop", stop) for stop in stops]
 
     def _check_shape(self) -> None:
         """Checks what the engine does not see."""

@@ -14,6 +14,7 @@ from forerun.checks import (
     check_int,
     check_number,
     check_one_of,
+    check_path,
     check_str,
     checked_keywords,
 )
@@ -204,10 +205,8 @@ class SpeculativeConfig:
         return self.method in (None, "hybrid", *MODEL_METHODS)
 
     def _settle_method(self) -> None:
-        if self.model is not None and (
-            not isinstance(self.model, str | os.PathLike) or not os.fspath(self.model)
-        ):
-            raise InvalidArgumentError("model", self.model, "a directory, a hub id or None")
+        if self.model is not None:
+            check_path("model", self.model, "a directory, a hub id or None")
         if self.model in ("ngram", "[ngram]") and self.method in (None, "ngram"):
             self.method = "ngram"
             self.model = None

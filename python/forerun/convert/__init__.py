@@ -8,6 +8,7 @@ import shutil
 import uuid
 from pathlib import Path
 
+from forerun.checks import check_path
 from forerun.convert.config import architecture, generation_config, model_config
 from forerun.convert.reader import GgufFile
 from forerun.convert.tokenizer import write_tokenizer
@@ -27,10 +28,10 @@ def convert(gguf: str | Path, directory: str | Path, *, progress: bool = True) -
         CheckpointError: the file is damaged, or says something this converter cannot honour.
         InvalidArgumentError: the directory exists already.
     """
-    target = Path(directory)
+    source, target = check_path("gguf", gguf), check_path("directory", directory)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InvalidArgumentError("directory", str(directory), "a new or empty directory")
-    file = GgufFile(gguf)
+    file = GgufFile(source)
     arch = architecture(file)
     config = model_config(file, rope_freqs(file))
 
