@@ -1,10 +1,13 @@
 #include "cpp/model/json.h"
 
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <utility>
 #include <vector>
+
+#include "cpp/model/json_depth.h"
 
 namespace forerun {
 namespace {
@@ -31,7 +34,30 @@ std::string Shorten(const std::string& text) {
   return text.substr(0, length) + "...";
 }
 
+std::size_t JsonDepth(std::span<const std::byte> text) {
+  std::size_t depth = 0, deepest = 0;
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = static_cast<char>(text[i]);
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      deepest = std::max(deepest, ++depth);
+    } else if ((c == ']' || c == '}') && depth > 0) {
+      --depth;
+    }
+  }
+  return deepest;
+}
+
 json ParseJsonObject(std::span<const std::byte> text, const std::string& label) {
+  if (const std::size_t depth = JsonDepth(text); depth > kMaxJsonDepth) {
+    throw CheckpointError(label, "JSON nested " + std::to_string(depth) + " levels deep",
+                          "at most " + std::to_string(kMaxJsonDepth) + " levels");
+  }
   json object;
   try {
     const char* begin = reinterpret_cast<const char*>(text.data());

@@ -6,6 +6,7 @@ PYBIND11_MODULE(_core, module) {
   forerun::RegisterOptions(module);
   forerun::RegisterMetrics(module);
   forerun::RegisterEngine(module);
+  forerun::RegisterFiles(module);
 #ifdef FORERUN_BIND_MODEL
   forerun::RegisterModel(module);
 #endif

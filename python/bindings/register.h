@@ -10,6 +10,7 @@ void RegisterErrors(pybind11::module_& module);
 void RegisterOptions(pybind11::module_& module);
 void RegisterMetrics(pybind11::module_& module);
 void RegisterEngine(pybind11::module_& module);
+void RegisterFiles(pybind11::module_& module);
 void RegisterModel(pybind11::module_& module);
 
 }  // namespace forerun

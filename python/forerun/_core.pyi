@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'VocabularyBridge', 'available_isas', 'check_engine_options', 'check_sampling_params']
+__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'MAX_JSON_DEPTH', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'VocabularyBridge', 'available_isas', 'check_engine_options', 'check_sampling_params', 'json_depth']
 class SpeculativeMethod:
     """
     How drafts are made.
@@ -789,3 +789,8 @@ def check_sampling_params(params: SamplingParams) -> None:
     """
     Raises InvalidArgumentError that names the first wrong field.
     """
+def json_depth(text: bytes) -> int:
+    """
+    How many objects and arrays of a JSON text are open at once, at most.
+    """
+MAX_JSON_DEPTH: int = 128

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,8 @@ from forerun import _core
 from forerun.checks import check_bool, check_int, check_path, check_str
 from forerun.config import engine_options
 from forerun.detokenizer import TokenBytes
-from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.errors import InvalidArgumentError
+from forerun.json_files import read_json_object
 from forerun.loading import resolve_model
 from forerun.metrics import EngineMetrics, Metric, engine_metrics
 from forerun.outputs import RequestOutput, TextPrompt, TokensPrompt
@@ -201,10 +201,7 @@ class LLM:
         path = self.directory / "generation_config.json"
         if not path.is_file():
             return {}
-        try:
-            config = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(str(path), str(error), "valid JSON") from error
+        config = read_json_object(path)
         names = {"max_new_tokens": "max_tokens"} | {
             name: name for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
         }

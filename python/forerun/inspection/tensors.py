@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from forerun.errors import CheckpointError
 from forerun.inspection.pickles import PickledTensor, read_pickled
+from forerun.json_files import read_json_object
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def pickle_files(directory: Path) -> list[Path]:
 
 def _check_index(directory: Path, tensors: dict[str, TensorInfo]) -> None:
     for index in directory.glob("*.index.json"):
-        weight_map = _parse_json(index.read_bytes(), index).get("weight_map")
+        weight_map = read_json_object(index).get("weight_map")
         if not isinstance(weight_map, dict):
             raise CheckpointError(str(index), "no weight_map", "a file for each tensor")
         for name, file in weight_map.items():
@@ -64,23 +64,9 @@ def _check_index(directory: Path, tensors: dict[str, TensorInfo]) -> None:
                 raise CheckpointError(str(index), f"{name} in {file}", "tensors where it says")
 
 
-def _parse_json(text: bytes, path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise CheckpointError(str(path), str(error), "JSON") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(str(path), type(value).__name__, "a JSON object")
-    return value
-
-
 def read_config(directory: Path) -> dict[str, Any]:
     """`config.json` of a directory."""
-    path = directory / "config.json"
-    try:
-        return _parse_json(path.read_bytes(), path)
-    except OSError as error:
-        raise CheckpointError(str(path), str(error.strerror), "a readable file") from error
+    return read_json_object(directory / "config.json")
 
 
 def _read_safetensors(file: Path) -> Iterator[tuple[str, TensorInfo]]:

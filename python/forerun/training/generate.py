@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from forerun.errors import InvalidArgumentError
+from forerun.json_files import read_json_object
 from forerun.training.prompts import read_prompts
 from forerun.training.writing import EngineWriter, TurnEnd, Writer, WriteRequest, Written
 
@@ -132,7 +133,7 @@ class Author:
         self._prompts: list[list[int]] | None = None
         if options.prompts is not None:
             longest = options.max_length - _LEAST_ANSWER_ROOM
-            config = json.loads((options.model / "config.json").read_text(encoding="utf-8"))
+            config = read_json_object(options.model / "config.json")
             size = config.get("vocab_size", config.get("text_config", {}).get("vocab_size"))
             self._prompts = read_prompts(options.prompts, self._tokenizer, longest, size)
             random.Random(options.seed).shuffle(self._prompts)
@@ -212,7 +213,7 @@ class Author:
     def _start(self) -> list[int]:
         if self._turn is not None and self._tokenizer is not None:
             return self._tokenizer.encode(self._turn[0], add_special_tokens=False)
-        config = json.loads((self._options.model / "config.json").read_text(encoding="utf-8"))
+        config = read_json_object(self._options.model / "config.json")
         bos = config.get("bos_token_id")
         return [bos if isinstance(bos, int) else 0]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from forerun.errors import CheckpointError
+from forerun.json_files import read_json_object
 from forerun.training.heads import RmsNorm, linear
 from forerun.training.layer_heads import LayerHead
 from forerun.training.layers import DraftLayer
@@ -30,7 +30,7 @@ class Mtp(LayerHead):
     def __init__(self, target: Target, options: TrainOptions) -> None:
         """Starts from the target's layer, or from the feature as it is."""
         super().__init__(target, options)
-        self._stored: dict[str, Any] = json.loads((target.directory / "config.json").read_text())
+        self._stored = read_json_object(target.directory / "config.json")
         kind = self._stored.get("model_type")
         plain = not self._stored.get("mlp_bias") and not self._stored.get("use_sliding_window")
         has_bias_behind = kind == "llama" and self._stored.get("attention_bias")

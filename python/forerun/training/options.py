@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from forerun.errors import InvalidArgumentError
+from forerun.json_files import read_json_object
 
 TRAIN_METHODS = ("eagle3", "eagle", "mlp_speculator", "medusa", "mtp", "draft_model")
 # Options that only some methods have; None means "the method's own default".
@@ -202,7 +202,7 @@ class TrainOptions:
                 raise InvalidArgumentError(name, getattr(self, name), "a share below 1")
 
     def _check_layer_ids(self, ids: list[int]) -> None:
-        config = json.loads((self.model / "config.json").read_text(encoding="utf-8"))
+        config = read_json_object(self.model / "config.json")
         # Where the config leaves the number out, the model's class knows it: the head asks again.
         num_layers = (config.get("text_config") or config).get("num_hidden_layers")
         check_layer_ids(ids, num_layers)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.json_files import read_json_object
 from forerun.training.heads import Head
 from forerun.training.options import TrainOptions
 
@@ -28,7 +28,7 @@ class Start:
         self._directory = directory
         try:
             self._tensors: dict[str, torch.Tensor] = load_file(directory / "model.safetensors")
-            self._config: dict[str, Any] = json.loads((directory / "config.json").read_text())
+            self._config: dict[str, Any] = read_json_object(directory / "config.json")
         except Exception as error:  # whatever the file and its reader run into
             raise CheckpointError("start", str(error), "a checkpoint with safetensors") from error
         self._vocabulary: list[int] | None = None

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.json_files import read_json_object
 from forerun.training.data import Example
 
 _SHARD_BYTES = 1 << 30
@@ -115,7 +116,7 @@ def load_model(directory: Path, dtype: torch.dtype, **options: Any) -> Any:
 def _load(directory: Path, options: dict[str, Any]) -> Any:
     from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-    stored = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    stored = read_json_object(directory / "config.json")
     if stored.get("model_type") != "mimo":
         return AutoModelForCausalLM.from_pretrained(directory, **options)
     # Which transformers does not know, and which is Qwen2 with layers that are not read here.
