@@ -1,0 +1,218 @@
+"""Options that several commands of the command line share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forerun.cli_drafters import add_drafter_options, drafter_fields
+from forerun.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from forerun.llm import LLM
+    from forerun.outputs import RequestOutput
+    from forerun.sampling_params import SamplingParams
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """The model to run."""
+    parser.add_argument("model", metavar="MODEL", help="a directory, a .gguf file or a hub id")
+
+
+def add_sampling(parser: argparse.ArgumentParser, max_tokens: int) -> None:
+    """Options that become SamplingParams."""
+    group = parser.add_argument_group("what to generate")
+    group.add_argument(
+        "--max-tokens", type=int, default=max_tokens, metavar="N", help="default: %(default)s"
+    )
+    group.add_argument(
+        "--temperature",
+        type=float,
+        default=0.0,
+        metavar="T",
+        help="0 always takes the most probable token; 1 samples as the model says (default: 0)",
+    )
+    group.add_argument("--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling")
+    group.add_argument("--top-k", type=int, default=0, metavar="K", help="the K most probable only")
+    group.add_argument("--min-p", type=float, default=0.0, metavar="P")
+    group.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="R",
+        help="above 1: less of what the prompt and the text have",
+    )
+    group.add_argument(
+        "--frequency-penalty",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="above 0: less of a token for each time the text has it",
+    )
+    group.add_argument(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        metavar="F",
+        help="above 0: less of every token that the text has",
+    )
+    group.add_argument(
+        "--logit-bias",
+        action="append",
+        type=_bias,
+        metavar="ID=NUMBER",
+        help="make a token more or less probable (-100 to 100)",
+    )
+    group.add_argument("--bad-word", action="append", metavar="TEXT", help="never write this")
+    group.add_argument("--min-tokens", type=int, default=0, metavar="N")
+    group.add_argument("--ignore-eos", action="store_true", help="go on where the model would end")
+    group.add_argument(
+        "--keep-special-tokens", action="store_true", help="show them as part of the text"
+    )
+    group.add_argument("--seed", type=int, metavar="N", help="makes sampling repeatable")
+    group.add_argument("--stop", action="append", metavar="TEXT", help="end before this text")
+
+
+def add_structure(parser: argparse.ArgumentParser) -> None:
+    """Options for structured outputs."""
+    group = parser.add_argument_group("what the text must be").add_mutually_exclusive_group()
+    group.add_argument("--json-schema", metavar="FILE", help="JSON that follows this schema")
+    group.add_argument("--json-object", action="store_true", help="any JSON object")
+    group.add_argument("--regex", metavar="REGEX", help="a match of this regular expression")
+    group.add_argument("--choice", action="append", metavar="TEXT", help="one of the texts given")
+    group.add_argument("--grammar", metavar="FILE", help="a text of this grammar (Lark or GBNF)")
+
+
+def add_engine(parser: argparse.ArgumentParser, with_method: bool = True) -> None:
+    """Options of the engine and of its drafter."""
+    group = parser.add_argument_group("how to run")
+    if with_method:
+        group.add_argument(
+            "--method",
+            metavar="NAME",
+            help="how to guess ahead: none, ngram, suffix, grammar, draft_model, eagle, eagle3, "
+            "mtp, mlp_speculator, medusa or hybrid; the text is the same with each (default: "
+            "suffix, or what --speculative-model is)",
+        )
+        group.add_argument(
+            "--acceptance-method",
+            choices=("coupled", "rejection", "block"),
+            default="coupled",
+            help="when a guess is accepted: rejection and block sample other texts than --method "
+            "none would, equally likely ones (default: %(default)s)",
+        )
+        group.add_argument("--stats", action="store_true", help="print speed and acceptance")
+    group.add_argument(
+        "--num-speculative-tokens", type=int, metavar="N", help="the most tokens to guess at once"
+    )
+    add_drafter_options(group)
+    group.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
+    group.add_argument("--num-threads", type=int, default=0, metavar="N", help="0: one per core")
+    group.add_argument("--max-model-len", type=int, metavar="N", help="prompt and output together")
+
+
+def sampling_params(options: argparse.Namespace) -> SamplingParams:
+    """The SamplingParams that the options ask for."""
+    from forerun.sampling_params import SamplingParams
+
+    return SamplingParams(
+        max_tokens=options.max_tokens,
+        temperature=options.temperature,
+        top_p=options.top_p,
+        top_k=options.top_k,
+        min_p=options.min_p,
+        seed=options.seed,
+        stop=options.stop,
+        repetition_penalty=options.repetition_penalty,
+        frequency_penalty=options.frequency_penalty,
+        presence_penalty=options.presence_penalty,
+        logit_bias=dict(options.logit_bias) if options.logit_bias else None,
+        bad_words=options.bad_word,
+        min_tokens=options.min_tokens,
+        ignore_eos=options.ignore_eos,
+        skip_special_tokens=not options.keep_special_tokens,
+        structured_outputs=_structure(options) if "json_schema" in options else None,
+    )
+
+
+def _structure(options: argparse.Namespace) -> dict[str, Any] | None:
+    given = {
+        "json": _read("json-schema", options.json_schema),
+        "json_object": options.json_object or None,
+        "regex": options.regex,
+        "choice": options.choice,
+        "grammar": _read("grammar", options.grammar),
+    }
+    fields = {name: value for name, value in given.items() if value is not None}
+    return fields or None
+
+
+def _read(field: str, path: str | None) -> str | None:
+    if path is None:
+        return None
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidArgumentError(field, path, f"a readable text file: {error}") from error
+
+
+def _bias(text: str) -> tuple[int, float]:
+    token, _, number = text.partition("=")
+    return int(token), float(number)
+
+
+def speculative_configs_of(
+    options: argparse.Namespace, methods: Sequence[str]
+) -> dict[str, dict[str, Any] | None]:
+    """A speculative_config per method name."""
+    from forerun.bench import speculative_configs
+
+    return speculative_configs(
+        methods,
+        options.num_speculative_tokens,
+        getattr(options, "acceptance_method", "coupled"),
+        drafter_fields(options),
+    )
+
+
+def load(options: argparse.Namespace, config: dict[str, Any] | None) -> LLM:
+    """Loads the model."""
+    from forerun.llm import LLM
+
+    return LLM(
+        options.model,
+        speculative_config=config,
+        dtype=options.dtype,
+        num_threads=options.num_threads,
+        max_model_len=options.max_model_len,
+        max_num_seqs=1,
+    )
+
+
+def load_with_method(options: argparse.Namespace) -> LLM:
+    """Loads the model with the drafter that the options ask for."""
+    method = options.method or ("model" if options.speculative_model else "suffix")
+    return load(options, speculative_configs_of(options, [method])[method])
+
+
+def show(text: str) -> None:
+    """Writes a piece of text at once."""
+    print(text, end="", flush=True)
+
+
+def print_stats(output: RequestOutput) -> None:
+    """Writes speed and acceptance of one request to standard error."""
+    metrics = output.metrics
+    if metrics is None:
+        return
+    seconds = metrics.total_seconds - metrics.first_token_seconds
+    speed = (metrics.num_generated_tokens - 1) / seconds if seconds > 0 else 0.0
+    print(
+        f"[{metrics.num_generated_tokens} tokens, {speed:.1f} tokens/s, first token after "
+        f"{metrics.first_token_seconds:.2f} s, {metrics.tokens_per_target_pass:.2f} tokens per "
+        f"target pass, mean acceptance length {metrics.spec_decode.mean_acceptance_length:.2f}]",
+        file=sys.stderr,
+    )
