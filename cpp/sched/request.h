@@ -31,6 +31,16 @@ struct RequestSetting {
   std::span<const TokenId> eos_token_ids;
 };
 
+// The last bytes of an output, as far as a stop string could begin in them.
+struct TextTail {
+  enum Mark : char { kShown, kNameBegin, kNameInside };
+
+  std::string shown;  // as in the text
+  std::string
+      named;  // with the names of special tokens that the text omits; empty if it omits none
+  std::string marks;  // [named.size()] a Mark of each byte
+};
+
 struct Request {
   Request(RequestId request_id, BlockPool& pool, int max_tokens)
       : id(request_id), max_len(max_tokens), table(pool, max_tokens) {}
@@ -53,7 +63,7 @@ struct Request {
   BlockTable table;
   int num_cached_tokens =
       -1;  // prompt tokens found in the prefix cache at first admission; -1: not yet admitted
-  std::string text_tail;  // the last output bytes, as far as a stop string could begin in them
+  TextTail text_tail;
   std::int64_t num_text_bytes = 0;
   FinishReason finish_reason = FinishReason::kNone;
   TokenId stop_token = -1;

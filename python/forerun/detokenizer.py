@@ -100,24 +100,42 @@ def _sentencepiece(token: str) -> bytes:
 class Detokenizer:
     """Turns the tokens of one request into pieces of text that add up to its whole text.
 
-    A piece ends at a whole character, and before anything that may still become a stop string.
+    A piece ends at a whole character, and before anything that may still become a stop string: in
+    the text as it is shown, or in the text with the names of the special tokens that it omits.
     """
 
-    def __init__(self, table: Sequence[bytes], stops: Sequence[str] = ()) -> None:
-        self._table = table
+    def __init__(
+        self, tables: TokenBytes, stops: Sequence[str] = (), *, skip_special_tokens: bool = True
+    ) -> None:
+        self._shown_table = tables.plain if skip_special_tokens else tables.whole
+        self._named_table = tables.whole
         self._stops = [stop.encode() for stop in stops]
+        self._longest_beginning = max(map(len, self._stops), default=1) - 1
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self._held = b""
+        self._held = b""  # what is not released
+        # The last bytes with the names of omitted tokens, as far as a stop string may begin there.
+        self._named = b""
+        self._is_shown = b""  # [len(_named)]
         self._num_released = 0
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that the next tokens settle."""
-        self._held += join_bytes(self._table, token_ids)
-        return self._release(len(self._held) - self._num_undecided())
+        self._held += join_bytes(self._shown_table, token_ids)
+        if not self._stops:
+            return self._release(len(self._held))
+        for token in token_ids:
+            name = join_bytes(self._named_table, [token])
+            self._named += name
+            self._is_shown += bytes([bool(join_bytes(self._shown_table, [token]))]) * len(name)
+        num_named = self._num_undecided(self._named)
+        num_shown = sum(self._is_shown[len(self._named) - num_named :])
+        keep = len(self._named) - self._longest_beginning
+        self._named, self._is_shown = self._named[max(keep, 0) :], self._is_shown[max(keep, 0) :]
+        return self._release(len(self._held) - max(num_shown, self._num_undecided(self._held)))
 
     def finish(self, token_ids: Sequence[int] = (), num_text_bytes: int = -1) -> str:
         """The rest of the text; the whole is cut to `num_text_bytes` unless that is negative."""
-        self._held += join_bytes(self._table, token_ids)
+        self._held += join_bytes(self._shown_table, token_ids)
         end = len(self._held)
         if num_text_bytes >= 0:
             end = min(end, max(num_text_bytes - self._num_released, 0))
@@ -128,11 +146,10 @@ class Detokenizer:
         self._num_released += len(chunk)
         return self._decoder.decode(chunk, final)
 
-    def _num_undecided(self) -> int:
-        """Length of the longest end of the held bytes that begins a stop string."""
-        longest = max((len(stop) for stop in self._stops), default=1) - 1
-        for length in range(min(longest, len(self._held)), 0, -1):
-            tail = self._held[-length:]
+    def _num_undecided(self, text: bytes) -> int:
+        """Length of the longest end of the text that begins a stop string."""
+        for length in range(min(self._longest_beginning, len(text)), 0, -1):
+            tail = text[-length:]
             if any(len(stop) > length and stop.startswith(tail) for stop in self._stops):
                 return length
         return 0

@@ -213,7 +213,11 @@ class Stream:
             (request, completion) for request in requests for completion in request.completions
         ]
         self._detokenizers = {
-            completion.id: Detokenizer(request.text_bytes, request.params.stop_strings())
+            completion.id: Detokenizer(
+                request.token_bytes if request.params.detokenize else TokenBytes([], []),
+                request.params.stop_strings(),
+                skip_special_tokens=request.params.skip_special_tokens,
+            )
             for request, completion in self._open
         }
         self._num_seen = {completion.id: 0 for _, completion in self._open}

@@ -39,7 +39,8 @@ class SamplingParams:
             takes seed + i.
         max_tokens: the most tokens to generate; None is up to the model's length.
         min_tokens: end-of-sequence and stop tokens cannot appear before this many.
-        stop: strings that end the text; they are cut off unless include_stop_str_in_output.
+        stop: strings that end the text; they are cut off unless include_stop_str_in_output. They
+            may name special tokens, as "<|im_end|>", also where skip_special_tokens omits those.
         stop_token_ids: tokens that end the text, besides the model's own.
         ignore_eos: go on beyond the model's end-of-sequence tokens.
         allowed_token_ids: nothing else can be sampled.

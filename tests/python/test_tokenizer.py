@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from forerun import detokenizer
-from forerun.detokenizer import Detokenizer
+from forerun.detokenizer import Detokenizer, TokenBytes
 from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.tokenizer import Tokenizer
 
@@ -37,7 +37,7 @@ def model_dir(request: pytest.FixtureRequest) -> Path:
 
 
 def stream(table: list[bytes], pieces: list[list[int]], stops: tuple[str, ...] = ()) -> list[str]:
-    decoder = Detokenizer(table, stops)
+    decoder = Detokenizer(TokenBytes(table, table), stops)
     return [*(decoder.push(piece) for piece in pieces), decoder.finish()]
 
 
@@ -117,7 +117,7 @@ def test_a_character_spread_over_tokens_appears_once_whole() -> None:
 def test_no_piece_goes_beyond_where_a_stop_string_cuts(
     table: list[bytes], stops: list[str]
 ) -> None:
-    decoder = Detokenizer(table, stops)
+    decoder = Detokenizer(TokenBytes(table, table), stops)
     seen, text = "", b""
     for index, data in enumerate(table):
         text += data
@@ -131,10 +131,11 @@ def test_no_piece_goes_beyond_where_a_stop_string_cuts(
 
 def test_the_end_is_cut_to_the_bytes_that_the_engine_keeps() -> None:
     table = [b"one ", b"two STO", b"P three"]
-    decoder = Detokenizer(table, ["STOP"])
+    tables = TokenBytes(table, table)
+    decoder = Detokenizer(tables, ["STOP"])
     assert [decoder.push([0]), decoder.push([1])] == ["one ", "two "]
     assert decoder.finish([2], num_text_bytes=8) == ""
-    included = Detokenizer(table, ["STOP"])
+    included = Detokenizer(tables, ["STOP"])
     pieces = [included.push([0]), included.push([1]), included.finish([2], num_text_bytes=12)]
     assert pieces == ["one ", "two ", "STOP"]
 

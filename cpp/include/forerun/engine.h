@@ -80,8 +80,8 @@ class Engine {
   virtual ~Engine() = default;
 
   // Bytes of each token, indexed by id; needed by requests with stop strings. Those of special
-  // tokens belong to the text of requests with skip_special_tokens = false only. REQUIRES: no
-  // request is unfinished.
+  // tokens belong to the text of requests with skip_special_tokens = false only, but stop strings
+  // may name them in any request. REQUIRES: no request is unfinished.
   virtual void SetTokenBytes(std::vector<std::string> token_bytes,
                              std::vector<TokenId> special_tokens = {}) = 0;
 

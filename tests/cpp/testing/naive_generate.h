@@ -36,23 +36,59 @@ inline void AddLogprobs(std::span<const float> logits, TokenId token, int num_to
   AppendLogprobs(logits, token, num_top, scratch, out);
 }
 
-// The earliest place where a stop string ends at or behind `from`, as the text's new length.
-inline std::optional<std::size_t> FindStop(const std::string& text, std::size_t from,
-                                           const SamplingParams& params) {
-  std::optional<std::size_t> best;
-  std::size_t best_begin = std::string::npos;
-  for (const std::string& stop : params.stop) {
-    for (std::size_t begin = 0; begin + stop.size() <= text.size(); ++begin) {
-      if (begin + stop.size() <= from || text.compare(begin, stop.size(), stop) != 0) continue;
-      if (begin < best_begin) {
-        best_begin = begin;
-        best = begin + (params.include_stop_str_in_output ? stop.size() : 0);
-      }
-      break;
-    }
+// An output so far as a list of tokens' texts, some of them omitted from what is shown.
+struct NaiveText {
+  struct Piece {
+    std::string bytes;
+    bool is_shown = true;
+  };
+  std::vector<Piece> pieces;
+
+  std::string Shown() const {
+    std::string text;
+    for (const Piece& piece : pieces) text += piece.is_shown ? piece.bytes : "";
+    return text;
   }
-  return best;
-}
+
+  // The length of the shown text, cut at the stop string that ends in the last piece; the leftmost
+  // wins, then the first in the list. Tried at every boundary where it may begin: each byte that is
+  // shown, and each omitted piece as a whole; once with the omitted pieces left out, once with
+  // them.
+  std::optional<std::size_t> FindStop(const SamplingParams& params) const {
+    std::optional<std::size_t> best;
+    std::size_t best_begin = std::string::npos;
+    for (const std::string& stop : params.stop) {
+      for (bool with_names : {false, true}) {
+        // Atoms: bytes that are shown, one each, and whole names.
+        std::vector<Piece> atoms;
+        std::size_t num_old = 0;
+        for (std::size_t i = 0; i < pieces.size(); ++i) {
+          if (i + 1 == pieces.size()) num_old = atoms.size();
+          if (pieces[i].is_shown) {
+            for (char byte : pieces[i].bytes) atoms.push_back({std::string(1, byte), true});
+          } else if (with_names && !pieces[i].bytes.empty()) {
+            atoms.push_back(pieces[i]);
+          }
+        }
+        std::size_t shown_begin = 0;
+        for (std::size_t begin = 0; begin < atoms.size(); ++begin) {
+          std::string joined;
+          std::size_t shown_end = shown_begin;
+          for (std::size_t i = begin; i < atoms.size() && joined.size() < stop.size(); ++i) {
+            joined += atoms[i].bytes;
+            shown_end += atoms[i].is_shown ? 1 : 0;
+            if (joined == stop && i >= num_old && shown_begin < best_begin) {
+              best_begin = shown_begin;
+              best = params.include_stop_str_in_output ? shown_end : shown_begin;
+            }
+          }
+          shown_begin += atoms[begin].is_shown ? 1 : 0;
+        }
+      }
+    }
+    return best;
+  }
+};
 
 inline NaiveResult NaiveGenerate(const NaiveModel& model, std::vector<TokenId> text,
                                  const SamplingParams& params, std::uint64_t seed,
@@ -64,6 +100,7 @@ inline NaiveResult NaiveGenerate(const NaiveModel& model, std::vector<TokenId> t
   }
   const SamplingRule rule = MakeSamplingRule(params, seed);
   const std::vector<TokenId> prompt = text;
+  NaiveText output;
   for (std::size_t i = 1; params.prompt_logprobs && i < prompt.size(); ++i) {
     AddLogprobs(model.logits_of(std::span(prompt).first(i)), prompt[i], *params.prompt_logprobs,
                 result.prompt_logprobs);
@@ -86,21 +123,20 @@ inline NaiveResult NaiveGenerate(const NaiveModel& model, std::vector<TokenId> t
     const bool may_stop = static_cast<int>(result.tokens.size()) > params.min_tokens;
     const bool is_skipped =
         params.skip_special_tokens && NumOccurrences(model.special_tokens, token) > 0;
-    const std::string piece = is_skipped ? "" : model.token_bytes[token];
-    if (may_stop && std::ranges::count(ends, token) > 0) {
-      result.finish_reason = FinishReason::kStop;
-      if (params.include_stop_str_in_output) result.text += piece;
-      break;
-    }
-    const std::size_t old_size = result.text.size();
-    result.text += piece;
+    output.pieces.push_back({model.token_bytes[token], !is_skipped});
     if (may_stop) {
-      if (const auto cut = FindStop(result.text, old_size, params)) {
-        result.text.resize(*cut);
+      if (const auto cut = output.FindStop(params)) {
+        result.text = output.Shown().substr(0, *cut);
         result.finish_reason = FinishReason::kStop;
         break;
       }
+      if (std::ranges::count(ends, token) > 0) {
+        result.finish_reason = FinishReason::kStop;
+        if (params.include_stop_str_in_output) result.text = output.Shown();
+        break;
+      }
     }
+    result.text = output.Shown();
     if (static_cast<int>(result.tokens.size()) == params.max_tokens ||
         static_cast<int>(text.size()) == model.max_model_len) {
       result.finish_reason = FinishReason::kLength;
