@@ -16,7 +16,7 @@ from forerun.outputs import (
     TextPrompt,
     TokensPrompt,
 )
-from forerun.sampling_params import SamplingParams
+from forerun.sampling_params import RequestOutputKind, SamplingParams
 from forerun.selftest import SelftestReport, selftest
 from forerun.speculative_config import SpeculativeConfig
 from forerun.structured_outputs import StructuredOutputsParams
@@ -33,6 +33,7 @@ __all__ = [
     "InvalidArgumentError",
     "Logprob",
     "RequestOutput",
+    "RequestOutputKind",
     "SamplingParams",
     "SelftestReport",
     "SpeculativeConfig",

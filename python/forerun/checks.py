@@ -1,26 +1,63 @@
-"""Checks of what callers pass; each failure names the field, the value and what is valid."""
+"""Checks of what callers pass; each failure names the field, the value and what is valid.
+
+Values may be anything: what their own methods raise is the caller's mistake too.
+"""
 
 from __future__ import annotations
 
-import difflib
 import functools
+import itertools
+import operator
 import os
-from collections.abc import Callable, Iterable
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 from forerun.errors import InvalidArgumentError
+from forerun.vllm_fields import OWNERS, Kind, field_problems
 
 _INT32_MAX = 2**31 - 1
+_MAX_ITEMS = 1 << 22
 _T = TypeVar("_T")
+
+
+class Problems:
+    """Collects what several checks raise, so that all of it is raised at once.
+
+    Each `with problems:` block ends at the first InvalidArgumentError in it.
+    """
+
+    def __init__(self) -> None:
+        self.errors: list[InvalidArgumentError] = []
+
+    def __enter__(self) -> None:
+        """Begins one check."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> bool:
+        """Keeps the check's error."""
+        if isinstance(error, InvalidArgumentError):
+            self.errors.extend(error.problems)
+            return True
+        return False
+
+    def raise_all(self) -> None:
+        """Raises what was collected, if anything was."""
+        if self.errors:
+            raise InvalidArgumentError.of_all(self.errors)
 
 
 def check_int(field: str, value: Any, *, least: int = -_INT32_MAX, most: int = _INT32_MAX) -> int:
     """The value as an int; numpy integers are welcome, bools and floats are not."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
+    try:
+        number = None if isinstance(value, bool) else int.__add__(operator.index(value), 0)
+    except Exception:
+        number = None
+    if number is None:
         raise InvalidArgumentError(field, value, "an integer")
-    number = int(value.__index__())
     if not least <= number <= most:
         raise InvalidArgumentError(field, number, f"an integer from {least} to {most}")
     return number
@@ -28,39 +65,54 @@ def check_int(field: str, value: Any, *, least: int = -_INT32_MAX, most: int = _
 
 def check_number(field: str, value: Any) -> float:
     """The value as a float; ints and numpy numbers are welcome, bools and strings are not."""
-    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
-        raise InvalidArgumentError(field, value, "a number")
+    number = None
     try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError):
-        raise InvalidArgumentError(field, value, "a number") from None
+        # An array of one element converts as well, but is a mistake.
+        if not isinstance(value, bool | str | bytes) and not getattr(value, "ndim", 0):
+            number = float.__add__(float(value), 0.0)
+    except Exception:
+        number = None
+    if number is None:
+        raise InvalidArgumentError(field, value, "a number")
+    return number
 
 
 def check_bool(field: str, value: Any) -> bool:
     """The value, which must be True or False."""
-    if not isinstance(value, bool):
+    if value is not True and value is not False:
         raise InvalidArgumentError(field, value, "True or False")
     return value
 
 
 def check_str(field: str, value: Any) -> str:
     """The value, which must be a string that UTF-8 can encode: no lone surrogates."""
-    if not isinstance(value, str):
+    if not issubclass(type(value), str):
         raise InvalidArgumentError(field, value, "a string")
+    text = str.__str__(value)
     try:
-        value.encode()
+        text.encode()
     except UnicodeEncodeError as error:
         raise InvalidArgumentError(
             field,
-            repr(value),
+            repr(text),
             f"text that UTF-8 can encode: character {error.start} is a lone surrogate",
         ) from None
-    return value
+    return text
+
+
+def check_name(field: str, value: Any) -> str:
+    """A string that is not empty."""
+    if not check_str(field, value):
+        raise InvalidArgumentError(field, "an empty string", "a string that is not empty")
+    return value if type(value) is str else str.__str__(value)
 
 
 def check_path(field: str, value: Any, expected: str = "a path that is not empty") -> Path:
     """The value as a path, with `~` expanded; it may name something that does not exist."""
-    path = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    try:
+        path = os.fspath(value)
+    except Exception:
+        path = None
     if not path or not isinstance(path, str):
         raise InvalidArgumentError(field, value, expected)
     if "\0" in check_str(field, path):
@@ -71,35 +123,119 @@ def check_path(field: str, value: Any, expected: str = "a path that is not empty
         raise InvalidArgumentError(field, path, f"an existing path: {error}") from error
 
 
-def check_one_of(field: str, value: Any, choices: Iterable[Any], why: str) -> None:
-    """Raises unless the value is one of the choices, which is all this engine can honour."""
-    allowed = list(choices)
-    # 1 == True in Python, but tensor_parallel_size=True is a mistake.
-    if not any(type(value) is type(choice) and value == choice for choice in allowed):
-        listed = " or ".join(repr(choice) for choice in allowed)
-        raise InvalidArgumentError(field, value, f"{listed}: {why}")
+def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> str:
+    """The value, which must be one of some strings."""
+    if not issubclass(type(value), str) or value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices[:-1])
+        raise InvalidArgumentError(field, value, f"{listed} or {choices[-1]!r}")
+    return str.__str__(value)
 
 
-def reject_unknown(given: Iterable[str], known: Iterable[str], owner: str) -> None:
-    """Raises for the first name that is not known, and suggests the nearest one that is."""
-    names = list(known)
-    for name in given:
-        if name in names:
-            continue
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"one of {', '.join(sorted(names))}"
-        raise InvalidArgumentError(name, "an unknown name", f"an option of {owner}; {hint}")
+def check_list(field: str, value: Any, expected: str) -> list[Any]:
+    """The items of a list, a generator or another iterable, but not of a string or a dict."""
+    try:
+        if isinstance(value, str | bytes | bytearray | Mapping):
+            raise TypeError
+        items = list(itertools.islice(value, _MAX_ITEMS + 1))
+    except Exception as error:
+        reason = "" if isinstance(error, TypeError) else f" (it raised {type(error).__name__})"
+        raise InvalidArgumentError(field, value, expected + reason) from None
+    if len(items) > _MAX_ITEMS:
+        raise InvalidArgumentError(field, value, f"at most {_MAX_ITEMS} items")
+    return items
+
+
+def check_dict(field: str, value: Any, expected: str = "a dict") -> dict[Any, Any]:
+    """A dict's or another mapping's items, as a dict of its own."""
+    try:
+        if not isinstance(value, Mapping):
+            raise TypeError
+        return dict(value)
+    except Exception:
+        raise InvalidArgumentError(field, value, expected) from None
+
+
+def check_ids(field: str, value: Any, expected: str = "a list of token ids") -> list[int]:
+    """A list of integers of at least 0."""
+    return [check_int(field, token, least=0) for token in check_list(field, value, expected)]
+
+
+def copied(field: str, value: Any) -> Any:
+    """The value, with lists, tuples, sets and dicts in it copied."""
+    try:
+        return _copied(value)
+    except RecursionError:
+        raise InvalidArgumentError(
+            field, "a value", "values that are not as deeply nested"
+        ) from None
+
+
+def _copied(value: Any) -> Any:
+    if type(value) is dict:
+        return {key: _copied(item) for key, item in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(map(_copied, value))
+    return value
+
+
+def check_core(problems: Problems, check: Callable[[], None], reset: Callable[[str], bool]) -> None:
+    """Collects every problem that a check of the core's has, which names one at a time.
+
+    Args:
+        check: raises InvalidArgumentError for the first wrong field.
+        reset: sets a field back to its default; False where it is there already, or unknown.
+    """
+    while True:
+        try:
+            return check()
+        except InvalidArgumentError as error:
+            problems.errors.append(error)
+            if not reset(error.field):
+                return None
 
 
 def checked_keywords(cls: type[_T]) -> type[_T]:
-    """Makes a dataclass answer unknown keywords with InvalidArgumentError."""
+    """Makes a dataclass check its keywords against the table of its fields.
+
+    Unknown names and refused values raise InvalidArgumentError, in the constructor and when an
+    attribute is set. vLLM's fields that the class does not have can be read: they are vLLM's
+    defaults.
+    """
     original: Callable[..., None] = cls.__init__
-    names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    names = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+    required = [
+        name
+        for name, field in names.items()
+        if field.default is MISSING and field.default_factory is MISSING
+    ]
+    for name, known in OWNERS[cls.__name__].items():
+        if name not in names and known.kind is not Kind.RUNS:
+            setattr(cls, name, known.default)
 
     @functools.wraps(original)
     def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        reject_unknown(kwargs, names, cls.__name__)
-        original(self, *args, **kwargs)
+        problems = Problems()
+        if args:
+            given = f"{len(args)} arguments without a name"
+            problems.errors.append(InvalidArgumentError(cls.__name__, given, "keyword arguments"))
+        problems.errors.extend(field_problems(cls.__name__, kwargs))
+        for name in required:
+            if name not in kwargs:
+                problems.errors.append(InvalidArgumentError(name, "nothing", "a value"))
+        wrong = {problem.field for problem in problems.errors}
+        if not wrong.intersection((cls.__name__, *required)):
+            with problems:
+                own = {k: v for k, v in kwargs.items() if k in names and k not in wrong}
+                original(self, **own)
+        problems.raise_all()
+
+    def set_checked(self: Any, name: str, value: Any) -> None:
+        if name not in names and not name.startswith("_"):
+            problems = Problems()
+            problems.errors.extend(field_problems(cls.__name__, {name: value}))
+            problems.raise_all()
+        object.__setattr__(self, name, value)
 
     cls.__init__ = init  # type: ignore[method-assign]
+    cls.__setattr__ = set_checked  # type: ignore[method-assign]
     return cls

@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from forerun import _core
 from forerun.checks import (
+    Problems,
     check_bool,
+    check_choice,
+    check_core,
     check_int,
+    check_name,
     check_number,
-    check_one_of,
-    check_str,
-    reject_unknown,
+    check_path,
 )
-from forerun.errors import InvalidArgumentError
-from forerun.speculative_config import SpeculativeConfig
+from forerun.errors import InvalidArgumentError, shown
+from forerun.speculative_config import SpeculativeConfig, make_speculative_config
+from forerun.vllm_fields import ENGINE_ARGS, field_problems
 
-# vLLM's options with one possible meaning here: the values that ask for it, and why.
-_ONE_MACHINE = "this engine runs in one process on one machine"
-_COMPATIBLE: dict[str, tuple[tuple[Any, ...], str]] = {
-    "tensor_parallel_size": ((1,), _ONE_MACHINE),
-    "pipeline_parallel_size": ((1,), _ONE_MACHINE),
-    "data_parallel_size": ((1,), _ONE_MACHINE),
-    "trust_remote_code": ((False, True), "no code of a model is ever run"),
-    "enforce_eager": ((False, True), "there are no graphs to capture"),
-    "disable_log_stats": ((False, True), "counters are always kept and never logged"),
-    "enable_chunked_prefill": ((None, True), "prompts are always computed in chunks"),
-    "tokenizer_mode": (("auto",), "there is one kind of tokenizer"),
-    "load_format": (("auto", "safetensors"), "weights are read from safetensors"),
-    "quantization": ((None,), "quantized weights are not supported yet"),
-    "kv_cache_dtype": (("auto",), "the KV cache has the weights' dtype"),
-    "device": (("auto", "cpu"), "this engine runs on the CPU"),
-}
+_LOGGER = logging.getLogger("forerun")
+_FLOAT16 = ("float16", "half")
+
+
+def _check_dtype(field: str, value: Any) -> str:
+    """A name of a dtype, or one of torch's dtypes; float16 becomes what the CPU has."""
+    is_torch = type(value).__module__ == "torch"
+    name = shown(value).removeprefix("torch.") if is_torch else value
+    name = check_choice(field, name, ("auto", "bfloat16", "float32", *_FLOAT16, "float"))
+    if name == "float":
+        return "float32"
+    if name not in _FLOAT16:
+        return name
+    _LOGGER.warning(
+        "%s=%s: float16 does not run on the CPU; checkpoints in bfloat16 run in bfloat16, others "
+        "in float32, which holds float16 exactly",
+        field,
+        shown(value),
+    )
+    return "auto"
+
+
 _ENGINE_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
-    "dtype": check_str,
+    "dtype": _check_dtype,
     "max_model_len": check_int,
     "max_num_seqs": check_int,
     "max_num_batched_tokens": check_int,
@@ -55,36 +65,96 @@ _MAY_BE_NONE = {
     "kv_cache_memory_bytes",
     "seed",
 }
+_SHORTHANDS = {
+    "spec_method": "method",
+    "spec_model": "model",
+    "spec_tokens": "num_speculative_tokens",
+}
+
+
+_LOADING: dict[str, Callable[[str, Any], Any]] = {
+    "tokenizer": lambda name, value: check_path(name, value, "a directory, or None"),
+    "revision": check_name,
+    "skip_tokenizer_init": check_bool,
+}
+
+
+def settle_options(
+    options: Mapping[str, Any],
+) -> tuple[_core.EngineOptions, SpeculativeConfig | None]:
+    """What LLM's keywords ask of the engine; `model` is left open.
+
+    Raises InvalidArgumentError that lists everything that is wrong, before anything is loaded.
+    """
+    problems = Problems()
+    rest = dict(options)
+    speculative = None
+    with problems:
+        speculative = _speculative_config(rest)
+    with problems:
+        core = engine_options(rest, speculative)
+    for name, check in _LOADING.items():
+        value = rest.get(name)
+        if value is not None or (name == "skip_tokenizer_init" and name in rest):
+            with problems:
+                check(name, value)
+    problems.raise_all()
+    return core, speculative
 
 
 def engine_options(
     options: Mapping[str, Any], speculative: SpeculativeConfig | None
 ) -> _core.EngineOptions:
-    """Engine options from keywords; vLLM's other keywords are checked for what they ask."""
-    known = [*_ENGINE_OPTIONS, *_COMPATIBLE, "gpu_memory_utilization"]
-    reject_unknown(options, known, "LLM")
+    """Engine options from keywords; vLLM's other keywords are checked for what they ask.
+
+    Raises InvalidArgumentError that lists everything that is wrong.
+    """
+    problems = Problems()
+    problems.errors.extend(field_problems("LLM", options))
     core = _core.EngineOptions()
     for name, value in options.items():
-        if name in _ENGINE_OPTIONS:
-            if value is None and name in _MAY_BE_NONE:
-                continue
-            value = str(value).removeprefix("torch.") if name == "dtype" else value
+        if name == "gpu_memory_utilization":
+            with problems:
+                _check_gpu_memory_utilization(value)
+        if name not in _ENGINE_OPTIONS or (value is None and name in _MAY_BE_NONE):
+            continue
+        with problems:
             setattr(core, name, _ENGINE_OPTIONS[name](name, value))
-        elif name in _COMPATIBLE:
-            check_one_of(name, value, *_COMPATIBLE[name])
-        else:
-            _check_gpu_memory_utilization(value)
     if speculative is not None:
         core.speculative = speculative._to_core()
+    core.model = "-"  # checked before anything is downloaded
+    check_core(problems, lambda: _core.check_engine_options(core), lambda name: _reset(core, name))
+    problems.raise_all()
     return core
 
 
-def _check_gpu_memory_utilization(value: Any) -> None:
-    import logging
+def _speculative_config(options: dict[str, Any]) -> SpeculativeConfig | None:
+    """The config that LLM's keywords ask for, which are taken out of the options."""
+    value = options.pop("speculative_config", None)
+    short = {theirs: options.pop(ours, None) for ours, theirs in _SHORTHANDS.items()}
+    given = {name: item for name, item in short.items() if item is not None}
+    if not given:
+        return make_speculative_config(value)
+    if value is not None:
+        name = next(ours for ours, theirs in _SHORTHANDS.items() if theirs in given)
+        raise InvalidArgumentError(name, given[_SHORTHANDS[name]], "None beside speculative_config")
+    return make_speculative_config(given)
 
+
+def _reset(core: _core.EngineOptions, name: str) -> bool:
+    default = getattr(_core.EngineOptions(), name, None)
+    if name == "model" or not hasattr(core, name) or getattr(core, name) == default:
+        return False
+    setattr(core, name, default)
+    return True
+
+
+def _check_gpu_memory_utilization(value: Any) -> None:
     if not 0 < check_number("gpu_memory_utilization", value) <= 1:
         raise InvalidArgumentError("gpu_memory_utilization", value, "a fraction in (0, 1]")
-    logging.getLogger("forerun").warning(
+    if value == ENGINE_ARGS["gpu_memory_utilization"].default:
+        return
+    _LOGGER.warning(
         "gpu_memory_utilization=%s has no effect on the CPU; kv_cache_memory_bytes sets the size "
         "of the KV cache",
         value,

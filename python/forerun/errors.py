@@ -1,5 +1,25 @@
 """The exceptions that Forerun raises."""
 
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Sequence
+
+_REPR = reprlib.Repr()
+_REPR.maxlevel = 4
+_REPR.maxlist = _REPR.maxtuple = _REPR.maxdict = _REPR.maxset = _REPR.maxfrozenset = 8
+_REPR.maxstring = _REPR.maxother = _REPR.maxlong = 200
+_MAX_TEXT = 1000
+
+
+def shown(value: object) -> str:
+    """A value as text for a message: never long, whatever the value's own repr does."""
+    try:
+        text = str.__str__(value) if isinstance(value, str) else _REPR.repr(value)
+    except Exception:
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= _MAX_TEXT else f"{text[: _MAX_TEXT // 2]}...{text[-100:]}"
+
 
 class ForerunError(Exception):
     """The base of every exception that Forerun raises on purpose."""
@@ -12,18 +32,55 @@ class InvalidArgumentError(ForerunError, ValueError):
         field: the name of what is wrong.
         value: what was given, as text.
         expected: what would be valid.
+        problems: every mistake of the call, this one first; the message lists them all.
     """
 
     def __init__(self, field: str, value: object, expected: str) -> None:
         super().__init__(field, value, expected)
         self.field = field
-        self.value = value if isinstance(value, str) else repr(value)
+        self.value = shown(value)
         self.expected = expected
+        self._all: tuple[InvalidArgumentError, ...] = ()
+
+    @property
+    def problems(self) -> tuple[InvalidArgumentError, ...]:
+        """Every mistake of the call."""
+        return self._all or (self,)
+
+    @classmethod
+    def of_all(cls, problems: Sequence[InvalidArgumentError]) -> InvalidArgumentError:
+        """One error that lists all problems, of which there is at least one."""
+        if len(problems) == 1:
+            return problems[0]
+        first = problems[0]
+        error = InvalidArgumentError(first.field, first.value, first.expected)
+        error._all = tuple(problems)
+        return error
 
     def __str__(self) -> str:
-        text = f"{self.field}: got {self.value}; expected {self.expected}"
+        lines = [
+            f"{problem.field}: got {problem.value}; expected {problem.expected}"
+            for problem in self.problems
+        ]
+        if len(lines) > 1:
+            lines = [f"{len(lines)} arguments are wrong:", *(f"  {line}" for line in lines)]
         # What was given may hold lone surrogates; the message can always be printed.
-        return text.encode("utf-8", "backslashreplace").decode()
+        return "\n".join(lines).encode("utf-8", "backslashreplace").decode()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickles without the value itself, which may be anything."""
+        parts = [(p.field, p.value, p.expected) for p in self._all]
+        return _rebuild, (type(self), (self.field, self.value, self.expected), parts)
+
+
+def _rebuild(
+    cls: type[InvalidArgumentError],
+    first: tuple[str, str, str],
+    parts: list[tuple[str, str, str]],
+) -> InvalidArgumentError:
+    error = cls(*first)
+    error._all = tuple(InvalidArgumentError(*part) for part in parts)
+    return error
 
 
 class CheckpointError(InvalidArgumentError):

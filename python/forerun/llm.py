@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from forerun import _core
-from forerun.checks import check_bool, check_int, check_path, check_str
-from forerun.config import engine_options
+from forerun.checks import check_int, check_list, check_path, check_str
+from forerun.config import settle_options
 from forerun.detokenizer import TokenBytes
 from forerun.errors import InvalidArgumentError
 from forerun.json_files import read_json_object
@@ -18,7 +18,7 @@ from forerun.metrics import EngineMetrics, Metric, engine_metrics
 from forerun.outputs import RequestOutput, TextPrompt, TokensPrompt
 from forerun.requests import Request, Scoreboard, Stream, run_all
 from forerun.sampling_params import SamplingParams
-from forerun.speculative_config import SpeculativeConfig, make_speculative_config
+from forerun.speculative_config import SpeculativeConfig
 from forerun.structured_outputs import GrammarCompiler, Vocabulary
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ class LLM:
         revision: the branch, tag or commit of a model on the hub.
         **options: dtype ("auto", "bfloat16" or "float32"), max_model_len, max_num_seqs,
             max_num_batched_tokens, block_size, enable_prefix_caching, kv_cache_memory_bytes, seed,
-            num_threads. Options of vLLM that have one possible meaning on this engine, such as
-            tensor_parallel_size=1, are accepted with that meaning and refused otherwise.
+            num_threads, and vLLM's: docs/vllm_compatibility.md has what each of them does here.
 
     Raises:
         CheckpointError: the model is missing, damaged, or of a kind that is not understood.
@@ -61,11 +60,13 @@ class LLM:
         revision: str | None = None,
         **options: Any,
     ) -> None:
-        check_bool("skip_tokenizer_init", skip_tokenizer_init)
-        self.speculative_config = make_speculative_config(speculative_config)
-        core_options = engine_options(options, self.speculative_config)
-        core_options.model = "-"  # checked before anything is downloaded
-        _core.check_engine_options(core_options)
+        options |= {
+            "tokenizer": tokenizer,
+            "speculative_config": speculative_config,
+            "skip_tokenizer_init": skip_tokenizer_init,
+            "revision": revision,
+        }
+        core_options, self.speculative_config = settle_options(options)
         self.directory = resolve_model(model, revision=revision)
         core_options.model = str(self.directory)
         self._tokenizer: Tokenizer | None = None
@@ -273,17 +274,17 @@ class LLM:
     def _params_list(self, params: Any, count: int) -> list[SamplingParams]:
         if params is None:
             params = self.get_default_sampling_params()
+        # Copies, checked again: what the caller changes later has no effect.
         if isinstance(params, SamplingParams):
-            return [params] * count
+            return [params.clone()] * count
         expected = "SamplingParams, a list of them, one per prompt, or None"
-        if not isinstance(params, Sequence) or isinstance(params, str):
-            raise InvalidArgumentError("sampling_params", params, expected)
-        for param in params:
+        given = check_list("sampling_params", params, expected)
+        for param in given:
             if not isinstance(param, SamplingParams):
                 raise InvalidArgumentError("sampling_params", param, expected)
-        if len(params) != count:
-            raise InvalidArgumentError("sampling_params", f"{len(params)} of them", f"{count}")
-        return list(params)
+        if len(given) != count:
+            raise InvalidArgumentError("sampling_params", f"{len(given)} of them", f"{count}")
+        return [param.clone() for param in given]
 
     def _tokenize(self, where: str, item: Any) -> tuple[str | None, list[int]]:
         if isinstance(item, Mapping):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from forerun.checks import check_list
 from forerun.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
 LogitsProcessor: TypeAlias = "Callable[[list[int], Row], Any]"
 
 
-def check_processors(processors: Any) -> None:
-    """Raises unless they are a list of callables."""
+def check_processors(field: str, processors: Any) -> list[LogitsProcessor]:
+    """A list of callables."""
     expected = "a list of functions of (output_token_ids, logits)"
-    if isinstance(processors, str | bytes) or not isinstance(processors, Sequence):
-        raise InvalidArgumentError("logits_processors", processors, expected)
-    for processor in processors:
+    listed = check_list(field, processors, expected)
+    for processor in listed:
         if not callable(processor):
-            raise InvalidArgumentError("logits_processors", processor, expected)
+            raise InvalidArgumentError(field, processor, expected)
+    return listed
 
 
 def chain_processors(processors: Sequence[LogitsProcessor]) -> Callable[[list[int], Row], Row]:

@@ -2,31 +2,149 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from enum import Enum, IntEnum
 from typing import Any
 
 from forerun import _core
 from forerun.checks import (
+    Problems,
     check_bool,
+    check_core,
+    check_dict,
+    check_ids,
     check_int,
+    check_list,
     check_number,
     check_str,
     checked_keywords,
+    copied,
 )
 from forerun.errors import InvalidArgumentError
 from forerun.logits_processors import LogitsProcessor, check_processors
 from forerun.structured_outputs import StructuredOutputsParams
 
 _MAX_N = 16384  # as in vLLM
-_PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
-_SWITCHES = ("ignore_eos", "include_stop_str_in_output", "skip_special_tokens", "speculative")
+_MAX_LOGPROB_TOKEN_IDS = 128  # as in vLLM
+
+
+class RequestOutputKind(Enum):
+    """What each output of a running request holds."""
+
+    CUMULATIVE = 0  # everything so far
+    DELTA = 1  # what is new
+    FINAL_ONLY = 2  # everything, once the request has finished
+
+
+class SamplingType(IntEnum):
+    """How tokens are chosen."""
+
+    GREEDY = 0
+    RANDOM = 1
+    RANDOM_SEED = 2
+
+
+def _seed(field: str, value: Any) -> int | None:
+    seed = check_int(field, value, least=-1, most=2**64 - 1)
+    return None if seed == -1 else seed
+
+
+def _num_logprobs(field: str, value: Any) -> int | None:
+    if value is True or value is False:
+        return 1 if value else None
+    return check_int(field, value)
+
+
+def _stops(field: str, value: Any) -> str | list[str]:
+    if isinstance(value, str):
+        return check_str(field, value)
+    stops = check_list(field, value, "a string or a list of strings")
+    return [check_str(field, stop) for stop in stops]
+
+
+def _logit_bias(field: str, value: Any) -> dict[int, float]:
+    biases = {}
+    for token, bias in check_dict(field, value, "a dict of id: number").items():
+        is_text = isinstance(token, str) and token.isascii() and token.isdigit()
+        number = check_int(field, int(token[:20]) if is_text else token, least=0)
+        biases[number] = check_number(field, bias)
+    return biases
+
+
+def _bad_words(field: str, value: Any) -> list[str]:
+    words = check_list(field, value, "a list of strings")
+    for word in words:
+        if not check_str(field, word).strip():
+            raise InvalidArgumentError(field, word, "words of at least one character")
+    return words
+
+
+def _scored_ids(field: str, value: Any) -> list[int]:
+    tokens = check_ids(field, value)
+    if not 0 < len(tokens) <= _MAX_LOGPROB_TOKEN_IDS:
+        raise InvalidArgumentError(field, f"{len(tokens)} ids", f"1 to {_MAX_LOGPROB_TOKEN_IDS}")
+    return tokens
+
+
+def _structure(field: str, value: Any) -> StructuredOutputsParams:
+    if isinstance(value, StructuredOutputsParams):
+        return replace(value)
+    expected = "StructuredOutputsParams, a dict of its fields, or None"
+    given = check_dict(field, value, expected)
+    for name in given:
+        if not isinstance(name, str):
+            raise InvalidArgumentError(field, name, expected)
+    return StructuredOutputsParams(**given)
+
+
+def _output_kind(field: str, value: Any) -> RequestOutputKind:
+    if not isinstance(value, RequestOutputKind):
+        raise InvalidArgumentError(field, value, "a RequestOutputKind")
+    return value
+
+
+def _extra_args(field: str, value: Any) -> dict[str, Any]:
+    given = check_dict(field, value, "a dict")
+    return {check_str(field, name): copied(field, item) for name, item in given.items()}
+
+
+_CHECKS: dict[str, Callable[[str, Any], Any]] = {
+    **dict.fromkeys(("temperature", "top_p", "min_p"), check_number),
+    **dict.fromkeys(("repetition_penalty", "frequency_penalty", "presence_penalty"), check_number),
+    **dict.fromkeys(("top_k", "max_tokens", "min_tokens", "max_draft_tokens"), check_int),
+    **dict.fromkeys(("ignore_eos", "include_stop_str_in_output"), check_bool),
+    **dict.fromkeys(("skip_special_tokens", "detokenize"), check_bool),
+    **dict.fromkeys(("speculative", "flat_logprobs"), check_bool),
+    **dict.fromkeys(("stop_token_ids", "allowed_token_ids"), check_ids),
+    **dict.fromkeys(("logprobs", "prompt_logprobs"), _num_logprobs),
+    "n": lambda field, value: check_int(field, value, least=1, most=_MAX_N),
+    "seed": _seed,
+    "stop": _stops,
+    "logit_bias": _logit_bias,
+    "bad_words": _bad_words,
+    "structured_outputs": _structure,
+    "logits_processors": check_processors,
+    "logprob_token_ids": _scored_ids,
+    "output_kind": _output_kind,
+    "extra_args": _extra_args,
+}
+# Fields that the engine has under the same name, in the same form.
+_CORE_FIELDS = (
+    *("temperature", "top_k", "top_p", "min_p", "min_tokens", "ignore_eos", "speculative"),
+    *("include_stop_str_in_output", "skip_special_tokens", "stop_token_ids", "logit_bias"),
+    *("repetition_penalty", "frequency_penalty", "presence_penalty", "allowed_token_ids"),
+    *("max_draft_tokens", "logprobs", "prompt_logprobs"),
+)
 
 
 @checked_keywords
 @dataclass(kw_only=True)
 class SamplingParams:
     """What one request asks for. Wrong values raise InvalidArgumentError at once.
+
+    An LLM copies what it is given and checks it again: what is changed later has no effect on
+    requests that were submitted.
 
     Attributes:
         temperature: 0 is greedy.
@@ -36,7 +154,7 @@ class SamplingParams:
         n: how many completions to sample for the prompt.
         seed: makes sampling repeatable; the same seed gives the same tokens with and without
             speculation. None derives one from the engine's seed and the request. Completion i of n
-            takes seed + i.
+            takes seed + i. -1 is None.
         max_tokens: the most tokens to generate; None is up to the model's length.
         min_tokens: end-of-sequence and stop tokens cannot appear before this many.
         stop: strings that end the text; they are cut off unless include_stop_str_in_output. They
@@ -46,7 +164,7 @@ class SamplingParams:
         allowed_token_ids: nothing else can be sampled.
         bad_words: words that cannot be written, neither at the beginning of a text nor behind a
             space: the last token of each is ruled out where the ones before it have been sampled.
-        logit_bias: numbers from -100 to 100 that are added to tokens' logits.
+        logit_bias: numbers from -100 to 100 that are added to tokens' logits; ids may be text.
         repetition_penalty: divides positive logits and multiplies negative ones of tokens in the
             prompt or the output; above 0, and 1 is off.
         frequency_penalty: subtracted from a token's logit for each time the output has it; from -2
@@ -54,7 +172,12 @@ class SamplingParams:
         presence_penalty: subtracted once from the logit of every token in the output; from -2 to 2.
         logprobs: how many most probable tokens to report at each position, besides the sampled one;
             -1 reports the whole vocabulary. Of the model's own logits, before all of the above.
+            True is 1.
         prompt_logprobs: the same for the tokens of the prompt.
+        logprob_token_ids: report these tokens at each position, besides the sampled one.
+        flat_logprobs: report logprobs in one flat table each.
+        output_kind: what each output of LLMEngine.step holds.
+        extra_args: anything, for logits processors of the engine to read.
         structured_outputs: what the text must be, as StructuredOutputsParams or a dict of its
             fields.
         logits_processors: functions of (output_token_ids, logits), called one after the other for
@@ -90,95 +213,93 @@ class SamplingParams:
     bad_words: Sequence[str] | None = None
     logprobs: int | None = None
     prompt_logprobs: int | None = None
+    logprob_token_ids: Sequence[int] | None = None
+    flat_logprobs: bool = False
+    output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
     structured_outputs: StructuredOutputsParams | Mapping[str, Any] | None = None
     logits_processors: Sequence[LogitsProcessor] | None = None
     skip_special_tokens: bool = True
     detokenize: bool = True
+    extra_args: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        """Checks every field."""
-        self._check_shape()
-        self._to_core(max_model_len=2**31 - 1)
+        """Checks every field; lists, dicts and generators become lists and dicts of its own."""
+        problems = Problems()
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if (value is None and field.default is None) or (
+                field.name == "max_tokens" and value is None
+            ):
+                continue
+            setattr(self, field.name, field.default)  # stays, where the value is wrong
+            with problems:
+                setattr(self, field.name, _CHECKS[field.name](field.name, value))
+        with problems:
+            if self.n > 1 and self.temperature == 0:
+                raise InvalidArgumentError(
+                    "n", self.n, "1 with temperature=0: all would be the same"
+                )
+        with problems:
+            if not self.detokenize and self.stop_strings():
+                raise InvalidArgumentError("detokenize", False, "True where there are stop strings")
+        core = self._core(max_model_len=2**31 - 1)
+        check_core(
+            problems, lambda: _core.check_sampling_params(core), lambda name: _reset(core, name)
+        )
+        problems.raise_all()
+
+    def clone(self) -> SamplingParams:
+        """A checked copy, lists and dicts included; logits processors are shared."""
+        return replace(self)
+
+    @staticmethod
+    def from_optional(**options: Any) -> SamplingParams:
+        """Parameters from options of which None stands for the default; biases are clamped."""
+        given = {name: value for name, value in options.items() if value is not None}
+        if isinstance(given.get("logit_bias"), Mapping):
+            bias = _logit_bias("logit_bias", given["logit_bias"])
+            given["logit_bias"] = {token: min(100.0, max(-100.0, x)) for token, x in bias.items()}
+        return SamplingParams(**given)
+
+    @property
+    def sampling_type(self) -> SamplingType:
+        """How tokens are chosen."""
+        if self.temperature == 0:
+            return SamplingType.GREEDY
+        return SamplingType.RANDOM if self.seed is None else SamplingType.RANDOM_SEED
 
     def stop_strings(self) -> list[str]:
         """`stop` as a list."""
         if self.stop is None:
             return []
-        stops = [self.stop] if isinstance(self.stop, str) else self.stop
-        if not isinstance(stops, Sequence):
-            raise InvalidArgumentError("stop", self.stop, "a string or a list of strings")
-        return [check_str("stop", stop) for stop in stops]
-
-    def _check_shape(self) -> None:
-        """Checks what the engine does not see."""
-        check_int("n", self.n, least=1, most=_MAX_N)
-        if self.n > 1 and self.temperature == 0:
-            raise InvalidArgumentError("n", self.n, "1 with temperature=0: all would be the same")
-        check_bool("detokenize", self.detokenize)
-        if not self.detokenize and self.stop_strings():
-            raise InvalidArgumentError("detokenize", False, "True where there are stop strings")
-        if isinstance(self.structured_outputs, Mapping):
-            self.structured_outputs = StructuredOutputsParams(**self.structured_outputs)
-        elif not isinstance(self.structured_outputs, StructuredOutputsParams | None):
-            raise InvalidArgumentError(
-                "structured_outputs",
-                self.structured_outputs,
-                "StructuredOutputsParams, a dict of its fields, or None",
-            )
-        if self.logits_processors is not None:
-            check_processors(self.logits_processors)
-        if self.bad_words is None:
-            return
-        if isinstance(self.bad_words, str) or not isinstance(self.bad_words, Sequence):
-            raise InvalidArgumentError("bad_words", self.bad_words, "a list of strings")
-        for word in self.bad_words:
-            if not check_str("bad_words", word).strip():
-                raise InvalidArgumentError("bad_words", word, "words of at least one character")
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop)
 
     def _to_core(
         self, max_model_len: int, completion: int = 0, bad_words: Sequence[list[int]] = ()
     ) -> _core.SamplingParams:
         """What the engine is asked for one of the completions."""
-        core = _core.SamplingParams()
-        for name in ("temperature", "top_p", "min_p", *_PENALTIES):
-            setattr(core, name, check_number(name, getattr(self, name)))
-        core.top_k = check_int("top_k", self.top_k)
+        core = self._core(max_model_len)
         if self.seed is not None:
-            seed = check_int("seed", self.seed, least=0, most=2**64 - 1)
-            core.seed = (seed + completion) % 2**64
-        core.max_tokens = (
-            max_model_len if self.max_tokens is None else check_int("max_tokens", self.max_tokens)
-        )
-        core.min_tokens = check_int("min_tokens", self.min_tokens)
-        core.stop = self.stop_strings()
-        if self.stop_token_ids is not None:
-            core.stop_token_ids = _token_ids("stop_token_ids", self.stop_token_ids)
-        if self.allowed_token_ids is not None:
-            core.allowed_token_ids = _token_ids("allowed_token_ids", self.allowed_token_ids)
-        core.logit_bias = self._logit_bias()
+            core.seed = (self.seed + completion) % 2**64
         core.bad_words = list(bad_words)
-        for name in _SWITCHES:
-            setattr(core, name, check_bool(name, getattr(self, name)))
-        for name in ("max_draft_tokens", "logprobs", "prompt_logprobs"):
-            if getattr(self, name) is not None:
-                setattr(core, name, check_int(name, getattr(self, name)))
         if completion > 0:
             core.prompt_logprobs = None  # the first completion reports them
-        _core.check_sampling_params(core)
         return core
 
-    def _logit_bias(self) -> dict[Any, float]:
-        if self.logit_bias is None:
-            return {}
-        if not isinstance(self.logit_bias, Mapping):
-            raise InvalidArgumentError("logit_bias", self.logit_bias, "a dict of id: number")
-        return {
-            check_int("logit_bias", token): check_number("logit_bias", bias)
-            for token, bias in self.logit_bias.items()
-        }
+    def _core(self, max_model_len: int) -> _core.SamplingParams:
+        core = _core.SamplingParams()
+        for name in _CORE_FIELDS:
+            value = getattr(self, name)
+            if value is not None:
+                setattr(core, name, value)
+        core.max_tokens = max_model_len if self.max_tokens is None else self.max_tokens
+        core.stop = self.stop_strings()
+        return core
 
 
-def _token_ids(field: str, tokens: Any) -> list[int]:
-    if isinstance(tokens, str | bytes) or not hasattr(tokens, "__iter__"):
-        raise InvalidArgumentError(field, tokens, "a list of token ids")
-    return [check_int(field, token) for token in tokens]
+def _reset(core: _core.SamplingParams, name: str) -> bool:
+    default = getattr(_core.SamplingParams(), name, None)
+    if not hasattr(core, name) or getattr(core, name) == default:
+        return False
+    setattr(core, name, default)
+    return True

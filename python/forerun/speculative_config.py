@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import ast
+import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from forerun import _core
 from forerun.checks import (
+    Problems,
     check_bool,
+    check_choice,
+    check_core,
+    check_dict,
+    check_ids,
     check_int,
+    check_list,
+    check_name,
     check_number,
-    check_one_of,
     check_path,
     check_str,
     checked_keywords,
 )
 from forerun.errors import InvalidArgumentError
+from forerun.vllm_fields import SPECULATIVE_CONFIG
 
 MODEL_METHODS = ("draft_model", "eagle", "eagle3", "mtp", "mlp_speculator", "medusa")
 METHODS = ("ngram", "suffix", "grammar", *MODEL_METHODS, "hybrid")
@@ -31,27 +39,24 @@ _MTP_NAMES = frozenset(
     for family in (
         *("deepseek", "mimo", "mimo_v2", "glm4_moe", "glm4_moe_lite", "glm_ocr", "ernie"),
         *("qwen3_next", "qwen3_5", "longcat_flash", "exaone_moe", "nemotron_h", "step3p5"),
-        *("pangu_ultra_moe",),
+        *("pangu_ultra_moe", "dots3_note", "exaone4_5", "qwen4_exp", "bailing_hybrid"),
+        *("bailing_hybrid_v3", "minimax_m3", "kimi_k3", "hy_v3", "hy_v4", "gemma4", "inkling"),
+        *("glm5_next",),
     )
 )
-# vLLM's keys with one possible meaning here: the values that ask for it, and why.
-_COMPATIBLE: dict[str, tuple[tuple[Any, ...], str]] = {
-    "draft_tensor_parallel_size": ((None, 1), "this engine runs in one process on one machine"),
-    "quantization": ((None,), "quantized weights are not supported yet"),
-    "max_model_len": ((None,), "a drafter goes as far as its target"),
-    "disable_by_batch_size": (
-        (None,),
-        "'adaptive' shortens drafts where measured cost says that they do not pay",
-    ),
-    "parallel_drafting": ((False,), "drafters that draft in parallel are not supported"),
+REJECTION_SAMPLE_METHODS = ("standard", "block")
+_NOT_RUN = {
+    "dflash": "DFlash drafts a block in one pass, which does not run",
+    "dspark": "DSpark drafts a block in one pass, which does not run",
+    "extract_hidden_states": "hidden states are not an output",
+    "custom_class": "drafters are not loaded from Python classes",
 }
+_LOGGER = logging.getLogger("forerun")
 _Check = Callable[[str, Any], Any]
 
 
-def _check_ids(field: str, value: Any) -> list[int]:
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
-        raise InvalidArgumentError(field, value, "a list of layers of the target")
-    return [check_int(field, layer, least=0) for layer in value]
+def _check_layers(field: str, value: Any) -> list[int]:
+    return check_ids(field, value, "a list of layers of the target")
 
 
 def _check_paths(field: str, value: Any) -> list[list[int]]:
@@ -62,11 +67,23 @@ def _check_paths(field: str, value: Any) -> list[list[int]]:
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
             raise InvalidArgumentError(field, value, expected) from error
-    paths: list[Any] = list(value) if isinstance(value, Sequence) and value else [None]
-    for path in paths:
-        if isinstance(path, str | bytes) or not isinstance(path, Sequence):
-            raise InvalidArgumentError(field, str(value), expected)
-    return [[check_int(field, rank, least=0) for rank in path] for path in paths]
+    paths = check_list(field, value, expected)
+    if not paths:
+        raise InvalidArgumentError(field, value, expected)
+    return [check_ids(field, path, expected) for path in paths]
+
+
+def _check_model(field: str, value: Any) -> str:
+    check_path(field, value, "a directory, a hub id or None")
+    return str.__str__(os.fspath(value))
+
+
+def _check_rejection(field: str, value: Any) -> str:
+    if value == "synthetic":
+        raise InvalidArgumentError(
+            field, value, "'standard' or 'block': acceptance is measured, never simulated"
+        )
+    return check_choice(field, value, REJECTION_SAMPLE_METHODS)
 
 
 # Fields of SpeculativeConfig that are options of the engine: its name for them, and a check.
@@ -82,10 +99,23 @@ _ENGINE_FIELDS: dict[str, tuple[str, _Check]] = {
     "draft_tree_width": ("draft_tree_width", check_int),
     "draft_tree_depth": ("draft_tree_depth", check_int),
     "speculative_token_tree": ("speculative_token_tree", _check_paths),
-    "aux_hidden_state_layer_ids": ("aux_hidden_state_layer_ids", _check_ids),
+    "aux_hidden_state_layer_ids": ("aux_hidden_state_layer_ids", _check_layers),
     "norm_output": ("norm_output", check_bool),
     "norm_before_residual": ("norm_before_residual", check_bool),
 }
+_CHECKS: dict[str, _Check] = {
+    "method": check_str,
+    "model": _check_model,
+    "revision": check_name,
+    "adaptive": check_bool,
+    "acceptance_method": lambda name, value: check_choice(name, value, ACCEPTANCE_METHODS),
+    "draft_sample_method": lambda name, value: check_choice(name, value, DRAFT_SAMPLE_METHODS),
+    "rejection_sample_method": _check_rejection,
+    "use_heterogeneous_vocab": check_bool,
+    "max_model_len": lambda name, value: check_int(name, value, least=1),
+    **{name: check for name, (_, check) in _ENGINE_FIELDS.items()},
+}
+_NEVER_NONE = ("adaptive", "acceptance_method", "draft_sample_method")
 # Which fields only some methods have.
 EAGLE3_FIELDS = ("aux_hidden_state_layer_ids", "norm_output", "norm_before_residual")
 _MODEL_FIELDS = (
@@ -148,8 +178,11 @@ class SpeculativeConfig:
         norm_before_residual: eagle3: whether the residual is the normed feature; None likewise.
         use_heterogeneous_vocab: draft_model: whether it may have another vocabulary than the
             target's; only tokens that both have are drafted then. None means True.
+        rejection_sample_method: vLLM's name for acceptance_method: "standard" keeps it, "block" is
+            "block".
+        max_model_len: at least the target's: a drafter goes as far as its target.
 
-    The other fields are vLLM's and accept what has one meaning here.
+    The other fields of vLLM accept what has one meaning here: docs/vllm_compatibility.md.
     """
 
     method: str | None = None
@@ -173,31 +206,38 @@ class SpeculativeConfig:
     norm_output: bool | None = None
     norm_before_residual: bool | None = None
     use_heterogeneous_vocab: bool | None = None
-    draft_tensor_parallel_size: int | None = None
-    quantization: str | None = None
+    rejection_sample_method: str | None = None
     max_model_len: int | None = None
-    disable_by_batch_size: int | None = None
-    parallel_drafting: bool = False
 
     def __post_init__(self) -> None:
         """Checks every field and settles the ones that depend on each other."""
-        for name, (choices, why) in _COMPATIBLE.items():
-            check_one_of(name, getattr(self, name), choices, why)
-        if self.revision is not None:
-            check_str("revision", self.revision)
-        if self.use_heterogeneous_vocab is not None:
-            check_bool("use_heterogeneous_vocab", self.use_heterogeneous_vocab)
-        if self.speculative_token_tree is not None:
-            paths = _check_paths("speculative_token_tree", self.speculative_token_tree)
-            self.speculative_token_tree = paths
-        self._settle_method()
-        self._refuse_options_of_other_methods()
+        problems = Problems()
+        for name, check in _CHECKS.items():
+            value = getattr(self, name)
+            if value is not None or name in _NEVER_NONE:
+                with problems:
+                    setattr(self, name, check(name, value))
+        problems.raise_all()
+        with problems:
+            self._settle_method()
+        problems.raise_all()
+        self._refuse_options_of_other_methods(problems)
+        with problems:
+            self._settle_acceptance()
         if self.method == "ngram":
-            self._settle_ngram()
+            with problems:
+                self._settle_ngram()
+        problems.raise_all()
         options = _core.EngineOptions()
         options.model = "-"  # only the speculative part is checked here
-        options.speculative = self._to_core()
-        _core.check_engine_options(options)
+        core = self._to_core()
+
+        def check_options() -> None:
+            options.speculative = core  # which copies it
+            _core.check_engine_options(options)
+
+        check_core(problems, check_options, lambda name: _reset(core, name))
+        problems.raise_all()
 
     @property
     def uses_model(self) -> bool:
@@ -205,13 +245,16 @@ class SpeculativeConfig:
         return self.method in (None, "hybrid", *MODEL_METHODS)
 
     def _settle_method(self) -> None:
-        if self.model is not None:
-            check_path("model", self.model, "a directory, a hub id or None")
         if self.model in ("ngram", "[ngram]") and self.method in (None, "ngram"):
             self.method = "ngram"
             self.model = None
         if self.method in _MTP_NAMES:
             self.method = "mtp"
+        if self.method == "ngram_gpu":
+            self.method = "ngram"
+            _LOGGER.info("method 'ngram_gpu' runs as 'ngram', on the CPU")
+        if self.method in _NOT_RUN:
+            raise InvalidArgumentError("method", self.method, f"another: {_NOT_RUN[self.method]}")
         if self.method is None and self.model is not None:
             return  # to be found from the model
         listed = ", ".join(repr(method) for method in METHODS[:-1])
@@ -227,7 +270,7 @@ class SpeculativeConfig:
                 "model", None, f"the directory or hub id of a drafter with {self.method!r}"
             )
 
-    def _refuse_options_of_other_methods(self) -> None:
+    def _refuse_options_of_other_methods(self, problems: Problems) -> None:
         owners = {"prompt_lookup": ("ngram",), "suffix_decoding": ("suffix", "hybrid")}
         others = tuple(prefix for prefix, methods in owners.items() if self.method not in methods)
         for field in fields(self):
@@ -235,10 +278,31 @@ class SpeculativeConfig:
             is_foreign = field.name.startswith(others) or (
                 field.name in _MODEL_FIELDS and not self.uses_model
             )
-            is_default = field.name == "use_heterogeneous_vocab" and value is False  # vLLM's
-            if is_foreign and value is not None and not is_default:
+            if (
+                is_foreign
+                and value is not None
+                and not SPECULATIVE_CONFIG[field.name].is_default(value)
+            ):
                 method = f"{self.method!r}" if self.method is not None else "a model"
-                raise InvalidArgumentError(field.name, value, f"no such option with {method}")
+                problems.errors.append(
+                    InvalidArgumentError(field.name, value, f"no such option with {method}")
+                )
+
+    def _settle_acceptance(self) -> None:
+        if self.rejection_sample_method == "block":
+            if self.acceptance_method == "rejection":
+                raise InvalidArgumentError(
+                    "rejection_sample_method", "block", "None beside acceptance_method='rejection'"
+                )
+            self.acceptance_method = "block"
+        if self.rejection_sample_method == "standard" and self.acceptance_method == "block":
+            raise InvalidArgumentError(
+                "rejection_sample_method", "standard", "None beside acceptance_method='block'"
+            )
+        if self.method == "hybrid" and self.draft_sample_method == "probabilistic":
+            raise InvalidArgumentError(
+                "draft_sample_method", "probabilistic", "'greedy' with method 'hybrid'"
+            )
 
     def _settle_ngram(self) -> None:
         if self.num_speculative_tokens is None:
@@ -259,42 +323,35 @@ class SpeculativeConfig:
         if self.uses_model:
             core.model = "-"
         core.hybrid = self.method == "hybrid"
-        core.adaptive = check_bool("adaptive", self.adaptive)
-        core.acceptance_method = getattr(
-            _core.AcceptanceMethod,
-            _name_of("acceptance_method", self.acceptance_method, ACCEPTANCE_METHODS),
-        )
-        if core.hybrid and self.draft_sample_method == "probabilistic":
-            raise InvalidArgumentError(
-                "draft_sample_method", "probabilistic", "'greedy' with method 'hybrid'"
-            )
-        core.draft_sample_method = getattr(
-            _core.DraftSampleMethod,
-            _name_of("draft_sample_method", self.draft_sample_method, DRAFT_SAMPLE_METHODS),
-        )
-        for ours, (theirs, check) in _ENGINE_FIELDS.items():
+        core.adaptive = self.adaptive
+        core.acceptance_method = getattr(_core.AcceptanceMethod, self.acceptance_method.upper())
+        sampled = self.draft_sample_method.upper()
+        core.draft_sample_method = getattr(_core.DraftSampleMethod, sampled)
+        for ours, (theirs, _) in _ENGINE_FIELDS.items():
             value = getattr(self, ours)
             if value is not None:
-                setattr(core, theirs, check(ours, value))
+                setattr(core, theirs, value)
         return core
 
 
-def _name_of(field: str, value: Any, choices: tuple[str, ...]) -> str:
-    """The enumerator's name of one of the choices."""
-    if not isinstance(value, str) or value not in choices:
-        listed = ", ".join(repr(choice) for choice in choices[:-1])
-        raise InvalidArgumentError(field, value, f"{listed} or {choices[-1]!r}")
-    return value.upper()
+def _reset(core: _core.SpeculativeOptions, name: str) -> bool:
+    theirs = _ENGINE_FIELDS[name][0] if name in _ENGINE_FIELDS else name
+    default = getattr(_core.SpeculativeOptions(), theirs, None)
+    if not hasattr(core, theirs) or theirs == "model" or getattr(core, theirs) == default:
+        return False
+    setattr(core, theirs, default)
+    return True
 
 
 def make_speculative_config(
     value: SpeculativeConfig | Mapping[str, Any] | None,
 ) -> SpeculativeConfig | None:
     """A checked config from a dict, as vLLM takes it, or from a config."""
-    if value is None or isinstance(value, SpeculativeConfig):
-        return value
-    if not isinstance(value, Mapping):
-        raise InvalidArgumentError(
-            "speculative_config", value, "a SpeculativeConfig, a dict or None"
-        )
-    return SpeculativeConfig(**value)
+    if value is None:
+        return None
+    if isinstance(value, SpeculativeConfig):
+        return replace(value)  # checked again, for it may have been changed
+    fields = check_dict("speculative_config", value, "a SpeculativeConfig, a dict or None")
+    for name in fields:
+        check_str("speculative_config", name)
+    return SpeculativeConfig(**fields)

@@ -1,0 +1,155 @@
+"""What goes with a request: parameters, prompts and the arguments of LLM's methods."""
+
+from __future__ import annotations
+
+from forerun.vllm_fields.field import (
+    REQUIRED,
+    Field,
+    all_fixed,
+    fixed,
+    no_effect,
+    own,
+    runs,
+)
+
+_TEXT_ONLY = "models read text only"
+_NO_LORA = "LoRA adapters are not supported"
+_NO_WATERMARK = "texts are not watermarked"
+
+SAMPLING_PARAMS: dict[str, Field] = {
+    "n": runs(1, "completions of one prompt"),
+    "temperature": runs(1.0, "0 is greedy"),
+    "top_k": runs(0, "0 and -1 keep all tokens"),
+    "top_p": runs(1.0, "in (0, 1]"),
+    "min_p": runs(0.0, "in [0, 1]"),
+    "presence_penalty": runs(0.0, "from -2 to 2"),
+    "frequency_penalty": runs(0.0, "from -2 to 2"),
+    "repetition_penalty": runs(1.0, "above 0"),
+    "seed": runs(None, "None and -1: derived from the engine's seed and the request"),
+    "stop": runs(None, "strings that end the text"),
+    "stop_token_ids": runs(None, "tokens that end the text"),
+    "ignore_eos": runs(False, "go on after the model's end of sequence"),
+    "max_tokens": runs(16, "None: up to the model's length"),
+    "min_tokens": runs(0, "no end before as many tokens"),
+    "logprobs": runs(None, "-1 is the whole vocabulary; True is 1"),
+    "prompt_logprobs": runs(None, "-1 is the whole vocabulary; True is 1"),
+    "logprob_token_ids": runs(None, "logprobs of these tokens, beside the sampled one"),
+    "flat_logprobs": runs(False, "logprobs in one flat table"),
+    "detokenize": runs(True, "False leaves texts empty"),
+    "skip_special_tokens": runs(True, "leave special tokens out of the text"),
+    "include_stop_str_in_output": runs(False, "keep the stop string"),
+    "output_kind": runs("CUMULATIVE", "what each output of LLMEngine.step holds"),
+    "structured_outputs": runs(None, "a StructuredOutputsParams or a dict of its fields"),
+    "logit_bias": runs(None, "ids as integers or as text"),
+    "allowed_token_ids": runs(None, "nothing else can be sampled"),
+    "bad_words": runs(None, "words that cannot be written"),
+    "extra_args": runs(None, "a dict that logits processors of the engine read"),
+    "thinking_token_budget": fixed(None, "answers are not parsed for reasoning", -1),
+    "stream_interval": fixed(None, "every step is streamed", 1),
+    "prompt_logprob_start": fixed(None, "prompts are scored from their beginning", 0),
+    "skip_reading_prefix_cache": fixed(
+        None, "cached keys and values are those that would be computed", False
+    ),
+    **no_effect("texts are made of the tokens' own bytes", spaces_between_special_tokens=True),
+    **no_effect("parameters are always copied when they are submitted", skip_clone=False),
+    **all_fixed("texts end with a whole character", output_text_buffer_length=0),
+    **all_fixed(_NO_WATERMARK, watermarking=None),
+    **all_fixed("logprob_token_ids are reported of the output", prompt_logprob_token_ids=None),
+    **all_fixed("repetitions end no text; see repetition_penalty", repetition_detection=None),
+    **all_fixed("outputs have no such part", routed_experts_prompt_start=0),
+    **all_fixed("tokens are sampled by the model alone", trace_decode_token_ids=None),
+    # Forerun's own.
+    "speculative": own("False decodes this request without drafts"),
+    "max_draft_tokens": own("the most tokens drafted for this request in one step"),
+    "logits_processors": own("functions of (output_token_ids, logits), as in older versions"),
+}
+
+STRUCTURED_OUTPUTS_PARAMS: dict[str, Field] = {
+    "json": runs(None, "JSON that follows a schema, given as a dict or as text"),
+    "regex": runs(None, "a match from its beginning to its end"),
+    "choice": runs(None, "one of these strings"),
+    "grammar": runs(None, "a grammar in Lark's or GBNF's notation"),
+    "json_object": runs(None, "any JSON object"),
+    "disable_any_whitespace": runs(False, "JSON without whitespace"),
+    "disable_additional_properties": runs(False, "objects have no other properties"),
+    "whitespace_pattern": runs(None, "JSON with this whitespace"),
+    "structural_tag": fixed(None, "structural tags are not supported; write a grammar"),
+}
+
+BEAM_SEARCH_PARAMS: dict[str, Field] = {
+    "beam_width": runs(REQUIRED, "beams kept at each token"),
+    "max_tokens": runs(REQUIRED, "the most tokens to generate"),
+    "ignore_eos": runs(False, "go on after the model's end of sequence"),
+    "temperature": runs(0.0, "0: log-probabilities as they are"),
+    "length_penalty": runs(1.0, "the exponent of the length that scores are divided by"),
+    "include_stop_str_in_output": runs(False, "keep the end of the text"),
+    "skip_special_tokens": runs(True, "leave special tokens out of the text"),
+    "structured_outputs": runs(None, "a StructuredOutputsParams or a dict of its fields"),
+    "allowed_token_ids": runs(None, "nothing else can be chosen"),
+    **all_fixed(_NO_WATERMARK, watermarking=None),
+}
+
+PROMPT: dict[str, Field] = {
+    "prompt": runs(REQUIRED, "text; beside prompt_token_ids it is only reported"),
+    "prompt_token_ids": runs(REQUIRED, "token ids"),
+    "cache_salt": runs(None, "only requests with the same salt share cached prefixes"),
+    **all_fixed(_TEXT_ONLY, multi_modal_data=None, multi_modal_uuids=None),
+    **no_effect(_TEXT_ONLY, mm_processor_kwargs=None),
+    **all_fixed("prompts are text or token ids", prompt_embeds=None),
+    **all_fixed("models have no encoder", encoder_prompt=None, decoder_prompt=None),
+    **all_fixed("models have no token types", token_type_ids=None),
+    **no_effect("outputs do not report where tokens are in the text", prompt_token_offsets=None),
+}
+
+_OF_PROMPTS: dict[str, Field] = {
+    "prompts": runs(REQUIRED, "one prompt or many: texts, token ids, or dicts of either"),
+    "sampling_params": runs(None, "one for all prompts, or one for each"),
+    "use_tqdm": runs(True, "show a progress bar"),
+    "priority": runs(None, "one for each prompt"),
+    "tokenization_kwargs": fixed(None, "the tokenizer's own settings hold"),
+    **all_fixed(_NO_LORA, lora_request=None),
+    **no_effect(_TEXT_ONLY, mm_processor_kwargs=None),
+}
+_OF_CHATS: dict[str, Field] = {
+    "messages": runs(REQUIRED, "one conversation or many"),
+    **{name: field for name, field in _OF_PROMPTS.items() if name != "prompts"},
+    "chat_template": runs(None, "a template, or the name of one of the model's"),
+    "chat_template_content_format": runs("auto", "whether templates get parts or text"),
+    "add_generation_prompt": runs(True, "end with the beginning of an answer"),
+    "continue_final_message": runs(False, "go on with the last message"),
+    "tools": runs(None, "what the template says of tools"),
+    "chat_template_kwargs": runs(None, "more variables of the template"),
+}
+METHODS: dict[str, dict[str, Field]] = {
+    "LLM.generate": _OF_PROMPTS,
+    "LLM.chat": _OF_CHATS,
+    "LLM.enqueue": _OF_PROMPTS,
+    "LLM.enqueue_chat": _OF_CHATS,
+    "LLM.wait_for_completion": {
+        "output_type": fixed(None, "requests end with a RequestOutput"),
+        "use_tqdm": runs(True, "show a progress bar"),
+    },
+    "LLM.reset_prefix_cache": {
+        "reset_running_requests": runs(False, "start running requests again"),
+        "reset_connector": fixed(False, "there is no connector to another cache"),
+    },
+    "LLM.start_profile": {
+        "profile_prefix": runs(None, "a name for the trace"),
+        **all_fixed(
+            "a trace begins and ends with start_profile and stop_profile",
+            delay_iterations=None,
+            max_iterations=None,
+            profiler_kwargs=None,
+        ),
+    },
+    "LLM.get_world_size": {
+        **no_effect("the engine runs in one process on one machine", include_dp=True)
+    },
+    "LLM.sleep": all_fixed("the engine has no sleep mode", level=1, mode="abort"),
+    "LLM.wake_up": all_fixed("the engine has no sleep mode", tags=None),
+    "LLM.collective_rpc": {
+        "method": fixed(REQUIRED, "the engine has no worker processes"),
+        **all_fixed("the engine has no worker processes", timeout=None, args=(), kwargs=None),
+    },
+    "LLM.apply_model": {"func": fixed(REQUIRED, "the model is no PyTorch module")},
+}
