@@ -50,6 +50,7 @@ EngineConfig MakeConfig(const EngineOptions& options, const MemoryPlan& memory,
   config.max_num_seqs = options.max_num_seqs;
   config.max_num_batched_tokens = options.max_num_batched_tokens;
   config.enable_prefix_caching = options.enable_prefix_caching;
+  config.scheduling_policy = options.scheduling_policy;
   config.seed = options.seed;
   config.num_speculative_tokens = NumSpeculativeTokens(options.speculative);
   config.adaptive = options.speculative.adaptive;
@@ -104,8 +105,8 @@ class NativeEngine : public Engine {
     core_->SetTokenBytes(std::move(token_bytes), std::move(special_tokens));
   }
   RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params,
-                   RequestHooks hooks) override {
-    return core_->Submit(prompt, params, std::move(hooks));
+                   RequestHooks hooks, const SubmitOptions& options) override {
+    return core_->Submit(prompt, params, std::move(hooks), options);
   }
   bool Cancel(RequestId id) override { return core_->Cancel(id); }
   bool HasUnfinished() const override { return core_->HasUnfinished(); }

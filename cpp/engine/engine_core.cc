@@ -70,14 +70,21 @@ std::unique_ptr<Request> EngineCore::MakeRequest(RequestId id, std::span<const T
 }
 
 RequestId EngineCore::Submit(std::span<const TokenId> prompt, const SamplingParams& params,
-                             RequestHooks hooks) {
+                             RequestHooks hooks, const SubmitOptions& options) {
+  if (options.priority != 0 && config_.scheduling_policy != SchedulingPolicy::kPriority) {
+    throw InvalidArgument("priority", std::to_string(options.priority),
+                          "0, unless the engine has scheduling_policy \"priority\"");
+  }
   CheckRequest(prompt, params,
                {.vocab_size = executor_.vocab_size(),
                 .max_model_len = config_.max_model_len,
                 .has_token_bytes = !vocabulary_.token_bytes.empty()});
   std::lock_guard lock(inbox_mutex_);
   const RequestId id = next_id_;
-  submitted_.push_back(MakeRequest(id, prompt, params, std::move(hooks)));
+  auto request = MakeRequest(id, prompt, params, std::move(hooks));
+  request->priority = options.priority;
+  request->cache_salt = options.cache_salt;
+  submitted_.push_back(std::move(request));
   try {
     unfinished_.push_back(id);
   } catch (...) {
@@ -101,6 +108,7 @@ void EngineCore::TakeInbox() {
   // One by one: what was taken when something fails is not taken again.
   for (; !submitted_.empty(); submitted_.pop_front()) {
     Request& request = *submitted_.front();
+    request.table.SetRoot(pool_.RootOf(request.cache_salt));
     if (request.speculates) history_.try_emplace(request.id);
     scheduler_.Add(std::move(submitted_.front()));
     Guarded(request, [&] { drafter_->Begin(request.id, request.tokens); });

@@ -39,6 +39,7 @@ struct EngineConfig {
   int max_num_seqs = 0;
   int max_num_batched_tokens = 0;
   bool enable_prefix_caching = true;
+  SchedulingPolicy scheduling_policy = SchedulingPolicy::kFcfs;
   std::uint64_t seed = 0;
   int num_speculative_tokens = 0;
   bool adaptive = true;
@@ -57,7 +58,7 @@ class EngineCore {
   void SetTokenBytes(std::vector<std::string> token_bytes,
                      std::vector<TokenId> special_tokens = {});
   RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params,
-                   RequestHooks hooks = {});
+                   RequestHooks hooks = {}, const SubmitOptions& options = {});
   bool Cancel(RequestId id);
   bool HasUnfinished() const { return num_unfinished_.load() > 0; }
   std::span<const RequestUpdate> Step();

@@ -11,11 +11,12 @@ void CheckEngineInvariants(const Scheduler& scheduler, const BlockPool& pool) {
   FORERUN_CHECK(pool.num_free() + pool.num_cached() + pool.num_held() == pool.num_total());
 
   std::set<BlockId> in_tables;
-  RequestId previous = 0;
+  const Request* previous = nullptr;
   for (const auto& request : scheduler.running()) {
     const std::string who = "request " + std::to_string(request->id);
-    FORERUN_CHECK(in_tables.empty() || request->id > previous, who + " runs out of order");
-    previous = request->id;
+    FORERUN_CHECK(previous == nullptr || previous->ComesBefore(*request),
+                  who + " runs out of order");
+    previous = request.get();
     FORERUN_CHECK(!request->finished(), who + " is finished and still runs");
     FORERUN_CHECK(request->draft.empty(), who + " has a draft between steps");
     FORERUN_CHECK(request->num_pending() >= 1, who + " has nothing to compute");

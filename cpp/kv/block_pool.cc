@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <string>
+#include <unordered_set>
 
 #include "cpp/util/check.h"
 #include "cpp/util/hash.h"
@@ -104,6 +105,23 @@ std::optional<BlockPool::Hit> BlockPool::Lookup(PrefixId parent, std::span<const
   }
   ++blocks_[block].num_references;
   return Hit{block, blocks_[block].prefix};
+}
+
+PrefixId BlockPool::RootOf(const std::string& salt) {
+  if (salt.empty() || !prefix_caching_) return kRootPrefix;
+  if (const auto found = roots_.find(salt); found != roots_.end()) return found->second;
+  if (roots_.size() >= 2 * static_cast<std::size_t>(num_total_)) ForgetUnusedRoots();
+  return roots_[salt] = next_prefix_++;
+}
+
+// A request that runs may keep the id of a forgotten root: ids are never used twice, so that it
+// only shares nothing with requests that come later.
+void BlockPool::ForgetUnusedRoots() {
+  std::unordered_set<PrefixId> parents;
+  for (BlockId block = 0; block < num_total_; ++block) {
+    if (IsRegistered(block)) parents.insert(blocks_[block].parent);
+  }
+  std::erase_if(roots_, [&](const auto& root) { return !parents.contains(root.second); });
 }
 
 void BlockPool::DropCached() {

@@ -7,16 +7,18 @@
 // and free + cached + held == total after every call. The pool knows block ids only, never memory.
 //
 // Contents are shared by prefix. A registered block is known by what comes before it (the PrefixId
-// of the block in front, kRootPrefix for the first) and by its own tokens; both are compared in
+// of the block in front, a root for the first) and by its own tokens; both are compared in
 // full, so that two prefixes that hash alike are still two prefixes. Ids are never used twice.
 //
-// Nothing allocates after construction. Not thread-safe.
+// Nothing but RootOf allocates after construction. Not thread-safe.
 #ifndef FORERUN_CPP_KV_BLOCK_POOL_H_
 #define FORERUN_CPP_KV_BLOCK_POOL_H_
 
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "forerun/types.h"
@@ -68,6 +70,10 @@ class BlockPool {
   // The block with these tokens behind `parent`, with one more reference.
   std::optional<Hit> Lookup(PrefixId parent, std::span<const TokenId> tokens);
 
+  // The parent of a sequence's first block. Equal salts have the same root as long as one of their
+  // blocks is registered, and different ones never; the empty salt's is kRootPrefix.
+  PrefixId RootOf(const std::string& salt);
+
   // Frees every cached block.
   void DropCached();
 
@@ -99,6 +105,8 @@ class BlockPool {
   // The slot of an equal block, or the empty slot where it would go.
   std::size_t FindSlot(std::uint64_t hash, PrefixId parent, std::span<const TokenId> tokens) const;
   void Unregister(BlockId block);
+  // Of salts that no registered block has.
+  void ForgetUnusedRoots();
   void PushFree(BlockId block);
   void PushCached(BlockId block);
   void UnlinkCached(BlockId block);
@@ -121,6 +129,7 @@ class BlockPool {
   int num_cached_ = 0;
   int num_held_ = 0;
   PrefixId next_prefix_ = kRootPrefix + 1;
+  std::unordered_map<std::string, PrefixId> roots_;  // by salt; at most two per block
 };
 
 }  // namespace forerun

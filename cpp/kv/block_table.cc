@@ -16,20 +16,27 @@ BlockTable::BlockTable(BlockPool& pool, int max_tokens) : pool_(&pool) {
 
 BlockTable::BlockTable(BlockTable&& other) noexcept
     : pool_(other.pool_),
+      root_(other.root_),
       blocks_(std::exchange(other.blocks_, {})),
       num_committed_(std::exchange(other.num_committed_, 0)),
-      prefix_(std::exchange(other.prefix_, kRootPrefix)),
+      prefix_(std::exchange(other.prefix_, other.root_)),
       partial_(std::exchange(other.partial_, {})) {}
 
 BlockTable& BlockTable::operator=(BlockTable&& other) noexcept {
   if (this == &other) return *this;
   Drop();
   pool_ = other.pool_;
+  root_ = other.root_;
   blocks_ = std::exchange(other.blocks_, {});
   num_committed_ = std::exchange(other.num_committed_, 0);
-  prefix_ = std::exchange(other.prefix_, kRootPrefix);
+  prefix_ = std::exchange(other.prefix_, other.root_);
   partial_ = std::exchange(other.partial_, {});
   return *this;
+}
+
+void BlockTable::SetRoot(PrefixId root) {
+  FORERUN_CHECK(blocks_.empty(), "only an empty table can get another root");
+  root_ = prefix_ = root;
 }
 
 int BlockTable::AdoptPrefix(std::span<const TokenId> tokens) {
@@ -90,7 +97,7 @@ void BlockTable::ShareFullBlock(int index) {
 void BlockTable::Drop() {
   for (; !blocks_.empty(); blocks_.pop_back()) pool_->Release(blocks_.back());
   num_committed_ = 0;
-  prefix_ = kRootPrefix;
+  prefix_ = root_;
   partial_.clear();
 }
 

@@ -34,6 +34,10 @@ class BlockTable {
   BlockTable(const BlockTable&) = delete;
   BlockTable& operator=(const BlockTable&) = delete;
 
+  // What the first block comes after: a root of the pool. REQUIRES: empty.
+  void SetRoot(PrefixId root);
+  PrefixId root() const { return root_; }
+
   // Starts with the longest known run of full blocks over `tokens`, but leaves at least the last
   // token to be computed: something must produce logits. Returns the number of tokens adopted, now
   // committed. REQUIRES: empty.
@@ -67,6 +71,7 @@ class BlockTable {
 
   BlockPool* pool_;
 
+  PrefixId root_ = kRootPrefix;
   std::vector<BlockId> blocks_;
   int num_committed_ = 0;          // tokens
   PrefixId prefix_ = kRootPrefix;  // of the full committed blocks

@@ -54,6 +54,8 @@ struct Request {
   RequestHooks hooks;
   int num_prompt_tokens = 0;
   double submit_time = 0;
+  int priority = 0;
+  std::string cache_salt;
 
   // Change at commit. `table` holds KV of a prefix of `tokens`; the rest is pending.
   std::vector<TokenId> tokens;                 // prompt, then output
@@ -79,6 +81,11 @@ struct Request {
   // To be called once, before anything else. REQUIRES: prompt and parameters can be served.
   void SetUp(std::span<const TokenId> prompt, const SamplingParams& sampling_params,
              RequestHooks request_hooks, const RequestSetting& setting);
+
+  // The order in which requests are served.
+  bool ComesBefore(const Request& other) const {
+    return priority != other.priority ? priority < other.priority : id < other.id;
+  }
 
   int num_output_tokens() const { return static_cast<int>(tokens.size()) - num_prompt_tokens; }
   int num_pending() const { return static_cast<int>(tokens.size()) - table.num_committed(); }

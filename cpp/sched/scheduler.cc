@@ -7,6 +7,18 @@
 #include "cpp/util/check.h"
 
 namespace forerun {
+namespace {
+
+// Takes the request, unless it throws.
+template <typename Requests>
+void Insert(std::unique_ptr<Request>&& request, Requests& requests) {
+  requests.push_back(std::move(request));
+  const auto last = requests.end() - 1;
+  const auto comes_before = [](const auto& a, const auto& b) { return a->ComesBefore(*b); };
+  std::rotate(std::upper_bound(requests.begin(), last, *last, comes_before), last, requests.end());
+}
+
+}  // namespace
 
 Scheduler::Scheduler(const SchedulerLimits& limits, BlockPool& pool)
     : limits_(limits), pool_(pool) {
@@ -14,7 +26,7 @@ Scheduler::Scheduler(const SchedulerLimits& limits, BlockPool& pool)
   running_.reserve(limits.max_num_seqs);
 }
 
-void Scheduler::Add(std::unique_ptr<Request>&& request) { waiting_.push_back(std::move(request)); }
+void Scheduler::Add(std::unique_ptr<Request>&& request) { Insert(std::move(request), waiting_); }
 
 Request* Scheduler::Find(RequestId id) const {
   for (const auto& request : running_) {
@@ -77,9 +89,9 @@ bool Scheduler::ReserveRows(Request& request, PlannedRequest& planned, StepPlan&
 }
 
 void Scheduler::PreemptLast(StepPlan& plan) {
-  waiting_.push_front(std::move(running_.back()));
+  Request& victim = *running_.back();
+  Insert(std::move(running_.back()), waiting_);
   running_.pop_back();
-  Request& victim = *waiting_.front();
   victim.table.Drop();
   victim.draft.Clear();
   ++victim.metrics.num_preemptions;
@@ -104,7 +116,7 @@ void Scheduler::Admit(int budget, StepPlan& plan) {
     if (request.num_cached_tokens < 0) request.num_cached_tokens = num_adopted;
     budget -= grant.num_pending;
     AddToPlan({&request, grant.num_pending, 0, grant.num_pending == request.num_pending()}, plan);
-    running_.push_back(std::move(waiting_.front()));
+    Insert(std::move(waiting_.front()), running_);
     waiting_.pop_front();
   }
 }
@@ -117,6 +129,7 @@ bool Scheduler::NextBlockIsUnderWay(const Request& candidate) const {
   return std::ranges::any_of(running_, [&](const std::unique_ptr<Request>& request) {
     return request->tokens.size() >= end &&
            static_cast<std::size_t>(request->table.num_committed()) < end &&
+           request->table.root() == candidate.table.root() &&
            std::equal(candidate.tokens.begin(), candidate.tokens.begin() + end,
                       request->tokens.begin());
   });

@@ -1,11 +1,11 @@
 // Decides what each step runs, and owns every unfinished request.
 //
-// Running requests are served in order of arrival, one row each at least; then waiting ones are
-// admitted. A waiting request whose next block a running one is about to compute waits for it, and
-// finds it in the prefix cache: one of many that begin alike goes ahead. When blocks run out, a
-// draft is given up first; then the latest arrival is preempted: its blocks go back and it
-// recomputes later. The oldest running request can always run, because no request may need more
-// blocks than there are.
+// Requests are served in order of priority, lower values first, and of arrival among equals:
+// running ones, one row each at least; then waiting ones are admitted. A waiting request whose next
+// block a running one is about to compute waits for it, and finds it in the prefix cache: one of
+// many that begin alike goes ahead. When blocks run out, a draft is given up first; then the last
+// running request in this order is preempted: its blocks go back and it recomputes later. The first
+// running request can always run, because no request may need more blocks than there are.
 //
 // Not thread-safe. The pool must outlive the scheduler.
 #ifndef FORERUN_CPP_SCHED_SCHEDULER_H_
@@ -43,7 +43,7 @@ class Scheduler {
   // Takes a request out, wherever it is, and drops its blocks.
   std::unique_ptr<Request> Remove(Request* request);
 
-  // In order of arrival.
+  // Both in the order above.
   std::size_t num_requests() const { return running_.size() + waiting_.size(); }
   std::span<const std::unique_ptr<Request>> running() const { return running_; }
   const std::deque<std::unique_ptr<Request>>& waiting() const { return waiting_; }

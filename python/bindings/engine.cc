@@ -52,7 +52,8 @@ std::unique_ptr<Engine> Create(const EngineOptions& options) {
 }
 
 RequestId SubmitArray(Engine& engine, const TokenArray& prompt, const SamplingParams& params,
-                      const py::object& constraint, const py::object& logits_hook) {
+                      const py::object& constraint, const py::object& logits_hook,
+                      const SubmitOptions& options) {
   if (prompt.ndim() != 1) {
     throw InvalidArgument("prompt_token_ids", std::to_string(prompt.ndim()) + " dimensions",
                           "a one-dimensional int32 array");
@@ -60,15 +61,15 @@ RequestId SubmitArray(Engine& engine, const TokenArray& prompt, const SamplingPa
   const std::span<const TokenId> tokens(prompt.data(), static_cast<std::size_t>(prompt.size()));
   RequestHooks hooks = MakeHooks(constraint, logits_hook);
   py::gil_scoped_release release;
-  return engine.Submit(tokens, params, std::move(hooks));
+  return engine.Submit(tokens, params, std::move(hooks), options);
 }
 
 RequestId SubmitList(Engine& engine, const std::vector<TokenId>& prompt,
                      const SamplingParams& params, const py::object& constraint,
-                     const py::object& logits_hook) {
+                     const py::object& logits_hook, const SubmitOptions& options) {
   RequestHooks hooks = MakeHooks(constraint, logits_hook);
   py::gil_scoped_release release;
-  return engine.Submit(prompt, params, std::move(hooks));
+  return engine.Submit(prompt, params, std::move(hooks), options);
 }
 
 std::vector<OwnedUpdate> Step(Engine& engine) {
@@ -148,6 +149,12 @@ void RegisterEngine(py::module_& module) {
   RegisterUpdate(module);
   RegisterLimits(module);
   RegisterDraftRecord(module);
+  py::class_<SubmitOptions>(module, "SubmitOptions", "Where a request comes in its engine.")
+      .def(py::init<int, std::string>(), py::arg("priority") = 0, py::arg("cache_salt") = "",
+           "priority: lower values run first; cache_salt: cached prefixes are shared among equal "
+           "ones only.")
+      .def_readonly("priority", &SubmitOptions::priority)
+      .def_readonly("cache_salt", &SubmitOptions::cache_salt);
   const auto release = py::call_guard<py::gil_scoped_release>();
   py::class_<Engine>(module, "Engine", "Generates tokens for many requests at once.")
       .def(py::init(&Create), py::arg("options"), "Maps and packs the model.")
@@ -157,9 +164,11 @@ void RegisterEngine(py::module_& module) {
       // An array is taken only as it is: numpy would make integers of floats.
       .def("submit", &SubmitArray, py::arg("prompt_token_ids").noconvert(), py::arg("params"),
            py::arg("constraint") = py::none(), py::arg("logits_hook") = py::none(),
+           py::arg_v("options", SubmitOptions(), "SubmitOptions()"),
            "Queues a request and returns its id.")
       .def("submit", &SubmitList, py::arg("prompt_token_ids"), py::arg("params"),
            py::arg("constraint") = py::none(), py::arg("logits_hook") = py::none(),
+           py::arg_v("options", SubmitOptions(), "SubmitOptions()"),
            "Queues a request and returns its id.")
       .def("cancel", &Engine::Cancel, py::arg("request_id"), release,
            "Ends a request; false when no such request is unfinished.")

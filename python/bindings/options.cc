@@ -68,6 +68,9 @@ void RegisterSpeculativeOptions(py::module_& module) {
 }
 
 void RegisterEngineOptions(py::module_& module) {
+  py::enum_<SchedulingPolicy>(module, "SchedulingPolicy", "Who runs first when not all can.")
+      .value("FCFS", SchedulingPolicy::kFcfs)
+      .value("PRIORITY", SchedulingPolicy::kPriority);
   using Options = EngineOptions;
   py::class_<Options>(module, "EngineOptions", "How an engine is set up.")
       .def(py::init<>(), "All defaults; `model` must be set.")
@@ -78,6 +81,7 @@ void RegisterEngineOptions(py::module_& module) {
       .def_readwrite("max_num_batched_tokens", &Options::max_num_batched_tokens)
       .def_readwrite("block_size", &Options::block_size)
       .def_readwrite("enable_prefix_caching", &Options::enable_prefix_caching)
+      .def_readwrite("scheduling_policy", &Options::scheduling_policy)
       .def_readwrite("kv_cache_memory_bytes", &Options::kv_cache_memory_bytes)
       .def_readwrite("seed", &Options::seed)
       .def_readwrite("num_threads", &Options::num_threads)

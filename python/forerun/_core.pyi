@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'MAX_JSON_DEPTH', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'VocabularyBridge', 'available_isas', 'check_engine_options', 'check_sampling_params', 'json_depth']
+__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'MAX_JSON_DEPTH', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'SubmitOptions', 'VocabularyBridge', 'available_isas', 'check_engine_options', 'check_sampling_params', 'json_depth']
 class SpeculativeMethod:
     """
     How drafts are made.
@@ -274,6 +274,53 @@ class SpeculativeOptions:
     @suffix_min_token_prob.setter
     def suffix_min_token_prob(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
         ...
+class SchedulingPolicy:
+    """
+    Who runs first when not all can.
+    
+    Members:
+    
+      FCFS
+    
+      PRIORITY
+    """
+    FCFS: typing.ClassVar[SchedulingPolicy]
+    PRIORITY: typing.ClassVar[SchedulingPolicy]
+    __members__: typing.ClassVar[dict[str, SchedulingPolicy]]
+    @typing.overload
+    def __eq__(self, other: SchedulingPolicy) -> bool:
+        ...
+    @typing.overload
+    def __eq__(self, other: typing.Any) -> bool:
+        ...
+    def __getstate__(self) -> int:
+        ...
+    def __hash__(self) -> int:
+        ...
+    def __index__(self) -> int:
+        ...
+    def __init__(self, value: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __int__(self) -> int:
+        ...
+    @typing.overload
+    def __ne__(self, other: SchedulingPolicy) -> bool:
+        ...
+    @typing.overload
+    def __ne__(self, other: typing.Any) -> bool:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, state: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __str__(self) -> str:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def value(self) -> int:
+        ...
 class EngineOptions:
     """
     How an engine is set up.
@@ -282,6 +329,7 @@ class EngineOptions:
     dtype: str
     enable_prefix_caching: bool
     model: str
+    scheduling_policy: SchedulingPolicy
     speculative: SpeculativeOptions
     def __init__(self) -> None:
         """
@@ -696,6 +744,20 @@ class DraftRecord:
     @property
     def request_id(self) -> int:
         ...
+class SubmitOptions:
+    """
+    Where a request comes in its engine.
+    """
+    def __init__(self, priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: str = '') -> None:
+        """
+        priority: lower values run first; cache_salt: cached prefixes are shared among equal ones only.
+        """
+    @property
+    def cache_salt(self) -> str:
+        ...
+    @property
+    def priority(self) -> int:
+        ...
 class Engine:
     """
     Generates tokens for many requests at once.
@@ -729,12 +791,12 @@ class Engine:
         Runs one draft/verify step without holding the GIL.
         """
     @typing.overload
-    def submit(self, prompt_token_ids: numpy.typing.NDArray[numpy.int32], params: SamplingParams, constraint: typing.Any = None, logits_hook: typing.Any = None) -> int:
+    def submit(self, prompt_token_ids: numpy.typing.NDArray[numpy.int32], params: SamplingParams, constraint: typing.Any = None, logits_hook: typing.Any = None, options: SubmitOptions = ...) -> int:
         """
         Queues a request and returns its id.
         """
     @typing.overload
-    def submit(self, prompt_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], params: SamplingParams, constraint: typing.Any = None, logits_hook: typing.Any = None) -> int:
+    def submit(self, prompt_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], params: SamplingParams, constraint: typing.Any = None, logits_hook: typing.Any = None, options: SubmitOptions = ...) -> int:
         """
         Queues a request and returns its id.
         """

@@ -72,6 +72,12 @@ struct ModelLimits {
   int num_threads = 0;
 };
 
+// What concerns a request's place in the engine and not its tokens.
+struct SubmitOptions {
+  int priority = 0;             // lower values run first; needs SchedulingPolicy::kPriority
+  std::string cache_salt = {};  // cached prefixes are shared among requests with equal salts only
+};
+
 class Engine {
  public:
   // Maps and packs the model. Throws InvalidArgument or CheckpointError.
@@ -87,7 +93,7 @@ class Engine {
 
   // Throws InvalidArgument when the prompt or the parameters can never be served.
   virtual RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params,
-                           RequestHooks hooks = {}) = 0;
+                           RequestHooks hooks = {}, const SubmitOptions& options = {}) = 0;
 
   // False when no such request is unfinished. The final update comes with the next Step.
   virtual bool Cancel(RequestId id) = 0;

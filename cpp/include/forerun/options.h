@@ -99,6 +99,12 @@ struct SpeculativeOptions {
   bool adaptive = true;
 };
 
+// Who runs first when not all requests can.
+enum class SchedulingPolicy {
+  kFcfs,      // first come, first served
+  kPriority,  // the lowest SubmitOptions::priority; among equals who came first
+};
+
 struct EngineOptions {
   std::string model;  // a Hugging Face model directory
 
@@ -108,6 +114,7 @@ struct EngineOptions {
   int max_num_batched_tokens = 2048;  // rows of one step, prompt chunks and drafts together
   int block_size = 16;                // tokens of one KV block
   bool enable_prefix_caching = true;
+  SchedulingPolicy scheduling_policy = SchedulingPolicy::kFcfs;
   std::optional<std::int64_t>
       kv_cache_memory_bytes;  // absent: sized for max_num_seqs short or a few long requests
   std::uint64_t seed = 0;

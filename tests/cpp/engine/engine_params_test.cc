@@ -54,6 +54,26 @@ TEST_F(EngineParamsTest, LogprobsComeWithTheTokensThatAreEmittedAndNoOthers) {
   EXPECT_EQ(num_tokens, 7);  // 3 to 9
 }
 
+TEST_F(EngineParamsTest, APriorityNeedsThePolicy) {
+  EngineCore fcfs(config_, executor_, nullptr);
+  EXPECT_THROW(fcfs.Submit(std::vector<TokenId>{1}, Greedy(1), {}, {.priority = 1}),
+               InvalidArgument);
+  EXPECT_FALSE(fcfs.HasUnfinished());
+  config_.scheduling_policy = SchedulingPolicy::kPriority;
+  config_.max_num_seqs = 1;
+  EngineCore engine(config_, executor_, nullptr);
+  std::vector<RequestId> finished;
+  for (int priority : {2, 0, 1}) {
+    engine.Submit(std::vector<TokenId>{1}, Greedy(2), {}, {.priority = priority});
+  }
+  while (engine.HasUnfinished()) {
+    for (const RequestUpdate& update : engine.Step()) {
+      if (update.finish_reason != FinishReason::kNone) finished.push_back(update.id);
+    }
+  }
+  EXPECT_EQ(finished, (std::vector<RequestId>{1, 2, 0}));
+}
+
 TEST_F(EngineParamsTest, APromptsLogprobsComeOnceInOrderWhateverTheChunks) {
   std::vector<TokenId> prompt;
   for (int i = 0; i < 50; ++i) prompt.push_back(i % 7);

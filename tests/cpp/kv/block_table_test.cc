@@ -125,6 +125,53 @@ TEST(BlockTableTest, AnEqualPromptSharesItsFullBlocks) {
   pool.CheckInvariants();
 }
 
+TEST(BlockTableTest, OnlyEqualSaltsShareBlocks) {
+  BlockPool pool(16, kBlockSize, true);
+  const auto adopted = [&pool](const std::string& salt, bool commit) {
+    BlockTable table(pool);
+    table.SetRoot(pool.RootOf(salt));
+    const int num_adopted = table.AdoptPrefix(Range(0, 10));
+    if (commit && table.Reserve(10 - num_adopted)) {
+      table.Commit(Range(num_adopted, 10 - num_adopted));
+    }
+    return num_adopted;
+  };
+  EXPECT_EQ(adopted("", true), 0);
+  EXPECT_EQ(adopted("a", true), 0);
+  EXPECT_EQ(adopted("b", false), 0);
+  EXPECT_EQ(adopted("", false), 8);
+  EXPECT_EQ(adopted("a", false), 8);
+  EXPECT_EQ(adopted("b", true), 0);
+  EXPECT_EQ(adopted("b", false), 8);
+  pool.CheckInvariants();
+}
+
+TEST(BlockTableTest, ADroppedTableKeepsItsSalt) {
+  BlockPool pool(8, kBlockSize, true);
+  const BlockTable unsalted = TableWith(pool, Range(0, 8));
+  BlockTable table(pool);
+  table.SetRoot(pool.RootOf("salt"));
+  ASSERT_TRUE(table.Reserve(5));
+  table.Commit(Range(0, 5));
+  table.Drop();
+  EXPECT_EQ(table.AdoptPrefix(Range(0, 9)), 4);  // its own block and not the other table's two
+  EXPECT_THROW(table.SetRoot(kRootPrefix), InternalError);
+}
+
+TEST(BlockTableTest, SaltsOfNoBlockAreForgottenAndThoseOfBlocksAreNot) {
+  BlockPool pool(2, kBlockSize, true);
+  const PrefixId kept = pool.RootOf("kept");
+  BlockTable table(pool);
+  table.SetRoot(kept);
+  ASSERT_TRUE(table.Reserve(4));
+  table.Commit(Range(0, 4));
+  const PrefixId lost = pool.RootOf("lost");
+  EXPECT_EQ(pool.RootOf("lost"), lost);
+  for (int i = 0; i < 100; ++i) pool.RootOf(std::to_string(i));
+  EXPECT_EQ(pool.RootOf("kept"), kept);
+  EXPECT_NE(pool.RootOf("lost"), lost);
+}
+
 TEST(BlockTableTest, AtLeastOneTokenIsLeftToCompute) {
   BlockPool pool(8, kBlockSize, true);
   const BlockTable first = TableWith(pool, Range(0, 8));

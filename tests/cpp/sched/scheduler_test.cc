@@ -105,6 +105,54 @@ TEST_F(SchedulerTest, TheLatestArrivalIsPreemptedAndComesBackFirst) {
   EXPECT_GE(scheduler_.waiting().front()->metrics.num_preemptions, 1);
 }
 
+TEST_F(SchedulerTest, LowerPrioritiesRunFirstAndEqualOnesInOrderOfArrival) {
+  const int priorities[] = {5, 0, 5, -1, 0};
+  for (RequestId id = 0; id < 5; ++id) {
+    auto request = MakeRequest(id, pool_, 1);
+    request->priority = priorities[id];
+    scheduler_.Add(std::move(request));
+  }
+  scheduler_.Plan(plan_);
+  std::vector<RequestId> ids;
+  for (const PlannedRequest& planned : plan_.requests) ids.push_back(planned.request->id);
+  EXPECT_EQ(ids, (std::vector<RequestId>{3, 1, 4}));
+  EXPECT_EQ(scheduler_.waiting().front()->id, 0u);
+}
+
+TEST_F(SchedulerTest, TheHighestPriorityValueIsPreemptedFirstThoughItCameFirst) {
+  for (RequestId id = 0; id < 3; ++id) {
+    auto request = MakeRequest(id, pool_, 4);
+    request->priority = id == 0 ? 3 : 1;
+    scheduler_.Add(std::move(request));
+    scheduler_.Plan(plan_);
+    Execute(plan_);
+  }
+  ASSERT_EQ(scheduler_.running().size(), 3u);
+  for (int step = 0; step < 40 && scheduler_.waiting().empty(); ++step) {
+    scheduler_.Plan(plan_);
+    Execute(plan_);
+  }
+  ASSERT_EQ(scheduler_.waiting().size(), 1u);
+  EXPECT_EQ(scheduler_.waiting().front()->id, 0u);
+  EXPECT_EQ(scheduler_.running()[0]->id, 1u);
+}
+
+TEST_F(SchedulerTest, APromptWaitsForAnEqualOneOnlyUnderTheSameSalt) {
+  const auto add = [&](RequestId id, const std::string& salt) {
+    auto request = MakeRequest(id, pool_, 0);
+    for (int i = 0; i < 6; ++i) request->tokens.push_back(i);
+    request->num_prompt_tokens = 6;
+    request->table.SetRoot(pool_.RootOf(salt));
+    scheduler_.Add(std::move(request));
+  };
+  add(0, "a");
+  add(1, "b");
+  add(2, "a");
+  scheduler_.Plan(plan_);
+  EXPECT_EQ(plan_.requests.size(), 2u);
+  EXPECT_EQ(scheduler_.waiting().front()->id, 2u);
+}
+
 TEST_F(SchedulerTest, AbandonGivesBackWhatThePlanReserved) {
   scheduler_.Add(MakeRequest(0, pool_, 9));
   scheduler_.Plan(plan_);

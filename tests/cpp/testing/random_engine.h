@@ -93,6 +93,7 @@ class RandomEngine {
     config_.max_num_seqs = Pick(1, 6);
     config_.max_num_batched_tokens = config_.max_num_seqs + Pick(0, 30);
     config_.enable_prefix_caching = Chance(0.7);
+    if (Chance(0.4)) config_.scheduling_policy = SchedulingPolicy::kPriority;
     config_.seed = random_();
     config_.num_speculative_tokens = Pick(1, 8);
     config_.adaptive = Chance(0.5);
@@ -255,7 +256,10 @@ class RandomEngine {
     if (!keeps_ids && params.temperature > 0.0) params.speculative = false;
     const NaiveHooks hooks = RandomHooks();
     NaiveResult expected = NaiveGenerate(model_, prompt, params, *params.seed, hooks);
-    const RequestId id = engine.Submit(prompt, params, MakeHooks(hooks));
+    SubmitOptions options;
+    if (config_.scheduling_policy == SchedulingPolicy::kPriority) options.priority = Pick(-2, 2);
+    if (Chance(0.3)) options.cache_salt = Chance(0.5) ? "a" : "b";
+    const RequestId id = engine.Submit(prompt, params, MakeHooks(hooks), options);
     if (knowing_ != nullptr) knowing_->Tell(id, expected.tokens);
     expected_.emplace(id, std::move(expected));
   }
