@@ -198,6 +198,14 @@ def load_with_method(options: argparse.Namespace) -> LLM:
     return load(options, speculative_configs_of(options, [method])[method])
 
 
+def model_name(model: str) -> str:
+    """What to call a model: its hub id, or the last part of its path."""
+    path = Path(model).expanduser()
+    if not path.exists():
+        return model
+    return path.stem if path.is_file() else path.resolve().name
+
+
 def show(text: str) -> None:
     """Writes a piece of text at once."""
     print(text, end="", flush=True)

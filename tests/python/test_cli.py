@@ -154,29 +154,6 @@ def test_generate_reads_standard_input(
     assert capsys.readouterr().out.startswith("from a pipe")
 
 
-def test_chat_keeps_the_conversation_until_it_is_reset(
-    tiny_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[list[str]] = []
-    render = LLM.render_chat
-
-    def watched(self: LLM, messages: Any, **options: Any) -> Any:
-        seen.append([message["role"] for message in messages])
-        return render(self, messages, **options)
-
-    lines = iter(["low", "", "the", "/reset", "hello", "/quit"])
-    monkeypatch.setattr(LLM, "render_chat", watched)
-    monkeypatch.setattr("builtins.input", lambda _: next(lines))
-    arguments = ["chat", str(tiny_dir), "--max-tokens", "5", "--system", "brief"]
-    assert cli.main(arguments) == 0
-    assert seen == [
-        ["system", "user"],
-        ["system", "user", "assistant", "user"],
-        ["system", "user"],
-    ]
-    assert capsys.readouterr().out.count("\n") >= 3
-
-
 def test_bench_compares_methods_and_writes_numbers_and_a_picture(
     tiny_dir: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
