@@ -89,6 +89,7 @@ def speculative_configs(
     num_speculative_tokens: int | None,
     acceptance_method: str = "coupled",
     drafter: Mapping[str, Any] | None = None,
+    adaptive: bool | None = None,
 ) -> dict[str, dict[str, Any] | None]:
     """A speculative_config per method name.
 
@@ -106,6 +107,8 @@ def speculative_configs(
             "num_speculative_tokens": num_speculative_tokens,
             "acceptance_method": acceptance_method,
         }
+        if adaptive is not None:
+            config["adaptive"] = adaptive
         if method == "ngram":
             config["num_speculative_tokens"] = num_speculative_tokens or 8
             config |= {"prompt_lookup_max": 5, "prompt_lookup_min": 2}

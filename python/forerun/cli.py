@@ -18,8 +18,8 @@ from forerun.errors import ForerunError
 from forerun.version import package_version
 
 _DESCRIPTION = """\
-Generates text from language models with speculative decoding: guesses several tokens ahead,
-checks all guesses in one pass of the model, and so writes the same text faster.
+Generates text from language models with speculative decoding: drafts several tokens, verifies
+all of them in one forward pass of the model, and so writes the same text faster.
 
 MODEL is a Hugging Face model directory, a .gguf file (converted once into a cache), or the id of
 a model on the Hugging Face hub (downloaded once)."""
@@ -40,20 +40,48 @@ examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit status."""
     _tolerate_encodings()
-    options = _parser().parse_args(arguments)
     try:
-        status: int = options.run(options)
-        return status
-    except ForerunError as error:
+        try:
+            return _run(arguments)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+        return 141
+    except KeyboardInterrupt:
+        print("forerun: interrupted", file=sys.stderr)
+        return 130
+    except (ForerunError, OSError) as error:
+        _drop_output()
         print(f"forerun: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader of our output has gone; say nothing at exit either.
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    # Before Python 3.13 argparse does not take an optional argument that follows an option.
+    name = options.optional
+    if len(rest) == 1 and name and getattr(options, name) is None and rest[0][:1] != "-":
+        setattr(options, name, rest[0])
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.run is None:
+        parser.print_help()
+        return 0
+    status: int = options.run(options)
+    return status
+
+
+def _drop_output() -> None:
+    """Output that cannot be written must not fail once more when the interpreter flushes it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except AttributeError:  # there is no standard output
+        pass
 
 
 def _tolerate_encodings() -> None:
@@ -71,7 +99,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=package_version())
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    parser.set_defaults(run=None, optional=None)
 
     add_generate(commands)
     add_chat(commands)

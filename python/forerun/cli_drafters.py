@@ -22,13 +22,19 @@ def add_drafter_options(group: Any) -> None:
     """The options of drafters that are models."""
     group.add_argument(
         "--speculative-model",
+        "--spec-model",
         metavar="DRAFTER",
-        help="a directory or hub id with a drafter; its method is found where none is given",
+        help="a directory or hub id with a drafter; its method is detected unless given",
     )
     group.add_argument(
-        "--draft-tree-width", type=int, metavar="N", help="drafter: paths that are kept (1: one)"
+        "--draft-tree-width",
+        type=int,
+        metavar="N",
+        help="drafter: paths per level of a draft tree (1: a chain)",
     )
-    group.add_argument("--draft-tree-depth", type=int, metavar="N", help="drafter: levels at most")
+    group.add_argument(
+        "--draft-tree-depth", type=int, metavar="N", help="drafter: most levels of a draft tree"
+    )
     group.add_argument(
         "--speculative-token-tree",
         metavar="PATHS",
@@ -37,12 +43,12 @@ def add_drafter_options(group: Any) -> None:
     group.add_argument(
         "--draft-sample-method",
         choices=("greedy", "probabilistic"),
-        help="drafter: take the most probable guesses, or draw them (default: greedy)",
+        help="drafter: take the most probable tokens, or sample them (default: greedy)",
     )
     group.add_argument(
         "--use-heterogeneous-vocab",
         action=argparse.BooleanOptionalAction,
-        help="draft model: it may have another vocabulary than the target (default: yes)",
+        help="draft model: allow another vocabulary than the target's (default: yes)",
     )
     add_eagle3_options(group)
 
@@ -77,10 +83,10 @@ def add_selftest(commands: Any) -> None:
     """The command `forerun selftest`."""
     parser = commands.add_parser(
         "selftest",
-        help="tell whether a drafter suits a target",
-        description="Generates a few texts greedily with a drafter and shows how far its guesses "
-        "are accepted, also with what its checkpoint leaves open set the other way. The exit "
-        "status is 1 where something is clearly wrong.",
+        help="check that a drafter suits a target",
+        description="Generates a few texts greedily with a drafter and prints the acceptance by "
+        "position, also with every setting that its checkpoint leaves open reversed. The exit "
+        "status is 1 if something is clearly wrong.",
     )
     parser.add_argument("model", metavar="TARGET", help="a directory, a .gguf file or a hub id")
     parser.add_argument(
@@ -98,7 +104,7 @@ def add_selftest(commands: Any) -> None:
     parser.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
     parser.add_argument("--num-threads", type=int, default=0, metavar="N", help="0: one per core")
     add_eagle3_options(parser)
-    parser.set_defaults(run=_selftest)
+    parser.set_defaults(run=_selftest, optional="speculative_model")
 
 
 def _selftest(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from forerun.cli_drafters import add_drafter_options, drafter_fields
 from forerun.errors import InvalidArgumentError
+from forerun.json_files import parse_json
 
 if TYPE_CHECKING:
     from forerun.llm import LLM
@@ -92,26 +93,46 @@ def add_engine(parser: argparse.ArgumentParser, with_method: bool = True) -> Non
     if with_method:
         group.add_argument(
             "--method",
+            "--spec-method",
             metavar="NAME",
-            help="how to guess ahead: none, ngram, suffix, grammar, draft_model, eagle, eagle3, "
-            "mtp, mlp_speculator, medusa or hybrid; the text is the same with each (default: "
-            "suffix, or what --speculative-model is)",
+            help="how to draft: none, ngram, suffix, grammar, draft_model, eagle, eagle3, mtp, "
+            "mlp_speculator, medusa or hybrid; the text is the same with each (default: suffix, "
+            "or the method of --speculative-model)",
+        )
+        group.add_argument(
+            "--speculative-config",
+            metavar="JSON",
+            help="all fields of speculative_config as in Python, instead of the options for them",
         )
         group.add_argument(
             "--acceptance-method",
             choices=("coupled", "rejection", "block"),
             default="coupled",
-            help="when a guess is accepted: rejection and block sample other texts than --method "
-            "none would, equally likely ones (default: %(default)s)",
+            help="when a draft token is accepted: coupled keeps the sampled text of --method none, "
+            "rejection and block keep its distribution (default: %(default)s)",
         )
         group.add_argument("--stats", action="store_true", help="print speed and acceptance")
     group.add_argument(
-        "--num-speculative-tokens", type=int, metavar="N", help="the most tokens to guess at once"
+        "--num-speculative-tokens",
+        "--spec-tokens",
+        type=int,
+        metavar="N",
+        help="the most tokens of a draft",
+    )
+    group.add_argument(
+        "--adaptive",
+        action=argparse.BooleanOptionalAction,
+        help="shorten drafts that cost more time than they save (default: yes)",
     )
     add_drafter_options(group)
+    group.add_argument("--tokenizer", metavar="DIR", help="another tokenizer than the model's")
+    group.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub")
     group.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
     group.add_argument("--num-threads", type=int, default=0, metavar="N", help="0: one per core")
     group.add_argument("--max-model-len", type=int, metavar="N", help="prompt and output together")
+    group.add_argument(
+        "--kv-cache-memory-bytes", type=int, metavar="N", help="default: what is free, as needed"
+    )
 
 
 def sampling_params(options: argparse.Namespace) -> SamplingParams:
@@ -175,6 +196,7 @@ def speculative_configs_of(
         options.num_speculative_tokens,
         getattr(options, "acceptance_method", "coupled"),
         drafter_fields(options),
+        options.adaptive,
     )
 
 
@@ -184,16 +206,30 @@ def load(options: argparse.Namespace, config: dict[str, Any] | None) -> LLM:
 
     return LLM(
         options.model,
+        tokenizer=options.tokenizer,
+        revision=options.revision,
         speculative_config=config,
         dtype=options.dtype,
         num_threads=options.num_threads,
         max_model_len=options.max_model_len,
+        kv_cache_memory_bytes=options.kv_cache_memory_bytes,
         max_num_seqs=1,
     )
 
 
 def load_with_method(options: argparse.Namespace) -> LLM:
     """Loads the model with the drafter that the options ask for."""
+    given = {"method": options.method, **drafter_fields(options)}
+    given |= {name: getattr(options, name) for name in ("num_speculative_tokens", "adaptive")}
+    if options.speculative_config is not None:
+        for name, value in given.items():
+            if value is not None:
+                raise InvalidArgumentError(name, value, "nothing with --speculative-config")
+        field = "speculative_config"
+        config = parse_json(
+            options.speculative_config, field, "a JSON object", InvalidArgumentError
+        )
+        return load(options, config)
     method = options.method or ("model" if options.speculative_model else "suffix")
     return load(options, speculative_configs_of(options, [method])[method])
 
