@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "cpp/model/json.h"
+#include "cpp/model/weight_files.h"
 
 namespace forerun {
 namespace {
@@ -21,8 +22,6 @@ using nlohmann::json;
 
 constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit
-constexpr char kSingleFile[] = "model.safetensors";
-constexpr char kIndexFile[] = "model.safetensors.index.json";
 
 std::optional<DType> ParseDType(const std::string& name) {
   if (name == "F32") return DType::kFloat32;
@@ -155,17 +154,6 @@ void CheckCoverage(const SafetensorsIndex& index, std::uint64_t begin, std::uint
   }
 }
 
-std::string ReadShardName(const json& value, const std::string& tensor) {
-  const std::string name = value.is_string() ? value.get<std::string>() : "";
-  // Only a plain file name: an index must not reach outside its directory.
-  if (name.empty() || name.front() == '.' ||
-      name.find_first_of(std::string_view("/\\\0", 3)) != std::string::npos) {
-    throw CheckpointError(std::string(kIndexFile) + ": tensor " + Quote(tensor),
-                          Shorten(value.dump()), "the name of a file beside the index");
-  }
-  return name;
-}
-
 }  // namespace
 
 SafetensorsIndex ParseSafetensors(std::span<const std::byte> file, const std::string& label) {
@@ -229,40 +217,19 @@ class Checkpoint::MappedFile {
   std::size_t num_bytes_ = 0;
 };
 
-namespace {
-
-std::vector<std::string> SafetensorsFiles(const std::filesystem::path& root) {
-  std::vector<std::string> names;
-  std::error_code error;
-  for (const auto& entry : std::filesystem::directory_iterator(root, error)) {
-    if (entry.path().extension() == ".safetensors") names.push_back(entry.path().filename());
-  }
-  std::ranges::sort(names);
-  return names;
-}
-
-}  // namespace
-
 Checkpoint::Checkpoint(const std::string& directory) : directory_(directory) {
-  std::error_code error;
-  const std::filesystem::path root(directory);
-  if (!std::filesystem::is_directory(root, error)) {
-    throw CheckpointError("model", std::string("'") + directory + "'", "a directory that exists");
+  const WeightFiles files = FindWeightFiles(directory);
+  if (files.are_pickled || files.names.empty()) {
+    const std::string found = files.names.empty() ? "" : ", which has " + files.names.front();
+    throw CheckpointError("model", "'" + directory + "'" + found,
+                          "a directory with model.safetensors or model.safetensors.index.json");
   }
-  if (std::filesystem::exists(root / kSingleFile, error)) {
-    AddFile(kSingleFile);
-  } else if (std::filesystem::exists(root / kIndexFile, error)) {
-    AddShards(kIndexFile);
-  } else if (const std::vector<std::string> files = SafetensorsFiles(root); !files.empty()) {
-    // Heads are published under names of their own, such as medusa_lm_head.safetensors.
-    for (const std::string& file : files) AddFile(file);
-  } else {
-    const bool has_pickle = std::filesystem::exists(root / "pytorch_model.bin", error) ||
-                            std::filesystem::exists(root / "pytorch_model.bin.index.json", error);
-    throw CheckpointError(
-        "model",
-        std::string("'") + directory + "'" + (has_pickle ? ", which has pytorch_model.bin" : ""),
-        std::string("a directory with ") + kSingleFile + " or " + kIndexFile);
+  for (const std::string& name : files.names) AddFile(name, files);
+  for (const auto& [name, file] : files.file_of_tensor) {
+    if (!Contains(name)) {
+      throw CheckpointError(files.index_name + ": tensor " + Quote(name),
+                            "'" + file + "', which lacks it", "the file that holds it");
+    }
   }
   for (const auto& [name, tensor] : tensors_) names_.push_back(name);
 }
@@ -275,41 +242,17 @@ const Checkpoint::MappedFile& Checkpoint::Map(const std::string& file_name) {
   return *files_.back();
 }
 
-void Checkpoint::AddFile(const std::string& file_name) {
+void Checkpoint::AddFile(const std::string& file_name, const WeightFiles& files) {
   const MappedFile& file = Map(file_name);
   for (auto& [name, entry] : ParseSafetensors(file.bytes(), file.label())) {
+    if (!files.index_name.empty()) {
+      const auto listed = files.file_of_tensor.find(name);
+      if (listed == files.file_of_tensor.end() || listed->second != file_name) continue;
+    }
     if (!tensors_.emplace(name, Tensor{&file, std::move(entry), {}}).second) {
       throw CheckpointError(file_name + ": tensor " + Quote(name), "in another file too",
                             "every tensor in one file");
     }
-  }
-}
-
-void Checkpoint::AddShards(const std::string& index_name) {
-  const JsonObject index =
-      JsonObject::FromFile((std::filesystem::path(directory_) / index_name).string(), index_name);
-  if (!index.Has("weight_map")) index.Refuse("weight_map", "an object of file names by tensor");
-  const JsonObject weight_map = index.Object("weight_map");
-  struct Shard {
-    const MappedFile* file;
-    SafetensorsIndex tensors;
-  };
-  std::map<std::string, Shard> shards;
-  for (const auto& [name, value] : weight_map.value().items()) {
-    const std::string file_name = ReadShardName(value, name);
-    auto found = shards.find(file_name);
-    if (found == shards.end()) {
-      const MappedFile& file = Map(file_name);
-      found =
-          shards.emplace(file_name, Shard{&file, ParseSafetensors(file.bytes(), file_name)}).first;
-    }
-    const auto entry = found->second.tensors.find(name);
-    if (entry == found->second.tensors.end()) {
-      throw CheckpointError(index_name + ": tensor " + Quote(name),
-                            std::string("'") + file_name + "', which lacks it",
-                            "the file that holds it");
-    }
-    tensors_[name] = {found->second.file, entry->second, {}};
   }
 }
 

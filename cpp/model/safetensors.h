@@ -1,8 +1,8 @@
 // Tensors of a Hugging Face model directory, memory-mapped.
 //
-// A directory holds model.safetensors, or model.safetensors.index.json and the shards it names. All
-// headers are checked when the checkpoint is opened: nothing a file claims is believed before it is
-// compared with the file's size. Anything wrong throws CheckpointError that names file and tensor.
+// FindWeightFiles tells which files of the directory count. All headers are checked when the
+// checkpoint is opened: nothing a file claims is believed before it is compared with the file's
+// size. Anything wrong throws CheckpointError that names file and tensor.
 #ifndef FORERUN_CPP_MODEL_SAFETENSORS_H_
 #define FORERUN_CPP_MODEL_SAFETENSORS_H_
 
@@ -30,6 +30,8 @@ using SafetensorsIndex = std::map<std::string, SafetensorsEntry>;
 // Reads the header of a whole safetensors file in memory. `label` names the file in errors. The
 // tensors fill the rest of the file without holes or overlaps, as the format demands.
 SafetensorsIndex ParseSafetensors(std::span<const std::byte> file, const std::string& label);
+
+struct WeightFiles;
 
 // Not thread-safe.
 class Checkpoint {
@@ -62,8 +64,7 @@ class Checkpoint {
   };
 
   const MappedFile& Map(const std::string& file_name);
-  void AddFile(const std::string& file_name);
-  void AddShards(const std::string& index_name);
+  void AddFile(const std::string& file_name, const WeightFiles& files);
   Tensor& Find(const std::string& name);
 
   // Constant after construction, but for Tensor::aligned.

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'MAX_JSON_DEPTH', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'SubmitOptions', 'VocabularyBridge', 'available_isas', 'check_engine_options', 'check_sampling_params', 'json_depth']
+__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'MAX_JSON_DEPTH', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'SubmitOptions', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'check_engine_options', 'check_sampling_params', 'find_weight_files', 'json_depth']
 class SpeculativeMethod:
     """
     How drafts are made.
@@ -807,6 +807,30 @@ class Engine:
     @property
     def limits(self) -> ModelLimits:
         ...
+class WeightFiles:
+    """
+    Which files of a directory hold its weights.
+    """
+    @property
+    def are_pickled(self) -> bool:
+        """
+        Whether torch.save wrote them; else they are safetensors.
+        """
+    @property
+    def file_of_tensor(self) -> dict[str, str]:
+        """
+        File names by tensor, as the index says.
+        """
+    @property
+    def index_name(self) -> str:
+        """
+        The file that lists the tensors; empty where all tensors of all files count.
+        """
+    @property
+    def names(self) -> list[str]:
+        """
+        File names, sorted; empty where there are no weights.
+        """
 class Model:
     """
     A model without an engine: the logits of tokens that are already known.
@@ -850,6 +874,10 @@ def check_engine_options(options: EngineOptions) -> None:
 def check_sampling_params(params: SamplingParams) -> None:
     """
     Raises InvalidArgumentError that names the first wrong field.
+    """
+def find_weight_files(directory: bytes) -> WeightFiles:
+    """
+    The files of a model directory (as os.fsencode gives it) that hold its weights.
     """
 def json_depth(text: bytes) -> int:
     """

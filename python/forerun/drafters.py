@@ -14,7 +14,7 @@ from forerun.inspection import Inspection, fit_problems, inspect
 from forerun.inspection.describe import ARCTIC_SEQUENCES
 from forerun.inspection.detect import mtp_layers, strip_prefixes
 from forerun.inspection.tensors import read_config, read_tensors
-from forerun.loading import as_safetensors, resolve_drafter
+from forerun.loading import as_safetensors, is_same_model, resolve_drafter
 from forerun.speculative_config import EAGLE3_FIELDS, SpeculativeConfig
 from forerun.vocabulary_bridge import find_bridge
 
@@ -108,7 +108,7 @@ def find_drafter(config: SpeculativeConfig, target: Path) -> Drafter:
     """
     method = None if config.method == "hybrid" else config.method
     directory = _directory_of(config)
-    if directory is None or directory.resolve() == target.resolve():
+    if directory is None or is_same_model(directory, target):
         drafter = _own_layers(target, directory, method)
     else:
         drafter = _in_directory(directory, method)

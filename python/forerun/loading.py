@@ -9,10 +9,11 @@ from pathlib import Path
 
 from forerun.checks import check_path
 from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.model_cache import cached
 
 # Changes whenever `forerun convert` writes something else for the same file.
-_CONVERTER_VERSION = 1
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_CONVERTER_VERSION = 2
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
 _HUB_PICKLES = ["*.bin", "*.pt"]
 _EDGE_BYTES = 1 << 20
@@ -28,103 +29,117 @@ def resolve_model(
         revision: the branch, tag or commit of a model on the hub.
         progress: show a progress bar while a .gguf file is converted.
     """
-    return _resolve("model", model, revision, progress, is_drafter=False)
+    directory = _resolve("model", model, revision, progress)
+    _refuse_drafter(directory)
+    return as_safetensors(directory)
 
 
 def resolve_drafter(model: str | os.PathLike[str], revision: str | None = None) -> Path:
-    """The local directory of a drafter; one on the hub may have `.bin` or `.pt` files alone."""
-    return _resolve("speculative_config.model", model, revision, True, is_drafter=True)
+    """The local directory of a drafter, as it is."""
+    return _resolve("speculative_config.model", model, revision, True)
 
 
 def _resolve(
-    field: str,
-    model: str | os.PathLike[str],
-    revision: str | None,
-    progress: bool,
-    is_drafter: bool,
+    field: str, model: str | os.PathLike[str], revision: str | None, progress: bool
 ) -> Path:
     path = check_path(field, model, "a directory, a .gguf file or a hub id")
-    if not path.exists():
-        return _download(field, os.fspath(model), revision, is_drafter)
-    if revision is not None:
-        raise InvalidArgumentError("revision", revision, "None for a model on this machine")
-    if path.is_file():
-        if path.suffix != ".gguf":
-            raise CheckpointError(field, str(path), "a directory or a .gguf file")
-        return _converted(path, progress)
-    if not (path / "config.json").is_file():
-        raise CheckpointError(field, str(path), "a directory with config.json")
+    try:
+        if not path.exists():
+            return _download(field, os.fspath(model), revision)
+        if revision is not None:
+            raise InvalidArgumentError("revision", revision, "None for a model on this machine")
+        if path.is_file():
+            if path.suffix != ".gguf":
+                raise CheckpointError(field, str(path), "a directory or a .gguf file")
+            return _converted(path, progress)
+        if not (path / "config.json").is_file():
+            raise CheckpointError(field, str(path), "a directory with config.json")
+    except OSError as error:
+        reason = f"a path that can be read ({error.strerror})"
+        raise CheckpointError(field, str(path), reason) from error
     return path
 
 
-def cache_directory() -> Path:
-    """Where converted models are kept: $FORERUN_CACHE, else `forerun` in the user's cache."""
-    if "FORERUN_CACHE" in os.environ:
-        return Path(os.environ["FORERUN_CACHE"]).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(home).expanduser() / "forerun"
+def _refuse_drafter(directory: Path) -> None:
+    from forerun.inspection.detect import detect, strip_prefixes
+    from forerun.inspection.tensors import read_tensors
+
+    try:
+        found = detect(strip_prefixes(read_tensors(directory)))
+    except CheckpointError:
+        return  # the engine says what is wrong with a model
+    if found.method != "target":
+        raise CheckpointError(
+            "model",
+            f"{directory}, a drafter: {found.method} ({found.evidence})",
+            "a language model; drafters are given as speculative_config={'model': ...}",
+        )
 
 
 def _converted(gguf: Path, progress: bool) -> Path:
-    from forerun.convert import convert
+    from forerun.convert import write_converted
 
-    target = cache_directory() / f"{gguf.stem}-{_fingerprint(gguf)}"
-    if not (target / "config.json").is_file():
-        try:
-            convert(gguf, target, progress=progress)
-        except (OSError, InvalidArgumentError):
-            # Another process may have converted the same file meanwhile.
-            if not (target / "config.json").is_file():
-                raise
-    return target
+    name = f"{gguf.stem}-{_fingerprint(gguf)}"
+    return cached(name, lambda target: write_converted(gguf, target, progress=progress))
 
 
 def _fingerprint(*paths: Path) -> str:
     """Names files by size, time and both ends, without reading gigabytes at every start."""
     digest = hashlib.sha256(f"{_CONVERTER_VERSION}".encode())
     for path in paths:
-        status = path.stat()
-        digest.update(f":{status.st_size}:{status.st_mtime_ns}".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_EDGE_BYTES))
-            file.seek(max(0, status.st_size - _EDGE_BYTES))
-            digest.update(file.read())
+        try:
+            status = path.stat()
+            digest.update(f":{status.st_size}:{status.st_mtime_ns}".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(_EDGE_BYTES))
+                file.seek(max(0, status.st_size - _EDGE_BYTES))
+                digest.update(file.read(_EDGE_BYTES))
+        except OSError as error:
+            raise CheckpointError(str(path), str(error.strerror), "a readable file") from error
     return digest.hexdigest()[:16]
 
 
 def as_safetensors(directory: Path) -> Path:
     """A directory with the same checkpoint in safetensors: itself, or one in the cache."""
     from forerun.convert.pickles import write_as_safetensors
-    from forerun.inspection.tensors import pickle_files
 
-    files = pickle_files(directory)
-    if any(directory.glob("*.safetensors")) or not files:
+    name = _name_in_cache(directory)
+    if name is None:
         return directory
-    name = _fingerprint(directory / "config.json", *files)
-    target = cache_directory() / f"{directory.resolve().name}-{name}"
-    if not (target / "config.json").is_file():
-        try:
-            write_as_safetensors(directory, target)
-        except OSError:
-            # Another process may have written the same meanwhile.
-            if not (target / "config.json").is_file():
-                raise
-    return target
+    return cached(name, lambda target: write_as_safetensors(directory, target))
 
 
-def _download(field: str, model: str, revision: str | None, is_drafter: bool) -> Path:
+def is_same_model(directory: Path, resolved: Path) -> bool:
+    """Whether resolve_model made `resolved` of `directory`."""
+    return directory.resolve() == resolved.resolve() or _name_in_cache(directory) == resolved.name
+
+
+def _name_in_cache(directory: Path) -> str | None:
+    """None for a checkpoint that is in safetensors already."""
+    from forerun import _core
+    from forerun.convert.pickles import files_beside
+
+    files = _core.find_weight_files(os.fsencode(directory))
+    if not files.names or not files.are_pickled:
+        return None
+    sources = [*files_beside(directory), *(directory / name for name in files.names)]
+    return f"{directory.resolve().name}-{_fingerprint(*sources)}"
+
+
+def _download(field: str, model: str, revision: str | None) -> Path:
     if not _HUB_ID.fullmatch(model) or model.endswith(".gguf"):
         raise CheckpointError(
-            field, model, "an existing directory or .gguf file, or a hub id such as org/name"
+            field,
+            f"{model}: no such directory or file",
+            "an existing directory or .gguf file, or a hub id such as org/name",
         )
-    weights = ["*.safetensors"]
     path = _snapshot(field, model, revision, _HUB_FILES)
-    if is_drafter and not any(path.glob("*.safetensors")):
-        weights += _HUB_PICKLES
+    if not any(path.glob("*.safetensors")):
         path = _snapshot(field, model, revision, [*_HUB_FILES, *_HUB_PICKLES])
-    has_weights = any(file for pattern in weights for file in path.glob(pattern))
+    patterns = ["*.safetensors", *_HUB_PICKLES]
+    has_weights = any(file for pattern in patterns for file in path.glob(pattern))
     if not has_weights or not (path / "config.json").is_file():
-        wanted = " or ".join(weights)
+        wanted = " or ".join(patterns)
         raise CheckpointError(field, model, f"a repository with config.json and {wanted}")
     return path
 
@@ -132,8 +147,9 @@ def _download(field: str, model: str, revision: str | None, is_drafter: bool) ->
 def _snapshot(field: str, model: str, revision: str | None, patterns: list[str]) -> Path:
     import huggingface_hub
     from huggingface_hub import constants
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
+    missing = f"{model}: no such directory"
     try:
         directory = huggingface_hub.snapshot_download(
             model, revision=revision, allow_patterns=patterns, ignore_patterns=["*/*"]
@@ -142,10 +158,12 @@ def _snapshot(field: str, model: str, revision: str | None, patterns: list[str])
         reason = "a model that was downloaded before, or a connection to the hub"
         if constants.HF_HUB_OFFLINE:
             reason = "a model that was downloaded before: HF_HUB_OFFLINE is set"
-        raise CheckpointError(field, model, reason) from error
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        summary = str(error).strip().splitlines()[0]
+        raise CheckpointError(field, missing, reason) from error
+    except Exception as error:  # of the hub, its client, or the cache
+        summary = (str(error).strip() or repr(error)).splitlines()[0]
+        if isinstance(error, OSError) and error.errno is not None:
+            summary = f"HF_HUB_CACHE is {constants.HF_HUB_CACHE}: {summary}"
         raise CheckpointError(
-            field, model, f"a model that can be downloaded from the hub ({summary})"
+            field, missing, f"a model that can be downloaded from the hub ({summary})"
         ) from error
     return Path(directory)

@@ -243,6 +243,7 @@ def damage(directory: Path, how: str) -> None:
     elif how == "no JSON":
         file.write_bytes(data[:8] + b"\xff" + data[9:])
     elif how == "twice":
+        file.rename(directory / f"one{file.suffix}")
         (directory / f"other{file.suffix}").write_bytes(data)
     elif how == "no weights":
         file.unlink()
@@ -253,7 +254,8 @@ def damage(directory: Path, how: str) -> None:
     elif how == "config a list":
         (directory / "config.json").write_text("[]")
     elif how == "index":
-        entry = {"weight_map": {"lost.weight": "model.safetensors"}}
+        file.rename(directory / "shard.safetensors")
+        entry = {"weight_map": {"lost.weight": "shard.safetensors"}}
         (directory / "model.safetensors.index.json").write_text(json.dumps(entry))
     elif how == "evil":
         import torch
@@ -276,7 +278,7 @@ def damage(directory: Path, how: str) -> None:
         ("no config", "", "a directory with config.json"),
         ("config cut", "", "config.json: got .*expected JSON"),
         ("config a list", "", "a JSON object"),
-        ("index", "", "lost.weight in model.safetensors"),
+        ("index", "", "lost.weight in shard.safetensors"),
         ("half", " bin", "torch >= 1.6"),
         ("empty", " bin", "torch >= 1.6"),
         ("twice", " bin", "each tensor in one file"),
@@ -314,7 +316,9 @@ def test_a_drafter_that_is_not_there_is_named(target: Path, tmp_path: Path) -> N
     with pytest.raises(InvalidArgumentError, match="revision: got main"):
         load(target, target, revision="main")
     made = drafter(E3).write(tmp_path / "drafter")
-    with pytest.raises(CheckpointError, match="no language model but a drafter"):
+    with pytest.raises(
+        CheckpointError, match=r"a drafter: eagle3 .*a language model; drafters are given as"
+    ):
         LLM(made, speculative_config={"model": target}, skip_tokenizer_init=True)
 
 

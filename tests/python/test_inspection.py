@@ -404,9 +404,11 @@ def corrupt(directory: Path, how: str) -> None:
     elif how == "offsets":
         weights.write_bytes(data.replace(b'"data_offsets":[0,', b'"data_offsets":[1,'))
     elif how == "twice":
+        weights.rename(directory / "one.safetensors")
         (directory / "other.safetensors").write_bytes(data)
     elif how == "index":
-        entry = {"weight_map": {"lost.weight": "model.safetensors"}}
+        weights.rename(directory / "shard.safetensors")
+        entry = {"weight_map": {"lost.weight": "shard.safetensors"}}
         (directory / "model.safetensors.index.json").write_text(json.dumps(entry))
     elif how == "no weights":
         weights.unlink()
@@ -433,7 +435,7 @@ def corrupt(directory: Path, how: str) -> None:
         "no json": "model.safetensors: got .* a whole safetensors file",
         "offsets": "model.safetensors: got .* a whole safetensors file",
         "twice": "each tensor in one file",
-        "index": "lost.weight in model.safetensors",
+        "index": "lost.weight in shard.safetensors",
         "no weights": "no weights",
         "no config": "a readable file",
         "config a list": "a JSON object",

@@ -11,7 +11,7 @@ import huggingface_hub.constants
 import pytest
 from gguf_files import llama_metadata, llama_tensors, write_gguf
 
-from forerun import loading
+from forerun import model_cache
 from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.loading import resolve_model
 
@@ -58,13 +58,13 @@ def test_two_processes_may_convert_the_same_file(
 ) -> None:
     import forerun.convert
 
-    convert = forerun.convert.convert
+    convert = forerun.convert.write_converted
 
     def overtaken(gguf: Path, target: Path, progress: bool) -> Path:
         convert(gguf, target, progress=False)
         return convert(gguf, target, progress=False)
 
-    monkeypatch.setattr(forerun.convert, "convert", overtaken)
+    monkeypatch.setattr(forerun.convert, "write_converted", overtaken)
     assert (resolve_model(tiny_gguf) / "config.json").is_file()
 
 
@@ -72,9 +72,9 @@ def test_the_cache_is_in_the_home_directory_unless_told(monkeypatch: pytest.Monk
     monkeypatch.delenv("FORERUN_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setenv("HOME", "/home/someone")
-    assert loading.cache_directory() == Path("/home/someone/.cache/forerun")
+    assert model_cache.cache_directory() == Path("/home/someone/.cache/forerun")
     monkeypatch.setenv("XDG_CACHE_HOME", "/var/cache")
-    assert loading.cache_directory() == Path("/var/cache/forerun")
+    assert model_cache.cache_directory() == Path("/var/cache/forerun")
 
 
 def test_a_hub_model_is_found_offline_where_it_was_downloaded(tmp_path: Path) -> None:
@@ -111,19 +111,21 @@ def test_only_the_needed_files_of_the_revision_are_downloaded(
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("org/no-such-model", "HF_HUB_OFFLINE is set"),
-        ("/no/such/directory", "an existing directory"),
-        ("./missing.gguf", "an existing directory"),
-        ("missing.gguf", "an existing directory"),
-        ("a/b/c", "an existing directory"),
-        ("https://example.org/model", "an existing directory"),
+        ("org/no-such-model", "no such directory.*HF_HUB_OFFLINE is set"),
+        ("./org/name", "no such directory or file"),
+        ("mistyped", "no such directory or file"),
+        ("/no/such/directory", "no such directory or file"),
+        ("./missing.gguf", "no such directory or file"),
+        ("missing.gguf", "no such directory or file"),
+        ("a/b/c", "no such directory or file"),
+        ("https://example.org/model", "no such directory or file"),
     ],
 )
 def test_what_is_not_there_is_a_checkpoint_error(model: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as error:
         resolve_model(model)
     assert error.value.field == "model"
-    assert error.value.value == model
+    assert error.value.value.startswith(f"{model}: ")
 
 
 def test_directories_and_files_of_another_kind_are_refused(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from forerun.convert.tokenizer import write_tokenizer
 from forerun.convert.weights import rope_freqs, write_weights
 from forerun.errors import InvalidArgumentError
 
-__all__ = ["convert"]
+__all__ = ["convert", "write_converted"]
 
 
 def convert(gguf: str | Path, directory: str | Path, *, progress: bool = True) -> Path:
@@ -26,12 +26,21 @@ def convert(gguf: str | Path, directory: str | Path, *, progress: bool = True) -
 
     Raises:
         CheckpointError: the file is damaged, or says something this converter cannot honour.
-        InvalidArgumentError: the directory exists already.
+        InvalidArgumentError: the directory exists already, or cannot be written.
     """
     source, target = check_path("gguf", gguf), check_path("directory", directory)
+    try:
+        return write_converted(source, target, progress=progress)
+    except OSError as error:
+        reason = f"a directory that can be written ({error.strerror or error})"
+        raise InvalidArgumentError("directory", str(target), reason) from error
+
+
+def write_converted(gguf: Path, target: Path, *, progress: bool) -> Path:
+    """As convert; OSError where the directory cannot be written."""
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InvalidArgumentError("directory", str(directory), "a new or empty directory")
-    file = GgufFile(source)
+        raise InvalidArgumentError("directory", str(target), "a new or empty directory")
+    file = GgufFile(gguf)
     arch = architecture(file)
     config = model_config(file, rope_freqs(file))
 

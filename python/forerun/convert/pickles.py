@@ -8,33 +8,50 @@ import shutil
 import uuid
 from pathlib import Path
 
-from forerun.inspection.pickles import PickledTensor, read_data, read_pickled
-from forerun.inspection.tensors import pickle_files
+from forerun.inspection.pickles import read_data, read_state_dicts
+from forerun.inspection.tensors import weight_files
+from forerun.inspection.unpickling import PickledTensor
+from forerun.json_files import read_bytes
+
+# What a model has beside its weights.
+_BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".txt")
+
+
+def files_beside(directory: Path) -> list[Path]:
+    """The files of a model that are not its weights: config.json, the tokenizer's, templates."""
+    files = [
+        *(file for file in directory.iterdir() if file.suffix in _BESIDE_WEIGHTS),
+        *directory.glob("additional_chat_templates/*.jinja"),
+    ]
+    return sorted(file for file in files if file.is_file() and ".index." not in file.name)
 
 
 def write_as_safetensors(directory: Path, target: Path) -> None:
-    """Writes the tensors of `directory` bit by bit, and its config.json, to a new directory.
+    """Writes the tensors of `directory` bit by bit, and what is beside them, to a new directory.
 
     It appears whole or not at all.
 
     Raises:
         CheckpointError: a file is damaged.
+        OSError: the new directory cannot be written.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.parent / f".{target.name}.{uuid.uuid4().hex}"
     unfinished.mkdir()
     try:
-        for file in pickle_files(directory):
-            _write(file, unfinished / f"{file.name}.safetensors")
-        shutil.copyfile(directory / "config.json", unfinished / "config.json")
+        for name, tensors in read_state_dicts(directory, weight_files(directory)).items():
+            _write(directory / name, tensors, unfinished / f"{name}.safetensors")
+        for file in files_beside(directory):
+            copy = unfinished / file.relative_to(directory)
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_bytes(read_bytes(file))
         os.replace(unfinished, target)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
 
-def _write(file: Path, out: Path) -> None:
-    tensors = read_pickled(file)
+def _write(file: Path, tensors: dict[str, PickledTensor], out: Path) -> None:
     header: dict[str, object] = {}
     end = 0
     for name, tensor in tensors.items():

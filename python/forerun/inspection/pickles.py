@@ -2,122 +2,83 @@
 
 from __future__ import annotations
 
-import math
-import pickle
+import logging
 import zipfile
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from forerun import _core
 from forerun.errors import CheckpointError
+from forerun.inspection.unpickling import (
+    NotAStateDictError,
+    PickledTensor,
+    unpickle,
+)
 
-# torch's storage classes: the type in the names of safetensors, and an element's bytes.
-_STORAGES = {
-    "BoolStorage": ("BOOL", 1),
-    "ByteStorage": ("U8", 1),
-    "CharStorage": ("I8", 1),
-    "ShortStorage": ("I16", 2),
-    "IntStorage": ("I32", 4),
-    "LongStorage": ("I64", 8),
-    "HalfStorage": ("F16", 2),
-    "BFloat16Storage": ("BF16", 2),
-    "FloatStorage": ("F32", 4),
-    "DoubleStorage": ("F64", 8),
-}
-
-
-class _StorageType(NamedTuple):
-    dtype: str
-    element_bytes: int
-
-
-@dataclass(frozen=True)
-class Storage:
-    """Elements of one type in a file of their own within the archive."""
-
-    dtype: str
-    element_bytes: int
-    key: str
-    num_elements: int
-
-
-@dataclass(frozen=True)
-class PickledTensor:
-    """A view of a storage; offset and strides count elements."""
-
-    storage: Storage
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-class _Unpickler(pickle.Unpickler):
-    """Rebuilds views of storages and calls nothing else that the file names."""
-
-    def __init__(self, stream: Any, file: Path) -> None:
-        super().__init__(stream)
-        self._file = file
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return dict
-        if module == "torch._utils" and name == "_rebuild_tensor_v2":
-            return self._rebuild_tensor
-        if module == "torch._utils" and name == "_rebuild_parameter":
-            return lambda tensor, *_: tensor
-        if module == "torch" and name in _STORAGES:
-            return _StorageType(*_STORAGES[name])
-        if (module, name) == ("torch", "Size"):
-            return tuple
-        raise CheckpointError(str(self._file), f"{module}.{name}", "tensors and nothing else")
-
-    def persistent_load(self, pid: Any) -> Storage:
-        match pid:
-            case ("storage", _StorageType() as kind, str(key), _, int(size), *_) if size >= 0:
-                return Storage(*kind, key, size)
-        raise CheckpointError(str(self._file), "an unknown storage", "tensors")
-
-    def _rebuild_tensor(
-        self, storage: Any, offset: Any, shape: Any, strides: Any, *_: Any
-    ) -> PickledTensor:
-        shape, strides = tuple(shape), tuple(strides)
-        numbers = (offset, *shape, *strides)
-        is_sound = (
-            isinstance(storage, Storage)
-            and len(shape) == len(strides)
-            and all(type(number) is int and number >= 0 for number in numbers)
-        )
-        size = math.prod(shape)
-        end = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=False)) + 1
-        if not is_sound or (size > 0 and max(end, size) > storage.num_elements):
-            raise CheckpointError(
-                str(self._file), f"a tensor of shape {list(shape)}", "tensors within their storage"
-            )
-        return PickledTensor(storage, offset, shape, strides)
+_LOGGER = logging.getLogger("forerun")
+# Of names, shapes and places; the elements are files of their own.
+_MOST_PICKLE_BYTES = 256 << 20
 
 
 def read_pickled(file: Path) -> dict[str, PickledTensor]:
     """The tensors of a state dict, without their data.
 
     Raises:
-        CheckpointError: the file is damaged, or holds more than tensors by name.
+        NotAStateDictError: the file holds something else than tensors by name.
+        CheckpointError: it is damaged.
     """
 
     def read(archive: zipfile.ZipFile) -> Any:
-        [name] = [name for name in archive.namelist() if name.endswith("/data.pkl")]
-        with archive.open(name) as stream:
-            return _Unpickler(stream, file).load()
+        [entry] = [entry for entry in archive.infolist() if entry.filename.endswith("/data.pkl")]
+        if entry.file_size > _MOST_PICKLE_BYTES:
+            raise CheckpointError(
+                f"{file}: {entry.filename}",
+                f"{entry.file_size} bytes",
+                f"at most {_MOST_PICKLE_BYTES}",
+            )
+        return unpickle(archive.read(entry), str(file))
 
     state = _with_archive(file, read)
-    if not isinstance(state, dict) or not all(
-        isinstance(key, str) and isinstance(value, PickledTensor) for key, value in state.items()
+    if type(state) is not dict or not all(
+        type(key) is str and key.encode() and type(value) is PickledTensor
+        for key, value in state.items()
     ):
-        raise CheckpointError(str(file), type(state).__name__, "a state dict: tensors by name")
+        raise NotAStateDictError(str(file), type(state).__name__, "a state dict: tensors by name")
     return state
+
+
+def read_state_dicts(
+    directory: Path, files: _core.WeightFiles
+) -> dict[str, dict[str, PickledTensor]]:
+    """The tensors of a directory's pickled files, without their data, by file.
+
+    Where no file has the usual name, those of a trainer beside the weights (its optimizer,
+    scheduler, arguments) are left out: they are no state dicts.
+
+    Raises:
+        CheckpointError: a file is damaged, or none holds tensors by name.
+    """
+    found: dict[str, dict[str, PickledTensor]] = {}
+    skipped: list[NotAStateDictError] = []
+    for name in files.names:
+        try:
+            tensors = read_pickled(directory / name)
+        except NotAStateDictError as error:
+            skipped.append(error)
+            continue
+        if files.index_name:
+            listed = files.file_of_tensor
+            tensors = {key: value for key, value in tensors.items() if listed.get(key) == name}
+        found[name] = tensors
+    if skipped and (files.index_name or not found):
+        raise skipped[0]
+    for reason in skipped:
+        _LOGGER.info("skipped a file that is no state dict: %s", reason)
+    return found
 
 
 def read_data(file: Path, tensors: Iterable[PickledTensor]) -> list[npt.NDArray[Any]]:
@@ -150,6 +111,10 @@ def _elements(
     if entry.file_size != size or entry.compress_type != zipfile.ZIP_STORED:
         raise CheckpointError(
             f"{file}: {entry.filename}", f"{entry.file_size} bytes", f"{size} bytes, uncompressed"
+        )
+    if not tensor.is_within_storage():
+        raise CheckpointError(
+            str(file), "a tensor that does not fit it", "tensors within their storage"
         )
     flat = np.frombuffer(archive.read(entry), f"<u{storage.element_bytes}")
     view = np.lib.stride_tricks.as_strided(

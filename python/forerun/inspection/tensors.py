@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from forerun import _core
 from forerun.errors import CheckpointError
-from forerun.inspection.pickles import PickledTensor, read_pickled
+from forerun.inspection.pickles import read_state_dicts
 from forerun.json_files import read_json_object
 
 
@@ -23,45 +25,50 @@ class TensorInfo:
     file: str
 
 
+def weight_files(directory: Path) -> _core.WeightFiles:
+    """Which files of a directory hold its weights, as the engine takes them.
+
+    Raises:
+        CheckpointError: there are none, no such directory, or a damaged index.
+    """
+    files = _core.find_weight_files(os.fsencode(directory))
+    if not files.names:
+        raise CheckpointError(str(directory), "no weights", "a .safetensors, .bin or .pt file")
+    return files
+
+
 def read_tensors(directory: Path) -> dict[str, TensorInfo]:
-    """The tensors of all `.safetensors` files of a directory, else of its `.bin` and `.pt` files.
+    """The tensors of a directory's weight files.
 
     Raises:
         CheckpointError: no such file, one that is damaged or contradicts its index, or a name
             that two files have.
     """
-    files = sorted(directory.glob("*.safetensors"))
-    read = _read_safetensors
-    if not files:
-        files = pickle_files(directory)
-        read = _read_torch
-    if not files:
-        raise CheckpointError(str(directory), "no weights", "a .safetensors, .bin or .pt file")
+    files = weight_files(directory)
     tensors: dict[str, TensorInfo] = {}
-    for file in files:
-        for name, tensor in read(file):
-            if name in tensors:
-                where = f"in {tensors[name].file} and in {file.name}"
-                raise CheckpointError(name, where, "each tensor in one file")
-            tensors[name] = tensor
-    _check_index(directory, tensors)
+    listed = files.file_of_tensor
+    for name, tensor in _read_all(directory, files):
+        if files.index_name and listed.get(name) != tensor.file:
+            continue
+        if name in tensors:
+            where = f"in {tensors[name].file} and in {tensor.file}"
+            raise CheckpointError(name, where, "each tensor in one file")
+        tensors[name] = tensor
+    for name, file in listed.items():
+        if name not in tensors:
+            index = str(directory / files.index_name)
+            raise CheckpointError(index, f"{name} in {file}", "tensors where it says")
     return tensors
 
 
-def pickle_files(directory: Path) -> list[Path]:
-    """The files with weights that torch.save wrote."""
-    files = sorted([*directory.glob("*.bin"), *directory.glob("*.pt")])
-    return [file for file in files if file.name != "training_args.bin"]
-
-
-def _check_index(directory: Path, tensors: dict[str, TensorInfo]) -> None:
-    for index in directory.glob("*.index.json"):
-        weight_map = read_json_object(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise CheckpointError(str(index), "no weight_map", "a file for each tensor")
-        for name, file in weight_map.items():
-            if name not in tensors or tensors[name].file != file:
-                raise CheckpointError(str(index), f"{name} in {file}", "tensors where it says")
+def _read_all(directory: Path, files: _core.WeightFiles) -> Iterator[tuple[str, TensorInfo]]:
+    if not files.are_pickled:
+        for file in files.names:
+            yield from _read_safetensors(directory / file)
+        return
+    for file, tensors in read_state_dicts(directory, files).items():
+        for name, tensor in tensors.items():
+            yield name, TensorInfo(tensor.storage.dtype, tensor.shape, file)
 
 
 def read_config(directory: Path) -> dict[str, Any]:
@@ -77,12 +84,3 @@ def _read_safetensors(file: Path) -> Iterator[tuple[str, TensorInfo]]:
                 yield name, TensorInfo(part.get_dtype(), tuple(part.get_shape()), file.name)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(str(file), str(error), "a whole safetensors file") from error
-
-
-def _read_torch(file: Path) -> Iterator[tuple[str, TensorInfo]]:
-    for name, tensor in read_pickled(file).items():
-        yield name, _info(tensor, file)
-
-
-def _info(tensor: PickledTensor, file: Path) -> TensorInfo:
-    return TensorInfo(tensor.storage.dtype, tensor.shape, file.name)

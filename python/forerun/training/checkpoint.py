@@ -5,15 +5,34 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from forerun.convert.pickles import files_beside
+from forerun.inspection.tensors import read_tensors
+from forerun.loading import as_safetensors
 from forerun.training.heads import Head
 
-# What a target's checkpoint has beside its weights.
-_BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".txt")
+
+def read_checkpoint(
+    directory: Path, wanted: Collection[str] | None = None
+) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint; of `wanted`, where given, those that it has.
+
+    Raises:
+        CheckpointError: it has no weights, or damaged ones.
+    """
+    source = as_safetensors(directory)
+    tensors: dict[str, torch.Tensor] = {}
+    for name, info in read_tensors(source).items():
+        if wanted is None or name in wanted:
+            with safe_open(source / info.file, "pt") as opened:
+                tensors[name] = opened.get_tensor(name)
+    return tensors
 
 
 def write_checkpoint(head: Head, directory: Path) -> None:
@@ -24,11 +43,11 @@ def write_checkpoint(head: Head, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, torch.Tensor] = {}
     if head.in_target:
-        for file in sorted(head.target.directory.glob("*.safetensors")):
-            tensors |= load_file(file)
-        for file in head.target.directory.iterdir():
-            if file.suffix in _BESIDE_WEIGHTS and not file.name.endswith(".index.json"):
-                shutil.copy(file, directory / file.name)
+        tensors |= read_checkpoint(head.target.directory)
+        for file in files_beside(head.target.directory):
+            copy = directory / file.relative_to(head.target.directory)
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copy(file, copy)
     for name, tensor in head.tensors().items():
         tensor = tensor.detach().cpu()
         if tensor.is_floating_point():

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from forerun.errors import CheckpointError
 from forerun.json_files import read_json_object
+from forerun.training.checkpoint import read_checkpoint
 from forerun.training.heads import RmsNorm, linear
 from forerun.training.layer_heads import LayerHead
 from forerun.training.layers import DraftLayer
@@ -62,12 +62,9 @@ class Mtp(LayerHead):
 
     @torch.no_grad()
     def _start_from_target(self) -> None:
-        for file in sorted(self.target.directory.glob("*.safetensors")):
-            with safe_open(file, "pt") as tensors:
-                found = set(tensors.keys())
-                for name, parameter in self._names().items():
-                    if _PREFIX + name in found:
-                        parameter.copy_(tensors.get_tensor(_PREFIX + name))
+        own = {_PREFIX + name: parameter for name, parameter in self._names().items()}
+        for name, tensor in read_checkpoint(self.target.directory, own).items():
+            own[name].copy_(tensor)
 
     def mask_embedding(self, embedding: Tensor) -> Tensor:
         """MiMo reads no token at position 0."""

@@ -9,6 +9,7 @@ import torch
 
 from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.json_files import read_json_object
+from forerun.training.checkpoint import read_checkpoint
 from forerun.training.heads import Head
 from forerun.training.options import TrainOptions
 
@@ -23,12 +24,10 @@ class Start:
 
     def __init__(self, directory: Path) -> None:
         """Reads the weights."""
-        from safetensors.torch import load_file
-
         self._directory = directory
         try:
-            self._tensors: dict[str, torch.Tensor] = load_file(directory / "model.safetensors")
-            self._config: dict[str, Any] = read_json_object(directory / "config.json")
+            self._tensors = read_checkpoint(directory)
+            self._config = read_json_object(directory / "config.json")
         except Exception as error:  # whatever the file and its reader run into
             raise CheckpointError("start", str(error), "a checkpoint with safetensors") from error
         self._vocabulary: list[int] | None = None
