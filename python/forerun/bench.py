@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import statistics
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from forerun.errors import InternalError, InvalidArgumentError
+from forerun.json_files import parse_json
 from forerun.llm import LLM
 from forerun.metrics import SpecDecodeMetrics
 from forerun.outputs import RequestOutput, TokensPrompt
@@ -20,6 +20,7 @@ from forerun.speculative_config import METHODS as ALL_METHODS
 from forerun.version import package_version
 
 METHODS = ("none", "ngram", "suffix")
+NO_CATEGORY = "no category"
 _NO_MODELS = ("ngram", "suffix", "grammar")
 _READ_BYTES = 256 << 20
 
@@ -29,7 +30,7 @@ class Case:
     """One conversation to measure; a plain prompt has one turn and no chat template."""
 
     turns: list[str]
-    category: str = "all"
+    category: str = NO_CATEGORY
     chat: bool = True
 
 
@@ -127,33 +128,43 @@ def speculative_configs(
 
 
 def read_cases(path: str | Path, limit: int | None = None) -> list[Case]:
-    """Prompts from a JSONL file: {"prompt": text} or {"turns": [text], "category": name}."""
-    cases = []
+    """Prompts from a JSONL file: {"prompt": text} or {"turns": [text], "category": name}.
+
+    Raises:
+        InvalidArgumentError: the file cannot be read, or a line, which is named, is no prompt.
+    """
+    if limit is not None and limit < 1:
+        raise InvalidArgumentError("limit", limit, "an integer of at least 1")
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidArgumentError("prompts", str(error), "a readable JSONL file") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            cases.append(_read_case(f"{path}:{number}", line))
-    if not cases:
+        lines = Path(path).read_bytes().split(b"\n")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise InvalidArgumentError(
+            "prompts", str(path), f"a readable JSONL file ({reason})"
+        ) from error
+    numbered = [(f"{path}:{i}", line) for i, line in enumerate(lines, start=1) if line.strip()]
+    if not numbered:
         raise InvalidArgumentError("prompts", str(path), "a file with at least one prompt")
-    return cases[:limit]
+    return [_read_case(where, line) for where, line in numbered][:limit]
 
 
-def _read_case(where: str, line: str) -> Case:
+def _read_case(where: str, line: bytes) -> Case:
     expected = '{"prompt": "text"} or {"turns": ["text"], "category": "name"}'
-    try:
-        entry = json.loads(line)
-    except ValueError as error:
-        raise InvalidArgumentError(where, str(error), expected) from error
-    category = str(entry.get("category", "all")) if isinstance(entry, dict) else ""
-    if isinstance(entry, dict) and isinstance(entry.get("prompt"), str) and entry["prompt"]:
+    entry = parse_json(line, where, expected, InvalidArgumentError)
+    shown = line.decode()[:60]
+    if not isinstance(entry, dict):
+        raise InvalidArgumentError(where, shown, expected)
+    category = entry.get("category", None)
+    if category is None:
+        category = NO_CATEGORY
+    if not isinstance(category, str) or not category:
+        raise InvalidArgumentError(f"{where}: category", category, "a text that is not empty")
+    if isinstance(entry.get("prompt"), str) and entry["prompt"]:
         return Case([entry["prompt"]], category, chat=False)
-    turns = entry.get("turns") if isinstance(entry, dict) else None
+    turns = entry.get("turns")
     if isinstance(turns, list) and turns and all(isinstance(turn, str) for turn in turns):
         return Case(turns, category)
-    raise InvalidArgumentError(where, line[:60], expected)
+    raise InvalidArgumentError(where, shown, expected)
 
 
 def run_case(
@@ -214,9 +225,13 @@ def compare(
     params: SamplingParams,
     *,
     rounds: int = 3,
+    model_name: str | None = None,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Runs every case with every method in turns; returns what `forerun bench` writes as JSON."""
+    """Runs every case with every method in turns; returns what `forerun bench` writes as JSON.
+
+    `model_name` is what to call the model in the report; by default, as its directory.
+    """
     from tqdm import tqdm
 
     methods = list(llms)
@@ -237,10 +252,12 @@ def compare(
                     tallies[method][-1][index].add(output)
                 bar.update()
             bandwidths.append(read_bandwidth(any_llm.limits.num_threads))
-    return _report(llms, cases, tallies, statistics.median(bandwidths))
+    name = model_name or any_llm.directory.name
+    return _report(name, llms, cases, tallies, statistics.median(bandwidths))
 
 
 def _report(
+    model_name: str,
     llms: Mapping[str, LLM],
     cases: Sequence[Case],
     tallies: Mapping[str, list[list[Tally]]],
@@ -270,6 +287,7 @@ def _report(
     return {
         "forerun": package_version(),
         "model": str(llms[first].directory),
+        "model_name": model_name,
         "machine": {"system": platform.platform(), "isa": limits.isa},
         "num_threads": limits.num_threads,
         "dtype": limits.dtype,
@@ -297,6 +315,7 @@ def summarize(ours: list[list[Tally]], baseline: list[list[Tally]]) -> dict[str,
         "tokens_per_second": statistics.median(speeds),
         "tokens_per_second_of_rounds": speeds,
         "speed_up": statistics.median(ratios) if ratios else None,
+        "num_drafts": drafts.num_drafts,
         "mean_acceptance_length": drafts.mean_acceptance_length,
         "acceptance_rate_per_pos": drafts.acceptance_rate_per_pos,
         "tokens_per_target_pass": _merge(every).tokens_per_target_pass,

@@ -22,6 +22,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 HEADER = ("tokens/s", "speed-up", "mean acceptance length", "tokens per target pass", "same tokens")
+LEGEND = """\
+mean acceptance length: tokens from a pass of the target that verified a draft: the accepted draft
+  tokens and one of the target's own; "-" if nothing was drafted
+tokens per target pass: the same over all passes, also those without a draft"""
 
 
 def columns(summary: dict[str, Any]) -> list[str]:
@@ -30,14 +34,14 @@ def columns(summary: dict[str, Any]) -> list[str]:
     return [
         f"{summary['tokens_per_second']:.1f}",
         "-" if speed_up is None else f"{speed_up:.2f}x",
-        f"{summary['mean_acceptance_length']:.2f}",
+        f"{summary['mean_acceptance_length']:.2f}" if summary["num_drafts"] else "-",
         f"{summary['tokens_per_target_pass']:.2f}",
         "yes" if summary["same_tokens"] else "NO",
     ]
 
 
 def bench_table(report: dict[str, Any]) -> str:
-    """The methods of a report, one line each, and one per category where there are several."""
+    """The methods of a report, one line each, and one per category if there are several."""
     rows = []
     for method, summary in report["methods"].items():
         share = f"{100 * summary['share_of_roofline']:.0f} %"
@@ -45,47 +49,74 @@ def bench_table(report: dict[str, Any]) -> str:
         categories = summary["by_category"]
         if len(categories) > 1:
             rows += [[f"  {name}", *columns(part), ""] for name, part in categories.items()]
-    return table(("method", *HEADER, "share of roofline"), rows)
+    lines = [
+        table(("method", *HEADER, "share of roofline"), rows),
+        "",
+        LEGEND,
+        f"speed-up: over {report['baseline']}, in the same rounds",
+        "share of roofline: of the speed at which reading the weights would be all that takes time",
+    ]
+    return "\n".join(lines)
 
 
 def draw(report: dict[str, Any], path: str | Path) -> None:
-    """Writes a picture: speed by category, and how far drafts are accepted."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise InvalidArgumentError(
-            "plot", str(path), "matplotlib, which is not installed: pip install 'forerun[plot]'"
-        ) from None
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
+    """Writes a picture: speed in total and by category, and acceptance by position."""
+    figure = new_figure(path)
     speeds, acceptance = figure.subplots(1, 2, width_ratios=[3, 2])
     methods = report["methods"]
     categories = list(next(iter(methods.values()))["by_category"])
+    groups = ["all prompts", *(categories if len(categories) > 1 else [])]
     width = 0.8 / len(methods)
     for place, (method, summary) in enumerate(methods.items()):
-        heights = [summary["by_category"][name]["tokens_per_second"] for name in categories]
-        positions = [i + (place - (len(methods) - 1) / 2) * width for i in range(len(categories))]
+        parts = [summary, *(summary["by_category"][name] for name in groups[1:])]
+        heights = [part["tokens_per_second"] for part in parts]
+        positions = [i + (place - (len(methods) - 1) / 2) * width for i in range(len(groups))]
         bars = speeds.bar(positions, heights, width * 0.92, label=method)
-        speeds.bar_label(bars, fmt="%.0f", fontsize=8)
+        speeds.bar_label(bars, fmt="%.0f", fontsize=8 if len(groups) * len(methods) < 25 else 6)
         rates = summary["acceptance_rate_per_pos"]
         used = [i + 1 for i, rate in enumerate(rates) if rate > 0]
         if used:
             acceptance.plot(
                 used, [rates[i - 1] for i in used], "o-", color=f"C{place}", label=method
             )
-    speeds.set_xticks(range(len(categories)), categories, rotation=20 if len(categories) > 4 else 0)
-    speeds.set_ylabel("tokens per second")
-    speeds.legend()
-    name = Path(report["model"]).name
-    speeds.set_title(f"{name}, {report['dtype']}, {report['num_threads']} threads", fontsize=10)
+    speeds.set_xticks(range(len(groups)), groups)
+    if len(groups) > 4:
+        speeds.tick_params(axis="x", rotation=20)
+    speeds.set_ylabel("decoded tokens per second")
+    speeds.margins(y=0.12)
+    speeds.set_title("Speed", fontsize=10)
     acceptance.set_xlabel("position in the draft")
-    acceptance.set_ylabel("part of drafts accepted so far")
+    acceptance.set_ylabel("share of drafts accepted at least so far")
     acceptance.set_ylim(0, 1)
+    longest = max([1, *(int(line.get_xdata()[-1]) for line in acceptance.lines)])
+    acceptance.set_xticks(range(1, longest + 1, 1 + longest // 13))
+    acceptance.set_xlim(0.5, longest + 0.5)
     acceptance.set_title("Acceptance by position", fontsize=10)
-    if acceptance.lines:
-        acceptance.legend()
+    if not acceptance.lines:
+        acceptance.text(
+            0.5, 0.5, "nothing was drafted", ha="center", transform=acceptance.transAxes
+        )
+    bars = speeds.get_legend_handles_labels()
+    figure.legend(*bars, loc="outside lower center", ncols=min(len(methods), 6))
+    figure.suptitle(
+        f"{report['model_name']}: {report['dtype']}, {report['num_threads']} threads, "
+        f"{report['num_cases']} prompts"
+    )
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
         raise InvalidArgumentError("plot", str(path), f"a picture file ({error})") from error
+
+
+def new_figure(path: str | Path) -> Any:
+    """An empty figure of matplotlib, for the picture at `path`."""
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise InvalidArgumentError(
+            "plot", str(path), "matplotlib, which is not installed: pip install matplotlib"
+        ) from None
+    figure = Figure(figsize=(11, 4.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure

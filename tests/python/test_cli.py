@@ -172,6 +172,82 @@ def test_bench_compares_methods_and_writes_numbers_and_a_picture(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+class Drawn:
+    """What report.draw put into its figure."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        make = report.new_figure
+
+        def kept(path: str | Path) -> Any:
+            self.figure = make(path)
+            return self.figure
+
+        monkeypatch.setattr(report, "new_figure", kept)
+
+    def check(self, model_name: str, groups: list[str], num_methods: int) -> None:
+        speeds, acceptance = self.figure.axes
+        assert self.figure.get_suptitle().startswith(f"{model_name}: ")
+        assert [label.get_text() for label in speeds.get_xticklabels()] == groups
+        assert len(speeds.patches) == len(groups) * num_methods
+        ticks = acceptance.get_xticks()
+        assert ticks[0] == 1
+        assert all(tick == round(tick) for tick in ticks)
+
+
+def test_prompts_without_a_category_are_named_and_the_total_is_drawn(
+    tiny_dir: Path,
+    prompts: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("matplotlib")
+    drawn = Drawn(monkeypatch)
+    numbers, picture = tmp_path / "numbers.json", tmp_path / "speed.svg"
+    arguments = ["--max-tokens", "9", "--rounds", "1", "--output", str(numbers)]
+    arguments += ["--plot", str(picture), "--methods", "none,suffix"]
+    assert cli.main(["bench", str(tiny_dir), str(prompts), *arguments]) == 0
+    table = capsys.readouterr().out
+    assert "\n  no category " in table
+    assert "\n  all " not in table
+    assert "mean acceptance length: tokens from a pass of the target that verified" in table
+    drawn.check(tiny_dir.name, ["all prompts", "no category", "math"], 2)
+    result = json.loads(numbers.read_text())
+    assert result["model_name"] == tiny_dir.name
+    assert list(result["methods"]["none"]["by_category"]) == ["no category", "math"]
+
+    one = tmp_path / "one.jsonl"
+    one.write_text('{"prompt": "a\u2028b", "category": null}\n')
+    assert cli.main(["bench", str(tiny_dir), str(one), *arguments]) == 0
+    assert "no category" not in capsys.readouterr().out
+    drawn.check(tiny_dir.name, ["all prompts"], 2)
+
+
+def test_a_picture_has_whole_positions_from_1_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    drawn = Drawn(monkeypatch)
+    for rates in ([], [0.5], [0.9, 0.5, 0.2], [1 / (i + 1) for i in range(40)]):
+        summary = {"tokens_per_second": 1.0, "by_category": {}}
+        names = ("acceptance_rate_per_pos", "acceptance_rate_per_drafted_pos")
+        summary |= dict.fromkeys(names, rates)
+        summary["by_category"] = {"no category": summary}
+        facts = {"model_name": "m", "dtype": "float32", "num_threads": 1, "num_cases": 1}
+        report.draw({**facts, "methods": {"x": summary}}, tmp_path / "p.png")
+        drawn.check("m", ["all prompts"], 1)
+        assert drawn.figure.axes[1].get_xticks()[-1] >= max(len(rates), 1) - 3
+
+
+def test_a_result_with_nowhere_to_go_is_refused_before_the_measurement(
+    tiny_dir: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option, path in (("--output", "no/x.json"), ("--plot", "no/x.png"), ("--output", ".")):
+        arguments = ["bench", str(tiny_dir), str(prompts), option, str(tmp_path / path)]
+        assert cli.main(arguments) == 2
+        assert f"{option[2:]}: got " in capsys.readouterr().err
+
+
 def test_bench_says_when_tokens_differ() -> None:
     def tally(ids: list[int]) -> bench.Tally:
         return bench.Tally(token_ids=[ids], num_tokens=2, num_decoded=1, decode_seconds=0.5)
@@ -200,18 +276,27 @@ def test_ratios_follow_from_the_counters() -> None:
         ('{"prompt": "x"}\n{"turns": []}', "prompts.jsonl:2"),
         ('{"prompt": "x"}\nnot json', "prompts.jsonl:2"),
         ("[1]", "prompts.jsonl:1"),
+        ('{"prompt": "x", "category": 3}', "prompts.jsonl:1: category"),
+        ('{"prompt": "x", "category": ""}', "prompts.jsonl:1: category"),
+        ('{"prompt": "x"}\n{"prompt": "\\ud83d"}', "prompts.jsonl:2"),
+        ("[" * 100_000, "prompts.jsonl:1"),
+        (b'{"prompt": "x"}\n\n{"prompt": "caf\xe9"}', "prompts.jsonl:3"),
     ],
 )
 def test_a_wrong_prompts_file_is_refused_with_its_line(
-    tmp_path: Path, content: str, message: str
+    tmp_path: Path, content: str | bytes, message: str
 ) -> None:
     path = tmp_path / "prompts.jsonl"
-    path.write_text(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InvalidArgumentError) as error:
         bench.read_cases(path)
     assert message in str(error.value)
     with pytest.raises(InvalidArgumentError, match="a readable JSONL file"):
         bench.read_cases(tmp_path / "missing.jsonl")
+    with pytest.raises(InvalidArgumentError, match="a readable JSONL file"):
+        bench.read_cases(tmp_path)
+    with pytest.raises(InvalidArgumentError, match="limit: got 0"):
+        bench.read_cases(path, 0)
 
 
 @pytest.mark.parametrize(
