@@ -12,7 +12,7 @@ HAVE_GTEST := $(wildcard /usr/include/gtest/gtest.h /usr/local/include/gtest/gte
 HAVE_BENCHMARK := $(wildcard /usr/include/benchmark/benchmark.h /usr/local/include/benchmark/benchmark.h)
 RELEASE_OPTIONS = -DFORERUN_BUILD_TESTS=$(if $(HAVE_GTEST),ON,OFF) -DFORERUN_BUILD_BENCH=$(if $(HAVE_BENCHMARK),ON,OFF)
 
-.PHONY: demo heads test test-python test-cpp test-long lint format sanitize sanitize-threads fuzz bench-smoke install-test clean
+.PHONY: demo model heads test test-python test-cpp test-long lint format sanitize sanitize-threads fuzz bench-smoke install-test clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -38,6 +38,14 @@ $(VENV)/.lint: $(BIN)/python pyproject.toml
 demo: $(VENV)/.package $(VENV)/.model
 	$(BIN)/python -m forerun.demo --head bench/heads/smollm2-135m-eagle3
 
+# The demo's model as a directory, for the commands of the README.
+MODEL ?= models/SmolLM2-135M-Instruct
+$(MODEL)/config.json: | $(VENV)/.package $(VENV)/.model
+	$(BIN)/forerun convert $(shell $(BIN)/python -c "from forerun.demo import find_model; print(find_model())") $(MODEL) >/dev/null
+
+model: $(MODEL)/config.json
+	@echo $(MODEL)
+
 # Drafters for the demo's model, each in HEADS/<method>/checkpoint. All learn from what the model
 # wrote for the first, to the questions in HEAD_PROMPTS or its own. Hours on two cores, minutes with
 # HEAD_DEVICE=cuda; goes on where it was stopped.
@@ -48,17 +56,14 @@ HEAD_PROMPTS ?=
 HEAD_DEVICE ?= cpu
 HEAD_BATCH = $(if $(filter cpu,$(HEAD_DEVICE)),--batch-tokens 1024,--batch-tokens 16384 --no-cache)
 SHARED_DATA = --data $(HEADS)/eagle3/data.jsonl $(if $(filter cpu,$(HEAD_DEVICE)),--states $(HEADS)/eagle3/cache)
-TRAIN = $(BIN)/forerun train $(1) --model $(HEADS)/target --out $(HEADS)/$(1) --minutes $(HEAD_MINUTES) --device $(HEAD_DEVICE) \
+TRAIN = $(BIN)/forerun train $(1) --model $(MODEL) --out $(HEADS)/$(1) --minutes $(HEAD_MINUTES) --device $(HEAD_DEVICE) \
   --max-length 1024 --lr 0.0015 $(HEAD_BATCH)
 
 $(VENV)/.train: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet $(shell $(PYTHON) tools/extra.py train)
 	touch $@
 
-$(HEADS)/target/config.json: | $(VENV)/.package $(VENV)/.model
-	$(BIN)/forerun convert $(shell $(BIN)/python -c "from forerun.demo import find_model; print(find_model())") $(HEADS)/target
-
-heads: $(HEADS)/target/config.json $(VENV)/.train
+heads: $(MODEL)/config.json $(VENV)/.train
 	$(call TRAIN,eagle3) --num-examples $(HEAD_EXAMPLES) $(if $(HEAD_PROMPTS),--prompts $(HEAD_PROMPTS)) --max-answer-tokens 256 \
 	  --share-head --draft-vocab-size 12288 --growth 0.6
 	$(call TRAIN,medusa) $(SHARED_DATA) --share-head --draft-vocab-size 12288 --num-layers 2
@@ -138,7 +143,10 @@ install-test: $(VENV)/.test
 	$(BIN)/cmake --install $(BUILD)/release --prefix $(CURDIR)/$(BUILD)/prefix --component cpp
 	$(BIN)/cmake -S tests/install -B $(BUILD)/embed $(CMAKE_COMMON) -DCMAKE_PREFIX_PATH=$(CURDIR)/$(BUILD)/prefix
 	$(BIN)/cmake --build $(BUILD)/embed
-	$(BIN)/python tests/install/run.py $(BUILD)/embed/embed
+	$(BIN)/python tests/install/extract.py docs/embedding.md $(BUILD)/embed-page
+	$(BIN)/cmake -S $(BUILD)/embed-page -B $(BUILD)/embed-page/build $(CMAKE_COMMON) -DCMAKE_PREFIX_PATH=$(CURDIR)/$(BUILD)/prefix
+	$(BIN)/cmake --build $(BUILD)/embed-page/build
+	$(BIN)/python tests/install/run.py $(BUILD)/embed/embed $(BUILD)/embed-page/build/generate
 
 clean:
 	rm -rf $(BUILD) $(VENV)

@@ -1,46 +1,97 @@
-"""What the README shows works."""
+"""What the README and the page on embedding show works as written."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-import forerun.llm
+from forerun.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+EMBEDDING = (ROOT / "docs" / "embedding.md").read_text(encoding="utf-8")
+MODEL = "models/SmolLM2-135M-Instruct"
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
-def test_python_blocks_run(
-    block: str,
-    smollm_dir: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    # The hub is out of reach; the id stands for the same model.
-    assert "HuggingFaceTB/SmolLM2-135M-Instruct" in block
-    monkeypatch.setattr(forerun.llm, "resolve_model", lambda model, revision: smollm_dir)
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, flags=re.DOTALL)
+
+
+PYTHON = blocks(README, "python")
+SHELL = [block for block in blocks(README, "bash") if not block.startswith("make ")]
+
+
+@pytest.fixture
+def clone(smollm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A directory like a clone after `make model`, and the current one."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / MODEL).symlink_to(smollm_dir)
+    (tmp_path / "bench").symlink_to(ROOT / "bench")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
+def test_python_blocks_run(block: str, clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(block, "README.md", "exec"), {})
     assert capsys.readouterr().out.strip()
 
 
-def test_it_is_short_and_its_links_lead_somewhere() -> None:
-    assert len(README.splitlines()) <= 120
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("block", SHELL, ids=range(len(SHELL)))
+def test_shell_blocks_run(block: str, clone: Path) -> None:
+    command = clone / "bin" / "forerun"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec {sys.executable} -m forerun "$@"\n')
+    command.chmod(0o755)
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-e", "-c", block],
+        env={**os.environ, "PATH": path},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    assert "Traceback" not in done.stderr
 
 
-def test_its_commands_exist() -> None:
-    from forerun.cli import main
+def test_every_snippet_uses_the_model_that_make_model_writes() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"MODEL ?= {MODEL}\n" in makefile
+    for block in [*PYTHON, *SHELL]:
+        assert MODEL in block
+    assert "HuggingFaceTB" not in README
 
-    for command in re.findall(r"^forerun (\w+)", README, flags=re.MULTILINE):
+
+@pytest.mark.parametrize(("page", "folder"), [(README, "."), (EMBEDDING, "docs")])
+def test_links_lead_somewhere(page: str, folder: str) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page):
+        assert (ROOT / folder / target).exists(), target
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", [README, EMBEDDING])
+def test_commands_exist(page: str) -> None:
+    for command in re.findall(r"(?:^|`)forerun ([a-z]+)", page, flags=re.MULTILINE):
         with pytest.raises(SystemExit) as exit_:
             main([command, "--help"])
         assert exit_.value.code == 0
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"^make (\w+)", README, flags=re.MULTILINE):
-        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
+    for target in re.findall(r"(?:^|`)make ([a-z-]+)", page, flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_extras_exist() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    for extra in re.findall(r"pip install '\.\[(\w+)\]'", README + EMBEDDING):
+        assert re.search(rf"^{extra} = \[", project, flags=re.MULTILINE), extra
