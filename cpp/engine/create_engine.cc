@@ -132,6 +132,7 @@ class NativeEngine : public Engine {
 std::unique_ptr<Engine> Engine::Create(const EngineOptions& options) {
   CheckEngineOptions(options);
   ModelSpec spec = ReadModelSpec(options.model);
+  for (TokenId token : options.eos_token_ids) spec.AddEosToken(token);
   Checkpoint checkpoint(options.model);
   return std::make_unique<NativeEngine>(options, std::move(spec), checkpoint);
 }

@@ -108,6 +108,7 @@ void CheckEngineOptions(const EngineOptions& options) {
   if (options.model.empty()) {
     throw InvalidArgument("model", "an empty path", "a Hugging Face model directory");
   }
+  for (TokenId token : options.eos_token_ids) CheckAtLeast("eos_token_ids", token, 0);
   if (options.dtype != "auto" && options.dtype != "bfloat16" && options.dtype != "float32") {
     throw InvalidArgument("dtype", "'" + options.dtype + "'", "'auto', 'bfloat16' or 'float32'");
   }

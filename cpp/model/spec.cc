@@ -312,9 +312,8 @@ bool ReadEosTokens(const JsonObject& config, ModelSpec& spec) {
   const json& value = *config.Find("eos_token_id");
   for (const json& id : value.is_array() ? value : json::array({value})) {
     if (!id.is_number_integer()) config.Refuse("eos_token_id", "an integer or a list of integers");
-    // An id outside the vocabulary never comes up, so it stops nothing.
-    const bool is_token = id >= 0 && id < spec.vocab_size;
-    if (is_token) spec.eos_token_ids.push_back(id.get<TokenId>());
+    // Compared as JSON: the number may be larger than any token id.
+    if (id >= 0 && id < spec.vocab_size) spec.AddEosToken(id.get<TokenId>());
   }
   return true;
 }
@@ -334,12 +333,12 @@ void ReadEosFromFiles(const std::string& directory, const JsonObject& config, co
   constexpr char kName[] = "generation_config.json";
   const std::filesystem::path path = std::filesystem::path(directory) / kName;
   std::error_code error;
-  if (std::filesystem::exists(path, error) &&
-      ReadEosTokens(JsonObject::FromFile(path.string(), kName), spec)) {
-    return;
+  bool is_given = false;
+  if (std::filesystem::exists(path, error)) {
+    is_given = ReadEosTokens(JsonObject::FromFile(path.string(), kName), spec);
   }
-  if (ReadEosTokens(config, spec) || config.Find("eos_token_id") != nullptr) return;
-  if (family.eos_token_id >= 0) spec.eos_token_ids = {family.eos_token_id};
+  is_given |= ReadEosTokens(config, spec) || config.Find("eos_token_id") != nullptr;
+  if (!is_given && family.eos_token_id >= 0) spec.eos_token_ids = {family.eos_token_id};
 }
 
 // The fields that describe the computation; `config` is the text model's own object.
@@ -362,6 +361,13 @@ ModelSpec ReadTextModel(const JsonObject& config, const Family& family) {
 }
 
 }  // namespace
+
+void ModelSpec::AddEosToken(TokenId token) {
+  if (token < 0 || token >= vocab_size) return;
+  if (std::ranges::find(eos_token_ids, token) == eos_token_ids.end()) {
+    eos_token_ids.push_back(token);
+  }
+}
 
 ModelSpec ReadModelSpec(const std::string& directory) {
   std::error_code error;

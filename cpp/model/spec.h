@@ -65,8 +65,11 @@ struct ModelSpec {
 
   std::vector<RopeSpec> ropes;
   std::vector<LayerSpec> layers;
-  std::vector<TokenId> eos_token_ids;  // generation_config.json's, else config.json's
+  std::vector<TokenId> eos_token_ids;  // generation_config.json's and config.json's, each once
   std::string torch_dtype;
+
+  // One more; an id outside the vocabulary never comes up, so it ends nothing.
+  void AddEosToken(TokenId token);
 };
 
 // Reads DIR/config.json (and generation_config.json where present). Throws CheckpointError that

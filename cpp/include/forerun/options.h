@@ -108,6 +108,10 @@ enum class SchedulingPolicy {
 struct EngineOptions {
   std::string model;  // a Hugging Face model directory
 
+  // Tokens that end a text besides those of config.json and generation_config.json: the end of a
+  // tokenizer, which the engine does not read. Ids beyond the vocabulary end nothing.
+  std::vector<TokenId> eos_token_ids;
+
   std::string dtype = "auto";         // "auto", "bfloat16" or "float32": weights and KV cache
   std::optional<int> max_model_len;   // absent: the model's own limit, if the cache can hold it
   int max_num_seqs = 32;              // requests that run at the same time

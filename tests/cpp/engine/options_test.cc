@@ -17,6 +17,7 @@ TEST(CheckEngineOptionsTest, NamesTheFirstWrongField) {
   };
   const Case cases[] = {
       {"model", [](auto& o) { o.model = ""; }},
+      {"eos_token_ids", [](auto& o) { o.eos_token_ids = {2, -1}; }},
       {"dtype", [](auto& o) { o.dtype = "float16"; }},
       {"max_model_len", [](auto& o) { o.max_model_len = 1; }},
       {"max_num_seqs", [](auto& o) { o.max_num_seqs = 0; }},

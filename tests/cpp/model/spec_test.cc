@@ -221,13 +221,17 @@ TEST(SpecTest, ReadsYarn) {
                    (0.07 * std::log(4.0) + 1.0) / (0.2 * std::log(4.0) + 1.0));
 }
 
-TEST(SpecTest, EndOfSequenceComesFromTheGenerationConfigFirst) {
+TEST(SpecTest, EndsOfBothConfigsAreJoined) {
   const std::string config = With("llama", R"("eos_token_id": 7)");
   EXPECT_EQ(Read(config, R"({"eos_token_id": [3, 4]})").eos_token_ids,
-            (std::vector<TokenId>{3, 4}));
+            (std::vector<TokenId>{3, 4, 7}));
+  EXPECT_EQ(Read(config, R"({"eos_token_id": [7, 3, 3]})").eos_token_ids,
+            (std::vector<TokenId>{7, 3}));
   EXPECT_EQ(Read(config, R"({"eos_token_id": null})").eos_token_ids, std::vector<TokenId>{7});
   EXPECT_EQ(Read(config, "{}").eos_token_ids, std::vector<TokenId>{7});
   EXPECT_TRUE(Read(With("llama", R"("eos_token_id": null)")).eos_token_ids.empty());
+  EXPECT_EQ(Read(With("llama", R"("eos_token_id": null)"), R"({"eos_token_id": 5})").eos_token_ids,
+            std::vector<TokenId>{5});
   // Beyond the vocabulary: no token is ever that one.
   EXPECT_TRUE(Read(With("llama", R"("eos_token_id": [-1, 32000])")).eos_token_ids.empty());
 }
