@@ -4,33 +4,39 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from forerun.chat_messages import detect_format
+from forerun.checks import check_bool, check_str
 from forerun.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
 # The trailing space tells whether the template trims what it is given.
 _END_OF_MESSAGE = "<forerun end of message> "
 
 
+# What `render` gives a template under these names cannot be given as a variable.
+RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "continue_final_message")
+
+
 def render(
     template: str,
-    messages: Sequence[Mapping[str, Any]],
+    messages: list[dict[str, Any]],
+    variables: Mapping[str, Any],
     *,
     add_generation_prompt: bool,
     continue_final_message: bool,
-    **variables: Any,
 ) -> str:
-    """The prompt for a conversation.
+    """The prompt for a conversation that `chat_messages.read_messages` read.
 
     With `continue_final_message` it ends inside the last message, for the model to go on.
     """
-    check_messages(messages)
-    if continue_final_message:
+    check_bool("add_generation_prompt", add_generation_prompt)
+    if check_bool("continue_final_message", continue_final_message):
         if add_generation_prompt:
             raise InvalidArgumentError(
                 "add_generation_prompt", True, "False together with continue_final_message=True"
@@ -39,31 +45,30 @@ def render(
     compiled = _compile(template)
     try:
         text = compiled.render(
-            messages=list(messages), add_generation_prompt=add_generation_prompt, **variables
+            {**variables, "messages": messages, "add_generation_prompt": add_generation_prompt}
         )
     except Exception as error:  # whatever the template's own code runs into
         raise InvalidArgumentError(
             "chat_template", f"{type(error).__name__}: {error}", "a template for these messages"
         ) from error
+    check_str("chat_template", text)
     return _cut_at_end(text) if continue_final_message else text
 
 
-def check_messages(messages: Any) -> None:
-    """Raises InvalidArgumentError unless the value is a list of messages."""
-    is_list = isinstance(messages, Sequence) and not isinstance(messages, str) and len(messages) > 0
-    if not is_list or not all(isinstance(m, Mapping) and "role" in m for m in messages):
-        raise InvalidArgumentError(
-            "messages", messages, "a list of dicts with the keys 'role' and 'content'"
-        )
+def content_format(template: str) -> str:
+    """Whether a template reads contents as text ("string") or as a list of parts ("openai")."""
+    return detect_format(_environment().parse(template)) if _compile(template) else "string"
 
 
 def _mark_end(message: Mapping[str, Any]) -> dict[str, Any]:
     content = message.get("content")
     if isinstance(content, str):
         return {**message, "content": content + _END_OF_MESSAGE}
-    if isinstance(content, Sequence) and content and isinstance(content[-1].get("text"), str):
-        last = {**content[-1], "text": content[-1]["text"] + _END_OF_MESSAGE}
-        return {**message, "content": [*content[:-1], last]}
+    parts: list[Any] = content if isinstance(content, list) else []
+    last = parts[-1] if parts else None
+    if isinstance(last, dict) and isinstance(last.get("text"), str):
+        last = {**last, "text": last["text"] + _END_OF_MESSAGE}
+        return {**message, "content": [*parts[:-1], last]}
     raise InvalidArgumentError(
         "messages[-1]['content']", content, "text to go on from (continue_final_message=True)"
     )
@@ -82,6 +87,17 @@ def _cut_at_end(text: str) -> str:
 @functools.lru_cache(maxsize=16)
 def _compile(template: str) -> Template:
     import jinja2
+
+    try:
+        return _environment().from_string(template)
+    except (jinja2.TemplateSyntaxError, RecursionError) as error:
+        raise InvalidArgumentError("chat_template", str(error), "a valid Jinja template") from error
+
+
+@functools.cache
+def _environment() -> Environment:
+    """The environment that transformers gives chat templates."""
+    import jinja2
     from jinja2.ext import Extension, loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -98,8 +114,20 @@ def _compile(template: str) -> Template:
     def raise_exception(message: str) -> None:
         raise jinja2.TemplateError(message)
 
-    def tojson(value: Any, **options: Any) -> str:
-        return json.dumps(value, **{"ensure_ascii": False, **options})
+    def tojson(
+        value: Any,
+        ensure_ascii: bool = False,
+        indent: int | str | None = None,
+        separators: tuple[str, str] | None = None,
+        sort_keys: bool = False,
+    ) -> str:
+        return json.dumps(
+            value,
+            ensure_ascii=ensure_ascii,
+            indent=indent,
+            separators=separators,
+            sort_keys=sort_keys,
+        )
 
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[GenerationBlock, loopcontrols]
@@ -107,7 +135,4 @@ def _compile(template: str) -> Template:
     environment.filters["tojson"] = tojson
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    try:
-        return environment.from_string(template)
-    except jinja2.TemplateSyntaxError as error:
-        raise InvalidArgumentError("chat_template", str(error), "a valid Jinja template") from error
+    return environment

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from forerun import _core
-from forerun.checks import check_int, check_list, check_path, check_str
+from forerun.checks import check_dict, check_int, check_list, check_path, check_str
 from forerun.config import settle_options
 from forerun.detokenizer import TokenBytes
 from forerun.errors import InvalidArgumentError
@@ -24,6 +25,8 @@ from forerun.structured_outputs import GrammarCompiler, Vocabulary
 if TYPE_CHECKING:
     from forerun.drafters import Drafter
     from forerun.tokenizer import Tokenizer
+
+_log = logging.getLogger("forerun")
 
 Prompt = str | TextPrompt | TokensPrompt | Sequence[int]
 Messages = Sequence[Mapping[str, Any]]
@@ -72,6 +75,8 @@ class LLM:
         self._tokenizer: Tokenizer | None = None
         if not skip_tokenizer_init:
             self._tokenizer = _load_tokenizer(self.directory if tokenizer is None else tokenizer)
+            if self._tokenizer.eos_token_id is not None:
+                core_options.eos_token_ids = [self._tokenizer.eos_token_id]
         self.drafter: Drafter | None = None
         if self.speculative_config is not None and self.speculative_config.uses_model:
             from forerun.drafters import set_drafter
@@ -87,7 +92,18 @@ class LLM:
             size = self.limits.vocab_size
             special = [token for token in self._tokenizer.special_token_ids if token < size]
             self._engine.set_token_bytes(_fit(self._token_bytes.whole, size), special)
+            self._check_eos(self._tokenizer)
         self._board = Scoreboard(self._engine)
+
+    def _check_eos(self, tokenizer: Tokenizer) -> None:
+        if tokenizer.eos_token_id not in (None, *self.limits.eos_token_ids):
+            _log.warning(
+                "the tokenizer's eos_token %r has the id %d, beyond the model's vocabulary of %d "
+                "tokens: it ends no text",
+                tokenizer.eos_token,
+                tokenizer.eos_token_id,
+                self.limits.vocab_size,
+            )
 
     @property
     def limits(self) -> _core.ModelLimits:
@@ -132,14 +148,13 @@ class LLM:
         With `continue_final_message` and `add_generation_prompt=False` the model goes on with the
         last message instead.
         """
-        options = dict(chat_template_kwargs or {})
         prompts = [
             self.render_chat(
                 conversation,
                 chat_template=chat_template,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
-                **options,
+                chat_template_kwargs=chat_template_kwargs,
             )
             for conversation in _conversations(messages)
         ]
@@ -150,18 +165,30 @@ class LLM:
         messages: Messages,
         *,
         chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
         **variables: Any,
     ) -> TokensPrompt:
-        """The prompt of a conversation, for `generate` and `stream`."""
+        """The prompt of a conversation, for `generate` and `stream`.
+
+        `variables` and `chat_template_kwargs` are given to the template.
+        """
         tokenizer = self.get_tokenizer()
+        if chat_template_kwargs is not None:
+            variables |= check_dict("chat_template_kwargs", chat_template_kwargs)
         text = tokenizer.render_chat(
             messages,
             template=chat_template,
+            tools=tools,
+            documents=documents,
+            content_format=chat_template_content_format,
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
-            **variables,
+            variables=variables,
         )
         # The template writes the special tokens itself.
         return TokensPrompt(prompt_token_ids=tokenizer.encode(text, add_special_tokens=False))

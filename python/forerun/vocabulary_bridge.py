@@ -34,9 +34,9 @@ class Vocabulary:
         self.texts = whole + [b""] * (size - len(whole))
         self.special = frozenset(tokenizer.special_token_ids)
         ids = {
-            name: tokenizer.backend.token_to_id(tokenizer.special_tokens[name])
+            name: tokenizer.backend.token_to_id(tokenizer.special_tokens_map[name])
             for name in _ROLES
-            if name in tokenizer.special_tokens
+            if name in tokenizer.special_tokens_map
         }
         self.roles = {name: i for name, i in ids.items() if i is not None and i < size}
 

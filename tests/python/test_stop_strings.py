@@ -93,7 +93,7 @@ def write(llm: LLM, text: str, **options: object) -> tuple[str, str, object]:
 
 
 def special_token(tokenizer: Tokenizer) -> str:
-    return tokenizer.special_tokens["bos_token"]
+    return tokenizer.special_tokens_map["bos_token"]
 
 
 def test_special_tokens_stop_by_their_names(llm: LLM) -> None:

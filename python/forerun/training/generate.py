@@ -220,7 +220,7 @@ class Author:
     def _prompt(self, question: list[int]) -> list[int]:
         if self._turn is None or self._tokenizer is None:
             return self._start() + question
-        text = self._tokenizer.decode(question).strip()
+        text = self._tokenizer.decode(question, skip_special_tokens=True).strip()
         return self._tokenizer.encode(
             self._tokenizer.render_chat([{"role": "user", "content": text}]),
             add_special_tokens=False,

@@ -1,0 +1,135 @@
+"""The tokenizer's methods, named, shaped and valued as those of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from corpus import TEXTS
+from tokenizer_files import token, write_tokenizer
+from transformers import AutoTokenizer
+
+from forerun.errors import InvalidArgumentError
+from forerun.tokenizer import Tokenizer
+
+CONFIG = {
+    "eos_token": "<e>",
+    "pad_token": "<p>",
+    "unk_token": "a",
+    "added_tokens_decoder": {
+        "256": token("<e>"),
+        "257": token("<p>"),
+        "258": token("<x>", special=False),
+    },
+}
+
+
+@pytest.fixture(params=["bytes", "smollm", "gemma", "tiny"])
+def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Tokenizer, Any]:
+    directory = (
+        write_tokenizer(tmp_path, tokenizer_config=CONFIG)
+        if request.param == "bytes"
+        else request.getfixturevalue(f"{request.param}_dir")
+    )
+    return Tokenizer(directory), AutoTokenizer.from_pretrained(directory)
+
+
+def test_every_value_is_that_of_transformers(pair: tuple[Tokenizer, Any]) -> None:
+    ours, theirs = pair
+    for name in ("vocab_size", "name_or_path", "all_special_tokens", "all_special_ids"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert len(ours) == len(theirs)
+    assert ours.get_vocab() == theirs.get_vocab()
+    for role in ("bos", "eos", "pad", "unk", "sep", "cls", "mask"):
+        for name in (f"{role}_token", f"{role}_token_id"):
+            assert getattr(ours, name) == getattr(theirs, name), name
+    ids = [0, 5, len(ours) - 1, len(ours) + 7, *ours.all_special_ids]
+    tokens = theirs.convert_ids_to_tokens(ids)
+    assert ours.convert_ids_to_tokens(ids) == tokens
+    assert ours.convert_ids_to_tokens(5) == theirs.convert_ids_to_tokens(5)
+    for skip in (False, True):
+        assert ours.convert_ids_to_tokens(ids, skip) == theirs.convert_ids_to_tokens(ids, skip)
+    names = [each for each in tokens if each] + ["no such token"]
+    assert ours.convert_tokens_to_ids(names) == theirs.convert_tokens_to_ids(names)
+    assert ours.convert_tokens_to_ids(names[0]) == theirs.convert_tokens_to_ids(names[0])
+
+
+def test_calls_return_what_transformers_returns(pair: tuple[Tokenizer, Any]) -> None:
+    ours, theirs = pair
+    texts = [*TEXTS[:4], "hi", ""]
+    for options in (
+        {},
+        {"add_special_tokens": False},
+        {"truncation": True, "max_length": 3},
+        {"return_attention_mask": False},
+        {"return_tensors": None, "return_token_type_ids": False},
+    ):
+        for text in ("hello you", "", texts, ["one"]):
+            expected = dict(theirs(text, **options))
+            assert ours(text, **options) == expected, options
+    encoding = ours("hello")
+    assert encoding.input_ids == encoding["input_ids"] == theirs("hello").input_ids
+    assert ours.tokenize("hello you") == theirs.tokenize("hello you")
+    assert ours.encode("hello") == theirs.encode("hello")
+    if ours.pad_token is not None:
+        theirs.padding_side = "right"
+        padded = dict(theirs(texts, padding=True))
+        assert ours(texts, padding=True) == padded
+
+
+def test_texts_are_those_of_transformers(pair: tuple[Tokenizer, Any]) -> None:
+    ours, theirs = pair
+    rows = [theirs.encode(text) for text in TEXTS[:6]]
+    for skip in (False, True):
+        assert ours.batch_decode(rows, skip_special_tokens=skip) == theirs.batch_decode(
+            rows, skip_special_tokens=skip
+        )
+    assert ours.decode(5) == theirs.decode(5)
+
+
+REFUSED: list[tuple[str, Callable[[Tokenizer], Any]]] = [
+    ("return_tensors", lambda t: t("hi", return_tensors="pt")),
+    ("return_offsets_mapping", lambda t: t("hi", return_offsets_mapping=True)),
+    ("text_pair", lambda t: t("hi", text_pair="you")),
+    ("padding", lambda t: t("hi", padding="max_length")),
+    ("max_length", lambda t: t("hi", truncation=True)),
+    ("text", lambda t: t(3)),
+    ("text", lambda t: t(["fine", 3])),
+    ("text", lambda t: t("\ud83d")),
+    ("text", lambda t: t.encode(None)),
+    ("tokens", lambda t: t.convert_tokens_to_ids([3])),
+    ("tokens", lambda t: t.convert_tokens_to_ids(3)),
+    ("ids", lambda t: t.convert_ids_to_tokens("5")),
+    ("ids", lambda t: t.convert_ids_to_tokens(-1)),
+    ("ids", lambda t: t.convert_ids_to_tokens(2**40)),
+    ("token_ids", lambda t: t.decode([-1])),
+    ("token_ids", lambda t: t.decode(["a"])),
+    ("token_ids", lambda t: t.decode("abc")),
+    ("tools", lambda t: t.apply_chat_template(CHAT, chat_template="{{ 1 }}", tools=3)),
+    ("tools[0]", lambda t: t.apply_chat_template(CHAT, chat_template="{{ 1 }}", tools=[3])),
+    (
+        "return_tensors",
+        lambda t: t.apply_chat_template(CHAT, chat_template="{{ 1 }}", return_tensors="pt"),
+    ),
+    (
+        "return_assistant_tokens_mask",
+        lambda t: t.apply_chat_template(CHAT, return_assistant_tokens_mask=True),
+    ),
+]
+CHAT = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize(("field", "call"), REFUSED)
+def test_what_is_not_supported_is_refused_by_name(
+    tmp_path: Path, field: str, call: Callable[[Tokenizer], Any]
+) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        call(Tokenizer(write_tokenizer(tmp_path)))
+    assert caught.value.field == field
+
+
+def test_only_names_of_roles_are_attributes(tmp_path: Path) -> None:
+    with pytest.raises(AttributeError, match="eos_tokens"):
+        _ = Tokenizer(write_tokenizer(tmp_path)).eos_tokens
