@@ -77,11 +77,12 @@ def main() -> int:
     for name, tally in tallies.items():
         # Without the passes over the prompts, which have no draft.
         passes = tally.num_target_passes - len(tally.token_ids)
+        drafts = tally.spec_decode
         same = sum(a == b for a, b in zip(tally.token_ids, plain.token_ids, strict=True))
         report[name] = {
             "tokens_per_pass": tally.num_decoded / max(passes, 1),
-            "nodes_per_draft": tally.num_draft_tokens / max(tally.num_drafts, 1),
-            "accepted_per_draft": sum(tally.num_accepted_per_pos) / max(tally.num_drafts, 1),
+            "nodes_per_draft": drafts.num_draft_tokens / max(drafts.num_drafts, 1),
+            "accepted_per_draft": drafts.mean_acceptance_length - 1,
             "tokens_per_second": tally.tokens_per_second,
             "speed": tally.tokens_per_second / plain.tokens_per_second,
             "same_ids": same,

@@ -56,6 +56,7 @@ EngineConfig MakeConfig(const EngineOptions& options, const MemoryPlan& memory,
   config.adaptive = options.speculative.adaptive;
   config.acceptance_method = options.speculative.acceptance_method;
   config.eos_token_ids = spec.eos_token_ids;
+  config.record_draft_steps = options.record_draft_steps;
   config.check_invariants = options.check_invariants;
   return config;
 }

@@ -19,11 +19,11 @@ EngineCore::EngineCore(EngineConfig config, ModelExecutor& executor, Drafter* dr
       drafter_(drafter),
       pool_(config_.num_blocks, config_.block_size, config_.enable_prefix_caching),
       scheduler_({config_.max_num_seqs, config_.max_num_batched_tokens}, pool_),
+      recorder_(config_.max_model_len, config_.num_speculative_tokens, config_.record_draft_steps),
       batch_(config_.max_num_seqs, config_.max_num_batched_tokens, config_.block_size) {
   FORERUN_CHECK(config_.num_blocks >= (config_.max_model_len - 1) / config_.block_size + 1,
                 "a request that runs alone must fit");
   vocabulary_.eos_token_ids = config_.eos_token_ids;
-  counters_.spec_decode.num_accepted_tokens_per_pos.resize(config_.num_speculative_tokens);
   outcomes_.resize(config_.max_num_seqs);
   updates_.reserve(2 * config_.max_num_seqs);
   candidates_.reserve(config_.max_num_seqs);
@@ -63,9 +63,8 @@ std::unique_ptr<Request> EngineCore::MakeRequest(RequestId id, std::span<const T
   const bool may_draft = params.speculative && config_.num_speculative_tokens > 0;
   request->drafts = may_draft && drafter_ != nullptr;
   request->speculates = request->drafts || (may_draft && request->constraint.has_value());
-  request->metrics.spec_decode.num_accepted_tokens_per_pos.resize(config_.num_speculative_tokens);
   ReserveTail(vocabulary_, *request);
-  request->submit_time = Now();
+  recorder_.SetUp(*request);
   return request;
 }
 
@@ -142,7 +141,7 @@ std::span<const RequestUpdate> EngineCore::Step() {
   try {
     scheduler_.Plan(plan_);
     if (!plan_.requests.empty()) {
-      CountFirstSchedules();
+      recorder_.Prepare(plan_, config_.enable_prefix_caching);
       batch_.Build(plan_);
       const double running = Now();
       const ConstRows logits = executor_.Forward(batch_.forward());
@@ -160,29 +159,22 @@ std::span<const RequestUpdate> EngineCore::Step() {
     const bool decodes_only = std::ranges::all_of(
         plan_.requests, [](const PlannedRequest& planned) { return planned.num_pending == 1; });
     if (decodes_only) controller_.ObserveStep(plan_.num_rows, model_seconds);
+    recorder_.BeginCommits(Now());
     for (std::size_t i = 0; i < plan_.requests.size(); ++i) {
       CommitRequest(plan_.requests[i], outcomes_[i]);
     }
+    recorder_.EndCommits();
   }
-  counters_.num_preemptions += plan_.num_preempted;
-  ++counters_.num_steps;
-  counters_.draft_seconds += planning - drafting;
-  counters_.model_seconds += model_seconds;
-  counters_.verify_seconds += verify_seconds;
+  EngineMetrics& counters = recorder_.counters();
+  ++counters.num_steps;
+  counters.draft_seconds += planning - drafting;
+  counters.model_seconds += model_seconds;
+  counters.verify_seconds += verify_seconds;
   if (config_.check_invariants) CheckEngineInvariants(scheduler_, pool_);
-  counters_.other_seconds += Now() - begin - (planning - drafting) - model_seconds - verify_seconds;
+  counters.other_seconds += Now() - begin - (planning - drafting) - model_seconds - verify_seconds;
   PublishMetrics();
   is_interrupted_ = false;
   return updates_;
-}
-
-void EngineCore::CountFirstSchedules() {
-  for (const PlannedRequest& planned : plan_.requests) {
-    Request& request = *planned.request;
-    if (request.metrics.queue_seconds != 0) continue;
-    request.metrics.queue_seconds = Now() - request.submit_time;
-    counters_.num_cached_prompt_tokens += request.num_cached_tokens;
-  }
 }
 
 void EngineCore::VerifyDrafts(ConstRows logits) {
@@ -212,6 +204,9 @@ void EngineCore::VerifyRequest(const PlannedRequest& planned, RowLogits logits, 
       Verify(request.draft, logits, request.rule, request.num_output_tokens(), scratch_,
              outcome.verdict);
     }
+  } catch (const NumericError& error) {
+    outcome.error = error.what();
+    outcome.is_corrupted = true;
   } catch (const RequestError& error) {
     outcome.error = error.what();
   }
@@ -229,6 +224,7 @@ void EngineCore::ScoreVerdict(int num_top, RowLogits logits, Outcome& outcome) {
     }
   } catch (const NumericError& error) {
     outcome.error = error.what();
+    outcome.is_corrupted = true;
     tokens.resize(num_scored);
   }
 }
@@ -237,8 +233,8 @@ void EngineCore::CommitRequest(const PlannedRequest& planned, const Outcome& out
   Request& request = *planned.request;
   const int num_before = static_cast<int>(request.tokens.size());
   const int num_committed = request.table.num_committed();
-  counters_.num_prompt_tokens += std::max(
-      0, std::min(num_committed + planned.num_pending, request.num_prompt_tokens) - num_committed);
+  recorder_.CountPrompt(std::max(
+      0, std::min(num_committed + planned.num_pending, request.num_prompt_tokens) - num_committed));
 
   for (TokenId token : outcome.verdict.tokens) {
     CommitToken(vocabulary_, token, request);
@@ -247,6 +243,7 @@ void EngineCore::CommitRequest(const PlannedRequest& planned, const Outcome& out
   if (!request.finished() && !outcome.error.empty()) {
     request.finish_reason = FinishReason::kError;
     request.error = outcome.error;
+    request.metrics.is_corrupted = outcome.is_corrupted;
   }
   const int num_emitted = static_cast<int>(request.tokens.size()) - num_before;
   // The last emitted token was sampled, not computed: its KV comes with the next step.
@@ -255,17 +252,7 @@ void EngineCore::CommitRequest(const PlannedRequest& planned, const Outcome& out
                         static_cast<std::size_t>(planned.num_pending + num_accepted)});
   request.num_scored_rows += outcome.prompt_logprobs.num_tokens;
 
-  if (planned.samples) {
-    ++request.metrics.num_target_passes;
-    ++counters_.num_target_passes;
-    request.metrics.num_generated_tokens += num_emitted;
-    counters_.num_generated_tokens += num_emitted;
-    if (num_emitted > 0 && request.metrics.first_token_seconds == 0) {
-      request.metrics.first_token_seconds = Now() - request.submit_time;
-    }
-    CountDraft(request, num_accepted, request.metrics.spec_decode);
-    CountDraft(request, num_accepted, counters_.spec_decode);
-  }
+  recorder_.CountEmitted(request, num_emitted, num_accepted);
   if (planned.samples || planned.num_scored > 0) AddUpdate(request, num_emitted, outcome);
   Observe(request, num_before, outcome.verdict.accepted_nodes);
   request.draft.Clear();
@@ -287,15 +274,6 @@ void EngineCore::AddUpdate(const Request& request, int num_emitted, const Outcom
        .logprobs = view(outcome.logprobs, num_emitted, request.params.logprobs),
        .prompt_logprobs = view(outcome.prompt_logprobs, outcome.prompt_logprobs.num_tokens,
                                request.params.prompt_logprobs)});
-}
-
-void EngineCore::CountDraft(const Request& request, int num_accepted,
-                            SpecDecodeCounters& counters) const {
-  if (request.draft.empty()) return;
-  ++counters.num_drafts;
-  counters.num_draft_tokens += request.draft.size();
-  counters.num_accepted_tokens += num_accepted;
-  for (int i = 0; i < num_accepted; ++i) ++counters.num_accepted_tokens_per_pos[i];
 }
 
 void EngineCore::Observe(Request& request, int num_before, std::span<const int> accepted_nodes) {
@@ -323,7 +301,7 @@ void EngineCore::Finish(Request& request) {
     price_.End(found->second.price);
     history_.erase(found);
   }
-  request.metrics.total_seconds = Now() - request.submit_time;
+  recorder_.CountFinish(request);
   RequestUpdate& update = updates_.back();
   update.finish_reason = request.finish_reason;
   update.num_cached_tokens = std::max(0, request.num_cached_tokens);
@@ -332,7 +310,6 @@ void EngineCore::Finish(Request& request) {
   update.num_text_bytes = vocabulary_.token_bytes.empty() ? -1 : request.num_text_bytes;
   update.error = request.error;
   update.metrics = &request.metrics;
-  ++counters_.num_finished_requests;
   finished_.push_back(scheduler_.Remove(&request));
 }
 
@@ -343,14 +320,16 @@ void EngineCore::ResetCaches() {
 }
 
 void EngineCore::PublishMetrics() {
-  counters_.num_waiting_requests = static_cast<int>(scheduler_.waiting().size());
-  counters_.num_running_requests = static_cast<int>(scheduler_.running().size());
-  counters_.num_free_blocks = pool_.num_free();
-  counters_.num_cached_blocks = pool_.num_cached();
-  counters_.num_held_blocks = pool_.num_held();
-  counters_.num_total_blocks = pool_.num_total();
+  EngineMetrics& counters = recorder_.counters();
+  counters.num_preemptions = scheduler_.num_preemptions();
+  counters.num_waiting_requests = static_cast<int>(scheduler_.waiting().size());
+  counters.num_running_requests = static_cast<int>(scheduler_.running().size());
+  counters.num_free_blocks = pool_.num_free();
+  counters.num_cached_blocks = pool_.num_cached();
+  counters.num_held_blocks = pool_.num_held();
+  counters.num_total_blocks = pool_.num_total();
   std::lock_guard lock(inbox_mutex_);
-  published_ = counters_;
+  published_ = counters;
   for (const auto& request : finished_) std::erase(unfinished_, request->id);
   num_unfinished_.store(static_cast<int>(unfinished_.size()));
 }

@@ -20,6 +20,7 @@
 #include "cpp/draft/draft_length.h"
 #include "cpp/draft/draft_price.h"
 #include "cpp/draft/drafter.h"
+#include "cpp/engine/metrics_recorder.h"
 #include "cpp/engine/step_batch.h"
 #include "cpp/engine/stop.h"
 #include "cpp/kv/block_pool.h"
@@ -45,6 +46,7 @@ struct EngineConfig {
   bool adaptive = true;
   AcceptanceMethod acceptance_method = AcceptanceMethod::kCoupled;
   std::vector<TokenId> eos_token_ids;
+  bool record_draft_steps = false;
   bool check_invariants = false;
 };
 
@@ -76,12 +78,14 @@ class EngineCore {
   struct Outcome {
     Verdict verdict;
     std::string error;
+    bool is_corrupted = false;
     LogprobRange prompt_logprobs, logprobs;
 
     void Clear() {
       verdict.tokens.clear();
       verdict.accepted_nodes.clear();
       error.clear();
+      is_corrupted = false;
       prompt_logprobs = logprobs = {};
     }
   };
@@ -97,14 +101,12 @@ class EngineCore {
   // Of the step to come without drafts; absent where it decides nothing.
   std::optional<DraftPrice::StepCost> PriceOfStep() const;
   void ProposeDraft(const DraftRequest& wanted, Request& request);
-  void CountFirstSchedules();
   void VerifyDrafts(ConstRows logits);
   void VerifyRequest(const PlannedRequest& planned, RowLogits logits, Outcome& outcome);
   void ScoreVerdict(int num_top, RowLogits logits, Outcome& outcome);
   void CommitRequest(const PlannedRequest& planned, const Outcome& outcome);
   void AddUpdate(const Request& request, int num_emitted, const Outcome& outcome);
   void Observe(Request& request, int num_before, std::span<const int> accepted_nodes);
-  void CountDraft(const Request& request, int num_accepted, SpecDecodeCounters& counters) const;
   void Finish(Request& request);
   void PublishMetrics();
 
@@ -130,7 +132,7 @@ class EngineCore {
   std::unordered_map<RequestId, DraftHistory> history_;
   DraftPrice price_;
   SamplerScratch scratch_;
-  EngineMetrics counters_;
+  MetricsRecorder recorder_;
 
   // This step's; kept for their memory.
   DraftConstrainer constrainer_;
@@ -163,7 +165,7 @@ void EngineCore::Guarded(Request& request, const Hook& hook) {
     hook();
   } catch (const std::exception&) {
     request.drafts = false;
-    ++counters_.num_drafting_failures;
+    ++recorder_.counters().num_drafting_failures;
     request.draft.Clear();
     try {
       drafter_->Forget(request.id);

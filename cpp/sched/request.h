@@ -53,7 +53,6 @@ struct Request {
   SamplingRule rule;                // points to the processors
   RequestHooks hooks;
   int num_prompt_tokens = 0;
-  double submit_time = 0;
   int priority = 0;
   std::string cache_salt;
 

@@ -95,6 +95,7 @@ void Scheduler::PreemptLast(StepPlan& plan) {
   victim.table.Drop();
   victim.draft.Clear();
   ++victim.metrics.num_preemptions;
+  ++num_preemptions_;
   ++plan.num_preempted;
 }
 

@@ -11,6 +11,7 @@
 #ifndef FORERUN_CPP_SCHED_SCHEDULER_H_
 #define FORERUN_CPP_SCHED_SCHEDULER_H_
 
+#include <cstdint>
 #include <deque>
 #include <memory>
 #include <span>
@@ -48,6 +49,7 @@ class Scheduler {
   std::span<const std::unique_ptr<Request>> running() const { return running_; }
   const std::deque<std::unique_ptr<Request>>& waiting() const { return waiting_; }
   bool empty() const { return running_.empty() && waiting_.empty(); }
+  std::int64_t num_preemptions() const { return num_preemptions_; }
 
   // Fills the plan and reserves its blocks. Drafts are those in the requests; the plan may use
   // only their first nodes. Admission and preemption happen here and stay, whether or not the step
@@ -70,6 +72,7 @@ class Scheduler {
   BlockPool& pool_;
   std::vector<std::unique_ptr<Request>> running_;
   std::deque<std::unique_ptr<Request>> waiting_;
+  std::int64_t num_preemptions_ = 0;
 };
 
 }  // namespace forerun

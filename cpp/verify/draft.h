@@ -11,6 +11,7 @@
 #ifndef FORERUN_CPP_VERIFY_DRAFT_H_
 #define FORERUN_CPP_VERIFY_DRAFT_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -62,6 +63,17 @@ struct Draft {
       if (parents[i] != i - 1) return false;
     }
     return true;
+  }
+  // Nodes of the longest path.
+  int depth() const {
+    if (is_chain()) return size();
+    int longest = 0;
+    for (int i = 0; i < size(); ++i) {
+      int length = 1;
+      for (int node = parents[i]; node != kDraftRoot; node = parents[node]) ++length;
+      longest = std::max(longest, length);
+    }
+    return longest;
   }
   // The node that guesses `token` behind `parent`, or kNoNode.
   int Child(int parent, TokenId token) const {

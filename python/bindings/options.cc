@@ -87,6 +87,7 @@ void RegisterEngineOptions(py::module_& module) {
       .def_readwrite("seed", &Options::seed)
       .def_readwrite("num_threads", &Options::num_threads)
       .def_readwrite("speculative", &Options::speculative)
+      .def_readwrite("record_draft_steps", &Options::record_draft_steps)
       .def_readwrite("check_invariants", &Options::check_invariants);
   module.def(
       "check_engine_options", &CheckEngineOptions, py::arg("options"),

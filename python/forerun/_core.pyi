@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'Engine', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'MAX_JSON_DEPTH', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'SubmitOptions', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'check_engine_options', 'check_sampling_params', 'find_weight_files', 'json_depth']
+__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Histogram', 'MAX_JSON_DEPTH', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'SubmitOptions', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'check_engine_options', 'check_sampling_params', 'find_weight_files', 'json_depth']
 class SpeculativeMethod:
     """
     How drafts are made.
@@ -329,6 +329,7 @@ class EngineOptions:
     dtype: str
     enable_prefix_caching: bool
     model: str
+    record_draft_steps: bool
     scheduling_policy: SchedulingPolicy
     speculative: SpeculativeOptions
     def __init__(self) -> None:
@@ -517,14 +518,42 @@ class SpecDecodeCounters:
     def num_draft_tokens(self) -> int:
         ...
     @property
+    def num_draft_tokens_per_pos(self) -> list[int]:
+        ...
+    @property
     def num_drafts(self) -> int:
+        ...
+class DraftStep:
+    """
+    One verified draft.
+    """
+    @property
+    def num_accepted_tokens(self) -> int:
+        ...
+    @property
+    def num_draft_tokens(self) -> int:
         ...
 class RequestMetrics:
     """
     Raw counters of one request.
     """
     @property
-    def first_token_seconds(self) -> float:
+    def arrival_time(self) -> float:
+        ...
+    @property
+    def draft_steps(self) -> list[DraftStep]:
+        ...
+    @property
+    def finished_ts(self) -> float:
+        ...
+    @property
+    def first_token_ts(self) -> float:
+        ...
+    @property
+    def is_corrupted(self) -> bool:
+        ...
+    @property
+    def last_token_ts(self) -> float:
         ...
     @property
     def num_generated_tokens(self) -> int:
@@ -536,13 +565,79 @@ class RequestMetrics:
     def num_target_passes(self) -> int:
         ...
     @property
-    def queue_seconds(self) -> float:
+    def queued_ts(self) -> float:
+        ...
+    @property
+    def scheduled_ts(self) -> float:
         ...
     @property
     def spec_decode(self) -> SpecDecodeCounters:
         ...
+class Histogram:
+    """
+    How many observed values fell into each range.
+    """
     @property
-    def total_seconds(self) -> float:
+    def bounds(self) -> list[float]:
+        """
+        Upper bounds of the ranges, inclusive, ascending.
+        """
+    @property
+    def count(self) -> int:
+        ...
+    @property
+    def counts(self) -> list[int]:
+        """
+        Of each range alone; the last has the values above every bound.
+        """
+    @property
+    def sum(self) -> float:
+        ...
+class EngineHistograms:
+    """
+    Distributions over requests and steps.
+    """
+    @property
+    def e2e_request_latency_seconds(self) -> Histogram:
+        ...
+    @property
+    def inter_token_latency_seconds(self) -> Histogram:
+        ...
+    @property
+    def iteration_tokens_total(self) -> Histogram:
+        ...
+    @property
+    def request_decode_time_seconds(self) -> Histogram:
+        ...
+    @property
+    def request_generation_tokens(self) -> Histogram:
+        ...
+    @property
+    def request_inference_time_seconds(self) -> Histogram:
+        ...
+    @property
+    def request_num_preemptions(self) -> Histogram:
+        ...
+    @property
+    def request_params_max_tokens(self) -> Histogram:
+        ...
+    @property
+    def request_prefill_kv_computed_tokens(self) -> Histogram:
+        ...
+    @property
+    def request_prefill_time_seconds(self) -> Histogram:
+        ...
+    @property
+    def request_prompt_tokens(self) -> Histogram:
+        ...
+    @property
+    def request_queue_time_seconds(self) -> Histogram:
+        ...
+    @property
+    def request_time_per_output_token_seconds(self) -> Histogram:
+        ...
+    @property
+    def time_to_first_token_seconds(self) -> Histogram:
         ...
 class EngineMetrics:
     """
@@ -550,6 +645,9 @@ class EngineMetrics:
     """
     @property
     def draft_seconds(self) -> float:
+        ...
+    @property
+    def histograms(self) -> EngineHistograms:
         ...
     @property
     def model_seconds(self) -> float:
@@ -564,6 +662,11 @@ class EngineMetrics:
     def num_drafting_failures(self) -> int:
         ...
     @property
+    def num_finished_by_reason(self) -> typing.Annotated[list[int], "FixedSize(5)"]:
+        """
+        Indexed by FinishReason.
+        """
+    @property
     def num_finished_requests(self) -> int:
         ...
     @property
@@ -577,6 +680,15 @@ class EngineMetrics:
         ...
     @property
     def num_preemptions(self) -> int:
+        ...
+    @property
+    def num_prefilled_from_cache(self) -> int:
+        ...
+    @property
+    def num_prefilled_tokens(self) -> int:
+        ...
+    @property
+    def num_prefix_cache_queries(self) -> int:
         ...
     @property
     def num_prompt_tokens(self) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 from forerun.errors import InternalError, InvalidArgumentError
 from forerun.json_files import parse_json
 from forerun.llm import LLM
-from forerun.metrics import SpecDecodeMetrics
+from forerun.metrics import SpecDecodeMetrics, total_spec_decode_metrics
 from forerun.outputs import RequestOutput, TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.speculative_config import METHODS as ALL_METHODS
@@ -44,9 +44,7 @@ class Tally:
     decode_seconds: float = 0.0
     prompt_seconds: float = 0.0
     num_target_passes: int = 0
-    num_drafts: int = 0
-    num_draft_tokens: int = 0
-    num_accepted_per_pos: list[int] = field(default_factory=list)
+    spec_decode: SpecDecodeMetrics = field(default_factory=lambda: total_spec_decode_metrics([]))
 
     def add(self, output: RequestOutput) -> None:
         """Counts one finished request."""
@@ -61,12 +59,7 @@ class Tally:
         self.decode_seconds += metrics.total_seconds - metrics.first_token_seconds
         self.prompt_seconds += metrics.first_token_seconds - metrics.queue_seconds
         self.num_target_passes += metrics.num_target_passes
-        self.num_drafts += metrics.spec_decode.num_drafts
-        self.num_draft_tokens += metrics.spec_decode.num_draft_tokens
-        counts = metrics.spec_decode.num_accepted_tokens_per_pos
-        self.num_accepted_per_pos += [0] * (len(counts) - len(self.num_accepted_per_pos))
-        for position, count in enumerate(counts):
-            self.num_accepted_per_pos[position] += count
+        self.spec_decode = total_spec_decode_metrics([self.spec_decode, metrics.spec_decode])
 
     @property
     def tokens_per_second(self) -> float:
@@ -77,12 +70,6 @@ class Tally:
     def tokens_per_target_pass(self) -> float:
         """Tokens per pass that emitted any, with a draft or without."""
         return self.num_tokens / max(self.num_target_passes, 1)
-
-    @property
-    def spec_decode(self) -> SpecDecodeMetrics:
-        """The counters of drafts, for their ratios."""
-        counts = self.num_accepted_per_pos
-        return SpecDecodeMetrics(self.num_drafts, self.num_draft_tokens, sum(counts), counts)
 
 
 def speculative_configs(
@@ -318,6 +305,7 @@ def summarize(ours: list[list[Tally]], baseline: list[list[Tally]]) -> dict[str,
         "num_drafts": drafts.num_drafts,
         "mean_acceptance_length": drafts.mean_acceptance_length,
         "acceptance_rate_per_pos": drafts.acceptance_rate_per_pos,
+        "acceptance_rate_per_drafted_pos": drafts.acceptance_rate_per_drafted_pos,
         "tokens_per_target_pass": _merge(every).tokens_per_target_pass,
         "prompt_seconds": statistics.median(tally.prompt_seconds for tally in every),
         "num_tokens": sum(tally.num_tokens for tally in every),
@@ -326,15 +314,11 @@ def summarize(ours: list[list[Tally]], baseline: list[list[Tally]]) -> dict[str,
 
 
 def _merge(tallies: Sequence[Tally]) -> Tally:
-    total = Tally()
-    for tally in tallies:
-        for name in ("num_tokens", "num_target_passes", "num_drafts", "num_draft_tokens"):
-            setattr(total, name, getattr(total, name) + getattr(tally, name))
-        counts = tally.num_accepted_per_pos
-        total.num_accepted_per_pos += [0] * (len(counts) - len(total.num_accepted_per_pos))
-        for position, count in enumerate(counts):
-            total.num_accepted_per_pos[position] += count
-    return total
+    return Tally(
+        num_tokens=sum(tally.num_tokens for tally in tallies),
+        num_target_passes=sum(tally.num_target_passes for tally in tallies),
+        spec_decode=total_spec_decode_metrics([tally.spec_decode for tally in tallies]),
+    )
 
 
 def _speed(tallies: Sequence[Tally]) -> float:

@@ -72,6 +72,7 @@ class LLM:
         core_options, self.speculative_config = settle_options(options)
         self.directory = resolve_model(model, revision=revision)
         core_options.model = str(self.directory)
+        self._labels = {"model_name": str(model), "engine": "0"}
         self._tokenizer: Tokenizer | None = None
         if not skip_tokenizer_init:
             self._tokenizer = _load_tokenizer(self.directory if tokenizer is None else tokenizer)
@@ -242,8 +243,8 @@ class LLM:
         return engine_metrics(self._engine.metrics())
 
     def get_metrics(self) -> list[Metric]:
-        """The counters one by one, as vLLM gives them."""
-        return self.metrics().as_list()
+        """The counters one by one, as vLLM gives them, then those of this engine alone."""
+        return self.metrics().as_list(self._labels)
 
     def reset_caches(self) -> None:
         """Forgets cached prefixes and past outputs. No request may be unfinished."""

@@ -73,7 +73,7 @@ def draw(report: dict[str, Any], path: str | Path) -> None:
         positions = [i + (place - (len(methods) - 1) / 2) * width for i in range(len(groups))]
         bars = speeds.bar(positions, heights, width * 0.92, label=method)
         speeds.bar_label(bars, fmt="%.0f", fontsize=8 if len(groups) * len(methods) < 25 else 6)
-        rates = summary["acceptance_rate_per_pos"]
+        rates = summary["acceptance_rate_per_drafted_pos"]
         used = [i + 1 for i, rate in enumerate(rates) if rate > 0]
         if used:
             acceptance.plot(
@@ -86,7 +86,7 @@ def draw(report: dict[str, Any], path: str | Path) -> None:
     speeds.margins(y=0.12)
     speeds.set_title("Speed", fontsize=10)
     acceptance.set_xlabel("position in the draft")
-    acceptance.set_ylabel("share of drafts accepted at least so far")
+    acceptance.set_ylabel("accepted so far, of drafts that reach the position")
     acceptance.set_ylim(0, 1)
     longest = max([1, *(int(line.get_xdata()[-1]) for line in acceptance.lines)])
     acceptance.set_xticks(range(1, longest + 1, 1 + longest // 13))

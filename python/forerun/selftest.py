@@ -70,8 +70,8 @@ class Trial:
 
     @property
     def acceptance_rate_per_pos(self) -> list[float]:
-        """By position, the part of the drafts that was accepted at least so far."""
-        return self.spec_decode.acceptance_rate_per_pos
+        """By position, the part of the drafts that reached it which was accepted that far."""
+        return self.spec_decode.acceptance_rate_per_drafted_pos
 
     @property
     def mean_acceptance_length(self) -> float:
@@ -113,7 +113,12 @@ class SelftestReport:
 
     def __str__(self) -> str:
         num_positions = max(len(trial.acceptance_rate_per_pos) for trial in self.trials)
-        header = ("setting", "mean acceptance length", *map(str, range(num_positions)), "same")
+        header = (
+            "setting",
+            "mean acceptance length",
+            *map(str, range(1, num_positions + 1)),
+            "same",
+        )
         rows = [
             [
                 trial.name,
@@ -130,7 +135,7 @@ class SelftestReport:
             "",
             table(header, rows),
             "",
-            "Columns 0, 1, ...: the part of the drafts that was accepted at least so far.",
+            "Columns 1, 2, ...: the part of the drafts of that length that was accepted so far.",
             f"Time as given: drafts {given.draft_share:.0%}, target {given.model_share:.0%}, "
             f"verification {given.verify_share:.0%}.",
             *(f"wrong: {problem}" for problem in self.problems),
@@ -257,13 +262,13 @@ def _judge(report: SelftestReport) -> None:
         report.problems.append("nothing was drafted: the texts ended at once")
     elif rates[0] < _LOWEST_FIRST:
         report.problems.append(
-            f"position 0 is accepted in {rates[0]:.0%} of the drafts; "
+            f"position 1 is accepted in {rates[0]:.0%} of the drafts; "
             f"less than {_LOWEST_FIRST:.0%} is never right"
         )
         report.advice += _likely(_CAUSES_FIRST, report.method)
     elif len(rates) > 1 and rates[1] < _LOWEST_KEPT * rates[0]:
         report.problems.append(
-            f"position 0 is accepted in {rates[0]:.0%} of the drafts and position 1 in "
+            f"position 1 is accepted in {rates[0]:.0%} of the drafts and position 2 in "
             f"{rates[1]:.0%}: the drafter goes astray on its own"
         )
         report.advice += _likely(_CAUSES_LATER, report.method)

@@ -260,11 +260,11 @@ def test_bench_says_when_tokens_differ() -> None:
 
 
 def test_ratios_follow_from_the_counters() -> None:
-    spec = SpecDecodeMetrics(4, 20, 10, [4, 3, 2, 1, 0])
+    spec = SpecDecodeMetrics(4, 20, 10, [4, 3, 2, 1, 0], [4, 4, 4, 4, 4])
     assert spec.mean_acceptance_length == 3.5
     assert spec.acceptance_rate == 0.5
     assert spec.acceptance_rate_per_pos == [1.0, 0.75, 0.5, 0.25, 0.0]
-    nothing = SpecDecodeMetrics(0, 0, 0, [])
+    nothing = SpecDecodeMetrics(0, 0, 0, [], [])
     assert (nothing.mean_acceptance_length, nothing.acceptance_rate) == (1.0, 0.0)
 
 

@@ -115,7 +115,7 @@ def test_a_head_that_knows_nothing_is_told(target: Path, tmp_path: Path) -> None
     assert not report.ok
     assert report.trials[0].same_tokens
     [problem] = report.problems
-    assert problem.startswith("position 0 is accepted in")
+    assert problem.startswith("position 1 is accepted in")
     assert any("another target" in hint for hint in report.advice)
     assert str(report).endswith("not ok")
 
@@ -126,7 +126,7 @@ def test_a_head_that_goes_astray_is_told(target: Path, tmp_path: Path) -> None:
         made.tensors[f"{head}.1.weight"] = np.roll(made.tensors[f"{head}.1.weight"], 7, axis=0)
     report = run(target, made.write(tmp_path))
     [problem] = report.problems
-    assert "position 1 in 0%" in problem
+    assert "position 2 in 0%" in problem
     assert report.advice == ["it may be that its later heads were trained less than its first"]
 
 
@@ -167,7 +167,7 @@ def test_the_exit_status_says_whether_something_is_wrong(
     heads["0.1.weight"] = random.matrix(vocab, hidden)
     directory = Checkpoint({"medusa_num_heads": 1}, heads).write(tmp_path / "heads")
     assert cli.main(["selftest", str(tiny_dir), str(directory), "--max-tokens", "9"]) == 1
-    assert "wrong: position 0" in capsys.readouterr().out
+    assert "wrong: position 1" in capsys.readouterr().out
     assert cli.main(["selftest", str(tiny_dir), str(directory), "--method", "eagle"]) == 2
     assert "method: got eagle; expected medusa" in capsys.readouterr().err
     assert cli.main(["selftest", str(tiny_dir), str(directory), "--norm-output"]) == 2

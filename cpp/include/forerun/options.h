@@ -125,7 +125,8 @@ struct EngineOptions {
   int num_threads = 0;  // 0: one per available core
   SpeculativeOptions speculative;
 
-  bool check_invariants = false;  // verify every account after every step; for tests
+  bool record_draft_steps = false;  // keep each draft's counts in RequestMetrics::draft_steps
+  bool check_invariants = false;    // verify every account after every step; for tests
 };
 
 // Throws InvalidArgument that names the first wrong field. Does not look at the model.

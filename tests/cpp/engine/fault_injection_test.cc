@@ -10,6 +10,7 @@
 #include "cpp/draft/suffix.h"
 #include "cpp/engine/engine_core.h"
 #include "tests/cpp/engine/counted_allocation.h"
+#include "tests/cpp/testing/metrics_account.h"
 #include "tests/cpp/testing/naive_generate.h"
 #include "tests/cpp/testing/num_examples.h"
 #include "tests/cpp/testing/scripted_executor.h"
@@ -87,6 +88,7 @@ class Scenario {
     config_.max_num_batched_tokens = 16;
     config_.num_speculative_tokens = 5;
     config_.eos_token_ids = model_.eos_token_ids;
+    config_.record_draft_steps = true;
     config_.check_invariants = true;
     SpeculativeOptions options;
     options.method = method;
@@ -120,6 +122,7 @@ class Scenario {
     EXPECT_EQ(metrics.num_held_blocks, 0);
     EXPECT_EQ(metrics.num_free_blocks + metrics.num_cached_blocks, metrics.num_total_blocks);
     EXPECT_EQ(metrics.num_finished_requests, kNumRequests);
+    account_.ExpectEqual(metrics);
     return failing_allocation >= 0 && allocations_left_ < 0;
   }
 
@@ -160,6 +163,7 @@ class Scenario {
         testing::NaiveGenerate(model_, prompt, params, *params.seed);
     RequestId id = 0;
     Persist([&] { id = engine_->Submit(prompt, params); });
+    account_.Submitted(id, prompt.size(), params.max_tokens);
     expected_.emplace(id, expected);
   }
 
@@ -169,6 +173,7 @@ class Scenario {
     for (const RequestUpdate& update : updates) {
       const auto it = expected_.find(update.id);
       ASSERT_NE(it, expected_.end());
+      account_.Add(update);
       std::vector<TokenId>& got = got_[update.id];
       got.insert(got.end(), update.new_tokens.begin(), update.new_tokens.end());
       if (update.finish_reason == FinishReason::kNone) continue;
@@ -190,6 +195,7 @@ class Scenario {
   std::unique_ptr<EngineCore> engine_;
   std::map<RequestId, testing::NaiveResult> expected_;
   std::map<RequestId, std::vector<TokenId>> got_;
+  testing::MetricsAccount account_;
   std::int64_t allocations_left_ = -1;
   int num_failed_steps_ = 0;
 };

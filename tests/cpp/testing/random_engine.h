@@ -17,6 +17,7 @@
 #include "cpp/draft/make_drafter.h"
 #include "cpp/engine/engine_core.h"
 #include "tests/cpp/testing/knowing_drafter.h"
+#include "tests/cpp/testing/metrics_account.h"
 #include "tests/cpp/testing/naive_generate.h"
 #include "tests/cpp/testing/random_params.h"
 #include "tests/cpp/testing/random_tree_shape.h"
@@ -102,6 +103,7 @@ class RandomEngine {
           Chance(0.5) ? AcceptanceMethod::kRejection : AcceptanceMethod::kBlock;
     }
     config_.eos_token_ids = model_.eos_token_ids;
+    config_.record_draft_steps = true;
     config_.check_invariants = true;
     model_.max_model_len = config_.max_model_len;
     MakeRandomDrafter(kind);
@@ -129,6 +131,7 @@ class RandomEngine {
     EXPECT_LE(executor.max_rows_seen(), config_.max_num_batched_tokens);
     const EngineMetrics metrics = engine.metrics();
     EXPECT_EQ(metrics.num_held_blocks, 0);
+    account_.ExpectEqual(metrics);
     totals_ = {metrics.spec_decode.num_accepted_tokens, metrics.num_preemptions,
                executor.num_trees(), executor.num_moved()};
     return num_requests;
@@ -260,6 +263,7 @@ class RandomEngine {
     if (config_.scheduling_policy == SchedulingPolicy::kPriority) options.priority = Pick(-2, 2);
     if (Chance(0.3)) options.cache_salt = Chance(0.5) ? "a" : "b";
     const RequestId id = engine.Submit(prompt, params, MakeHooks(hooks), options);
+    account_.Submitted(id, prompt.size(), params.max_tokens);
     if (knowing_ != nullptr) knowing_->Tell(id, expected.tokens);
     expected_.emplace(id, std::move(expected));
   }
@@ -268,6 +272,7 @@ class RandomEngine {
     const auto it = expected_.find(update.id);
     ASSERT_NE(it, expected_.end());
     const NaiveResult& expected = it->second;
+    account_.Add(update);
     NaiveResult& got = got_[update.id];
     got.tokens.insert(got.tokens.end(), update.new_tokens.begin(), update.new_tokens.end());
     Append(update.logprobs, got.logprobs);
@@ -302,6 +307,7 @@ class RandomEngine {
   NaiveModel model_;
   EngineConfig config_;
   std::unique_ptr<Drafter> drafter_;
+  MetricsAccount account_;
   KnowingDrafter* knowing_ = nullptr;  // drafter_, if it is one
   std::map<RequestId, NaiveResult> expected_, got_;
   Totals totals_;

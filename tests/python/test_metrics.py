@@ -1,0 +1,265 @@
+"""The counters as Python shows them: vLLM's names and classes, and that they add up."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import forerun
+from forerun import LLM, SamplingParams
+from forerun.metrics import EngineMetrics, RequestMetrics, SpecDecodeMetrics
+
+PROMPTS = [
+    "the low the low the low",
+    "one two one two one two one",
+    "a",
+    "newer newer newest 12 12 12",
+]
+GREEDY = SamplingParams(temperature=0, max_tokens=24)
+NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 1}
+LATENCY = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920]
+TOKEN = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40]
+OF_REQUESTS = [
+    "e2e_request_latency_seconds",
+    "request_decode_time_seconds",
+    "request_generation_tokens",
+    "request_inference_time_seconds",
+    "request_num_preemptions",
+    "request_params_max_tokens",
+    "request_prefill_kv_computed_tokens",
+    "request_prefill_time_seconds",
+    "request_prompt_tokens",
+    "request_queue_time_seconds",
+    "request_time_per_output_token_seconds",
+    "time_to_first_token_seconds",
+]
+
+
+@pytest.fixture(scope="module")
+def llm(tiny_dir: Path) -> LLM:
+    return LLM(tiny_dir, speculative_config=NGRAM, max_model_len=512, seed=3)
+
+
+def by_name(llm: LLM) -> dict[str, Any]:
+    """The metrics of vLLM's that have no labels of their own."""
+    return {m.name: m for m in llm.get_metrics() if len(m.labels) == 2}
+
+
+def labelled(llm: LLM, name: str, label: str) -> dict[str, int]:
+    return {
+        m.labels[label]: m.value
+        for m in llm.get_metrics()
+        if isinstance(m, forerun.metrics.Counter) and m.name == name
+    }
+
+
+def test_every_metric_has_the_class_and_labels_of_vllm(llm: LLM, tiny_dir: Path) -> None:
+    classes: dict[type, set[str]] = {}
+    for metric in llm.get_metrics():
+        assert isinstance(metric, forerun.metrics.Metric)
+        assert metric.labels["model_name"] == str(tiny_dir)
+        assert metric.labels["engine"] == "0"
+        if metric.name.startswith("vllm:"):
+            classes.setdefault(type(metric), set()).add(metric.name.removeprefix("vllm:"))
+    assert classes[forerun.metrics.Gauge] == {
+        "num_requests_running",
+        "num_requests_waiting",
+        "kv_cache_usage_perc",
+    }
+    assert classes[forerun.metrics.Counter] == {
+        "generation_tokens",
+        "num_preemptions",
+        "prefix_cache_hits",
+        "prefix_cache_queries",
+        "prompt_tokens",
+        "prompt_tokens_by_source",
+        "prompt_tokens_cached",
+        "request_success",
+        "spec_decode_num_accepted_tokens",
+        "spec_decode_num_draft_tokens",
+        "spec_decode_num_drafts",
+    }
+    assert classes[forerun.metrics.Vector] == {"spec_decode_num_accepted_tokens_per_pos"}
+    assert classes[forerun.metrics.Histogram] == {
+        *OF_REQUESTS,
+        "inter_token_latency_seconds",
+        "iteration_tokens_total",
+    }
+
+
+def test_metrics_print_as_in_vllms_example(llm: LLM) -> None:
+    llm.generate(PROMPTS, GREEDY, use_tqdm=False)
+    lines = []
+    for metric in llm.get_metrics():
+        if isinstance(metric, forerun.metrics.Gauge | forerun.metrics.Counter):
+            lines.append(f"{metric.name} = {metric.value}")
+        elif isinstance(metric, forerun.metrics.Vector):
+            lines.append(f"{metric.name} = {metric.values}")
+        else:
+            assert isinstance(metric, forerun.metrics.Histogram)
+            lines.append(f"{metric.name}: sum {metric.sum}, count {metric.count}")
+            lines += [f"    {bound} = {count}" for bound, count in metric.buckets.items()]
+    assert any(line.startswith("    +Inf = ") for line in lines)
+
+
+def test_buckets_are_vllms_and_cumulative(llm: LLM) -> None:
+    llm.generate(PROMPTS, GREEDY, use_tqdm=False)
+    metrics = by_name(llm)
+    for metric in metrics.values():
+        if not isinstance(metric, forerun.metrics.Histogram):
+            continue
+        counts = list(metric.buckets.values())
+        assert list(metric.buckets)[-1] == "+Inf"
+        assert counts == sorted(counts)
+        assert counts[-1] == metric.count
+        assert all(isinstance(count, int) for count in counts)
+        assert [float(bound) for bound in metric.buckets][-1] == math.inf
+
+    def bounds(name: str) -> list[str]:
+        return list(metrics[f"vllm:{name}"].buckets)
+
+    assert bounds("e2e_request_latency_seconds") == [*map(_written, [*LATENCY, 7680]), "+Inf"]
+    assert bounds("request_queue_time_seconds") == bounds("e2e_request_latency_seconds")
+    assert bounds("inter_token_latency_seconds") == [*map(_written, [*TOKEN, 80]), "+Inf"]
+    assert bounds("time_to_first_token_seconds")[:3] == ["0.001", "0.005", "0.01"]
+    assert bounds("time_to_first_token_seconds")[-2] == "2560.0"
+    assert bounds("iteration_tokens_total")[-2] == "16384.0"
+    assert bounds("request_prompt_tokens")[-3:] == ["200.0", "500.0", "+Inf"]
+    assert forerun.metrics._bound_name(2e6) == "2e+06"
+    assert forerun.metrics._bound_name(5e5) == "500000.0"
+
+
+def _written(bound: float) -> str:
+    return str(float(bound))
+
+
+def test_counters_add_up_over_completions_stops_and_aborts(tiny_dir: Path) -> None:
+    llm = LLM(tiny_dir, speculative_config=NGRAM, max_model_len=512, seed=3)
+    several = SamplingParams(n=3, temperature=0.8, seed=5, max_tokens=20)
+    outputs = llm.generate(PROMPTS, several, use_tqdm=False)
+    texts = [part.text for output in outputs for part in output.outputs if len(part.text) > 4]
+    stopped = SamplingParams(temperature=0, max_tokens=40, stop=[texts[0][2:4]])
+    outputs += llm.generate(PROMPTS, stopped, use_tqdm=False)
+    num_prompts = 4 * len(PROMPTS)
+    with llm.stream(
+        PROMPTS[:2], SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
+    ) as s:
+        delta = next(s)
+    llm.generate(
+        "x", SamplingParams(max_tokens=1, temperature=0), use_tqdm=False
+    )  # sees the aborts
+    metrics, counts = by_name(llm), labelled(llm, "vllm:request_success", "finished_reason")
+
+    assert set(counts) == {"stop", "length", "abort", "error"}
+    assert (counts["abort"], counts["error"]) == (2, 0)
+    assert sum(counts.values()) == num_prompts + 2 + 1
+    for name in OF_REQUESTS:
+        histogram = metrics[f"vllm:{name}"]
+        assert histogram.count == histogram.buckets["+Inf"] == num_prompts + 2 + 1, name
+    generated = metrics["vllm:request_generation_tokens"]
+    done = sum(len(part.token_ids) for output in outputs for part in output.outputs)
+    assert (
+        metrics["vllm:generation_tokens"].value == generated.sum >= done + len(delta.token_ids) + 1
+    )
+    lengths = [len(output.prompt_token_ids) * len(output.outputs) for output in outputs]
+    queries = metrics["vllm:prefix_cache_queries"].value
+    assert queries == metrics["vllm:prompt_tokens"].value > sum(lengths)
+    assert queries == metrics["vllm:request_prompt_tokens"].sum
+    sources = labelled(llm, "vllm:prompt_tokens_by_source", "source")
+    assert sum(sources.values()) == queries
+    assert sources["local_cache_hit"] == metrics["vllm:prefix_cache_hits"].value > 0
+    assert metrics["vllm:prompt_tokens_cached"].value == sources["local_cache_hit"]
+    assert metrics["vllm:num_requests_running"].value == 0
+    raw = llm.metrics()
+    assert metrics["vllm:inter_token_latency_seconds"].count == raw.num_target_passes - sum(
+        counts.values()
+    )
+    steps = metrics["vllm:iteration_tokens_total"]
+    assert steps.sum == raw.num_prompt_tokens + raw.num_generated_tokens
+
+
+def test_preemptions_are_counted_once_everywhere(tiny_dir: Path) -> None:
+    options = {"max_model_len": 64, "enable_prefix_caching": False}
+    room = 16 << 20
+    blocks = LLM(tiny_dir, kv_cache_memory_bytes=room, **options).metrics().num_total_blocks
+    # Five blocks of 16 tokens, of which one request may need four.
+    llm = LLM(tiny_dir, kv_cache_memory_bytes=room // blocks * 5, **options)
+    assert llm.metrics().num_total_blocks == 5
+    params = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
+    outputs = llm.generate(PROMPTS, params, use_tqdm=False)
+    each = [output.metrics.num_preemptions for output in outputs if output.metrics]
+    metrics = by_name(llm)
+    assert metrics["vllm:num_preemptions"].value == sum(each) > 0
+    assert metrics["vllm:request_num_preemptions"].sum == sum(each)
+    prompts = sum(len(output.prompt_token_ids) for output in outputs)
+    assert metrics["vllm:prompt_tokens"].value == prompts < llm.metrics().num_prompt_tokens
+    generated = sum(len(output.outputs[0].token_ids) for output in outputs)
+    assert metrics["vllm:generation_tokens"].value == generated > 4 * 30
+    assert metrics["vllm:prefix_cache_queries"].value == 0
+
+
+def test_chains_are_drafted_position_by_position(llm: LLM) -> None:
+    outputs = llm.generate(PROMPTS, GREEDY, use_tqdm=False)
+    specs = [output.metrics.spec_decode for output in outputs if output.metrics]
+    for spec in [*specs, llm.metrics().spec_decode]:
+        drafted = spec.num_draft_tokens_per_pos
+        assert sum(drafted) == spec.num_draft_tokens
+        assert drafted == sorted(drafted, reverse=True)
+        assert drafted[0] == spec.num_drafts
+        assert sum(spec.num_accepted_tokens_per_pos) == spec.num_accepted_tokens
+    [vector] = [m for m in llm.get_metrics() if m.name == "spec_decode_num_draft_tokens_per_pos"]
+    assert isinstance(vector, forerun.metrics.Vector)
+    assert vector.values == llm.metrics().spec_decode.num_draft_tokens_per_pos
+
+
+def test_rates_by_position_say_what_they_divide_by() -> None:
+    # Ten drafts, of which four had two tokens.
+    spec = SpecDecodeMetrics(10, 14, 8, [6, 2], [10, 4])
+    assert spec.acceptance_rate_per_pos == [0.6, 0.2]  # vLLM's: of all drafts
+    assert spec.acceptance_rate_per_drafted_pos == [0.6, 0.5]
+    assert spec.mean_acceptance_length == 1.8
+    nothing = SpecDecodeMetrics(0, 0, 0, [0, 0], [0, 0])
+    assert nothing.acceptance_rate_per_drafted_pos == [0.0, 0.0]
+
+
+def test_times_of_a_request_have_vllms_names_and_one_order(llm: LLM) -> None:
+    before = (time.time(), time.monotonic())
+    [output] = llm.generate(PROMPTS[0], GREEDY, use_tqdm=False)
+    after = (time.time(), time.monotonic())
+    metrics = output.metrics
+    assert metrics is not None
+    assert before[0] <= metrics.arrival_time <= after[0]
+    times = [
+        before[1],
+        metrics.queued_ts,
+        metrics.scheduled_ts,
+        metrics.first_token_ts,
+        metrics.last_token_ts,
+        metrics.finished_ts,
+        after[1],
+    ]
+    assert times == sorted(times)
+    assert metrics.num_generation_tokens == len(output.outputs[0].token_ids)
+    assert metrics.first_token_latency == metrics.first_token_ts - metrics.queued_ts
+    assert metrics.queue_seconds == metrics.scheduled_ts - metrics.queued_ts
+    assert metrics.total_seconds == metrics.finished_ts - metrics.queued_ts
+    assert (metrics.num_preemptions, metrics.is_corrupted) == (0, False)
+
+
+def test_completions_that_never_ran_have_no_times() -> None:
+    drafts = SpecDecodeMetrics(0, 0, 0, [], [])
+    waiting = RequestMetrics(drafts, queued_ts=5.0, arrival_time=1.0, finished_ts=9.0)
+    assert (waiting.queue_seconds, waiting.first_token_seconds, waiting.total_seconds) == (0, 0, 4)
+    ran = RequestMetrics(drafts, queued_ts=6.0, arrival_time=2.0, scheduled_ts=7.0, finished_ts=8.0)
+    both = forerun.metrics.total_request_metrics([waiting, ran])
+    assert (both.queued_ts, both.scheduled_ts, both.finished_ts) == (5.0, 7.0, 9.0)
+    assert (both.first_token_ts, both.arrival_time) == (0.0, 1.0)
+
+
+def test_every_field_of_the_core_is_shown() -> None:
+    core = {n for n, m in vars(forerun._core.EngineMetrics).items() if isinstance(m, property)}
+    assert core == set(EngineMetrics.__dataclass_fields__)
