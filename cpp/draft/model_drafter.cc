@@ -132,7 +132,7 @@ ModelDrafterSource::ModelDrafterSource(const SpeculativeOptions& options, const 
     head_ = std::make_unique<DraftHeadReader>(
         KindOf(options.method), options.model,
         DraftHeadOverrides{options.aux_hidden_state_layer_ids, options.norm_before_residual,
-                           options.norm_output},
+                           options.norm_output, options.norm_target_state},
         target, target_directory);
     features_ = head_->spec().features;
   } else {

@@ -112,6 +112,9 @@ DraftHeadReader::DraftHeadReader(DraftHeadKind kind, const std::string& director
     throw InvalidArgument(overrides.norm_output ? "norm_output" : "norm_before_residual", "given",
                           "nothing: only eagle3 has this choice");
   }
+  if (kind != DraftHeadKind::kMtp && overrides.norm_target_state) {
+    throw InvalidArgument("norm_target_state", "given", "nothing: only mtp has this choice");
+  }
   CheckDraftVocabulary(config, target);
   switch (kind) {
     case DraftHeadKind::kEagle:
@@ -121,7 +124,7 @@ DraftHeadReader::DraftHeadReader(DraftHeadKind kind, const std::string& director
       ReadEagle3(config, overrides);
       break;
     case DraftHeadKind::kMtp:
-      ReadMtp(config);
+      ReadMtp(config, overrides);
       break;
   }
 }
@@ -228,7 +231,7 @@ void DraftHeadReader::ReadTaps(const JsonObject& config, const DraftHeadOverride
   }
 }
 
-void DraftHeadReader::ReadMtp(const JsonObject& config) {
+void DraftHeadReader::ReadMtp(const JsonObject& config, const DraftHeadOverrides& overrides) {
   const MtpFormat* found = nullptr;
   for (const MtpFormat& format : kMtpFormats) {
     if (reader_.Has(WithLayers(format.fusion, target_.num_layers) + ".weight")) found = &format;
@@ -251,7 +254,12 @@ void DraftHeadReader::ReadMtp(const JsonObject& config) {
   spec_.hidden_first = has_mimo_names && target_.family == "mimo";
   spec_.masks_first_token = has_mimo_names ? spec_.hidden_first : found->masks_first_token;
   spec_.feeds_back_normed = config.String("model_type", "").find("glm") == std::string::npos;
-  spec_.features.final_norm = true;
+  // MiMo's target hands on its last layer's state, others the one that their output head reads.
+  if (overrides.norm_target_state.value_or(target_.family != "mimo")) {
+    spec_.features.final_norm = true;
+  } else {
+    spec_.features.taps = {target_.num_layers};
+  }
   spec_.feature_size = target_.hidden_size;
   spec_.embedding_scale = target_.embedding_scale;
   spec_.soft_cap = target_.final_soft_cap;

@@ -34,6 +34,7 @@ struct DraftHeadOverrides {
   std::optional<std::vector<int>> aux_hidden_state_layer_ids;
   std::optional<bool> norm_before_residual;
   std::optional<bool> norm_output;
+  std::optional<bool> norm_target_state;
 };
 
 struct DraftHeadSpec {
@@ -88,7 +89,7 @@ class DraftHeadReader {
 
   void ReadEagle(const JsonObject& config);
   void ReadEagle3(const JsonObject& config, const DraftHeadOverrides& overrides);
-  void ReadMtp(const JsonObject& config);
+  void ReadMtp(const JsonObject& config, const DraftHeadOverrides& overrides);
   void ReadTaps(const JsonObject& config, const DraftHeadOverrides& overrides, int num_taps);
   // Sizes of the layers, from the first one's tensors and the config.
   void ReadLayers(const JsonObject& config, int num_inputs);

@@ -116,9 +116,17 @@ void CheckForeignKeys(const JsonObject& config) {
   }
 }
 
+bool HasArchitecture(const JsonObject& config, std::string_view name) {
+  if (!config.Has("architectures")) return false;
+  const json& names = *config.Find("architectures");
+  return names.is_array() && names.size() == 1 && names[0] == name;
+}
+
 const Family& FindFamily(const JsonObject& config) {
   if (!config.Has("model_type")) config.Refuse("model_type", kSupported);
-  const std::string model_type = config.String("model_type", "");
+  std::string model_type = config.String("model_type", "");
+  // MiMo is Qwen 2 with layers for multi-token prediction, and some checkpoints call it that.
+  if (model_type == "qwen2" && HasArchitecture(config, "MiMoForCausalLM")) model_type = "mimo";
   for (const Family& family : kFamilies) {
     if (family.model_type == model_type) return family;
   }
@@ -126,9 +134,7 @@ const Family& FindFamily(const JsonObject& config) {
 }
 
 void CheckArchitecture(const JsonObject& config, std::string_view expected) {
-  if (!config.Has("architectures")) return;
-  const json& names = *config.Find("architectures");
-  if (!names.is_array() || names.size() != 1 || names[0] != expected) {
+  if (config.Has("architectures") && !HasArchitecture(config, expected)) {
     config.Refuse("architectures", "[\"" + std::string(expected) + "\"] for this model_type");
   }
 }

@@ -63,6 +63,7 @@ void RegisterSpeculativeOptions(py::module_& module) {
       .def_readwrite("aux_hidden_state_layer_ids", &Options::aux_hidden_state_layer_ids)
       .def_readwrite("norm_before_residual", &Options::norm_before_residual)
       .def_readwrite("norm_output", &Options::norm_output)
+      .def_readwrite("norm_target_state", &Options::norm_target_state)
       .def_readwrite("record_draft_logits", &Options::record_draft_logits)
       .def_readwrite("adaptive", &Options::adaptive);
 }

@@ -201,6 +201,7 @@ class SpeculativeOptions:
     model: str
     norm_before_residual: bool | None
     norm_output: bool | None
+    norm_target_state: bool | None
     record_draft_logits: bool
     suffix_use_tree: bool
     vocabulary_bridge: VocabularyBridge | None

@@ -14,6 +14,7 @@ _FIELDS = (
     "aux_hidden_state_layer_ids",
     "norm_output",
     "norm_before_residual",
+    "norm_target_state",
     "use_heterogeneous_vocab",
 )
 
@@ -50,10 +51,10 @@ def add_drafter_options(group: Any) -> None:
         action=argparse.BooleanOptionalAction,
         help="draft model: allow another vocabulary than the target's (default: yes)",
     )
-    add_eagle3_options(group)
+    add_head_options(group)
 
 
-def add_eagle3_options(group: Any) -> None:
+def add_head_options(group: Any) -> None:
     """What `forerun selftest` may advise."""
     group.add_argument(
         "--aux-hidden-state-layer-ids",
@@ -66,6 +67,11 @@ def add_eagle3_options(group: Any) -> None:
         ("--norm-before-residual", "take the normed feature as the residual, or not"),
     ):
         group.add_argument(name, action=argparse.BooleanOptionalAction, help=f"eagle3: {what}")
+    group.add_argument(
+        "--norm-target-state",
+        action=argparse.BooleanOptionalAction,
+        help="mtp: read the target's state after its final norm, or before it",
+    )
 
 
 def _numbers(text: str) -> list[int]:
@@ -103,7 +109,7 @@ def add_selftest(commands: Any) -> None:
     parser.add_argument("--num-speculative-tokens", type=int, metavar="N")
     parser.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
     parser.add_argument("--num-threads", type=int, default=0, metavar="N", help="0: one per core")
-    add_eagle3_options(parser)
+    add_head_options(parser)
     parser.set_defaults(run=_selftest, optional="speculative_model")
 
 

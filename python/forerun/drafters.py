@@ -11,11 +11,11 @@ from typing import Any
 from forerun import _core
 from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.inspection import Inspection, fit_problems, inspect
-from forerun.inspection.describe import ARCTIC_SEQUENCES
+from forerun.inspection.describe import ARCTIC_SEQUENCES, norms_target_state
 from forerun.inspection.detect import mtp_layers, strip_prefixes
 from forerun.inspection.tensors import read_config, read_tensors
 from forerun.loading import as_safetensors, is_same_model, resolve_drafter
-from forerun.speculative_config import EAGLE3_FIELDS, SpeculativeConfig
+from forerun.speculative_config import HEAD_FIELDS, SpeculativeConfig
 from forerun.vocabulary_bridge import find_bridge
 
 _LOGGER = logging.getLogger("forerun")
@@ -72,7 +72,7 @@ class Drafter:
         if self.bridge is not None:
             shared, size = len(self.bridge.shared_ids), len(self.bridge.draft_ids)
             facts["tokens shared with the target"] = f"{shared} of its {size}"
-        facts |= {name: getattr(core, name) for name in EAGLE3_FIELDS}
+        facts |= {name: getattr(core, name) for name in HEAD_FIELDS}
         shown = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
         where = self.directory or found.path
         hybrid = "hybrid of an index and " if core.hybrid else ""
@@ -81,6 +81,9 @@ class Drafter:
 
     def open_settings(self, config: SpeculativeConfig, target: Path) -> dict[str, dict[str, Any]]:
         """Settings that the checkpoint leaves open and the config as well, by name."""
+        if self.method == "mtp" and config.norm_target_state is None:
+            other = not norms_target_state(read_config(target))
+            return {f"norm_target_state {other}": {"norm_target_state": other}}
         if self.method != "eagle3":
             return {}
         settings: dict[str, dict[str, Any]] = {}
@@ -89,9 +92,9 @@ class Drafter:
         if config.aux_hidden_state_layer_ids is None and isinstance(num_taps, int) and layers:
             taken = found["layers before the tapped states"] or [2, layers // 2, layers - 3]
             is_left = found["layer ids"] not in (None, taken)
-            other = [layer + (-1 if is_left else 1) for layer in taken]
-            if len(other) == num_taps and max(other) <= layers:
-                settings[f"layer ids {other}"] = {"aux_hidden_state_layer_ids": other}
+            moved = [layer + (-1 if is_left else 1) for layer in taken]
+            if len(moved) == num_taps and max(moved) <= layers:
+                settings[f"layer ids {moved}"] = {"aux_hidden_state_layer_ids": moved}
         for name in ("norm_before_residual", "norm_output"):
             if getattr(config, name) is None:
                 settings[f"{name} {not found[name]}"] = {name: not found[name]}
@@ -218,10 +221,10 @@ def _bridge(
 
 
 def _check_options(config: SpeculativeConfig, drafter: Drafter) -> None:
-    for name in EAGLE3_FIELDS:
-        if (value := getattr(config, name)) is not None and drafter.method != "eagle3":
+    for name, method in HEAD_FIELDS.items():
+        if (value := getattr(config, name)) is not None and drafter.method != method:
             raise InvalidArgumentError(
-                name, value, f"None: only eagle3 has it, and this is {drafter.method}"
+                name, value, f"None: only {method} has it, and this is {drafter.method}"
             )
     if config.use_heterogeneous_vocab and drafter.method != "draft_model":
         raise InvalidArgumentError(

@@ -39,6 +39,7 @@ _CAUSES_FIRST: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("it was made for another target, or for another version of it", ()),
     ("it reads other layers than it was trained with (aux_hidden_state_layer_ids)", ("eagle3",)),
     ("norm_before_residual is not as in its training", ("eagle3",)),
+    ("the target's state is not the one it was trained with (norm_target_state)", ("mtp",)),
     ("rope_theta or rope_scaling is missing from its config.json", ("draft_model", *_HEADS)),
     ("these prompts, or their chat template, are unlike what it was trained on", ()),
 )

@@ -102,6 +102,7 @@ _ENGINE_FIELDS: dict[str, tuple[str, _Check]] = {
     "aux_hidden_state_layer_ids": ("aux_hidden_state_layer_ids", _check_layers),
     "norm_output": ("norm_output", check_bool),
     "norm_before_residual": ("norm_before_residual", check_bool),
+    "norm_target_state": ("norm_target_state", check_bool),
 }
 _CHECKS: dict[str, _Check] = {
     "method": check_str,
@@ -117,14 +118,19 @@ _CHECKS: dict[str, _Check] = {
 }
 _NEVER_NONE = ("adaptive", "acceptance_method", "draft_sample_method")
 # Which fields only some methods have.
-EAGLE3_FIELDS = ("aux_hidden_state_layer_ids", "norm_output", "norm_before_residual")
+HEAD_FIELDS = {
+    "aux_hidden_state_layer_ids": "eagle3",
+    "norm_output": "eagle3",
+    "norm_before_residual": "eagle3",
+    "norm_target_state": "mtp",
+}
 _MODEL_FIELDS = (
     "draft_tree_width",
     "draft_tree_depth",
     "speculative_token_tree",
     "revision",
     "use_heterogeneous_vocab",
-    *EAGLE3_FIELDS,
+    *HEAD_FIELDS,
 )
 
 
@@ -176,6 +182,8 @@ class SpeculativeConfig:
         norm_output: eagle3: whether the next step gets the normed state; None: as the checkpoint
             says.
         norm_before_residual: eagle3: whether the residual is the normed feature; None likewise.
+        norm_target_state: mtp: whether the first draft token reads the target's state after its
+            final norm; None: as the target's family does (MiMo: no, others: yes).
         use_heterogeneous_vocab: draft_model: whether it may have another vocabulary than the
             target's; only tokens that both have are drafted then. None means True.
         rejection_sample_method: vLLM's name for acceptance_method: "standard" keeps it, "block" is
@@ -205,6 +213,7 @@ class SpeculativeConfig:
     aux_hidden_state_layer_ids: Sequence[int] | None = None
     norm_output: bool | None = None
     norm_before_residual: bool | None = None
+    norm_target_state: bool | None = None
     use_heterogeneous_vocab: bool | None = None
     rejection_sample_method: str | None = None
     max_model_len: int | None = None

@@ -66,6 +66,9 @@ class DraftOracle:
     def first_feature(self, states: Array) -> Array:
         """What a row takes from the target's states (those that are tapped, then the final)."""
         hidden = self.embedding.shape[1]
+        if "model.mtp_layers.0.input_proj.weight" in self.weights:
+            # The state before the final norm but for its length, which a norm takes away.
+            return states[-hidden:] / self.weights["model.norm.weight"]
         if "midlayer.hidden_norm.weight" not in self.weights:
             return states[-hidden:]
         taps = states[:-hidden].reshape(-1, hidden)

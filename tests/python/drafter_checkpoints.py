@@ -107,7 +107,7 @@ def make_target(family: str = "llama", seed: int = 1) -> Target:
             f"model.layers.{index}.",
             HIDDEN,
             input_norm=True,
-            qkv_bias=family == "mimo",
+            qkv_bias=family.startswith("mimo"),
             qk_norm=family == "qwen3",
         )
         for name in layer:
@@ -120,25 +120,26 @@ def make_target(family: str = "llama", seed: int = 1) -> Target:
     if is_tied:
         del tensors["lm_head.weight"]
         lm_head = embedding
-    architecture = {"qwen3": "Qwen3", "mimo": "MiMo"}.get(family, "Llama")
+    architecture = {"qwen3": "Qwen3", "mimo": "MiMo", "mimo as qwen2": "MiMo"}.get(family, "Llama")
     config = {
         **SIZES,
         "architectures": [f"{architecture}ForCausalLM"],
-        "model_type": architecture.lower(),
+        "model_type": "qwen2" if family == "mimo as qwen2" else architecture.lower(),
         "num_hidden_layers": NUM_LAYERS,
         "head_dim": HEAD_DIM,
         "rms_norm_eps": 1e-5,
         "rope_theta": 500.0,
         "tie_word_embeddings": is_tied,
     }
-    if family == "mimo":
+    if family.startswith("mimo"):
         config |= {"attention_bias": True, "use_sliding_window": False, "sliding_window": 32768}
     return Target(successor, embedding, lm_head, final_norm, Checkpoint(config, tensors))
 
 
 def add_mtp(target: Target, style: str, random: Random) -> None:
     """Adds a layer for multi-token prediction to the target's own checkpoint."""
-    config, family = target.checkpoint.config, target.checkpoint.config["model_type"]
+    config = target.checkpoint.config
+    is_mimo, is_qwen3 = (config["architectures"] == [f"{n}ForCausalLM"] for n in ("MiMo", "Qwen3"))
     layer = f"model.layers.{NUM_LAYERS}."
     names = {  # fusion, embedding's norm, hidden state's norm, final norm, decoder layer
         "mimo": [f"model.mtp_layers.0.{n}" for n in ("input_proj", "token_layernorm",
@@ -154,9 +155,7 @@ def add_mtp(target: Target, style: str, random: Random) -> None:
     fusion, embedding_norm, hidden_norm, final_norm, block = names
     parts = [np.eye(HIDDEN) * 1.2 + random.matrix(HIDDEN, HIDDEN, 0.5),
              random.matrix(HIDDEN, HIDDEN, 0.6)]  # fmt: skip
-    tensors = random.layer(
-        block, HIDDEN, input_norm=True, qkv_bias=family == "mimo", qk_norm=family == "qwen3"
-    )
+    tensors = random.layer(block, HIDDEN, input_norm=True, qkv_bias=is_mimo, qk_norm=is_qwen3)
     order = reversed(parts) if style == "mimo" else parts
     tensors[f"{fusion}.weight"] = np.concatenate(list(order), axis=1)
     tensors[f"{embedding_norm}.weight"] = random.norm(HIDDEN)

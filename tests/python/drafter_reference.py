@@ -216,13 +216,18 @@ class Mtp(Recurrent):
         names = formats[self.fusion]
         self.embedding_norm, self.hidden_norm, self.final_norm, layer, self.masks_first = names
         self.layer = Decoder(self.weights.under(layer), target.config)
-        self.is_hidden_first = target.config["model_type"] == "mimo"
+        names = (target.config["model_type"], *target.config.get("architectures", []))
+        is_mimo = "mimo" in names or "MiMoForCausalLM" in names
+        self.is_hidden_first = is_mimo
+        self.reads_normed = options.get("norm_target_state", not is_mimo)
 
     def norm(self, name: str, x: Array) -> Array:
         return rms_norm(x, self.weights[f"{name}.weight"], self.target.config["rms_norm_eps"])
 
     def features(self, tokens: Sequence[int]) -> Array:
-        return self.target.hidden(tokens)
+        return (
+            self.target.hidden(tokens) if self.reads_normed else self.target.residuals(tokens)[-1]
+        )
 
     def embed(self, tokens: Sequence[int]) -> Array:
         embedded = super().embed(tokens).copy()

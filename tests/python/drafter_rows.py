@@ -48,7 +48,8 @@ class Row:
         random = Random(sum(map(ord, self.name)))
         if self.mtp is not None:
             add_mtp(target, self.mtp, random)
-        place = target.checkpoint.write(folder / f"target-{self.family}-{self.mtp}")
+        made = self.family if self.mtp is None else self.name
+        place = target.checkpoint.write(folder / f"target {made}")
         if self.make is None:
             return place, None
         return place, self.make(target, random).write(folder / self.name)
@@ -251,6 +252,11 @@ ROWS = [
     vllm_medusa("logit_scale", config={"logit_scale": 0.4}),
     stored(vllm_medusa("prefix"), "medusa_heads."),
     Row("mtp mimo", "mtp", family="mimo", mtp="mimo"),
+    Row("mtp mimo called qwen2", "mtp", family="mimo as qwen2", mtp="mimo"),
+    Row("mtp mimo, normed state", "mtp", family="mimo", mtp="mimo",
+        options={"norm_target_state": True}),
+    Row("mtp qwen, state before the norm", "mtp", family="qwen3", mtp="qwen",
+        options={"norm_target_state": False}),
     Row("mtp deepseek", "mtp", mtp="deepseek"),
     Row("mtp deepseek with copies", "mtp", family="qwen3", mtp="deepseek_copies"),
     Row("mtp deepseek, tied target", "mtp", family="tied", mtp="deepseek"),

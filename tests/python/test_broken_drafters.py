@@ -199,6 +199,9 @@ BROKEN: dict[str, Broken] = {
     "a deeper hybrid than Medusa has": Broken(
         MED, nothing, "draft_tree_depth.*at most 4", {"method": "hybrid", "draft_tree_depth": 5}
     ),
+    "an option of mtp": Broken(
+        E3, nothing, "norm_target_state.*eagle3", {"norm_target_state": True}
+    ),
     "an option of eagle3": Broken(VMED, nothing, "norm_output.*medusa", {"norm_output": True}),
 }  # fmt: skip
 

@@ -148,6 +148,8 @@ BAD_SPECULATIVE: list[tuple[Any, str, str]] = [
         "with a hybrid",
     ),
     ({"model": "d", "norm_output": 1}, "norm_output", "True or False"),
+    ({"method": "mtp", "norm_target_state": 0}, "norm_target_state", "True or False"),
+    ({"method": "ngram", "norm_target_state": True}, "norm_target_state", "no such option"),
     ({"model": "d", "norm_before_residual": "no"}, "norm_before_residual", "True or False"),
     ({"model": "d", "aux_hidden_state_layer_ids": 2}, "aux_hidden_state_layer_ids", "a list"),
     ({"model": "d", "aux_hidden_state_layer_ids": [-1]}, "aux_hidden_state_layer_ids", "from 0"),

@@ -339,6 +339,9 @@ MISREADINGS = {
     "a masked first token": ("mtp qwen", set_to("masks_first", True)),
     "embedding before hidden state": ("mtp mimo", set_to("is_hidden_first", False)),
     "hidden state before embedding": ("mtp deepseek", set_to("is_hidden_first", True)),
+    "MiMo's state after the norm": ("mtp mimo", set_to("reads_normed", True)),
+    "DeepSeek's state before the norm": ("mtp deepseek", set_to("reads_normed", False)),
+    "Qwen's state before the norm": ("mtp qwen", set_to("reads_normed", False)),
     "no final norm": ("mtp deepseek", set_to("final_norm", None)),
     "other n_predict": (
         "mlp_speculator fewer than n_predict",

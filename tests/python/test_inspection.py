@@ -233,6 +233,11 @@ def test_a_target_with_layers_for_mtp_can_serve_as_mtp(name: str, tmp_path: Path
     found = inspect(made.write(tmp_path), "mtp")
     assert found.method == "target"
     assert found.options["layers for multi-token prediction"] == name
+    assert found.options["norm_target_state"] is True
+    assert "norm_target_state: yes" in str(found)
+    for fields in ({"model_type": "mimo"}, {"architectures": ["MiMoForCausalLM"]}):
+        made.config = made.config | fields
+        assert inspect(made.write(tmp_path), "mtp").options["norm_target_state"] is False
     with pytest.raises(CheckpointError, match="method: got mtp; expected target"):
         inspect(target().write(tmp_path / "without"), "mtp")
 

@@ -137,6 +137,10 @@ def test_layers_of_the_targets_own_are_tested_without_a_drafter(tmp_path: Path) 
     report = run(directory, None)
     assert (report.method, report.drafter) == ("mtp", str(directory))
     assert report.trials[0].acceptance_rate_per_pos[0] > 0.2
+    assert [trial.name for trial in report.trials] == ["as given", "norm_target_state True"]
+    assert [trial.options for trial in report.trials[1:]] == [{"norm_target_state": True}]
+    [given] = run(directory, None, norm_target_state=False).trials
+    assert given.spec_decode.num_accepted_tokens == report.trials[0].spec_decode.num_accepted_tokens
 
 
 def test_a_target_is_its_own_perfect_draft_model(

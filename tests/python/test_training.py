@@ -125,6 +125,7 @@ def test_training_on_own_drafts_is_drafting_token_by_token(
     head.guesses(batch)
 
     weights = {name: t.detach().double().numpy() for name, t in head.tensors().items()}
+    weights["model.norm.weight"] = target.final_norm.double().numpy()
     config = {"rope_theta": target.rope_theta, **head.config()}
     oracle = DraftOracle(weights, config, target.embedding.double().numpy())
     for row in range(len(batch.position)):

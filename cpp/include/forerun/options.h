@@ -92,6 +92,9 @@ struct SpeculativeOptions {
   std::optional<std::vector<int>> aux_hidden_state_layer_ids;
   std::optional<bool> norm_before_residual;
   std::optional<bool> norm_output;
+  // mtp: whether the first draft token reads the target's state after its final norm. Absent: as
+  // the target's family does.
+  std::optional<bool> norm_target_state;
   bool record_draft_logits = false;  // keep what models compute, for Engine::TakeDraftRecords
 
   // Chooses each draft's length from measured acceptance and step cost. Off: always the most

@@ -450,6 +450,17 @@ def _resolve_target(facts: _Facts, result: Inspection) -> None:
         "tied embeddings": "lm_head.weight" not in facts.names,
         "layers for multi-token prediction": mtp_layers(facts.names),
     }
+    if mtp_layers(facts.names) is not None:
+        result.options["norm_target_state"] = norms_target_state(facts.config)
+
+
+def norms_target_state(config: Mapping[str, Any]) -> bool:
+    """Whether layers for multi-token prediction read the target's state after its final norm.
+
+    As the engine decides it, by the target's family.
+    """
+    architectures = config.get("architectures")
+    return config.get("model_type") != "mimo" and architectures != ["MiMoForCausalLM"]
 
 
 def _resolve_by_config(facts: _Facts, result: Inspection) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from forerun.errors import CheckpointError
 from forerun.json_files import read_json_object
+from forerun.training.batch import Batch
 from forerun.training.checkpoint import read_checkpoint
 from forerun.training.heads import RmsNorm, linear
 from forerun.training.layer_heads import LayerHead
@@ -65,6 +66,12 @@ class Mtp(LayerHead):
         own = {_PREFIX + name: parameter for name, parameter in self._names().items()}
         for name, tensor in read_checkpoint(self.target.directory, own).items():
             own[name].copy_(tensor)
+
+    def feature(self, batch: Batch) -> Tensor:
+        """MiMo reads the state before the final norm, of which the layer's own norm takes the
+        direction alone: the normed state divided by the norm's weight."""
+        weight = self.target.final_norm
+        return super().feature(batch) / torch.where(weight == 0, 1.0, weight)
 
     def mask_embedding(self, embedding: Tensor) -> Tensor:
         """MiMo reads no token at position 0."""

@@ -41,6 +41,15 @@ std::vector<int> Windows(const ModelSpec& spec) {
   return windows;
 }
 
+TEST(SpecTest, MiMoMayBeCalledQwen2) {
+  const std::string fields =
+      R"("architectures": ["MiMoForCausalLM"], "num_nextn_predict_layers": 1)";
+  EXPECT_EQ(Read(With("qwen2", fields)).family, "mimo");
+  EXPECT_EQ(Read(With("mimo", fields)).family, "mimo");
+  EXPECT_EQ(Read(With("qwen2", R"("architectures": ["Qwen2ForCausalLM"])")).family, "qwen2");
+  ExpectRefused(With("qwen3", fields), "architectures", "MiMoForCausalLM");
+}
+
 TEST(SpecTest, ReadsLlamaWithItsRopeScaling) {
   const ModelSpec spec = Read(R"({
     "architectures": ["LlamaForCausalLM"], "attention_bias": false, "attention_dropout": 0.0,
