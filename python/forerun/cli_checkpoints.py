@@ -23,12 +23,14 @@ def add_checkpoint_commands(commands: Any) -> None:
 
     inspect = commands.add_parser(
         "inspect",
-        help="tell what a checkpoint directory holds",
+        help="tell what a checkpoint directory or .gguf file holds",
         description="Tells from tensors and config what a directory is: a language model, or a "
         "drafter of which method, for which target, and what its config leaves open. Reads no "
         "weights.",
     )
-    inspect.add_argument("path", metavar="PATH", help="a directory with config.json and weights")
+    inspect.add_argument(
+        "path", metavar="PATH", help="a directory with config.json and weights, or a .gguf"
+    )
     inspect.add_argument("--method", metavar="NAME", help="fail unless it can serve as this")
     inspect.add_argument("--target", metavar="DIR", help="fail unless it fits this model")
     inspect.set_defaults(run=_inspect)

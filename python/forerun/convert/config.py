@@ -6,13 +6,14 @@ was skipped could change what the model computes.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from forerun.convert.reader import GgufFile
+from forerun.convert.reader import GgufFile, shown
 from forerun.errors import CheckpointError
 
 ARCHITECTURES = ("llama", "gemma3")
@@ -35,19 +36,45 @@ class _Keys:
         self._prefix = f"{arch}."
         self._used: set[str] = set()
 
-    def get(self, name: str, default: Any = None) -> Any:
+    def _key(self, name: str) -> str:
         self._used.add(name)
-        return self._file.metadata.get(self._prefix + name, default)
+        return self._prefix + name
 
-    def need(self, name: str, kind: type = int, default: Any = None) -> Any:
-        value = self.get(name, default)
-        if not isinstance(value, kind) or not value > 0:  # type: ignore[operator]
+    def integer(self, name: str, default: int | None = None, most: int = 2**31 - 1) -> Any:
+        return self._file.integer(self._key(name), default, least=1, most=most)
+
+    def number(self, name: str, default: float | None = None) -> Any:
+        return self._file.number(self._key(name), default)
+
+    def text(self, name: str, default: str | None = None) -> Any:
+        return self._file.text(self._key(name), default)
+
+    def flags(self, name: str) -> Any:
+        return self._file.items(self._key(name), bool)
+
+    def is_list(self, name: str) -> bool:
+        return isinstance(self._file.metadata.get(self._key(name)), list)
+
+    def need(self, name: str, default: int | None = None) -> int:
+        """A positive integer that must be there."""
+        return int(self._there(name, self.integer(name, default)))
+
+    def positive(self, name: str, default: float | None = None) -> float:
+        """A positive number that must be there."""
+        value = self._there(name, self.number(name, default))
+        if not value > 0:
+            raise self.refusal(name, value, "a positive number")
+        return float(value)
+
+    def _there(self, name: str, value: Any) -> Any:
+        if value is None:
             raise CheckpointError(
-                f"{self._file.path}: {self._prefix}{name}",
-                "nothing" if value is None else value,
-                "a positive number",
+                f"{self._file.path}: {self._prefix}{name}", "nothing", "a positive number"
             )
         return value
+
+    def refusal(self, name: str, value: object, expected: str) -> CheckpointError:
+        return CheckpointError(f"{self._file.path}: {self._prefix}{name}", shown(value), expected)
 
     def refuse_unused(self) -> None:
         for key, value in self._file.metadata.items():
@@ -57,21 +84,21 @@ class _Keys:
             if name in _ONLY_ZERO and value == 0:
                 continue
             raise CheckpointError(
-                f"{self._file.path}: {key}", value, "no such key: this converter cannot honour it"
+                f"{self._file.path}: {key}",
+                shown(value),
+                "no such key: this converter cannot honour it",
             )
 
 
 def architecture(file: GgufFile) -> str:
     """The family of the file; CheckpointError when this converter does not know it."""
-    arch = file.metadata.get("general.architecture")
+    arch = file.text("general.architecture")
     if arch not in ARCHITECTURES:
         raise CheckpointError(
             f"{file.path}: general.architecture", arch, f"one of {', '.join(ARCHITECTURES)}"
         )
-    if file.metadata.get("split.count", 0) > 1:
-        raise CheckpointError(
-            f"{file.path}: split.count", file.metadata["split.count"], "a GGUF in one file"
-        )
+    if (count := file.integer("split.count", 0)) > 1:
+        raise CheckpointError(f"{file.path}: split.count", count, "a GGUF in one file")
     return str(arch)
 
 
@@ -80,23 +107,23 @@ def model_config(file: GgufFile, rope_freqs: npt.NDArray[np.float32] | None) -> 
     arch = architecture(file)
     keys = _Keys(file, arch)
     hidden, num_heads = keys.need("embedding_length"), keys.need("attention.head_count")
-    head_dim = keys.get("attention.key_length", hidden // num_heads)
+    head_dim = keys.integer("attention.key_length", hidden // num_heads)
+    if head_dim < 2 or head_dim % 2:
+        raise keys.refusal("attention.key_length", head_dim, "an even width of a head")
     for name in ("attention.value_length", "rope.dimension_count"):
-        if keys.get(name, head_dim) != head_dim:
-            raise CheckpointError(
-                f"{file.path}: {arch}.{name}", keys.get(name), f"{head_dim}, the width of a head"
-            )
+        if (value := keys.integer(name, head_dim)) != head_dim:
+            raise keys.refusal(name, value, f"{head_dim}, the width of a head")
     if "token_embd.weight" not in file.tensors:
         raise CheckpointError(f"{file.path}: token_embd.weight", "nothing", "a tensor of that name")
     config = {
         "hidden_size": hidden,
         "intermediate_size": keys.need("feed_forward_length"),
-        "num_hidden_layers": keys.need("block_count"),
+        "num_hidden_layers": _num_layers(file, keys),
         "num_attention_heads": num_heads,
         "num_key_value_heads": keys.need("attention.head_count_kv", default=num_heads),
         "head_dim": head_dim,
         "max_position_embeddings": keys.need("context_length"),
-        "rms_norm_eps": keys.need("attention.layer_norm_rms_epsilon", float),
+        "rms_norm_eps": keys.positive("attention.layer_norm_rms_epsilon"),
         "vocab_size": file.tensors["token_embd.weight"].shape[0],
         "tie_word_embeddings": "output.weight" not in file.tensors,
         "torch_dtype": "bfloat16",
@@ -110,10 +137,20 @@ def model_config(file: GgufFile, rope_freqs: npt.NDArray[np.float32] | None) -> 
     return config
 
 
+def _num_layers(file: GgufFile, keys: _Keys) -> int:
+    count, blocks = keys.need("block_count"), set()
+    for name in file.tensors:
+        if match := re.match(r"blk\.(\d+)\.", name):
+            blocks.add(match[1])
+    if count != len(blocks):
+        raise keys.refusal("block_count", count, f"{len(blocks)}, as there are blocks of tensors")
+    return count
+
+
 def _llama(
     file: GgufFile, keys: _Keys, rope_freqs: npt.NDArray[np.float32] | None
 ) -> dict[str, Any]:
-    theta = keys.get("rope.freq_base", 10000.0)
+    theta = keys.positive("rope.freq_base", 10000.0)
     scaling = _rope_scaling(file, keys)
     if rope_freqs is not None:
         scaling = _llama3_scaling(file, theta, rope_freqs)
@@ -130,12 +167,14 @@ def _llama(
 
 def _gemma3(file: GgufFile, keys: _Keys, config: dict[str, Any]) -> dict[str, Any]:
     num_layers, head_dim = config["num_hidden_layers"], config["head_dim"]
-    pattern = keys.get("attention.sliding_window_pattern", _GEMMA3_PATTERN)
-    local = (
-        pattern
-        if isinstance(pattern, list)
-        else [(layer + 1) % pattern != 0 for layer in range(num_layers)]
-    )
+    name = "attention.sliding_window_pattern"
+    if keys.is_list(name):
+        local = keys.flags(name)
+        if len(local) != num_layers:
+            raise keys.refusal(name, f"{len(local)} values", f"{num_layers}, one for each layer")
+    else:
+        pattern = keys.integer(name, _GEMMA3_PATTERN)
+        local = [(layer + 1) % pattern != 0 for layer in range(num_layers)]
     # The 27B model alone scales its scores by the width per head of the hidden state.
     scale = head_dim
     if num_layers == _GEMMA3_27B_LAYERS:
@@ -149,19 +188,19 @@ def _gemma3(file: GgufFile, keys: _Keys, config: dict[str, Any]) -> dict[str, An
         "layer_types": [
             "sliding_attention" if is_local else "full_attention" for is_local in local
         ],
-        "rope_theta": keys.get("rope.freq_base", 1000000.0),
-        "rope_local_base_freq": keys.get("rope.freq_base_swa", 10000.0),
+        "rope_theta": keys.positive("rope.freq_base", 1000000.0),
+        "rope_local_base_freq": keys.positive("rope.freq_base_swa", 10000.0),
         "rope_scaling": _rope_scaling(file, keys),
-        "attn_logit_softcapping": keys.get("attn_logit_softcapping"),
-        "final_logit_softcapping": keys.get("final_logit_softcapping"),
+        "attn_logit_softcapping": keys.number("attn_logit_softcapping"),
+        "final_logit_softcapping": keys.number("final_logit_softcapping"),
         "attention_bias": False,
     }
 
 
 def _rope_scaling(file: GgufFile, keys: _Keys) -> dict[str, Any] | None:
-    kind = keys.get("rope.scaling.type", "linear")
-    factor = keys.get("rope.scaling.factor", keys.get("rope.scale_linear", 1.0))
-    original = keys.get("rope.scaling.original_context_length")
+    kind = keys.text("rope.scaling.type", "linear")
+    factor = keys.number("rope.scaling.factor", keys.number("rope.scale_linear", 1.0))
+    original = keys.integer("rope.scaling.original_context_length")
     if kind == "none" or factor in (0.0, 1.0):
         return None
     if kind == "linear":
@@ -173,8 +212,8 @@ def _rope_scaling(file: GgufFile, keys: _Keys) -> dict[str, Any] | None:
             "original_max_position_embeddings": original,
         }
         for ours, theirs in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
-            if keys.get(f"rope.scaling.{theirs}") is not None:
-                scaling[ours] = keys.get(f"rope.scaling.{theirs}")
+            if (value := keys.number(f"rope.scaling.{theirs}")) is not None:
+                scaling[ours] = value
         return scaling
     raise CheckpointError(
         f"{file.path}: rope.scaling.type",
@@ -189,8 +228,13 @@ def _llama3_scaling(
     """The `llama3` parameters behind the divisors that a GGUF stores instead of them."""
     low, high = 1.0, 4.0
     factor = float(divisors.max())
-    inverse = theta ** (-np.arange(divisors.size, dtype=np.float64) / divisors.size)
-    wavelength = 2 * np.pi / inverse
+    if not (np.isfinite(divisors).all() and divisors.min() > 0):
+        raise CheckpointError(
+            f"{file.path}: rope_freqs.weight", "zero, negative or no numbers", "divisors"
+        )
+    with np.errstate(all="ignore"):  # of a theta that is out of range
+        inverse = theta ** (-np.arange(divisors.size, dtype=np.float64) / divisors.size)
+        wavelength = 2 * np.pi / inverse
     for original in (8192, 4096, 16384, 32768, 131072):
         smooth = np.clip((original / wavelength - low) / (high - low), 0.0, 1.0)
         expected = 1.0 / ((1.0 - smooth) / factor + smooth)
@@ -211,9 +255,9 @@ def _llama3_scaling(
 
 def _token_ids(file: GgufFile) -> dict[str, Any]:
     ids = {
-        "bos_token_id": file.metadata.get("tokenizer.ggml.bos_token_id"),
-        "eos_token_id": file.metadata.get("tokenizer.ggml.eos_token_id"),
-        "pad_token_id": file.metadata.get("tokenizer.ggml.padding_token_id"),
+        "bos_token_id": file.integer("tokenizer.ggml.bos_token_id"),
+        "eos_token_id": file.integer("tokenizer.ggml.eos_token_id"),
+        "pad_token_id": file.integer("tokenizer.ggml.padding_token_id"),
     }
     return {name: token for name, token in ids.items() if token is not None}
 
@@ -225,7 +269,7 @@ def generation_config(file: GgufFile) -> dict[str, Any]:
     if stops:
         config["eos_token_id"] = stops[0] if len(stops) == 1 else stops
     for ours, theirs in (("temperature", "temp"), ("top_k",) * 2, ("top_p",) * 2, ("min_p",) * 2):
-        value = file.metadata.get(f"general.sampling.{theirs}")
+        value = file.number(f"general.sampling.{theirs}")
         if value is not None:
             config[ours] = value
             config["do_sample"] = True
@@ -234,11 +278,11 @@ def generation_config(file: GgufFile) -> dict[str, Any]:
 
 def _end_tokens(file: GgufFile) -> Iterable[int]:
     """The end of a sequence, the end of a turn, and what the chat template ends turns with."""
-    tokens: list[str] = file.metadata.get("tokenizer.ggml.tokens", [])
-    template = file.metadata.get("tokenizer.chat_template", "")
+    tokens: list[str] = file.items("tokenizer.ggml.tokens", str, [])
+    template: str = file.text("tokenizer.chat_template", "")
     found: dict[int, None] = {}
     for name in ("eos_token_id", "eot_token_id", "eom_token_id"):
-        token = file.metadata.get(f"tokenizer.ggml.{name}")
+        token = file.integer(f"tokenizer.ggml.{name}")
         if token is not None:
             found[token] = None
     for text in ("<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<end_of_turn>"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import mmap
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ _SCALARS = {
     12: "<d",
 }
 _FLOAT32, _STRING, _ARRAY = 6, 8, 9
+_MOST_NESTED = 4  # arrays in arrays
+_MOST_DIMENSIONS = 4  # of GGML
+_MOST_ALIGNMENT = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,12 @@ class GgufTensor:
     type_id: int
     type_name: str
     raw: npt.NDArray[np.uint8]  # [rows, row_bytes]
+
+
+def shown(value: Any) -> str:
+    """A value of the file in an error."""
+    text = repr(value[:8] if isinstance(value, str | list) else value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 class _Cursor:
@@ -73,7 +83,7 @@ class _Cursor:
     def string(self) -> str:
         return self.take(self.scalar("<Q")).decode("utf-8", errors="replace")
 
-    def value(self, type_id: int) -> Any:
+    def value(self, type_id: int, depth: int = 0) -> Any:
         if type_id == _STRING:
             return self.string()
         if type_id != _ARRAY:
@@ -81,8 +91,12 @@ class _Cursor:
                 raise CheckpointError(str(self._path), f"value type {type_id}", "a GGUF value type")
             return self.scalar(_SCALARS[type_id])
         element, count = self.scalar("<I"), self.scalar("<Q")
+        if depth == _MOST_NESTED:
+            raise CheckpointError(
+                str(self._path), "arrays in arrays", f"at most {_MOST_NESTED} levels of them"
+            )
         if element not in _SCALARS:
-            return [self.value(element) for _ in range(count)]
+            return [self.value(element, depth + 1) for _ in range(count)]
         dtype = np.dtype(_SCALARS[element])
         return np.frombuffer(self.take(count * dtype.itemsize), dtype=dtype).tolist()
 
@@ -92,6 +106,8 @@ class GgufFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if not self.path.is_file():
+            raise CheckpointError(str(path), "no such file", "a GGUF file")
         try:
             with self.path.open("rb") as file:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -112,6 +128,48 @@ class GgufFile:
             self.metadata[key] = cursor.value(cursor.scalar("<I"))
         self.tensors = self._read_tensors(cursor, data, num_tensors)
 
+    def _get(self, key: str, default: Any, is_valid: Callable[[Any], bool], expected: str) -> Any:
+        value = self.metadata.get(key)
+        if value is None:
+            return default
+        if not is_valid(value):
+            raise CheckpointError(f"{self.path}: {key}", shown(value), expected)
+        return value
+
+    def integer(
+        self, key: str, default: int | None = None, least: int = 0, most: int = 2**31 - 1
+    ) -> Any:
+        """The integer of a key within bounds, or the default; as the other getters."""
+
+        def is_valid(value: Any) -> bool:
+            return type(value) is int and least <= value <= most
+
+        return self._get(key, default, is_valid, f"an integer from {least} to {most}")
+
+    def number(self, key: str, default: float | None = None) -> Any:
+        """A finite number."""
+
+        def is_valid(value: Any) -> bool:
+            return type(value) in (int, float) and math.isfinite(value)
+
+        return self._get(key, default, is_valid, "a finite number")
+
+    def text(self, key: str, default: str | None = None) -> Any:
+        """A string."""
+        return self._get(key, default, lambda value: type(value) is str, "a string")
+
+    def flag(self, key: str, default: bool) -> Any:
+        """True or false."""
+        return self._get(key, default, lambda value: type(value) is bool, "true or false")
+
+    def items(self, key: str, kind: type, default: list[Any] | None = None) -> Any:
+        """A list of values of one type."""
+
+        def is_valid(value: Any) -> bool:
+            return type(value) is list and all(type(item) is kind for item in value)
+
+        return self._get(key, default, is_valid, f"a list of {kind.__name__} values")
+
     def _read_tensors(
         self, cursor: _Cursor, data: mmap.mmap, num_tensors: int
     ) -> dict[str, GgufTensor]:
@@ -119,10 +177,18 @@ class GgufFile:
 
         headers = []
         for _ in range(num_tensors):
-            name = cursor.string()
-            shape = tuple(cursor.scalar("<Q") for _ in range(cursor.scalar("<I")))[::-1]
+            name, num_dimensions = cursor.string(), cursor.scalar("<I")
+            if not 1 <= num_dimensions <= _MOST_DIMENSIONS:
+                raise CheckpointError(
+                    f"{self.path}: {name}",
+                    f"{num_dimensions} dimensions",
+                    f"1 to {_MOST_DIMENSIONS} dimensions",
+                )
+            shape = tuple(cursor.scalar("<Q") for _ in range(num_dimensions))[::-1]
+            if 0 in shape:
+                raise CheckpointError(f"{self.path}: {name}", f"shape {shape}", "sizes above 0")
             headers.append((name, shape, cursor.scalar("<I"), cursor.scalar("<Q")))
-        alignment = self.metadata.get("general.alignment", 32)
+        alignment = self.integer("general.alignment", 32, least=1, most=_MOST_ALIGNMENT)
         start = -(-cursor.position // alignment) * alignment
 
         tensors = {}
@@ -133,7 +199,7 @@ class GgufFile:
                 known = ", ".join(sorted(kind.name for kind in GGMLQuantizationType))
                 raise CheckpointError(f"{name}: type", type_id, f"one of {known}") from None
             block, block_bytes = GGML_QUANT_SIZES[kind]
-            rows, columns = math.prod(shape[:-1]), shape[-1] if shape else 1
+            rows, columns = math.prod(shape[:-1]), shape[-1]
             if columns % block != 0:
                 raise CheckpointError(f"{name}: shape", shape, f"rows in multiples of {block}")
             row_bytes = columns // block * block_bytes

@@ -50,6 +50,7 @@ _SPLITS = {
 }
 # Vocabularies with words that no chain of merges reaches; they match whole.
 _WHOLE_WORDS = {"llama-bpe", "llama3", "llama-v3", "falcon3", "tekken"}
+_LONGEST_TOKEN = 4096  # merges are found by cutting tokens everywhere
 _BOS_UNLESS_TOLD = {"llama-bpe", "llama3", "llama-v3", "falcon3", "tekken"}
 
 
@@ -57,10 +58,16 @@ def write_tokenizer(file: GgufFile, arch: str, directory: Path) -> None:
     """Writes tokenizer.json, tokenizer_config.json and, where present, the chat templates."""
     import json
 
-    tokens: list[str] = file.metadata.get("tokenizer.ggml.tokens", [])
+    tokens: list[str] = file.items("tokenizer.ggml.tokens", str, [])
     if not tokens:
         raise CheckpointError(f"{file.path}: tokenizer.ggml.tokens", "nothing", "a vocabulary")
-    kind = file.metadata.get("tokenizer.ggml.model")
+    if (longest := max(map(len, tokens))) > _LONGEST_TOKEN:
+        raise CheckpointError(
+            f"{file.path}: tokenizer.ggml.tokens",
+            f"a token of {longest} characters",
+            f"at most {_LONGEST_TOKEN}",
+        )
+    kind = file.text("tokenizer.ggml.model")
     if kind == "gpt2":
         tokenizer = _byte_level(file, tokens)
     elif kind == "llama":
@@ -82,7 +89,7 @@ def write_tokenizer(file: GgufFile, arch: str, directory: Path) -> None:
     }
     text = json.dumps(config, indent=2, ensure_ascii=False)
     (directory / "tokenizer_config.json").write_text(text + "\n", encoding="utf-8")
-    template = file.metadata.get("tokenizer.chat_template")
+    template = file.text("tokenizer.chat_template")
     if template:
         (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
 
@@ -90,20 +97,25 @@ def write_tokenizer(file: GgufFile, arch: str, directory: Path) -> None:
 def _byte_level(file: GgufFile, tokens: list[str]) -> Tokenizer:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    name = file.metadata.get("tokenizer.ggml.pre", "default")
+    name = file.text("tokenizer.ggml.pre", "default")
     if name not in _SPLITS:
         raise CheckpointError(
             f"{file.path}: tokenizer.ggml.pre", name, f"one of {', '.join(sorted(_SPLITS))}"
         )
-    merges = file.metadata.get("tokenizer.ggml.merges")
+    merges = file.items("tokenizer.ggml.merges", str)
     if not merges:
         raise CheckpointError(f"{file.path}: tokenizer.ggml.merges", "nothing", "a list of merges")
+    pairs = [tuple(merge.split(" ", 1)) for merge in merges]
+    if any(len(pair) != 2 for pair in pairs):
+        raise CheckpointError(
+            f"{file.path}: tokenizer.ggml.merges", "no space in a merge", "two tokens in each"
+        )
     tokenizer = Tokenizer(
         _model(
             file,
             models.BPE,
             vocab={token: index for index, token in enumerate(tokens)},
-            merges=[tuple(merge.split(" ", 1)) for merge in merges],
+            merges=pairs,
             fuse_unk=False,
             ignore_merges=name in _WHOLE_WORDS,
         )
@@ -133,7 +145,7 @@ def _sentencepiece(file: GgufFile, tokens: list[str], is_gemma: bool) -> Tokeniz
     """SentencePiece as BPE with byte fallback: the best-scored pair merges first."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    scores: list[float] = file.metadata.get("tokenizer.ggml.scores", [])
+    scores: list[float] = file.items("tokenizer.ggml.scores", float, [])
     if is_gemma:
         # Runs of spaces are stored raw, and scores do not follow the order of the merges, which
         # is the order of the vocabulary.
@@ -161,7 +173,7 @@ def _sentencepiece(file: GgufFile, tokens: list[str], is_gemma: bool) -> Tokeniz
         tokenizer.normalizer = normalizers.Replace(" ", "▁")
         tokenizer.pre_tokenizer = pre_tokenizers.Split(" ", behavior="merged_with_previous")
     else:
-        prefix = bool(file.metadata.get("tokenizer.ggml.add_space_prefix", True))
+        prefix = file.flag("tokenizer.ggml.add_space_prefix", True)
         tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(
             replacement="▁", prepend_scheme="first" if prefix else "never", split=False
         )
@@ -198,11 +210,9 @@ def _named_tokens(file: GgufFile, tokens: list[str]) -> dict[str, str]:
     named = {}
     for ours, theirs in keys.items():
         key = f"tokenizer.ggml.{theirs}_token_id"
-        token = file.metadata.get(key)
+        token = file.integer(key, most=len(tokens) - 1)
         if token is None:
             continue
-        if not 0 <= token < len(tokens):
-            raise CheckpointError(f"{file.path}: {key}", token, f"an id below {len(tokens)}")
         named[f"{ours}_token"] = tokens[token]
     return named
 
@@ -213,7 +223,7 @@ def _add_tokens(
     """Control tokens become special, user-defined ones plain: both are matched whole in text."""
     from tokenizers import AddedToken
 
-    types: list[int] = file.metadata.get("tokenizer.ggml.token_type", [])
+    types: list[int] = file.items("tokenizer.ggml.token_type", int, [])
     vocab = tokenizer.get_vocab()
     special, plain = dict.fromkeys(named.values()), []
     for token, token_type in zip(tokens, types, strict=False):
@@ -228,9 +238,9 @@ def _add_tokens(
 
 
 def _adds(file: GgufFile, kind: str) -> tuple[bool, bool]:
-    by_default = kind == "llama" or file.metadata.get("tokenizer.ggml.pre") in _BOS_UNLESS_TOLD
-    bos = file.metadata.get("tokenizer.ggml.add_bos_token", by_default)
-    return bool(bos), bool(file.metadata.get("tokenizer.ggml.add_eos_token", False))
+    by_default = kind == "llama" or file.text("tokenizer.ggml.pre") in _BOS_UNLESS_TOLD
+    bos: bool = file.flag("tokenizer.ggml.add_bos_token", by_default)
+    return bos, file.flag("tokenizer.ggml.add_eos_token", False)
 
 
 def _set_post_processor(

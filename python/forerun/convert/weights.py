@@ -151,8 +151,10 @@ def _dequantize(
     for begin in range(0, len(raw), rows_at_once):
         rows = np.ascontiguousarray(raw[begin : begin + rows_at_once])
         try:
-            yield dequantize(rows, kind).astype(np.float32, copy=False)
+            with np.errstate(all="ignore"):  # damaged scales give infinities
+                values = dequantize(rows, kind).astype(np.float32, copy=False)
         except NotImplementedError:
             raise CheckpointError(
                 f"{tensor.name}: type", tensor.type_name, "a type that the gguf package unpacks"
             ) from None
+        yield values

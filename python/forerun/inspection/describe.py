@@ -72,7 +72,7 @@ def _show(value: Any) -> str:
 
 
 def inspect(path: Path, method: str | None = None) -> Inspection:
-    """Tells what `path`, a checkpoint directory, is.
+    """Tells what `path`, a checkpoint directory or a `.gguf` file, is.
 
     Args:
         method: what the caller takes it for; None to accept whatever it is. A language model may
@@ -82,8 +82,14 @@ def inspect(path: Path, method: str | None = None) -> Inspection:
         CheckpointError: files are missing or damaged, tensors contradict each other, or the
             tensors, the config and `method` do not agree on what this is.
     """
+    if path.suffix == ".gguf" and not path.is_dir():
+        from forerun.inspection.gguf_file import inspect_gguf
+
+        return inspect_gguf(path, method)
     if not path.is_dir():
-        raise CheckpointError("path", str(path), "a directory with config.json and weights")
+        raise CheckpointError(
+            "path", f"{path}: no such directory", "a directory with config.json and weights"
+        )
     config = read_config(path)
     tensors = read_tensors(path)
     names = strip_prefixes(tensors)
