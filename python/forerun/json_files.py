@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -59,17 +60,26 @@ def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
     Raises:
         CheckpointError: it is missing, no file, not readable, or longer than `most` bytes.
     """
+    check_is_file(path)
     try:
-        if path.is_dir():
-            raise CheckpointError(str(path), "a directory", "a file")
         with path.open("rb") as file:
             data = file.read(most + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise CheckpointError(str(path), reason, "a readable file") from error
+    except OSError as error:
+        raise CheckpointError(str(path), str(error.strerror), "a readable file") from error
     if len(data) > most:
         raise CheckpointError(str(path), f"more than {most} bytes", f"at most {most} bytes")
     return data
+
+
+def check_is_file(path: Path) -> None:
+    """Raises a CheckpointError unless the path is a file: pipes and devices may never end."""
+    try:
+        if path.is_file():
+            return
+        reason = "no file" if os.path.lexists(path) else "no such file"
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+    raise CheckpointError(str(path), reason, "a readable file")
 
 
 def read_text(path: Path) -> str:

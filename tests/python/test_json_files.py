@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -63,7 +64,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "directory").mkdir()
     (tmp_path / "list").write_text("[]")
     (tmp_path / "loop").symlink_to("loop")
-    for name in ("directory", "missing", "list", "loop", "nul\0"):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("directory", "missing", "list", "loop", "nul\0", "pipe", "device", "a" * 300):
         with pytest.raises(CheckpointError) as error:
             read_json_object(tmp_path / name)
         assert error.value.field == str(tmp_path / name)

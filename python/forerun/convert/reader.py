@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forerun.errors import CheckpointError
+from forerun.json_files import check_is_file
 
 _SCALARS = {
     0: "<B",
@@ -106,8 +107,7 @@ class GgufFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise CheckpointError(str(path), "no such file", "a GGUF file")
+        check_is_file(self.path)
         try:
             with self.path.open("rb") as file:
                 data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

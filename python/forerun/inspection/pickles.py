@@ -18,6 +18,7 @@ from forerun.inspection.unpickling import (
     PickledTensor,
     unpickle,
 )
+from forerun.json_files import check_is_file
 
 _LOGGER = logging.getLogger("forerun")
 # Of names, shapes and places; the elements are files of their own.
@@ -127,6 +128,7 @@ def _elements(
 
 
 def _with_archive(file: Path, read: Callable[[zipfile.ZipFile], Any]) -> Any:
+    check_is_file(file)
     try:
         with zipfile.ZipFile(file) as archive:
             return read(archive)

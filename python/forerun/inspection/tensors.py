@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from forerun import _core
 from forerun.errors import CheckpointError
 from forerun.inspection.pickles import read_state_dicts
-from forerun.json_files import read_json_object
+from forerun.json_files import check_is_file, read_json_object
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ def read_config(directory: Path) -> dict[str, Any]:
 
 
 def _read_safetensors(file: Path) -> Iterator[tuple[str, TensorInfo]]:
+    check_is_file(file)
     try:
         with safe_open(file, "numpy") as opened:
             for name in opened.keys():  # noqa: SIM118 - not a mapping
