@@ -137,7 +137,9 @@ void CommitToken(const StopVocabulary& vocabulary, TokenId token, Request& reque
   const std::int64_t num_bytes_before = request.num_text_bytes;
   if (!vocabulary.token_bytes.empty()) AddText(vocabulary, token, may_stop, request);
   if (request.finished()) return;
-  if (is_stop_token && may_stop) {
+  // Under a constraint a stop token is sampled before min_tokens only where nothing else is
+  // allowed.
+  if (is_stop_token && (may_stop || request.constraint)) {
     // The token stays in the ids; its bytes are not part of the text unless asked for.
     request.finish_reason = FinishReason::kStop;
     request.stop_token = token;

@@ -1,6 +1,7 @@
 #include "cpp/verify/logits_processors.h"
 
 #include <algorithm>
+#include <bit>
 #include <exception>
 #include <limits>
 #include <string>
@@ -66,6 +67,23 @@ std::span<const std::uint32_t> AllowedBehind(std::span<const TokenId> path,
   return constraint.Allowed();
 }
 
+// Whether every allowed token is one of `tokens`. `allowed` has a bit per token, and may be empty.
+bool AllowsOnly(std::span<const std::uint32_t> allowed, std::span<const TokenId> tokens,
+                int vocab_size) {
+  if (allowed.empty()) return false;
+  int num_allowed = 0;
+  for (int first = 0; first < vocab_size; first += 32) {
+    const int num_bits = std::min(vocab_size - first, 32);
+    num_allowed += std::popcount(allowed[first / 32] & (~std::uint32_t{0} >> (32 - num_bits)));
+  }
+  int num_shared = 0;
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    const bool is_repeated = std::ranges::count(tokens.first(i), tokens[i]) > 0;
+    if (!is_repeated) num_shared += static_cast<int>(allowed[tokens[i] / 32] >> tokens[i] % 32 & 1);
+  }
+  return num_allowed == num_shared;
+}
+
 }  // namespace
 
 LogitsProcessors::LogitsProcessors(const SamplingParams& params,
@@ -115,7 +133,8 @@ std::span<const float> LogitsProcessors::Apply(std::span<const float> logits,
   for (const std::vector<TokenId>& word : params_.bad_words) {
     if (Completes(word, path)) row.data()[word.back()] = kMinusInfinity;
   }
-  if (num_output(path) < params_.min_tokens) {
+  if (num_output(path) < params_.min_tokens &&
+      !AllowsOnly(allowed, end_tokens_, static_cast<int>(logits.size()))) {
     for (TokenId token : end_tokens_) row.data()[token] = kMinusInfinity;
   }
   for (const auto& [token, bias] : params_.logit_bias) {

@@ -6,7 +6,8 @@
 //   structured output   logit = -infinity for every token that the constraint rules out
 //   allowed_token_ids   ... for every token that is not listed
 //   bad_words           ... for the last token of a word whose other tokens end the output
-//   min_tokens          ... for end-of-sequence and stop tokens in an output shorter than that
+//   min_tokens          ... for end-of-sequence and stop tokens in an output shorter than that,
+//                       unless the constraint allows nothing else
 //   logit_bias          logit += bias
 //   logits hook         whatever the caller does; what the constraint rules out stays so
 //   repetition_penalty  logit = logit > 0 ? logit / r : logit * r, of tokens in prompt or output

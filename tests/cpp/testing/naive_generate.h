@@ -130,11 +130,12 @@ inline NaiveResult NaiveGenerate(const NaiveModel& model, std::vector<TokenId> t
         result.finish_reason = FinishReason::kStop;
         break;
       }
-      if (std::ranges::count(ends, token) > 0) {
-        result.finish_reason = FinishReason::kStop;
-        if (params.include_stop_str_in_output) result.text = output.Shown();
-        break;
-      }
+    }
+    // A grammar leaves an end in a short text only where it allows nothing else.
+    if ((may_stop || hooks.grammar) && std::ranges::count(ends, token) > 0) {
+      result.finish_reason = FinishReason::kStop;
+      if (params.include_stop_str_in_output) result.text = output.Shown();
+      break;
     }
     result.text = output.Shown();
     if (static_cast<int>(result.tokens.size()) == params.max_tokens ||

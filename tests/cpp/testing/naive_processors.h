@@ -47,7 +47,16 @@ inline std::vector<float> NaiveProcess(std::vector<float> logits, const Sampling
   const auto repetition = static_cast<float>(params.repetition_penalty);
   const auto frequency = static_cast<float>(params.frequency_penalty);
   const auto presence = static_cast<float>(params.presence_penalty);
-  if (hooks.grammar) RuleOut(*hooks.grammar, output, logits);
+  bool may_go_on = true;  // with a token that is no end
+  if (hooks.grammar) {
+    std::vector<float> kept(logits.size(), 0.0f);
+    RuleOut(*hooks.grammar, output, kept);
+    may_go_on = false;
+    for (TokenId token = 0; token < std::ssize(kept); ++token) {
+      may_go_on |= kept[token] == 0.0f && NumOccurrences(end_tokens, token) == 0;
+    }
+    RuleOut(*hooks.grammar, output, logits);
+  }
   for (TokenId token = 0; token < std::ssize(logits); ++token) {
     float& logit = logits[token];
     if (params.allowed_token_ids && NumOccurrences(*params.allowed_token_ids, token) == 0) {
@@ -57,7 +66,8 @@ inline std::vector<float> NaiveProcess(std::vector<float> logits, const Sampling
       const bool is_next = EndsWith(output, std::span(word).first(word.size() - 1));
       if (word.back() == token && is_next) logit = kRuledOut;
     }
-    if (std::ssize(output) < params.min_tokens && NumOccurrences(end_tokens, token) > 0) {
+    const bool is_short = std::ssize(output) < params.min_tokens;
+    if (is_short && may_go_on && NumOccurrences(end_tokens, token) > 0) {
       logit = kRuledOut;
     }
     if (params.logit_bias.contains(token)) {

@@ -108,6 +108,23 @@ TEST(LogitsProcessorsTest, EndTokensAreOutUntilMinTokensAreThereOrDrafted) {
   EXPECT_EQ(Apply(logits, params, {1}, {1, 1, 1}, {}, ends), logits);
 }
 
+TEST(LogitsProcessorsTest, EndTokensStayWhereAConstraintAllowsNothingElse) {
+  // State 0 allows 0 to 2, state 1 the end tokens alone, state 2 an end token and another.
+  testing::ToyConstraint constraint({{{0, 1, 2}, {1, -1, 1}, {2, 2, -1}}});
+  const Tokens text = {9}, ends = {0, 2, 0};
+  ConstraintCursor cursor(constraint, text, 10, 3);
+  SamplingParams params;
+  params.min_tokens = 8;
+  Logits copy;
+  LogitsProcessors processors(params, ends, text, 10, {&cursor, nullptr});
+  processors.Apply(Logits{5, 1, 4}, Tokens{}, copy);
+  EXPECT_EQ(copy, (Logits{kOut, 1, kOut}));
+  processors.Apply(Logits{5, 1, 4}, Tokens{1}, copy);
+  EXPECT_EQ(copy, (Logits{5, kOut, 4}));
+  processors.Apply(Logits{5, 1, 4}, Tokens{2}, copy);
+  EXPECT_EQ(copy, (Logits{kOut, 1, kOut}));
+}
+
 TEST(LogitsProcessorsTest, BiasIsAdded) {
   SamplingParams params;
   params.logit_bias = {{0, -100.0}, {2, 1.5}};
