@@ -14,10 +14,27 @@ namespace {
 
 namespace py = pybind11;
 
-// "ValueError: the message"
+// "ValueError: the message", as UTF-8: the message is the caller's, may hold lone surrogates, and
+// its __str__ may raise.
 std::string Describe(const py::error_already_set& error) {
-  const auto name = py::cast<std::string>(error.type().attr("__name__"));
-  return name + ": " + py::cast<std::string>(py::str(error.value()));
+  const std::string name = Py_TYPE(error.value().ptr())->tp_name;
+  const auto text = py::reinterpret_steal<py::object>(PyObject_Str(error.value().ptr()));
+  if (!text) {
+    PyErr_Clear();
+    return name + " (its __str__ raises)";
+  }
+  const auto bytes = py::reinterpret_steal<py::bytes>(
+      PyUnicode_AsEncodedString(text.ptr(), "utf-8", "backslashreplace"));
+  if (!bytes) {
+    PyErr_Clear();
+    return name;
+  }
+  return name + ": " + std::string(bytes);
+}
+
+// Whether to end the program, not the request.
+bool IsInterrupt(const py::error_already_set& error) {
+  return error.matches(PyExc_KeyboardInterrupt) || error.matches(PyExc_SystemExit);
 }
 
 template <typename Call>
@@ -26,7 +43,7 @@ void CallPython(const Call& call) {
   try {
     call();
   } catch (py::error_already_set& error) {
-    if (!error.matches(PyExc_Exception)) throw HookInterrupt{error};
+    if (IsInterrupt(error)) throw HookInterrupt{error};
     throw std::runtime_error(Describe(error));
   }
 }

@@ -8,7 +8,7 @@
 
 namespace forerun {
 
-// An exception that is none of the hook's own, such as KeyboardInterrupt: it must leave Step. Not
+// KeyboardInterrupt or SystemExit: it must leave Step. Other exceptions fail the request. Not
 // derived from std::exception, so that nobody takes it for a failure of the request.
 struct HookInterrupt {
   pybind11::error_already_set error;
