@@ -5,17 +5,22 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from forerun.checks import check_bool, check_str, checked_keywords
+from forerun.checks import check_bool, check_list, check_str, checked_keywords
 from forerun.errors import InvalidArgumentError
+from forerun.json_files import parse_json
+from forerun.json_schemas import check_depth, closed, without_dead_ends
+from forerun.user_grammars import to_lark
 
 _KINDS = ("json", "regex", "choice", "grammar", "json_object")
 _MAX_CACHED_GRAMMARS = 256
+_MAX_SHOWN = 500  # characters of a grammar in errors
+# Room for indented JSON, and an end to a text that is nothing but whitespace.
+_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 
 
 @checked_keywords
@@ -27,12 +32,14 @@ class StructuredOutputsParams:
         json: valid JSON that follows this JSON schema, given as a dict or as text.
         regex: a match of this regular expression, from its beginning to its end.
         choice: one of these strings.
-        grammar: a text of this grammar, in Lark's or GBNF's notation.
+        grammar: a text of this grammar, in Lark's or GBNF's notation (vLLM's EBNF).
         json_object: True for any JSON object.
         disable_any_whitespace: JSON without whitespace between its parts.
         disable_additional_properties: objects of a schema have the properties it names and no
             others, unless it speaks about others itself.
-        whitespace_pattern: JSON with this regular expression's whitespace between its parts.
+        whitespace_pattern: JSON with this regular expression's whitespace between its parts; None
+            is up to 40 spaces, tabs and line ends.
+        structural_tag: not supported, None.
     """
 
     json: str | Mapping[str, Any] | None = None
@@ -43,9 +50,14 @@ class StructuredOutputsParams:
     disable_any_whitespace: bool = False
     disable_additional_properties: bool = False
     whitespace_pattern: str | None = None
+    structural_tag: str | None = None
 
     def __post_init__(self) -> None:
         """Checks every field."""
+        if self.structural_tag is not None:
+            raise InvalidArgumentError(
+                "structural_tag", self.structural_tag, "None: use grammar for texts with tags"
+            )
         given = [kind for kind in _KINDS if getattr(self, kind) is not None]
         if len(given) != 1:
             raise InvalidArgumentError(
@@ -62,7 +74,7 @@ class StructuredOutputsParams:
         self._check_choice()
         self._refuse_json_options()
         if self.json is not None or self.json_object:
-            self._schema_text()
+            self._schema()
 
     @property
     def kind(self) -> str:
@@ -72,7 +84,8 @@ class StructuredOutputsParams:
     def _check_choice(self) -> None:
         if self.choice is None:
             return
-        if isinstance(self.choice, str) or not isinstance(self.choice, Sequence) or not self.choice:
+        self.choice = check_list("choice", self.choice, "a list of at least one string")
+        if not self.choice:
             raise InvalidArgumentError("choice", self.choice, "a list of at least one string")
         for text in self.choice:
             if not check_str("choice", text):
@@ -93,57 +106,50 @@ class StructuredOutputsParams:
                 "whitespace_pattern", self.whitespace_pattern, f"no such option with {self.kind}"
             )
 
-    def _schema_text(self) -> str:
-        schema: Any = {"type": "object"} if self.json is None else self.json
-        if isinstance(schema, str):
+    def _schema(self) -> Any:
+        """The schema as JSON has it, and within the limit of depth."""
+        if self.json is None:
+            return {"type": "object"}
+        text = self.json
+        if not isinstance(text, str):
+            if not isinstance(text, Mapping | bool):
+                raise InvalidArgumentError("json", text, "a JSON schema: a dict, or its text")
             try:
-                schema = json.loads(schema)
-            except ValueError as error:
-                raise InvalidArgumentError("json", self.json, f"a JSON schema: {error}") from None
-        if not isinstance(schema, Mapping | bool):
+                text = json.dumps(text, allow_nan=False)
+            except Exception as error:  # a mapping's methods may raise anything
+                reason = f"{type(error).__name__}: {error}"
+                expected = f"a JSON schema that JSON can write ({reason})"
+                raise InvalidArgumentError("json", "a dict that is no JSON", expected) from error
+        schema = parse_json(text, "json", "a JSON schema", InvalidArgumentError)
+        if not isinstance(schema, dict | bool):
             raise InvalidArgumentError("json", self.json, "a JSON schema: a dict, or its text")
-        if self.disable_additional_properties:
-            schema = _closed(schema)
-        try:
-            return json.dumps(schema)
-        except (TypeError, ValueError) as error:
-            raise InvalidArgumentError("json", self.json, f"a JSON schema: {error}") from None
+        check_depth(schema)
+        return closed(schema) if self.disable_additional_properties else schema
 
     def _whitespace(self) -> dict[str, Any]:
         if self.disable_any_whitespace:
             return {"whitespace_flexible": False}
-        if self.whitespace_pattern is not None:
-            return {"whitespace_pattern": self.whitespace_pattern}
-        return {}
+        return {"whitespace_pattern": self.whitespace_pattern or _WHITESPACE}
 
     def _grammar_text(self) -> str:
         """The grammar in llguidance's own notation, which also tells equal ones from others."""
-        llguidance = _llguidance()
+        matcher = _llguidance().LLMatcher
         if self.kind in ("json", "json_object"):
-            text: str = llguidance.LLMatcher.grammar_from_json_schema(
-                self._schema_text(), defaults=self._whitespace()
-            )
-            return text
-        if self.choice is not None:
-            alternatives = " | ".join(json.dumps(text) for text in self.choice)
-            return str(llguidance.LLMatcher.grammar_from_lark(f"start: {alternatives}"))
-        return str(llguidance.grammar_from(self.kind, getattr(self, self.kind)))
+            from forerun.grammar_probes import accepts, expression_error
 
-
-def _closed(schema: Any) -> Any:
-    """The schema with objects that have no properties but those it names."""
-    if isinstance(schema, Sequence) and not isinstance(schema, str):
-        return [_closed(part) for part in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    closed = {
-        key: value if key in ("enum", "const") else _closed(value) for key, value in schema.items()
-    }
-    is_object = schema.get("type") == "object" or isinstance(schema.get("properties"), Mapping)
-    speaks = {"additionalProperties", "unevaluatedProperties", "patternProperties"} & set(schema)
-    if is_object and not speaks:
-        closed["additionalProperties"] = False
-    return closed
+            if self.whitespace_pattern and (why := expression_error(self.whitespace_pattern)):
+                raise InvalidArgumentError("whitespace_pattern", self.whitespace_pattern, why)
+            schema = without_dead_ends(self._schema(), accepts)
+            text = matcher.grammar_from_json_schema(json.dumps(schema), defaults=self._whitespace())
+        elif self.choice is not None:
+            # One terminal: alternatives of a rule are items of the parser, and those are limited.
+            choices = " | ".join(json.dumps(text) for text in dict.fromkeys(self.choice))
+            text = matcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {choices}")
+        elif self.grammar is not None:
+            text = matcher.grammar_from_lark(to_lark(self.grammar))
+        else:
+            text = matcher.grammar_from_regex(self.regex)
+        return str(text)
 
 
 class Vocabulary:
@@ -227,33 +233,61 @@ class GrammarCompiler:
 
     def compile(self, params: StructuredOutputsParams) -> Callable[[], GrammarState]:
         """What makes a state for each completion. Raises InvalidArgumentError with the reason."""
-        field = f"structured_outputs.{params.kind}"
+        where = f"structured_outputs.{params.kind}"
         value = getattr(params, params.kind)
+        shown = value if isinstance(value, str) else repr(value)
+        shown = shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + "..."
         try:
             text = params._grammar_text()
+        except InvalidArgumentError as error:
+            field = f"structured_outputs.{error.field}"
+            raise InvalidArgumentError(field, error.value, error.expected) from None
         except ValueError as error:
-            raise InvalidArgumentError(field, value, f"what llguidance can read: {error}") from None
+            raise InvalidArgumentError(where, shown, f"what llguidance can read: {error}") from None
         matcher = self._matchers.pop(text, None)
         if matcher is None:
-            matcher = _llguidance().LLMatcher(self._tokenizer, text, log_level=0)
-            if matcher.is_error():
-                reason = _reason(matcher)
-                raise InvalidArgumentError(field, value, f"what llguidance can compile: {reason}")
+            try:
+                matcher = self._compile(text)
+            except ValueError as error:
+                raise InvalidArgumentError(where, shown, str(error)) from None
         self._matchers[text] = matcher
         if len(self._matchers) > _MAX_CACHED_GRAMMARS:
             self._matchers.popitem(last=False)
         eos = self._vocabulary.eos_token_ids
-        return lambda: GrammarState(matcher.deep_copy(), eos, self._only_eos)
+        return lambda: GrammarState(matcher.deep_copy(), eos, self._only_eos, f"{where} {shown}")
+
+    def _compile(self, text: str) -> Any:
+        from forerun.grammar_probes import dead_end, limits, reason
+
+        matcher = _llguidance().LLMatcher(self._tokenizer, text, log_level=0, limits=limits())
+        if matcher.is_error():
+            raise ValueError(f"what llguidance can compile: {reason(matcher)}")
+        if why := dead_end(text):
+            raise ValueError(f"what some text satisfies: {why}")
+        first = matcher.deep_copy()
+        first.compute_bitmask()
+        if first.is_error():
+            raise ValueError(f"what some text of the model's tokens satisfies: {reason(first)}")
+        return matcher
 
 
 class GrammarState:
     """Where one completion stands in its grammar: the engine's constraint.
 
+    Args:
+        matcher: llguidance's, at the beginning.
+        eos_token_ids: the ends of a text.
+        only_eos: the mask that allows those alone.
+        name: what was asked for, for errors.
+
     Behind an end-of-sequence token only others may follow, for requests that ignore them.
     """
 
-    def __init__(self, matcher: Any, eos_token_ids: Sequence[int], only_eos: bytes) -> None:
+    def __init__(
+        self, matcher: Any, eos_token_ids: Sequence[int], only_eos: bytes, name: str
+    ) -> None:
         self._matcher = matcher
+        self._name = name
         self._eos = eos_token_ids
         self._only_eos = only_eos
         self._num_ends = 0
@@ -301,13 +335,9 @@ class GrammarState:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise RuntimeError(_reason(self._matcher))
+            from forerun.grammar_probes import reason
 
-
-def _reason(matcher: Any) -> str:
-    """The library's message, without the state that it shows behind it."""
-    text: str = matcher.get_error()
-    return re.split("<state>|<backtrace>", text, maxsplit=1)[0].strip()
+            raise RuntimeError(f"no token can follow under {self._name}: {reason(self._matcher)}")
 
 
 def _llguidance() -> Any:

@@ -161,7 +161,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"choice": "abc"}, "choice: got abc;"),
     ({"choice": ["a", ""]}, "choice: got ;"),
     ({"choice": ["a", 1]}, "choice: got 1"),
-    ({"json": "{"}, "json: got {; expected a JSON schema"),
+    ({"json": "{"}, "json: got text that cannot be parsed; expected a JSON schema"),
     ({"json": "[]"}, "json: got []; expected a JSON schema"),
     ({"json": {"const": {1, 2}}}, "expected a JSON schema"),
     ({"json": 3}, "json: got 3"),
@@ -222,7 +222,7 @@ def test_objects_are_closed_where_asked() -> None:
     inner = {"properties": {"x": {"type": "object", "additionalProperties": True}}}
     schema = {"type": "object", "properties": {"a": inner, "b": {"enum": [{"type": "object"}]}}}
     params = StructuredOutputsParams(json=schema, disable_additional_properties=True)
-    closed = json.loads(params._schema_text())
+    closed = params._schema()
     assert closed["additionalProperties"] is False
     assert closed["properties"]["a"]["additionalProperties"] is False
     assert closed["properties"]["a"]["properties"]["x"]["additionalProperties"] is True
@@ -311,7 +311,9 @@ def test_forced_tokens_cost_hardly_any_pass(llms: dict[str, LLM]) -> None:
 
 
 def test_nothing_left_fails_its_request_alone(llms: dict[str, LLM]) -> None:
-    never = SamplingParams(structured_outputs={"choice": ["abc"]}, min_tokens=50, max_tokens=60)
+    a, b, c = llms["none"].get_tokenizer().encode("abc", add_special_tokens=False)
+    structure = StructuredOutputsParams(choice=["abcd"])
+    never = SamplingParams(structured_outputs=structure, allowed_token_ids=[a, b, c])
     fine = SamplingParams(temperature=0, max_tokens=8)
     [alone] = llms["none"].generate("hello", fine, use_tqdm=False)
     for llm in llms.values():
