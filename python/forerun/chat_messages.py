@@ -13,7 +13,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from forerun.checks import check_int, check_number, check_str
+from forerun.checks import check_dict, check_int, check_list, check_number, check_str
 from forerun.errors import InvalidArgumentError
 from forerun.json_files import parse_json
 
@@ -46,17 +46,21 @@ def plain(field: str, value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
         return check_str(field, value)
     if callable(getattr(value, "model_dump", None)):
-        value = value.model_dump()
+        try:
+            value = value.model_dump()
+        except Exception as error:
+            raise InvalidArgumentError(field, value, f"data ({type(error).__name__})") from error
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [entry.name for entry in dataclasses.fields(value)]
         value = {name: getattr(value, name) for name in names}
     if isinstance(value, Mapping):
         return {
             _key(field, key): plain(f"{field}[{key!r}]", each, depth + 1)
-            for key, each in value.items()
+            for key, each in check_dict(field, value).items()
         }
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
-        return [plain(f"{field}[{index}]", each, depth + 1) for index, each in enumerate(value)]
+        items = check_list(field, value, "a list")
+        return [plain(f"{field}[{index}]", each, depth + 1) for index, each in enumerate(items)]
     if hasattr(value, "__index__") and not getattr(value, "ndim", 0):
         return check_int(field, value, least=-(2**127), most=2**127)
     if hasattr(value, "__float__") and not getattr(value, "ndim", 0):
@@ -78,7 +82,7 @@ def read_messages(messages: Any) -> list[dict[str, Any]]:
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
         raise InvalidArgumentError("messages", messages, expected)
     read = []
-    for index, message in enumerate(messages):
+    for index, message in enumerate(check_list("messages", messages, expected)):
         field = f"messages[{index}]"
         fields = plain(field, message)
         if not isinstance(fields, dict) or not isinstance(fields.get("role"), str):

@@ -79,7 +79,7 @@ def _check_model(field: str, value: Any) -> str:
 
 
 def _check_rejection(field: str, value: Any) -> str:
-    if value == "synthetic":
+    if check_str(field, value) == "synthetic":
         raise InvalidArgumentError(
             field, value, "'standard' or 'block': acceptance is measured, never simulated"
         )

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from forerun.checks import check_bool, check_list, check_str, checked_keywords
-from forerun.errors import InvalidArgumentError
+from forerun.errors import InvalidArgumentError, shown
 from forerun.json_files import parse_json
 from forerun.json_schemas import check_depth, closed, without_dead_ends
 from forerun.user_grammars import to_lark
 
 _KINDS = ("json", "regex", "choice", "grammar", "json_object")
 _MAX_CACHED_GRAMMARS = 256
-_MAX_SHOWN = 500  # characters of a grammar in errors
 # Room for indented JSON, and an end to a text that is nothing but whitespace.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 
@@ -39,7 +38,6 @@ class StructuredOutputsParams:
             others, unless it speaks about others itself.
         whitespace_pattern: JSON with this regular expression's whitespace between its parts; None
             is up to 40 spaces, tabs and line ends.
-        structural_tag: not supported, None.
     """
 
     json: str | Mapping[str, Any] | None = None
@@ -50,14 +48,9 @@ class StructuredOutputsParams:
     disable_any_whitespace: bool = False
     disable_additional_properties: bool = False
     whitespace_pattern: str | None = None
-    structural_tag: str | None = None
 
     def __post_init__(self) -> None:
         """Checks every field."""
-        if self.structural_tag is not None:
-            raise InvalidArgumentError(
-                "structural_tag", self.structural_tag, "None: use grammar for texts with tags"
-            )
         given = [kind for kind in _KINDS if getattr(self, kind) is not None]
         if len(given) != 1:
             raise InvalidArgumentError(
@@ -235,26 +228,26 @@ class GrammarCompiler:
         """What makes a state for each completion. Raises InvalidArgumentError with the reason."""
         where = f"structured_outputs.{params.kind}"
         value = getattr(params, params.kind)
-        shown = value if isinstance(value, str) else repr(value)
-        shown = shown if len(shown) <= _MAX_SHOWN else shown[:_MAX_SHOWN] + "..."
         try:
             text = params._grammar_text()
         except InvalidArgumentError as error:
             field = f"structured_outputs.{error.field}"
             raise InvalidArgumentError(field, error.value, error.expected) from None
         except ValueError as error:
-            raise InvalidArgumentError(where, shown, f"what llguidance can read: {error}") from None
+            raise InvalidArgumentError(where, value, f"what llguidance can read: {error}") from None
         matcher = self._matchers.pop(text, None)
         if matcher is None:
             try:
                 matcher = self._compile(text)
             except ValueError as error:
-                raise InvalidArgumentError(where, shown, str(error)) from None
+                raise InvalidArgumentError(where, value, str(error)) from None
         self._matchers[text] = matcher
         if len(self._matchers) > _MAX_CACHED_GRAMMARS:
             self._matchers.popitem(last=False)
         eos = self._vocabulary.eos_token_ids
-        return lambda: GrammarState(matcher.deep_copy(), eos, self._only_eos, f"{where} {shown}")
+        return lambda: GrammarState(
+            matcher.deep_copy(), eos, self._only_eos, f"{where} {shown(value)}"
+        )
 
     def _compile(self, text: str) -> Any:
         from forerun.grammar_probes import dead_end, limits, reason

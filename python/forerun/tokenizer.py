@@ -142,7 +142,8 @@ class Tokenizer:
         """The token of an id, or the tokens of a list; None where an id has none."""
         if hasattr(ids, "__index__"):
             return self.backend.id_to_token(check_int("ids", ids, least=0))
-        skipped = set(self.all_special_ids) if skip_special_tokens else set()
+        is_skipping = check_bool("skip_special_tokens", skip_special_tokens)
+        skipped = set(self.all_special_ids) if is_skipping else set()
         numbers = [check_int("ids", index, least=0) for index in check_list("ids", ids, "ids")]
         return [self.backend.id_to_token(index) for index in numbers if index not in skipped]
 
@@ -155,7 +156,8 @@ class Tokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text, with the special tokens around it that tokenizer.json asks for."""
-        check_str("text", text)
+        text = check_str("text", text)
+        check_bool("add_special_tokens", add_special_tokens)
         ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
 
@@ -184,7 +186,7 @@ class Tokenizer:
         if return_tensors is not None:
             raise InvalidArgumentError("return_tensors", return_tensors, _NO_TENSORS)
         for name, value in others.items():
-            if value not in (None, False, 0):
+            if value is not None and value is not False:
                 raise InvalidArgumentError(name, value, "None or False: not supported here")
         check_bool("padding", padding)
         check_bool("truncation", truncation)
@@ -205,7 +207,7 @@ class Tokenizer:
             masks = [mask + [0] * (longest - len(mask)) for mask in masks]
             rows = [row + [self.pad_token_id] * (longest - len(row)) for row in rows]
         encoding = BatchEncoding(input_ids=rows[0] if single else rows)
-        if return_attention_mask:
+        if check_bool("return_attention_mask", return_attention_mask):
             encoding["attention_mask"] = masks[0] if single else masks
         return encoding
 
@@ -214,18 +216,21 @@ class Tokenizer:
         ids = [token_ids] if hasattr(token_ids, "__index__") else token_ids
         numbers = [check_int("token_ids", i, least=0) for i in check_list("token_ids", ids, "ids")]
         tables = self.token_bytes
+        check_bool("skip_special_tokens", skip_special_tokens)
         return detokenizer.decode(tables.plain if skip_special_tokens else tables.whole, numbers)
 
     def batch_decode(
         self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = False
     ) -> list[str]:
         """The texts of several sequences."""
-        return [self.decode(sequence, skip_special_tokens) for sequence in sequences]
+        rows = check_list("sequences", sequences, "a list of lists of ids")
+        return [self.decode(sequence, skip_special_tokens) for sequence in rows]
 
     def encode_bad_words(self, words: Sequence[str]) -> list[list[int]]:
         """The token sequences that write the words, with and without a space before them."""
         sequences: list[list[int]] = []
-        for word in dict.fromkeys(words):
+        given = check_list("bad_words", words, "a list of strings")
+        for word in dict.fromkeys(check_str("bad_words", word) for word in given):
             bare = self.encode(word.lstrip(), add_special_tokens=False)
             spaced = self.encode(" " + word.lstrip(), add_special_tokens=False)
             if not bare:
@@ -257,7 +262,8 @@ class Tokenizer:
                 return named["default"]
             expected = f"one of {listed}" if named else "a template: this model comes without one"
             raise InvalidArgumentError("chat_template", None, expected)
-        if check_str("chat_template", chat_template) in named:
+        chat_template = check_str("chat_template", chat_template)
+        if chat_template in named:
             return named[chat_template]
         if not any(mark in chat_template for mark in ("{{", "{%", "{#")):
             names = f", or the name of one: {listed}" if named else ""
@@ -290,7 +296,11 @@ class Tokenizer:
             variables: more variables for the template; `padding`, `truncation`, `max_length` and
                 `return_tensors` are options of the tokenizer's call.
         """
-        options = dict(tokenizer_kwargs or {})
+        wanted = {} if tokenizer_kwargs is None else tokenizer_kwargs
+        options = {
+            check_str("tokenizer_kwargs", name): value
+            for name, value in check_dict("tokenizer_kwargs", wanted).items()
+        }
         for name in ("padding", "truncation", "max_length", "return_tensors"):
             if name in variables:
                 options[name] = variables.pop(name)
