@@ -135,6 +135,8 @@ def test_a_window_that_texts_outgrow_is_refused(tmp_path: Path) -> None:
     ("line", "problem"),
     [
         ("{", "expected a JSON object"),
+        ("[" * 200_000, "levels deep"),
+        ('{"prompt": "\\ud83d"}', "expected a JSON object"),
         ('{"question": "x"}', "'prompt'"),
         ('{"prompt": [1, "x"]}', "'prompt'"),
         ('{"turns": []}', "'prompt'"),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.json_files import parse_json
 
 if TYPE_CHECKING:
     from forerun.tokenizer import Tokenizer
@@ -73,10 +73,7 @@ class Corpus:
         return len(self._examples)
 
     def _add(self, line: bytes, where: str) -> None:
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise CheckpointError(where, str(error), "a JSON object") from error
+        entry = parse_json(line, where, "a JSON object")
         prompt, answer = self._ids_of(entry, where)
         tokens = (prompt + answer)[: self._options.max_length]
         if tokens and not 0 <= min(tokens) <= max(tokens) < self._vocab_size:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.json_files import parse_json
 
 if TYPE_CHECKING:
     from forerun.tokenizer import Tokenizer
@@ -29,10 +29,7 @@ def read_prompts(
         if not line.strip():
             continue
         where = f"{file.name}:{number}"
-        try:
-            entry = json.loads(line)
-        except ValueError as error:  # and bytes that are no text
-            raise CheckpointError(where, str(error), "a JSON object") from error
+        entry = parse_json(line, where, "a JSON object")
         ids = _ids_of(entry, tokenizer, where)
         if vocab_size is not None and ids and not 0 <= min(ids) <= max(ids) < vocab_size:
             raise CheckpointError(where, str(line[:80]), f"token ids below {vocab_size}")
