@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import os
 import pty
 import select
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,9 +137,11 @@ def test_an_interrupt_before_the_answer_takes_the_question_back(
     assert "[stopped before the answer began]" in capsys.readouterr().err
 
 
-# Slow enough to be interrupted, and says what the model was asked to continue.
+# In a terminal of its own, slow enough to be interrupted, and says what the model was asked to
+# continue.
 SLOW = """
-import sys, time
+import fcntl, sys, termios, time
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 from forerun import LLM, cli, cli_chat
 render, show = LLM.render_chat, cli_chat.show
 def watched(self, messages, **options):
@@ -172,7 +172,6 @@ class Terminal:
             stderr=slave,
             env=environment,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
         )
         os.close(slave)
         self.shown = ""
