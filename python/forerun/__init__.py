@@ -7,7 +7,14 @@ from forerun.errors import (
     InvalidArgumentError,
 )
 from forerun.llm import LLM
-from forerun.metrics import Counter, Gauge, Vector
+from forerun.metrics import (
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    RequestSpecDecodeMetrics,
+    Vector,
+)
 from forerun.outputs import (
     CompletionDelta,
     CompletionOutput,
@@ -29,11 +36,14 @@ __all__ = [
     "Counter",
     "ForerunError",
     "Gauge",
+    "Histogram",
     "InternalError",
     "InvalidArgumentError",
     "Logprob",
+    "Metric",
     "RequestOutput",
     "RequestOutputKind",
+    "RequestSpecDecodeMetrics",
     "SamplingParams",
     "SelftestReport",
     "SpeculativeConfig",

@@ -116,6 +116,10 @@ def engine_options(
         if name == "gpu_memory_utilization":
             with problems:
                 _check_gpu_memory_utilization(value)
+        if name == "per_request_spec_decode_metrics":
+            with problems:
+                choices = ("none", "summary", "detailed")
+                core.record_draft_steps = check_choice(name, value, choices) == "detailed"
         if name not in _ENGINE_OPTIONS or (value is None and name in _MAY_BE_NONE):
             continue
         with problems:

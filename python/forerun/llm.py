@@ -73,6 +73,8 @@ class LLM:
         self.directory = resolve_model(model, revision=revision)
         core_options.model = str(self.directory)
         self._labels = {"model_name": str(model), "engine": "0"}
+        level = options.get("per_request_spec_decode_metrics", "none")
+        self._reports_drafts = level != "none" and self.speculative_config is not None
         self._tokenizer: Tokenizer | None = None
         if not skip_tokenizer_init:
             self._tokenizer = _load_tokenizer(self.directory if tokenizer is None else tokenizer)
@@ -295,6 +297,7 @@ class LLM:
                     self._token_bytes,
                     bad_words,
                     self._grammars.compile(structure) if structure else None,
+                    reports_drafts=self._reports_drafts,
                 )
             )
         return requests

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypedDict
 
-from forerun.metrics import RequestMetrics
+from forerun.metrics import RequestMetrics, RequestSpecDecodeMetrics
 
 
 class TextPrompt(TypedDict):
@@ -51,6 +51,8 @@ class CompletionOutput:
         logprobs: for each generated token, where they were asked for.
         finish_reason: "stop", "length", "abort" or "error"; None while it runs.
         stop_reason: the stop string or the id out of stop_token_ids that ended the text.
+        spec_decode_metrics: its drafts, where the LLM drafts and per_request_spec_decode_metrics
+            is "summary" or "detailed".
     """
 
     index: int
@@ -60,6 +62,7 @@ class CompletionOutput:
     logprobs: SampleLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
+    spec_decode_metrics: RequestSpecDecodeMetrics | None = None
 
     def finished(self) -> bool:
         """Whether the text is complete."""

@@ -11,7 +11,12 @@ from forerun import _core
 from forerun.detokenizer import Detokenizer, TokenBytes, decode
 from forerun.errors import InvalidArgumentError
 from forerun.logits_processors import chain_processors
-from forerun.metrics import RequestMetrics, request_metrics, total_request_metrics
+from forerun.metrics import (
+    RequestMetrics,
+    request_metrics,
+    request_spec_decode_metrics,
+    total_request_metrics,
+)
 from forerun.outputs import (
     CompletionDelta,
     CompletionOutput,
@@ -50,6 +55,7 @@ class Request:
     token_bytes: TokenBytes
     bad_words: list[list[int]] = field(default_factory=list)
     start_grammar: Callable[[], GrammarState] | None = None
+    reports_drafts: bool = False
     output: RequestOutput | None = None
 
     def __post_init__(self) -> None:
@@ -113,6 +119,11 @@ class Request:
             logprobs=completion.logprobs if scored else None,
             finish_reason=update.finish_reason.name.lower(),
             stop_reason=self._stop_reason(update),
+            spec_decode_metrics=(
+                request_spec_decode_metrics(update.metrics)
+                if self.reports_drafts and update.metrics
+                else None
+            ),
         )
 
     def _output(self) -> RequestOutput:

@@ -78,7 +78,7 @@ def test_outputs_are_in_the_order_of_the_prompts_with_parameters_one_each(llm: L
 @pytest.mark.parametrize(
     "config",
     [
-        {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 1},
+        {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 1, "adaptive": False},
         SpeculativeConfig(method="suffix", adaptive=False),
     ],
 )

@@ -20,7 +20,12 @@ PROMPTS = [
     "newer newer newest 12 12 12",
 ]
 GREEDY = SamplingParams(temperature=0, max_tokens=24)
-NGRAM = {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_min": 1}
+NGRAM = {
+    "method": "ngram",
+    "num_speculative_tokens": 4,
+    "prompt_lookup_min": 1,
+    "adaptive": False,  # drafts whatever the machine's speed is
+}
 LATENCY = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920]
 TOKEN = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40]
 OF_REQUESTS = [
@@ -53,24 +58,24 @@ def labelled(llm: LLM, name: str, label: str) -> dict[str, int]:
     return {
         m.labels[label]: m.value
         for m in llm.get_metrics()
-        if isinstance(m, forerun.metrics.Counter) and m.name == name
+        if isinstance(m, forerun.Counter) and m.name == name
     }
 
 
 def test_every_metric_has_the_class_and_labels_of_vllm(llm: LLM, tiny_dir: Path) -> None:
     classes: dict[type, set[str]] = {}
     for metric in llm.get_metrics():
-        assert isinstance(metric, forerun.metrics.Metric)
+        assert isinstance(metric, forerun.Metric)
         assert metric.labels["model_name"] == str(tiny_dir)
         assert metric.labels["engine"] == "0"
         if metric.name.startswith("vllm:"):
             classes.setdefault(type(metric), set()).add(metric.name.removeprefix("vllm:"))
-    assert classes[forerun.metrics.Gauge] == {
+    assert classes[forerun.Gauge] == {
         "num_requests_running",
         "num_requests_waiting",
         "kv_cache_usage_perc",
     }
-    assert classes[forerun.metrics.Counter] == {
+    assert classes[forerun.Counter] == {
         "generation_tokens",
         "num_preemptions",
         "prefix_cache_hits",
@@ -83,8 +88,8 @@ def test_every_metric_has_the_class_and_labels_of_vllm(llm: LLM, tiny_dir: Path)
         "spec_decode_num_draft_tokens",
         "spec_decode_num_drafts",
     }
-    assert classes[forerun.metrics.Vector] == {"spec_decode_num_accepted_tokens_per_pos"}
-    assert classes[forerun.metrics.Histogram] == {
+    assert classes[forerun.Vector] == {"spec_decode_num_accepted_tokens_per_pos"}
+    assert classes[forerun.Histogram] == {
         *OF_REQUESTS,
         "inter_token_latency_seconds",
         "iteration_tokens_total",
@@ -95,12 +100,12 @@ def test_metrics_print_as_in_vllms_example(llm: LLM) -> None:
     llm.generate(PROMPTS, GREEDY, use_tqdm=False)
     lines = []
     for metric in llm.get_metrics():
-        if isinstance(metric, forerun.metrics.Gauge | forerun.metrics.Counter):
+        if isinstance(metric, forerun.Gauge | forerun.Counter):
             lines.append(f"{metric.name} = {metric.value}")
-        elif isinstance(metric, forerun.metrics.Vector):
+        elif isinstance(metric, forerun.Vector):
             lines.append(f"{metric.name} = {metric.values}")
         else:
-            assert isinstance(metric, forerun.metrics.Histogram)
+            assert isinstance(metric, forerun.Histogram)
             lines.append(f"{metric.name}: sum {metric.sum}, count {metric.count}")
             lines += [f"    {bound} = {count}" for bound, count in metric.buckets.items()]
     assert any(line.startswith("    +Inf = ") for line in lines)
@@ -110,7 +115,7 @@ def test_buckets_are_vllms_and_cumulative(llm: LLM) -> None:
     llm.generate(PROMPTS, GREEDY, use_tqdm=False)
     metrics = by_name(llm)
     for metric in metrics.values():
-        if not isinstance(metric, forerun.metrics.Histogram):
+        if not isinstance(metric, forerun.Histogram):
             continue
         counts = list(metric.buckets.values())
         assert list(metric.buckets)[-1] == "+Inf"
@@ -212,7 +217,7 @@ def test_chains_are_drafted_position_by_position(llm: LLM) -> None:
         assert drafted[0] == spec.num_drafts
         assert sum(spec.num_accepted_tokens_per_pos) == spec.num_accepted_tokens
     [vector] = [m for m in llm.get_metrics() if m.name == "spec_decode_num_draft_tokens_per_pos"]
-    assert isinstance(vector, forerun.metrics.Vector)
+    assert isinstance(vector, forerun.Vector)
     assert vector.values == llm.metrics().spec_decode.num_draft_tokens_per_pos
 
 
@@ -263,3 +268,41 @@ def test_completions_that_never_ran_have_no_times() -> None:
 def test_every_field_of_the_core_is_shown() -> None:
     core = {n for n, m in vars(forerun._core.EngineMetrics).items() if isinstance(m, property)}
     assert core == set(EngineMetrics.__dataclass_fields__)
+
+
+def test_drafts_of_one_completion_are_reported_when_asked_for(tiny_dir: Path) -> None:
+    def drafts(level: str | None, config: Any = NGRAM) -> tuple[Any, Any]:
+        options = {} if level is None else {"per_request_spec_decode_metrics": level}
+        llm = LLM(tiny_dir, speculative_config=config, max_model_len=512, **options)
+        params = SamplingParams(temperature=0.5, seed=1, max_tokens=24, n=2)
+        [output] = llm.generate(PROMPTS[1], params, use_tqdm=False)
+        return output, [part.spec_decode_metrics for part in output.outputs]
+
+    assert drafts(None)[1] == drafts("none")[1] == [None, None]
+    assert drafts("detailed", None)[1] == [None, None]
+    output, summaries = drafts("summary")
+    _, details = drafts("detailed")
+    total = output.metrics.spec_decode
+    assert sum(sum(part.histogram) for part in summaries) == total.num_drafts > 0
+    assert sum(part.num_draft_tokens for part in summaries) == total.num_draft_tokens
+    accepted = [sum(j * n for j, n in enumerate(part.histogram)) for part in summaries]
+    assert sum(accepted) == total.num_accepted_tokens
+    for summary, detail in zip(summaries, details, strict=True):
+        assert isinstance(summary, forerun.RequestSpecDecodeMetrics)
+        assert summary.num_spec_tokens == len(summary.histogram) - 1 == 4
+        assert (summary.per_step_accepted, summary.per_step_drafted) == ([], [])
+        assert "per_step_drafted" not in summary.to_dict()
+        assert detail.histogram == summary.histogram
+        steps = detail.to_dict()
+        assert (
+            len(detail.per_step_drafted) == len(detail.per_step_accepted) == sum(detail.histogram)
+        )
+        assert sum(detail.per_step_drafted) == detail.num_draft_tokens == steps["num_draft_tokens"]
+        counts = [detail.per_step_accepted.count(length) for length in range(5)]
+        assert detail.histogram == counts == steps["acceptance_histogram"]
+
+
+@pytest.mark.parametrize("level", ["all", True, None, 1])
+def test_an_unknown_level_of_detail_is_refused(tiny_dir: Path, level: Any) -> None:
+    with pytest.raises(forerun.InvalidArgumentError, match="per_request_spec_decode_metrics"):
+        LLM(tiny_dir, per_request_spec_decode_metrics=level)

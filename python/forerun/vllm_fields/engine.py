@@ -134,8 +134,8 @@ ENGINE_ARGS: dict[str, Field] = {
     **no_effect("requests may ask for any number of logprobs", max_logprobs=20),
     "logprobs_mode": fixed("raw_logprobs", "logprobs are those of the model's own logits"),
     "disable_log_stats": fixed(False, "counters are always kept and never logged", True),
-    "per_request_spec_decode_metrics": fixed(
-        "none", "requests always report their own counters", "summary"
+    "per_request_spec_decode_metrics": runs(
+        "none", "fills `spec_decode_metrics` of a CompletionOutput; docs/metrics.md"
     ),
     "structured_outputs_config": fixed(
         Made("StructuredOutputsConfig()"), "structured outputs are compiled by llguidance"
