@@ -141,7 +141,7 @@ def _texts(field: str, content: Any) -> list[str]:
         if not isinstance(part, dict):
             raise InvalidArgumentError(where, part, "text, or a dict with 'type' and 'text'")
         kind = part.get("type", "text" if "text" in part else None)
-        if kind not in _TEXT_PARTS:
+        if not isinstance(kind, str) or kind not in _TEXT_PARTS:
             raise InvalidArgumentError(
                 f"{where}.type",
                 kind,
