@@ -8,7 +8,6 @@ text ("string").
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -182,7 +181,6 @@ def _arguments(field: str, arguments: Any) -> dict[str, Any]:
     return arguments
 
 
-@functools.lru_cache(maxsize=16)
 def detect_format(syntax: nodes.Template) -> str:
     """Which form of contents a parsed template expects: "openai" where it goes through parts."""
     from jinja2 import nodes

@@ -55,9 +55,11 @@ def render(
     return _cut_at_end(text) if continue_final_message else text
 
 
+@functools.lru_cache(maxsize=16)
 def content_format(template: str) -> str:
     """Whether a template reads contents as text ("string") or as a list of parts ("openai")."""
-    return detect_format(_environment().parse(template)) if _compile(template) else "string"
+    _compile(template)  # raises for what is no template
+    return detect_format(_environment().parse(template))
 
 
 def _mark_end(message: Mapping[str, Any]) -> dict[str, Any]:

@@ -186,7 +186,7 @@ class Tokenizer:
         if return_tensors is not None:
             raise InvalidArgumentError("return_tensors", return_tensors, _NO_TENSORS)
         for name, value in others.items():
-            if value is not None and value is not False:
+            if value is not None and value is not False and not (type(value) is int and value == 0):
                 raise InvalidArgumentError(name, value, "None or False: not supported here")
         check_bool("padding", padding)
         check_bool("truncation", truncation)
@@ -297,9 +297,12 @@ class Tokenizer:
                 `return_tensors` are options of the tokenizer's call.
         """
         wanted = {} if tokenizer_kwargs is None else tokenizer_kwargs
-        options = {
-            check_str("tokenizer_kwargs", name): value
-            for name, value in check_dict("tokenizer_kwargs", wanted).items()
+        options: dict[str, Any] = {
+            "add_special_tokens": False,
+            **{
+                check_str("tokenizer_kwargs key", name): value
+                for name, value in check_dict("tokenizer_kwargs", wanted).items()
+            },
         }
         for name in ("padding", "truncation", "max_length", "return_tensors"):
             if name in variables:
@@ -322,7 +325,9 @@ class Tokenizer:
         ]
         if not check_bool("tokenize", tokenize):
             return texts if is_batch else texts[0]
-        encoding = self(texts if is_batch else texts[0], add_special_tokens=False, **options)
+        if "text" in options:
+            raise InvalidArgumentError("tokenizer_kwargs['text']", options["text"], "no such key")
+        encoding = self(texts if is_batch else texts[0], **options)
         return encoding if check_bool("return_dict", return_dict) else encoding["input_ids"]
 
     def render_chat(

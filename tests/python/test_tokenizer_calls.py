@@ -107,6 +107,15 @@ REFUSED: list[tuple[str, Callable[[Tokenizer], Any]]] = [
     ("token_ids", lambda t: t.decode([-1])),
     ("token_ids", lambda t: t.decode(["a"])),
     ("token_ids", lambda t: t.decode("abc")),
+    ("token_ids", lambda t: t.batch_decode([3.5])),
+    ("sequences", lambda t: t.batch_decode(3)),
+    ("add_special_tokens", lambda t: t.encode("hi", add_special_tokens=[])),
+    ("tokenizer_kwargs", lambda t: t.apply_chat_template(CHAT, tokenizer_kwargs=3)),
+    ("tokenizer_kwargs key", lambda t: t.apply_chat_template(CHAT, tokenizer_kwargs={3: 1})),
+    (
+        "tokenizer_kwargs['text']",
+        lambda t: t.apply_chat_template(CHAT, None, None, "{{ 1 }}", tokenizer_kwargs={"text": 1}),
+    ),
     ("tools", lambda t: t.apply_chat_template(CHAT, chat_template="{{ 1 }}", tools=3)),
     ("tools[0]", lambda t: t.apply_chat_template(CHAT, chat_template="{{ 1 }}", tools=[3])),
     (
