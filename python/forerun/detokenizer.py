@@ -18,6 +18,7 @@ from forerun.errors import CheckpointError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
+_MAX_TOKENS = 1 << 22
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -33,7 +34,14 @@ def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
     added = tokenizer.get_added_tokens_decoder()
     vocab = tokenizer.get_vocab(with_added_tokens=True)
     to_bytes = _byte_level if _decoder_kind(tokenizer) == "ByteLevel" else _sentencepiece
-    table = [b""] * (1 + max([*vocab.values(), *added], default=-1))
+    highest = max([*vocab.values(), *added], default=-1)
+    if highest >= _MAX_TOKENS:
+        raise CheckpointError(
+            "tokenizer.json",
+            f"the token id {highest}",
+            f"ids below {_MAX_TOKENS}: no vocabulary is that large, and every id takes memory",
+        )
+    table = [b""] * (1 + highest)
     for token, index in vocab.items():
         if index not in added:
             table[index] = to_bytes(token)

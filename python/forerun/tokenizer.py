@@ -158,7 +158,14 @@ class Tokenizer:
         """Token ids of a text, with the special tokens around it that tokenizer.json asks for."""
         text = check_str("text", text)
         check_bool("add_special_tokens", add_special_tokens)
-        ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        try:
+            ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except BaseException as error:
+            # A tokenizer.json that contradicts itself makes the library panic, past Exception.
+            if isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime":
+                field = f"{self.name_or_path}: tokenizer.json"
+                raise CheckpointError(field, str(error), "a tokenizer that encodes") from error
+            raise
         return ids
 
     def __call__(

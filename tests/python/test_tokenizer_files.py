@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,33 @@ def test_another_id_than_the_declared_one_is_logged(
         ours = Tokenizer(directory)
     assert ours.encode("<t>") == AutoTokenizer.from_pretrained(directory).encode("<t>") == [256]
     assert "'<t>' has the id 256, not 300" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": None},
+        {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"},
+    ],
+)
+def test_a_text_that_cannot_be_encoded_is_the_tokenizers_error(
+    tmp_path: Path, model: dict[str, Any]
+) -> None:
+    path = write_tokenizer(tmp_path) / "tokenizer.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({**state, "model": model}))
+    with pytest.raises(CheckpointError, match="a tokenizer that encodes"):
+        Tokenizer(tmp_path).encode("xyz")
+
+
+@pytest.mark.parametrize("index", [2**22, 2**31, 2**32 - 1])
+def test_an_id_beyond_any_vocabulary_is_refused(tmp_path: Path, index: int) -> None:
+    path = write_tokenizer(tmp_path) / "tokenizer.json"
+    state = json.loads(path.read_text())
+    state["model"]["vocab"]["xyz"] = index
+    path.write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=f"the token id {index}"):
+        _ = Tokenizer(tmp_path).token_bytes
 
 
 @pytest.mark.parametrize(
