@@ -9,6 +9,7 @@ from pathlib import Path
 
 from forerun.checks import check_path
 from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.json_files import check_is_file
 from forerun.model_cache import cached
 
 # Changes whenever `forerun convert` writes something else for the same file.
@@ -87,6 +88,7 @@ def _fingerprint(*paths: Path) -> str:
     """Names files by size, time and both ends, without reading gigabytes at every start."""
     digest = hashlib.sha256(f"{_CONVERTER_VERSION}".encode())
     for path in paths:
+        check_is_file(path)
         try:
             status = path.stat()
             digest.update(f":{status.st_size}:{status.st_mtime_ns}".encode())
