@@ -211,7 +211,7 @@ def change_file(path: Path, rng: Rng) -> None:
     if rng.random() < 0.95:
         try:
             changed = CHANGES[path.suffix](data, rng)
-        except (ValueError, RecursionError, zipfile.BadZipFile):  # it was changed before
+        except Exception:  # it was changed before, and is whole no more
             changed = change_bytes(data, rng)
         path.write_bytes(changed)
         return
@@ -375,7 +375,7 @@ def run_case(number: int, bases: Path, scratch: Path) -> None:
         if "\n" in error.field:
             raise AssertionError(f"{error.field!r} is no name") from error
     except MemoryError as error:
-        if not str(error):
+        if str(error) in ("", "std::bad_alloc"):  # no name of what was too large
             raise
     finally:
         shutil.rmtree(path, ignore_errors=True)
