@@ -17,6 +17,7 @@ from gguf_files import llama_metadata, llama_tensors, write_gguf
 
 from forerun import model_cache
 from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.inspection import inspect
 from forerun.loading import as_safetensors, resolve_model
 
 
@@ -201,6 +202,26 @@ def test_what_the_hub_raises_is_one_line(error: Exception, monkeypatch: pytest.M
         resolve_model("org/name")
     assert "\n" not in str(caught.value)
     assert ("HF_HUB_CACHE" in str(caught.value)) == bool(getattr(error, "errno", None))
+
+
+def test_what_may_not_be_read_is_named(
+    gguf: Path, pickled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(path: Any, *_: Any, **__: Any) -> Any:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    for name, read, path in (
+        ("pathlib.Path.iterdir", as_safetensors, pickled),
+        ("pathlib.Path.open", as_safetensors, pickled),
+        ("pathlib.Path.open", resolve_model, gguf),
+        ("pathlib.Path.open", inspect, pickled),
+        ("pathlib.Path.stat", inspect, gguf),
+        ("pathlib.Path.stat", resolve_model, gguf),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(name, forbidden)
+            with pytest.raises(CheckpointError, match=r"Permission denied|no file"):
+                read(path)
 
 
 def test_a_path_that_cannot_be_looked_up_is_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 import uuid
 from pathlib import Path
 
+from forerun.errors import CheckpointError
 from forerun.inspection.pickles import read_data, read_state_dicts
 from forerun.inspection.tensors import weight_files
 from forerun.inspection.unpickling import PickledTensor
@@ -19,10 +20,15 @@ _BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".txt")
 
 def files_beside(directory: Path) -> list[Path]:
     """The files of a model that are not its weights: config.json, the tokenizer's, templates."""
-    files = [
-        *(file for file in directory.iterdir() if file.suffix in _BESIDE_WEIGHTS),
-        *directory.glob("additional_chat_templates/*.jinja"),
-    ]
+    try:
+        files = [
+            *(file for file in directory.iterdir() if file.suffix in _BESIDE_WEIGHTS),
+            *directory.glob("additional_chat_templates/*.jinja"),
+        ]
+    except OSError as error:
+        raise CheckpointError(
+            str(directory), str(error.strerror), "a readable directory"
+        ) from error
     return sorted(file for file in files if file.is_file() and ".index." not in file.name)
 
 

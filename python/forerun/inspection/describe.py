@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -82,11 +83,11 @@ def inspect(path: Path, method: str | None = None) -> Inspection:
         CheckpointError: files are missing or damaged, tensors contradict each other, or the
             tensors, the config and `method` do not agree on what this is.
     """
-    if path.suffix == ".gguf" and not path.is_dir():
+    if path.suffix == ".gguf" and not os.path.isdir(path):
         from forerun.inspection.gguf_file import inspect_gguf
 
         return inspect_gguf(path, method)
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise CheckpointError(
             "path", f"{path}: no such directory", "a directory with config.json and weights"
         )
