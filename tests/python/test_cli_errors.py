@@ -16,7 +16,9 @@ from forerun import SamplingParams, cli, cli_generate
 
 def start(arguments: Sequence[str], stdout: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
     command = [sys.executable, "-m", "forerun", *arguments]
-    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        command, bufsize=0, stdin=subprocess.PIPE, stdout=stdout, stderr=subprocess.PIPE
+    )
 
 
 def test_the_command_alone_prints_help(capsys: pytest.CaptureFixture[str]) -> None:
