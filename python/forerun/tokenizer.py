@@ -364,7 +364,7 @@ class Tokenizer:
         return templates.render(
             text,
             chat_messages.normalize(chat_messages.read_messages(messages), content_format),
-            self._variables(variables or {}, tools, documents),
+            self._variables({} if variables is None else variables, tools, documents),
             add_generation_prompt=add_generation_prompt,
             continue_final_message=continue_final_message,
         )
