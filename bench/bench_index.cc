@@ -82,10 +82,16 @@ class Method {
   virtual int Step(TokenId token) = 0;  // number of drafted tokens
 };
 
+SpeculativeOptions LookupOptions() {
+  SpeculativeOptions options;
+  options.prompt_lookup_min = 2;
+  return options;
+}
+
 template <typename AnyDrafter>
 class DrafterMethod : public Method {
  public:
-  explicit DrafterMethod(SpeculativeOptions options = {}) : drafter_(options) {}
+  explicit DrafterMethod(SpeculativeOptions options = LookupOptions()) : drafter_(options) {}
 
   void Remember(std::span<const TokenId> output) {
     drafter_.Begin(0, {});
@@ -115,7 +121,7 @@ class RescanMethod : public Method {
   }
   int Step(TokenId token) override {
     text_.push_back(token);
-    const SpeculativeOptions options;
+    const SpeculativeOptions options = LookupOptions();
     int longest = options.prompt_lookup_min - 1;
     int after = 0;
     const int size = static_cast<int>(text_.size());

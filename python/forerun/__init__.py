@@ -1,5 +1,6 @@
 """Forerun: speculative decoding that changes the speed of a language model and nothing else."""
 
+from forerun.engine_args import EngineArgs
 from forerun.errors import (
     CheckpointError,
     ForerunError,
@@ -34,6 +35,7 @@ __all__ = [
     "CompletionDelta",
     "CompletionOutput",
     "Counter",
+    "EngineArgs",
     "ForerunError",
     "Gauge",
     "Histogram",

@@ -201,41 +201,53 @@ def checked_keywords(cls: type[_T]) -> type[_T]:
     attribute is set. vLLM's fields that the class does not have can be read: they are vLLM's
     defaults.
     """
-    original: Callable[..., None] = cls.__init__
-    names = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
-    required = [
-        name
-        for name, field in names.items()
-        if field.default is MISSING and field.default_factory is MISSING
-    ]
-    for name, known in OWNERS[cls.__name__].items():
+    owner, names = cls.__name__, {field.name for field in fields(cls)}  # type: ignore[arg-type]
+    for name, known in OWNERS[owner].items():
         if name not in names and known.kind is not Kind.RUNS:
             setattr(cls, name, known.default)
-
-    @functools.wraps(original)
-    def init(self: Any, *args: Any, **kwargs: Any) -> None:
-        problems = Problems()
-        if args:
-            given = f"{len(args)} arguments without a name"
-            problems.errors.append(InvalidArgumentError(cls.__name__, given, "keyword arguments"))
-        problems.errors.extend(field_problems(cls.__name__, kwargs))
-        for name in required:
-            if name not in kwargs:
-                problems.errors.append(InvalidArgumentError(name, "nothing", "a value"))
-        wrong = {problem.field for problem in problems.errors}
-        if not wrong.intersection((cls.__name__, *required)):
-            with problems:
-                own = {k: v for k, v in kwargs.items() if k in names and k not in wrong}
-                original(self, **own)
-        problems.raise_all()
 
     def set_checked(self: Any, name: str, value: Any) -> None:
         if name not in names and not name.startswith("_"):
             problems = Problems()
-            problems.errors.extend(field_problems(cls.__name__, {name: value}))
+            problems.errors.extend(field_problems(owner, {name: value}))
             problems.raise_all()
         object.__setattr__(self, name, value)
 
-    cls.__init__ = init  # type: ignore[method-assign]
     cls.__setattr__ = set_checked  # type: ignore[method-assign]
+    return check_constructor(cls, owner)
+
+
+def check_constructor(cls: type[_T], owner: str, positional: tuple[str, ...] = ()) -> type[_T]:
+    """Makes a dataclass's constructor raise everything that is wrong with its arguments at once.
+
+    Args:
+        owner: whose table the keywords are looked up in.
+        positional: the arguments that need no name.
+    """
+    original: Callable[..., None] = cls.__init__
+    own = {field.name: field for field in fields(cls)}  # type: ignore[arg-type]
+    required = [
+        name
+        for name, field in own.items()
+        if field.default is MISSING and field.default_factory is MISSING
+    ]
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        problems = Problems()
+        if len(args) > len(positional):
+            given = f"{len(args)} arguments without a name"
+            problems.errors.append(InvalidArgumentError(owner, given, "keyword arguments"))
+        kwargs = {**dict(zip(positional, args, strict=False)), **kwargs}
+        problems.errors.extend(field_problems(owner, kwargs))
+        missing = [name for name in required if name not in kwargs]
+        for name in missing:
+            problems.errors.append(InvalidArgumentError(name, "nothing", "a value"))
+        wrong = {problem.field for problem in problems.errors}
+        if not missing:
+            with problems:
+                original(self, **{k: v for k, v in kwargs.items() if k in own and k not in wrong})
+        problems.raise_all()
+
+    cls.__init__ = init  # type: ignore[method-assign]
     return cls

@@ -12,6 +12,7 @@ from forerun import _core
 from forerun.checks import check_dict, check_int, check_list, check_path, check_str
 from forerun.config import settle_options
 from forerun.detokenizer import TokenBytes
+from forerun.engine_args import EngineArgs
 from forerun.errors import InvalidArgumentError
 from forerun.json_files import read_json_object
 from forerun.loading import resolve_model
@@ -107,6 +108,13 @@ class LLM:
                 tokenizer.eos_token_id,
                 self.limits.vocab_size,
             )
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs) -> LLM:
+        """An LLM of these arguments."""
+        if not isinstance(engine_args, EngineArgs):
+            raise InvalidArgumentError("engine_args", engine_args, "EngineArgs")
+        return cls(**vars(engine_args))
 
     @property
     def limits(self) -> _core.ModelLimits:

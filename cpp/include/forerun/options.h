@@ -61,7 +61,7 @@ struct SpeculativeOptions {
   // ngram: the draft continues an earlier occurrence of the last n tokens, lookup_min <= n <=
   // lookup_max.
   int prompt_lookup_max = 5;
-  int prompt_lookup_min = 2;
+  int prompt_lookup_min = 5;
 
   // suffix: match length plus draft length never exceeds the depth; the draft is at most
   // max_spec_factor x match length; tokens below min_token_prob are not drafted. With a tree, the

@@ -36,8 +36,8 @@ ENGINE_ARGS: dict[str, Field] = {
     "revision": runs(None, "the branch, tag or commit of a model on the hub"),
     "dtype": runs(
         "auto",
-        "the weights' and the KV cache's type; 'half' and 'float16' run in 'bfloat16', which the "
-        "log says; 'float' is 'float32'",
+        "the weights' and the KV cache's type; 'half' and 'float16' run as 'auto', in bfloat16 or "
+        "in float32, which holds float16 exactly, and the log says so; 'float' is 'float32'",
     ),
     "trust_remote_code": fixed(False, "no code of a model is ever run", True),
     "load_format": fixed("auto", "weights are read from safetensors", "safetensors"),
