@@ -125,10 +125,11 @@ def check_path(field: str, value: Any, expected: str = "a path that is not empty
 
 def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> str:
     """The value, which must be one of some strings."""
-    if not issubclass(type(value), str) or value not in choices:
+    text = str.__str__(value) if issubclass(type(value), str) else None
+    if text is None or text not in choices:
         listed = ", ".join(repr(choice) for choice in choices[:-1])
         raise InvalidArgumentError(field, value, f"{listed} or {choices[-1]!r}")
-    return str.__str__(value)
+    return text
 
 
 def check_list(field: str, value: Any, expected: str) -> list[Any]:

@@ -12,6 +12,7 @@ from forerun.checks import (
     check_bool,
     check_choice,
     check_core,
+    check_dict,
     check_int,
     check_name,
     check_number,
@@ -72,10 +73,19 @@ _SHORTHANDS = {
 }
 
 
+def _check_generation_config(field: str, value: Any) -> None:
+    expected = "'auto', 'vllm' or a directory with generation_config.json"
+    path = check_path(field, value, expected)
+    if str(path) not in ("auto", "vllm") and not (path / "generation_config.json").is_file():
+        raise InvalidArgumentError(field, value, expected)
+
+
 _LOADING: dict[str, Callable[[str, Any], Any]] = {
     "tokenizer": lambda name, value: check_path(name, value, "a directory, or None"),
     "revision": check_name,
     "skip_tokenizer_init": check_bool,
+    "generation_config": _check_generation_config,
+    "override_generation_config": check_dict,
 }
 
 
@@ -126,6 +136,9 @@ def engine_options(
             setattr(core, name, _ENGINE_OPTIONS[name](name, value))
     if speculative is not None:
         core.speculative = speculative._to_core()
+        limit = options.get("max_model_len")
+        with problems:
+            speculative.check_length(limit if type(limit) is int else None)
     core.model = "-"  # checked before anything is downloaded
     check_core(problems, lambda: _core.check_engine_options(core), lambda name: _reset(core, name))
     problems.raise_all()

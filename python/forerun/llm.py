@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forerun import _core
@@ -71,6 +72,9 @@ class LLM:
             "revision": revision,
         }
         core_options, self.speculative_config = settle_options(options)
+        source = options.get("generation_config")
+        self._generation_config = "auto" if source is None else os.fspath(source)
+        self._generation_overrides = dict(options.get("override_generation_config") or {})
         self.directory = resolve_model(model, revision=revision)
         core_options.model = str(self.directory)
         self._labels = {"model_name": str(model), "engine": "0"}
@@ -90,6 +94,8 @@ class LLM:
             self.drafter = set_drafter(self.speculative_config, self.directory, speculative)
             core_options.speculative = speculative
         self._engine = _core.Engine(core_options)
+        if self.speculative_config is not None:
+            self.speculative_config.check_length(self.limits.max_model_len)
         self._token_bytes = TokenBytes([], [])
         if self._tokenizer is not None:
             self._token_bytes = self._tokenizer.token_bytes
@@ -237,10 +243,11 @@ class LLM:
 
     @functools.cached_property
     def _recommended(self) -> dict[str, Any]:
-        path = self.directory / "generation_config.json"
-        if not path.is_file():
-            return {}
-        config = read_json_object(path)
+        source = self._generation_config
+        path = self.directory if source == "auto" else Path(source).expanduser()
+        path /= "generation_config.json"
+        has_file = source != "vllm" and path.is_file()
+        config = {**(read_json_object(path) if has_file else {}), **self._generation_overrides}
         names = {"max_new_tokens": "max_tokens"} | {
             name: name for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
         }

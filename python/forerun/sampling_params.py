@@ -255,7 +255,10 @@ class SamplingParams:
     @staticmethod
     def from_optional(**options: Any) -> SamplingParams:
         """Parameters from options of which None stands for the default; biases are clamped."""
-        given = {name: value for name, value in options.items() if value is not None}
+        known = {field.name for field in fields(SamplingParams)}
+        given = {
+            name: value for name, value in options.items() if value is not None or name not in known
+        }
         if isinstance(given.get("logit_bias"), Mapping):
             bias = _logit_bias("logit_bias", given["logit_bias"])
             given["logit_bias"] = {token: min(100.0, max(-100.0, x)) for token, x in bias.items()}

@@ -253,6 +253,16 @@ class SpeculativeConfig:
         """Whether a drafter must be loaded."""
         return self.method in (None, "hybrid", *MODEL_METHODS)
 
+    def check_length(self, target: int | None) -> None:
+        """Refuses a drafter that ends before its target; None: the target's length is not known."""
+        own = self.max_model_len
+        if own is not None and target is not None and own < target:
+            raise InvalidArgumentError(
+                "max_model_len",
+                own,
+                f"at least the target's, {target}: a drafter goes as far as its target",
+            )
+
     def _settle_method(self) -> None:
         if self.model in ("ngram", "[ngram]") and self.method in (None, "ngram"):
             self.method = "ngram"
