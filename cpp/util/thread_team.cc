@@ -1,10 +1,12 @@
 #include "cpp/util/thread_team.h"
 
-#include <sched.h>
-
+#include <algorithm>
+#include <string>
 #include <utility>
 
 #include "cpp/util/clock.h"
+#include "cpp/util/machine.h"
+#include "forerun/error.h"
 
 namespace forerun {
 namespace {
@@ -20,14 +22,6 @@ void Pause() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
-}
-
-int NumAvailableCores() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) return CPU_COUNT(&set);
-  const unsigned count = std::thread::hardware_concurrency();
-  return count == 0 ? 1 : static_cast<int>(count);
 }
 
 // Polls eagerly at first, then lets others have the core between two looks.
@@ -59,29 +53,55 @@ bool HasTask(std::uint64_t tasks) {
 }  // namespace
 
 ThreadTeam::ThreadTeam(int num_threads) {
-  const int num_cores = NumAvailableCores();
-  const int total = num_threads > 0 ? num_threads : num_cores;
-  oversubscribed_ = total > num_cores;
-  workers_.reserve(total - 1);
-  for (int member = 1; member < total; ++member) {
-    workers_.emplace_back([this, member] { WorkerLoop(member); });
-  }
+  const int num_cores = NumUsableCores();
+  num_threads_ = std::min(num_threads > 0 ? num_threads : num_cores, kMaxThreads);
+  oversubscribed_ = num_threads_ > num_cores;
+  Start();
 }
 
 ThreadTeam::~ThreadTeam() {
+  if (NumForks() == workers_->num_forks) {
+    Stop();
+  } else {
+    static_cast<void>(workers_.release());
+  }
+}
+
+void ThreadTeam::Start() {
+  workers_ = std::make_unique<Workers>();
+  tasks_.store(0);
+  num_sleeping_.store(0);
+  try {
+    workers_->threads.reserve(num_threads_ - 1);
+    for (int member = 1; member < num_threads_; ++member) {
+      workers_->threads.emplace_back([this, member] { WorkerLoop(member); });
+    }
+  } catch (const std::exception& error) {
+    const std::size_t num_started = workers_->threads.size() + 1;
+    Stop();
+    throw InvalidArgument(
+        "num_threads", std::to_string(num_threads_),
+        "as many threads as the system lets this process start: " + std::to_string(num_started) +
+            " ran when one more failed (" + error.what() + ")");
+  }
+}
+
+void ThreadTeam::Stop() {
   {
-    std::lock_guard lock(sleep_mutex_);
+    std::lock_guard lock(workers_->sleep_mutex);
     stopping_.store(true);
   }
-  wake_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  workers_->wake.notify_all();
+  for (std::thread& worker : workers_->threads) worker.join();
+  workers_->threads.clear();
+  stopping_.store(false);
 }
 
 void ThreadTeam::Call(const void* fn, Invoke invoke, int task, int member) {
   try {
     invoke(fn, task, member);
   } catch (...) {
-    std::lock_guard lock(error_mutex_);
+    std::lock_guard lock(workers_->error_mutex);
     if (!error_) error_ = std::current_exception();
   }
 }
@@ -108,16 +128,20 @@ void ThreadTeam::Publish(int num_tasks) {
   tasks_.store(static_cast<std::uint64_t>(num_tasks) << 32, std::memory_order_seq_cst);
   if (num_sleeping_.load(std::memory_order_seq_cst) > 0) {
     {
-      std::lock_guard lock(sleep_mutex_);
+      std::lock_guard lock(workers_->sleep_mutex);
     }
-    wake_.notify_all();
+    workers_->wake.notify_all();
   }
 }
 
 void ThreadTeam::RunErased(int num_tasks, const void* fn, Invoke invoke) {
-  if (workers_.empty() || num_tasks <= 1) {
+  if (num_threads_ == 1 || num_tasks <= 1) {
     RunAlone(num_tasks, fn, invoke);
   } else {
+    if (NumForks() != workers_->num_forks) {
+      static_cast<void>(workers_.release());
+      Start();
+    }
     fn_ = fn;
     invoke_ = invoke;
     Publish(num_tasks);
@@ -133,9 +157,9 @@ bool ThreadTeam::WaitForWork() {
   while (!HasTask(tasks_.load(std::memory_order_relaxed))) {
     if (stopping_.load(std::memory_order_relaxed)) return false;
     if (spin.is_long()) {
-      std::unique_lock lock(sleep_mutex_);
+      std::unique_lock lock(workers_->sleep_mutex);
       num_sleeping_.fetch_add(1, std::memory_order_seq_cst);
-      wake_.wait(lock, [&] {
+      workers_->wake.wait(lock, [&] {
         return stopping_.load(std::memory_order_seq_cst) ||
                HasTask(tasks_.load(std::memory_order_seq_cst));
       });

@@ -6,7 +6,8 @@
 // that an idle engine costs nothing. Which thread gets which i is not fixed: fn's results must not
 // depend on it.
 //
-// Run is not reentrant and one thread at a time may call it.
+// Run is not reentrant and one thread at a time may call it. In the child of a fork the team starts
+// new threads with the first Run.
 #ifndef FORERUN_CPP_UTIL_THREAD_TEAM_H_
 #define FORERUN_CPP_UTIL_THREAD_TEAM_H_
 
@@ -14,23 +15,30 @@
 #include <condition_variable>
 #include <cstdint>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <type_traits>
 #include <vector>
 
+#include "cpp/util/fork.h"
+
 namespace forerun {
 
 class ThreadTeam {
  public:
-  // num_threads counts the caller; 0 takes one per core this process may run on.
+  // More threads than any machine has cores for would only wait for each other.
+  static constexpr int kMaxThreads = 1024;
+
+  // num_threads counts the caller, and is at most kMaxThreads; 0 takes one per core this process
+  // may use. Throws InvalidArgument with the number that could be started.
   explicit ThreadTeam(int num_threads);
   ~ThreadTeam();
 
   ThreadTeam(const ThreadTeam&) = delete;
   ThreadTeam& operator=(const ThreadTeam&) = delete;
 
-  int num_threads() const { return static_cast<int>(workers_.size()) + 1; }
+  int num_threads() const { return num_threads_; }
 
   // The first exception that a call of fn threw is thrown here, after all calls ended.
   // fn(i) or fn(i, member) with 0 <= member < num_threads(): member owns its scratch for the call.
@@ -49,6 +57,17 @@ class ThreadTeam {
  private:
   using Invoke = void (*)(const void*, int task, int member);
 
+  // What waits for other threads, and so is of no use to the child of a fork.
+  struct Workers {
+    const int num_forks = NumForks();
+    std::vector<std::thread> threads;
+    std::mutex sleep_mutex;
+    std::condition_variable wake;
+    std::mutex error_mutex;
+  };
+
+  void Start();
+  void Stop();
   void RunErased(int num_tasks, const void* fn, Invoke invoke);
   void RunAlone(int num_tasks, const void* fn, Invoke invoke);
   void Publish(int num_tasks);
@@ -60,8 +79,11 @@ class ThreadTeam {
   void Call(const void* fn, Invoke invoke, int task, int member);
 
   // Constant after construction.
-  std::vector<std::thread> workers_;
+  int num_threads_ = 1;
   bool oversubscribed_ = false;  // more threads than cores
+
+  // Changes in the child of a fork.
+  std::unique_ptr<Workers> workers_;
 
   // Written by Run while no task is open, read by whoever has taken a task.
   const void* fn_ = nullptr;
@@ -74,9 +96,6 @@ class ThreadTeam {
   alignas(64) std::atomic<int> num_finished_{0};
   alignas(64) std::atomic<int> num_sleeping_{0};
   std::atomic<bool> stopping_{false};
-  std::mutex sleep_mutex_;
-  std::condition_variable wake_;
-  std::mutex error_mutex_;
   std::exception_ptr error_;
 };
 

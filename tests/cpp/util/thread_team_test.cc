@@ -1,9 +1,13 @@
 #include "cpp/util/thread_team.h"
 
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -104,6 +108,48 @@ TEST(ThreadTeamSizeTest, ZeroTakesOneThreadPerCore) {
   ThreadTeam team(0);
   EXPECT_GE(team.num_threads(), 1);
 }
+
+// The exit status of a child that was forked here; -1 where it had to be killed.
+template <typename Body>
+int StatusOfChild(const Body& body) {
+  const pid_t child = fork();
+  if (child == 0) _exit(body());
+  int status = -1;
+  for (int i = 0; i < 1000 && waitpid(child, &status, WNOHANG) == 0; ++i) {
+    if (i == 999) kill(child, SIGKILL);
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+}
+
+#ifndef __SANITIZE_THREAD__  // which allows no new threads in the child
+
+TEST(ThreadTeamForkTest, TheChildRunsWithNewThreadsAndEnds) {
+  for (const int sleep_ms : {0, 20}) {  // workers spin, workers sleep
+    auto team = std::make_unique<ThreadTeam>(3);
+    team->Run(8, [](int) {});
+    std::this_thread::sleep_for(std::chrono::milliseconds(sleep_ms));
+    const auto run = [&] {
+      std::atomic<int> sum = 0;
+      for (int i = 0; i < 100; ++i) team->Run(8, [&](int task) { sum += task; });
+      return sum == 2800 ? 0 : 1;
+    };
+    EXPECT_EQ(StatusOfChild([&] {
+                team.reset();
+                return 0;
+              }),
+              0);
+    EXPECT_EQ(StatusOfChild([&] {
+                const int failed = run();
+                team.reset();
+                return failed;
+              }),
+              0);
+    EXPECT_EQ(run(), 0) << "the parent goes on";
+  }
+}
+
+#endif
 
 }  // namespace
 }  // namespace forerun
