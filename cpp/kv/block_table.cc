@@ -9,7 +9,11 @@
 namespace forerun {
 
 BlockTable::BlockTable(BlockPool& pool, int max_tokens) : pool_(&pool) {
-  const int block_size = pool.block_size();
+  if (max_tokens > 0) ReserveCapacity(max_tokens);
+}
+
+void BlockTable::ReserveCapacity(int max_tokens) {
+  const int block_size = pool_->block_size();
   blocks_.reserve((max_tokens + block_size - 1) / block_size);
   partial_.reserve(block_size);
 }

@@ -25,8 +25,9 @@ namespace forerun {
 
 class BlockTable {
  public:
-  // Up to max_tokens tokens no call allocates memory.
   explicit BlockTable(BlockPool& pool, int max_tokens = 0);
+  // Up to max_tokens tokens no call allocates memory from here on.
+  void ReserveCapacity(int max_tokens);
   ~BlockTable() { Drop(); }
 
   BlockTable(BlockTable&& other) noexcept;

@@ -10,7 +10,6 @@ void Request::SetUp(std::span<const TokenId> prompt, const SamplingParams& sampl
   params = sampling_params;
   hooks = std::move(request_hooks);
   num_prompt_tokens = static_cast<int>(prompt.size());
-  tokens.reserve(max_len);
   tokens.assign(prompt.begin(), prompt.end());
   end_tokens = params.stop_token_ids;
   if (!params.ignore_eos) {
@@ -19,13 +18,22 @@ void Request::SetUp(std::span<const TokenId> prompt, const SamplingParams& sampl
   }
   rule = MakeSamplingRule(params, setting.seed);
   rule.acceptance_method = setting.acceptance_method;
+  vocab_size = setting.vocab_size;
+}
+
+void Request::Prepare() {
+  if (is_prepared) return;
+  tokens.reserve(max_len);
+  table.ReserveCapacity(max_len);
   if (hooks.constraint != nullptr) {
-    constraint.emplace(*hooks.constraint, tokens, max_len, setting.vocab_size);
+    constraint.emplace(*hooks.constraint, tokens, max_len, vocab_size);
   }
   const RowHooks row_hooks = {constraint ? &*constraint : nullptr, hooks.logits_hook.get()};
-  if (!LogitsProcessors::AreNeeded(params, end_tokens, row_hooks)) return;
-  processors.emplace(params, end_tokens, tokens, max_len, row_hooks);
-  rule.processors = &*processors;
+  if (LogitsProcessors::AreNeeded(params, end_tokens, row_hooks)) {
+    processors.emplace(params, end_tokens, tokens, max_len, row_hooks);
+    rule.processors = &*processors;
+  }
+  is_prepared = true;
 }
 
 }  // namespace forerun

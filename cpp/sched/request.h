@@ -43,7 +43,7 @@ struct TextTail {
 
 struct Request {
   Request(RequestId request_id, BlockPool& pool, int max_tokens)
-      : id(request_id), max_len(max_tokens), table(pool, max_tokens) {}
+      : id(request_id), max_len(max_tokens), table(pool) {}
 
   // Fixed at submission.
   const RequestId id;
@@ -52,14 +52,18 @@ struct Request {
   std::vector<TokenId> end_tokens;  // end-of-sequence and stop tokens
   SamplingRule rule;                // points to the processors
   RequestHooks hooks;
+  int vocab_size = 0;
   int num_prompt_tokens = 0;
   int priority = 0;
   std::string cache_salt;
 
   // Change at commit. `table` holds KV of a prefix of `tokens`; the rest is pending.
-  std::vector<TokenId> tokens;                 // prompt, then output
-  std::optional<ConstraintCursor> constraint;  // of the hooks; absent where there is none
-  std::optional<LogitsProcessors> processors;  // absent where none would do anything
+  std::vector<TokenId> tokens;  // prompt, then output
+  // Of the hooks; absent where there is none, and before Prepare.
+  std::optional<ConstraintCursor> constraint;
+  // Absent where none would do anything, and before Prepare.
+  std::optional<LogitsProcessors> processors;
+  bool is_prepared = false;
   int num_scored_rows = 0;  // of the prompt: their log-probabilities have been reported
   BlockTable table;
   int num_cached_tokens =
@@ -85,6 +89,10 @@ struct Request {
   bool ComesBefore(const Request& other) const {
     return priority != other.priority ? priority < other.priority : id < other.id;
   }
+
+  // Allocates what is sized by max_len, so that commits allocate nothing. Not before the request
+  // first runs: many may wait. Does nothing when it was called before.
+  void Prepare();
 
   int num_output_tokens() const { return static_cast<int>(tokens.size()) - num_prompt_tokens; }
   int num_pending() const { return static_cast<int>(tokens.size()) - table.num_committed(); }

@@ -103,6 +103,7 @@ void Scheduler::Admit(int budget, StepPlan& plan) {
   while (!waiting_.empty()) {
     Request& request = *waiting_.front();
     if (static_cast<int>(running_.size()) >= limits_.max_num_seqs || budget <= 0) return;
+    request.Prepare();
     // Logits are not cached.
     const int num_adopted = request.scores_prompt() ? 0 : request.table.AdoptPrefix(request.tokens);
     const int num_blocks = request.table.NumBlocksToReserve(request.num_pending());
