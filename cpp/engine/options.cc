@@ -4,6 +4,7 @@
 
 #include "cpp/draft/tree_shape.h"
 #include "cpp/kv/layout.h"
+#include "cpp/util/thread_team.h"
 #include "forerun/error.h"
 
 namespace forerun {
@@ -19,6 +20,22 @@ void CheckAtLeast(const char* field, std::int64_t value, std::int64_t least) {
     throw InvalidArgument(field, ToText(value), "an integer of at least " + ToText(least));
   }
 }
+
+// `reason` goes on after "an integer of at most N".
+void CheckAtMost(const char* field, std::int64_t value, std::int64_t most, const char* reason) {
+  if (value > most) {
+    throw InvalidArgument(field, ToText(value),
+                          "an integer of at most " + ToText(most) + ": " + reason);
+  }
+}
+
+// Far above what speeds anything up: a draft costs rows of the step, and counters of each request
+// and of each length.
+constexpr int kMaxDraftTokens = 1024;
+constexpr const char* kDraftReason = "longer drafts cost more than they can save";
+constexpr int kMaxMatchTokens = 1024;
+constexpr const char* kMatchReason =
+    "longer matches predict no better, and are counted token by token";
 
 void CheckModelDrafter(const SpeculativeOptions& options) {
   const bool is_model = IsModel(options.method);
@@ -57,6 +74,7 @@ void CheckModelDrafter(const SpeculativeOptions& options) {
                             "nothing with a method that is no model");
     }
     CheckAtLeast("draft_tree_depth", *options.draft_tree_depth, 1);
+    CheckAtMost("draft_tree_depth", *options.draft_tree_depth, kMaxDraftTokens, kDraftReason);
   }
 }
 
@@ -82,6 +100,8 @@ void CheckFixedTree(const SpeculativeOptions& options) {
 void CheckSpeculative(const SpeculativeOptions& options) {
   if (options.num_speculative_tokens) {
     CheckAtLeast("num_speculative_tokens", *options.num_speculative_tokens, 1);
+    CheckAtMost("num_speculative_tokens", *options.num_speculative_tokens, kMaxDraftTokens,
+                kDraftReason);
   }
   CheckModelDrafter(options);
   CheckFixedTree(options);
@@ -90,7 +110,10 @@ void CheckSpeculative(const SpeculativeOptions& options) {
     throw InvalidArgument("prompt_lookup_max", ToText(options.prompt_lookup_max),
                           "at least prompt_lookup_min, " + ToText(options.prompt_lookup_min));
   }
+  CheckAtMost("prompt_lookup_max", options.prompt_lookup_max, kMaxMatchTokens, kMatchReason);
   CheckAtLeast("suffix_decoding_max_tree_depth", options.suffix_max_tree_depth, 2);
+  CheckAtMost("suffix_decoding_max_tree_depth", options.suffix_max_tree_depth, kMaxMatchTokens,
+              kMatchReason);
   CheckAtLeast("suffix_decoding_max_cached_requests", options.suffix_max_cached_requests, 0);
   if (!(options.suffix_max_spec_factor > 0) || !std::isfinite(options.suffix_max_spec_factor)) {
     throw InvalidArgument("suffix_decoding_max_spec_factor", ToText(options.suffix_max_spec_factor),
@@ -114,7 +137,11 @@ void CheckEngineOptions(const EngineOptions& options) {
   }
   if (options.max_model_len) CheckAtLeast("max_model_len", *options.max_model_len, 2);
   CheckAtLeast("max_num_seqs", options.max_num_seqs, 1);
+  CheckAtMost("max_num_seqs", options.max_num_seqs, 1 << 16,
+              "each running request has buffers of its own");
   CheckAtLeast("max_num_batched_tokens", options.max_num_batched_tokens, options.max_num_seqs);
+  CheckAtMost("max_num_batched_tokens", options.max_num_batched_tokens, 1 << 20,
+              "a step has buffers for all of them");
   if (options.block_size < kKvBlockGranularity || options.block_size % kKvBlockGranularity != 0 ||
       options.block_size > 1024) {
     throw InvalidArgument("block_size", ToText(options.block_size),
@@ -124,6 +151,8 @@ void CheckEngineOptions(const EngineOptions& options) {
     CheckAtLeast("kv_cache_memory_bytes", *options.kv_cache_memory_bytes, 1);
   }
   CheckAtLeast("num_threads", options.num_threads, 0);
+  CheckAtMost("num_threads", options.num_threads, ThreadTeam::kMaxThreads,
+              "threads beyond the number of cores only wait for each other");
   CheckSpeculative(options.speculative);
 }
 

@@ -9,7 +9,7 @@ namespace forerun {
 
 History::History(int max_requests, std::int64_t max_bytes, int max_depth)
     : max_requests_(max_requests),
-      max_segment_requests_((max_requests + kMaxSegments - 1) / kMaxSegments),
+      max_segment_requests_(max_requests / kMaxSegments + (max_requests % kMaxSegments > 0)),
       max_bytes_(max_bytes),
       max_depth_(max_depth) {
   FORERUN_CHECK(max_requests >= 0, "max_requests = " + std::to_string(max_requests));

@@ -4,11 +4,14 @@
 
 #include <cmath>
 #include <functional>
+#include <limits>
 
 #include "forerun/error.h"
 
 namespace forerun {
 namespace {
+
+constexpr int kIntMax = std::numeric_limits<int>::max();
 
 TEST(CheckEngineOptionsTest, NamesTheFirstWrongField) {
   struct Case {
@@ -25,7 +28,20 @@ TEST(CheckEngineOptionsTest, NamesTheFirstWrongField) {
       {"block_size", [](auto& o) { o.block_size = 24; }},
       {"block_size", [](auto& o) { o.block_size = 0; }},
       {"kv_cache_memory_bytes", [](auto& o) { o.kv_cache_memory_bytes = 0; }},
+      {"max_num_seqs", [](auto& o) { o.max_num_seqs = o.max_num_batched_tokens = kIntMax; }},
+      {"max_num_batched_tokens", [](auto& o) { o.max_num_batched_tokens = kIntMax; }},
       {"num_threads", [](auto& o) { o.num_threads = -1; }},
+      {"num_threads", [](auto& o) { o.num_threads = kIntMax; }},
+      {"num_speculative_tokens",
+       [](auto& o) { o.speculative.num_speculative_tokens = 100'000'000; }},
+      {"prompt_lookup_max", [](auto& o) { o.speculative.prompt_lookup_max = kIntMax; }},
+      {"suffix_decoding_max_tree_depth",
+       [](auto& o) { o.speculative.suffix_max_tree_depth = kIntMax; }},
+      {"draft_tree_depth",
+       [](auto& o) {
+         o.speculative.method = SpeculativeMethod::kMtp;
+         o.speculative.draft_tree_depth = kIntMax;
+       }},
       {"num_speculative_tokens", [](auto& o) { o.speculative.num_speculative_tokens = 0; }},
       {"draft_sample_method",
        [](auto& o) { o.speculative.draft_sample_method = DraftSampleMethod::kProbabilistic; }},

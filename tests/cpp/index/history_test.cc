@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <deque>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -35,6 +36,14 @@ Tokens SegmentText(const std::vector<Tokens>& outputs) {
     for (const TokenId token : output) naive.Append(token);
   }
   return naive.text();
+}
+
+TEST(HistoryTest, TheLargestBoundIsNoBound) {
+  History history(std::numeric_limits<int>::max(), kNoLimit, 4);
+  for (int i = 0; i < 20; ++i) history.Add(Tokens{i, i + 1});
+  EXPECT_EQ(history.num_requests(), 20);
+  EXPECT_EQ(history.num_segments(), 1);
+  history.CheckIntegrity();
 }
 
 TEST(HistoryTest, RemembersTheNewestOutputsUpToTheBound) {
