@@ -15,15 +15,25 @@
 #include "cpp/model/transformer.h"
 #include "cpp/model/weights.h"
 #include "cpp/ops/ops.h"
+#include "cpp/util/machine.h"
 #include "cpp/util/thread_team.h"
 #include "forerun/engine.h"
 
 namespace forerun {
 namespace {
 
-// The most the cache may take without being told: half of the memory nobody uses.
-std::int64_t AvailableCacheBytes() {
-  return std::int64_t{sysconf(_SC_AVPHYS_PAGES)} * sysconf(_SC_PAGESIZE) / 2;
+std::int64_t AvailableBytes() {
+  return AvailableMemoryBytes().value_or(std::int64_t{sysconf(_SC_AVPHYS_PAGES)} *
+                                         sysconf(_SC_PAGESIZE));
+}
+
+MemoryNeeds NeedsOf(const ModelSpec& spec, DType dtype, const Checkpoint& checkpoint,
+                    int block_size) {
+  MemoryNeeds needs;
+  needs.block = MakeKvLayout(spec, dtype, block_size).block_bytes();
+  needs.row = ScratchBytesPerRow(spec);
+  needs.weights = checkpoint.num_elements() * static_cast<std::int64_t>(SizeOf(dtype));
+  return needs;
 }
 
 int NumSpeculativeTokens(const SpeculativeOptions& options) {
@@ -71,18 +81,23 @@ class NativeEngine : public Engine {
     if (IsModel(options.speculative.method)) {
       source.emplace(options.speculative, spec, options.model);
     }
-    std::int64_t block_bytes = MakeKvLayout(spec, dtype, options.block_size).block_bytes();
-    if (source) block_bytes += source->block_bytes(dtype, options.block_size);
+    MemoryNeeds needs = NeedsOf(spec, dtype, checkpoint, options.block_size);
+    int num_level_rows = 0;
+    if (source) {
+      needs.block += source->block_bytes(dtype, options.block_size);
+      num_level_rows = options.max_num_seqs * NumModelLevelRows(options.speculative);
+    }
+    const int model_max_len = spec.max_position;
     const MemoryPlan memory =
-        PlanMemory(options, spec.max_position, block_bytes, AvailableCacheBytes());
+        PlanMemory(options, model_max_len, std::max(options.max_num_batched_tokens, num_level_rows),
+                   needs, AvailableBytes());
     ModelWeights weights = LoadWeights(spec, checkpoint, dtype, *ops_);
     TransformerLimits limits = {options.max_num_batched_tokens, memory.max_model_len,
                                 options.block_size, memory.num_blocks};
     transformer_ = std::make_unique<Transformer>(std::move(spec), std::move(weights), *ops_, limits,
                                                  source ? source->features() : FeatureSpec());
     if (source) {
-      limits.max_rows =
-          std::max(limits.max_rows, options.max_num_seqs * NumModelLevelRows(options.speculative));
+      limits.max_rows = std::max(limits.max_rows, num_level_rows);
       drafter_ = source->Load(*transformer_, *ops_, limits);
     } else {
       drafter_ = MakeDrafter(options.speculative);
@@ -91,6 +106,7 @@ class NativeEngine : public Engine {
     core_ = std::make_unique<EngineCore>(config, *transformer_, drafter_.get());
     limits_ = {.vocab_size = transformer_->vocab_size(),
                .max_model_len = memory.max_model_len,
+               .model_max_len = model_max_len,
                .num_kv_blocks = memory.num_blocks,
                .block_size = options.block_size,
                .num_weight_bytes = transformer_->num_weight_bytes(),
@@ -113,9 +129,7 @@ class NativeEngine : public Engine {
   bool HasUnfinished() const override { return core_->HasUnfinished(); }
   std::span<const RequestUpdate> Step() override { return core_->Step(); }
   void ResetCaches() override { core_->ResetCaches(); }
-  std::vector<DraftRecord> TakeDraftRecords() override {
-    return drafter_ != nullptr ? drafter_->TakeRecords() : std::vector<DraftRecord>();
-  }
+  std::vector<DraftRecord> TakeDraftRecords() override { return core_->TakeDraftRecords(); }
   EngineMetrics metrics() const override { return core_->metrics(); }
   const ModelLimits& limits() const override { return limits_; }
 

@@ -34,6 +34,9 @@ EngineCore::~EngineCore() = default;
 
 void EngineCore::SetTokenBytes(std::vector<std::string> token_bytes,
                                std::vector<TokenId> special_tokens) {
+  const Running running(is_running_);
+  // Submit reads the vocabulary.
+  const std::lock_guard lock(inbox_mutex_);
   FORERUN_CHECK(!HasUnfinished(), "token bytes may not change while requests are unfinished");
   if (static_cast<int>(token_bytes.size()) != executor_.vocab_size()) {
     throw InvalidArgument(
@@ -62,7 +65,7 @@ std::unique_ptr<Request> EngineCore::MakeRequest(RequestId id, std::span<const T
                  {config_.acceptance_method, seed, executor_.vocab_size(), config_.eos_token_ids});
   const bool may_draft = params.speculative && config_.num_speculative_tokens > 0;
   request->drafts = may_draft && drafter_ != nullptr;
-  request->speculates = request->drafts || (may_draft && request->constraint.has_value());
+  request->speculates = request->drafts || (may_draft && request->hooks.constraint != nullptr);
   ReserveTail(vocabulary_, *request);
   recorder_.SetUp(*request);
   return request;
@@ -74,11 +77,11 @@ RequestId EngineCore::Submit(std::span<const TokenId> prompt, const SamplingPara
     throw InvalidArgument("priority", std::to_string(options.priority),
                           "0, unless the engine has scheduling_policy \"priority\"");
   }
+  std::lock_guard lock(inbox_mutex_);
   CheckRequest(prompt, params,
                {.vocab_size = executor_.vocab_size(),
                 .max_model_len = config_.max_model_len,
                 .has_token_bytes = !vocabulary_.token_bytes.empty()});
-  std::lock_guard lock(inbox_mutex_);
   const RequestId id = next_id_;
   auto request = MakeRequest(id, prompt, params, std::move(hooks));
   request->priority = options.priority;
@@ -119,13 +122,16 @@ void EngineCore::TakeInbox() {
     Request* request = scheduler_.Find(id);
     if (request == nullptr) continue;
     request->finish_reason = FinishReason::kAbort;
-    updates_.push_back({.id = id});
+    updates_.push_back({.id = id,
+                        .num_earlier_tokens = request->num_output_tokens(),
+                        .num_earlier_prompt_logprobs = request->num_scored_rows});
     Finish(*request);
   }
   cancelled_.clear();
 }
 
 std::span<const RequestUpdate> EngineCore::Step() {
+  const Running is_running(is_running_);
   const double begin = Now();
   // What a step did before it failed is told by the next.
   if (!std::exchange(is_interrupted_, true)) {
@@ -270,10 +276,13 @@ void EngineCore::AddUpdate(const Request& request, int num_emitted, const Outcom
   updates_.push_back(
       {.id = request.id,
        .new_tokens = std::span(request.tokens).last(num_emitted),
+       .num_earlier_tokens = request.num_output_tokens() - num_emitted,
        .num_cached_tokens = std::max(0, request.num_cached_tokens),
        .logprobs = view(outcome.logprobs, num_emitted, request.params.logprobs),
        .prompt_logprobs = view(outcome.prompt_logprobs, outcome.prompt_logprobs.num_tokens,
-                               request.params.prompt_logprobs)});
+                               request.params.prompt_logprobs),
+       .num_earlier_prompt_logprobs =
+           request.num_scored_rows - outcome.prompt_logprobs.num_tokens});
 }
 
 void EngineCore::Observe(Request& request, int num_before, std::span<const int> accepted_nodes) {
@@ -313,7 +322,13 @@ void EngineCore::Finish(Request& request) {
   finished_.push_back(scheduler_.Remove(&request));
 }
 
+std::vector<DraftRecord> EngineCore::TakeDraftRecords() {
+  const Running running(is_running_);
+  return drafter_ != nullptr ? drafter_->TakeRecords() : std::vector<DraftRecord>();
+}
+
 void EngineCore::ResetCaches() {
+  const Running running(is_running_);
   FORERUN_CHECK(!HasUnfinished(), "caches may not be reset while requests are unfinished");
   pool_.DropCached();
   if (drafter_ != nullptr) drafter_->Reset();

@@ -65,9 +65,28 @@ class EngineCore {
   bool HasUnfinished() const { return num_unfinished_.load() > 0; }
   std::span<const RequestUpdate> Step();
   void ResetCaches();
+  std::vector<DraftRecord> TakeDraftRecords();
   EngineMetrics metrics() const;
 
  private:
+  // Held for as long as one of the calls runs that must not meet.
+  class Running {
+   public:
+    explicit Running(std::atomic<bool>& is_running) : is_running_(is_running) {
+      if (is_running_.exchange(true)) {
+        throw EngineBusy(
+            "the engine runs already: one thread at a time may drive it, and its hooks must not "
+            "call it");
+      }
+    }
+    Running(const Running&) = delete;
+    Running& operator=(const Running&) = delete;
+    ~Running() { is_running_.store(false); }
+
+   private:
+    std::atomic<bool>& is_running_;
+  };
+
   // Entries of logprobs_.
   struct LogprobRange {
     std::size_t begin = 0;
@@ -147,6 +166,7 @@ class EngineCore {
   std::vector<RequestUpdate> updates_;
   std::vector<std::unique_ptr<Request>> finished_;  // the updates point into them
   bool is_interrupted_ = false;                     // the last step threw
+  std::atomic<bool> is_running_{false};
 
   // Shared with Submit, Cancel and metrics.
   mutable std::mutex inbox_mutex_;

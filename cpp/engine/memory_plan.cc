@@ -18,31 +18,53 @@ std::int64_t BlocksFor(std::int64_t num_tokens, int block_size) {
 
 }  // namespace
 
-MemoryPlan PlanMemory(const EngineOptions& options, int model_max_len, std::int64_t block_bytes,
-                      std::int64_t available_bytes) {
+MemoryPlan PlanMemory(const EngineOptions& options, int model_max_len, std::int64_t num_rows,
+                      const MemoryNeeds& needs, std::int64_t available_bytes) {
   if (options.max_model_len && *options.max_model_len > model_max_len) {
     throw InvalidArgument(
         "max_model_len", std::to_string(*options.max_model_len),
         "at most " + std::to_string(model_max_len) + ", the model's max_position_embeddings");
   }
+  const std::int64_t buffer_bytes = num_rows * needs.row;
+  if (buffer_bytes > available_bytes) {
+    const bool by_seqs = num_rows > options.max_num_batched_tokens;
+    throw InvalidArgument(
+        by_seqs ? "max_num_seqs" : "max_num_batched_tokens",
+        std::to_string(by_seqs ? options.max_num_seqs : options.max_num_batched_tokens),
+        "a number whose buffers fit: these take " + std::to_string(buffer_bytes) + " bytes, and " +
+            std::to_string(available_bytes) + " are available");
+  }
+  const std::int64_t spare_bytes =
+      std::max<std::int64_t>(0, available_bytes - buffer_bytes - needs.weights);
+  if (options.kv_cache_memory_bytes && *options.kv_cache_memory_bytes > available_bytes) {
+    throw InvalidArgument(
+        "kv_cache_memory_bytes", std::to_string(*options.kv_cache_memory_bytes),
+        "at most the " + std::to_string(available_bytes) + " bytes of memory that are available");
+  }
   const int block_size = options.block_size;
   const std::int64_t wanted_len = options.max_model_len.value_or(model_max_len);
   std::int64_t num_blocks = 0;
   if (options.kv_cache_memory_bytes) {
-    num_blocks = *options.kv_cache_memory_bytes / block_bytes;
+    num_blocks = *options.kv_cache_memory_bytes / needs.block;
   } else {
     const std::int64_t num_tokens = std::max(
         wanted_len,
         std::min(options.max_num_seqs * kTokensPerRequest, options.max_num_seqs * wanted_len));
-    num_blocks = std::min(BlocksFor(num_tokens, block_size), available_bytes / block_bytes);
+    const std::int64_t unasked = std::min(spare_bytes, available_bytes / 2) / needs.block;
+    num_blocks = std::min(BlocksFor(num_tokens, block_size), unasked);
+    // A length that was asked for may take more.
+    if (options.max_model_len) {
+      num_blocks = std::max(num_blocks,
+                            std::min(BlocksFor(wanted_len, block_size), spare_bytes / needs.block));
+    }
   }
   num_blocks = std::min<std::int64_t>(num_blocks, 1 << 30);
   const std::int64_t needed_len = options.max_model_len.value_or(2);
   if (num_blocks < BlocksFor(needed_len, block_size)) {
-    const std::int64_t needed_bytes = BlocksFor(needed_len, block_size) * block_bytes;
+    const std::int64_t needed_bytes = BlocksFor(needed_len, block_size) * needs.block;
     const bool asked = options.kv_cache_memory_bytes.has_value();
     throw InvalidArgument("kv_cache_memory_bytes",
-                          std::to_string(num_blocks * block_bytes) + (asked ? "" : " available"),
+                          std::to_string(num_blocks * needs.block) + (asked ? "" : " available"),
                           "at least " + std::to_string(needed_bytes) + " for one request of " +
                               std::to_string(needed_len) + " tokens, or a smaller max_model_len");
   }

@@ -14,12 +14,20 @@ struct MemoryPlan {
   int num_blocks = 0;
 };
 
-// A pure function. Throws InvalidArgument with the numbers when the wishes do not go together.
+// Bytes.
+struct MemoryNeeds {
+  std::int64_t block = 0;    // keys and values of one block in all layers
+  std::int64_t row = 0;      // a step's buffers, for each of its rows
+  std::int64_t weights = 0;  // as packed
+};
+
+// A pure function. Throws InvalidArgument with the numbers when the wishes do not go together, or
+// are more than the machine has.
 //   model_max_len        the model's own limit
-//   block_bytes          keys and values of one block in all layers
-//   available_bytes      what the machine could give to the cache
-MemoryPlan PlanMemory(const EngineOptions& options, int model_max_len, std::int64_t block_bytes,
-                      std::int64_t available_bytes);
+//   num_rows             of the largest step
+//   available_bytes      of the machine's memory; half of it, at most, the cache takes unasked
+MemoryPlan PlanMemory(const EngineOptions& options, int model_max_len, std::int64_t num_rows,
+                      const MemoryNeeds& needs, std::int64_t available_bytes);
 
 }  // namespace forerun
 

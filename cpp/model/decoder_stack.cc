@@ -32,6 +32,13 @@ KvLayout MakeKvLayout(const ModelSpec& spec, DType dtype, int block_size) {
   return layout;
 }
 
+std::int64_t ScratchBytesPerRow(const ModelSpec& spec) {
+  const std::int64_t query = std::int64_t{spec.num_heads} * spec.head_dim;
+  const std::int64_t kv = std::int64_t{spec.num_kv_heads} * spec.head_dim;
+  return static_cast<std::int64_t>(sizeof(float)) *
+         (6 * std::int64_t{spec.hidden_size} + 3 * query + 2 * kv);
+}
+
 DecoderStack::DecoderStack(const ModelSpec& spec, std::span<const LayerWeights> layers, DType dtype,
                            Ops& ops, const TransformerLimits& limits, int first_position)
     : spec_(spec),

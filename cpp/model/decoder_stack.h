@@ -27,6 +27,9 @@ struct TransformerLimits {
 // The KV cache that the layers need. Keys and values are stored in the weights' dtype.
 KvLayout MakeKvLayout(const ModelSpec& spec, DType dtype, int block_size);
 
+// Of the hidden states and what is made of them, in a DecoderStack and in its Transformer.
+std::int64_t ScratchBytesPerRow(const ModelSpec& spec);
+
 // Owns the KV cache and all scratch memory; a forward allocates nothing. The spec, the weights and
 // the Ops must outlive it.
 class DecoderStack {

@@ -256,6 +256,15 @@ void Checkpoint::AddFile(const std::string& file_name, const WeightFiles& files)
   }
 }
 
+std::int64_t Checkpoint::num_elements() const {
+  std::int64_t total = 0;
+  for (const auto& [name, tensor] : tensors_) {
+    total += static_cast<std::int64_t>((tensor.entry.end - tensor.entry.begin) /
+                                       SizeOf(tensor.entry.dtype));
+  }
+  return total;
+}
+
 Checkpoint::Tensor& Checkpoint::Find(const std::string& name) {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) {

@@ -45,6 +45,8 @@ class Checkpoint {
   const std::string& directory() const { return directory_; }
   // Sorted.
   const std::vector<std::string>& names() const { return names_; }
+  // Of all tensors.
+  std::int64_t num_elements() const;
   bool Contains(const std::string& name) const { return tensors_.count(name) != 0; }
 
   // Aligned to its element size; valid until the checkpoint dies or drops it. Throws for a name

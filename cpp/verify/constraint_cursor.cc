@@ -24,18 +24,24 @@ ConstraintCursor::ConstraintCursor(TokenConstraint& constraint, const std::vecto
   taken_.reserve(max_tokens - num_prompt_);
 }
 
-// After a call that did not return nobody knows where the constraint stands.
 template <typename Call>
 void ConstraintCursor::Guarded(const Call& call) {
   if (!failure_.empty()) throw HookError(failure_);
-  failure_ = "interrupted";
+  is_interrupted_ = true;
   try {
     call();
   } catch (const std::exception& error) {
     failure_ = std::string("the constraint failed: ") + error.what();
     throw HookError(failure_);
   }
-  failure_.clear();
+  is_interrupted_ = false;
+}
+
+// After a call that was interrupted the constraint's state is unknown.
+void ConstraintCursor::Recover() {
+  if (!is_interrupted_) return;
+  Guarded([&] { constraint_.Restart(); });
+  taken_.clear();
 }
 
 int ConstraintCursor::Advance(std::span<const TokenId> tokens) {
@@ -50,6 +56,7 @@ int ConstraintCursor::Advance(std::span<const TokenId> tokens) {
 }
 
 bool ConstraintCursor::MoveTo(std::span<const TokenId> path) {
+  Recover();
   const auto output = std::span(tokens_).subspan(num_prompt_);
   std::size_t common = CommonLength(taken_, output);
   if (common == output.size()) common += CommonLength(std::span(taken_).subspan(common), path);

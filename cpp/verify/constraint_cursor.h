@@ -3,6 +3,9 @@
 // The constraint follows no events: whoever asks says behind which path, and the cursor takes back
 // what differs from there and advances over the rest. So commits, rejected drafts and preemption
 // need no call, and the answers are a function of the output alone.
+//
+// What the constraint throws that is no std::exception, an interrupt, leaves the cursor usable: the
+// next MoveTo starts over. REQUIRES: MoveTo is the next call then.
 #ifndef FORERUN_CPP_VERIFY_CONSTRAINT_CURSOR_H_
 #define FORERUN_CPP_VERIFY_CONSTRAINT_CURSOR_H_
 
@@ -39,6 +42,7 @@ class ConstraintCursor {
  private:
   template <typename Call>
   void Guarded(const Call& call);
+  void Recover();
   // Returns how many the constraint took.
   int Advance(std::span<const TokenId> tokens);
 
@@ -49,7 +53,8 @@ class ConstraintCursor {
 
   std::vector<TokenId> taken_;  // the output behind which the constraint stands
   std::vector<std::uint32_t> allowed_;
-  std::string failure_;  // of a call that did not return
+  std::string failure_;          // what the constraint threw
+  bool is_interrupted_ = false;  // during a call, and after one that did not return
 };
 
 }  // namespace forerun

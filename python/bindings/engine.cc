@@ -3,10 +3,13 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <memory>
 #include <optional>
 #include <tuple>
 #include <utility>
+#include <vector>
 
+#include "python/bindings/gil.h"
 #include "python/bindings/hooks.h"
 #include "python/bindings/register.h"
 
@@ -46,12 +49,60 @@ struct OwnedUpdate {
   std::optional<RequestMetrics> metrics;
 };
 
-std::unique_ptr<Engine> Create(const EngineOptions& options) {
-  py::gil_scoped_release release;
-  return Engine::Create(options);
-}
+// An engine and the updates of its last step.
+class PythonEngine {
+ public:
+  using Updates = std::vector<std::shared_ptr<OwnedUpdate>>;
 
-RequestId SubmitArray(Engine& engine, const TokenArray& prompt, const SamplingParams& params,
+  explicit PythonEngine(const EngineOptions& options) {
+    const ReleaseGil release;
+    engine_ = Engine::Create(options);
+  }
+
+  Engine& native() const { return *engine_; }
+
+  Updates Step() {
+    // Until the updates are copied, which the engine's own guard does not know of.
+    if (is_stepping_) throw EngineBusy("the engine is in a step of another thread or of this one");
+    is_stepping_ = true;
+    try {
+      const ReleaseGil release;
+      latest_ = engine_->Step();
+      is_copied_ = false;
+    } catch (HookInterrupt& interrupt) {
+      is_stepping_ = false;
+      throw interrupt.error;
+    } catch (...) {
+      is_stepping_ = false;
+      throw;
+    }
+    is_stepping_ = false;
+    return LatestUpdates();
+  }
+
+  // Copied here if memory was short when the step ended.
+  Updates LatestUpdates() {
+    if (!is_copied_ && !is_stepping_) {
+      updates_.clear();
+      for (const RequestUpdate& update : latest_) {
+        updates_.push_back(std::make_shared<OwnedUpdate>(update));
+      }
+      is_copied_ = true;
+    }
+    return updates_;
+  }
+
+ private:
+  std::unique_ptr<Engine> engine_;
+
+  // Change while the GIL is held.
+  std::span<const RequestUpdate> latest_;  // valid until the next step
+  Updates updates_;                        // of latest_
+  bool is_copied_ = true;
+  bool is_stepping_ = false;
+};
+
+RequestId SubmitArray(PythonEngine& engine, const TokenArray& prompt, const SamplingParams& params,
                       const py::object& constraint, const py::object& logits_hook,
                       const SubmitOptions& options) {
   if (prompt.ndim() != 1) {
@@ -60,32 +111,23 @@ RequestId SubmitArray(Engine& engine, const TokenArray& prompt, const SamplingPa
   }
   const std::span<const TokenId> tokens(prompt.data(), static_cast<std::size_t>(prompt.size()));
   RequestHooks hooks = MakeHooks(constraint, logits_hook);
-  py::gil_scoped_release release;
-  return engine.Submit(tokens, params, std::move(hooks), options);
+  const ReleaseGil release;
+  return engine.native().Submit(tokens, params, std::move(hooks), options);
 }
 
-RequestId SubmitList(Engine& engine, const std::vector<TokenId>& prompt,
+RequestId SubmitList(PythonEngine& engine, const std::vector<TokenId>& prompt,
                      const SamplingParams& params, const py::object& constraint,
                      const py::object& logits_hook, const SubmitOptions& options) {
   RequestHooks hooks = MakeHooks(constraint, logits_hook);
-  py::gil_scoped_release release;
-  return engine.Submit(prompt, params, std::move(hooks), options);
+  const ReleaseGil release;
+  return engine.native().Submit(prompt, params, std::move(hooks), options);
 }
 
-std::vector<OwnedUpdate> Step(Engine& engine) {
-  try {
-    py::gil_scoped_release release;
-    const std::span<const RequestUpdate> updates = engine.Step();
-    return std::vector<OwnedUpdate>(updates.begin(), updates.end());
-  } catch (HookInterrupt& interrupt) {
-    throw interrupt.error;
-  }
-}
-
-void SetTokenBytes(Engine& engine, const std::vector<py::bytes>& token_bytes,
+void SetTokenBytes(PythonEngine& engine, const std::vector<py::bytes>& token_bytes,
                    const std::vector<TokenId>& special_token_ids) {
-  engine.SetTokenBytes(std::vector<std::string>(token_bytes.begin(), token_bytes.end()),
-                       special_token_ids);
+  std::vector<std::string> copies(token_bytes.begin(), token_bytes.end());
+  const ReleaseGil release;
+  engine.native().SetTokenBytes(std::move(copies), special_token_ids);
 }
 
 void RegisterUpdate(py::module_& module) {
@@ -96,11 +138,17 @@ void RegisterUpdate(py::module_& module) {
       .value("ABORT", FinishReason::kAbort)
       .value("ERROR", FinishReason::kError);
 
-  py::class_<OwnedUpdate>(module, "RequestUpdate", "What one step did for one request.")
+  py::class_<OwnedUpdate, std::shared_ptr<OwnedUpdate>>(module, "RequestUpdate",
+                                                        "What one step did for one request.")
       .def_readonly("new_tokens", &OwnedUpdate::new_tokens)
       .def_readonly("logprobs", &OwnedUpdate::logprobs)
       .def_readonly("prompt_logprobs", &OwnedUpdate::prompt_logprobs)
       .def_readonly("metrics", &OwnedUpdate::metrics)
+      .def_property_readonly("num_earlier_tokens",
+                             [](const OwnedUpdate& u) { return u.view.num_earlier_tokens; })
+      .def_property_readonly(
+          "num_earlier_prompt_logprobs",
+          [](const OwnedUpdate& u) { return u.view.num_earlier_prompt_logprobs; })
       .def_property_readonly("id", [](const OwnedUpdate& u) { return u.view.id; })
       .def_property_readonly("finish_reason",
                              [](const OwnedUpdate& u) { return u.view.finish_reason; })
@@ -133,6 +181,7 @@ void RegisterLimits(py::module_& module) {
   py::class_<ModelLimits>(module, "ModelLimits", "What a loaded model can serve.")
       .def_readonly("vocab_size", &ModelLimits::vocab_size)
       .def_readonly("max_model_len", &ModelLimits::max_model_len)
+      .def_readonly("model_max_len", &ModelLimits::model_max_len)
       .def_readonly("num_kv_blocks", &ModelLimits::num_kv_blocks)
       .def_readonly("block_size", &ModelLimits::block_size)
       .def_readonly("num_weight_bytes", &ModelLimits::num_weight_bytes)
@@ -155,9 +204,8 @@ void RegisterEngine(py::module_& module) {
            "ones only.")
       .def_readonly("priority", &SubmitOptions::priority)
       .def_readonly("cache_salt", &SubmitOptions::cache_salt);
-  const auto release = py::call_guard<py::gil_scoped_release>();
-  py::class_<Engine>(module, "Engine", "Generates tokens for many requests at once.")
-      .def(py::init(&Create), py::arg("options"), "Maps and packs the model.")
+  py::class_<PythonEngine>(module, "Engine", "Generates tokens for many requests at once.")
+      .def(py::init<const EngineOptions&>(), py::arg("options"), "Maps and packs the model.")
       .def("set_token_bytes", &SetTokenBytes, py::arg("token_bytes"),
            py::arg("special_token_ids") = std::vector<TokenId>(),
            "Sets the bytes of each token, indexed by id; needed by requests with stop strings.")
@@ -170,18 +218,42 @@ void RegisterEngine(py::module_& module) {
            py::arg("constraint") = py::none(), py::arg("logits_hook") = py::none(),
            py::arg_v("options", SubmitOptions(), "SubmitOptions()"),
            "Queues a request and returns its id.")
-      .def("cancel", &Engine::Cancel, py::arg("request_id"), release,
-           "Ends a request; false when no such request is unfinished.")
-      .def("has_unfinished", &Engine::HasUnfinished, release, "Whether a step has work to do.")
-      .def("step", &Step, "Runs one draft/verify step without holding the GIL.")
-      .def("reset_caches", &Engine::ResetCaches, release,
-           "Drops every cached prefix and every past output that drafters remember.")
-      .def("take_draft_records", &Engine::TakeDraftRecords,
-           "What a drafter that is a model computed since the last call, where "
-           "record_draft_logits is set.")
-      .def("metrics", &Engine::metrics, release, "A copy of the counters.")
-      .def_property_readonly("limits", &Engine::limits,
-                             py::return_value_policy::reference_internal);
+      .def(
+          "cancel",
+          [](PythonEngine& engine, RequestId id) {
+            const ReleaseGil release;
+            return engine.native().Cancel(id);
+          },
+          py::arg("request_id"), "Ends a request; false when no such request is unfinished.")
+      .def(
+          "has_unfinished",
+          [](const PythonEngine& engine) { return engine.native().HasUnfinished(); },
+          "Whether a step has work to do.")
+      .def("step", &PythonEngine::Step,
+           "Runs one draft/verify step without holding the GIL; returns its updates.")
+      .def("updates", &PythonEngine::LatestUpdates, "The updates of the last step, once more.")
+      .def(
+          "reset_caches",
+          [](PythonEngine& engine) {
+            const ReleaseGil release;
+            engine.native().ResetCaches();
+          },
+          "Drops every cached prefix and every past output that drafters remember.")
+      .def(
+          "take_draft_records",
+          [](PythonEngine& engine) { return engine.native().TakeDraftRecords(); },
+          "What a drafter that is a model computed since the last call, where "
+          "record_draft_logits is set.")
+      .def(
+          "metrics",
+          [](const PythonEngine& engine) {
+            const ReleaseGil release;
+            return engine.native().metrics();
+          },
+          "A copy of the counters.")
+      .def_property_readonly(
+          "limits", [](const PythonEngine& engine) { return engine.native().limits(); },
+          "What the loaded model can serve.");
 }
 
 }  // namespace forerun

@@ -9,7 +9,7 @@ namespace {
 namespace py = pybind11;
 
 struct ErrorClasses {
-  py::object invalid_argument, checkpoint, internal;
+  py::object invalid_argument, checkpoint, busy, internal;
 };
 
 const ErrorClasses& Classes() {
@@ -18,7 +18,7 @@ const ErrorClasses& Classes() {
       .call_once_and_store_result([] {
         py::module_ errors = py::module_::import("forerun.errors");
         return ErrorClasses{errors.attr("InvalidArgumentError"), errors.attr("CheckpointError"),
-                            errors.attr("InternalError")};
+                            errors.attr("EngineBusyError"), errors.attr("InternalError")};
       })
       .get_stored();
 }
@@ -40,6 +40,8 @@ void RegisterErrors(py::module_&) {
       RaiseFields(Classes().checkpoint, error);
     } catch (const InvalidArgument& error) {
       RaiseFields(Classes().invalid_argument, error);
+    } catch (const EngineBusy& error) {
+      PyErr_SetString(Classes().busy.ptr(), error.what());
     } catch (const InternalError& error) {
       PyErr_SetString(Classes().internal.ptr(), error.what());
     }

@@ -9,6 +9,8 @@
 #include <string>
 #include <utility>
 
+#include "python/bindings/gil.h"
+
 namespace forerun {
 namespace {
 
@@ -32,19 +34,31 @@ std::string Describe(const py::error_already_set& error) {
   return name + ": " + std::string(bytes);
 }
 
-// Whether to end the program, not the request.
+// Whether it is meant for the caller of the engine, and is no failure of the hook's.
 bool IsInterrupt(const py::error_already_set& error) {
-  return error.matches(PyExc_KeyboardInterrupt) || error.matches(PyExc_SystemExit);
+  if (error.matches(PyExc_KeyboardInterrupt) || error.matches(PyExc_SystemExit)) return true;
+  const auto interrupts = py::module_::import("forerun.interrupts");
+  return interrupts.attr("raised_by_signal_handler")(error.value(), error.trace()).cast<bool>();
 }
 
 template <typename Call>
 void CallPython(const Call& call) {
-  py::gil_scoped_acquire gil;
+  const AcquireGil gil;
   try {
     call();
   } catch (py::error_already_set& error) {
-    if (IsInterrupt(error)) throw HookInterrupt{error};
-    throw std::runtime_error(Describe(error));
+    std::string failure;
+    try {
+      if (IsInterrupt(error)) throw HookInterrupt{error};
+      failure = Describe(error);
+    } catch (py::error_already_set& interrupt) {
+      throw HookInterrupt{interrupt};
+    }
+    throw std::runtime_error(failure);
+  } catch (const std::exception&) {
+    throw;
+  } catch (...) {  // the interpreter is gone
+    SleepForever();
   }
 }
 
@@ -55,8 +69,8 @@ class Holder {
   Holder(const Holder&) = delete;
   Holder& operator=(const Holder&) = delete;
   ~Holder() {
-    py::gil_scoped_acquire gil;
-    object_.reset();
+    const AcquireGil gil;
+    CallOrSleep([this] { object_.reset(); });
   }
   const py::object& get() const { return *object_; }
 
@@ -75,6 +89,10 @@ py::list ToList(std::span<const TokenId> tokens, std::span<const TokenId> more =
 class PythonConstraint : public TokenConstraint {
  public:
   explicit PythonConstraint(py::object constraint) : constraint_(std::move(constraint)) {}
+
+  void Restart() override {
+    CallPython([&] { Call("restart"); });
+  }
 
   int Advance(std::span<const TokenId> tokens) override {
     int num_taken = 0;

@@ -8,13 +8,14 @@
 
 namespace forerun {
 
-// KeyboardInterrupt or SystemExit: it must leave Step. Other exceptions fail the request. Not
+// KeyboardInterrupt, SystemExit, or what a signal handler raised while the hook ran: it must leave
+// Step. Other exceptions fail the request. Not
 // derived from std::exception, so that nobody takes it for a failure of the request.
 struct HookInterrupt {
   pybind11::error_already_set error;
 };
 
-// None makes none. A constraint has the methods advance(token_ids) -> number taken,
+// None makes none. A constraint has the methods restart(), advance(token_ids) -> number taken,
 // rollback(num_tokens), fill_mask(address, num_bytes) and forced() -> token_ids; a logits hook is a
 // callable of token_ids and a float32 array. REQUIRES: the GIL is held.
 RequestHooks MakeHooks(const pybind11::object& constraint, const pybind11::object& logits_hook);

@@ -7,6 +7,7 @@
 
 #include "cpp/model/scorer.h"
 #include "forerun/error.h"
+#include "python/bindings/gil.h"
 #include "python/bindings/register.h"
 
 namespace forerun {
@@ -38,7 +39,7 @@ class Model {
     py::array_t<float> logits({num_rows, static_cast<py::ssize_t>(scorer_.vocab_size())});
     const Rows out(logits.mutable_data(), static_cast<int>(num_rows), scorer_.vocab_size());
     {
-      py::gil_scoped_release release;
+      const ReleaseGil release;
       const std::lock_guard lock(mutex_);
       scorer_.ComputeLogits(tokens, sizes, out);
     }

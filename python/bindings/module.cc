@@ -5,6 +5,7 @@ PYBIND11_MODULE(_core, module) {
   forerun::RegisterErrors(module);
   forerun::RegisterOptions(module);
   forerun::RegisterMetrics(module);
+  forerun::RegisterTurns(module);
   forerun::RegisterEngine(module);
   forerun::RegisterFiles(module);
 #ifdef FORERUN_BIND_MODEL

@@ -9,6 +9,7 @@ namespace forerun {
 void RegisterErrors(pybind11::module_& module);
 void RegisterOptions(pybind11::module_& module);
 void RegisterMetrics(pybind11::module_& module);
+void RegisterTurns(pybind11::module_& module);
 void RegisterEngine(pybind11::module_& module);
 void RegisterFiles(pybind11::module_& module);
 void RegisterModel(pybind11::module_& module);

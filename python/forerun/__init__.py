@@ -3,6 +3,7 @@
 from forerun.engine_args import EngineArgs
 from forerun.errors import (
     CheckpointError,
+    EngineBusyError,
     ForerunError,
     InternalError,
     InvalidArgumentError,
@@ -36,6 +37,7 @@ __all__ = [
     "CompletionOutput",
     "Counter",
     "EngineArgs",
+    "EngineBusyError",
     "ForerunError",
     "Gauge",
     "Histogram",

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Histogram', 'MAX_JSON_DEPTH', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'SubmitOptions', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'check_engine_options', 'check_sampling_params', 'find_weight_files', 'json_depth']
+__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Histogram', 'MAX_JSON_DEPTH', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'SubmitOptions', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'check_engine_options', 'check_sampling_params', 'find_weight_files', 'json_depth']
 class SpeculativeMethod:
     """
     How drafts are made.
@@ -718,6 +718,22 @@ class EngineMetrics:
     @property
     def verify_seconds(self) -> float:
         ...
+class Turns:
+    """
+    A lock that threads get in the order in which they ask for it.
+    """
+    def __enter__(self) -> None:
+        """
+        Waits for its turn. Raises EngineBusyError in the thread that has it.
+        """
+    def __exit__(self, type: typing.Any, value: typing.Any, traceback: typing.Any) -> None:
+        """
+        Ends the turn.
+        """
+    def __init__(self) -> None:
+        """
+        Free.
+        """
 class FinishReason:
     """
     Why a request ended.
@@ -800,6 +816,12 @@ class RequestUpdate:
     def num_cached_tokens(self) -> int:
         ...
     @property
+    def num_earlier_prompt_logprobs(self) -> int:
+        ...
+    @property
+    def num_earlier_tokens(self) -> int:
+        ...
+    @property
     def num_text_bytes(self) -> int:
         ...
     @property
@@ -829,6 +851,9 @@ class ModelLimits:
         ...
     @property
     def max_model_len(self) -> int:
+        ...
+    @property
+    def model_max_len(self) -> int:
         ...
     @property
     def num_bytes_per_token(self) -> int:
@@ -907,7 +932,7 @@ class Engine:
         """
     def step(self) -> list[RequestUpdate]:
         """
-        Runs one draft/verify step without holding the GIL.
+        Runs one draft/verify step without holding the GIL; returns its updates.
         """
     @typing.overload
     def submit(self, prompt_token_ids: numpy.typing.NDArray[numpy.int32], params: SamplingParams, constraint: typing.Any = None, logits_hook: typing.Any = None, options: SubmitOptions = ...) -> int:
@@ -923,9 +948,15 @@ class Engine:
         """
         What a drafter that is a model computed since the last call, where record_draft_logits is set.
         """
+    def updates(self) -> list[RequestUpdate]:
+        """
+        The updates of the last step, once more.
+        """
     @property
     def limits(self) -> ModelLimits:
-        ...
+        """
+        What the loaded model can serve.
+        """
 class WeightFiles:
     """
     Which files of a directory hold its weights.

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from forerun.errors import InvalidArgumentError
+from forerun.interrupts import pass_on_interrupt
 from forerun.vllm_fields import OWNERS, Kind, field_problems
 
 _INT32_MAX = 2**31 - 1
@@ -54,7 +55,8 @@ def check_int(field: str, value: Any, *, least: int = -_INT32_MAX, most: int = _
     """The value as an int; numpy integers are welcome, bools and floats are not."""
     try:
         number = None if isinstance(value, bool) else int.__add__(operator.index(value), 0)
-    except Exception:
+    except Exception as error:
+        pass_on_interrupt(error)
         number = None
     if number is None:
         raise InvalidArgumentError(field, value, "an integer")
@@ -70,7 +72,8 @@ def check_number(field: str, value: Any) -> float:
         # An array of one element converts as well, but is a mistake.
         if not isinstance(value, bool | str | bytes) and not getattr(value, "ndim", 0):
             number = float.__add__(float(value), 0.0)
-    except Exception:
+    except Exception as error:
+        pass_on_interrupt(error)
         number = None
     if number is None:
         raise InvalidArgumentError(field, value, "a number")
@@ -111,7 +114,8 @@ def check_path(field: str, value: Any, expected: str = "a path that is not empty
     """The value as a path, with `~` expanded; it may name something that does not exist."""
     try:
         path = os.fspath(value)
-    except Exception:
+    except Exception as error:
+        pass_on_interrupt(error)
         path = None
     if not path or not isinstance(path, str):
         raise InvalidArgumentError(field, value, expected)
@@ -139,6 +143,7 @@ def check_list(field: str, value: Any, expected: str) -> list[Any]:
             raise TypeError
         items = list(itertools.islice(value, _MAX_ITEMS + 1))
     except Exception as error:
+        pass_on_interrupt(error)
         reason = "" if isinstance(error, TypeError) else f" (it raised {type(error).__name__})"
         raise InvalidArgumentError(field, value, expected + reason) from None
     if len(items) > _MAX_ITEMS:
@@ -152,7 +157,8 @@ def check_dict(field: str, value: Any, expected: str = "a dict") -> dict[Any, An
         if not isinstance(value, Mapping):
             raise TypeError
         return dict(value)
-    except Exception:
+    except Exception as error:
+        pass_on_interrupt(error)
         raise InvalidArgumentError(field, value, expected) from None
 
 

@@ -9,6 +9,7 @@ replacement character, also where `tokenizers` gives up on the whole run of byte
 from __future__ import annotations
 
 import codecs
+import copy
 import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -125,6 +126,12 @@ class Detokenizer:
         self._named = b""
         self._is_shown = b""  # [len(_named)]
         self._num_released = 0
+
+    def copy(self) -> Detokenizer:
+        """Another one, which has seen the same tokens."""
+        other = copy.copy(self)
+        other._decoder = copy.copy(self._decoder)
+        return other
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that the next tokens settle."""

@@ -87,5 +87,9 @@ class CheckpointError(InvalidArgumentError):
     """A model directory or file that is missing, damaged, or of a kind that is not understood."""
 
 
+class EngineBusyError(ForerunError, RuntimeError):
+    """A call of a model by code that this model called, such as a logits processor."""
+
+
 class InternalError(ForerunError, RuntimeError):
     """A broken invariant of the engine: a bug of Forerun's, never the caller's."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +53,8 @@ class LLM:
         CheckpointError: the model is missing, damaged, or of a kind that is not understood.
         InvalidArgumentError: an option is unknown or wrong.
 
-    An LLM is driven by one thread.
+    Threads may share an LLM: their calls take turns, step by step, and run in one batch. Code that
+    the LLM calls, such as a logits processor, must not call it: that raises EngineBusyError.
     """
 
     def __init__(
@@ -96,6 +98,16 @@ class LLM:
         self._engine = _core.Engine(core_options)
         if self.speculative_config is not None:
             self.speculative_config.check_length(self.limits.max_model_len)
+        if (
+            core_options.max_model_len is None
+            and self.limits.max_model_len < self.limits.model_max_len
+        ):
+            _log.warning(
+                "max_model_len is %d, not the model's %d: the KV cache has no room for more; set "
+                "max_model_len or kv_cache_memory_bytes to say otherwise",
+                self.limits.max_model_len,
+                self.limits.model_max_len,
+            )
         self._token_bytes = TokenBytes([], [])
         if self._tokenizer is not None:
             self._token_bytes = self._tokenizer.token_bytes
@@ -265,17 +277,17 @@ class LLM:
 
     def reset_caches(self) -> None:
         """Forgets cached prefixes and past outputs. No request may be unfinished."""
-        self._board.settle()
-        if self._engine.has_unfinished():
-            raise InvalidArgumentError("reset_caches", "an open stream", "no unfinished request")
-        self._engine.reset_caches()
+        self._board.reset_caches()
 
     def _run(self, requests: list[Request], use_tqdm: bool) -> list[RequestOutput]:
-        from tqdm import tqdm
+        if not use_tqdm:
+            run_all(self._board, requests, self.limits.max_model_len, lambda _: None)
+        else:
+            self._run_with_bar(requests)
+        return [request.output for request in requests if request.output is not None]
 
-        self._board.submit(requests, self.limits.max_model_len)
+    def _run_with_bar(self, requests: list[Request]) -> None:
         num_tokens = 0
-        bar = tqdm(total=len(requests), desc="Generating", unit=" prompts", disable=not use_tqdm)
 
         def on_finish(request: Request) -> None:
             nonlocal num_tokens
@@ -284,9 +296,8 @@ class LLM:
             bar.set_postfix_str(f"{num_tokens / elapsed:.1f} tokens/s", refresh=False)
             bar.update()
 
-        with bar:
-            run_all(self._board, requests, on_finish)
-        return [request.output for request in requests if request.output is not None]
+        with _progress_bar()(total=len(requests), desc="Generating", unit=" prompts") as bar:
+            run_all(self._board, requests, self.limits.max_model_len, on_finish)
 
     def _requests(
         self,
@@ -353,6 +364,18 @@ class LLM:
 def _fit(token_bytes: list[bytes], size: int) -> list[bytes]:
     """The bytes of as many tokens as the model knows."""
     return token_bytes[:size] + [b""] * (size - len(token_bytes))
+
+
+@functools.cache
+def _progress_bar() -> Any:
+    from tqdm import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        # tqdm's own lock is no native one: an interrupt can leave it locked for other threads.
+        _lock = threading.RLock()
+        monitor_interval = 0
+
+    return Bar
 
 
 def _load_tokenizer(directory: str | os.PathLike[str]) -> Tokenizer:

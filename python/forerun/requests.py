@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from forerun import _core
 from forerun.detokenizer import Detokenizer, TokenBytes, decode
-from forerun.errors import InvalidArgumentError
+from forerun.errors import InternalError, InvalidArgumentError
 from forerun.logits_processors import chain_processors
 from forerun.metrics import (
     RequestMetrics,
@@ -57,6 +58,7 @@ class Request:
     start_grammar: Callable[[], GrammarState] | None = None
     reports_drafts: bool = False
     output: RequestOutput | None = None
+    finished: set[int] = field(default_factory=set)  # indices; one for all requests of a call
 
     def __post_init__(self) -> None:
         """Makes the completions."""
@@ -84,16 +86,19 @@ class Request:
         }
 
     def take(self, completion: Completion, update: _core.RequestUpdate) -> None:
-        """Adds what a step did for one completion."""
-        completion.token_ids += update.new_tokens
+        """Adds what a step did for one completion; adding the last update again changes nothing."""
+        begin = update.num_earlier_tokens
+        completion.token_ids[begin:] = update.new_tokens
         if self.params.logprobs is not None:
-            completion.logprobs += map(self._logprobs, update.logprobs)
+            completion.logprobs[begin:] = map(self._logprobs, update.logprobs)
         if self.params.prompt_logprobs is not None:
-            self._prompt_logprobs += map(self._logprobs, update.prompt_logprobs)
+            begin = 1 + update.num_earlier_prompt_logprobs
+            self._prompt_logprobs[begin:] = map(self._logprobs, update.prompt_logprobs)
         if update.finish_reason != _core.FinishReason.NONE:
             self._finish(completion, update)
             if all(completion.output is not None for completion in self.completions):
                 self.output = self._output()
+                self.finished.add(self.index)
 
     def _logprobs(self, entries: list[tuple[int, float, int]]) -> dict[int, Logprob]:
         table = self.token_bytes.whole if self.params.detokenize else []
@@ -151,16 +156,30 @@ class Request:
         return update.stop_token if asked else None
 
 
+class _Listener(weakref.ref[Request]):
+    """Who wants a completion's updates; dead as soon as nobody holds the request."""
+
+    id: int
+    index: int  # of the completion
+
+
 class Scoreboard:
     """Runs an engine's steps and hands each update to its request.
 
-    Several callers may have requests in the engine at once, such as an open stream and a call of
-    generate: whoever steps, every request gets its own updates.
+    Several callers, in one thread or in many, may have requests in the engine at once, such as an
+    open stream and a call of generate: whichever of them steps, every request gets its updates.
+
+    An exception of a signal handler may end any method between two bytecodes. So an update is not
+    forgotten before it was taken, taking it twice changes nothing, and a request whose id was lost
+    is cancelled when it is seen.
     """
 
     def __init__(self, engine: _core.Engine) -> None:
         self._engine = engine
-        self._completions: dict[int, tuple[Request, Completion]] = {}
+        self._turns = _core.Turns()
+        self._listeners: dict[int, _Listener] = {}
+        self._gone: deque[_Listener] = deque()  # cancelled or dead, and not yet told to the engine
+        self._is_delivered = True  # the last step's updates
 
     def submit(self, requests: Sequence[Request], max_model_len: int) -> None:
         """Submits all or, where one can never be served, none."""
@@ -169,52 +188,106 @@ class Scoreboard:
             (request, completion) for request in requests for completion in request.completions
         ]
         every.sort(key=lambda pair: pair[1].index)
-        for request, completion in every:
-            try:
-                params = request.params._to_core(max_model_len, completion.index, request.bad_words)
-                completion.id = self._engine.submit(
-                    request.prompt_token_ids, params, **request.hooks()
-                )
-            except BaseException as error:
-                self.cancel(requests)
-                if isinstance(error, InvalidArgumentError) and len(requests) > 1:
-                    raise type(error)(
-                        f"prompts[{request.index}]: {error.field}", error.value, error.expected
-                    ) from error
-                raise
-            self._completions[completion.id] = (request, completion)
+        try:
+            with self._turns:
+                for request, completion in every:
+                    self._submit(request, completion, max_model_len, is_alone=len(requests) == 1)
+        except BaseException:
+            self.cancel(requests)
+            raise
 
-    def step(self) -> list[Request]:
-        """Runs one step; returns the requests that finished in it."""
-        finished = []
-        for update in self._engine.step():
-            if update.id not in self._completions:
-                continue  # cancelled by a caller that no longer listens
-            request, completion = self._completions[update.id]
-            request.take(completion, update)
-            if completion.output is not None:
-                del self._completions[update.id]
-            if request.output is not None:
-                finished.append(request)
-        return finished
+    def _submit(
+        self, request: Request, completion: Completion, max_model_len: int, *, is_alone: bool
+    ) -> None:
+        try:
+            params = request.params._to_core(max_model_len, completion.index, request.bad_words)
+            completion.id = self._engine.submit(request.prompt_token_ids, params, **request.hooks())
+        except InvalidArgumentError as error:
+            if is_alone:
+                raise
+            raise type(error)(
+                f"prompts[{request.index}]: {error.field}", error.value, error.expected
+            ) from error
+        listener = _Listener(request, self._gone.append)
+        listener.id, listener.index = completion.id, completion.index
+        self._listeners[completion.id] = listener
+
+    def run_until(self, look: Callable[[], bool]) -> None:
+        """Steps until `look()`; other threads have their turns between the steps."""
+        done = False
+        while not done:
+            with self._turns:
+                self._catch_up()
+                done = look()
+                if not done:
+                    self.step()
+                    done = look()
 
     def cancel(self, requests: Sequence[Request]) -> None:
-        """Ends requests whose caller no longer listens."""
-        for request in requests:
-            for completion in request.completions:
-                if self._completions.pop(completion.id, None) is not None:
-                    self._engine.cancel(completion.id)
+        """Ends requests whose caller no longer listens. May be called at any time."""
+        ids = [completion.id for request in requests for completion in request.completions]
+        self._gone.extend([self._listeners[id] for id in ids if id in self._listeners])
 
-    def settle(self) -> None:
-        """Lets the engine take notice of what was cancelled."""
-        while not self._completions and self._engine.has_unfinished():
-            self._engine.step()
+    def reset_caches(self) -> None:
+        """Forgets cached prefixes and past outputs. No request may be unfinished."""
+        with self._turns:
+            self._catch_up()
+            while not self._listeners and self._engine.has_unfinished():
+                self.step()  # lets the engine take notice of what was cancelled
+            if self._engine.has_unfinished():
+                raise InvalidArgumentError(
+                    "reset_caches", "an open request", "no unfinished stream or call of generate"
+                )
+            self._engine.reset_caches()
+
+    def step(self) -> None:
+        """Runs one step and delivers its updates. REQUIRES: it is this thread's turn."""
+        if not self._engine.has_unfinished():
+            raise InternalError("a caller waits for an update, and no request is unfinished")
+        self._is_delivered = False
+        self._engine.step()
+        self._deliver()
+
+    def _catch_up(self) -> None:
+        """Does what an interrupted turn, or a caller out of turn, has left to do."""
+        while self._gone:
+            listener = self._gone[0]
+            if self._listeners.get(listener.id) is listener:
+                self._engine.cancel(listener.id)
+                del self._listeners[listener.id]
+            self._gone.popleft()
+        self._deliver()
+
+    def _deliver(self) -> None:
+        if self._is_delivered:
+            return
+        for update in self._engine.updates():
+            listener = self._listeners.get(update.id)
+            request = listener() if listener is not None else None
+            if listener is None or request is None:
+                self._engine.cancel(update.id)  # in vain unless its submission was interrupted
+                continue
+            completion = request.completions[listener.index]
+            request.take(completion, update)
+            if completion.output is not None:
+                self._listeners.pop(update.id, None)
+        self._is_delivered = True
+
+
+class _Seen(NamedTuple):
+    """How much of a completion its stream has handed over. Replaced as a whole."""
+
+    num_tokens: int
+    detokenizer: Detokenizer  # after these tokens
+    finished: bool
 
 
 class Stream:
     """An iterator over what each step adds to some requests.
 
-    Closing it, or leaving its `with` block, cancels the requests that have not finished.
+    Closing it, leaving its `with` block, or dropping it cancels the requests that have not
+    finished. An exception that interrupts `next` does not close it: nothing is lost, and the next
+    call goes on.
     """
 
     def __init__(self, board: Scoreboard, requests: Sequence[Request]) -> None:
@@ -223,16 +296,21 @@ class Stream:
         self._open = [
             (request, completion) for request in requests for completion in request.completions
         ]
-        self._detokenizers = {
-            completion.id: Detokenizer(
-                request.token_bytes if request.params.detokenize else TokenBytes([], []),
-                request.params.stop_strings(),
-                skip_special_tokens=request.params.skip_special_tokens,
+        self._seen = {
+            completion.id: _Seen(
+                0,
+                Detokenizer(
+                    request.token_bytes if request.params.detokenize else TokenBytes([], []),
+                    request.params.stop_strings(),
+                    skip_special_tokens=request.params.skip_special_tokens,
+                ),
+                finished=False,
             )
             for request, completion in self._open
         }
-        self._num_seen = {completion.id: 0 for _, completion in self._open}
-        self._ready: deque[CompletionDelta] = deque()
+        # Deltas, each with what will have been seen when it is handed over.
+        self._ready: deque[tuple[int, _Seen, CompletionDelta]] = deque()
+        self._is_closed = False
 
     def __iter__(self) -> Stream:
         """The stream itself."""
@@ -240,57 +318,63 @@ class Stream:
 
     def __next__(self) -> CompletionDelta:
         """The next delta; steps the engine until there is one."""
-        self._collect()
-        while not self._ready and self._open:
+        while not self._is_closed:
+            self._board.run_until(self._collect)
             try:
-                self._board.step()
-            except BaseException:
-                self.close()
-                raise
-            self._collect()
-        if not self._ready:
-            raise StopIteration
-        return self._ready.popleft()
+                completion_id, seen, delta = self._ready[0]
+            except IndexError:
+                if not self._open:
+                    break
+                continue  # another thread reads this stream too
+            # No calls from here on: an interrupt comes before all of this or after it.
+            self._seen[completion_id] = seen
+            del self._ready[0]
+            return delta
+        raise StopIteration
 
-    def _collect(self) -> None:
-        still_open = []
+    def _collect(self) -> bool:
+        """Makes ready what has not been handed over; whether there is any, or no more comes."""
+        if self._ready or self._is_closed:
+            return True
+        still_open = [pair for pair in self._open if not self._seen[pair[1].id].finished]
         # A request's whole output comes with the last delta of its completions.
-        last = {request.index: completion for request, completion in self._open}
-        for request, completion in self._open:
-            num_seen = self._num_seen[completion.id]
-            if len(completion.token_ids) > num_seen or completion.output is not None:
-                self._num_seen[completion.id] = len(completion.token_ids)
-                delta = self._delta(request, completion, num_seen)
+        last = {request.index: completion for request, completion in still_open}
+        ready: deque[tuple[int, _Seen, CompletionDelta]] = deque()
+        for request, completion in still_open:
+            seen = self._seen[completion.id]
+            if len(completion.token_ids) > seen.num_tokens or completion.output is not None:
+                now, delta = self._delta(request, completion, seen)
                 delta.output = request.output if completion is last[request.index] else None
-                self._ready.append(delta)
-            if completion.output is None:
-                still_open.append((request, completion))
+                ready.append((completion.id, now, delta))
         self._open = still_open
+        self._ready = ready
+        return bool(ready) or not still_open
 
-    def _delta(self, request: Request, completion: Completion, num_seen: int) -> CompletionDelta:
-        new = completion.token_ids[num_seen:]
-        detokenizer = self._detokenizers[completion.id]
+    def _delta(
+        self, request: Request, completion: Completion, seen: _Seen
+    ) -> tuple[_Seen, CompletionDelta]:
+        new = completion.token_ids[seen.num_tokens :]
+        detokenizer = seen.detokenizer.copy()
         scored = request.params.logprobs is not None
         delta = CompletionDelta(
             request.index,
             "",
             new,
             completion_index=completion.index,
-            logprobs=completion.logprobs[num_seen:] if scored else None,
+            logprobs=completion.logprobs[seen.num_tokens :] if scored else None,
         )
         if completion.output is None:
             delta.text = detokenizer.push(new)
         else:
             delta.text = detokenizer.finish(new, completion.num_text_bytes)
             delta.finish_reason = completion.output.finish_reason
-        return delta
+        now = _Seen(seen.num_tokens + len(new), detokenizer, completion.output is not None)
+        return now, delta
 
     def close(self) -> None:
         """Cancels the requests that have not finished."""
+        self._is_closed = True
         self._board.cancel(self._requests)
-        self._requests = []
-        self._open = []
-        self._ready.clear()
 
     def __enter__(self) -> Stream:
         """The stream itself."""
@@ -300,22 +384,25 @@ class Stream:
         """Closes the stream."""
         self.close()
 
-    def __del__(self) -> None:
-        """Closes a stream that nobody reads any more."""
-        self.close()
-
 
 def run_all(
-    board: Scoreboard, requests: Sequence[Request], on_finish: Callable[[Request], Any]
+    board: Scoreboard,
+    requests: Sequence[Request],
+    max_model_len: int,
+    on_finish: Callable[[Request], Any],
 ) -> None:
-    """Steps until every request has finished; an interrupt cancels the rest."""
-    waiting = {id(request) for request in requests}
+    """Submits requests and steps until all have finished; an interrupt cancels the rest."""
+    waiting = {request.index: request for request in requests}
+    finished: set[int] = set()
+    for request in requests:
+        request.finished = finished
+    board.submit(requests, max_model_len)
     try:
         while waiting:
-            for request in board.step():
-                if id(request) in waiting:
-                    waiting.remove(id(request))
-                    on_finish(request)
+            board.run_until(lambda: bool(finished))
+            for index in sorted(finished):
+                finished.remove(index)
+                on_finish(waiting.pop(index))
     except BaseException:
         board.cancel(requests)
         raise

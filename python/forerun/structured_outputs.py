@@ -285,6 +285,11 @@ class GrammarState:
         self._only_eos = only_eos
         self._num_ends = 0
 
+    def restart(self) -> None:
+        """Goes back to where no token is taken."""
+        self._matcher.reset()
+        self._num_ends = 0
+
     def advance(self, token_ids: list[int]) -> int:
         """Takes tokens up to the first one that is not allowed; returns how many."""
         num_taken: int = 0

@@ -9,7 +9,9 @@
 //     for (const forerun::RequestUpdate& update : engine->Step()) { ... update.new_tokens ... }
 //   }
 //
-// One thread drives Step. Submit, Cancel, HasUnfinished and metrics may be called from any thread.
+// One thread at a time may be in Step, SetTokenBytes, ResetCaches or TakeDraftRecords: a second
+// one, and a hook that calls them, gets EngineBusy. Submit, Cancel, HasUnfinished, metrics and
+// limits may be called from any thread at any time.
 #ifndef FORERUN_ENGINE_H_
 #define FORERUN_ENGINE_H_
 
@@ -44,11 +46,14 @@ struct TokenLogprobs {
 struct RequestUpdate {
   RequestId id = 0;
   std::span<const TokenId> new_tokens = {};  // emitted by this step, in order; may be empty
+  int num_earlier_tokens = 0;                // of the output: emitted before new_tokens
   FinishReason finish_reason = FinishReason::kNone;
   int num_cached_tokens = 0;    // prompt tokens that the prefix cache provided
   TokenLogprobs logprobs = {};  // of new_tokens, if asked for
-  TokenLogprobs prompt_logprobs =
-      {};  // of the prompt, if asked for: what follows the last update's
+  // Of the prompt, if asked for: what follows the last update's, which num_earlier_prompt_logprobs
+  // tokens have had.
+  TokenLogprobs prompt_logprobs = {};
+  int num_earlier_prompt_logprobs = 0;
 
   // Set when finished.
   TokenId stop_token = -1;     // the token that stopped it, when a token did
@@ -61,7 +66,8 @@ struct RequestUpdate {
 
 struct ModelLimits {
   int vocab_size = 0;
-  int max_model_len = 0;
+  int max_model_len = 0;  // of a request
+  int model_max_len = 0;  // the model's own limit, which the KV cache may not have room for
   int num_kv_blocks = 0;
   int block_size = 0;
   std::int64_t num_weight_bytes = 0;     // as packed

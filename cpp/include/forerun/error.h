@@ -31,6 +31,12 @@ class CheckpointError : public InvalidArgument {
   using InvalidArgument::InvalidArgument;
 };
 
+// A call while another one runs: from a second thread, or from a hook that the first one called.
+class EngineBusy : public std::logic_error {
+ public:
+  using std::logic_error::logic_error;
+};
+
 // A broken invariant: our bug, never the caller's.
 class InternalError : public std::logic_error {
  public:

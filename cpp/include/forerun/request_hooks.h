@@ -3,7 +3,7 @@
 // Both are asked behind outputs that are not there yet: the committed output and then a path of the
 // draft. Their answers must depend on those tokens alone, so that speculation changes nothing. What
 // they throw fails their request, with the exception's message, and no other; what is not a
-// std::exception leaves Step, and no request has changed.
+// std::exception leaves Step, and no request has changed: the next Step calls them again.
 #ifndef FORERUN_REQUEST_HOOKS_H_
 #define FORERUN_REQUEST_HOOKS_H_
 
@@ -21,6 +21,10 @@ namespace forerun {
 class TokenConstraint {
  public:
   virtual ~TokenConstraint() = default;
+
+  // Goes back to the beginning, where no output is. Called after a call that something else than a
+  // std::exception left, wherever that left the machine.
+  virtual void Restart() = 0;
 
   // Takes tokens up to the first one that is not allowed; returns how many.
   virtual int Advance(std::span<const TokenId> tokens) = 0;

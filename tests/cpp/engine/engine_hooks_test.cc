@@ -2,6 +2,12 @@
 // their failures are their request's alone.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <functional>
+#include <map>
+#include <thread>
+#include <utility>
+
 #include "tests/cpp/testing/counting_engine.h"
 #include "tests/cpp/testing/num_examples.h"
 #include "tests/cpp/testing/random_engine.h"
@@ -174,7 +180,11 @@ TEST_F(EngineHooksTest, AnInterruptLeavesTheStepAndChangesNothing) {
 TEST_F(EngineHooksTest, AnInterruptWhileDraftingDoesToo) {
   struct Interrupting : ToyConstraint {
     using ToyConstraint::ToyConstraint;
-    void AppendForced(std::vector<TokenId>&) override { throw 17; }
+    void AppendForced(std::vector<TokenId>& tokens) override {
+      if (std::exchange(is_first, false)) throw 17;
+      ToyConstraint::AppendForced(tokens);
+    }
+    bool is_first = true;
   };
   ScriptedDrafter drafter(testing::RightGuess);
   EngineCore engine(config_, executor_, &drafter);
@@ -186,8 +196,66 @@ TEST_F(EngineHooksTest, AnInterruptWhileDraftingDoesToo) {
   EXPECT_THROW(engine.Step(), int);
   auto results = RunToEnd(engine);
   EXPECT_EQ(results[0].tokens.size(), 9u) << "the first came with the first step";
-  EXPECT_EQ(results[1].error, "interrupted");
+  EXPECT_EQ(results[1].tokens, (Tokens{5, 9})) << "the constraint goes on where it was";
   EXPECT_EQ(engine.metrics().num_held_blocks, 0);
+}
+
+// Whether the engine refuses each of the calls that must not meet.
+bool IsBusy(EngineCore& engine) {
+  const std::function<void()> calls[] = {
+      [&] { engine.Step(); },
+      [&] { engine.ResetCaches(); },
+      [&] { engine.SetTokenBytes({}); },
+      [&] { engine.TakeDraftRecords(); },
+  };
+  return std::ranges::all_of(calls, [](const auto& call) {
+    try {
+      call();
+    } catch (const EngineBusy&) {
+      return true;
+    }
+    return false;
+  });
+}
+
+TEST_F(EngineHooksTest, AHookAndAThreadBesideItAreRefusedTheCallsOfADriver) {
+  ScriptedDrafter drafter(testing::RightGuess);
+  EngineCore engine(config_, executor_, &drafter);
+  int num_calls = 0;
+  const auto meddle = [&](auto, auto) {
+    EXPECT_TRUE(IsBusy(engine));
+    std::thread([&] { EXPECT_TRUE(IsBusy(engine)); }).join();
+    if (num_calls++ == 0) engine.Submit(Tokens{1, 2}, Greedy(3));
+    EXPECT_TRUE(engine.HasUnfinished());
+    EXPECT_GE(engine.metrics().num_steps, 0);
+  };
+  engine.Submit(Tokens{1, 2}, Greedy(4), Hook(meddle));
+  const auto results = RunToEnd(engine);
+  EXPECT_GT(num_calls, 0);
+  EXPECT_EQ(results.at(0).tokens, (Tokens{3, 4, 5, 6}));
+  EXPECT_EQ(results.at(1).tokens, (Tokens{3, 4, 5}));
+  EXPECT_NO_THROW(engine.ResetCaches());
+}
+
+TEST_F(EngineHooksTest, AnUpdateSaysHowManyTokensCameBeforeIt) {
+  ScriptedDrafter drafter(testing::RightGuess);
+  EngineCore engine(config_, executor_, &drafter);
+  SamplingParams params = Greedy(9);
+  params.prompt_logprobs = 0;
+  engine.Submit(Tokens(40, 2), params);
+  const RequestId cancelled = engine.Submit(Tokens{1, 2}, Greedy(50));
+  std::map<RequestId, int> num_tokens, num_prompt_logprobs;
+  for (int step = 0; engine.HasUnfinished(); ++step) {
+    if (step == 3) engine.Cancel(cancelled);
+    for (const RequestUpdate& update : engine.Step()) {
+      EXPECT_EQ(update.num_earlier_tokens, num_tokens[update.id]);
+      EXPECT_EQ(update.num_earlier_prompt_logprobs, num_prompt_logprobs[update.id]);
+      num_tokens[update.id] += static_cast<int>(update.new_tokens.size());
+      num_prompt_logprobs[update.id] += update.prompt_logprobs.size();
+    }
+  }
+  EXPECT_EQ(num_prompt_logprobs[0], 39);
+  EXPECT_EQ(num_tokens[0], 9);
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ EngineOptions Options() {
 
 std::string FieldOf(const EngineOptions& options, std::int64_t available) {
   try {
-    PlanMemory(options, 8192, 1000, available);
+    PlanMemory(options, 8192, /*num_rows=*/100, {.block = 1000}, available);
   } catch (const InvalidArgument& error) {
     return error.field();
   }
@@ -26,7 +26,7 @@ std::string FieldOf(const EngineOptions& options, std::int64_t available) {
 }
 
 TEST(MemoryPlanTest, WithoutWishesTheModelsFullLengthFits) {
-  const MemoryPlan plan = PlanMemory(Options(), 8192, 1000, kPlenty);
+  const MemoryPlan plan = PlanMemory(Options(), 8192, /*num_rows=*/100, {.block = 1000}, kPlenty);
   EXPECT_EQ(plan.max_model_len, 8192);
   EXPECT_EQ(plan.num_blocks, 512);
 }
@@ -34,11 +34,11 @@ TEST(MemoryPlanTest, WithoutWishesTheModelsFullLengthFits) {
 TEST(MemoryPlanTest, ShortRequestsGetRoomForAllOfThem) {
   EngineOptions options = Options();
   options.max_model_len = 100;
-  EXPECT_EQ(PlanMemory(options, 8192, 1000, kPlenty).num_blocks, 25);
+  EXPECT_EQ(PlanMemory(options, 8192, /*num_rows=*/100, {.block = 1000}, kPlenty).num_blocks, 25);
 }
 
 TEST(MemoryPlanTest, ASmallMachineShortensTheModelsLength) {
-  const MemoryPlan plan = PlanMemory(Options(), 8192, 1000, 10'500);
+  const MemoryPlan plan = PlanMemory(Options(), 8192, /*num_rows=*/100, {.block = 1000}, 10'500);
   EXPECT_EQ(plan.num_blocks, 10);
   EXPECT_EQ(plan.max_model_len, 160);
 }
@@ -54,6 +54,43 @@ TEST(MemoryPlanTest, WishesThatContradictEachOtherAreRefused) {
   EXPECT_EQ(FieldOf(options, kPlenty), "accepted");
   options.kv_cache_memory_bytes.reset();
   EXPECT_EQ(FieldOf(options, 9'999), "kv_cache_memory_bytes");
+}
+
+TEST(MemoryPlanTest, ALengthThatIsAskedForMayTakeAllThatWeightsAndBuffersLeave) {
+  EngineOptions options = Options();
+  options.max_model_len = 160;
+  const MemoryNeeds needs = {.block = 1000, .row = 10, .weights = 4'000};
+  EXPECT_EQ(PlanMemory(options, 8192, 100, needs, 15'000).num_blocks, 10);
+  EXPECT_THROW(PlanMemory(options, 8192, 100, needs, 14'999), InvalidArgument);
+  options.max_model_len.reset();
+  EXPECT_EQ(PlanMemory(options, 8192, 100, needs, 15'000).num_blocks, 7) << "half of it";
+  EXPECT_EQ(PlanMemory(options, 8192, 100, needs, 8'000).num_blocks, 3) << "what is left";
+}
+
+// The message of what is refused.
+std::string Refusal(const EngineOptions& options, std::int64_t num_rows) {
+  try {
+    PlanMemory(options, 8192, num_rows, {.block = 1000, .row = 10, .weights = 0}, 1 << 20);
+  } catch (const InvalidArgument& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(MemoryPlanTest, WhatTheMachineDoesNotHaveIsRefusedWithBothNumbers) {
+  EngineOptions options = Options();
+  EXPECT_EQ(Refusal(options, 100), "accepted");
+  options.kv_cache_memory_bytes = std::int64_t{100} << 30;
+  EXPECT_EQ(Refusal(options, 100),
+            "kv_cache_memory_bytes: got 107374182400; expected at most the 1048576 bytes of memory "
+            "that are available");
+  options.max_num_batched_tokens = 1 << 20;
+  EXPECT_EQ(Refusal(options, options.max_num_batched_tokens),
+            "max_num_batched_tokens: got 1048576; expected a number whose buffers fit: these take "
+            "10485760 bytes, and 1048576 are available");
+  options.max_num_batched_tokens = 1 << 10;
+  options.max_num_seqs = 1 << 9;
+  EXPECT_NE(Refusal(options, 1 << 19).find("max_num_seqs: got 512;"), std::string::npos);
 }
 
 }  // namespace

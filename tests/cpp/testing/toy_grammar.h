@@ -60,6 +60,7 @@ class ToyConstraint : public TokenConstraint {
   explicit ToyConstraint(ToyGrammar grammar, int num_calls_until_failure = -1)
       : grammar_(std::move(grammar)), num_calls_left_(num_calls_until_failure) {}
 
+  void Restart() override { states_ = {0}; }
   int Advance(std::span<const TokenId> tokens) override {
     CountCall();
     int num_taken = 0;

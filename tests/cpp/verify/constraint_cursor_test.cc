@@ -103,21 +103,56 @@ TEST(ConstraintCursorTest, AFailureStaysUnlessItComesTooLate) {
   }
 }
 
-// What a hook throws that is no std::exception is not the request's failure, but nobody knows
-// where the constraint stands then.
-TEST(ConstraintCursorTest, AnInterruptedConstraintIsNotTrusted) {
-  struct Interrupting : ToyConstraint {
-    using ToyConstraint::ToyConstraint;
-    void FillAllowed(std::span<std::uint32_t>) override { throw 1; }
-  } constraint(ToyGrammar{{{0, 0}}});
-  const Tokens tokens = {0};
-  ConstraintCursor cursor(constraint, tokens, 10, 2);
-  EXPECT_THROW(cursor.Allowed(), int);
-  EXPECT_EQ(Failure([&] {
-              cursor.MoveTo({});
-              cursor.Allowed();
-            }),
-            "interrupted");
+// One call throws what is no std::exception, before or after it has done its work.
+class InterruptedConstraint : public ToyConstraint {
+ public:
+  InterruptedConstraint(const ToyGrammar& grammar, int interrupted_call, bool works_first)
+      : ToyConstraint(grammar), num_calls_left_(interrupted_call), works_first_(works_first) {}
+
+  int Advance(std::span<const TokenId> tokens) override {
+    int num_taken = 0;
+    Interrupt([&] { num_taken = ToyConstraint::Advance(tokens); });
+    return num_taken;
+  }
+  void Rollback(int num_tokens) override {
+    Interrupt([&] { ToyConstraint::Rollback(num_tokens); });
+  }
+  void FillAllowed(std::span<std::uint32_t> words) override {
+    Interrupt([&] { ToyConstraint::FillAllowed(words); });
+  }
+
+ private:
+  template <typename Call>
+  void Interrupt(const Call& call) {
+    const bool is_now = num_calls_left_-- == 0;
+    if (is_now && !works_first_) throw 1;
+    call();
+    if (is_now) throw 1;
+  }
+
+  int num_calls_left_;
+  bool works_first_;
+};
+
+TEST(ConstraintCursorTest, AnInterruptedConstraintStartsOver) {
+  const ToyGrammar grammar = {{{1, -1}, {-1, 2}, {0, 1}}};
+  for (int interrupted_call = 0; interrupted_call < 8; ++interrupted_call) {
+    for (const bool moves_first : {false, true}) {
+      InterruptedConstraint constraint(grammar, interrupted_call, moves_first);
+      Tokens tokens = {0};
+      ConstraintCursor cursor(constraint, tokens, 10, 2);
+      tokens.insert(tokens.end(), {0, 1});
+      const auto use = [&] {
+        EXPECT_TRUE(cursor.MoveTo(Tokens{1, 1}));
+        EXPECT_EQ(cursor.Allowed()[0], 3u);
+        EXPECT_FALSE(cursor.MoveTo(Tokens{1, 0}));
+        EXPECT_TRUE(cursor.MoveTo(Tokens{0}));
+        EXPECT_EQ(cursor.Allowed()[0], 1u);
+      };
+      EXPECT_THROW(use(), int);
+      use();
+    }
+  }
 }
 
 TEST(ConstraintCursorTest, AConstraintThatContradictsItselfIsAFailure) {
