@@ -369,10 +369,8 @@ ModelSpec ReadTextModel(const JsonObject& config, const Family& family) {
 }  // namespace
 
 void ModelSpec::AddEosToken(TokenId token) {
-  if (token < 0 || token >= vocab_size) return;
-  if (std::ranges::find(eos_token_ids, token) == eos_token_ids.end()) {
-    eos_token_ids.push_back(token);
-  }
+  const bool is_known = std::ranges::find(eos_token_ids, token) != eos_token_ids.end();
+  if (token >= 0 && token < vocab_size && !is_known) eos_token_ids.push_back(token);
 }
 
 ModelSpec ReadModelSpec(const std::string& directory) {
