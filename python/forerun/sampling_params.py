@@ -271,6 +271,22 @@ class SamplingParams:
             return SamplingType.GREEDY
         return SamplingType.RANDOM if self.seed is None else SamplingType.RANDOM_SEED
 
+    @property
+    def all_stop_token_ids(self) -> set[int]:
+        """`stop_token_ids` as a set."""
+        return set(self.stop_token_ids or ())
+
+    def update_from_generation_config(
+        self, generation_config: Mapping[str, Any], eos_token_id: int | None = None
+    ) -> None:
+        """Adds a generation config's ends to `stop_token_ids`, but not the model's own end."""
+        ends = check_dict("generation_config", generation_config).get("eos_token_id")
+        if ends is None or self.ignore_eos:
+            return
+        field = "generation_config.eos_token_id"
+        listed = check_ids(field, [ends] if isinstance(ends, int) else ends)
+        self.stop_token_ids = sorted({*self.all_stop_token_ids, *listed} - {eos_token_id})
+
     def stop_strings(self) -> list[str]:
         """`stop` as a list."""
         if self.stop is None:

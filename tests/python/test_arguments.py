@@ -122,6 +122,19 @@ def test_clone_from_optional_and_what_follows_from_them() -> None:
     assert SamplingParams(temperature=0).sampling_type is SamplingType.GREEDY
 
 
+def test_ends_of_a_generation_config_are_added() -> None:
+    params = SamplingParams(stop_token_ids=[9])
+    params.update_from_generation_config({"eos_token_id": [3, 2]}, eos_token_id=2)
+    assert params.all_stop_token_ids == {3, 9}
+    params.update_from_generation_config({"eos_token_id": 5})
+    assert params.stop_token_ids == [3, 5, 9]
+    params = SamplingParams(ignore_eos=True)
+    params.update_from_generation_config({"eos_token_id": 5})
+    assert params.all_stop_token_ids == set()
+    with pytest.raises(InvalidArgumentError, match="eos_token_id"):
+        SamplingParams().update_from_generation_config({"eos_token_id": "end"})
+
+
 def test_spellings_of_vllm_mean_what_they_mean_there() -> None:
     params = SamplingParams(logprobs=True, prompt_logprobs=True, seed=-1, logit_bias={"12": 1})
     assert (params.logprobs, params.prompt_logprobs, params.seed) == (1, 1, None)

@@ -138,7 +138,10 @@ ENGINE_ARGS: dict[str, Field] = {
         "none", "fills `spec_decode_metrics` of a CompletionOutput; docs/metrics.md"
     ),
     "structured_outputs_config": fixed(
-        Made("StructuredOutputsConfig()"), "structured outputs are compiled by llguidance"
+        Made("StructuredOutputsConfig()"),
+        "structured outputs are compiled by llguidance",
+        {"backend": "auto"},
+        {"backend": "guidance"},
     ),
     **all_fixed(
         "answers are not parsed for reasoning",
