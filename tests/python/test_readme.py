@@ -39,7 +39,10 @@ def clone(smollm_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("block", PYTHON, ids=range(len(PYTHON)))
 def test_python_blocks_run(block: str, clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     exec(compile(block, "README.md", "exec"), {})
-    assert capsys.readouterr().out.strip()
+    shown = capsys.readouterr().out.strip()
+    assert shown
+    for said in re.findall(r"print\(error\)\n +# (.*)", block):
+        assert shown == said
 
 
 @pytest.mark.parametrize("block", SHELL, ids=range(len(SHELL)))
