@@ -319,6 +319,8 @@ class Tokenizer:
                 raise InvalidArgumentError(name, True, "False: not supported here")
         template = self.get_chat_template(chat_template, tools)
         given = self._variables(variables, tools, documents)
+        expected = "a list of dicts with the keys 'role' and 'content'"
+        conversation = check_list("messages", conversation, expected)
         is_batch = _is_batch(conversation)
         texts = [
             templates.render(
@@ -391,7 +393,5 @@ class Tokenizer:
         }
 
 
-def _is_batch(conversation: Any) -> bool:
-    return isinstance(conversation, Sequence) and any(
-        isinstance(messages, list | tuple) for messages in conversation[:1]
-    )
+def _is_batch(conversation: list[Any]) -> bool:
+    return bool(conversation) and isinstance(conversation[0], list | tuple)
