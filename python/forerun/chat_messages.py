@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from forerun.checks import check_dict, check_int, check_list, check_number, check_str
 from forerun.errors import InvalidArgumentError
+from forerun.interrupts import pass_on_interrupt
 from forerun.json_files import parse_json
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def plain(field: str, value: Any, depth: int = 0) -> Any:
         try:
             value = value.model_dump()
         except Exception as error:
+            pass_on_interrupt(error)
             raise InvalidArgumentError(field, value, f"data ({type(error).__name__})") from error
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         names = [entry.name for entry in dataclasses.fields(value)]

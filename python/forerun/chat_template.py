@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from forerun.chat_messages import detect_format
 from forerun.checks import check_bool, check_str
 from forerun.errors import InvalidArgumentError
+from forerun.interrupts import pass_on_interrupt
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template
@@ -48,6 +49,7 @@ def render(
             {**variables, "messages": messages, "add_generation_prompt": add_generation_prompt}
         )
     except Exception as error:  # whatever the template's own code runs into
+        pass_on_interrupt(error)
         raise InvalidArgumentError(
             "chat_template", f"{type(error).__name__}: {error}", "a template for these messages"
         ) from error

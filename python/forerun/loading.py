@@ -9,6 +9,7 @@ from pathlib import Path
 
 from forerun.checks import check_path
 from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.interrupts import pass_on_interrupt
 from forerun.json_files import check_is_file
 from forerun.model_cache import cached
 
@@ -162,6 +163,7 @@ def _snapshot(field: str, model: str, revision: str | None, patterns: list[str])
             reason = "a model that was downloaded before: HF_HUB_OFFLINE is set"
         raise CheckpointError(field, missing, reason) from error
     except Exception as error:  # of the hub, its client, or the cache
+        pass_on_interrupt(error)
         summary = (str(error).strip() or repr(error)).splitlines()[0]
         if isinstance(error, OSError) and error.errno is not None:
             summary = f"HF_HUB_CACHE is {constants.HF_HUB_CACHE}: {summary}"

@@ -12,6 +12,7 @@ from typing import Any
 
 from forerun.checks import check_bool, check_list, check_str, checked_keywords
 from forerun.errors import InvalidArgumentError, shown
+from forerun.interrupts import pass_on_interrupt
 from forerun.json_files import parse_json
 from forerun.json_schemas import check_depth, closed, without_dead_ends
 from forerun.user_grammars import to_lark
@@ -110,6 +111,7 @@ class StructuredOutputsParams:
             try:
                 text = json.dumps(text, allow_nan=False)
             except Exception as error:  # a mapping's methods may raise anything
+                pass_on_interrupt(error)
                 reason = f"{type(error).__name__}: {error}"
                 expected = f"a JSON schema that JSON can write ({reason})"
                 raise InvalidArgumentError("json", "a dict that is no JSON", expected) from error

@@ -12,6 +12,7 @@ from forerun import chat_messages, detokenizer
 from forerun import chat_template as templates
 from forerun.checks import check_bool, check_choice, check_dict, check_int, check_list, check_str
 from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.interrupts import pass_on_interrupt
 from forerun.tokenizer_files import NAMED_TOKENS, TokenizerFiles
 from forerun.tool_schemas import tool_schemas
 
@@ -48,6 +49,7 @@ class Tokenizer:
         try:
             self.backend = Backend.from_file(str(path))
         except Exception as error:
+            pass_on_interrupt(error)
             raise CheckpointError(str(path), str(error), "a tokenizer.json") from error
         self.backend.no_truncation()
         self.backend.no_padding()
@@ -161,6 +163,7 @@ class Tokenizer:
         try:
             ids: list[int] = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
         except BaseException as error:
+            pass_on_interrupt(error)
             # A tokenizer.json that contradicts itself makes the library panic, past Exception.
             if isinstance(error, Exception) or type(error).__module__ == "pyo3_runtime":
                 field = f"{self.name_or_path}: tokenizer.json"

@@ -13,6 +13,7 @@ from typing import Any
 
 from forerun.checks import check_list
 from forerun.errors import InvalidArgumentError
+from forerun.interrupts import pass_on_interrupt
 
 _JSON_TYPES: dict[Any, str] = {
     int: "integer",
@@ -56,6 +57,7 @@ def function_schema(field: str, function: Callable[..., Any]) -> dict[str, Any]:
     try:
         hints = typing.get_type_hints(function)
     except Exception as error:  # whatever the annotations run into
+        pass_on_interrupt(error)
         raise InvalidArgumentError(field, f"{name}: {error}", _EXPECTED) from error
     properties: dict[str, Any] = {}
     required = []

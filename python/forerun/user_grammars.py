@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from forerun.errors import InvalidArgumentError
+from forerun.interrupts import pass_on_interrupt
 
 # llguidance compiles rules recursively: at four times this it overflows a stack of 8 MiB.
 _MAX_DEPTH = 300
@@ -29,6 +30,7 @@ def to_lark(grammar: str) -> str:
         except RecursionError:
             raise InvalidArgumentError("grammar", grammar, "a grammar nested less deep") from None
         except Exception as error:  # the converter raises whatever it comes across
+            pass_on_interrupt(error)
             reason = f"{type(error).__name__}: {error}"
             raise InvalidArgumentError(
                 "grammar", grammar, f"GBNF that llguidance can read: {reason}"

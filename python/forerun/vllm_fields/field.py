@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
+from forerun.interrupts import pass_on_interrupt
+
 
 class Kind(Enum):
     """What becomes of a field's value."""
@@ -125,5 +127,6 @@ def _same(value: Any, choice: Any) -> bool:
         if _is_number(choice):
             return _is_number(value) and bool(value == choice)
         return type(value) is type(choice) and bool(value == choice)
-    except Exception:  # a subclass of a number may compare as it likes
+    except Exception as error:  # a subclass of a number may compare as it likes
+        pass_on_interrupt(error)
         return False
