@@ -24,6 +24,11 @@ void CheckAgainstVocabulary(const SamplingParams& params, int vocab_size) {
   for (const std::vector<TokenId>& word : params.bad_words) {
     for (TokenId token : word) CheckTokenId("bad_words", token, vocab_size);
   }
+  if (params.logprob_token_ids) {
+    for (TokenId token : *params.logprob_token_ids) {
+      CheckTokenId("logprob_token_ids", token, vocab_size);
+    }
+  }
   for (const auto& [token, bias] : params.logit_bias) CheckTokenId("logit_bias", token, vocab_size);
   CheckNumLogprobs("logprobs", params.logprobs, vocab_size);
   CheckNumLogprobs("prompt_logprobs", params.prompt_logprobs, vocab_size);

@@ -129,6 +129,7 @@ class NativeEngine : public Engine {
   bool HasUnfinished() const override { return core_->HasUnfinished(); }
   std::span<const RequestUpdate> Step() override { return core_->Step(); }
   void ResetCaches() override { core_->ResetCaches(); }
+  bool ResetPrefixCache() override { return core_->ResetPrefixCache(); }
   std::vector<DraftRecord> TakeDraftRecords() override { return core_->TakeDraftRecords(); }
   EngineMetrics metrics() const override { return core_->metrics(); }
   const ModelLimits& limits() const override { return limits_; }

@@ -199,6 +199,8 @@ void EngineCore::VerifyDrafts(ConstRows logits) {
 void EngineCore::VerifyRequest(const PlannedRequest& planned, RowLogits logits, Outcome& outcome) {
   const Request& request = *planned.request;
   outcome.prompt_logprobs.begin = logprobs_.size();
+  outcome.prompt_logprobs.per_token =
+      NumLogprobEntries(request.params.prompt_logprobs.value_or(0), executor_.vocab_size());
   try {
     for (int i = 0; i < planned.num_scored; ++i) {
       AppendLogprobs(logits.row(i), request.tokens[request.num_scored_rows + i + 1],
@@ -216,17 +218,29 @@ void EngineCore::VerifyRequest(const PlannedRequest& planned, RowLogits logits, 
   } catch (const RequestError& error) {
     outcome.error = error.what();
   }
-  if (request.params.logprobs) ScoreVerdict(*request.params.logprobs, logits, outcome);
+  if (request.params.logprobs || request.params.logprob_token_ids) {
+    ScoreVerdict(request.params, logits, outcome);
+  }
 }
 
-void EngineCore::ScoreVerdict(int num_top, RowLogits logits, Outcome& outcome) {
+void EngineCore::ScoreVerdict(const SamplingParams& params, RowLogits logits, Outcome& outcome) {
+  const std::vector<TokenId>* others =
+      params.logprob_token_ids ? &*params.logprob_token_ids : nullptr;
+  const int num_top = params.logprobs.value_or(0);
   outcome.logprobs.begin = logprobs_.size();
+  outcome.logprobs.per_token = others != nullptr
+                                   ? 1 + static_cast<int>(others->size())
+                                   : NumLogprobEntries(num_top, executor_.vocab_size());
   std::vector<TokenId>& tokens = outcome.verdict.tokens;
   int& num_scored = outcome.logprobs.num_tokens;
   try {
     for (; num_scored < std::ssize(tokens); ++num_scored) {
-      AppendLogprobs(logits.row(outcome.verdict.row(num_scored)), tokens[num_scored], num_top,
-                     scratch_, logprobs_);
+      const auto row = logits.row(outcome.verdict.row(num_scored));
+      if (others != nullptr) {
+        AppendLogprobsOf(row, tokens[num_scored], *others, scratch_, logprobs_);
+      } else {
+        AppendLogprobs(row, tokens[num_scored], num_top, scratch_, logprobs_);
+      }
     }
   } catch (const NumericError& error) {
     outcome.error = error.what();
@@ -266,21 +280,17 @@ void EngineCore::CommitRequest(const PlannedRequest& planned, const Outcome& out
 }
 
 void EngineCore::AddUpdate(const Request& request, int num_emitted, const Outcome& outcome) {
-  const auto view = [this](LogprobRange range, int num_tokens, std::optional<int> num_top) {
-    if (!num_top) return TokenLogprobs();
-    const int per_token = NumLogprobEntries(*num_top, executor_.vocab_size());
-    return TokenLogprobs{
-        std::span(logprobs_).subspan(range.begin, static_cast<std::size_t>(num_tokens) * per_token),
-        per_token};
+  const auto view = [this](LogprobRange range, int num_tokens) {
+    const std::size_t num_entries = static_cast<std::size_t>(num_tokens) * range.per_token;
+    return TokenLogprobs{std::span(logprobs_).subspan(range.begin, num_entries), range.per_token};
   };
   updates_.push_back(
       {.id = request.id,
        .new_tokens = std::span(request.tokens).last(num_emitted),
        .num_earlier_tokens = request.num_output_tokens() - num_emitted,
        .num_cached_tokens = std::max(0, request.num_cached_tokens),
-       .logprobs = view(outcome.logprobs, num_emitted, request.params.logprobs),
-       .prompt_logprobs = view(outcome.prompt_logprobs, outcome.prompt_logprobs.num_tokens,
-                               request.params.prompt_logprobs),
+       .logprobs = view(outcome.logprobs, std::min(num_emitted, outcome.logprobs.num_tokens)),
+       .prompt_logprobs = view(outcome.prompt_logprobs, outcome.prompt_logprobs.num_tokens),
        .num_earlier_prompt_logprobs =
            request.num_scored_rows - outcome.prompt_logprobs.num_tokens});
 }
@@ -325,6 +335,13 @@ void EngineCore::Finish(Request& request) {
 std::vector<DraftRecord> EngineCore::TakeDraftRecords() {
   const Running running(is_running_);
   return drafter_ != nullptr ? drafter_->TakeRecords() : std::vector<DraftRecord>();
+}
+
+bool EngineCore::ResetPrefixCache() {
+  const Running running(is_running_);
+  if (HasUnfinished()) return false;
+  pool_.DropCached();
+  return true;
 }
 
 void EngineCore::ResetCaches() {

@@ -66,6 +66,7 @@ class EngineCore {
   std::span<const RequestUpdate> Step();
   void ResetCaches();
   std::vector<DraftRecord> TakeDraftRecords();
+  bool ResetPrefixCache();
   EngineMetrics metrics() const;
 
  private:
@@ -87,10 +88,9 @@ class EngineCore {
     std::atomic<bool>& is_running_;
   };
 
-  // Entries of logprobs_.
-  struct LogprobRange {
+  struct LogprobRange {  // entries of logprobs_
     std::size_t begin = 0;
-    int num_tokens = 0;
+    int num_tokens = 0, per_token = 1;
   };
 
   // What the step learned about one planned request.
@@ -122,7 +122,7 @@ class EngineCore {
   void ProposeDraft(const DraftRequest& wanted, Request& request);
   void VerifyDrafts(ConstRows logits);
   void VerifyRequest(const PlannedRequest& planned, RowLogits logits, Outcome& outcome);
-  void ScoreVerdict(int num_top, RowLogits logits, Outcome& outcome);
+  void ScoreVerdict(const SamplingParams& params, RowLogits logits, Outcome& outcome);
   void CommitRequest(const PlannedRequest& planned, const Outcome& outcome);
   void AddUpdate(const Request& request, int num_emitted, const Outcome& outcome);
   void Observe(Request& request, int num_before, std::span<const int> accepted_nodes);

@@ -39,26 +39,46 @@ int RankOf(std::span<const float> logits, TokenId token) {
   return 1 + num_above + static_cast<int>(std::ranges::count(before, logit));
 }
 
-}  // namespace
+// A row's softmax.
+struct RowLogprobs {
+  std::span<const float> logits;
+  double max, log_sum;
 
-void AppendLogprobs(std::span<const float> logits, TokenId token, int num_top,
-                    SamplerScratch& scratch, std::vector<TokenLogprob>& out) {
+  float Of(float logit) const { return static_cast<float>(logit - max - log_sum); }
+  TokenLogprob Entry(TokenId token) const {
+    return {token, Of(logits[token]), RankOf(logits, token)};
+  }
+};
+
+RowLogprobs ReadRow(std::span<const float> logits, SamplerScratch& scratch) {
   const int size = static_cast<int>(logits.size());
   const RowScan& scan = BestRowScan();
   scratch.group_max.resize((size + kScanGroup - 1) / kScanGroup);
   const bool has_nan = scan.find_group_maxima(logits.data(), size, scratch.group_max.data());
   const double max = *std::ranges::max_element(scratch.group_max);
   if (has_nan || !std::isfinite(max)) ThrowNumericError(logits);
-  const double log_sum = std::log(scan.sum_exp(logits.data(), size, max));
-  const auto logprob_of = [&](float logit) { return static_cast<float>(logit - max - log_sum); };
+  return {logits, max, std::log(scan.sum_exp(logits.data(), size, max))};
+}
 
-  out.push_back({token, logprob_of(logits[token]), RankOf(logits, token)});
-  const int count = NumLogprobEntries(num_top, size) - 1;
+}  // namespace
+
+void AppendLogprobsOf(std::span<const float> logits, TokenId token, std::span<const TokenId> others,
+                      SamplerScratch& scratch, std::vector<TokenLogprob>& out) {
+  const RowLogprobs row = ReadRow(logits, scratch);
+  out.push_back(row.Entry(token));
+  for (TokenId other : others) out.push_back(row.Entry(other));
+}
+
+void AppendLogprobs(std::span<const float> logits, TokenId token, int num_top,
+                    SamplerScratch& scratch, std::vector<TokenLogprob>& out) {
+  const RowLogprobs row = ReadRow(logits, scratch);
+  out.push_back(row.Entry(token));
+  const int count = NumLogprobEntries(num_top, static_cast<int>(logits.size())) - 1;
   CollectBest(logits, scratch.group_max, count, scratch.candidates);
   std::ranges::sort_heap(scratch.candidates, Before);
   for (int i = 0; i < count; ++i) {
     const RankedToken& ranked = scratch.candidates[i];
-    out.push_back({ranked.token, logprob_of(ranked.logit), i + 1});
+    out.push_back({ranked.token, row.Of(ranked.logit), i + 1});
   }
 }
 

@@ -22,6 +22,11 @@ constexpr int NumLogprobEntries(int num_top, int vocab_size) {
   return 1 + (num_top < 0 || num_top > vocab_size ? vocab_size : num_top);
 }
 
+// The same of the token that is there and of some other ones, in their order: 1 + others.size()
+// entries.
+void AppendLogprobsOf(std::span<const float> logits, TokenId token, std::span<const TokenId> others,
+                      SamplerScratch& scratch, std::vector<TokenLogprob>& out);
+
 // Appends NumLogprobEntries(num_top, logits.size()) entries. Throws NumericError for a row that has
 // no softmax.
 void AppendLogprobs(std::span<const float> logits, TokenId token, int num_top,

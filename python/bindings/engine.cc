@@ -3,9 +3,9 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <array>
 #include <memory>
 #include <optional>
-#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -20,34 +20,48 @@ namespace py = pybind11;
 
 using TokenArray = py::array_t<TokenId, py::array::c_style>;
 
-// For each token: (token id, log-probability, rank) of itself, then of the most probable ones.
-using LogprobLists = std::vector<std::vector<std::tuple<TokenId, float, int>>>;
+// [tokens, entries per token], owned.
+struct OwnedLogprobs {
+  explicit OwnedLogprobs(const TokenLogprobs& logprobs)
+      : entries(logprobs.entries.begin(), logprobs.entries.end()),
+        shape{logprobs.size(), logprobs.entries_per_token} {}
 
-LogprobLists ToLists(const TokenLogprobs& logprobs) {
-  LogprobLists lists(logprobs.size());
-  for (int i = 0; i < logprobs.size(); ++i) {
-    for (const TokenLogprob& entry : logprobs[i]) {
-      lists[i].emplace_back(entry.token, entry.logprob, entry.rank);
-    }
-  }
-  return lists;
-}
+  std::vector<TokenLogprob> entries;
+  std::array<py::ssize_t, 2> shape;
+};
 
 // A RequestUpdate that owns what it shows, so that Python may keep it beyond the next step.
 struct OwnedUpdate {
   explicit OwnedUpdate(const RequestUpdate& update)
       : view(update),
         new_tokens(update.new_tokens.begin(), update.new_tokens.end()),
-        logprobs(ToLists(update.logprobs)),
-        prompt_logprobs(ToLists(update.prompt_logprobs)) {
+        logprobs(update.logprobs),
+        prompt_logprobs(update.prompt_logprobs) {
     if (update.metrics != nullptr) metrics = *update.metrics;
   }
 
   RequestUpdate view;  // its spans and pointer are stale: never read
   std::vector<TokenId> new_tokens;
-  LogprobLists logprobs, prompt_logprobs;
+  OwnedLogprobs logprobs, prompt_logprobs;
   std::optional<RequestMetrics> metrics;
 };
+
+// Numpy is imported when an array is wanted first. REQUIRES: the GIL is held.
+void RegisterLogprobDtype() {
+  static bool is_registered = false;
+  py::module_::import("numpy");  // may let other threads run, which come here too
+  if (is_registered) return;
+  is_registered = true;
+  PYBIND11_NUMPY_DTYPE(TokenLogprob, token, logprob, rank);
+}
+
+// A view, which keeps the update alive.
+template <OwnedLogprobs OwnedUpdate::* member>
+py::array ToArray(const py::object& update) {
+  RegisterLogprobDtype();
+  const OwnedLogprobs& logprobs = update.cast<const OwnedUpdate&>().*member;
+  return py::array_t<TokenLogprob>(logprobs.shape, logprobs.entries.data(), update);
+}
 
 // An engine and the updates of its last step.
 class PythonEngine {
@@ -141,8 +155,14 @@ void RegisterUpdate(py::module_& module) {
   py::class_<OwnedUpdate, std::shared_ptr<OwnedUpdate>>(module, "RequestUpdate",
                                                         "What one step did for one request.")
       .def_readonly("new_tokens", &OwnedUpdate::new_tokens)
-      .def_readonly("logprobs", &OwnedUpdate::logprobs)
-      .def_readonly("prompt_logprobs", &OwnedUpdate::prompt_logprobs)
+      .def_property_readonly(
+          "logprobs",
+          [](const py::object& update) { return ToArray<&OwnedUpdate::logprobs>(update); },
+          "A record array [new tokens, entries] of token, logprob and rank.")
+      .def_property_readonly(
+          "prompt_logprobs",
+          [](const py::object& update) { return ToArray<&OwnedUpdate::prompt_logprobs>(update); },
+          "The same of prompt tokens.")
       .def_readonly("metrics", &OwnedUpdate::metrics)
       .def_property_readonly("num_earlier_tokens",
                              [](const OwnedUpdate& u) { return u.view.num_earlier_tokens; })
@@ -239,6 +259,13 @@ void RegisterEngine(py::module_& module) {
             engine.native().ResetCaches();
           },
           "Drops every cached prefix and every past output that drafters remember.")
+      .def(
+          "reset_prefix_cache",
+          [](PythonEngine& engine) {
+            const ReleaseGil release;
+            return engine.native().ResetPrefixCache();
+          },
+          "Drops every cached prefix; false while a request is unfinished.")
       .def(
           "take_draft_records",
           [](PythonEngine& engine) { return engine.native().TakeDraftRecords(); },

@@ -119,6 +119,7 @@ void RegisterSamplingParams(py::module_& module) {
       .def_readwrite("presence_penalty", &Params::presence_penalty)
       .def_readwrite("logprobs", &Params::logprobs)
       .def_readwrite("prompt_logprobs", &Params::prompt_logprobs)
+      .def_readwrite("logprob_token_ids", &Params::logprob_token_ids)
       .def_readwrite("speculative", &Params::speculative)
       .def_readwrite("max_draft_tokens", &Params::max_draft_tokens);
   module.def("check_sampling_params", &CheckSamplingParams, py::arg("params"),

@@ -1,5 +1,8 @@
 """Forerun: speculative decoding that changes the speed of a language model and nothing else."""
 
+from typing import Any
+
+from forerun.beam_search import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
 from forerun.engine_args import EngineArgs
 from forerun.errors import (
     CheckpointError,
@@ -9,6 +12,8 @@ from forerun.errors import (
     InvalidArgumentError,
 )
 from forerun.llm import LLM
+from forerun.llm_engine import LLMEngine
+from forerun.logprobs import FlatLogprobs, Logprob
 from forerun.metrics import (
     Counter,
     Gauge,
@@ -20,7 +25,6 @@ from forerun.metrics import (
 from forerun.outputs import (
     CompletionDelta,
     CompletionOutput,
-    Logprob,
     RequestOutput,
     TextPrompt,
     TokensPrompt,
@@ -32,17 +36,22 @@ from forerun.structured_outputs import StructuredOutputsParams
 
 __all__ = [
     "LLM",
+    "BeamSearchOutput",
+    "BeamSearchParams",
+    "BeamSearchSequence",
     "CheckpointError",
     "CompletionDelta",
     "CompletionOutput",
     "Counter",
     "EngineArgs",
     "EngineBusyError",
+    "FlatLogprobs",
     "ForerunError",
     "Gauge",
     "Histogram",
     "InternalError",
     "InvalidArgumentError",
+    "LLMEngine",
     "Logprob",
     "Metric",
     "RequestOutput",
@@ -57,3 +66,12 @@ __all__ = [
     "Vector",
     "selftest",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`__version__`, which takes reading the installed package's metadata."""
+    if name == "__version__":
+        from forerun.version import package_version
+
+        return package_version()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

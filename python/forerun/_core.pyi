@@ -422,6 +422,12 @@ class SamplingParams:
     def logit_bias(self, arg0: collections.abc.Mapping[typing.SupportsInt | typing.SupportsIndex, typing.SupportsFloat | typing.SupportsIndex]) -> None:
         ...
     @property
+    def logprob_token_ids(self) -> list[int] | None:
+        ...
+    @logprob_token_ids.setter
+    def logprob_token_ids(self, arg0: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
+        ...
+    @property
     def logprobs(self) -> int | None:
         ...
     @logprobs.setter
@@ -804,8 +810,10 @@ class RequestUpdate:
     def id(self) -> int:
         ...
     @property
-    def logprobs(self) -> list[list[tuple[int, float, int]]]:
-        ...
+    def logprobs(self) -> numpy.ndarray:
+        """
+        A record array [new tokens, entries] of token, logprob and rank.
+        """
     @property
     def metrics(self) -> RequestMetrics | None:
         ...
@@ -825,8 +833,10 @@ class RequestUpdate:
     def num_text_bytes(self) -> int:
         ...
     @property
-    def prompt_logprobs(self) -> list[list[tuple[int, float, int]]]:
-        ...
+    def prompt_logprobs(self) -> numpy.ndarray:
+        """
+        The same of prompt tokens.
+        """
     @property
     def stop_string_index(self) -> int:
         ...
@@ -925,6 +935,10 @@ class Engine:
     def reset_caches(self) -> None:
         """
         Drops every cached prefix and every past output that drafters remember.
+        """
+    def reset_prefix_cache(self) -> bool:
+        """
+        Drops every cached prefix; false while a request is unfinished.
         """
     def set_token_bytes(self, token_bytes: collections.abc.Sequence[bytes], special_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = []) -> None:
         """

@@ -201,6 +201,13 @@ def check_core(problems: Problems, check: Callable[[], None], reset: Callable[[s
                 return None
 
 
+def check_call(method: str, **given: Any) -> None:
+    """Raises for arguments of a method of vLLM's that have no such value here."""
+    problems = Problems()
+    problems.errors.extend(field_problems(method, given))
+    problems.raise_all()
+
+
 def checked_keywords(cls: type[_T]) -> type[_T]:
     """Makes a dataclass check its keywords against the table of its fields.
 

@@ -51,6 +51,9 @@ _ENGINE_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "max_num_batched_tokens": check_int,
     "block_size": check_int,
     "enable_prefix_caching": check_bool,
+    "scheduling_policy": lambda name, value: getattr(
+        _core.SchedulingPolicy, check_choice(name, value, ("fcfs", "priority")).upper()
+    ),
     "kv_cache_memory_bytes": lambda name, value: check_int(name, value, most=2**63 - 1),
     "seed": lambda name, value: check_int(name, value, least=0, most=2**64 - 1),
     "num_threads": check_int,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forerun import _core
-from forerun.checks import check_dict, check_int, check_list, check_path, check_str
+from forerun.checks import check_call, check_dict, check_path
 from forerun.config import settle_options
 from forerun.detokenizer import TokenBytes
 from forerun.engine_args import EngineArgs
@@ -19,23 +18,34 @@ from forerun.errors import InvalidArgumentError
 from forerun.json_files import read_json_object
 from forerun.loading import resolve_model
 from forerun.metrics import EngineMetrics, Metric, engine_metrics
-from forerun.outputs import RequestOutput, TextPrompt, TokensPrompt
-from forerun.requests import Request, Scoreboard, Stream, run_all
+from forerun.outputs import RequestOutput, TokensPrompt
+from forerun.progress import check_use_tqdm, progress_bar
+from forerun.prompts import (
+    Messages,
+    Prompt,
+    check_options,
+    conversation_list,
+    params_list,
+    parse_prompt,
+    priority_list,
+    prompt_list,
+)
+from forerun.requests import Request, Scoreboard, Stream, run_all, wait_all
 from forerun.sampling_params import SamplingParams
 from forerun.speculative_config import SpeculativeConfig
 from forerun.structured_outputs import GrammarCompiler, Vocabulary
+from forerun.unsupported import UnsupportedMethods
 
 if TYPE_CHECKING:
+    from forerun.beam_search import BeamSearchOutput, BeamSearchParams
     from forerun.drafters import Drafter
+    from forerun.llm_engine import LLMEngine
     from forerun.tokenizer import Tokenizer
 
 _log = logging.getLogger("forerun")
 
-Prompt = str | TextPrompt | TokensPrompt | Sequence[int]
-Messages = Sequence[Mapping[str, Any]]
 
-
-class LLM:
+class LLM(UnsupportedMethods):
     """A model that generates text, faster with a `speculative_config` and word for word the same.
 
     Args:
@@ -116,6 +126,7 @@ class LLM:
             self._engine.set_token_bytes(_fit(self._token_bytes.whole, size), special)
             self._check_eos(self._tokenizer)
         self._board = Scoreboard(self._engine)
+        self._enqueued: list[Request] = []
 
     def _check_eos(self, tokenizer: Tokenizer) -> None:
         if tokenizer.eos_token_id not in (None, *self.limits.eos_token_ids):
@@ -150,7 +161,11 @@ class LLM:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        use_tqdm: bool = True,
+        use_tqdm: bool | Callable[..., Any] = True,
+        lora_request: None = None,
+        priority: int | Sequence[int] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Generates for one prompt or many; outputs are in the order of the prompts.
 
@@ -158,36 +173,108 @@ class LLM:
         prompts or one each; None takes `get_default_sampling_params()`. Each prompt has one output
         with the `n` completions asked for. Where one prompt can never be served, none runs, and the
         error names it.
+
+        Args:
+            use_tqdm: show a progress bar; a function is called in place of tqdm.
+            priority: with scheduling_policy="priority", one for all prompts or one each; lower
+                values run first.
+            lora_request, tokenization_kwargs, mm_processor_kwargs: as in vLLM, None.
         """
-        return self._run(self._requests(prompts, sampling_params), use_tqdm)
+        check_options("LLM.generate", lora_request, tokenization_kwargs, mm_processor_kwargs)
+        return self._run(self._requests(prompts, sampling_params, priority), use_tqdm)
+
+    def enqueue(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        lora_request: None = None,
+        priority: int | Sequence[int] | None = None,
+        use_tqdm: bool | Callable[..., Any] = True,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Submits what `generate` takes, for `wait_for_completion`; returns the request ids."""
+        check_options("LLM.enqueue", lora_request, tokenization_kwargs, mm_processor_kwargs)
+        return self._enqueue(self._requests(prompts, sampling_params, priority), use_tqdm)
+
+    def wait_for_completion(
+        self, output_type: None = None, *, use_tqdm: bool | Callable[..., Any] = True
+    ) -> list[RequestOutput]:
+        """Runs everything that was enqueued; outputs are in the order of the prompts."""
+        check_call("LLM.wait_for_completion", output_type=output_type)
+        requests, self._enqueued = self._enqueued, []
+        check_use_tqdm(use_tqdm)
+        run = functools.partial(wait_all, self._board, requests)
+        return self._with_bar(requests, use_tqdm, run)
 
     def chat(
         self,
         messages: Messages | Sequence[Messages],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
-        *,
-        use_tqdm: bool = True,
+        use_tqdm: bool | Callable[..., Any] = True,
+        lora_request: None = None,
+        priority: int | Sequence[int] | None = None,
         chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
     ) -> list[RequestOutput]:
         """Generates the next message of one conversation or of many.
 
         With `continue_final_message` and `add_generation_prompt=False` the model goes on with the
-        last message instead.
+        last message instead. `tools` are what the chat template tells the model of them; the other
+        arguments are those of `generate`.
         """
-        prompts = [
-            self.render_chat(
-                conversation,
-                chat_template=chat_template,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=continue_final_message,
-                chat_template_kwargs=chat_template_kwargs,
-            )
-            for conversation in _conversations(messages)
+        check_options("LLM.chat", lora_request, tokenization_kwargs, mm_processor_kwargs)
+        prompts = self._render_all(
+            messages,
+            chat_template_kwargs=chat_template_kwargs,
+            chat_template=chat_template,
+            chat_template_content_format=chat_template_content_format,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+        )
+        return self._run(self._requests(prompts, sampling_params, priority), use_tqdm)
+
+    def enqueue_chat(
+        self,
+        messages: Messages | Sequence[Messages],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        use_tqdm: bool | Callable[..., Any] = True,
+        lora_request: None = None,
+        priority: int | Sequence[int] | None = None,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        mm_processor_kwargs: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Submits what `chat` takes, for `wait_for_completion`; returns the request ids."""
+        check_options("LLM.enqueue_chat", lora_request, tokenization_kwargs, mm_processor_kwargs)
+        prompts = self._render_all(
+            messages,
+            chat_template_kwargs=chat_template_kwargs,
+            chat_template=chat_template,
+            chat_template_content_format=chat_template_content_format,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            tools=tools,
+        )
+        return self._enqueue(self._requests(prompts, sampling_params, priority), use_tqdm)
+
+    def _render_all(self, messages: Any, **options: Any) -> list[TokensPrompt]:
+        return [
+            self.render_chat(conversation, **options)
+            for conversation in conversation_list(messages)
         ]
-        return self._run(self._requests(prompts, sampling_params), use_tqdm)
 
     def render_chat(
         self,
@@ -232,7 +319,9 @@ class LLM:
         A delta belongs to one completion and ends with a whole character. Closing the stream
         cancels what has not finished.
         """
-        requests = self._requests(prompts, sampling_params)
+        return self._open(self._requests(prompts, sampling_params))
+
+    def _open(self, requests: list[Request]) -> Stream:
         self._board.submit(requests, self.limits.max_model_len)
         return Stream(self._board, requests)
 
@@ -275,18 +364,65 @@ class LLM:
         """The counters one by one, as vLLM gives them, then those of this engine alone."""
         return self.metrics().as_list(self._labels)
 
+    @functools.cached_property
+    def llm_engine(self) -> LLMEngine:
+        """The same engine, step by step: requests come and go while others run."""
+        from forerun.llm_engine import LLMEngine
+
+        return LLMEngine(self)
+
+    def get_world_size(self, include_dp: bool = True) -> int:
+        """The number of processes: one."""
+        check_call("LLM.get_world_size", include_dp=include_dp)
+        return 1
+
+    def reset_prefix_cache(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> bool:
+        """Forgets cached prefixes; False, and nothing forgotten, while a request is unfinished."""
+        check_call(
+            "LLM.reset_prefix_cache",
+            reset_running_requests=reset_running_requests,
+            reset_connector=reset_connector,
+        )
+        return self._board.reset_prefix_cache()
+
+    def beam_search(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        params: BeamSearchParams,
+        lora_request: None = None,
+        use_tqdm: bool | Callable[..., Any] = False,
+        concurrency_limit: int | None = None,
+    ) -> list[BeamSearchOutput]:
+        """The most probable texts of each prompt that a search with `beam_width` beams finds.
+
+        Args:
+            concurrency_limit: the most prompts searched at a time; None is all.
+        """
+        from forerun.beam_search import search
+
+        check_call("LLM.generate", lora_request=lora_request)
+        return search(self, prompts, params, use_tqdm, concurrency_limit)
+
     def reset_caches(self) -> None:
         """Forgets cached prefixes and past outputs. No request may be unfinished."""
         self._board.reset_caches()
 
-    def _run(self, requests: list[Request], use_tqdm: bool) -> list[RequestOutput]:
-        if not use_tqdm:
-            run_all(self._board, requests, self.limits.max_model_len, lambda _: None)
-        else:
-            self._run_with_bar(requests)
-        return [request.output for request in requests if request.output is not None]
+    def _run(self, requests: list[Request], use_tqdm: Any) -> list[RequestOutput]:
+        check_use_tqdm(use_tqdm)
+        run = functools.partial(run_all, self._board, requests, self.limits.max_model_len)
+        return self._with_bar(requests, use_tqdm, run)
 
-    def _run_with_bar(self, requests: list[Request]) -> None:
+    def _enqueue(self, requests: list[Request], use_tqdm: Any) -> list[str]:
+        check_use_tqdm(use_tqdm)
+        self._board.submit(requests, self.limits.max_model_len)
+        self._enqueued += requests
+        return [str(request.completions[0].id) for request in requests]
+
+    def _with_bar(
+        self, requests: list[Request], use_tqdm: Any, run: Callable[..., None]
+    ) -> list[RequestOutput]:
         num_tokens = 0
 
         def on_finish(request: Request) -> None:
@@ -296,69 +432,61 @@ class LLM:
             bar.set_postfix_str(f"{num_tokens / elapsed:.1f} tokens/s", refresh=False)
             bar.update()
 
-        with _progress_bar()(total=len(requests), desc="Generating", unit=" prompts") as bar:
-            run_all(self._board, requests, self.limits.max_model_len, on_finish)
+        if use_tqdm is False:
+            run(lambda _: None)
+        else:
+            with progress_bar(use_tqdm, len(requests)) as bar:
+                run(on_finish)
+        return [request.output for request in requests if request.output is not None]
 
     def _requests(
         self,
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        priority: int | Sequence[int] | None = None,
     ) -> list[Request]:
-        items = _prompt_list(prompts)
-        params = self._params_list(sampling_params, len(items))
-        requests = []
-        for index, (item, param) in enumerate(zip(items, params, strict=True)):
-            where = f"prompts[{index}]" if len(items) > 1 else "prompts"
-            text, token_ids = self._tokenize(where, item)
-            words = param.bad_words
-            bad_words = self.get_tokenizer().encode_bad_words(words) if words else []
-            structure = param.structured_outputs
-            assert not isinstance(structure, Mapping)  # SamplingParams made it one
-            requests.append(
-                Request(
-                    index,
-                    text,
-                    token_ids,
-                    param,
-                    self._token_bytes,
-                    bad_words,
-                    self._grammars.compile(structure) if structure else None,
-                    reports_drafts=self._reports_drafts,
-                )
+        items = prompt_list(prompts)
+        params = params_list(sampling_params, len(items), self.get_default_sampling_params)
+        priorities = priority_list(priority, len(items))
+        return [
+            self._request(
+                f"prompts[{index}]" if len(items) > 1 else "prompts",
+                item,
+                param,
+                index=index,
+                priority=priority,
             )
-        return requests
+            for index, (item, param, priority) in enumerate(
+                zip(items, params, priorities, strict=True)
+            )
+        ]
 
-    def _params_list(self, params: Any, count: int) -> list[SamplingParams]:
-        if params is None:
-            params = self.get_default_sampling_params()
-        # Copies, checked again: what the caller changes later has no effect.
-        if isinstance(params, SamplingParams):
-            return [params.clone()] * count
-        expected = "SamplingParams, a list of them, one per prompt, or None"
-        given = check_list("sampling_params", params, expected)
-        for param in given:
-            if not isinstance(param, SamplingParams):
-                raise InvalidArgumentError("sampling_params", param, expected)
-        if len(given) != count:
-            raise InvalidArgumentError("sampling_params", f"{len(given)} of them", f"{count}")
-        return [param.clone() for param in given]
-
-    def _tokenize(self, where: str, item: Any) -> tuple[str | None, list[int]]:
-        if isinstance(item, Mapping):
-            keys = set(item)
-            if keys == {"prompt"}:
-                item = item["prompt"]
-            elif keys == {"prompt_token_ids"}:
-                item = item["prompt_token_ids"]
-            else:
-                raise InvalidArgumentError(
-                    where, sorted(map(str, keys)), "the key 'prompt' or 'prompt_token_ids'"
-                )
-        if isinstance(item, str):
-            return item, self.get_tokenizer().encode(check_str(where, item))
-        if isinstance(item, bytes) or not isinstance(item, Iterable):
-            raise InvalidArgumentError(where, item, "a string, token ids, or a dict of either")
-        return None, [check_int(f"{where}.prompt_token_ids", token) for token in item]
+    def _request(
+        self,
+        where: str,
+        item: Any,
+        params: SamplingParams,
+        *,
+        index: int = 0,
+        priority: int = 0,
+        request_id: str | None = None,
+    ) -> Request:
+        prompt = parse_prompt(where, item, lambda text: self.get_tokenizer().encode(text))
+        words = params.bad_words
+        structure = params.structured_outputs
+        assert not isinstance(structure, Mapping)  # SamplingParams made it one
+        return Request(
+            index,
+            prompt.text,
+            prompt.token_ids,
+            params,
+            self._token_bytes,
+            self.get_tokenizer().encode_bad_words(words) if words else [],
+            self._grammars.compile(structure) if structure else None,
+            _core.SubmitOptions(priority, prompt.cache_salt),
+            request_id,
+            reports_drafts=self._reports_drafts,
+        )
 
 
 def _fit(token_bytes: list[bytes], size: int) -> list[bytes]:
@@ -366,36 +494,7 @@ def _fit(token_bytes: list[bytes], size: int) -> list[bytes]:
     return token_bytes[:size] + [b""] * (size - len(token_bytes))
 
 
-@functools.cache
-def _progress_bar() -> Any:
-    from tqdm import tqdm
-
-    class Bar(tqdm):  # type: ignore[misc]
-        # tqdm's own lock is no native one: an interrupt can leave it locked for other threads.
-        _lock = threading.RLock()
-        monitor_interval = 0
-
-    return Bar
-
-
 def _load_tokenizer(directory: str | os.PathLike[str]) -> Tokenizer:
     from forerun.tokenizer import Tokenizer
 
     return Tokenizer(check_path("tokenizer", directory))
-
-
-def _prompt_list(prompts: Any) -> list[Any]:
-    """One prompt or many, as a list; a flat list of ids is one prompt."""
-    if isinstance(prompts, str | Mapping):
-        return [prompts]
-    if isinstance(prompts, bytes) or not isinstance(prompts, Iterable):
-        raise InvalidArgumentError("prompts", prompts, "a prompt or a list of prompts")
-    items = list(prompts)
-    flat = bool(items) and not isinstance(items[0], str | bytes | Mapping | Iterable)
-    return [items] if flat else items
-
-
-def _conversations(messages: Any) -> list[Messages]:
-    if isinstance(messages, Sequence) and messages and isinstance(messages[0], Sequence):
-        return list(messages)
-    return [messages]

@@ -5,39 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypedDict
 
+from forerun.logprobs import FlatLogprobs
 from forerun.metrics import RequestMetrics, RequestSpecDecodeMetrics
 
 
-class TextPrompt(TypedDict):
-    """A prompt as text."""
+class _PromptOptions(TypedDict, total=False):
+    cache_salt: str | None
+    multi_modal_data: None
+
+
+class _PromptText(_PromptOptions, total=False):
+    prompt: str | None
+
+
+class TextPrompt(_PromptOptions):
+    """A prompt as text.
+
+    Only prompts with an equal `cache_salt` share cached prefixes.
+    """
 
     prompt: str
 
 
-class TokensPrompt(TypedDict):
-    """A prompt as token ids."""
+class TokensPrompt(_PromptText):
+    """A prompt as token ids; a text beside them is only reported with the output."""
 
     prompt_token_ids: list[int]
-
-
-@dataclass(frozen=True)
-class Logprob:
-    """A token's log-probability under the model alone, before any sampling option.
-
-    Attributes:
-        rank: its place among all tokens, from 1.
-        decoded_token: its text; None without a tokenizer or with detokenize=False.
-    """
-
-    logprob: float
-    rank: int | None = None
-    decoded_token: str | None = None
-
-
-# For each token: the entry of the token itself, then those of the most probable ones.
-SampleLogprobs = list[dict[int, Logprob]]
-# For each token of the prompt; None for the first, which nothing predicts.
-PromptLogprobs = list[dict[int, Logprob] | None]
 
 
 @dataclass
@@ -48,7 +41,8 @@ class CompletionOutput:
         index: which of the request's `n` completions.
         token_ids: every generated token, the one that stopped it included.
         cumulative_logprob: the sum over the generated tokens, where logprobs were asked for.
-        logprobs: for each generated token, where they were asked for.
+        logprobs: for each generated token, where they were asked for: first of the token itself,
+            then of the most probable ones or of logprob_token_ids.
         finish_reason: "stop", "length", "abort" or "error"; None while it runs.
         stop_reason: the stop string or the id out of stop_token_ids that ended the text.
         spec_decode_metrics: its drafts, where the LLM drafts and per_request_spec_decode_metrics
@@ -59,10 +53,11 @@ class CompletionOutput:
     text: str
     token_ids: list[int]
     cumulative_logprob: float | None = None
-    logprobs: SampleLogprobs | None = None
+    logprobs: FlatLogprobs | None = None
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     spec_decode_metrics: RequestSpecDecodeMetrics | None = None
+    lora_request: None = None
 
     def finished(self) -> bool:
         """Whether the text is complete."""
@@ -86,10 +81,15 @@ class RequestOutput:
     prompt_token_ids: list[int]
     outputs: list[CompletionOutput]
     finished: bool
-    prompt_logprobs: PromptLogprobs | None = None
+    prompt_logprobs: FlatLogprobs | None = None
     num_cached_tokens: int = 0
     metrics: RequestMetrics | None = None
     error: str | None = None
+    # Always None: models have no adapters, no encoder and no cache elsewhere.
+    lora_request: None = None
+    encoder_prompt: None = None
+    encoder_prompt_token_ids: None = None
+    kv_transfer_params: None = None
 
 
 @dataclass
@@ -110,7 +110,7 @@ class CompletionDelta:
     output: RequestOutput | None = None
     completion_index: int = 0
     finish_reason: str | None = None
-    logprobs: SampleLogprobs | None = None
+    logprobs: FlatLogprobs | None = None
 
     @property
     def finished(self) -> bool:

@@ -12,6 +12,7 @@ from forerun import _core
 from forerun.detokenizer import Detokenizer, TokenBytes, decode
 from forerun.errors import InternalError, InvalidArgumentError
 from forerun.logits_processors import chain_processors
+from forerun.logprobs import FlatLogprobs
 from forerun.metrics import (
     RequestMetrics,
     request_metrics,
@@ -21,10 +22,7 @@ from forerun.metrics import (
 from forerun.outputs import (
     CompletionDelta,
     CompletionOutput,
-    Logprob,
-    PromptLogprobs,
     RequestOutput,
-    SampleLogprobs,
 )
 from forerun.sampling_params import SamplingParams
 from forerun.structured_outputs import GrammarState
@@ -37,7 +35,7 @@ class Completion:
     index: int
     id: int = -1
     token_ids: list[int] = field(default_factory=list)
-    logprobs: SampleLogprobs = field(default_factory=list)
+    logprobs: FlatLogprobs = field(default_factory=lambda: FlatLogprobs([]))
     num_text_bytes: int = -1
     output: CompletionOutput | None = None
     metrics: RequestMetrics | None = None
@@ -56,14 +54,19 @@ class Request:
     token_bytes: TokenBytes
     bad_words: list[list[int]] = field(default_factory=list)
     start_grammar: Callable[[], GrammarState] | None = None
+    submit_options: _core.SubmitOptions = field(default_factory=_core.SubmitOptions)
+    request_id: str | None = None  # the caller's; None takes the engine's number
     reports_drafts: bool = False
     output: RequestOutput | None = None
     finished: set[int] = field(default_factory=set)  # indices; one for all requests of a call
 
     def __post_init__(self) -> None:
         """Makes the completions."""
-        self.completions = [Completion(index) for index in range(self.params.n)]
-        self._prompt_logprobs: PromptLogprobs = [None]
+        table = self.token_bytes.whole if self.params.detokenize else []
+        self.completions = [
+            Completion(index, logprobs=FlatLogprobs(table)) for index in range(self.params.n)
+        ]
+        self._prompt_logprobs = FlatLogprobs(table, starts_with_none=True)
 
     @property
     def num_generated_tokens(self) -> int:
@@ -89,39 +92,43 @@ class Request:
         """Adds what a step did for one completion; adding the last update again changes nothing."""
         begin = update.num_earlier_tokens
         completion.token_ids[begin:] = update.new_tokens
-        if self.params.logprobs is not None:
-            completion.logprobs[begin:] = map(self._logprobs, update.logprobs)
+        completion.num_cached_tokens = update.num_cached_tokens
+        if self.has_logprobs:
+            completion.logprobs.put_rows(begin, update.logprobs)
         if self.params.prompt_logprobs is not None:
-            begin = 1 + update.num_earlier_prompt_logprobs
-            self._prompt_logprobs[begin:] = map(self._logprobs, update.prompt_logprobs)
+            self._prompt_logprobs.put_rows(
+                update.num_earlier_prompt_logprobs, update.prompt_logprobs
+            )
         if update.finish_reason != _core.FinishReason.NONE:
             self._finish(completion, update)
             if all(completion.output is not None for completion in self.completions):
                 self.output = self._output()
                 self.finished.add(self.index)
 
-    def _logprobs(self, entries: list[tuple[int, float, int]]) -> dict[int, Logprob]:
-        table = self.token_bytes.whole if self.params.detokenize else []
-        return {
-            token: Logprob(logprob, rank, decode(table, [token]) if table else None)
-            for token, logprob, rank in entries
-        }
+    @property
+    def has_logprobs(self) -> bool:
+        """Whether log-probabilities of the output were asked for."""
+        return self.params.logprobs is not None or self.params.logprob_token_ids is not None
+
+    @property
+    def prompt_logprobs(self) -> FlatLogprobs | None:
+        """Those of the prompt so far, where they were asked for."""
+        return None if self.params.prompt_logprobs is None else self._prompt_logprobs
+
+    def cumulative_logprob(self, index: int) -> float | None:
+        """Of a completion's tokens so far, where log-probabilities were asked for."""
+        return sum(self.completions[index].logprobs.of_tokens()) if self.has_logprobs else None
 
     def _finish(self, completion: Completion, update: _core.RequestUpdate) -> None:
         completion.num_text_bytes = update.num_text_bytes
-        completion.num_cached_tokens = update.num_cached_tokens
         completion.error = update.error
         completion.metrics = request_metrics(update.metrics) if update.metrics else None
-        scored = self.params.logprobs is not None
-        chosen = zip(completion.token_ids, completion.logprobs, strict=True) if scored else ()
         completion.output = CompletionOutput(
             index=completion.index,
             text=decode(self.text_bytes, completion.token_ids, completion.num_text_bytes),
             token_ids=completion.token_ids,
-            cumulative_logprob=(
-                sum(entries[token].logprob for token, entries in chosen) if scored else None
-            ),
-            logprobs=completion.logprobs if scored else None,
+            cumulative_logprob=self.cumulative_logprob(completion.index),
+            logprobs=completion.logprobs if self.has_logprobs else None,
             finish_reason=update.finish_reason.name.lower(),
             stop_reason=self._stop_reason(update),
             spec_decode_metrics=(
@@ -135,14 +142,12 @@ class Request:
         done = self.completions
         metrics = [completion.metrics for completion in done if completion.metrics is not None]
         return RequestOutput(
-            request_id=str(done[0].id),
+            request_id=str(done[0].id) if self.request_id is None else self.request_id,
             prompt=self.prompt,
             prompt_token_ids=self.prompt_token_ids,
             outputs=[completion.output for completion in done if completion.output is not None],
             finished=True,
-            prompt_logprobs=(
-                None if self.params.prompt_logprobs is None else self._prompt_logprobs
-            ),
+            prompt_logprobs=self.prompt_logprobs,
             num_cached_tokens=done[0].num_cached_tokens,
             metrics=total_request_metrics(metrics) if metrics else None,
             error=next((completion.error for completion in done if completion.error), None),
@@ -201,7 +206,12 @@ class Scoreboard:
     ) -> None:
         try:
             params = request.params._to_core(max_model_len, completion.index, request.bad_words)
-            completion.id = self._engine.submit(request.prompt_token_ids, params, **request.hooks())
+            completion.id = self._engine.submit(
+                request.prompt_token_ids,
+                params,
+                **request.hooks(),
+                options=request.submit_options,
+            )
         except InvalidArgumentError as error:
             if is_alone:
                 raise
@@ -228,12 +238,28 @@ class Scoreboard:
         ids = [completion.id for request in requests for completion in request.completions]
         self._gone.extend([self._listeners[id] for id in ids if id in self._listeners])
 
+    def run_step(self) -> None:
+        """Runs one step, if there is work, in this thread's turn."""
+        with self._turns:
+            self._catch_up()
+            if self._engine.has_unfinished():
+                self.step()
+
+    def reset_prefix_cache(self) -> bool:
+        """Forgets cached prefixes; False while a request is unfinished."""
+        with self._turns:
+            self._settle()
+            return self._engine.reset_prefix_cache()
+
+    def _settle(self) -> None:
+        self._catch_up()
+        while not self._listeners and self._engine.has_unfinished():
+            self.step()  # lets the engine take notice of what was cancelled
+
     def reset_caches(self) -> None:
         """Forgets cached prefixes and past outputs. No request may be unfinished."""
         with self._turns:
-            self._catch_up()
-            while not self._listeners and self._engine.has_unfinished():
-                self.step()  # lets the engine take notice of what was cancelled
+            self._settle()
             if self._engine.has_unfinished():
                 raise InvalidArgumentError(
                     "reset_caches", "an open request", "no unfinished stream or call of generate"
@@ -332,6 +358,17 @@ class Stream:
             return delta
         raise StopIteration
 
+    def take(self) -> list[CompletionDelta]:
+        """What steps have added and `next` has not returned; runs no step."""
+        self._collect()
+        deltas = []
+        while self._ready:
+            completion_id, seen, delta = self._ready[0]
+            self._seen[completion_id] = seen
+            del self._ready[0]
+            deltas.append(delta)
+        return deltas
+
     def _collect(self) -> bool:
         """Makes ready what has not been handed over; whether there is any, or no more comes."""
         if self._ready or self._is_closed:
@@ -355,13 +392,12 @@ class Stream:
     ) -> tuple[_Seen, CompletionDelta]:
         new = completion.token_ids[seen.num_tokens :]
         detokenizer = seen.detokenizer.copy()
-        scored = request.params.logprobs is not None
         delta = CompletionDelta(
             request.index,
             "",
             new,
             completion_index=completion.index,
-            logprobs=completion.logprobs[seen.num_tokens :] if scored else None,
+            logprobs=completion.logprobs[seen.num_tokens :] if request.has_logprobs else None,
         )
         if completion.output is None:
             delta.text = detokenizer.push(new)
@@ -392,11 +428,31 @@ def run_all(
     on_finish: Callable[[Request], Any],
 ) -> None:
     """Submits requests and steps until all have finished; an interrupt cancels the rest."""
-    waiting = {request.index: request for request in requests}
     finished: set[int] = set()
     for request in requests:
         request.finished = finished
     board.submit(requests, max_model_len)
+    _wait(board, requests, finished, on_finish)
+
+
+def wait_all(
+    board: Scoreboard, requests: Sequence[Request], on_finish: Callable[[Request], Any]
+) -> None:
+    """Steps until all of some submitted requests have finished; an interrupt cancels the rest."""
+    finished: set[int] = set()
+    for index, request in enumerate(requests):
+        request.index, request.finished = index, finished
+    finished.update(index for index, request in enumerate(requests) if request.output is not None)
+    _wait(board, requests, finished, on_finish)
+
+
+def _wait(
+    board: Scoreboard,
+    requests: Sequence[Request],
+    finished: set[int],
+    on_finish: Callable[[Request], Any],
+) -> None:
+    waiting = {request.index: request for request in requests}
     try:
         while waiting:
             board.run_until(lambda: bool(finished))

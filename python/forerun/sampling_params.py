@@ -134,7 +134,7 @@ _CORE_FIELDS = (
     *("temperature", "top_k", "top_p", "min_p", "min_tokens", "ignore_eos", "speculative"),
     *("include_stop_str_in_output", "skip_special_tokens", "stop_token_ids", "logit_bias"),
     *("repetition_penalty", "frequency_penalty", "presence_penalty", "allowed_token_ids"),
-    *("max_draft_tokens", "logprobs", "prompt_logprobs"),
+    *("max_draft_tokens", "logprobs", "prompt_logprobs", "logprob_token_ids"),
 )
 
 
@@ -174,8 +174,10 @@ class SamplingParams:
             -1 reports the whole vocabulary. Of the model's own logits, before all of the above.
             True is 1.
         prompt_logprobs: the same for the tokens of the prompt.
-        logprob_token_ids: report these tokens at each position, besides the sampled one.
-        flat_logprobs: report logprobs in one flat table each.
+        logprob_token_ids: report these tokens at each position, besides the sampled one and in
+            place of the most probable ones.
+        flat_logprobs: without effect: FlatLogprobs, which reads as a list of dicts, is what
+            log-probabilities always come in.
         output_kind: what each output of LLMEngine.step holds.
         extra_args: anything, for logits processors of the engine to read.
         structured_outputs: what the text must be, as StructuredOutputsParams or a dict of its

@@ -191,8 +191,8 @@ def run(engine: _core.Engine, requests: list[tuple[list[int], Fields]]) -> list[
         for update in engine.step():
             tokens, logprobs, prompt_logprobs = parts[update.id]
             tokens += update.new_tokens
-            logprobs += update.logprobs
-            prompt_logprobs += update.prompt_logprobs
+            logprobs += update.logprobs.tolist()
+            prompt_logprobs += update.prompt_logprobs.tolist()
             if update.finish_reason != _core.FinishReason.NONE:
                 end = f"{update.finish_reason.name} {update.num_text_bytes} {update.stop_token}"
                 results[update.id] = (tokens, end, logprobs, prompt_logprobs)

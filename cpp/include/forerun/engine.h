@@ -30,8 +30,8 @@
 
 namespace forerun {
 
-// For each of some tokens: the token itself, then as many of the most probable ones as were asked
-// for, by rank.
+// For each of some tokens: the token itself, then the other ones that were asked for: the most
+// probable ones by rank, or SamplingParams::logprob_token_ids.
 struct TokenLogprobs {
   std::span<const TokenLogprob> entries = {};
   int entries_per_token = 1;
@@ -112,6 +112,9 @@ class Engine {
   // Drops every cached prefix and every past output that drafters remember.
   // REQUIRES: no request is unfinished.
   virtual void ResetCaches() = 0;
+
+  // Drops every cached prefix. False, and nothing dropped, while a request is unfinished.
+  virtual bool ResetPrefixCache() = 0;
 
   // What a drafter that is a model computed since the last call; empty unless
   // SpeculativeOptions::record_draft_logits.

@@ -39,6 +39,8 @@ struct SamplingParams {
   // and of this many most probable ones. -1: of the whole vocabulary. Absent: none.
   std::optional<int> logprobs;         // of output tokens
   std::optional<int> prompt_logprobs;  // of prompt tokens, from the second one on
+  // Of output tokens, these in place of the most probable ones. Absent: those.
+  std::optional<std::vector<TokenId>> logprob_token_ids;
 
   bool speculative = true;              // false: this request is decoded plainly
   std::optional<int> max_draft_tokens;  // caps the draft of each step; absent: the engine's limit

@@ -94,7 +94,7 @@ ENGINE_ARGS: dict[str, Field] = {
     "gpu_memory_utilization": runs(
         0.92, "a number in (0, 1] without effect: kv_cache_memory_bytes sizes the KV cache"
     ),
-    "scheduling_policy": fixed("fcfs", "requests run in order of arrival"),
+    "scheduling_policy": runs("fcfs", "'priority' runs lower priorities first"),
     **no_effect("prompts are always computed in chunks", enable_chunked_prefill=None),
     **no_effect("a step is planned when the one before it has ended", async_scheduling=None),
     **no_effect("the engine has no other mode to prefer", performance_mode="balanced"),

@@ -105,7 +105,7 @@ _OF_PROMPTS: dict[str, Field] = {
     "prompts": runs(REQUIRED, "one prompt or many: texts, token ids, or dicts of either"),
     "sampling_params": runs(None, "one for all prompts, or one for each"),
     "use_tqdm": runs(True, "show a progress bar"),
-    "priority": runs(None, "one for each prompt"),
+    "priority": runs(None, "one for each prompt; needs scheduling_policy='priority'"),
     "tokenization_kwargs": fixed(None, "the tokenizer's own settings hold"),
     **all_fixed(_NO_LORA, lora_request=None),
     **no_effect(_TEXT_ONLY, mm_processor_kwargs=None),
@@ -130,7 +130,7 @@ METHODS: dict[str, dict[str, Field]] = {
         "use_tqdm": runs(True, "show a progress bar"),
     },
     "LLM.reset_prefix_cache": {
-        "reset_running_requests": runs(False, "start running requests again"),
+        "reset_running_requests": fixed(False, "running requests keep what they computed"),
         "reset_connector": fixed(False, "there is no connector to another cache"),
     },
     "LLM.start_profile": {

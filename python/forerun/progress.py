@@ -1,0 +1,34 @@
+"""Progress bars of the offline interface."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from typing import Any
+
+from forerun.errors import InvalidArgumentError
+
+
+def check_use_tqdm(use_tqdm: Any) -> None:
+    """Raises unless it is a bool, or a function to call in place of tqdm."""
+    if not isinstance(use_tqdm, bool) and not callable(use_tqdm):
+        raise InvalidArgumentError("use_tqdm", use_tqdm, "True, False, or a function like tqdm")
+
+
+def progress_bar(use_tqdm: Any, total: int) -> Any:
+    """A bar over some prompts: tqdm's, or that of a function like it."""
+    if callable(use_tqdm):
+        return use_tqdm(total=total, desc="Generating", unit=" prompts")
+    return _bar_class()(total=total, desc="Generating", unit=" prompts", disable=not use_tqdm)
+
+
+@functools.cache
+def _bar_class() -> Any:
+    from tqdm import tqdm
+
+    class Bar(tqdm):  # type: ignore[misc]
+        # tqdm's own lock is no native one: an interrupt can leave it locked for other threads.
+        _lock = threading.RLock()
+        monitor_interval = 0
+
+    return Bar

@@ -1,0 +1,120 @@
+"""What callers may give as prompts and conversations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from forerun.checks import Problems, check_call, check_int, check_list, check_name, check_str
+from forerun.errors import InvalidArgumentError
+from forerun.outputs import TextPrompt, TokensPrompt
+from forerun.sampling_params import SamplingParams
+from forerun.vllm_fields import field_problems
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Prompt = str | TextPrompt | TokensPrompt | Sequence[int]
+Messages = Sequence[Mapping[str, Any]]
+_EXPECTED = "a string, token ids, or a dict of either"
+
+
+class ParsedPrompt(NamedTuple):
+    """A prompt as the engine takes it."""
+
+    text: str | None
+    token_ids: list[int]
+    cache_salt: str = ""
+
+
+def prompt_list(prompts: Any) -> list[Any]:
+    """One prompt or many, as a list; a flat list of ids is one prompt."""
+    if isinstance(prompts, str | Mapping):
+        return [prompts]
+    if isinstance(prompts, bytes) or not isinstance(prompts, Iterable):
+        raise InvalidArgumentError("prompts", prompts, "a prompt or a list of prompts")
+    items = check_list("prompts", prompts, "a prompt or a list of prompts")
+    flat = bool(items) and not isinstance(items[0], str | bytes | Mapping | Iterable)
+    return [items] if flat else items
+
+
+def conversation_list(messages: Any) -> list[Messages]:
+    """One conversation or many, as a list."""
+    if isinstance(messages, Sequence) and messages and isinstance(messages[0], Sequence):
+        return list(messages)
+    return [messages]
+
+
+def parse_prompt(where: str, item: Any, encode: Callable[[str], list[int]]) -> ParsedPrompt:
+    """A prompt's token ids: its own, or those of its text.
+
+    Raises InvalidArgumentError; `where` names the prompt.
+    """
+    text, token_ids, salt = item, None, ""
+    if isinstance(item, Mapping):
+        fields = dict(item)
+        problems = Problems()
+        for problem in field_problems("prompt", fields):
+            problems.errors.append(
+                InvalidArgumentError(f"{where}: {problem.field}", problem.value, problem.expected)
+            )
+        problems.raise_all()
+        text, token_ids = fields.get("prompt"), fields.get("prompt_token_ids")
+        if fields.get("cache_salt") is not None:
+            salt = check_name(f"{where}: cache_salt", fields["cache_salt"])
+        if text is None and token_ids is None:
+            raise InvalidArgumentError(
+                where, sorted(map(str, fields)), "the key 'prompt' or 'prompt_token_ids'"
+            )
+    elif not isinstance(item, str):
+        text, token_ids = None, check_list(where, item, _EXPECTED)
+    if text is not None:
+        text = check_str(where, text)
+    if token_ids is None:
+        assert text is not None
+        return ParsedPrompt(text, encode(text), salt)
+    items = check_list(where, token_ids, _EXPECTED)
+    return ParsedPrompt(
+        text, [check_int(f"{where}.prompt_token_ids", token) for token in items], salt
+    )
+
+
+def priority_list(priority: Any, count: int) -> list[int]:
+    """A priority for each of `count` prompts, from one for all, one for each, or None."""
+    if priority is None or isinstance(priority, int):
+        return [check_int("priority", priority or 0)] * count
+    expected = "an integer, or a list of one for each prompt"
+    given = [check_int("priority", item) for item in check_list("priority", priority, expected)]
+    if len(given) != count:
+        raise InvalidArgumentError("priority", f"{len(given)} of them", f"{count}")
+    return given
+
+
+def check_options(method: str, lora: Any, tokenization: Any, mm_processor: Any) -> None:
+    """Raises for what vLLM's methods take beside prompts and this engine does not."""
+    check_call(
+        method,
+        lora_request=lora,
+        tokenization_kwargs=tokenization,
+        mm_processor_kwargs=mm_processor,
+    )
+
+
+def params_list(
+    params: Any, count: int, default: Callable[[], SamplingParams]
+) -> list[SamplingParams]:
+    """Parameters for each of `count` prompts, from one for all, one for each, or None.
+
+    Copies, checked again: what the caller changes later has no effect.
+    """
+    params = default() if params is None else params
+    if isinstance(params, SamplingParams):
+        return [params.clone()] * count
+    expected = "SamplingParams, a list of them, one per prompt, or None"
+    given = check_list("sampling_params", params, expected)
+    for param in given:
+        if not isinstance(param, SamplingParams):
+            raise InvalidArgumentError("sampling_params", param, expected)
+    if len(given) != count:
+        raise InvalidArgumentError("sampling_params", f"{len(given)} of them", f"{count}")
+    return [param.clone() for param in given]

@@ -1,0 +1,64 @@
+"""Methods of vLLM's LLM that this engine does not have."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from forerun.errors import InvalidArgumentError
+
+_ONE_PROCESS = "the engine runs in one process, without workers"
+_SLEEP = "the engine has no sleep mode; delete the LLM to free its memory"
+_POOLING = "the engine generates text and does not pool hidden states"
+_PROFILE = "the engine writes no traces; metrics() has the seconds of each part of a step"
+
+
+class UnsupportedMethods:
+    """Methods that raise InvalidArgumentError with the reason, whatever they are given."""
+
+    def start_profile(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        _refuse("start_profile", _PROFILE)
+
+    def stop_profile(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        _refuse("stop_profile", _PROFILE)
+
+    def sleep(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        _refuse("sleep", _SLEEP)
+
+    def wake_up(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        _refuse("wake_up", _SLEEP)
+
+    def release_kv_cache_memory(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        _refuse("release_kv_cache_memory", _SLEEP)
+
+    def collective_rpc(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        _refuse("collective_rpc", _ONE_PROCESS)
+
+    def apply_model(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        _refuse("apply_model", "the model is no PyTorch module")
+
+    def encode(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        _refuse("encode", _POOLING)
+
+    def embed(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        _refuse("embed", _POOLING)
+
+    def classify(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        _refuse("classify", _POOLING)
+
+    def score(self, *_: Any, **__: Any) -> NoReturn:
+        """Refused."""
+        _refuse("score", _POOLING)
+
+
+def _refuse(method: str, reason: str) -> NoReturn:
+    raise InvalidArgumentError(f"LLM.{method}", "a call", f"none: {reason}")
