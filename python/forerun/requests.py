@@ -95,7 +95,8 @@ class Request:
         completion.num_cached_tokens = update.num_cached_tokens
         if self.has_logprobs:
             completion.logprobs.put_rows(begin, update.logprobs)
-        if self.params.prompt_logprobs is not None:
+        # The first completion reports them.
+        if self.params.prompt_logprobs is not None and completion.index == 0:
             self._prompt_logprobs.put_rows(
                 update.num_earlier_prompt_logprobs, update.prompt_logprobs
             )
