@@ -6,7 +6,9 @@ import functools
 import threading
 from typing import Any
 
-from forerun.errors import InvalidArgumentError
+from forerun.errors import InvalidArgumentError, shown
+
+_USED = ("__enter__", "__exit__", "format_dict", "set_postfix_str", "update")
 
 
 def check_use_tqdm(use_tqdm: Any) -> None:
@@ -17,8 +19,16 @@ def check_use_tqdm(use_tqdm: Any) -> None:
 
 def progress_bar(use_tqdm: Any, total: int) -> Any:
     """A bar over some prompts: tqdm's, or that of a function like it."""
-    if callable(use_tqdm):
-        return use_tqdm(total=total, desc="Generating", unit=" prompts")
+    check_use_tqdm(use_tqdm)
+    if not isinstance(use_tqdm, bool):
+        try:
+            bar = use_tqdm(total=total, desc="Generating", unit=" prompts")
+            for name in _USED:
+                getattr(bar, name)
+        except Exception as error:
+            expected = f"a function like tqdm (it raised {type(error).__name__}: {shown(error)})"
+            raise InvalidArgumentError("use_tqdm", use_tqdm, expected) from error
+        return bar
     return _bar_class()(total=total, desc="Generating", unit=" prompts", disable=not use_tqdm)
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from forerun.checks import Problems, check_call, check_int, check_list, check_name, check_str
+from forerun.checks import (
+    Problems,
+    check_call,
+    check_dict,
+    check_int,
+    check_list,
+    check_name,
+    check_str,
+)
 from forerun.errors import InvalidArgumentError
 from forerun.outputs import TextPrompt, TokensPrompt
 from forerun.sampling_params import SamplingParams
@@ -40,9 +48,11 @@ def prompt_list(prompts: Any) -> list[Any]:
 
 def conversation_list(messages: Any) -> list[Messages]:
     """One conversation or many, as a list."""
-    if isinstance(messages, Sequence) and messages and isinstance(messages[0], Sequence):
-        return list(messages)
-    return [messages]
+    if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
+        return [messages]  # type: ignore[list-item]  # refused where it is read
+    expected = "a conversation, or a list of conversations"
+    items: list[Any] = check_list("messages", messages, expected)
+    return items if items and isinstance(items[0], Sequence) else [items]
 
 
 def parse_prompt(where: str, item: Any, encode: Callable[[str], list[int]]) -> ParsedPrompt:
@@ -52,7 +62,7 @@ def parse_prompt(where: str, item: Any, encode: Callable[[str], list[int]]) -> P
     """
     text, token_ids, salt = item, None, ""
     if isinstance(item, Mapping):
-        fields = dict(item)
+        fields = check_dict(where, item, _EXPECTED)
         problems = Problems()
         for problem in field_problems("prompt", fields):
             problems.errors.append(
@@ -82,7 +92,7 @@ def parse_prompt(where: str, item: Any, encode: Callable[[str], list[int]]) -> P
 def priority_list(priority: Any, count: int) -> list[int]:
     """A priority for each of `count` prompts, from one for all, one for each, or None."""
     if priority is None or isinstance(priority, int):
-        return [check_int("priority", priority or 0)] * count
+        return [0 if priority is None else check_int("priority", priority)] * count
     expected = "an integer, or a list of one for each prompt"
     given = [check_int("priority", item) for item in check_list("priority", priority, expected)]
     if len(given) != count:
