@@ -6,6 +6,7 @@ Values may be anything: what their own methods raise is the caller's mistake too
 from __future__ import annotations
 
 import functools
+import inspect
 import itertools
 import operator
 import os
@@ -13,15 +14,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from forerun.errors import InvalidArgumentError
 from forerun.interrupts import pass_on_interrupt
-from forerun.vllm_fields import OWNERS, Kind, field_problems
+from forerun.vllm_fields import METHODS, OWNERS, Kind, field_problems, unknown_name
 
 _INT32_MAX = 2**31 - 1
 _MAX_ITEMS = 1 << 22
 _T = TypeVar("_T")
+_R = TypeVar("_R")
+_P = ParamSpec("_P")
 
 
 class Problems:
@@ -201,13 +204,6 @@ def check_core(problems: Problems, check: Callable[[], None], reset: Callable[[s
                 return None
 
 
-def check_call(method: str, **given: Any) -> None:
-    """Raises for arguments of a method of vLLM's that have no such value here."""
-    problems = Problems()
-    problems.errors.extend(field_problems(method, given))
-    problems.raise_all()
-
-
 def checked_keywords(cls: type[_T]) -> type[_T]:
     """Makes a dataclass check its keywords against the table of its fields.
 
@@ -252,6 +248,9 @@ def check_constructor(cls: type[_T], owner: str, positional: tuple[str, ...] = (
         if len(args) > len(positional):
             given = f"{len(args)} arguments without a name"
             problems.errors.append(InvalidArgumentError(owner, given, "keyword arguments"))
+        for name in positional[: len(args)]:
+            if name in kwargs:
+                problems.errors.append(InvalidArgumentError(name, "two values", "one"))
         kwargs = {**dict(zip(positional, args, strict=False)), **kwargs}
         problems.errors.extend(field_problems(owner, kwargs))
         missing = [name for name in required if name not in kwargs]
@@ -265,3 +264,47 @@ def check_constructor(cls: type[_T], owner: str, positional: tuple[str, ...] = (
 
     cls.__init__ = init  # type: ignore[method-assign]
     return cls
+
+
+def checked_arguments(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Makes a method check its arguments, against the table of its parameters where it has one.
+
+    Unknown, missing, surplus and refused arguments raise InvalidArgumentError, never TypeError.
+    Parameters of vLLM's that the method does not have are accepted with the values that the table
+    accepts.
+    """
+    owner = method.__qualname__.removesuffix(".__init__")
+    signature = inspect.signature(method)
+    own = list(signature.parameters.values())[1:]  # without self
+    names = {parameter.name for parameter in own}
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own)
+    most = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in own)
+
+    @functools.wraps(method)
+    def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        problems = Problems()
+        given = {name: value for name, value in kwargs.items() if takes_any or name in names}
+        others = {name: value for name, value in kwargs.items() if name not in given}
+        try:
+            bound = signature.bind_partial(*args, **given)
+        except TypeError:
+            raise InvalidArgumentError(
+                owner,
+                f"{len(args) - 1} arguments without a name",
+                f"at most {most}, none of which is given by name as well",
+            ) from None
+        arguments = dict(list(bound.arguments.items())[1:])
+        if owner in METHODS:
+            problems.errors.extend(field_problems(owner, {**others, **arguments}))
+        else:
+            problems.errors.extend(unknown_name(owner, name, names) for name in others)
+        for parameter in own:
+            is_required = (
+                parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD
+            )
+            if is_required and parameter.name not in arguments:
+                problems.errors.append(InvalidArgumentError(parameter.name, "nothing", "a value"))
+        problems.raise_all()
+        return method(*bound.args, **bound.kwargs)
+
+    return call

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forerun import _core
-from forerun.checks import check_call, check_dict, check_path
+from forerun.checks import check_dict, check_path, checked_arguments
 from forerun.config import settle_options
 from forerun.detokenizer import TokenBytes
 from forerun.engine_args import EngineArgs
@@ -23,7 +23,6 @@ from forerun.progress import check_use_tqdm, progress_bar
 from forerun.prompts import (
     Messages,
     Prompt,
-    check_options,
     conversation_list,
     params_list,
     parse_prompt,
@@ -67,6 +66,7 @@ class LLM(UnsupportedMethods):
     the LLM calls, such as a logits processor, must not call it: that raises EngineBusyError.
     """
 
+    @checked_arguments
     def __init__(
         self,
         model: str | os.PathLike[str],
@@ -139,6 +139,7 @@ class LLM(UnsupportedMethods):
             )
 
     @classmethod
+    @checked_arguments
     def from_engine_args(cls, engine_args: EngineArgs) -> LLM:
         """An LLM of these arguments."""
         if not isinstance(engine_args, EngineArgs):
@@ -156,6 +157,7 @@ class LLM(UnsupportedMethods):
             raise InvalidArgumentError("skip_tokenizer_init", True, "False for text in or out")
         return self._tokenizer
 
+    @checked_arguments
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -180,9 +182,9 @@ class LLM(UnsupportedMethods):
                 values run first.
             lora_request, tokenization_kwargs, mm_processor_kwargs: as in vLLM, None.
         """
-        check_options("LLM.generate", lora_request, tokenization_kwargs, mm_processor_kwargs)
         return self._run(self._requests(prompts, sampling_params, priority), use_tqdm)
 
+    @checked_arguments
     def enqueue(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -194,19 +196,19 @@ class LLM(UnsupportedMethods):
         mm_processor_kwargs: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Submits what `generate` takes, for `wait_for_completion`; returns the request ids."""
-        check_options("LLM.enqueue", lora_request, tokenization_kwargs, mm_processor_kwargs)
         return self._enqueue(self._requests(prompts, sampling_params, priority), use_tqdm)
 
+    @checked_arguments
     def wait_for_completion(
         self, output_type: None = None, *, use_tqdm: bool | Callable[..., Any] = True
     ) -> list[RequestOutput]:
         """Runs everything that was enqueued; outputs are in the order of the prompts."""
-        check_call("LLM.wait_for_completion", output_type=output_type)
         requests, self._enqueued = self._enqueued, []
         check_use_tqdm(use_tqdm)
         run = functools.partial(wait_all, self._board, requests)
         return self._with_bar(requests, use_tqdm, run)
 
+    @checked_arguments
     def chat(
         self,
         messages: Messages | Sequence[Messages],
@@ -229,7 +231,6 @@ class LLM(UnsupportedMethods):
         last message instead. `tools` are what the chat template tells the model of them; the other
         arguments are those of `generate`.
         """
-        check_options("LLM.chat", lora_request, tokenization_kwargs, mm_processor_kwargs)
         prompts = self._render_all(
             messages,
             chat_template_kwargs=chat_template_kwargs,
@@ -241,6 +242,7 @@ class LLM(UnsupportedMethods):
         )
         return self._run(self._requests(prompts, sampling_params, priority), use_tqdm)
 
+    @checked_arguments
     def enqueue_chat(
         self,
         messages: Messages | Sequence[Messages],
@@ -258,7 +260,6 @@ class LLM(UnsupportedMethods):
         mm_processor_kwargs: Mapping[str, Any] | None = None,
     ) -> list[str]:
         """Submits what `chat` takes, for `wait_for_completion`; returns the request ids."""
-        check_options("LLM.enqueue_chat", lora_request, tokenization_kwargs, mm_processor_kwargs)
         prompts = self._render_all(
             messages,
             chat_template_kwargs=chat_template_kwargs,
@@ -276,6 +277,7 @@ class LLM(UnsupportedMethods):
             for conversation in conversation_list(messages)
         ]
 
+    @checked_arguments
     def render_chat(
         self,
         messages: Messages,
@@ -309,6 +311,7 @@ class LLM(UnsupportedMethods):
         # The template writes the special tokens itself.
         return TokensPrompt(prompt_token_ids=tokenizer.encode(text, add_special_tokens=False))
 
+    @checked_arguments
     def stream(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -371,22 +374,19 @@ class LLM(UnsupportedMethods):
 
         return LLMEngine(self)
 
+    @checked_arguments
     def get_world_size(self, include_dp: bool = True) -> int:
         """The number of processes: one."""
-        check_call("LLM.get_world_size", include_dp=include_dp)
         return 1
 
+    @checked_arguments
     def reset_prefix_cache(
         self, reset_running_requests: bool = False, reset_connector: bool = False
     ) -> bool:
         """Forgets cached prefixes; False, and nothing forgotten, while a request is unfinished."""
-        check_call(
-            "LLM.reset_prefix_cache",
-            reset_running_requests=reset_running_requests,
-            reset_connector=reset_connector,
-        )
         return self._board.reset_prefix_cache()
 
+    @checked_arguments
     def beam_search(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -402,7 +402,6 @@ class LLM(UnsupportedMethods):
         """
         from forerun.beam_search import search
 
-        check_call("LLM.generate", lora_request=lora_request)
         return search(self, prompts, params, use_tqdm, concurrency_limit)
 
     def reset_caches(self) -> None:

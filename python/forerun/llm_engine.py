@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from forerun.checks import check_call, check_int, check_list, check_name
+from forerun.checks import check_int, check_list, check_name, check_str, checked_arguments
 from forerun.errors import InvalidArgumentError
 from forerun.outputs import CompletionDelta, CompletionOutput, RequestOutput
 from forerun.requests import Request, Stream
 from forerun.sampling_params import RequestOutputKind, SamplingParams
 
 if TYPE_CHECKING:
+    from forerun.engine_args import EngineArgs
     from forerun.llm import LLM
     from forerun.metrics import Metric
     from forerun.prompts import Prompt
@@ -30,12 +31,14 @@ class LLMEngine:
         self._running: dict[str, _Running] = {}
 
     @classmethod
-    def from_engine_args(cls, engine_args: Any, **_: Any) -> LLMEngine:
+    @checked_arguments
+    def from_engine_args(cls, engine_args: EngineArgs) -> LLMEngine:
         """Loads the model that some EngineArgs name."""
         from forerun.llm import LLM
 
-        return LLM(**vars(engine_args)).llm_engine
+        return LLM.from_engine_args(engine_args).llm_engine
 
+    @checked_arguments
     def add_request(
         self,
         request_id: str,
@@ -55,14 +58,13 @@ class LLMEngine:
                 in which they were added.
             prompt_text: the prompt's text, which its output then has, where `prompt` is token ids.
         """
-        check_call(
-            "LLM.generate", lora_request=lora_request, tokenization_kwargs=tokenization_kwargs
-        )
         check_name("request_id", request_id)
         if request_id in self._running:
             raise InvalidArgumentError("request_id", request_id, "an id that no request has")
         if not isinstance(params, SamplingParams):
             raise InvalidArgumentError("params", params, "SamplingParams")
+        if prompt_text is not None:
+            check_str("prompt_text", prompt_text)
         request = self._llm._request(
             "prompt",
             prompt,
@@ -97,12 +99,13 @@ class LLMEngine:
         """How many requests have not finished."""
         return len(self._running)
 
+    @checked_arguments
     def abort_request(self, request_ids: str | Iterable[str], internal: bool = False) -> None:
         """Ends requests without another output; ids that no request has are ignored."""
         if isinstance(request_ids, str):
             request_ids = [request_ids]
         for request_id in check_list("request_ids", request_ids, "an id or a list of ids"):
-            running = self._running.pop(request_id, None)
+            running = self._running.pop(check_str("request_ids", request_id), None)
             if running is not None:
                 running.stream.close()
 

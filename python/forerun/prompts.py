@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from forerun.checks import (
     Problems,
-    check_call,
     check_dict,
     check_int,
     check_list,
@@ -39,8 +38,6 @@ def prompt_list(prompts: Any) -> list[Any]:
     """One prompt or many, as a list; a flat list of ids is one prompt."""
     if isinstance(prompts, str | Mapping):
         return [prompts]
-    if isinstance(prompts, bytes) or not isinstance(prompts, Iterable):
-        raise InvalidArgumentError("prompts", prompts, "a prompt or a list of prompts")
     items = check_list("prompts", prompts, "a prompt or a list of prompts")
     flat = bool(items) and not isinstance(items[0], str | bytes | Mapping | Iterable)
     return [items] if flat else items
@@ -65,17 +62,16 @@ def parse_prompt(where: str, item: Any, encode: Callable[[str], list[int]]) -> P
         fields = check_dict(where, item, _EXPECTED)
         problems = Problems()
         for problem in field_problems("prompt", fields):
-            problems.errors.append(
-                InvalidArgumentError(f"{where}: {problem.field}", problem.value, problem.expected)
-            )
-        problems.raise_all()
+            field = f"{where}: {problem.field}"
+            problems.errors.append(InvalidArgumentError(field, problem.value, problem.expected))
         text, token_ids = fields.get("prompt"), fields.get("prompt_token_ids")
         if fields.get("cache_salt") is not None:
-            salt = check_name(f"{where}: cache_salt", fields["cache_salt"])
+            with problems:
+                salt = check_name(f"{where}: cache_salt", fields["cache_salt"])
         if text is None and token_ids is None:
-            raise InvalidArgumentError(
-                where, sorted(map(str, fields)), "the key 'prompt' or 'prompt_token_ids'"
-            )
+            expected = "the key 'prompt' or 'prompt_token_ids'"
+            problems.errors.append(InvalidArgumentError(where, list(fields), expected))
+        problems.raise_all()
     elif not isinstance(item, str):
         text, token_ids = None, check_list(where, item, _EXPECTED)
     if text is not None:
@@ -98,16 +94,6 @@ def priority_list(priority: Any, count: int) -> list[int]:
     if len(given) != count:
         raise InvalidArgumentError("priority", f"{len(given)} of them", f"{count}")
     return given
-
-
-def check_options(method: str, lora: Any, tokenization: Any, mm_processor: Any) -> None:
-    """Raises for what vLLM's methods take beside prompts and this engine does not."""
-    check_call(
-        method,
-        lora_request=lora,
-        tokenization_kwargs=tokenization,
-        mm_processor_kwargs=mm_processor,
-    )
 
 
 def params_list(

@@ -1,4 +1,4 @@
-"""Methods of vLLM's LLM that this engine does not have."""
+"""Methods of vLLM's LLM that have nothing to work on here."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ _PROFILE = "the engine writes no traces; metrics() has the seconds of each part 
 
 
 class UnsupportedMethods:
-    """Methods that raise InvalidArgumentError with the reason, whatever they are given."""
+    """Methods that raise InvalidArgumentError with the reason, whatever they are given.
+
+    Only what vLLM does for every model, and is nothing for one that reads text, is no error.
+    """
+
+    def reset_mm_cache(self) -> None:
+        """Does nothing: there are no images whose features could be cached."""
 
     def start_profile(self, *_: Any, **__: Any) -> NoReturn:
         """Refused."""

@@ -14,8 +14,10 @@ import pytest
 
 from forerun import (
     LLM,
+    BeamSearchParams,
     EngineArgs,
     InvalidArgumentError,
+    LLMEngine,
     RequestOutputKind,
     SamplingParams,
     SpeculativeConfig,
@@ -322,3 +324,106 @@ def test_no_value_of_any_field_ends_in_another_error(caplog: pytest.LogCaptureFi
     names = list(OWNERS["LLM"])[::12]
     try_all(lambda name, value: EngineArgs(**{name: value}), [*names, "no_such"], errors)
     assert len(set(errors)) > 100
+
+
+def test_no_argument_of_a_request_ends_in_another_error(llm: LLM) -> None:
+    errors: list[str] = []
+    params = SamplingParams(max_tokens=1)
+
+    def generate(name: str, value: Any) -> None:
+        given: dict[str, Any] = {"prompts": [[1]], "sampling_params": params, "use_tqdm": False}
+        llm.generate(**{**given, name: value})
+
+    try_all(generate, ["prompts", "sampling_params", "lora_request", "no_such"], errors)
+    try_all(lambda key, value: generate("prompts", [{key: value}]), OWNERS["prompt"], errors)
+    try_all(lambda _, value: generate("prompts", [[1], value]), [""], errors)
+    try_all(lambda _, value: generate("prompts", [[1, value]]), [""], errors)
+    try_all(lambda _, value: llm.stream([[1]], value).close(), [""], errors)
+    assert {"prompts", "sampling_params", "lora_request", "no_such"} <= set(errors)
+
+
+def test_no_argument_of_the_engine_ends_in_another_error(llm: LLM) -> None:
+    engine = llm.llm_engine
+    errors: list[str] = []
+
+    def add(name: str, value: Any) -> None:
+        given = {"request_id": "a", "prompt": [1], "params": SamplingParams(max_tokens=1)}
+        engine.add_request(**{**given, name: value})
+        while engine.has_unfinished_requests():
+            engine.step()
+
+    try_all(add, [*OWNERS["LLMEngine.add_request"], "no_such"], errors)
+    try_all(lambda _, value: engine.abort_request(value), [""], errors)
+    try_all(lambda _, value: LLMEngine.from_engine_args(value), [""], errors)
+    assert {"request_id", "prompt", "params", "priority", "prompt_text", "no_such"} <= set(errors)
+    assert {"request_ids", "engine_args"} <= set(errors)
+
+
+BEAMS = BeamSearchParams(beam_width=2, max_tokens=1)
+
+
+@pytest.mark.parametrize(
+    ("method", "args", "kwargs", "fields"),
+    [
+        ("generate", (), {}, ["prompts"]),
+        ("generate", (), {"prompt": [1]}, ["prompt", "prompts"]),
+        ("generate", ([[1]], None, True), {}, ["LLM.generate"]),
+        ("generate", ([[1]],), {"prompts": [[1]]}, ["LLM.generate"]),
+        ("generate", ([[1]],), {"lora_request": 3, "top_k": 1}, ["lora_request", "top_k"]),
+        ("chat", (), {"message": []}, ["message", "messages"]),
+        ("chat", ([],), {"mesages": [], "lora_request": 1}, ["lora_request", "mesages"]),
+        ("render_chat", (), {}, ["messages"]),
+        ("stream", (), {"params": None}, ["params", "prompts"]),
+        ("stream", ([[1]], None, 3), {}, ["LLM.stream"]),
+        ("enqueue", (), {"use_tqdm": False}, ["prompts"]),
+        ("enqueue_chat", (), {}, ["messages"]),
+        ("wait_for_completion", (int,), {}, ["output_type"]),
+        ("wait_for_completion", (None, False), {}, ["LLM.wait_for_completion"]),
+        ("beam_search", ([[1]],), {}, ["params"]),
+        ("beam_search", ([[1]], BEAMS), {"beam_width": 3}, ["beam_width"]),
+        ("get_world_size", (True, 1), {}, ["LLM.get_world_size"]),
+        ("get_world_size", ("x",), {}, ["include_dp"]),
+        ("reset_prefix_cache", (), {"force": True}, ["force"]),
+        ("reset_prefix_cache", (True,), {}, ["reset_running_requests"]),
+        ("from_engine_args", (), {}, ["engine_args"]),
+    ],
+)
+def test_surplus_missing_and_unknown_arguments_are_named(
+    method: str, args: Any, kwargs: Any, fields: list[str], llm: LLM
+) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        getattr(llm, method)(*args, **kwargs)
+    assert sorted(problem.field for problem in error.value.problems) == fields
+    assert not llm.metrics().num_running_requests
+
+
+@pytest.mark.parametrize(
+    ("call", "fields"),
+    [
+        (lambda: LLM(), ["model"]),
+        (lambda: LLM("a", "b"), ["LLM"]),
+        (lambda: LLM("a", model="b"), ["LLM"]),
+        (lambda: EngineArgs("a", "b"), ["LLM"]),
+        (lambda: EngineArgs("a", model="b"), ["model"]),
+        (lambda: SamplingParams(1, 0.5), ["SamplingParams"]),
+        (lambda: SpeculativeConfig("ngram"), ["SpeculativeConfig"]),
+        (lambda: StructuredOutputsParams({}), ["StructuredOutputsParams"]),
+        (lambda: BeamSearchParams(4), ["BeamSearchParams", "beam_width", "max_tokens"]),
+    ],
+)
+def test_constructors_name_surplus_and_missing_arguments(
+    call: Callable[[], Any], fields: list[str]
+) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        call()
+    assert {problem.field for problem in error.value.problems} >= set(fields)
+
+
+def test_what_vllm_takes_by_name_and_nothing_depends_on_is_accepted(
+    tiny_dir: pathlib.Path,
+) -> None:
+    llm = LLM(tiny_dir, max_model_len=64, num_threads=1)
+    [output] = llm.beam_search([[1, 2]], BEAMS, mm_processor_kwargs={"a": 1})
+    assert output.sequences
+    assert llm.get_world_size(include_dp=False) == 1
+    llm.reset_mm_cache()

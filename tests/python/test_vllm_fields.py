@@ -23,7 +23,16 @@ from forerun import (
     _core,
 )
 from forerun.config import _ENGINE_OPTIONS
-from forerun.vllm_fields import ENGINE_ARGS, NOT_IN_VLLM, OWNERS, REQUIRED, Kind, field_problems
+from forerun.unsupported import UnsupportedMethods
+from forerun.vllm_fields import (
+    ENGINE_ARGS,
+    METHODS,
+    NOT_IN_VLLM,
+    OWNERS,
+    REQUIRED,
+    Kind,
+    field_problems,
+)
 from forerun.vllm_fields.field import Made
 from forerun.vllm_fields.page import page
 
@@ -41,6 +50,7 @@ NUM_FIELDS = {
     "BeamSearchParams": 10,
 }
 CLASSES = {
+    "BeamSearchParams": forerun.BeamSearchParams,
     "SpeculativeConfig": SpeculativeConfig,
     "SamplingParams": SamplingParams,
     "StructuredOutputsParams": StructuredOutputsParams,
@@ -64,18 +74,17 @@ def test_the_table_and_a_class_have_the_same_fields_that_run(owner: str) -> None
     assert own == {name for name, field in OWNERS[owner].items() if field.kind is Kind.RUNS}
 
 
-_ANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
 def test_every_parameter_of_llm_and_of_the_engine_is_in_the_table() -> None:
-    own = set(inspect.signature(LLM.__init__).parameters) - {"self", "options"}
-    assert own | set(_ENGINE_OPTIONS) <= set(ENGINE_ARGS)
-    for method, fields in OWNERS.items():
+    parameters = set(inspect.signature(LLM.__init__).parameters) - {"self", "options"}
+    assert parameters | set(_ENGINE_OPTIONS) <= set(ENGINE_ARGS)
+    for method, fields in METHODS.items():
         owner, _, name = method.partition(".")
-        if owner == "LLM" and hasattr(LLM, name):
-            parameters = inspect.signature(getattr(LLM, name)).parameters
-            own = {p for p, given in parameters.items() if given.kind not in _ANY} - {"self"}
-            assert own <= set(fields), method
+        if hasattr(UnsupportedMethods, name):
+            continue
+        call = getattr(getattr(forerun, owner), name)
+        own = set(inspect.signature(call).parameters) - {"self"}
+        assert own <= set(fields), method
+        assert own >= {key for key, field in fields.items() if field.kind is Kind.RUNS}, method
 
 
 @pytest.mark.parametrize("owner", OWNERS)

@@ -121,7 +121,7 @@ ENGINE_ARGS: dict[str, Field] = {
     **no_effect(
         "every layer keeps the keys and values of all tokens",
         prefix_cache_retention_interval=0,
-        swa_bounded_replay=False,
+        swa_bounded_replay=True,
         kv_sharing_fast_prefill=False,
     ),
     # Speculation.

@@ -125,6 +125,18 @@ METHODS: dict[str, dict[str, Field]] = {
     "LLM.chat": _OF_CHATS,
     "LLM.enqueue": _OF_PROMPTS,
     "LLM.enqueue_chat": _OF_CHATS,
+    "LLM.stream": {
+        "prompts": own(_OF_PROMPTS["prompts"].note),
+        "sampling_params": own(_OF_PROMPTS["sampling_params"].note),
+    },
+    "LLM.beam_search": {
+        "prompts": _OF_PROMPTS["prompts"],
+        "params": runs(REQUIRED, "BeamSearchParams"),
+        "use_tqdm": runs(False, "show a progress bar"),
+        "concurrency_limit": runs(None, "the most prompts searched at a time"),
+        **all_fixed(_NO_LORA, lora_request=None),
+        **no_effect(_TEXT_ONLY, mm_processor_kwargs=None),
+    },
     "LLM.wait_for_completion": {
         "output_type": fixed(None, "requests end with a RequestOutput"),
         "use_tqdm": runs(True, "show a progress bar"),
@@ -144,6 +156,27 @@ METHODS: dict[str, dict[str, Field]] = {
     },
     "LLM.get_world_size": {
         **no_effect("the engine runs in one process on one machine", include_dp=True)
+    },
+    "LLMEngine.from_engine_args": {
+        "engine_args": runs(REQUIRED, "EngineArgs"),
+        **no_effect("usage is not reported", usage_context=None),
+        **all_fixed("counters are read from the engine, not logged", stat_loggers=None),
+        **all_fixed("the engine runs in the caller's process", enable_multiprocessing=False),
+    },
+    "LLMEngine.add_request": {
+        "request_id": runs(REQUIRED, "an id that no unfinished request has"),
+        "prompt": runs(REQUIRED, "a text, token ids, or a dict of either"),
+        "params": runs(REQUIRED, "SamplingParams"),
+        "priority": runs(0, "needs scheduling_policy='priority'"),
+        "prompt_text": runs(None, "the text that outputs report of token ids"),
+        "tokenization_kwargs": _OF_PROMPTS["tokenization_kwargs"],
+        **all_fixed(_NO_LORA, lora_request=None),
+        **no_effect("requests run in the order they were added", arrival_time=None),
+        **no_effect("traces are not exported", trace_headers=None),
+    },
+    "LLMEngine.abort_request": {
+        "request_ids": runs(REQUIRED, "an id or many; those that no request has are ignored"),
+        **no_effect("requests have one id, the caller's", internal=False),
     },
     "LLM.sleep": all_fixed("the engine has no sleep mode", level=1, mode="abort"),
     "LLM.wake_up": all_fixed("the engine has no sleep mode", tags=None),
