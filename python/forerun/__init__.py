@@ -13,6 +13,14 @@ from forerun.errors import (
 )
 from forerun.llm import LLM
 from forerun.llm_engine import LLMEngine
+from forerun.logits_processors import (
+    AdapterLogitsProcessor,
+    BatchUpdate,
+    LogitsProcessor,
+    MoveDirectionality,
+    RequestLogitsProcessor,
+    process_dict_updates,
+)
 from forerun.logprobs import FlatLogprobs, Logprob
 from forerun.metrics import (
     Counter,
@@ -36,6 +44,8 @@ from forerun.structured_outputs import StructuredOutputsParams
 
 __all__ = [
     "LLM",
+    "AdapterLogitsProcessor",
+    "BatchUpdate",
     "BeamSearchOutput",
     "BeamSearchParams",
     "BeamSearchSequence",
@@ -52,8 +62,11 @@ __all__ = [
     "InternalError",
     "InvalidArgumentError",
     "LLMEngine",
+    "LogitsProcessor",
     "Logprob",
     "Metric",
+    "MoveDirectionality",
+    "RequestLogitsProcessor",
     "RequestOutput",
     "RequestOutputKind",
     "RequestSpecDecodeMetrics",
@@ -64,6 +77,7 @@ __all__ = [
     "TextPrompt",
     "TokensPrompt",
     "Vector",
+    "process_dict_updates",
     "selftest",
 ]
 

@@ -19,6 +19,7 @@ from forerun.checks import (
     check_path,
 )
 from forerun.errors import InvalidArgumentError, shown
+from forerun.logits_processors import processor_classes
 from forerun.speculative_config import SpeculativeConfig, make_speculative_config
 from forerun.vllm_fields import ENGINE_ARGS, field_problems
 
@@ -89,6 +90,7 @@ _LOADING: dict[str, Callable[[str, Any], Any]] = {
     "skip_tokenizer_init": check_bool,
     "generation_config": _check_generation_config,
     "override_generation_config": check_dict,
+    "logits_processors": processor_classes,
 }
 
 

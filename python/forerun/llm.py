@@ -17,6 +17,7 @@ from forerun.engine_args import EngineArgs
 from forerun.errors import InvalidArgumentError
 from forerun.json_files import read_json_object
 from forerun.loading import resolve_model
+from forerun.logits_processors import engine_processors
 from forerun.metrics import EngineMetrics, Metric, engine_metrics
 from forerun.outputs import RequestOutput, TokensPrompt
 from forerun.progress import check_use_tqdm, progress_bar
@@ -126,6 +127,7 @@ class LLM(UnsupportedMethods):
             self._engine.set_token_bytes(_fit(self._token_bytes.whole, size), special)
             self._check_eos(self._tokenizer)
         self._board = Scoreboard(self._engine)
+        self._processors = engine_processors(options.get("logits_processors"), self, core_options)
         self._enqueued: list[Request] = []
 
     def _check_eos(self, tokenizer: Tokenizer) -> None:
@@ -291,10 +293,7 @@ class LLM(UnsupportedMethods):
         chat_template_kwargs: Mapping[str, Any] | None = None,
         **variables: Any,
     ) -> TokensPrompt:
-        """The prompt of a conversation, for `generate` and `stream`.
-
-        `variables` and `chat_template_kwargs` are given to the template.
-        """
+        """A conversation's prompt; `variables` and `chat_template_kwargs` go to the template."""
         tokenizer = self.get_tokenizer()
         if chat_template_kwargs is not None:
             variables |= check_dict("chat_template_kwargs", chat_template_kwargs)
@@ -397,8 +396,7 @@ class LLM(UnsupportedMethods):
     ) -> list[BeamSearchOutput]:
         """The most probable texts of each prompt that a search with `beam_width` beams finds.
 
-        Args:
-            concurrency_limit: the most prompts searched at a time; None is all.
+        At most `concurrency_limit` prompts are searched at a time; None is all.
         """
         from forerun.beam_search import search
 
@@ -485,6 +483,7 @@ class LLM(UnsupportedMethods):
             _core.SubmitOptions(priority, prompt.cache_salt),
             request_id,
             reports_drafts=self._reports_drafts,
+            engine_processors=self._processors,
         )
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from forerun import _core
 from forerun.detokenizer import Detokenizer, TokenBytes, decode
 from forerun.errors import InternalError, InvalidArgumentError
-from forerun.logits_processors import chain_processors
+from forerun.logits_processors import EngineProcessors, chain_processors
 from forerun.logprobs import FlatLogprobs
 from forerun.metrics import (
     RequestMetrics,
@@ -57,6 +57,7 @@ class Request:
     submit_options: _core.SubmitOptions = field(default_factory=_core.SubmitOptions)
     request_id: str | None = None  # the caller's; None takes the engine's number
     reports_drafts: bool = False
+    engine_processors: EngineProcessors | None = None
     output: RequestOutput | None = None
     finished: set[int] = field(default_factory=set)  # indices; one for all requests of a call
 
@@ -82,10 +83,12 @@ class Request:
 
     def hooks(self) -> dict[str, Any]:
         """What the engine calls for one completion."""
-        processors = self.params.logits_processors
+        processors = list(self.params.logits_processors or ())
+        if self.engine_processors is not None:
+            processors += self.engine_processors.functions(self.params, self.prompt_token_ids)
         return {
             "constraint": self.start_grammar() if self.start_grammar else None,
-            "logits_hook": chain_processors(list(processors)) if processors else None,
+            "logits_hook": chain_processors(processors) if processors else None,
         }
 
     def take(self, completion: Completion, update: _core.RequestUpdate) -> None:

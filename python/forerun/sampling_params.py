@@ -22,7 +22,7 @@ from forerun.checks import (
     copied,
 )
 from forerun.errors import InvalidArgumentError
-from forerun.logits_processors import LogitsProcessor, check_processors
+from forerun.logits_processors import RequestLogitsProcessor, check_processors
 from forerun.structured_outputs import StructuredOutputsParams
 
 _MAX_N = 16384  # as in vLLM
@@ -219,7 +219,7 @@ class SamplingParams:
     flat_logprobs: bool = False
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
     structured_outputs: StructuredOutputsParams | Mapping[str, Any] | None = None
-    logits_processors: Sequence[LogitsProcessor] | None = None
+    logits_processors: Sequence[RequestLogitsProcessor] | None = None
     skip_special_tokens: bool = True
     detokenize: bool = True
     extra_args: Mapping[str, Any] | None = None

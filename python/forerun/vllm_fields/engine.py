@@ -130,7 +130,7 @@ ENGINE_ARGS: dict[str, Field] = {
     "spec_model": runs(None, "`model` of a speculative_config"),
     "spec_tokens": runs(None, "`num_speculative_tokens` of a speculative_config"),
     # What comes out.
-    "logits_processors": fixed(None, "give them to SamplingParams"),
+    "logits_processors": runs(None, "subclasses of forerun.LogitsProcessor, for all requests"),
     **no_effect("requests may ask for any number of logprobs", max_logprobs=20),
     "logprobs_mode": fixed("raw_logprobs", "logprobs are those of the model's own logits"),
     "disable_log_stats": fixed(False, "counters are always kept and never logged", True),

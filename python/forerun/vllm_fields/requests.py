@@ -145,15 +145,13 @@ METHODS: dict[str, dict[str, Field]] = {
         "reset_running_requests": fixed(False, "running requests keep what they computed"),
         "reset_connector": fixed(False, "there is no connector to another cache"),
     },
-    "LLM.start_profile": {
-        "profile_prefix": runs(None, "a name for the trace"),
-        **all_fixed(
-            "a trace begins and ends with start_profile and stop_profile",
-            delay_iterations=None,
-            max_iterations=None,
-            profiler_kwargs=None,
-        ),
-    },
+    "LLM.start_profile": all_fixed(
+        "the call is refused: the engine writes no traces",
+        profile_prefix=None,
+        delay_iterations=None,
+        max_iterations=None,
+        profiler_kwargs=None,
+    ),
     "LLM.get_world_size": {
         **no_effect("the engine runs in one process on one machine", include_dp=True)
     },
@@ -178,11 +176,20 @@ METHODS: dict[str, dict[str, Field]] = {
         "request_ids": runs(REQUIRED, "an id or many; those that no request has are ignored"),
         **no_effect("requests have one id, the caller's", internal=False),
     },
-    "LLM.sleep": all_fixed("the engine has no sleep mode", level=1, mode="abort"),
-    "LLM.wake_up": all_fixed("the engine has no sleep mode", tags=None),
+    "LLM.sleep": all_fixed(
+        "the call is refused: the engine has no sleep mode", level=1, mode="abort"
+    ),
+    "LLM.wake_up": all_fixed("the call is refused: the engine has no sleep mode", tags=None),
     "LLM.collective_rpc": {
-        "method": fixed(REQUIRED, "the engine has no worker processes"),
-        **all_fixed("the engine has no worker processes", timeout=None, args=(), kwargs=None),
+        "method": fixed(REQUIRED, "the call is refused: the engine has no worker processes"),
+        **all_fixed(
+            "the call is refused: the engine has no worker processes",
+            timeout=None,
+            args=(),
+            kwargs=None,
+        ),
     },
-    "LLM.apply_model": {"func": fixed(REQUIRED, "the model is no PyTorch module")},
+    "LLM.apply_model": {
+        "func": fixed(REQUIRED, "the call is refused: the model is no PyTorch module")
+    },
 }
