@@ -202,7 +202,7 @@ class LLM(UnsupportedMethods):
 
     @checked_arguments
     def wait_for_completion(
-        self, output_type: None = None, *, use_tqdm: bool | Callable[..., Any] = True
+        self, output_type: Any = None, *, use_tqdm: bool | Callable[..., Any] = True
     ) -> list[RequestOutput]:
         """Runs everything that was enqueued; outputs are in the order of the prompts."""
         requests, self._enqueued = self._enqueued, []

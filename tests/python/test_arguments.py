@@ -18,6 +18,7 @@ from forerun import (
     EngineArgs,
     InvalidArgumentError,
     LLMEngine,
+    RequestOutput,
     RequestOutputKind,
     SamplingParams,
     SpeculativeConfig,
@@ -427,3 +428,4 @@ def test_what_vllm_takes_by_name_and_nothing_depends_on_is_accepted(
     assert output.sequences
     assert llm.get_world_size(include_dp=False) == 1
     llm.reset_mm_cache()
+    assert llm.wait_for_completion(RequestOutput, use_tqdm=False) == []

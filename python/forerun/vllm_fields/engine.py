@@ -18,7 +18,7 @@ _TEXT_ONLY = "models read text only"
 _NO_LORA = "LoRA adapters are not supported"
 _NO_EXPERTS = "experts are not divided among processes"
 _NO_MAMBA = "models with Mamba or linear attention layers do not run"
-_NO_QUANTIZATION = "quantized weights are not supported"
+_NO_QUANTIZATION = "quantized weights are not supported; those of a .gguf file are unpacked"
 _NO_GRAPHS = "nothing is compiled or captured at run time"
 _KERNELS = "each operation has one implementation for each CPU"
 _OFFLOAD = "weights are in the CPU's memory already"
@@ -40,7 +40,9 @@ ENGINE_ARGS: dict[str, Field] = {
         "in float32, which holds float16 exactly, and the log says so; 'float' is 'float32'",
     ),
     "trust_remote_code": fixed(False, "no code of a model is ever run", True),
-    "load_format": fixed("auto", "weights are read from safetensors", "safetensors"),
+    "load_format": fixed(
+        "auto", "the model's files say how weights are read, safetensors first", "safetensors"
+    ),
     "config_format": fixed("auto", "configs are read as Hugging Face writes them", "hf"),
     "tokenizer_mode": fixed("auto", "tokenizers are read from tokenizer.json", "hf"),
     "model_impl": fixed("auto", "each family of models has one implementation", "vllm"),
@@ -373,7 +375,7 @@ ENGINE_ARGS: dict[str, Field] = {
     **all_fixed(
         _NO_PLUGINS, additional_config=Made("{}"), io_processor_plugin=None, tokens_only=False
     ),
-    **no_effect("no setting is read from the environment", fail_on_environ_validation=False),
+    **no_effect("vLLM's environment variables are not read", fail_on_environ_validation=False),
     # Forerun's own.
     "num_threads": own("threads that compute; 0: one for each available core"),
     "check_invariants": own("check every account after every step; for tests"),

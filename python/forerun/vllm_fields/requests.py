@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from forerun.outputs import RequestOutput
 from forerun.vllm_fields.field import (
     REQUIRED,
     Field,
@@ -105,7 +106,9 @@ _OF_PROMPTS: dict[str, Field] = {
     "prompts": runs(REQUIRED, "one prompt or many: texts, token ids, or dicts of either"),
     "sampling_params": runs(None, "one for all prompts, or one for each"),
     "use_tqdm": runs(True, "show a progress bar"),
-    "priority": runs(None, "one for each prompt; needs scheduling_policy='priority'"),
+    "priority": runs(
+        None, "one for all prompts, or one for each; needs scheduling_policy='priority'"
+    ),
     "tokenization_kwargs": fixed(None, "the tokenizer's own settings hold"),
     **all_fixed(_NO_LORA, lora_request=None),
     **no_effect(_TEXT_ONLY, mm_processor_kwargs=None),
@@ -138,7 +141,7 @@ METHODS: dict[str, dict[str, Field]] = {
         **no_effect(_TEXT_ONLY, mm_processor_kwargs=None),
     },
     "LLM.wait_for_completion": {
-        "output_type": fixed(None, "requests end with a RequestOutput"),
+        "output_type": fixed(None, "requests end with a RequestOutput", RequestOutput),
         "use_tqdm": runs(True, "show a progress bar"),
     },
     "LLM.reset_prefix_cache": {

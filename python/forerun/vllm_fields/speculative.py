@@ -52,7 +52,9 @@ SPECULATIVE_CONFIG: dict[str, Field] = {
         disable_lookahead_block_hashes=False,
     ),
     **all_fixed(
-        "quantized weights are not supported", quantization=None, draft_lm_head_quantization=None
+        "quantized weights are not supported; those of a .gguf file are unpacked",
+        quantization=None,
+        draft_lm_head_quantization=None,
     ),
     **all_fixed("weights are read one way", draft_load_config=None),
     **all_fixed("every layer computes its own", index_share_for_mtp_iteration=None),
