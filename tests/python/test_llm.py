@@ -373,7 +373,7 @@ def test_a_script_for_vllm_runs_with_other_imports(
     variables: dict[str, Any] = {"MODEL": str(tiny_dir)}
     exec(script, variables)
     assert variables["num_tokens"] > 0
-    assert variables["num_drafts"] > 0
+    # Not how much is drafted, which depends on measured times.
     assert sum(variables["per_position"]) == variables["num_accepted"]
 
 
