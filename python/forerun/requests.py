@@ -26,6 +26,7 @@ from forerun.outputs import (
 )
 from forerun.sampling_params import SamplingParams
 from forerun.structured_outputs import GrammarState
+from forerun.turns import make_turns
 
 
 @dataclass
@@ -185,7 +186,7 @@ class Scoreboard:
 
     def __init__(self, engine: _core.Engine) -> None:
         self._engine = engine
-        self._turns = _core.Turns()
+        self._turns = make_turns()
         self._listeners: dict[int, _Listener] = {}
         self._gone: deque[_Listener] = deque()  # cancelled or dead, and not yet told to the engine
         self._is_delivered = True  # the last step's updates

@@ -15,6 +15,7 @@ from forerun.errors import InvalidArgumentError, shown
 from forerun.interrupts import pass_on_interrupt
 from forerun.json_files import parse_json
 from forerun.json_schemas import check_depth, closed, without_dead_ends
+from forerun.turns import make_turns
 from forerun.user_grammars import to_lark
 
 _KINDS = ("json", "regex", "choice", "grammar", "json_object")
@@ -210,16 +211,18 @@ class Vocabulary:
 
 
 class GrammarCompiler:
-    """Compiles what requests ask for, each once."""
+    """Compiles what requests ask for, each once. Threads that share it take turns."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         llguidance = _llguidance()
         self._vocabulary = vocabulary
-        self._tokenizer = llguidance.LLTokenizer(
-            llguidance.TokenizerWrapper(vocabulary),
-            n_vocab=len(vocabulary.tokens),
-            eos_token=vocabulary.eos_token_ids,
-        )
+        self._turns = make_turns()
+        with self._turns:
+            self._tokenizer = llguidance.LLTokenizer(
+                llguidance.TokenizerWrapper(vocabulary),
+                n_vocab=len(vocabulary.tokens),
+                eos_token=vocabulary.eos_token_ids,
+            )
         self._matchers: OrderedDict[str, Any] = OrderedDict()
         mask = bytearray((len(vocabulary.tokens) + 31) // 32 * 4)
         for token in vocabulary.eos_token_ids:
@@ -228,6 +231,10 @@ class GrammarCompiler:
 
     def compile(self, params: StructuredOutputsParams) -> Callable[[], GrammarState]:
         """What makes a state for each completion. Raises InvalidArgumentError with the reason."""
+        with self._turns:
+            return self._compile_once(params)
+
+    def _compile_once(self, params: StructuredOutputsParams) -> Callable[[], GrammarState]:
         where = f"structured_outputs.{params.kind}"
         value = getattr(params, params.kind)
         try:

@@ -196,7 +196,7 @@ TEST_F(EngineHooksTest, AnInterruptWhileDraftingDoesToo) {
   EXPECT_THROW(engine.Step(), int);
   auto results = RunToEnd(engine);
   EXPECT_EQ(results[0].tokens.size(), 9u) << "the first came with the first step";
-  EXPECT_EQ(results[1].tokens, (Tokens{5, 9})) << "the constraint goes on where it was";
+  EXPECT_EQ(results[1].tokens, (Tokens{5, 9, 0})) << "the constraint goes on where it was";
   EXPECT_EQ(engine.metrics().num_held_blocks, 0);
 }
 

@@ -38,7 +38,7 @@ TEST(MemoryPlanTest, ShortRequestsGetRoomForAllOfThem) {
 }
 
 TEST(MemoryPlanTest, ASmallMachineShortensTheModelsLength) {
-  const MemoryPlan plan = PlanMemory(Options(), 8192, /*num_rows=*/100, {.block = 1000}, 10'500);
+  const MemoryPlan plan = PlanMemory(Options(), 8192, /*num_rows=*/100, {.block = 1000}, 21'000);
   EXPECT_EQ(plan.num_blocks, 10);
   EXPECT_EQ(plan.max_model_len, 160);
 }

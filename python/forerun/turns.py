@@ -1,0 +1,31 @@
+"""Locks of what native libraries run for several threads."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import weakref
+
+from forerun import _core
+from forerun.errors import EngineBusyError
+
+_all: weakref.WeakSet[_core.Turns] = weakref.WeakSet()
+
+
+def make_turns() -> _core.Turns:
+    """A lock that nobody gets any more once the program ends."""
+    turns = _core.Turns()
+    _all.add(turns)
+    return turns
+
+
+@atexit.register
+def _end_turns() -> None:
+    """Waits for the turns of daemon threads, and lets none begin.
+
+    The interpreter ends threads that come back to Python after it is gone, in the middle of native
+    code; libraries in Rust abort the process then.
+    """
+    for turns in list(_all):
+        with contextlib.suppress(EngineBusyError):
+            turns.__enter__()
