@@ -12,7 +12,14 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from forerun.checks import check_dict, check_int, check_list, check_number, check_str
+from forerun.checks import (
+    check_dict,
+    check_int,
+    check_list,
+    check_number,
+    check_str,
+    is_integral,
+)
 from forerun.errors import InvalidArgumentError
 from forerun.interrupts import pass_on_interrupt
 from forerun.json_files import parse_json
@@ -62,7 +69,7 @@ def plain(field: str, value: Any, depth: int = 0) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, bytes | bytearray):
         items = check_list(field, value, "a list")
         return [plain(f"{field}[{index}]", each, depth + 1) for index, each in enumerate(items)]
-    if hasattr(value, "__index__") and not getattr(value, "ndim", 0):
+    if is_integral(value):
         return check_int(field, value, least=-(2**127), most=2**127)
     if hasattr(value, "__float__") and not getattr(value, "ndim", 0):
         return check_number(field, value)

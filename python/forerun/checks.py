@@ -68,6 +68,11 @@ def check_int(field: str, value: Any, *, least: int = -_INT32_MAX, most: int = _
     return number
 
 
+def is_integral(value: Any) -> bool:
+    """Whether a value is one integer, not an array of them: arrays have an `__index__` as well."""
+    return hasattr(value, "__index__") and not getattr(value, "ndim", 0)
+
+
 def check_number(field: str, value: Any) -> float:
     """The value as a float; ints and numpy numbers are welcome, bools and strings are not."""
     number = None

@@ -12,6 +12,7 @@ from forerun.checks import (
     check_list,
     check_name,
     check_str,
+    is_integral,
 )
 from forerun.errors import InvalidArgumentError
 from forerun.outputs import TextPrompt, TokensPrompt
@@ -39,7 +40,7 @@ def prompt_list(prompts: Any) -> list[Any]:
     if isinstance(prompts, str | Mapping):
         return [prompts]
     items = check_list("prompts", prompts, "a prompt or a list of prompts")
-    flat = bool(items) and not isinstance(items[0], str | bytes | Mapping | Iterable)
+    flat = bool(items) and (is_integral(items[0]) or not isinstance(items[0], Iterable))
     return [items] if flat else items
 
 

@@ -10,7 +10,15 @@ from typing import Any
 
 from forerun import chat_messages, detokenizer
 from forerun import chat_template as templates
-from forerun.checks import check_bool, check_choice, check_dict, check_int, check_list, check_str
+from forerun.checks import (
+    check_bool,
+    check_choice,
+    check_dict,
+    check_int,
+    check_list,
+    check_str,
+    is_integral,
+)
 from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.interrupts import pass_on_interrupt
 from forerun.tokenizer_files import NAMED_TOKENS, TokenizerFiles
@@ -142,7 +150,7 @@ class Tokenizer:
         self, ids: int | Sequence[int], skip_special_tokens: bool = False
     ) -> Any:
         """The token of an id, or the tokens of a list; None where an id has none."""
-        if hasattr(ids, "__index__"):
+        if is_integral(ids):
             return self.backend.id_to_token(check_int("ids", ids, least=0))
         is_skipping = check_bool("skip_special_tokens", skip_special_tokens)
         skipped = set(self.all_special_ids) if is_skipping else set()
@@ -221,20 +229,34 @@ class Tokenizer:
             encoding["attention_mask"] = masks[0] if single else masks
         return encoding
 
-    def decode(self, token_ids: int | Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of a sequence."""
-        ids = [token_ids] if hasattr(token_ids, "__index__") else token_ids
+    def decode(
+        self,
+        token_ids: int | Sequence[int],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
+    ) -> str:
+        """The text of a sequence; its spaces are never changed."""
+        if clean_up_tokenization_spaces not in (None, False):
+            field = "clean_up_tokenization_spaces"
+            raise InvalidArgumentError(field, clean_up_tokenization_spaces, "None or False")
+        ids = [token_ids] if is_integral(token_ids) else token_ids
         numbers = [check_int("token_ids", i, least=0) for i in check_list("token_ids", ids, "ids")]
         tables = self.token_bytes
         check_bool("skip_special_tokens", skip_special_tokens)
         return detokenizer.decode(tables.plain if skip_special_tokens else tables.whole, numbers)
 
     def batch_decode(
-        self, sequences: Sequence[Sequence[int]], skip_special_tokens: bool = False
+        self,
+        sequences: Sequence[Sequence[int]],
+        skip_special_tokens: bool = False,
+        clean_up_tokenization_spaces: bool | None = None,
     ) -> list[str]:
         """The texts of several sequences."""
         rows = check_list("sequences", sequences, "a list of lists of ids")
-        return [self.decode(sequence, skip_special_tokens) for sequence in rows]
+        return [
+            self.decode(sequence, skip_special_tokens, clean_up_tokenization_spaces)
+            for sequence in rows
+        ]
 
     def encode_bad_words(self, words: Sequence[str]) -> list[list[int]]:
         """The token sequences that write the words, with and without a space before them."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import forerun
 from forerun import (
@@ -57,6 +58,8 @@ def test_every_form_of_a_prompt_gives_the_same_tokens(llm: LLM) -> None:
         tokens,
         [tokens],
         np.array(tokens, np.int64),
+        [np.array(tokens)],
+        torch.tensor(tokens),
         TokensPrompt(prompt_token_ids=tokens),
         ({"prompt_token_ids": np.array(tokens)},),
     ]

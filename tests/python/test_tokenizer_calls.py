@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from corpus import TEXTS
 from tokenizer_files import token, write_tokenizer
 from transformers import AutoTokenizer
@@ -108,6 +110,10 @@ REFUSED: list[tuple[str, Callable[[Tokenizer], Any]]] = [
     ("token_ids", lambda t: t.decode(["a"])),
     ("token_ids", lambda t: t.decode("abc")),
     ("token_ids", lambda t: t.batch_decode([3.5])),
+    (
+        "clean_up_tokenization_spaces",
+        lambda t: t.decode([3], clean_up_tokenization_spaces=True),
+    ),
     ("sequences", lambda t: t.batch_decode(3)),
     ("add_special_tokens", lambda t: t.encode("hi", add_special_tokens=[])),
     ("tokenizer_kwargs", lambda t: t.apply_chat_template(CHAT, tokenizer_kwargs=3)),
@@ -128,6 +134,18 @@ REFUSED: list[tuple[str, Callable[[Tokenizer], Any]]] = [
     ),
 ]
 CHAT = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize("array", [np.array, torch.tensor])
+def test_arrays_of_ids_are_sequences(tmp_path: Path, array: Callable[[Any], Any]) -> None:
+    tokenizer = Tokenizer(write_tokenizer(tmp_path))
+    ids = tokenizer.encode("low")
+    assert tokenizer.decode(array(ids)) == "low"
+    assert tokenizer.decode(array(ids[:1]), clean_up_tokenization_spaces=False) == "l"
+    assert tokenizer.decode(array(ids[0])) == "l"
+    assert tokenizer.batch_decode(array([ids, ids])) == ["low", "low"]
+    assert tokenizer.convert_ids_to_tokens(array(ids)) == ["l", "o", "w"]
+    assert tokenizer.convert_ids_to_tokens(array(ids[0])) == "l"
 
 
 @pytest.mark.parametrize(("field", "call"), REFUSED)
