@@ -101,6 +101,20 @@ def test_vllm_defaults_are_accepted_and_other_values_refused_with_a_reason(owner
             assert field.note in problem.expected
 
 
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        ("SamplingParams", "watermarking"),
+        ("SamplingParams", "skip_reading_prefix_cache"),
+        ("BeamSearchParams", "watermarking"),
+        ("SpeculativeConfig", "index_share_for_mtp_iteration"),
+    ],
+)
+def test_what_does_not_run_may_be_switched_off(owner: str, name: str) -> None:
+    assert not field_problems(owner, {name: False})
+    assert field_problems(owner, {name: True})
+
+
 def test_configs_of_all_defaults_are_accepted(tmp_path: pathlib.Path) -> None:
     def defaults(owner: str) -> dict[str, Any]:
         fields = OWNERS[owner].items()

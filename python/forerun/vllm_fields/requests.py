@@ -54,7 +54,7 @@ SAMPLING_PARAMS: dict[str, Field] = {
     **no_effect("texts are made of the tokens' own bytes", spaces_between_special_tokens=True),
     **no_effect("parameters are always copied when they are submitted", skip_clone=False),
     **all_fixed("texts end with a whole character", output_text_buffer_length=0),
-    **all_fixed(_NO_WATERMARK, watermarking=None),
+    "watermarking": fixed(None, _NO_WATERMARK, False),
     **all_fixed("logprob_token_ids are reported of the output", prompt_logprob_token_ids=None),
     **all_fixed("repetitions end no text; see repetition_penalty", repetition_detection=None),
     **all_fixed("outputs have no such part", routed_experts_prompt_start=0),
@@ -87,7 +87,7 @@ BEAM_SEARCH_PARAMS: dict[str, Field] = {
     "skip_special_tokens": runs(True, "leave special tokens out of the text"),
     "structured_outputs": runs(None, "a StructuredOutputsParams or a dict of its fields"),
     "allowed_token_ids": runs(None, "nothing else can be chosen"),
-    **all_fixed(_NO_WATERMARK, watermarking=None),
+    "watermarking": fixed(None, _NO_WATERMARK, False),
 }
 
 PROMPT: dict[str, Field] = {

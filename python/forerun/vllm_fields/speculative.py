@@ -57,7 +57,7 @@ SPECULATIVE_CONFIG: dict[str, Field] = {
         draft_lm_head_quantization=None,
     ),
     **all_fixed("weights are read one way", draft_load_config=None),
-    **all_fixed("every layer computes its own", index_share_for_mtp_iteration=None),
+    "index_share_for_mtp_iteration": fixed(None, "every layer computes its own", False),
     **all_fixed(
         "the engine fills it in",
         target_model_config=None,
