@@ -180,6 +180,13 @@ class RequestMetrics:
         return self.num_generated_tokens
 
     @property
+    def is_watermarked(self) -> bool:
+        """False: texts are not watermarked. Likewise is_watermark_skipped."""
+        return False
+
+    is_watermark_skipped = is_watermarked
+
+    @property
     def first_token_latency(self) -> float:
         """first_token_seconds under vLLM's name."""
         return self.first_token_seconds

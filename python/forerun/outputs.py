@@ -57,7 +57,11 @@ class CompletionOutput:
     finish_reason: str | None = None
     stop_reason: int | str | None = None
     spec_decode_metrics: RequestSpecDecodeMetrics | None = None
+    # Always None: no adapters, no experts' routes or masks to return, and one version of weights.
     lora_request: None = None
+    routed_experts: None = None
+    sampling_mask: None = None
+    weight_versions: None = None
 
     def finished(self) -> bool:
         """Whether the text is complete."""
@@ -85,11 +89,15 @@ class RequestOutput:
     num_cached_tokens: int = 0
     metrics: RequestMetrics | None = None
     error: str | None = None
-    # Always None: models have no adapters, no encoder and no cache elsewhere.
+    # Always None: models have no adapters, no encoder and no cache elsewhere, and what a request
+    # adds to the prefix cache is not counted.
     lora_request: None = None
     encoder_prompt: None = None
     encoder_prompt_token_ids: None = None
     kv_transfer_params: None = None
+    ec_transfer_params: None = None
+    num_cache_creation_tokens: None = None
+    prompt_token_id_logprobs: None = None
 
 
 @dataclass

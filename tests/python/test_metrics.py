@@ -250,6 +250,7 @@ def test_times_of_a_request_have_vllms_names_and_one_order(llm: LLM) -> None:
     assert times == sorted(times)
     assert metrics.num_generation_tokens == len(output.outputs[0].token_ids)
     assert metrics.first_token_latency == metrics.first_token_ts - metrics.queued_ts
+    assert (metrics.is_watermarked, metrics.is_watermark_skipped) == (False, False)
     assert metrics.queue_seconds == metrics.scheduled_ts - metrics.queued_ts
     assert metrics.total_seconds == metrics.finished_ts - metrics.queued_ts
     assert (metrics.num_preemptions, metrics.is_corrupted) == (0, False)

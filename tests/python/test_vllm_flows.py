@@ -120,6 +120,10 @@ def test_basic(tiny_dir: Path) -> None:
     assert [output.prompt for output in outputs] == TEXTS
     assert all(len(output.outputs[0].token_ids) in range(1, 17) for output in outputs)
     assert all(isinstance(output.outputs[0].text, str) for output in outputs)
+    for name in ("num_cache_creation_tokens", "prompt_token_id_logprobs", "ec_transfer_params"):
+        assert getattr(outputs[0], name) is None
+    for name in ("routed_experts", "sampling_mask", "weight_versions"):
+        assert getattr(outputs[0].outputs[0], name) is None
 
 
 def test_chat_from_a_command_line(tiny_dir: Path) -> None:
