@@ -205,8 +205,8 @@ class LLM(UnsupportedMethods):
         self, output_type: Any = None, *, use_tqdm: bool | Callable[..., Any] = True
     ) -> list[RequestOutput]:
         """Runs everything that was enqueued; outputs are in the order of the prompts."""
-        requests, self._enqueued = self._enqueued, []
         check_use_tqdm(use_tqdm)
+        requests, self._enqueued = self._enqueued, []
         run = functools.partial(wait_all, self._board, requests)
         return self._with_bar(requests, use_tqdm, run)
 

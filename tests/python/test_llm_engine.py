@@ -209,6 +209,8 @@ def test_what_is_enqueued_runs_when_it_is_waited_for(llm: LLM) -> None:
     messages: list[Any] = [{"role": "user", "content": "low"}]
     ids = llm.enqueue(PROMPTS, sampled()) + llm.enqueue_chat(messages, sampled(), use_tqdm=False)
     assert not llm.reset_prefix_cache()
+    with pytest.raises(forerun.InvalidArgumentError, match="use_tqdm"):
+        llm.wait_for_completion(use_tqdm=3)  # type: ignore[arg-type]
     outputs = llm.wait_for_completion(use_tqdm=False)
     assert [output.request_id for output in outputs] == ids
     expected = llm.generate(PROMPTS, sampled(), use_tqdm=False)
