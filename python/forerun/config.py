@@ -160,7 +160,17 @@ def _speculative_config(options: dict[str, Any]) -> SpeculativeConfig | None:
     if value is not None:
         name = next(ours for ours, theirs in _SHORTHANDS.items() if theirs in given)
         raise InvalidArgumentError(name, given[_SHORTHANDS[name]], "None beside speculative_config")
-    return make_speculative_config(given)
+    try:
+        return make_speculative_config(given)
+    except InvalidArgumentError as error:
+        names = {theirs: ours for ours, theirs in _SHORTHANDS.items()}
+        problems = [
+            InvalidArgumentError(
+                names.get(problem.field, problem.field), problem.value, problem.expected
+            )
+            for problem in error.problems
+        ]
+        raise InvalidArgumentError.of_all(problems) from error
 
 
 def _reset(core: _core.EngineOptions, name: str) -> bool:
