@@ -206,7 +206,8 @@ class LLM(UnsupportedMethods):
     ) -> list[RequestOutput]:
         """Runs everything that was enqueued; outputs are in the order of the prompts."""
         check_use_tqdm(use_tqdm)
-        requests, self._enqueued = self._enqueued, []
+        with self._board.turn:  # a hook, which may not wait here, must not take them either
+            requests, self._enqueued = self._enqueued, []
         run = functools.partial(wait_all, self._board, requests)
         return self._with_bar(requests, use_tqdm, run)
 

@@ -191,6 +191,11 @@ class Scoreboard:
         self._gone: deque[_Listener] = deque()  # cancelled or dead, and not yet told to the engine
         self._is_delivered = True  # the last step's updates
 
+    @property
+    def turn(self) -> _core.Turns:
+        """What a thread enters to have the engine for itself; see EngineBusyError."""
+        return self._turns
+
     def submit(self, requests: Sequence[Request], max_model_len: int) -> None:
         """Submits all or, where one can never be served, none."""
         # The first completion of every prompt first: the others find the prompt in the cache.

@@ -219,6 +219,21 @@ def test_what_is_enqueued_runs_when_it_is_waited_for(llm: LLM) -> None:
     assert llm.wait_for_completion() == []
 
 
+def test_a_hook_that_waits_takes_no_requests_away(llm: LLM) -> None:
+    refused = []
+
+    def wait(_: list[int], logits: Any) -> None:
+        with pytest.raises(forerun.EngineBusyError):
+            llm.wait_for_completion(use_tqdm=False)
+        refused.append(logits.shape)
+
+    ids = llm.enqueue(PROMPTS, sampled())
+    llm.generate(PROMPTS[0], sampled(logits_processors=[wait]), use_tqdm=False)
+    outputs = llm.wait_for_completion(use_tqdm=False)
+    assert refused
+    assert [output.request_id for output in outputs] == ids
+
+
 def test_a_function_may_make_the_progress_bar(llm: LLM) -> None:
     from tqdm import tqdm
 
