@@ -17,7 +17,7 @@ from tiny_checkpoints import Variation, write_checkpoint  # noqa: E402
 from training_runs import POSITIONS, small_options, trainer_of, write_data  # noqa: E402
 
 from forerun.errors import CheckpointError, InvalidArgumentError  # noqa: E402
-from forerun.training import TRAIN_METHODS, TrainOptions  # noqa: E402
+from forerun.training import TRAIN_METHODS, TrainOptions, train  # noqa: E402
 from forerun.training.target import Target  # noqa: E402
 
 
@@ -199,3 +199,10 @@ def test_the_log_is_of_one_run(
     assert log.read_text() == whole
     trainer_of(options("eagle", steps=3, resume=False), target)
     assert log.read_text() == ""
+
+
+def test_a_run_leaves_the_threads_arithmetic_as_it_was(
+    options: Callable[..., TrainOptions],
+) -> None:
+    train(options("medusa", steps=2))
+    assert float(torch.tensor([1e-40]) * 0.5) > 0, "denormal numbers are still flushed to zero"

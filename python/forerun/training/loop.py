@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import pickle
 import random
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,8 +42,6 @@ def run(options: TrainOptions) -> Acceptance | None:
     """Trains, or goes on with what `options.out` holds."""
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
-    # Gradients that have all but vanished would slow the processor down.
-    torch.set_flush_denormal(True)
     # Of accelerators: mantissas of 10 bits in products, which are still added up in float32.
     torch.set_float32_matmul_precision("high" if options.device != "cpu" else "highest")
     options.out.mkdir(parents=True, exist_ok=True)
@@ -52,12 +52,26 @@ def run(options: TrainOptions) -> Acceptance | None:
         file = write_examples(options)
     target = Target(options.model, options.device)
     trainer = Trainer(target, Corpus(options, file, target.vocab_size), options)
-    trainer.train()
-    acceptance = trainer.finish()
+    with _denormals_flushed():
+        trainer.train()
+        acceptance = trainer.finish()
     if acceptance is not None:
         print(acceptance)
     print(f"{trainer.step} steps; checkpoint: {options.out / 'checkpoint'}")
     return acceptance
+
+
+@contextlib.contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    """Gradients that have all but vanished would slow the processor down.
+
+    The mode is this thread's: afterwards it computes as the engine's other threads do.
+    """
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 class Trainer:
