@@ -19,6 +19,7 @@ from forerun.checks import (
     check_number,
     check_str,
     is_integral,
+    is_real,
 )
 from forerun.errors import InvalidArgumentError
 from forerun.interrupts import pass_on_interrupt
@@ -71,7 +72,7 @@ def plain(field: str, value: Any, depth: int = 0) -> Any:
         return [plain(f"{field}[{index}]", each, depth + 1) for index, each in enumerate(items)]
     if is_integral(value):
         return check_int(field, value, least=-(2**127), most=2**127)
-    if hasattr(value, "__float__") and not getattr(value, "ndim", 0):
+    if is_real(value):
         return check_number(field, value)
     raise InvalidArgumentError(field, value, "text, numbers, lists and dicts")
 

@@ -70,7 +70,20 @@ def check_int(field: str, value: Any, *, least: int = -_INT32_MAX, most: int = _
 
 def is_integral(value: Any) -> bool:
     """Whether a value is one integer, not an array of them: arrays have an `__index__` as well."""
-    return hasattr(value, "__index__") and not getattr(value, "ndim", 0)
+    return _is_scalar(value, "__index__")
+
+
+def is_real(value: Any) -> bool:
+    """Whether a value is one number, not an array of them."""
+    return _is_scalar(value, "__float__")
+
+
+def _is_scalar(value: Any, conversion: str) -> bool:
+    try:
+        return hasattr(value, conversion) and not getattr(value, "ndim", 0)
+    except Exception as error:
+        pass_on_interrupt(error)
+        return False
 
 
 def check_number(field: str, value: Any) -> float:

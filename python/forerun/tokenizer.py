@@ -236,7 +236,7 @@ class Tokenizer:
         clean_up_tokenization_spaces: bool | None = None,
     ) -> str:
         """The text of a sequence; its spaces are never changed."""
-        if clean_up_tokenization_spaces not in (None, False):
+        if clean_up_tokenization_spaces is not None and clean_up_tokenization_spaces is not False:
             field = "clean_up_tokenization_spaces"
             raise InvalidArgumentError(field, clean_up_tokenization_spaces, "None or False")
         ids = [token_ids] if is_integral(token_ids) else token_ids

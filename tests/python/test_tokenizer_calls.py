@@ -91,6 +91,18 @@ def test_texts_are_those_of_transformers(pair: tuple[Tokenizer, Any]) -> None:
     assert ours.decode(5) == theirs.decode(5)
 
 
+class Unreadable:
+    """Raises when it is compared, and when an attribute is looked up."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("not to be compared")
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError("not to be read")
+
+
 REFUSED: list[tuple[str, Callable[[Tokenizer], Any]]] = [
     ("return_tensors", lambda t: t("hi", return_tensors="pt")),
     ("return_offsets_mapping", lambda t: t("hi", return_offsets_mapping=True)),
@@ -115,6 +127,12 @@ REFUSED: list[tuple[str, Callable[[Tokenizer], Any]]] = [
         lambda t: t.decode([3], clean_up_tokenization_spaces=True),
     ),
     ("sequences", lambda t: t.batch_decode(3)),
+    (
+        "clean_up_tokenization_spaces",
+        lambda t: t.decode([1], clean_up_tokenization_spaces=Unreadable()),
+    ),
+    ("token_ids", lambda t: t.decode(Unreadable())),
+    ("ids", lambda t: t.convert_ids_to_tokens(Unreadable())),
     ("add_special_tokens", lambda t: t.encode("hi", add_special_tokens=[])),
     ("tokenizer_kwargs", lambda t: t.apply_chat_template(CHAT, tokenizer_kwargs=3)),
     ("tokenizer_kwargs key", lambda t: t.apply_chat_template(CHAT, tokenizer_kwargs={3: 1})),
