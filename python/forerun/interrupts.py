@@ -13,7 +13,7 @@ def raised_by_signal_handler(error: BaseException, trace: TracebackType | None) 
     """Whether a handler that `signal.signal` installed raised it.
 
     Python runs such handlers between any two steps of the program, so within a hook as well; what
-    they raise is meant for whoever called the model.
+    they raise is meant for the caller of the model.
     """
     codes = {_code(signal.getsignal(number)) for number in signal.valid_signals()} - {None}
     return bool(codes) and any(frame.f_code in codes for frame, _ in traceback.walk_tb(trace))

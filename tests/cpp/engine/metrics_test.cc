@@ -49,7 +49,7 @@ TEST_F(MetricsTest, DraftsThatNeverReachedAPositionAreNotCountedThere) {
 }
 
 TEST_F(MetricsTest, ShortenedDraftsKeepTheRateOfThePositionsTheyHave) {
-  // Right for two tokens, then wrong: whoever drafts one token is always right.
+  // Right for two tokens, then wrong: drafts of one token are always right.
   const auto guess = [](std::span<const TokenId> text) {
     return text.size() % 3 == 0 ? TokenId{0} : Successor(text.back());
   };
