@@ -6,7 +6,6 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forerun import _core
@@ -15,7 +14,7 @@ from forerun.config import settle_options
 from forerun.detokenizer import TokenBytes
 from forerun.engine_args import EngineArgs
 from forerun.errors import InvalidArgumentError
-from forerun.json_files import read_json_object
+from forerun.generation_config import recommended_params
 from forerun.loading import resolve_model
 from forerun.logits_processors import engine_processors
 from forerun.metrics import EngineMetrics, Metric, engine_metrics
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from forerun.beam_search import BeamSearchOutput, BeamSearchParams
     from forerun.drafters import Drafter
     from forerun.llm_engine import LLMEngine
+    from forerun.model_config import ModelConfig
     from forerun.tokenizer import Tokenizer
 
 _log = logging.getLogger("forerun")
@@ -147,6 +147,11 @@ class LLM(UnsupportedMethods):
         if not isinstance(engine_args, EngineArgs):
             raise InvalidArgumentError("engine_args", engine_args, "EngineArgs")
         return cls(**vars(engine_args))
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The model and its limits under vLLM's names, as of `llm_engine`."""
+        return self.llm_engine.model_config
 
     @property
     def limits(self) -> _core.ModelLimits:
@@ -347,17 +352,9 @@ class LLM(UnsupportedMethods):
 
     @functools.cached_property
     def _recommended(self) -> dict[str, Any]:
-        source = self._generation_config
-        path = self.directory if source == "auto" else Path(source).expanduser()
-        path /= "generation_config.json"
-        has_file = source != "vllm" and path.is_file()
-        config = {**(read_json_object(path) if has_file else {}), **self._generation_overrides}
-        names = {"max_new_tokens": "max_tokens"} | {
-            name: name for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
-        }
-        return {
-            ours: config[theirs] for theirs, ours in names.items() if config.get(theirs) is not None
-        }
+        return recommended_params(
+            self.directory, self._generation_config, self._generation_overrides
+        )
 
     def metrics(self) -> EngineMetrics:
         """The engine's counters with the ratios that follow from them."""

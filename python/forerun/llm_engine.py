@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from forerun.checks import check_int, check_list, check_name, check_str, checked_arguments
 from forerun.errors import InvalidArgumentError
+from forerun.model_config import CacheConfig, ModelConfig, VllmConfig
 from forerun.outputs import CompletionDelta, CompletionOutput, RequestOutput
 from forerun.requests import Request, Stream
 from forerun.sampling_params import RequestOutputKind, SamplingParams
@@ -108,6 +110,23 @@ class LLMEngine:
             running = self._running.pop(check_str("request_ids", request_id), None)
             if running is not None:
                 running.stream.close()
+
+    @functools.cached_property
+    def vllm_config(self) -> VllmConfig:
+        """The model, the KV cache and the speculation under vLLM's names."""
+        limits = self._llm.limits
+        cache = CacheConfig(limits.block_size, limits.num_kv_blocks)
+        return VllmConfig(ModelConfig(self._llm), cache, self._llm.speculative_config)
+
+    @property
+    def model_config(self) -> ModelConfig:
+        """The model and its limits."""
+        return self.vllm_config.model_config
+
+    @property
+    def tokenizer(self) -> Tokenizer | None:
+        """The tokenizer of the model; None where LLM was told to load none."""
+        return self._llm._tokenizer
 
     def get_tokenizer(self) -> Tokenizer:
         """The tokenizer of the model."""

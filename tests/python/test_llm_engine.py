@@ -257,6 +257,35 @@ def test_methods_that_cannot_work_say_why(llm: LLM, name: str) -> None:
         getattr(llm, name)("anything", x=1)
 
 
+def test_the_configs_say_what_was_loaded(llm: LLM, tiny_dir: Path) -> None:
+    config = llm.llm_engine.model_config
+    assert config is llm.model_config is llm.llm_engine.vllm_config.model_config
+    assert config.model == config.tokenizer == str(tiny_dir)
+    assert config.max_model_len == llm.limits.max_model_len
+    assert config.dtype == llm.limits.dtype
+    assert config.get_vocab_size() == config.hf_config.vocab_size == llm.limits.vocab_size
+    assert llm.llm_engine.tokenizer is llm.get_tokenizer()
+    cache = llm.llm_engine.vllm_config.cache_config
+    assert cache.block_size == 16
+    assert cache.num_gpu_blocks == llm.metrics().num_total_blocks
+    assert llm.llm_engine.vllm_config.speculative_config is None
+
+
+def test_the_configs_without_a_tokenizer_and_with_recommendations(tiny_dir: Path) -> None:
+    llm = LLM(
+        tiny_dir,
+        skip_tokenizer_init=True,
+        max_model_len=32,
+        override_generation_config={"top_k": 7},
+        speculative_config={"method": "ngram", "num_speculative_tokens": 2},
+    )
+    engine = llm.llm_engine
+    assert engine.tokenizer is engine.model_config.tokenizer is None
+    assert engine.model_config.max_model_len == 32
+    assert engine.model_config.get_diff_sampling_param()["top_k"] == 7
+    assert engine.vllm_config.speculative_config is llm.speculative_config
+
+
 def test_small_facts(llm: LLM) -> None:
     assert llm.get_world_size() == 1
     assert forerun.__version__
