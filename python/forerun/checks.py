@@ -18,7 +18,7 @@ from typing import Any, ParamSpec, TypeVar
 
 from forerun.errors import InvalidArgumentError
 from forerun.interrupts import pass_on_interrupt
-from forerun.vllm_fields import METHODS, OWNERS, Kind, field_problems, unknown_name
+from forerun.vllm_fields import METHODS, OWNERS, POSITIONAL, Kind, field_problems, unknown_name
 
 _INT32_MAX = 2**31 - 1
 _MAX_ITEMS = 1 << 22
@@ -242,7 +242,7 @@ def checked_keywords(cls: type[_T]) -> type[_T]:
         object.__setattr__(self, name, value)
 
     cls.__setattr__ = set_checked  # type: ignore[method-assign]
-    return check_constructor(cls, owner)
+    return check_constructor(cls, owner, POSITIONAL.get(owner, ()))
 
 
 def check_constructor(cls: type[_T], owner: str, positional: tuple[str, ...] = ()) -> type[_T]:
@@ -265,7 +265,9 @@ def check_constructor(cls: type[_T], owner: str, positional: tuple[str, ...] = (
         problems = Problems()
         if len(args) > len(positional):
             given = f"{len(args)} arguments without a name"
-            problems.errors.append(InvalidArgumentError(owner, given, "keyword arguments"))
+            most = f"at most {len(positional)}: {', '.join(positional)}"
+            expected = most if positional else "keyword arguments"
+            problems.errors.append(InvalidArgumentError(owner, given, expected))
         for name in positional[: len(args)]:
             if name in kwargs:
                 problems.errors.append(InvalidArgumentError(name, "two values", "one"))
@@ -284,8 +286,20 @@ def check_constructor(cls: type[_T], owner: str, positional: tuple[str, ...] = (
     return cls
 
 
+def checked_methods(cls: type[_T]) -> type[_T]:
+    """Makes the constructor, calls and public methods of a class check their arguments."""
+    for name, member in list(vars(cls).items()):
+        if name.startswith("_") and name not in ("__init__", "__call__"):
+            continue
+        if isinstance(member, classmethod):
+            setattr(cls, name, classmethod(checked_arguments(member.__func__)))
+        elif inspect.isfunction(member):
+            setattr(cls, name, checked_arguments(member))
+    return cls
+
+
 def checked_arguments(method: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Makes a method check its arguments, against the table of its parameters where it has one.
+    """Makes a method or function check its arguments, against the table of them if it has one.
 
     Unknown, missing, surplus and refused arguments raise InvalidArgumentError, never TypeError.
     Parameters of vLLM's that the method does not have are accepted with the values that the table
@@ -293,7 +307,8 @@ def checked_arguments(method: Callable[_P, _R]) -> Callable[_P, _R]:
     """
     owner = method.__qualname__.removesuffix(".__init__")
     signature = inspect.signature(method)
-    own = list(signature.parameters.values())[1:]  # without self
+    receivers = [name for name in signature.parameters if name in ("self", "cls")]
+    own = list(signature.parameters.values())[len(receivers) :]
     names = {parameter.name for parameter in own}
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own)
     most = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in own)
@@ -308,10 +323,10 @@ def checked_arguments(method: Callable[_P, _R]) -> Callable[_P, _R]:
         except TypeError:
             raise InvalidArgumentError(
                 owner,
-                f"{len(args) - 1} arguments without a name",
+                f"{len(args) - len(receivers)} arguments without a name",
                 f"at most {most}, none of which is given by name as well",
             ) from None
-        arguments = dict(list(bound.arguments.items())[1:])
+        arguments = {key: item for key, item in bound.arguments.items() if key not in receivers}
         if owner in METHODS:
             problems.errors.extend(field_problems(owner, {**others, **arguments}))
         else:

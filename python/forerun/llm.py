@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from forerun import _core
-from forerun.checks import check_dict, check_path, checked_arguments
+from forerun.checks import check_dict, check_path, checked_methods
 from forerun.config import settle_options
 from forerun.detokenizer import TokenBytes
 from forerun.engine_args import EngineArgs
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("forerun")
 
 
+@checked_methods
 class LLM(UnsupportedMethods):
     """A model that generates text, faster with a `speculative_config` and word for word the same.
 
@@ -67,7 +68,6 @@ class LLM(UnsupportedMethods):
     the LLM calls, such as a logits processor, must not call it: that raises EngineBusyError.
     """
 
-    @checked_arguments
     def __init__(
         self,
         model: str | os.PathLike[str],
@@ -141,7 +141,6 @@ class LLM(UnsupportedMethods):
             )
 
     @classmethod
-    @checked_arguments
     def from_engine_args(cls, engine_args: EngineArgs) -> LLM:
         """An LLM of these arguments."""
         if not isinstance(engine_args, EngineArgs):
@@ -164,7 +163,6 @@ class LLM(UnsupportedMethods):
             raise InvalidArgumentError("skip_tokenizer_init", True, "False for text in or out")
         return self._tokenizer
 
-    @checked_arguments
     def generate(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -191,7 +189,6 @@ class LLM(UnsupportedMethods):
         """
         return self._run(self._requests(prompts, sampling_params, priority), use_tqdm)
 
-    @checked_arguments
     def enqueue(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -205,7 +202,6 @@ class LLM(UnsupportedMethods):
         """Submits what `generate` takes, for `wait_for_completion`; returns the request ids."""
         return self._enqueue(self._requests(prompts, sampling_params, priority), use_tqdm)
 
-    @checked_arguments
     def wait_for_completion(
         self, output_type: Any = None, *, use_tqdm: bool | Callable[..., Any] = True
     ) -> list[RequestOutput]:
@@ -216,7 +212,6 @@ class LLM(UnsupportedMethods):
         run = functools.partial(wait_all, self._board, requests)
         return self._with_bar(requests, use_tqdm, run)
 
-    @checked_arguments
     def chat(
         self,
         messages: Messages | Sequence[Messages],
@@ -250,7 +245,6 @@ class LLM(UnsupportedMethods):
         )
         return self._run(self._requests(prompts, sampling_params, priority), use_tqdm)
 
-    @checked_arguments
     def enqueue_chat(
         self,
         messages: Messages | Sequence[Messages],
@@ -285,7 +279,6 @@ class LLM(UnsupportedMethods):
             for conversation in conversation_list(messages)
         ]
 
-    @checked_arguments
     def render_chat(
         self,
         messages: Messages,
@@ -316,7 +309,6 @@ class LLM(UnsupportedMethods):
         # The template writes the special tokens itself.
         return TokensPrompt(prompt_token_ids=tokenizer.encode(text, add_special_tokens=False))
 
-    @checked_arguments
     def stream(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -371,19 +363,16 @@ class LLM(UnsupportedMethods):
 
         return LLMEngine(self)
 
-    @checked_arguments
     def get_world_size(self, include_dp: bool = True) -> int:
         """The number of processes: one."""
         return 1
 
-    @checked_arguments
     def reset_prefix_cache(
         self, reset_running_requests: bool = False, reset_connector: bool = False
     ) -> bool:
         """Forgets cached prefixes; False, and nothing forgotten, while a request is unfinished."""
         return self._board.reset_prefix_cache()
 
-    @checked_arguments
     def beam_search(
         self,
         prompts: Prompt | Sequence[Prompt],

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from forerun.checks import check_int, check_list, check_name, check_str, checked_arguments
+from forerun.checks import check_int, check_list, check_name, check_str, checked_methods
 from forerun.errors import InvalidArgumentError
 from forerun.model_config import CacheConfig, ModelConfig, VllmConfig
 from forerun.outputs import CompletionDelta, CompletionOutput, RequestOutput
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from forerun.tokenizer import Tokenizer
 
 
+@checked_methods
 class LLMEngine:
     """Requests that come and go one by one, and a step that runs those that are there.
 
@@ -29,18 +30,20 @@ class LLMEngine:
     """
 
     def __init__(self, llm: LLM) -> None:
+        from forerun.llm import LLM
+
+        if not isinstance(llm, LLM):
+            raise InvalidArgumentError("llm", llm, "an LLM; from_engine_args makes one")
         self._llm = llm
         self._running: dict[str, _Running] = {}
 
     @classmethod
-    @checked_arguments
     def from_engine_args(cls, engine_args: EngineArgs) -> LLMEngine:
         """Loads the model that some EngineArgs name."""
         from forerun.llm import LLM
 
         return LLM.from_engine_args(engine_args).llm_engine
 
-    @checked_arguments
     def add_request(
         self,
         request_id: str,
@@ -101,7 +104,6 @@ class LLMEngine:
         """How many requests have not finished."""
         return len(self._running)
 
-    @checked_arguments
     def abort_request(self, request_ids: str | Iterable[str], internal: bool = False) -> None:
         """Ends requests without another output; ids that no request has are ignored."""
         if isinstance(request_ids, str):

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from forerun import _core
+from forerun.checks import checked_methods
 from forerun.detokenizer import Detokenizer, TokenBytes, decode
 from forerun.errors import InternalError, InvalidArgumentError
 from forerun.logits_processors import EngineProcessors, chain_processors
@@ -318,6 +319,7 @@ class _Seen(NamedTuple):
     finished: bool
 
 
+@checked_methods
 class Stream:
     """An iterator over what each step adds to some requests.
 

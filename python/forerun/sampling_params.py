@@ -18,6 +18,7 @@ from forerun.checks import (
     check_list,
     check_number,
     check_str,
+    checked_arguments,
     checked_keywords,
     copied,
 )
@@ -250,11 +251,13 @@ class SamplingParams:
         )
         problems.raise_all()
 
+    @checked_arguments
     def clone(self) -> SamplingParams:
         """A checked copy, lists and dicts included; logits processors are shared."""
         return replace(self)
 
     @staticmethod
+    @checked_arguments
     def from_optional(**options: Any) -> SamplingParams:
         """Parameters from options of which None stands for the default; biases are clamped."""
         known = {field.name for field in fields(SamplingParams)}
@@ -278,6 +281,7 @@ class SamplingParams:
         """`stop_token_ids` as a set."""
         return set(self.stop_token_ids or ())
 
+    @checked_arguments
     def update_from_generation_config(
         self, generation_config: Mapping[str, Any], eos_token_id: int | None = None
     ) -> None:

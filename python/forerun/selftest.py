@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forerun.bench import Case, read_cases
+from forerun.checks import checked_arguments
 from forerun.errors import InvalidArgumentError
 from forerun.llm import LLM
 from forerun.metrics import EngineMetrics, SpecDecodeMetrics
@@ -146,6 +147,7 @@ class SelftestReport:
         return "\n".join([*lines, "ok" if self.ok else "not ok"])
 
 
+@checked_arguments
 def selftest(
     target: str | os.PathLike[str],
     drafter: str | os.PathLike[str] | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NoReturn
 
+from forerun.checks import checked_arguments
 from forerun.errors import InvalidArgumentError
 
 _ONE_PROCESS = "the engine runs in one process, without workers"
@@ -18,6 +19,7 @@ class UnsupportedMethods:
     Only what vLLM does for every model, and is nothing for one that reads text, is no error.
     """
 
+    @checked_arguments
     def reset_mm_cache(self) -> None:
         """Does nothing: there are no images whose features could be cached."""
 

@@ -23,6 +23,7 @@ from forerun import (
     SamplingParams,
     SpeculativeConfig,
     StructuredOutputsParams,
+    selftest,
 )
 from forerun.sampling_params import SamplingType
 from forerun.vllm_fields import OWNERS
@@ -387,6 +388,10 @@ BEAMS = BeamSearchParams(beam_width=2, max_tokens=1)
         ("reset_prefix_cache", (), {"force": True}, ["force"]),
         ("reset_prefix_cache", (True,), {}, ["reset_running_requests"]),
         ("from_engine_args", (), {}, ["engine_args"]),
+        ("metrics", (3,), {}, ["LLM.metrics"]),
+        ("get_tokenizer", (), {"lora_request": None}, ["lora_request"]),
+        ("reset_caches", (1, 2), {}, ["LLM.reset_caches"]),
+        ("reset_mm_cache", (1,), {}, ["UnsupportedMethods.reset_mm_cache"]),
     ],
 )
 def test_surplus_missing_and_unknown_arguments_are_named(
@@ -406,10 +411,19 @@ def test_surplus_missing_and_unknown_arguments_are_named(
         (lambda: LLM("a", model="b"), ["LLM"]),
         (lambda: EngineArgs("a", "b"), ["LLM"]),
         (lambda: EngineArgs("a", model="b"), ["model"]),
-        (lambda: SamplingParams(1, 0.5), ["SamplingParams"]),
+        (lambda: SamplingParams(*range(18)), ["SamplingParams"]),
+        (lambda: SamplingParams(2, n=2), ["n"]),
+        (lambda: SamplingParams(1, 0.5, 9), ["frequency_penalty"]),
         (lambda: SpeculativeConfig("ngram"), ["SpeculativeConfig"]),
-        (lambda: StructuredOutputsParams({}), ["StructuredOutputsParams"]),
-        (lambda: BeamSearchParams(4), ["BeamSearchParams", "beam_width", "max_tokens"]),
+        (lambda: StructuredOutputsParams({}, *range(5)), ["StructuredOutputsParams"]),
+        (lambda: BeamSearchParams(4), ["max_tokens"]),
+        (lambda: SamplingParams().clone(3), ["SamplingParams.clone"]),
+        (lambda: SamplingParams.from_optional(3), ["SamplingParams.from_optional"]),
+        (lambda: LLMEngine(), ["llm"]),
+        (lambda: LLMEngine(3), ["llm"]),
+        (lambda: LLMEngine(None, 3), ["LLMEngine"]),
+        (lambda: selftest(), ["target"]),
+        (lambda: selftest("a", "b", "c"), ["selftest"]),
     ],
 )
 def test_constructors_name_surplus_and_missing_arguments(
@@ -418,6 +432,30 @@ def test_constructors_name_surplus_and_missing_arguments(
     with pytest.raises(InvalidArgumentError) as error:
         call()
     assert {problem.field for problem in error.value.problems} >= set(fields)
+
+
+def test_parameters_without_names_come_in_vllms_order() -> None:
+    assert SamplingParams(2, 0.5) == SamplingParams(n=2, presence_penalty=0.5)
+    given = (1, 0, 0, 1, 0.7, None, 0.9, 5, 0.1, 3, ["x"], [4], True, 9, 2, 1, 0)
+    assert SamplingParams(*given) == SamplingParams(
+        temperature=0.7,
+        top_p=0.9,
+        top_k=5,
+        min_p=0.1,
+        seed=3,
+        stop=["x"],
+        stop_token_ids=[4],
+        ignore_eos=True,
+        max_tokens=9,
+        min_tokens=2,
+        logprobs=1,
+        prompt_logprobs=0,
+    )
+    assert BeamSearchParams(4, 10) == BeamSearchParams(beam_width=4, max_tokens=10)
+    assert BeamSearchParams(1, 2, True, 0.0, 2.0) == BeamSearchParams(
+        beam_width=1, max_tokens=2, ignore_eos=True, length_penalty=2.0
+    )
+    assert StructuredOutputsParams(None, "a+") == StructuredOutputsParams(regex="a+")
 
 
 def test_what_vllm_takes_by_name_and_nothing_depends_on_is_accepted(

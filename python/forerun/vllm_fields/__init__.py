@@ -17,6 +17,7 @@ from forerun.vllm_fields.field import NOT_IN_VLLM, REQUIRED, Field, Fields, Kind
 from forerun.vllm_fields.requests import (
     BEAM_SEARCH_PARAMS,
     METHODS,
+    POSITIONAL,
     PROMPT,
     SAMPLING_PARAMS,
     STRUCTURED_OUTPUTS_PARAMS,
@@ -28,6 +29,7 @@ __all__ = [
     "METHODS",
     "NOT_IN_VLLM",
     "OWNERS",
+    "POSITIONAL",
     "REQUIRED",
     "SPECULATIVE_CONFIG",
     "Field",

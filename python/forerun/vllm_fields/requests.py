@@ -90,6 +90,21 @@ BEAM_SEARCH_PARAMS: dict[str, Field] = {
     "watermarking": fixed(None, _NO_WATERMARK, False),
 }
 
+# The fields that need no name, in the order of vLLM 0.33.
+POSITIONAL: dict[str, tuple[str, ...]] = {
+    "SamplingParams": (
+        *("n", "presence_penalty", "frequency_penalty", "repetition_penalty", "temperature"),
+        *("watermarking", "top_p", "top_k", "min_p", "seed", "stop", "stop_token_ids"),
+        *("ignore_eos", "max_tokens", "min_tokens", "logprobs", "prompt_logprobs"),
+    ),
+    "StructuredOutputsParams": ("json", "regex", "choice", "grammar", "json_object"),
+    "BeamSearchParams": (
+        *("beam_width", "max_tokens", "ignore_eos", "temperature", "length_penalty"),
+        *("include_stop_str_in_output", "structured_outputs", "skip_special_tokens"),
+        *("watermarking", "allowed_token_ids"),
+    ),
+}
+
 PROMPT: dict[str, Field] = {
     "prompt": runs(REQUIRED, "text; beside prompt_token_ids it is only reported"),
     "prompt_token_ids": runs(REQUIRED, "token ids"),
