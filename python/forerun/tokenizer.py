@@ -17,6 +17,7 @@ from forerun.checks import (
     check_int,
     check_list,
     check_str,
+    checked_methods,
     is_integral,
 )
 from forerun.errors import CheckpointError, InvalidArgumentError
@@ -41,12 +42,20 @@ class BatchEncoding(dict[str, Any]):
             raise AttributeError(name) from None
 
 
+@checked_methods
 class Tokenizer:
     """Encodes, decodes and renders chats as the model's files say.
 
     Names and ids are those of transformers' tokenizer of the directory. Text differs from its
     `decode` where detokenizer.py says so, and equals that of the engine's outputs.
+
+    Attributes:
+        model_max_length: what calls with `truncation` cut to, unless they say.
+        padding_side: where calls with `padding` fill: "left" or "right".
+        is_fast: as in transformers, that it is the library tokenizers that encodes.
     """
+
+    is_fast = True
 
     def __init__(self, directory: str | Path) -> None:
         from tokenizers import Tokenizer as Backend
@@ -63,6 +72,8 @@ class Tokenizer:
         self.backend.no_padding()
         self.name_or_path = str(directory)
         self._files = TokenizerFiles(Path(directory))
+        self.model_max_length = self._files.model_max_length
+        self.padding_side = self._files.padding_side
         self._add_tokens()
 
     def _add_tokens(self) -> None:
@@ -126,6 +137,11 @@ class Tokenizer:
         vocab: dict[str, int] = self.backend.get_vocab(with_added_tokens=True)
         return vocab
 
+    def get_added_vocab(self) -> dict[str, int]:
+        """The tokens that were added to the vocabulary, with their ids."""
+        added = self.backend.get_added_tokens_decoder()
+        return {token.content: index for index, token in sorted(added.items())}
+
     @property
     def vocab_size(self) -> int:
         """The number of tokens without those that were added to the vocabulary."""
@@ -157,6 +173,12 @@ class Tokenizer:
         numbers = [check_int("ids", index, least=0) for index in check_list("ids", ids, "ids")]
         return [self.backend.id_to_token(index) for index in numbers if index not in skipped]
 
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """The text of a list of tokens."""
+        given = [check_str("tokens", t) for t in check_list("tokens", tokens, "a list of tokens")]
+        decoder = self.backend.decoder
+        return " ".join(given) if decoder is None else str(decoder.decode(given))
+
     def tokenize(self, text: str, *, add_special_tokens: bool = False) -> list[str]:
         """The tokens of a text."""
         tokens: list[str] = self.convert_ids_to_tokens(
@@ -182,6 +204,7 @@ class Tokenizer:
     def __call__(
         self,
         text: str | Sequence[str],
+        text_pair: None = None,
         *,
         add_special_tokens: bool = True,
         padding: bool = False,
@@ -194,8 +217,9 @@ class Tokenizer:
         """Token ids of a text or of a list of texts.
 
         Args:
-            padding: fill shorter texts of a list with `pad_token`, on the right.
-            truncation: cut to `max_length` tokens at the end.
+            text_pair: None: texts come one by one, not in pairs.
+            padding: fill shorter texts of a list with `pad_token`, at the `padding_side`.
+            truncation: cut to `max_length` tokens at the end; None takes `model_max_length`.
             others: transformers' other options, which may be None or False.
 
         Raises:
@@ -203,7 +227,7 @@ class Tokenizer:
         """
         if return_tensors is not None:
             raise InvalidArgumentError("return_tensors", return_tensors, _NO_TENSORS)
-        for name, value in others.items():
+        for name, value in {"text_pair": text_pair, **others}.items():
             if value is not None and value is not False and not (type(value) is int and value == 0):
                 raise InvalidArgumentError(name, value, "None or False: not supported here")
         check_bool("padding", padding)
@@ -215,15 +239,17 @@ class Tokenizer:
             for item in texts
         ]
         if truncation:
-            limit = check_int("max_length", max_length, least=1)
+            limit = self.model_max_length
+            if max_length is not None:
+                limit = check_int("max_length", max_length, least=1)
             rows = [row[:limit] for row in rows]
         masks = [[1] * len(row) for row in rows]
+        is_left = check_choice("padding_side", self.padding_side, ("left", "right")) == "left"
         if padding and rows:
             if self.pad_token_id is None:
                 raise InvalidArgumentError("padding", True, "False: this model has no pad_token")
-            longest = max(map(len, rows))
-            masks = [mask + [0] * (longest - len(mask)) for mask in masks]
-            rows = [row + [self.pad_token_id] * (longest - len(row)) for row in rows]
+            masks = [_padded(mask, 0, max(map(len, rows)), is_left) for mask in masks]
+            rows = [_padded(row, self.pad_token_id, max(map(len, rows)), is_left) for row in rows]
         encoding = BatchEncoding(input_ids=rows[0] if single else rows)
         if check_bool("return_attention_mask", return_attention_mask):
             encoding["attention_mask"] = masks[0] if single else masks
@@ -416,6 +442,11 @@ class Tokenizer:
             "tools": chat_messages.plain("tools", tool_schemas(tools)),
             "documents": read,
         }
+
+
+def _padded(row: list[int], item: int, length: int, is_left: bool) -> list[int]:
+    padding = [item] * (length - len(row))
+    return padding + row if is_left else row + padding
 
 
 def _is_batch(conversation: list[Any]) -> bool:

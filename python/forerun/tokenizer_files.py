@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ NAMED_TOKENS = (
     "mask_token",
 )
 _FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+_UNLIMITED = int(1e30)  # as in transformers
 _EXTRA = ("extra_special_tokens", "additional_special_tokens")
 
 
@@ -31,6 +33,8 @@ class TokenizerFiles:
         named: the tokens with a role, by its name: "bos_token", "eos_token", ...
         extra: special tokens without one of these roles.
         added: tokens beside the vocabulary, by id.
+        model_max_length: the most tokens of a text, a very large number where nothing says so.
+        padding_side: "left" or "right".
     """
 
     def __init__(self, directory: Path) -> None:
@@ -39,6 +43,10 @@ class TokenizerFiles:
         self._config = _read(directory / "tokenizer_config.json")
         specials = _read(directory / "special_tokens_map.json")
         config = str(directory / "tokenizer_config.json")
+        self.model_max_length = _max_length(config, self._config.get("model_max_length"))
+        self.padding_side = self._config.get("padding_side", "right")
+        if self.padding_side not in ("left", "right"):
+            raise CheckpointError(f"{config}: padding_side", self.padding_side, "left or right")
         self.named: dict[str, AddedToken] = {}
         self.extra: list[AddedToken] = []
         # As in transformers, the older file counts more where the config lists no added tokens.
@@ -126,6 +134,14 @@ def _named_templates(where: str, value: Any) -> dict[str, str]:
     if not all(isinstance(name, str) and isinstance(text, str) for name, text in pairs):
         raise CheckpointError(where, value, "a template, or a list of {'name': , 'template': }")
     return {str(name): str(text) for name, text in pairs}
+
+
+def _max_length(config: str, value: Any) -> int:
+    if value is None:
+        return _UNLIMITED
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise CheckpointError(f"{config}: model_max_length", value, "a number above 0")
+    return int(value)
 
 
 def _special_token(field: str, value: Any) -> AddedToken:

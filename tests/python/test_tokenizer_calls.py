@@ -13,7 +13,7 @@ from corpus import TEXTS
 from tokenizer_files import token, write_tokenizer
 from transformers import AutoTokenizer
 
-from forerun.errors import InvalidArgumentError
+from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.tokenizer import Tokenizer
 
 CONFIG = {
@@ -40,10 +40,14 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Tokenizer, Any
 
 def test_every_value_is_that_of_transformers(pair: tuple[Tokenizer, Any]) -> None:
     ours, theirs = pair
-    for name in ("vocab_size", "name_or_path", "all_special_tokens", "all_special_ids"):
+    for name in (
+        *("vocab_size", "name_or_path", "all_special_tokens", "all_special_ids"),
+        *("model_max_length", "padding_side", "is_fast"),
+    ):
         assert getattr(ours, name) == getattr(theirs, name), name
     assert len(ours) == len(theirs)
     assert ours.get_vocab() == theirs.get_vocab()
+    assert ours.get_added_vocab() == theirs.get_added_vocab()
     for role in ("bos", "eos", "pad", "unk", "sep", "cls", "mask"):
         for name in (f"{role}_token", f"{role}_token_id"):
             assert getattr(ours, name) == getattr(theirs, name), name
@@ -76,9 +80,12 @@ def test_calls_return_what_transformers_returns(pair: tuple[Tokenizer, Any]) -> 
     assert ours.tokenize("hello you") == theirs.tokenize("hello you")
     assert ours.encode("hello") == theirs.encode("hello")
     if ours.pad_token is not None:
-        theirs.padding_side = "right"
-        padded = dict(theirs(texts, padding=True))
-        assert ours(texts, padding=True) == padded
+        for side in ("right", "left"):
+            ours.padding_side = theirs.padding_side = side
+            padded = dict(theirs(texts, padding=True))
+            assert ours(texts, padding=True) == padded
+    ours.model_max_length = theirs.model_max_length = 3
+    assert ours(texts, truncation=True) == dict(theirs(texts, truncation=True))
 
 
 def test_texts_are_those_of_transformers(pair: tuple[Tokenizer, Any]) -> None:
@@ -89,6 +96,9 @@ def test_texts_are_those_of_transformers(pair: tuple[Tokenizer, Any]) -> None:
             rows, skip_special_tokens=skip
         )
     assert ours.decode(5) == theirs.decode(5)
+    tokens = [theirs.convert_ids_to_tokens(row) for row in rows]
+    for each in [[], *tokens]:
+        assert ours.convert_tokens_to_string(each) == theirs.convert_tokens_to_string(each)
 
 
 class Unreadable:
@@ -107,8 +117,16 @@ REFUSED: list[tuple[str, Callable[[Tokenizer], Any]]] = [
     ("return_tensors", lambda t: t("hi", return_tensors="pt")),
     ("return_offsets_mapping", lambda t: t("hi", return_offsets_mapping=True)),
     ("text_pair", lambda t: t("hi", text_pair="you")),
+    ("text_pair", lambda t: t("hi", "you")),
+    ("Tokenizer.__call__", lambda t: t("hi", None, None)),
+    ("Tokenizer.encode", lambda t: t.encode("hi", "you")),
+    ("Tokenizer.get_vocab", lambda t: t.get_vocab(True)),
+    ("token_ids", lambda t: t.decode()),
     ("padding", lambda t: t("hi", padding="max_length")),
-    ("max_length", lambda t: t("hi", truncation=True)),
+    ("max_length", lambda t: t("hi", truncation=True, max_length=0)),
+    ("tokens", lambda t: t.convert_tokens_to_string("low")),
+    ("tokens", lambda t: t.convert_tokens_to_string([None])),
+    ("padding_side", lambda t: setattr(t, "padding_side", "top") or t(["hi"], padding=True)),
     ("text", lambda t: t(3)),
     ("text", lambda t: t(["fine", 3])),
     ("text", lambda t: t("\ud83d")),
@@ -152,6 +170,33 @@ REFUSED: list[tuple[str, Callable[[Tokenizer], Any]]] = [
     ),
 ]
 CHAT = [{"role": "user", "content": "hi"}]
+
+
+@pytest.mark.parametrize("length", [77, 77.5, 1e30, None])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_config_sets_the_length_and_the_side(tmp_path: Path, length: Any, side: str) -> None:
+    config = {**CONFIG, "model_max_length": length, "padding_side": side}
+    directory = write_tokenizer(tmp_path, tokenizer_config=config)
+    ours, theirs = Tokenizer(directory), AutoTokenizer.from_pretrained(directory)
+    assert ours.padding_side == theirs.padding_side == side
+    assert ours.model_max_length == int(theirs.model_max_length)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("padding_side", "top"),
+        ("padding_side", 3),
+        ("padding_side", ["left"]),
+        *[("model_max_length", value) for value in (0, -1, True, "512", [1], float("inf"))],
+    ],
+)
+def test_a_config_with_a_wrong_length_or_side_is_refused(
+    tmp_path: Path, name: str, value: Any
+) -> None:
+    directory = write_tokenizer(tmp_path, tokenizer_config={name: value})
+    with pytest.raises(CheckpointError, match=name):
+        Tokenizer(directory)
 
 
 @pytest.mark.parametrize("array", [np.array, torch.tensor])
