@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from forerun.checks import check_list
 from forerun.errors import InvalidArgumentError
+from forerun.interrupts import pass_on_interrupt
 
 if TYPE_CHECKING:
     import numpy as np
@@ -173,6 +174,7 @@ def processor_classes(field: str, classes: Any) -> list[type[LogitsProcessor]]:
                 for part in name.split("."):
                     item = getattr(item, part)
             except Exception as error:  # whatever the module raises
+                pass_on_interrupt(error)
                 reason = f"{expected}; loading it raised {type(error).__name__}: {error}"
                 raise InvalidArgumentError(field, given, reason) from error
         if not isinstance(item, type) or not issubclass(item, LogitsProcessor):

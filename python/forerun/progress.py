@@ -7,6 +7,7 @@ import threading
 from typing import Any
 
 from forerun.errors import InvalidArgumentError, shown
+from forerun.interrupts import pass_on_interrupt
 
 _USED = ("__enter__", "__exit__", "format_dict", "set_postfix_str", "update")
 
@@ -26,6 +27,7 @@ def progress_bar(use_tqdm: Any, total: int) -> Any:
             for name in _USED:
                 getattr(bar, name)
         except Exception as error:
+            pass_on_interrupt(error)
             expected = f"a function like tqdm (it raised {type(error).__name__}: {shown(error)})"
             raise InvalidArgumentError("use_tqdm", use_tqdm, expected) from error
         return bar

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from forerun.convert.reader import GgufFile
 from forerun.errors import CheckpointError
+from forerun.interrupts import pass_on_interrupt
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -199,6 +200,7 @@ def _model(file: GgufFile, make: Any, **arguments: Any) -> Any:
     try:
         return make(**arguments)
     except Exception as error:
+        pass_on_interrupt(error)
         raise CheckpointError(
             f"{file.path}: tokenizer.ggml.merges", str(error), "merges of tokens in the vocabulary"
         ) from error

@@ -18,6 +18,7 @@ from forerun.inspection.unpickling import (
     PickledTensor,
     unpickle,
 )
+from forerun.interrupts import pass_on_interrupt
 from forerun.json_files import check_is_file
 
 _LOGGER = logging.getLogger("forerun")
@@ -139,6 +140,7 @@ def _with_archive(file: Path, read: Callable[[zipfile.ZipFile], Any]) -> Any:
             str(file), f"a damaged file ({error})", "a whole file of torch >= 1.6"
         ) from error
     except Exception as error:  # a pickle that was tampered with fails in any way it likes
+        pass_on_interrupt(error)
         raise CheckpointError(
             str(file), repr(error), "a state dict that torch.save wrote"
         ) from error

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.interrupts import pass_on_interrupt
 from forerun.json_files import read_json_object
 from forerun.training.checkpoint import read_checkpoint
 from forerun.training.heads import Head
@@ -29,6 +30,7 @@ class Start:
             self._tensors = read_checkpoint(directory)
             self._config = read_json_object(directory / "config.json")
         except Exception as error:  # whatever the file and its reader run into
+            pass_on_interrupt(error)
             raise CheckpointError("start", str(error), "a checkpoint with safetensors") from error
         self._vocabulary: list[int] | None = None
         if (offsets := self._tensors.get("d2t")) is not None:

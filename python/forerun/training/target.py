@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.interrupts import pass_on_interrupt
 from forerun.json_files import read_json_object
 from forerun.training.data import Example
 
@@ -110,6 +111,7 @@ def load_model(directory: Path, dtype: torch.dtype, **options: Any) -> Any:
     try:
         return _load(directory, {"dtype": dtype, **options})
     except Exception as error:  # whatever transformers and the checkpoint run into
+        pass_on_interrupt(error)
         raise CheckpointError("model", str(error), "a model for transformers") from error
 
 
