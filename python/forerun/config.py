@@ -70,6 +70,7 @@ _MAY_BE_NONE = {
     "kv_cache_memory_bytes",
     "seed",
 }
+_GRAMMAR_BACKENDS = ("auto", "guidance", "xgrammar", "outlines", "lm-format-enforcer")
 _SHORTHANDS = {
     "spec_method": "method",
     "spec_model": "model",
@@ -84,6 +85,18 @@ def _check_generation_config(field: str, value: Any) -> None:
         raise InvalidArgumentError(field, value, expected)
 
 
+def _check_structured_outputs_config(field: str, value: Any) -> None:
+    """Accepts every backend of vLLM's: a text follows a grammar or not, whatever compiles it."""
+    given = check_dict(field, value, "a dict of StructuredOutputsConfig's fields")
+    problems = Problems()
+    problems.errors.extend(field_problems("StructuredOutputsConfig", given))
+    with problems:
+        backend = check_choice("backend", given.get("backend", "auto"), _GRAMMAR_BACKENDS)
+    problems.raise_all()
+    if backend not in ("auto", "guidance"):
+        _LOGGER.warning("%s: llguidance is used in place of %s", field, backend)
+
+
 _LOADING: dict[str, Callable[[str, Any], Any]] = {
     "tokenizer": lambda name, value: check_path(name, value, "a directory, or None"),
     "revision": check_name,
@@ -91,6 +104,7 @@ _LOADING: dict[str, Callable[[str, Any], Any]] = {
     "generation_config": _check_generation_config,
     "override_generation_config": check_dict,
     "logits_processors": processor_classes,
+    "structured_outputs_config": _check_structured_outputs_config,
 }
 
 

@@ -22,7 +22,7 @@ from forerun import (
     StructuredOutputsParams,
     _core,
 )
-from forerun.config import _ENGINE_OPTIONS
+from forerun.config import _ENGINE_OPTIONS, settle_options
 from forerun.unsupported import UnsupportedMethods
 from forerun.vllm_fields import (
     ENGINE_ARGS,
@@ -46,6 +46,7 @@ NUM_FIELDS = {
     "LLM": 257 + len(("chat_template", "device")),
     "SpeculativeConfig": 43 + len(("disable_by_batch_size",)),
     "SamplingParams": 39,
+    "StructuredOutputsConfig": 6,
     "StructuredOutputsParams": 9,
     "BeamSearchParams": 10,
 }
@@ -252,6 +253,42 @@ def test_vllms_names_of_methods_and_acceptance(caplog: pytest.LogCaptureFixture)
     ]:
         with pytest.raises(InvalidArgumentError, match=reason):
             config(**fields)
+
+
+@pytest.mark.parametrize(
+    ("given", "is_logged"),
+    [
+        *[({"backend": name}, False) for name in ("auto", "guidance")],
+        *[({"backend": name}, True) for name in ("xgrammar", "outlines", "lm-format-enforcer")],
+        ({}, False),
+        ({"disable_any_whitespace": False, "reasoning_parser": ""}, False),
+    ],
+)
+def test_every_backend_of_structured_outputs_is_llguidance(
+    given: Any, is_logged: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="forerun"):
+        settle_options({"structured_outputs_config": given})
+    assert len(caplog.records) == is_logged
+    assert ("llguidance is used in place of" in caplog.text) == is_logged
+
+
+@pytest.mark.parametrize(
+    ("given", "fields"),
+    [
+        ("xgrammar", ["structured_outputs_config"]),
+        ({"backend": "x"}, ["backend"]),
+        ({"backend": None}, ["backend"]),
+        (
+            {"backend": 3, "disable_any_whitespace": True, "fallback": 1, 4: 5},
+            ["disable_any_whitespace", "fallback", "4", "backend"],
+        ),
+    ],
+)
+def test_other_configs_of_structured_outputs_are_refused(given: Any, fields: list[str]) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        settle_options({"structured_outputs_config": given})
+    assert [problem.field for problem in error.value.problems] == fields
 
 
 def test_engine_args_come_from_a_command_line(tmp_path: pathlib.Path) -> None:

@@ -139,11 +139,9 @@ ENGINE_ARGS: dict[str, Field] = {
     "per_request_spec_decode_metrics": runs(
         "none", "fills `spec_decode_metrics` of a CompletionOutput; docs/metrics.md"
     ),
-    "structured_outputs_config": fixed(
+    "structured_outputs_config": runs(
         Made("StructuredOutputsConfig()"),
-        "structured outputs are compiled by llguidance",
-        {"backend": "auto"},
-        {"backend": "guidance"},
+        "a dict of StructuredOutputsConfig's fields",
     ),
     **all_fixed(
         "answers are not parsed for reasoning",
@@ -379,4 +377,23 @@ ENGINE_ARGS: dict[str, Field] = {
     # Forerun's own.
     "num_threads": own("threads that compute; 0: one for each available core"),
     "check_invariants": own("check every account after every step; for tests"),
+}
+
+STRUCTURED_OUTPUTS_CONFIG: dict[str, Field] = {
+    "backend": runs(
+        "auto",
+        "vLLM's names are accepted, and llguidance is used, which `guidance` is in vLLM; the log "
+        "says so for `xgrammar`, `outlines` and `lm-format-enforcer`",
+    ),
+    **all_fixed(
+        "set it in StructuredOutputsParams",
+        disable_any_whitespace=False,
+        disable_additional_properties=False,
+    ),
+    **all_fixed(
+        "answers are not parsed for reasoning",
+        reasoning_parser="",
+        reasoning_parser_plugin="",
+        enable_in_reasoning=False,
+    ),
 }
