@@ -13,8 +13,8 @@
 #include <span>
 #include <vector>
 
-#include "cpp/verify/draft.h"
-#include "cpp/verify/draft_editor.h"
+#include "cpp/draft_tree/draft_editor.h"
+#include "cpp/draft_tree/draft_tree.h"
 
 namespace forerun {
 

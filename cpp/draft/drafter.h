@@ -10,9 +10,9 @@
 #include <span>
 #include <vector>
 
+#include "cpp/draft_tree/draft_tree.h"
 #include "cpp/kv/block_table.h"
 #include "cpp/verify/distribution.h"
-#include "cpp/verify/draft.h"
 #include "forerun/draft_record.h"
 #include "forerun/types.h"
 

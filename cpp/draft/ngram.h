@@ -12,7 +12,7 @@
 #include "cpp/draft/drafter.h"
 #include "cpp/draft/live_requests.h"
 #include "cpp/draft/own_index.h"
-#include "cpp/verify/draft.h"
+#include "cpp/draft_tree/draft_tree.h"
 #include "forerun/options.h"
 #include "forerun/types.h"
 

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "cpp/verify/draft.h"
+#include "cpp/draft_tree/draft_tree.h"
 #include "forerun/types.h"
 
 namespace forerun {

@@ -21,8 +21,8 @@
 #include "cpp/draft/live_requests.h"
 #include "cpp/draft/own_index.h"
 #include "cpp/draft/suffix_tree.h"
+#include "cpp/draft_tree/draft_tree.h"
 #include "cpp/index/history.h"
-#include "cpp/verify/draft.h"
 #include "forerun/options.h"
 #include "forerun/types.h"
 

@@ -18,8 +18,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "cpp/draft_tree/draft_tree.h"
 #include "cpp/index/suffix_index.h"
-#include "cpp/verify/draft.h"
 #include "forerun/types.h"
 
 namespace forerun {

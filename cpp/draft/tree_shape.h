@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "cpp/verify/draft.h"
+#include "cpp/draft_tree/draft_tree.h"
 
 namespace forerun {
 

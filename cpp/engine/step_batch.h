@@ -6,9 +6,9 @@
 #include <span>
 #include <vector>
 
+#include "cpp/draft_tree/draft_editor.h"
 #include "cpp/model/executor.h"
 #include "cpp/sched/step_plan.h"
-#include "cpp/verify/draft_editor.h"
 #include "cpp/verify/verify.h"
 #include "forerun/types.h"
 

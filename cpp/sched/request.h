@@ -10,10 +10,10 @@
 #include <string>
 #include <vector>
 
+#include "cpp/draft_tree/constraint_cursor.h"
+#include "cpp/draft_tree/draft_tree.h"
 #include "cpp/kv/block_table.h"
-#include "cpp/verify/constraint_cursor.h"
 #include "cpp/verify/distribution.h"
-#include "cpp/verify/draft.h"
 #include "cpp/verify/logits_processors.h"
 #include "forerun/metrics.h"
 #include "forerun/options.h"

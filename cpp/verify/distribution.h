@@ -21,7 +21,7 @@
 #include <span>
 #include <vector>
 
-#include "cpp/verify/request_error.h"
+#include "cpp/util/request_error.h"
 #include "forerun/options.h"
 #include "forerun/sampling_params.h"
 #include "forerun/types.h"

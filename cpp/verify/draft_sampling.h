@@ -17,8 +17,8 @@
 #include <cstdint>
 #include <span>
 
+#include "cpp/draft_tree/draft_tree.h"
 #include "cpp/verify/distribution.h"
-#include "cpp/verify/draft.h"
 
 namespace forerun {
 

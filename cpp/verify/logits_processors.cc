@@ -7,7 +7,7 @@
 #include <string>
 
 #include "cpp/util/check.h"
-#include "cpp/verify/request_error.h"
+#include "cpp/util/request_error.h"
 
 namespace forerun {
 namespace {

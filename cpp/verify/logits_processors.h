@@ -21,7 +21,7 @@
 #include <span>
 #include <vector>
 
-#include "cpp/verify/constraint_cursor.h"
+#include "cpp/draft_tree/constraint_cursor.h"
 #include "cpp/verify/token_counts.h"
 #include "forerun/request_hooks.h"
 #include "forerun/sampling_params.h"

@@ -31,8 +31,8 @@
 #include <span>
 #include <vector>
 
+#include "cpp/draft_tree/draft_tree.h"
 #include "cpp/verify/distribution.h"
-#include "cpp/verify/draft.h"
 #include "forerun/types.h"
 
 namespace forerun {

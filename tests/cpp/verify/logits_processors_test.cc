@@ -8,7 +8,7 @@
 #include <map>
 #include <random>
 
-#include "cpp/verify/request_error.h"
+#include "cpp/util/request_error.h"
 #include "cpp/verify/verify.h"
 #include "tests/cpp/testing/naive_processors.h"
 #include "tests/cpp/testing/num_examples.h"

@@ -1,4 +1,4 @@
-#include "cpp/verify/draft_editor.h"
+#include "cpp/draft_tree/draft_editor.h"
 
 #include <cstddef>
 #include <utility>

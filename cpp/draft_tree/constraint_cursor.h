@@ -6,8 +6,8 @@
 //
 // What the constraint throws that is no std::exception, an interrupt, leaves the cursor usable: the
 // next MoveTo starts over. REQUIRES: MoveTo is the next call then.
-#ifndef FORERUN_CPP_VERIFY_CONSTRAINT_CURSOR_H_
-#define FORERUN_CPP_VERIFY_CONSTRAINT_CURSOR_H_
+#ifndef FORERUN_CPP_DRAFT_TREE_CONSTRAINT_CURSOR_H_
+#define FORERUN_CPP_DRAFT_TREE_CONSTRAINT_CURSOR_H_
 
 #include <cstdint>
 #include <span>
@@ -59,4 +59,4 @@ class ConstraintCursor {
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_VERIFY_CONSTRAINT_CURSOR_H_
+#endif  // FORERUN_CPP_DRAFT_TREE_CONSTRAINT_CURSOR_H_

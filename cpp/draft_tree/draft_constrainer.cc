@@ -1,4 +1,4 @@
-#include "cpp/verify/draft_constrainer.h"
+#include "cpp/draft_tree/draft_constrainer.h"
 
 #include <algorithm>
 #include <utility>

@@ -1,13 +1,13 @@
 // Makes a draft obey its request's constraint before the target runs. Keeps its memory from call to
 // call.
-#ifndef FORERUN_CPP_VERIFY_DRAFT_CONSTRAINER_H_
-#define FORERUN_CPP_VERIFY_DRAFT_CONSTRAINER_H_
+#ifndef FORERUN_CPP_DRAFT_TREE_DRAFT_CONSTRAINER_H_
+#define FORERUN_CPP_DRAFT_TREE_DRAFT_CONSTRAINER_H_
 
 #include <cstdint>
 #include <vector>
 
-#include "cpp/verify/constraint_cursor.h"
-#include "cpp/verify/draft.h"
+#include "cpp/draft_tree/constraint_cursor.h"
+#include "cpp/draft_tree/draft_tree.h"
 #include "forerun/types.h"
 
 namespace forerun {
@@ -38,4 +38,4 @@ class DraftConstrainer {
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_VERIFY_DRAFT_CONSTRAINER_H_
+#endif  // FORERUN_CPP_DRAFT_TREE_DRAFT_CONSTRAINER_H_

@@ -1,12 +1,12 @@
 // Takes nodes out of drafts and puts them in another order. Keeps its memory from call to call.
-#ifndef FORERUN_CPP_VERIFY_DRAFT_EDITOR_H_
-#define FORERUN_CPP_VERIFY_DRAFT_EDITOR_H_
+#ifndef FORERUN_CPP_DRAFT_TREE_DRAFT_EDITOR_H_
+#define FORERUN_CPP_DRAFT_TREE_DRAFT_EDITOR_H_
 
 #include <cstdint>
 #include <span>
 #include <vector>
 
-#include "cpp/verify/draft.h"
+#include "cpp/draft_tree/draft_tree.h"
 
 namespace forerun {
 
@@ -33,4 +33,4 @@ class DraftEditor {
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_VERIFY_DRAFT_EDITOR_H_
+#endif  // FORERUN_CPP_DRAFT_TREE_DRAFT_EDITOR_H_

@@ -1,5 +1,5 @@
-#ifndef FORERUN_CPP_VERIFY_REQUEST_ERROR_H_
-#define FORERUN_CPP_VERIFY_REQUEST_ERROR_H_
+#ifndef FORERUN_CPP_UTIL_REQUEST_ERROR_H_
+#define FORERUN_CPP_UTIL_REQUEST_ERROR_H_
 
 #include <stdexcept>
 
@@ -19,4 +19,4 @@ class HookError : public RequestError {
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_VERIFY_REQUEST_ERROR_H_
+#endif  // FORERUN_CPP_UTIL_REQUEST_ERROR_H_

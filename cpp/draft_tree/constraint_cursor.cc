@@ -1,9 +1,9 @@
-#include "cpp/verify/constraint_cursor.h"
+#include "cpp/draft_tree/constraint_cursor.h"
 
 #include <algorithm>
 #include <exception>
 
-#include "cpp/verify/request_error.h"
+#include "cpp/util/request_error.h"
 
 namespace forerun {
 namespace {

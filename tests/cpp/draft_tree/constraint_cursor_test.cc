@@ -1,10 +1,10 @@
 // A cursor over random automata: wherever it is sent, in whatever order, the constraint stands
 // where the tokens alone say.
-#include "cpp/verify/constraint_cursor.h"
+#include "cpp/draft_tree/constraint_cursor.h"
 
 #include <gtest/gtest.h>
 
-#include "cpp/verify/request_error.h"
+#include "cpp/util/request_error.h"
 #include "tests/cpp/testing/toy_grammar.h"
 
 namespace forerun {

@@ -1,9 +1,9 @@
 // Drafts under random automata, against the definition node by node.
-#include "cpp/verify/draft_constrainer.h"
+#include "cpp/draft_tree/draft_constrainer.h"
 
 #include <gtest/gtest.h>
 
-#include "cpp/verify/request_error.h"
+#include "cpp/util/request_error.h"
 #include "tests/cpp/testing/toy_grammar.h"
 
 namespace forerun {

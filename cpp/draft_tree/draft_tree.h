@@ -8,8 +8,8 @@
 // A sampled node must stay in the draft whatever it turned out to be: to drop nodes that look
 // unlikely would change the output's distribution. So what decides where to draw, how many nodes,
 // and which to drop may look at the nodes drawn before, never at the ones it drops.
-#ifndef FORERUN_CPP_VERIFY_DRAFT_H_
-#define FORERUN_CPP_VERIFY_DRAFT_H_
+#ifndef FORERUN_CPP_DRAFT_TREE_DRAFT_TREE_H_
+#define FORERUN_CPP_DRAFT_TREE_DRAFT_TREE_H_
 
 #include <algorithm>
 #include <cstdint>
@@ -122,4 +122,4 @@ struct Draft {
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_VERIFY_DRAFT_H_
+#endif  // FORERUN_CPP_DRAFT_TREE_DRAFT_TREE_H_
