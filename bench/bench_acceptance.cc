@@ -14,8 +14,8 @@
 #include <string>
 #include <vector>
 
+#include "cpp/sampling/draft_sampling.h"
 #include "cpp/util/hash.h"
-#include "cpp/verify/draft_sampling.h"
 #include "cpp/verify/verify.h"
 
 namespace forerun {

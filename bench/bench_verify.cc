@@ -22,10 +22,10 @@
 #include <vector>
 
 #include "bench/run_benchmarks.h"
-#include "cpp/verify/distribution.h"
-#include "cpp/verify/draft_sampling.h"
-#include "cpp/verify/logits_processors.h"
-#include "cpp/verify/logprobs.h"
+#include "cpp/sampling/draft_sampling.h"
+#include "cpp/sampling/logits_processors.h"
+#include "cpp/sampling/logprobs.h"
+#include "cpp/sampling/sampler.h"
 #include "cpp/verify/verify.h"
 
 namespace forerun {

@@ -4,9 +4,9 @@
 #include <limits>
 #include <utility>
 
+#include "cpp/sampling/draft_sampling.h"
+#include "cpp/sampling/logits_row.h"
 #include "cpp/util/check.h"
-#include "cpp/verify/draft_sampling.h"
-#include "cpp/verify/row.h"
 
 namespace forerun {
 namespace {

@@ -24,7 +24,7 @@
 #include "cpp/draft/synced_slots.h"
 #include "cpp/draft/tree_shape.h"
 #include "cpp/model/features.h"
-#include "cpp/verify/distribution.h"
+#include "cpp/sampling/sampler.h"
 
 namespace forerun {
 

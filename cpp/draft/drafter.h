@@ -12,7 +12,7 @@
 
 #include "cpp/draft_tree/draft_tree.h"
 #include "cpp/kv/block_table.h"
-#include "cpp/verify/distribution.h"
+#include "cpp/sampling/sampler.h"
 #include "forerun/draft_record.h"
 #include "forerun/types.h"
 
@@ -23,7 +23,7 @@ struct DraftRequest {
   RequestId id;
   int max_tokens;  // the most nodes
   // How the target is sampled, and where the draft begins: all that a drafter needs that draws its
-  // guesses (cpp/verify/draft_sampling.h). Certain guesses need neither.
+  // guesses (cpp/sampling/draft_sampling.h). Certain guesses need neither.
   const SamplingRule& rule;
   int first_output_index;
   // For drafters that are models: prompt and output, and the blocks that hold the KV of all of it

@@ -6,10 +6,10 @@
 
 #include "cpp/engine/check_request.h"
 #include "cpp/engine/invariants.h"
+#include "cpp/sampling/logprobs.h"
 #include "cpp/util/check.h"
 #include "cpp/util/clock.h"
 #include "cpp/util/hash.h"
-#include "cpp/verify/logprobs.h"
 
 namespace forerun {
 

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "cpp/sampling/logits_processors.h"
+#include "cpp/sampling/logits_row.h"
 #include "cpp/util/check.h"
-#include "cpp/verify/logits_processors.h"
-#include "cpp/verify/row.h"
 
 namespace forerun {
 namespace {

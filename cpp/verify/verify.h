@@ -32,7 +32,7 @@
 #include <vector>
 
 #include "cpp/draft_tree/draft_tree.h"
-#include "cpp/verify/distribution.h"
+#include "cpp/sampling/sampler.h"
 #include "forerun/types.h"
 
 namespace forerun {

@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "cpp/verify/logprobs.h"
+#include "cpp/sampling/logprobs.h"
 #include "tests/cpp/testing/counting_engine.h"
 #include "tests/cpp/testing/scripted_drafter.h"
 

@@ -8,7 +8,7 @@
 #include <span>
 #include <vector>
 
-#include "cpp/verify/draft_sampling.h"
+#include "cpp/sampling/draft_sampling.h"
 #include "cpp/verify/verify.h"
 
 namespace forerun::testing {

@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "cpp/verify/distribution.h"
-#include "cpp/verify/logprobs.h"
+#include "cpp/sampling/logprobs.h"
+#include "cpp/sampling/sampler.h"
 #include "forerun/sampling_params.h"
 #include "tests/cpp/testing/naive_processors.h"
 

@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpp/verify/draft_sampling.h"
+#include "cpp/sampling/draft_sampling.h"
 #include "tests/cpp/testing/scripted_drafter.h"
 
 namespace forerun::testing {

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "cpp/verify/draft_sampling.h"
-#include "cpp/verify/logits_processors.h"
+#include "cpp/sampling/draft_sampling.h"
+#include "cpp/sampling/logits_processors.h"
 #include "cpp/verify/verify.h"
 #include "tests/cpp/testing/num_examples.h"
 #include "tests/cpp/testing/random_params.h"

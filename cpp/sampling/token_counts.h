@@ -1,6 +1,6 @@
 // How often each token occurs in one request. Sized once; adding a token allocates nothing.
-#ifndef FORERUN_CPP_VERIFY_TOKEN_COUNTS_H_
-#define FORERUN_CPP_VERIFY_TOKEN_COUNTS_H_
+#ifndef FORERUN_CPP_SAMPLING_TOKEN_COUNTS_H_
+#define FORERUN_CPP_SAMPLING_TOKEN_COUNTS_H_
 
 #include <cstdint>
 #include <span>
@@ -40,4 +40,4 @@ class TokenCounts {
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_VERIFY_TOKEN_COUNTS_H_
+#endif  // FORERUN_CPP_SAMPLING_TOKEN_COUNTS_H_

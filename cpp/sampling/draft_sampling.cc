@@ -1,11 +1,11 @@
-#include "cpp/verify/draft_sampling.h"
+#include "cpp/sampling/draft_sampling.h"
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 
+#include "cpp/sampling/logits_row.h"
 #include "cpp/util/check.h"
-#include "cpp/verify/row.h"
 
 namespace forerun {
 namespace {

@@ -1,4 +1,4 @@
-#include "cpp/verify/row.h"
+#include "cpp/sampling/logits_row.h"
 
 #include <cmath>
 #include <functional>

@@ -1,4 +1,4 @@
-#include "cpp/verify/token_counts.h"
+#include "cpp/sampling/token_counts.h"
 
 #include <bit>
 

@@ -2,13 +2,13 @@
 // source may be compiled for more than the machine has, so nothing here may leave it: all is in an
 // unnamed namespace, and no template or inline function of another header is called but WeightOf
 // and ExpOf.
-#ifndef FORERUN_CPP_VERIFY_ROW_SCAN_BODY_H_
-#define FORERUN_CPP_VERIFY_ROW_SCAN_BODY_H_
+#ifndef FORERUN_CPP_SAMPLING_ROW_SCAN_BODY_H_
+#define FORERUN_CPP_SAMPLING_ROW_SCAN_BODY_H_
 
 #include <cstdint>
 
-#include "cpp/verify/row_scan.h"
-#include "cpp/verify/row_scan_vectors.h"
+#include "cpp/sampling/row_scan.h"
+#include "cpp/sampling/row_scan_vectors.h"
 
 namespace forerun {
 namespace {
@@ -185,4 +185,4 @@ std::uint64_t FilterGroup(const NoiseFilter& filter, std::uint32_t first_token,
 }  // namespace
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_VERIFY_ROW_SCAN_BODY_H_
+#endif  // FORERUN_CPP_SAMPLING_ROW_SCAN_BODY_H_

@@ -15,14 +15,14 @@
 //   presence_penalty    logit -= p, of tokens in the output
 //
 // All in float32, from the row's own logits and the counts alone: not by adding up changes.
-#ifndef FORERUN_CPP_VERIFY_LOGITS_PROCESSORS_H_
-#define FORERUN_CPP_VERIFY_LOGITS_PROCESSORS_H_
+#ifndef FORERUN_CPP_SAMPLING_LOGITS_PROCESSORS_H_
+#define FORERUN_CPP_SAMPLING_LOGITS_PROCESSORS_H_
 
 #include <span>
 #include <vector>
 
 #include "cpp/draft_tree/constraint_cursor.h"
-#include "cpp/verify/token_counts.h"
+#include "cpp/sampling/token_counts.h"
 #include "forerun/request_hooks.h"
 #include "forerun/sampling_params.h"
 #include "forerun/types.h"
@@ -81,4 +81,4 @@ class LogitsProcessors {
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_VERIFY_LOGITS_PROCESSORS_H_
+#endif  // FORERUN_CPP_SAMPLING_LOGITS_PROCESSORS_H_

@@ -1,8 +1,8 @@
 // Compiled for AVX2 on x86-64.
-#include "cpp/verify/row_scan.h"
+#include "cpp/sampling/row_scan.h"
 
 #if defined(__AVX2__)
-#include "cpp/verify/row_scan_body.h"
+#include "cpp/sampling/row_scan_body.h"
 #endif
 
 namespace forerun {

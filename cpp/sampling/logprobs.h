@@ -5,13 +5,13 @@
 //
 // In double and in an order fixed by the vocabulary, then rounded to float: a pure function of the
 // row.
-#ifndef FORERUN_CPP_VERIFY_LOGPROBS_H_
-#define FORERUN_CPP_VERIFY_LOGPROBS_H_
+#ifndef FORERUN_CPP_SAMPLING_LOGPROBS_H_
+#define FORERUN_CPP_SAMPLING_LOGPROBS_H_
 
 #include <span>
 #include <vector>
 
-#include "cpp/verify/distribution.h"
+#include "cpp/sampling/sampler.h"
 #include "forerun/types.h"
 
 namespace forerun {
@@ -34,4 +34,4 @@ void AppendLogprobs(std::span<const float> logits, TokenId token, int num_top,
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_VERIFY_LOGPROBS_H_
+#endif  // FORERUN_CPP_SAMPLING_LOGPROBS_H_

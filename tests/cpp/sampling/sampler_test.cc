@@ -1,5 +1,5 @@
 // SampleToken against its slow definition, and the definition's own rules.
-#include "cpp/verify/distribution.h"
+#include "cpp/sampling/sampler.h"
 
 #include <gtest/gtest.h>
 

@@ -7,7 +7,7 @@
 #include <numeric>
 #include <vector>
 
-#include "cpp/verify/distribution.h"
+#include "cpp/sampling/sampler.h"
 #include "tests/cpp/testing/chi_square.h"
 
 namespace forerun {

@@ -1,6 +1,6 @@
 // The widest vectors of the including source's instruction set, for row_scan_body.h alone.
-#ifndef FORERUN_CPP_VERIFY_ROW_SCAN_VECTORS_H_
-#define FORERUN_CPP_VERIFY_ROW_SCAN_VECTORS_H_
+#ifndef FORERUN_CPP_SAMPLING_ROW_SCAN_VECTORS_H_
+#define FORERUN_CPP_SAMPLING_ROW_SCAN_VECTORS_H_
 
 #include <cstdint>
 
@@ -71,4 +71,4 @@ inline std::uint64_t MaskOf(Ints lanes) {
 }  // namespace
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_VERIFY_ROW_SCAN_VECTORS_H_
+#endif  // FORERUN_CPP_SAMPLING_ROW_SCAN_VECTORS_H_

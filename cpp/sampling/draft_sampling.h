@@ -11,14 +11,14 @@
 // first_output_index is that of the draft's first token, the one that Verify will be called with.
 // The draws are fresh for every step that commits a token, as Verify needs them, and those of a
 // step that is run again are the same.
-#ifndef FORERUN_CPP_VERIFY_DRAFT_SAMPLING_H_
-#define FORERUN_CPP_VERIFY_DRAFT_SAMPLING_H_
+#ifndef FORERUN_CPP_SAMPLING_DRAFT_SAMPLING_H_
+#define FORERUN_CPP_SAMPLING_DRAFT_SAMPLING_H_
 
 #include <cstdint>
 #include <span>
 
 #include "cpp/draft_tree/draft_tree.h"
-#include "cpp/verify/distribution.h"
+#include "cpp/sampling/sampler.h"
 
 namespace forerun {
 
@@ -37,4 +37,4 @@ bool AppendDrawnChild(Draft& draft, int node, std::uint64_t seed, int first_outp
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_VERIFY_DRAFT_SAMPLING_H_
+#endif  // FORERUN_CPP_SAMPLING_DRAFT_SAMPLING_H_

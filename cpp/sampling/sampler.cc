@@ -1,12 +1,12 @@
-#include "cpp/verify/distribution.h"
+#include "cpp/sampling/sampler.h"
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
 #include <limits>
 
+#include "cpp/sampling/logits_row.h"
 #include "cpp/util/philox.h"
-#include "cpp/verify/row.h"
 
 namespace forerun {
 namespace {

@@ -14,8 +14,8 @@
 //   min_p keeps those at least min_p times as probable as the first,
 //   top_k keeps the first top_k,
 //   top_p keeps the fewest that hold at least top_p of the probability that min_p and top_k left.
-#ifndef FORERUN_CPP_VERIFY_DISTRIBUTION_H_
-#define FORERUN_CPP_VERIFY_DISTRIBUTION_H_
+#ifndef FORERUN_CPP_SAMPLING_SAMPLER_H_
+#define FORERUN_CPP_SAMPLING_SAMPLER_H_
 
 #include <cstdint>
 #include <span>
@@ -99,4 +99,4 @@ std::vector<double> KeptWeightsSlow(std::span<const float> logits, const Samplin
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_VERIFY_DISTRIBUTION_H_
+#endif  // FORERUN_CPP_SAMPLING_SAMPLER_H_

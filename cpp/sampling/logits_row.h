@@ -2,16 +2,16 @@
 //
 // The kept tokens are always the first of the order of preference, so that the last kept one, the
 // cut, stands for all of them. Weights are multiples of 2^-32 whose sums are exact in any order.
-#ifndef FORERUN_CPP_VERIFY_ROW_H_
-#define FORERUN_CPP_VERIFY_ROW_H_
+#ifndef FORERUN_CPP_SAMPLING_LOGITS_ROW_H_
+#define FORERUN_CPP_SAMPLING_LOGITS_ROW_H_
 
 #include <algorithm>
 #include <limits>
 #include <span>
 #include <vector>
 
-#include "cpp/verify/distribution.h"
-#include "cpp/verify/row_scan.h"
+#include "cpp/sampling/row_scan.h"
+#include "cpp/sampling/sampler.h"
 
 namespace forerun {
 
@@ -97,4 +97,4 @@ KeptTokens KeepTokens(std::span<const float> logits, const SamplingRule& rule,
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_VERIFY_ROW_H_
+#endif  // FORERUN_CPP_SAMPLING_LOGITS_ROW_H_

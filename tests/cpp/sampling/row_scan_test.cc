@@ -1,5 +1,5 @@
 // Each instruction set's passes against loops that cannot be wrong.
-#include "cpp/verify/row_scan.h"
+#include "cpp/sampling/row_scan.h"
 
 #include <gtest/gtest.h>
 
@@ -11,7 +11,7 @@
 #include <string>
 #include <vector>
 
-#include "cpp/verify/distribution.h"
+#include "cpp/sampling/sampler.h"
 
 namespace forerun {
 namespace {

@@ -1,4 +1,4 @@
-#include "cpp/verify/row_scan_body.h"
+#include "cpp/sampling/row_scan_body.h"
 
 namespace forerun {
 

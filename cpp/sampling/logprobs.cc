@@ -1,9 +1,9 @@
-#include "cpp/verify/logprobs.h"
+#include "cpp/sampling/logprobs.h"
 
 #include <algorithm>
 #include <cmath>
 
-#include "cpp/verify/row.h"
+#include "cpp/sampling/logits_row.h"
 
 namespace forerun {
 namespace {

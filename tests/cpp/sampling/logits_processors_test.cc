@@ -1,6 +1,6 @@
 // Each option on its own by hand, and all of them at random against a version that looks everything
 // up in the whole text.
-#include "cpp/verify/logits_processors.h"
+#include "cpp/sampling/logits_processors.h"
 
 #include <gtest/gtest.h>
 

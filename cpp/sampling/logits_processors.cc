@@ -1,4 +1,4 @@
-#include "cpp/verify/logits_processors.h"
+#include "cpp/sampling/logits_processors.h"
 
 #include <algorithm>
 #include <bit>

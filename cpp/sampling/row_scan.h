@@ -4,8 +4,8 @@
 // most groups. Every instruction set gives the same answers: comparisons are exact, weights are
 // multiples of 2^-32 whose sums are exact in any order, other sums have one order, and noise is
 // only ever filtered here, not decided.
-#ifndef FORERUN_CPP_VERIFY_ROW_SCAN_H_
-#define FORERUN_CPP_VERIFY_ROW_SCAN_H_
+#ifndef FORERUN_CPP_SAMPLING_ROW_SCAN_H_
+#define FORERUN_CPP_SAMPLING_ROW_SCAN_H_
 
 #include <cstdint>
 
@@ -89,4 +89,4 @@ const RowScan* Avx2RowScan();
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_VERIFY_ROW_SCAN_H_
+#endif  // FORERUN_CPP_SAMPLING_ROW_SCAN_H_

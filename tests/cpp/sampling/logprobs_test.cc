@@ -1,5 +1,5 @@
 // Log-probabilities against sums in extended precision, ranks against a full sort.
-#include "cpp/verify/logprobs.h"
+#include "cpp/sampling/logprobs.h"
 
 #include <gtest/gtest.h>
 
