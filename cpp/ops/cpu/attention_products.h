@@ -5,7 +5,7 @@
 #include "cpp/ops/cpu/attention_chunk.h"
 #include "cpp/ops/cpu/attention_state.h"
 #include "cpp/ops/cpu/kernels.h"
-#include "cpp/ops/cpu/vec_math.h"
+#include "cpp/util/simd/vec_math.h"
 
 namespace forerun::FORERUN_ISA {
 

@@ -4,7 +4,7 @@
 #define FORERUN_CPP_OPS_CPU_ATTENTION_STATE_H_
 
 #include "cpp/ops/cpu/kernels.h"
-#include "cpp/ops/cpu/vec_math.h"
+#include "cpp/util/simd/vec_math.h"
 
 namespace forerun::FORERUN_ISA {
 

@@ -10,10 +10,9 @@
 
 #include <cstdint>
 
-namespace forerun {
+#include "cpp/util/simd/lanes.h"
 
-// Lanes of every kernel's vector, outputs of a weight tile, positions of a group of keys.
-inline constexpr int kLanes = 16;
+namespace forerun {
 
 // y[0, num_rows)[16 * tile_begin, 16 * tile_end) = x W^T (+ bias) (+ y).
 //

@@ -8,7 +8,7 @@
 
 #include "cpp/ops/cpu/kernels.h"
 #include "cpp/ops/cpu/matmul_weights.h"
-#include "cpp/ops/cpu/vec_math.h"
+#include "cpp/util/simd/vec_math.h"
 
 namespace forerun::FORERUN_ISA {
 

@@ -2,7 +2,7 @@
 #ifndef FORERUN_CPP_OPS_CPU_MATMUL_WEIGHTS_H_
 #define FORERUN_CPP_OPS_CPU_MATMUL_WEIGHTS_H_
 
-#include "cpp/ops/cpu/vec_math.h"
+#include "cpp/util/simd/vec_math.h"
 
 namespace forerun::FORERUN_ISA {
 

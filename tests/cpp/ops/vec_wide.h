@@ -1,8 +1,8 @@
 #ifndef FORERUN_TESTS_CPP_OPS_VEC_WIDE_H_
 #define FORERUN_TESTS_CPP_OPS_VEC_WIDE_H_
 
-#include "cpp/ops/cpu/vec_portable.h"
 #include "cpp/tensor/dtype.h"
+#include "cpp/util/simd/vec_portable.h"
 
 namespace forerun::FORERUN_ISA {
 

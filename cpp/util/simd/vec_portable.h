@@ -1,7 +1,7 @@
 // Sixteen floats in four vectors of the compiler's own: SSE2, NEON or whatever there is. Products
 // are rounded before they are added. The contract of each operation is in vec_avx2.h.
-#ifndef FORERUN_CPP_OPS_CPU_VEC_PORTABLE_H_
-#define FORERUN_CPP_OPS_CPU_VEC_PORTABLE_H_
+#ifndef FORERUN_CPP_UTIL_SIMD_VEC_PORTABLE_H_
+#define FORERUN_CPP_UTIL_SIMD_VEC_PORTABLE_H_
 
 #include <cstdint>
 
@@ -111,4 +111,4 @@ FORERUN_INLINE V16 LoadOdd(const std::uint16_t* p) { return LoadHalf(p, !kLittle
 
 }  // namespace forerun::FORERUN_ISA
 
-#endif  // FORERUN_CPP_OPS_CPU_VEC_PORTABLE_H_
+#endif  // FORERUN_CPP_UTIL_SIMD_VEC_PORTABLE_H_

@@ -1,7 +1,7 @@
 // Sixteen floats in two AVX2 registers. The operations that every vec_*.h offers; kernels are
 // written once on top of them.
-#ifndef FORERUN_CPP_OPS_CPU_VEC_AVX2_H_
-#define FORERUN_CPP_OPS_CPU_VEC_AVX2_H_
+#ifndef FORERUN_CPP_UTIL_SIMD_VEC_AVX2_H_
+#define FORERUN_CPP_UTIL_SIMD_VEC_AVX2_H_
 
 #include <immintrin.h>
 
@@ -103,4 +103,4 @@ FORERUN_INLINE V16 LoadOdd(const std::uint16_t* p) {
 
 }  // namespace forerun::FORERUN_ISA
 
-#endif  // FORERUN_CPP_OPS_CPU_VEC_AVX2_H_
+#endif  // FORERUN_CPP_UTIL_SIMD_VEC_AVX2_H_

@@ -1,7 +1,7 @@
 // Sixteen floats in one AVX-512 register; AVX-512F, and AVX512_BF16 where the unit asks for it. The
 // contract of each operation is in vec_avx2.h.
-#ifndef FORERUN_CPP_OPS_CPU_VEC_AVX512_H_
-#define FORERUN_CPP_OPS_CPU_VEC_AVX512_H_
+#ifndef FORERUN_CPP_UTIL_SIMD_VEC_AVX512_H_
+#define FORERUN_CPP_UTIL_SIMD_VEC_AVX512_H_
 
 #include <immintrin.h>
 
@@ -80,4 +80,4 @@ FORERUN_INLINE void StoreRounded(std::uint16_t* p, V16 a, int count) {
 
 }  // namespace forerun::FORERUN_ISA
 
-#endif  // FORERUN_CPP_OPS_CPU_VEC_AVX512_H_
+#endif  // FORERUN_CPP_UTIL_SIMD_VEC_AVX512_H_

@@ -1,10 +1,10 @@
 // Functions of sixteen lanes, the same for every instruction set. Each lane's result depends on
 // that lane alone.
-#ifndef FORERUN_CPP_OPS_CPU_VEC_MATH_H_
-#define FORERUN_CPP_OPS_CPU_VEC_MATH_H_
+#ifndef FORERUN_CPP_UTIL_SIMD_VEC_MATH_H_
+#define FORERUN_CPP_UTIL_SIMD_VEC_MATH_H_
 
-#include "cpp/ops/cpu/kernels.h"
-#include "cpp/ops/cpu/vec.h"
+#include "cpp/util/simd/lanes.h"
+#include "cpp/util/simd/vec.h"
 
 namespace forerun::FORERUN_ISA {
 
@@ -102,4 +102,4 @@ FORERUN_INLINE void EachVector(int n, const Whole& whole, const Rest& rest) {
 
 }  // namespace forerun::FORERUN_ISA
 
-#endif  // FORERUN_CPP_OPS_CPU_VEC_MATH_H_
+#endif  // FORERUN_CPP_UTIL_SIMD_VEC_MATH_H_
