@@ -16,8 +16,8 @@
 #include <string>
 
 #include "bench/read_bandwidth.h"
-#include "cpp/model/safetensors.h"
-#include "cpp/model/spec.h"
+#include "cpp/model/checkpoint/safetensors.h"
+#include "cpp/model/spec/spec.h"
 #include "cpp/model/transformer.h"
 #include "cpp/model/weights.h"
 #include "cpp/verify/verify.h"

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "cpp/draft/draft_network.h"
+#include "cpp/model/checkpoint/weight_reader.h"
 #include "cpp/model/transformer.h"
-#include "cpp/model/weight_reader.h"
 
 namespace forerun {
 

@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "cpp/kv/layout.h"
-#include "cpp/model/spec.h"
+#include "cpp/model/spec/spec.h"
 #include "cpp/model/weights.h"
 #include "cpp/ops/ops.h"
 #include "cpp/tensor/tensor.h"

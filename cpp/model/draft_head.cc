@@ -7,8 +7,8 @@
 #include <string_view>
 #include <utility>
 
-#include "cpp/model/json.h"
-#include "cpp/model/rope_config.h"
+#include "cpp/model/checkpoint/json.h"
+#include "cpp/model/spec/rope_config.h"
 #include "forerun/error.h"
 
 namespace forerun {

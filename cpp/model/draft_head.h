@@ -12,10 +12,10 @@
 #include <string>
 #include <vector>
 
+#include "cpp/model/checkpoint/safetensors.h"
+#include "cpp/model/checkpoint/weight_reader.h"
 #include "cpp/model/features.h"
-#include "cpp/model/safetensors.h"
-#include "cpp/model/spec.h"
-#include "cpp/model/weight_reader.h"
+#include "cpp/model/spec/spec.h"
 #include "cpp/model/weights.h"
 #include "cpp/ops/ops.h"
 

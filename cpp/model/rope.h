@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "cpp/model/spec.h"
+#include "cpp/model/spec/spec.h"
 #include "cpp/tensor/tensor.h"
 
 namespace forerun {

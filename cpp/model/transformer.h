@@ -11,7 +11,7 @@
 #include "cpp/model/decoder_stack.h"
 #include "cpp/model/executor.h"
 #include "cpp/model/features.h"
-#include "cpp/model/spec.h"
+#include "cpp/model/spec/spec.h"
 #include "cpp/model/weights.h"
 #include "cpp/ops/ops.h"
 #include "cpp/tensor/tensor.h"

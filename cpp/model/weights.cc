@@ -8,7 +8,7 @@
 #include <string_view>
 #include <utility>
 
-#include "cpp/model/weight_reader.h"
+#include "cpp/model/checkpoint/weight_reader.h"
 #include "forerun/error.h"
 
 namespace forerun {

@@ -7,8 +7,8 @@
 #include <string>
 #include <vector>
 
-#include "cpp/model/safetensors.h"
-#include "cpp/model/spec.h"
+#include "cpp/model/checkpoint/safetensors.h"
+#include "cpp/model/spec/spec.h"
 #include "cpp/ops/ops.h"
 #include "forerun/types.h"
 

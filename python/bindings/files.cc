@@ -5,8 +5,8 @@
 #include <string_view>
 #include <vector>
 
-#include "cpp/model/json_depth.h"
-#include "cpp/model/weight_files.h"
+#include "cpp/model/checkpoint/json_depth.h"
+#include "cpp/model/checkpoint/weight_files.h"
 #include "python/bindings/register.h"
 
 namespace forerun {

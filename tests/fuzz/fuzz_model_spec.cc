@@ -4,7 +4,7 @@
 #include <span>
 
 #include "cpp/model/rope.h"
-#include "cpp/model/spec.h"
+#include "cpp/model/spec/spec.h"
 #include "cpp/util/check.h"
 #include "forerun/error.h"
 #include "tests/fuzz/scratch_directory.h"

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "cpp/model/safetensors.h"
+#include "cpp/model/checkpoint/safetensors.h"
 #include "cpp/util/check.h"
 #include "forerun/error.h"
 #include "tests/fuzz/scratch_directory.h"

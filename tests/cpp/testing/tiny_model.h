@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "cpp/model/spec.h"
+#include "cpp/model/spec/spec.h"
 #include "tests/cpp/testing/model_directory.h"
 
 namespace forerun {

@@ -1,4 +1,4 @@
-#include "cpp/model/safetensors.h"
+#include "cpp/model/checkpoint/safetensors.h"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -12,8 +12,8 @@
 #include <optional>
 #include <utility>
 
-#include "cpp/model/json.h"
-#include "cpp/model/weight_files.h"
+#include "cpp/model/checkpoint/json.h"
+#include "cpp/model/checkpoint/weight_files.h"
 
 namespace forerun {
 namespace {

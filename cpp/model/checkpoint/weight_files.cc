@@ -1,11 +1,11 @@
-#include "cpp/model/weight_files.h"
+#include "cpp/model/checkpoint/weight_files.h"
 
 #include <algorithm>
 #include <filesystem>
 #include <set>
 #include <string_view>
 
-#include "cpp/model/json.h"
+#include "cpp/model/checkpoint/json.h"
 #include "forerun/error.h"
 
 namespace forerun {

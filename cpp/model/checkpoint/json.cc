@@ -1,4 +1,4 @@
-#include "cpp/model/json.h"
+#include "cpp/model/checkpoint/json.h"
 
 #include <algorithm>
 #include <cmath>
@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpp/model/json_depth.h"
+#include "cpp/model/checkpoint/json_depth.h"
 
 namespace forerun {
 namespace {

@@ -1,4 +1,4 @@
-#include "cpp/model/weight_reader.h"
+#include "cpp/model/checkpoint/weight_reader.h"
 
 #include <cstddef>
 #include <cstring>

@@ -1,6 +1,6 @@
 // Which files of a Hugging Face model directory hold its weights: one rule for all readers.
-#ifndef FORERUN_CPP_MODEL_WEIGHT_FILES_H_
-#define FORERUN_CPP_MODEL_WEIGHT_FILES_H_
+#ifndef FORERUN_CPP_MODEL_CHECKPOINT_WEIGHT_FILES_H_
+#define FORERUN_CPP_MODEL_CHECKPOINT_WEIGHT_FILES_H_
 
 #include <map>
 #include <optional>
@@ -26,4 +26,4 @@ WeightFiles FindWeightFiles(const std::string& directory);
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_MODEL_WEIGHT_FILES_H_
+#endif  // FORERUN_CPP_MODEL_CHECKPOINT_WEIGHT_FILES_H_

@@ -1,5 +1,5 @@
 // Each family's config.json as its publishers write it, and what is refused.
-#include "cpp/model/spec.h"
+#include "cpp/model/spec/spec.h"
 
 #include <gtest/gtest.h>
 

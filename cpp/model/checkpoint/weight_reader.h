@@ -1,6 +1,6 @@
 // Tensors of a checkpoint, checked and packed.
-#ifndef FORERUN_CPP_MODEL_WEIGHT_READER_H_
-#define FORERUN_CPP_MODEL_WEIGHT_READER_H_
+#ifndef FORERUN_CPP_MODEL_CHECKPOINT_WEIGHT_READER_H_
+#define FORERUN_CPP_MODEL_CHECKPOINT_WEIGHT_READER_H_
 
 #include <cstdint>
 #include <functional>
@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "cpp/model/safetensors.h"
+#include "cpp/model/checkpoint/safetensors.h"
 #include "cpp/ops/ops.h"
 #include "forerun/types.h"
 
@@ -69,4 +69,4 @@ class WeightReader {
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_MODEL_WEIGHT_READER_H_
+#endif  // FORERUN_CPP_MODEL_CHECKPOINT_WEIGHT_READER_H_

@@ -1,7 +1,7 @@
 // How deeply a JSON text is nested, told before it is parsed: parsers, and what walks over the
 // values that they build, recurse.
-#ifndef FORERUN_CPP_MODEL_JSON_DEPTH_H_
-#define FORERUN_CPP_MODEL_JSON_DEPTH_H_
+#ifndef FORERUN_CPP_MODEL_CHECKPOINT_JSON_DEPTH_H_
+#define FORERUN_CPP_MODEL_CHECKPOINT_JSON_DEPTH_H_
 
 #include <cstddef>
 #include <span>
@@ -17,4 +17,4 @@ std::size_t JsonDepth(std::span<const std::byte> text);
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_MODEL_JSON_DEPTH_H_
+#endif  // FORERUN_CPP_MODEL_CHECKPOINT_JSON_DEPTH_H_

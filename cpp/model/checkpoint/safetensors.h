@@ -3,8 +3,8 @@
 // FindWeightFiles tells which files of the directory count. All headers are checked when the
 // checkpoint is opened: nothing a file claims is believed before it is compared with the file's
 // size. Anything wrong throws CheckpointError that names file and tensor.
-#ifndef FORERUN_CPP_MODEL_SAFETENSORS_H_
-#define FORERUN_CPP_MODEL_SAFETENSORS_H_
+#ifndef FORERUN_CPP_MODEL_CHECKPOINT_SAFETENSORS_H_
+#define FORERUN_CPP_MODEL_CHECKPOINT_SAFETENSORS_H_
 
 #include <cstddef>
 #include <cstdint>
@@ -78,4 +78,4 @@ class Checkpoint {
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_MODEL_SAFETENSORS_H_
+#endif  // FORERUN_CPP_MODEL_CHECKPOINT_SAFETENSORS_H_

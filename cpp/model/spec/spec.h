@@ -1,7 +1,7 @@
 // What differs between the model families, as data. Read from config.json; no class per
 // architecture.
-#ifndef FORERUN_CPP_MODEL_SPEC_H_
-#define FORERUN_CPP_MODEL_SPEC_H_
+#ifndef FORERUN_CPP_MODEL_SPEC_SPEC_H_
+#define FORERUN_CPP_MODEL_SPEC_SPEC_H_
 
 #include <cstdint>
 #include <string>
@@ -82,4 +82,4 @@ Activation ReadActivation(const JsonObject& config, const char* key, const std::
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_MODEL_SPEC_H_
+#endif  // FORERUN_CPP_MODEL_SPEC_SPEC_H_

@@ -1,5 +1,5 @@
 // Which files of a directory are the model, whatever else is there.
-#include "cpp/model/weight_files.h"
+#include "cpp/model/checkpoint/weight_files.h"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "cpp/model/json_depth.h"
+#include "cpp/model/checkpoint/json_depth.h"
 #include "forerun/error.h"
 #include "tests/cpp/testing/model_directory.h"
 

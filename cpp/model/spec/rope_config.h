@@ -1,10 +1,10 @@
 // Rotary embeddings as config.json describes them: the keys `rope_theta` and `rope_scaling` of
 // older checkpoints and the `rope_parameters` of newer ones.
-#ifndef FORERUN_CPP_MODEL_ROPE_CONFIG_H_
-#define FORERUN_CPP_MODEL_ROPE_CONFIG_H_
+#ifndef FORERUN_CPP_MODEL_SPEC_ROPE_CONFIG_H_
+#define FORERUN_CPP_MODEL_SPEC_ROPE_CONFIG_H_
 
-#include "cpp/model/json.h"
-#include "cpp/model/spec.h"
+#include "cpp/model/checkpoint/json.h"
+#include "cpp/model/spec/spec.h"
 
 namespace forerun {
 
@@ -19,4 +19,4 @@ LayerTypeRopes ReadLayerTypeRopes(const JsonObject& config, int max_position);
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_MODEL_ROPE_CONFIG_H_
+#endif  // FORERUN_CPP_MODEL_SPEC_ROPE_CONFIG_H_

@@ -1,4 +1,4 @@
-#include "cpp/model/spec.h"
+#include "cpp/model/spec/spec.h"
 
 #include <algorithm>
 #include <array>
@@ -7,8 +7,8 @@
 #include <optional>
 #include <string_view>
 
-#include "cpp/model/json.h"
-#include "cpp/model/rope_config.h"
+#include "cpp/model/checkpoint/json.h"
+#include "cpp/model/spec/rope_config.h"
 
 namespace forerun {
 namespace {

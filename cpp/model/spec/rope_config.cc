@@ -1,4 +1,4 @@
-#include "cpp/model/rope_config.h"
+#include "cpp/model/spec/rope_config.h"
 
 #include <algorithm>
 #include <array>

@@ -1,7 +1,7 @@
 // JSON objects of a model directory, read with types. Every complaint is a CheckpointError that
 // names the file, the field, its value and what would be valid.
-#ifndef FORERUN_CPP_MODEL_JSON_H_
-#define FORERUN_CPP_MODEL_JSON_H_
+#ifndef FORERUN_CPP_MODEL_CHECKPOINT_JSON_H_
+#define FORERUN_CPP_MODEL_CHECKPOINT_JSON_H_
 
 #include <cstddef>
 #include <limits>
@@ -59,4 +59,4 @@ class JsonObject {
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_MODEL_JSON_H_
+#endif  // FORERUN_CPP_MODEL_CHECKPOINT_JSON_H_

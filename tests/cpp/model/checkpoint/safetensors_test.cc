@@ -1,6 +1,6 @@
 // Checkpoints written byte by byte: what is read back, and the error that each kind of damage
 // gives.
-#include "cpp/model/safetensors.h"
+#include "cpp/model/checkpoint/safetensors.h"
 
 #include <gtest/gtest.h>
 
