@@ -27,8 +27,8 @@
 #include <vector>
 
 #include "bench/run_benchmarks.h"
-#include "cpp/draft/ngram.h"
-#include "cpp/draft/suffix.h"
+#include "cpp/draft/text/ngram.h"
+#include "cpp/draft/text/suffix.h"
 #include "forerun/options.h"
 
 #ifdef FORERUN_ARCTIC_SUFFIX

@@ -12,8 +12,8 @@
 #include <vector>
 
 #include "cpp/draft/drafter.h"
-#include "cpp/draft/path_tree.h"
-#include "cpp/draft/suffix.h"
+#include "cpp/draft/neural/path_tree.h"
+#include "cpp/draft/text/suffix.h"
 
 namespace forerun {
 

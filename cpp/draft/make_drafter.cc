@@ -1,7 +1,7 @@
 #include "cpp/draft/make_drafter.h"
 
-#include "cpp/draft/ngram.h"
-#include "cpp/draft/suffix.h"
+#include "cpp/draft/text/ngram.h"
+#include "cpp/draft/text/suffix.h"
 
 namespace forerun {
 

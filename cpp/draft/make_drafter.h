@@ -9,8 +9,8 @@
 namespace forerun {
 
 // A drafter that reads text alone. Null for kNone, for kGrammar (the engine itself drafts what a
-// constraint forces), and for models (cpp/draft/model_drafter.h). REQUIRES: the options passed
-// CheckEngineOptions.
+// constraint forces), and for models (cpp/draft/neural/model_drafter.h). REQUIRES: the options
+// passed CheckEngineOptions.
 std::unique_ptr<Drafter> MakeDrafter(const SpeculativeOptions& options);
 
 }  // namespace forerun

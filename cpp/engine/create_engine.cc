@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "cpp/draft/make_drafter.h"
-#include "cpp/draft/model_drafter.h"
+#include "cpp/draft/neural/model_drafter.h"
 #include "cpp/engine/engine_core.h"
 #include "cpp/engine/memory_plan.h"
 #include "cpp/model/checkpoint/safetensors.h"

@@ -17,10 +17,10 @@
 #include <unordered_map>
 #include <vector>
 
-#include "cpp/draft/draft_length.h"
-#include "cpp/draft/draft_price.h"
 #include "cpp/draft/drafter.h"
 #include "cpp/draft_tree/draft_constrainer.h"
+#include "cpp/engine/draft_planner/draft_length.h"
+#include "cpp/engine/draft_planner/draft_price.h"
 #include "cpp/engine/metrics_recorder.h"
 #include "cpp/engine/step_batch.h"
 #include "cpp/engine/stop.h"

@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "cpp/draft/tree_shape.h"
+#include "cpp/draft/neural/tree_shape.h"
 #include "cpp/kv/layout.h"
 #include "cpp/util/thread_team.h"
 #include "forerun/error.h"

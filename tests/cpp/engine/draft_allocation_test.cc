@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpp/draft/model_drafter.h"
+#include "cpp/draft/neural/model_drafter.h"
 #include "cpp/engine/engine_core.h"
 #include "cpp/model/transformer.h"
 #include "cpp/util/thread_team.h"

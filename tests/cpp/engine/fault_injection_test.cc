@@ -7,7 +7,7 @@
 #include <random>
 
 #include "cpp/draft/make_drafter.h"
-#include "cpp/draft/suffix.h"
+#include "cpp/draft/text/suffix.h"
 #include "cpp/engine/engine_core.h"
 #include "tests/cpp/engine/counted_allocation.h"
 #include "tests/cpp/testing/metrics_account.h"

@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpp/draft/autoregressive.h"
+#include "cpp/draft/neural/autoregressive.h"
 #include "cpp/engine/engine_core.h"
 #include "tests/cpp/testing/scripted_executor.h"
 #include "tests/cpp/testing/scripted_network.h"

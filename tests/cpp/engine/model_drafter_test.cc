@@ -5,8 +5,8 @@
 #include <random>
 #include <vector>
 
-#include "cpp/draft/autoregressive.h"
 #include "cpp/draft/hybrid.h"
+#include "cpp/draft/neural/autoregressive.h"
 #include "cpp/engine/engine_core.h"
 #include "tests/cpp/testing/scripted_executor.h"
 #include "tests/cpp/testing/scripted_network.h"

@@ -12,9 +12,9 @@
 #include <string>
 #include <vector>
 
-#include "cpp/draft/autoregressive.h"
 #include "cpp/draft/hybrid.h"
 #include "cpp/draft/make_drafter.h"
+#include "cpp/draft/neural/autoregressive.h"
 #include "cpp/engine/engine_core.h"
 #include "tests/cpp/testing/knowing_drafter.h"
 #include "tests/cpp/testing/metrics_account.h"

@@ -7,7 +7,7 @@
 #include <stdexcept>
 #include <utility>
 
-#include "cpp/draft/draft_network.h"
+#include "cpp/draft/neural/draft_network.h"
 #include "tests/cpp/testing/scripted_executor.h"
 
 namespace forerun::testing {

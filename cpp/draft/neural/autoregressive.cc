@@ -1,0 +1,349 @@
+#include "cpp/draft/neural/autoregressive.h"
+
+#include <algorithm>
+#include <limits>
+#include <utility>
+
+#include "cpp/sampling/draft_sampling.h"
+#include "cpp/sampling/logits_row.h"
+#include "cpp/util/check.h"
+
+namespace forerun {
+namespace {
+
+// The `count` first tokens of the order of preference.
+void FindTop(const Row& row, int count, std::vector<RankedToken>& top) {
+  top.clear();
+  const auto wanted = [&](float group_max) {
+    return static_cast<int>(top.size()) < count || group_max > top.back().logit;
+  };
+  row.VisitGroups(wanted, [&](TokenId first_token, const float* logits) {
+    for (int i = 0; i < kScanGroup && first_token + i < row.size(); ++i) {
+      const RankedToken token = {logits[i], first_token + i};
+      if (static_cast<int>(top.size()) == count && !Before(token, top.back())) continue;
+      top.insert(std::ranges::upper_bound(top, token, Before), token);
+      if (static_cast<int>(top.size()) > count) top.pop_back();
+    }
+  });
+}
+
+}  // namespace
+
+AutoregressiveDrafter::AutoregressiveDrafter(std::unique_ptr<DraftNetwork> network,
+                                             const FeatureStore* features,
+                                             const AutoregressiveSetting& setting)
+    : network_(std::move(network)),
+      features_(features),
+      setting_(setting),
+      synced_(setting.num_blocks) {
+  FORERUN_CHECK(setting_.width >= 1 && setting_.max_depth >= 1 && setting_.max_rows >= 1);
+  FORERUN_CHECK(features_ != nullptr || network_->first_slot() == 0, "a network without features");
+  tokens_.reserve(setting_.max_rows);
+  logits_rows_.reserve(setting_.max_rows);
+  sources_.reserve(setting_.max_rows);
+}
+
+// One for the last known token and for each drafted one that others follow.
+int AutoregressiveDrafter::num_draft_slots(int max_tokens) const {
+  return network_->has_kv() ? max_tokens : 0;
+}
+
+void AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requests) {
+  if (jobs_.size() < requests.size()) jobs_.resize(requests.size());
+  num_jobs_ = num_forwards_ = num_caught_up_ = 0;
+  for (const DraftRequest& request : requests) {
+    if (!request.may_run_model || std::ssize(request.tokens) <= network_->first_slot()) continue;
+    Job& job = jobs_[num_jobs_++];
+    job.request = &request;
+    job.tree.Clear();
+    // Somebody else's guesses come to be more as texts grow.
+    if (request.guide != nullptr) job.tree.Reserve(MostOwnNodes() + request.max_tokens);
+    job.sampled.Clear();
+    job.is_sampled = setting_.is_sampled && request.rule.temperature > 0.0;
+    job.is_over = false;
+  }
+  if (num_jobs_ == 0) return;
+  try {
+    RunKnownTokens();
+  } catch (...) {
+    // How far it came is not known.
+    for (Job& job : std::span(jobs_).first(num_jobs_)) synced_.Forget(*job.request->table);
+    throw;
+  }
+  const int max_depth = std::min(setting_.max_depth, network_->max_depth());
+  for (int depth = 1; depth < max_depth; ++depth) {
+    RunLevel(depth);
+    if (logits_rows_.empty()) break;
+  }
+}
+
+void AutoregressiveDrafter::Propose(const DraftRequest& request, Draft& draft) {
+  const int index = FindJob(request.id);
+  if (index < 0) return;
+  Job& job = jobs_[index];
+  if (job.is_sampled) {
+    std::swap(draft, job.sampled);
+  } else {
+    job.tree.WriteBest(request.max_tokens, draft);
+  }
+}
+
+int AutoregressiveDrafter::MostOwnNodes() const {
+  if (!setting_.shape.empty()) return setting_.shape.size();
+  return setting_.width + (setting_.max_depth - 1) * setting_.width * setting_.width;
+}
+
+int AutoregressiveDrafter::FindJob(RequestId id) const {
+  for (int i = 0; i < num_jobs_; ++i) {
+    if (jobs_[i].request->id == id) return i;
+  }
+  return -1;
+}
+
+void AutoregressiveDrafter::ClearBatch() {
+  tokens_.clear();
+  sequences_.clear();
+  logits_rows_.clear();
+  sources_.clear();
+}
+
+template <typename Run>
+void AutoregressiveDrafter::EachRunBehind(const DraftRequest& request, Run run) const {
+  if (!network_->has_kv()) return;
+  const BlockTable& table = *request.table;
+  const int last = static_cast<int>(request.tokens.size()) - 1;
+  const int block_size = table.block_size();
+  int end = 0;
+  for (int slot = network_->first_slot(); slot < last; slot = end) {
+    const int index = slot / block_size;
+    end = std::min((index + 1) * block_size, last);
+    const int begin = std::max(slot, index * block_size + synced_.NumSynced(table, index));
+    if (begin < end) run(begin, end);
+  }
+}
+
+int AutoregressiveDrafter::NumRowsBehind(const DraftRequest& request) const {
+  int num_rows = 0;
+  EachRunBehind(request, [&](int begin, int end) { num_rows += end - begin; });
+  return num_rows;
+}
+
+void AutoregressiveDrafter::RunKnownTokens() {
+  runs_.clear();
+  for (Job& job : std::span(jobs_).first(num_jobs_)) {
+    const BlockTable& table = *job.request->table;
+    EachRunBehind(*job.request, [&](int begin, int end) {
+      // A prefix that requests share is the first one's to run. The others' rows may be in the same
+      // forward: its layers store all rows' keys and values before they attend to any.
+      synced_.MarkSynced(table, begin, end);
+      const bool continues =
+          !runs_.empty() && runs_.back().job == &job && runs_.back().end == begin;
+      if (continues) {
+        runs_.back().end = end;
+      } else {
+        runs_.push_back({&job, begin, end});
+      }
+      num_caught_up_ += end - begin;
+    });
+    // The last token's row is run in any case: the guesses come out of it.
+    const int last = num_known(job) - 1;
+    runs_.push_back({&job, last, last + 1});
+    if (network_->has_kv()) synced_.MarkSynced(table, last, last + 1);
+  }
+  const int num_rows = num_caught_up_ + num_jobs_;
+  if (num_rows <= setting_.max_rows) return RunKnown(runs_, /*with_logits=*/true);
+
+  // Too much for one forward, as behind a long prompt: all but the last tokens come first.
+  int num_chunk_rows = 0;
+  chunk_.clear();
+  for (const KnownRun& run : runs_) {
+    if (run.begin == num_known(*run.job) - 1) continue;
+    for (int begin = run.begin; begin < run.end;) {
+      const int end = std::min(run.end, begin + setting_.max_rows - num_chunk_rows);
+      chunk_.push_back({run.job, begin, end});
+      num_chunk_rows += end - begin;
+      begin = end;
+      if (num_chunk_rows < setting_.max_rows) continue;
+      RunKnown(chunk_, /*with_logits=*/false);
+      chunk_.clear();
+      num_chunk_rows = 0;
+    }
+  }
+  if (!chunk_.empty()) RunKnown(chunk_, /*with_logits=*/false);
+  std::erase_if(runs_, [this](const KnownRun& run) { return run.begin < num_known(*run.job) - 1; });
+  RunKnown(runs_, /*with_logits=*/true);
+}
+
+void AutoregressiveDrafter::RunKnown(std::span<const KnownRun> runs, bool with_logits) {
+  ClearBatch();
+  for (const KnownRun& run : runs) {
+    const DraftRequest& request = *run.job->request;
+    const std::span<const BlockId> blocks = request.table->blocks();
+    const int row_begin = static_cast<int>(tokens_.size());
+    const int num_rows = run.end - run.begin;
+    if (!sequences_.empty() && sequences_.back().block_table.data() == blocks.data() &&
+        sequences_.back().num_context + sequences_.back().num_rows == run.begin) {
+      sequences_.back().num_rows += num_rows;
+    } else {
+      sequences_.push_back({row_begin, num_rows, run.begin, blocks});
+    }
+    for (int slot = run.begin; slot < run.end; ++slot) {
+      tokens_.push_back(request.tokens[slot]);
+      sources_.push_back(features_ != nullptr ? features_->RowOf(blocks, slot - 1) : -1);
+    }
+    if (!with_logits || run.end != num_known(*run.job)) continue;
+    run.job->first_output = static_cast<int>(logits_rows_.size());
+    run.job->num_rows = 1;
+    logits_rows_.push_back(static_cast<std::int32_t>(tokens_.size()) - 1);
+  }
+  ++num_forwards_;
+  const ConstRows logits = network_->Forward({tokens_, sequences_, logits_rows_, sources_, 0});
+  if (!with_logits) return;
+  for (Job& job : std::span(jobs_).first(num_jobs_)) Grow(job, 0, logits);
+}
+
+void AutoregressiveDrafter::RunLevel(int depth) {
+  ClearBatch();
+  for (Job& job : std::span(jobs_).first(num_jobs_)) {
+    const int before = job.first_output;
+    job.num_rows = 0;
+    const std::span<const int> open = job.tree.open();
+    if (job.is_over || open.empty()) continue;
+    const int row_begin = static_cast<int>(tokens_.size());
+    job.first_output = row_begin;
+    job.num_rows = network_->ignores_path() ? 1 : static_cast<int>(open.size());
+    for (int i : open.first(job.num_rows)) {
+      const PathTree::Node& node = job.tree.node(i);
+      tokens_.push_back(node.token);
+      int source = before;
+      if (depth > 1 && !network_->ignores_path()) {
+        source += job.tree.node(node.parent).row - job.tree.first_row_before();
+      }
+      sources_.push_back(source);
+    }
+    const std::span<const BlockId> blocks = job.request->table->blocks();
+    SequenceRows rows = {row_begin, job.num_rows, num_known(job) + job.tree.first_row(), blocks};
+    const bool is_chain = setting_.width == 1 && setting_.shape.is_chain();
+    if (!is_chain) rows.tree = {num_known(job), job.tree.row_parents()};
+    sequences_.push_back(rows);
+  }
+  for (std::size_t i = 0; i < tokens_.size(); ++i) {
+    logits_rows_.push_back(static_cast<std::int32_t>(i));
+  }
+  if (tokens_.empty()) return;
+  ++num_forwards_;
+  const ConstRows logits = network_->Forward({tokens_, sequences_, logits_rows_, sources_, depth});
+  for (Job& job : std::span(jobs_).first(num_jobs_)) {
+    if (job.num_rows > 0) Grow(job, depth, logits);
+  }
+}
+
+void AutoregressiveDrafter::Grow(Job& job, int depth, ConstRows logits) {
+  if (setting_.records) Record(job, depth, logits);
+  const auto row = [&](int i) {
+    const float* values = logits.row(job.first_output + std::min(i, job.num_rows - 1));
+    return std::span(values, static_cast<std::size_t>(logits.cols));
+  };
+  const int max_nodes = job.request->max_tokens;
+  try {
+    if (job.is_sampled) {
+      GrowSampled(job, depth, row(0));
+    } else {
+      // The tree's own list of open nodes changes below.
+      const int num_parents = depth == 0 ? 1 : static_cast<int>(job.tree.open().size());
+      for (int i = 0; i < num_parents; ++i) {
+        const int parent = depth == 0 ? kDraftRoot : job.tree.open()[i];
+        AddGuesses(job, parent, row(i));
+        AddGuide(job, parent);
+      }
+    }
+  } catch (const NumericError&) {
+    // A network that is broken for this request has nothing more to say about it.
+    job.sampled.Clear();
+    job.is_over = true;
+    return;
+  }
+  // Where a sampled draft ends must not depend on what was drawn.
+  const double least = job.is_sampled ? 0.0 : job.request->least_path_probability;
+  const int width = setting_.shape.empty() ? setting_.width : max_nodes;
+  job.tree.OpenNext({width, max_nodes - 1, max_nodes, least});
+}
+
+void AutoregressiveDrafter::AddGuesses(Job& job, int parent, std::span<const float> logits) {
+  const TreeShape& shape = setting_.shape;
+  const int place = parent == kDraftRoot ? kDraftRoot : job.tree.node(parent).place;
+  const int num_ranked = shape.empty() ? setting_.width : shape.NumRanked(place);
+  const KeptTokens kept = KeepTokens(logits, SamplingRule{.temperature = 1.0}, scratch_);
+  FindTop(kept.row, num_ranked, top_);
+  for (int rank = 0; rank < static_cast<int>(top_.size()); ++rank) {
+    const double weight = kept.row.WeightAt(top_[rank].logit);
+    if (weight == 0.0) break;
+    const TokenId token = TargetId(top_[rank].token);
+    const auto probability = static_cast<float>(weight / kept.mass);
+    if (shape.empty()) {
+      job.tree.Add(token, parent, probability);
+    } else if (const int child = shape.Child(place, rank); child != kNoNode) {
+      job.tree.Add(token, parent, probability, child, shape.NumRanked(child) > 0);
+    }
+  }
+}
+
+void AutoregressiveDrafter::AddGuide(Job& job, int parent) {
+  const Draft* const guide = job.request->guide;
+  if (guide == nullptr || guide->empty()) return;
+  job.tree.PathTo(parent, path_);
+  int place = kDraftRoot;
+  for (TokenId token : path_) {
+    place = guide->Child(place, token);
+    if (place == kNoNode) return;
+  }
+  for (int i = place + 1; i < guide->size(); ++i) {
+    if (guide->parents[i] == place) {
+      job.tree.AddOrRaise(guide->tokens[i], parent, guide->confidence[i]);
+    }
+  }
+}
+
+void AutoregressiveDrafter::GrowSampled(Job& job, int depth, std::span<const float> logits) {
+  const DraftRequest& request = *job.request;
+  const std::span<const float> all = InTargetIds(logits);
+  const int parent = depth - 1;
+  if (request.rule.acceptance_method == AcceptanceMethod::kCoupled) {
+    const TokenId token =
+        SampleToken(all, request.rule, request.first_output_index + depth, scratch_);
+    const KeptTokens kept = KeepTokens(all, request.rule, scratch_);
+    job.sampled.Append(token, parent, static_cast<float>(kept.WeightOf(token) / kept.mass));
+  } else {
+    // The row is made before it is added, for the logits may be no numbers.
+    target_weights_.resize(all.size());
+    FillDraftRow(all, request.rule, scratch_, target_weights_);
+    std::ranges::copy(target_weights_,
+                      job.sampled.AddRowBehind(parent, static_cast<int>(all.size())).begin());
+    AppendDrawnChild(job.sampled, parent, request.rule.seed, request.first_output_index);
+  }
+  if (job.sampled.size() <= depth) {
+    job.is_over = true;
+    return;
+  }
+  job.tree.Add(job.sampled.tokens.back(), parent, 1.0f);
+}
+
+std::span<const float> AutoregressiveDrafter::InTargetIds(std::span<const float> logits) {
+  const std::span<const TokenId> ids = network_->target_ids();
+  if (ids.empty()) return logits;
+  target_logits_.assign(setting_.vocab_size, -std::numeric_limits<float>::infinity());
+  for (std::size_t i = 0; i < ids.size(); ++i) target_logits_[ids[i]] = logits[i];
+  return target_logits_;
+}
+
+void AutoregressiveDrafter::Record(const Job& job, int depth, ConstRows logits) {
+  for (int i = 0; i < job.num_rows; ++i) {
+    const float* row = logits.row(job.first_output + i);
+    std::vector<TokenId> path;
+    if (depth > 0) job.tree.PathTo(job.tree.open()[i], path);
+    records_.push_back({job.request->id, num_known(job), std::move(path),
+                        std::vector<float>(row, row + logits.cols)});
+  }
+}
+
+}  // namespace forerun

@@ -1,0 +1,53 @@
+// EAGLE, EAGLE-3 and MTP heads as draft networks.
+#ifndef FORERUN_CPP_DRAFT_NEURAL_HEAD_NETWORK_H_
+#define FORERUN_CPP_DRAFT_NEURAL_HEAD_NETWORK_H_
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cpp/draft/neural/draft_network.h"
+#include "cpp/model/decoder_stack.h"
+#include "cpp/model/draft_head.h"
+#include "cpp/model/transformer.h"
+
+namespace forerun {
+
+class HeadNetwork : public DraftNetwork {
+ public:
+  // The target, which keeps the head's features, and the Ops must outlive it.
+  HeadNetwork(DraftHeadSpec spec, DraftHeadWeights weights, const Transformer& target, Ops& ops,
+              const TransformerLimits& limits);
+
+  HeadNetwork(const HeadNetwork&) = delete;
+  HeadNetwork& operator=(const HeadNetwork&) = delete;
+
+  ConstRows Forward(const DraftBatch& batch) override;
+  std::span<const TokenId> target_ids() const override { return weights_.target_ids; }
+
+ private:
+  void EmbedTokens(const DraftBatch& batch, Rows out);
+  // Fused features of known tokens, outputs of drafted ones, [rows, width]; out may be any columns.
+  void GatherFeatures(const DraftBatch& batch, Rows out);
+  ConstRows RunLayers(const DraftBatch& batch);
+  ConstRows ComputeLogits(ConstRows normed);
+
+  // Constant after construction.
+  const DraftHeadSpec spec_;
+  const DraftHeadWeights weights_;
+  const Transformer& target_;
+  Ops& ops_;
+  const int hidden_size_;
+
+  DecoderStack stack_;
+  AlignedBuffer outputs_, next_outputs_;  // of the logits rows of the last forward
+  int num_outputs_ = 0;
+
+  // Scratch of one forward.
+  AlignedBuffer features_, combined_, hidden_, normed_, zero_, logits_;
+  std::vector<std::int32_t> all_rows_;
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_DRAFT_NEURAL_HEAD_NETWORK_H_

@@ -1,0 +1,98 @@
+#include "cpp/draft/neural/mlp_network.h"
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "cpp/model/checkpoint/json.h"
+#include "cpp/model/checkpoint/weight_reader.h"
+#include "cpp/model/draft_head.h"
+#include "cpp/util/check.h"
+
+namespace forerun {
+namespace {
+
+constexpr float kEps = 1e-6f;
+constexpr int kMaxHeads = 64;
+
+// Heads that are tied have their tensors stored once: those of depth 0, or of depth 1 where depth 0
+// is of another shape.
+std::string TiedName(const WeightReader& reader, const char* kind, int depth) {
+  const auto name = [&](int i) { return std::string(kind) + "." + std::to_string(i); };
+  if (depth == 0 || reader.Has(name(depth) + ".weight")) return name(depth);
+  return name(std::string(kind) == "proj" ? 1 : 0);
+}
+
+}  // namespace
+
+MlpNetwork::MlpNetwork(const std::string& directory, const Transformer& target, Ops& ops,
+                       int max_rows)
+    : target_(target), ops_(ops) {
+  const JsonObject config = ReadDraftConfig(directory);
+  CheckDraftVocabulary(config, target.spec());
+  Checkpoint checkpoint(directory);
+  WeightReader reader(checkpoint, CanonicalDraftName);
+  const int num_heads = config.Int("n_predict", 3, 1, kMaxHeads);
+  inner_size_ = static_cast<int>(reader.ShapeOf("head.0.weight", 2)[1]);
+  const int hidden = target.spec().hidden_size, vocab = target.vocab_size();
+
+  const auto matrix = [&](const std::string& name, int outputs, int inputs) {
+    std::unique_ptr<PackedMatrix>& place = matrices_[name];
+    if (place == nullptr) {
+      place = reader.TakeMatrix({{name, outputs}}, inputs, target.dtype(), ops);
+    }
+    return place.get();
+  };
+  for (int i = 0; i < num_heads; ++i) {
+    const std::string norm = TiedName(reader, "ln", i);
+    heads_.push_back(
+        {matrix(TiedName(reader, "emb", i), vocab, inner_size_),
+         matrix(TiedName(reader, "proj", i), inner_size_, i == 0 ? hidden : inner_size_),
+         matrix(TiedName(reader, "head", i), vocab, inner_size_),
+         reader.TakeVector(norm + ".weight", inner_size_),
+         reader.TakeVector(norm + ".bias", inner_size_)});
+  }
+  reader.CheckLeftovers(
+      [](const std::string&) { return false; },
+      "only tensors of " + std::to_string(num_heads) + " heads, as n_predict says");
+  const double state_weight = std::pow(0.5, 0.5 / num_heads);
+  embedding_scale_ = static_cast<float>(
+      std::sqrt((1.0 - state_weight * state_weight) * inner_size_ / 2.0) / state_weight);
+  if (config.Bool("scale_input", false)) {
+    input_scale_.assign(hidden, static_cast<float>(1.0 / std::sqrt(2.0)));
+  }
+  outputs_ = MakeScratch(max_rows, inner_size_);
+  next_outputs_ = MakeScratch(max_rows, inner_size_);
+  input_ = MakeScratch(max_rows, std::max(hidden, inner_size_));
+  embedded_ = MakeScratch(max_rows, inner_size_);
+}
+
+ConstRows MlpNetwork::Forward(const DraftBatch& batch) {
+  const int num_rows = static_cast<int>(batch.tokens.size());
+  const Head& head = heads_.at(batch.depth);
+  const bool is_first = batch.depth == 0;
+  const Rows input = RowsOf(input_, num_rows, head.projection->num_inputs());
+  ops_.GatherRows(
+      is_first ? target_.features()->rows() : RowsOf(outputs_, num_outputs_, inner_size_),
+      batch.sources, input);
+  if (is_first && !input_scale_.empty()) {
+    ops_.RmsNorm(input, input_scale_.data(), input.cols, kEps, input);
+  }
+  const Rows state = RowsOf(next_outputs_, num_rows, inner_size_);
+  const Rows embedded = RowsOf(embedded_, num_rows, inner_size_);
+  ops_.MatMul(input, *head.projection, nullptr, /*accumulate=*/false, state);
+  ops_.Embed(batch.tokens, *head.embedding, embedding_scale_, embedded);
+  ops_.Add(embedded, state);
+  ops_.RmsNorm(state, head.norm.data(), inner_size_, kEps, state);
+  ops_.Activate(state, head.bias.data(), Activation::kGelu, state);
+  std::swap(outputs_, next_outputs_);
+  num_outputs_ = num_rows;
+
+  const int vocab = head.output->num_outputs();
+  logits_.Grow(sizeof(float) * static_cast<std::size_t>(num_rows) * vocab);
+  const Rows logits = RowsOf(logits_, num_rows, vocab);
+  ops_.MatMul(state, *head.output, nullptr, /*accumulate=*/false, logits);
+  return logits;
+}
+
+}  // namespace forerun

@@ -1,0 +1,54 @@
+// Drafters that are models: from a checkpoint to a part of an engine.
+#ifndef FORERUN_CPP_DRAFT_NEURAL_MODEL_DRAFTER_H_
+#define FORERUN_CPP_DRAFT_NEURAL_MODEL_DRAFTER_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "cpp/draft/drafter.h"
+#include "cpp/draft/neural/draft_network.h"
+#include "cpp/model/draft_head.h"
+#include "cpp/model/features.h"
+#include "cpp/model/transformer.h"
+#include "forerun/options.h"
+
+namespace forerun {
+
+// The most tokens of a draft, and of a level of it those that others follow.
+int NumModelDraftTokens(const SpeculativeOptions& options);
+int NumModelLevelRows(const SpeculativeOptions& options);
+
+// A model drafter's checkpoint, understood before the target is built: the target must know which
+// features to keep, and the memory plan what a block costs.
+class ModelDrafterSource {
+ public:
+  // REQUIRES: a method that is a model. Throws CheckpointError or InvalidArgument.
+  ModelDrafterSource(const SpeculativeOptions& options, const ModelSpec& target,
+                     const std::string& target_directory);
+
+  const FeatureSpec& features() const { return features_; }
+  // Beside the target's keys and values, per block.
+  std::int64_t block_bytes(DType dtype, int block_size) const;
+
+  // `limits` are the target's, with room for all of a level's rows in a forward. The target and the
+  // Ops must outlive the drafter.
+  std::unique_ptr<Drafter> Load(const Transformer& target, Ops& ops,
+                                const TransformerLimits& limits);
+
+ private:
+  std::unique_ptr<DraftNetwork> LoadNetwork(const Transformer& target, Ops& ops,
+                                            const TransformerLimits& limits);
+
+  const SpeculativeOptions options_;
+  const int target_hidden_size_;
+  const std::string target_directory_;
+  FeatureSpec features_;
+  std::unique_ptr<DraftHeadReader> head_;  // of eagle, eagle3 and mtp
+  std::optional<ModelSpec> model_;         // of draft_model
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_DRAFT_NEURAL_MODEL_DRAFTER_H_

@@ -1,0 +1,44 @@
+// Guesses that what followed the last tokens before will follow again: prompt lookup.
+//
+// The draft continues the earliest occurrence, in the request's own prompt and output, of its
+// longest suffix of prompt_lookup_min to prompt_lookup_max tokens that occurred earlier. The
+// earliest, as in vLLM: it has the longest continuation. A continuation that reaches the end of
+// the text ends there. Amortised O(1) per token; nothing is searched.
+#ifndef FORERUN_CPP_DRAFT_TEXT_NGRAM_H_
+#define FORERUN_CPP_DRAFT_TEXT_NGRAM_H_
+
+#include <span>
+
+#include "cpp/draft/drafter.h"
+#include "cpp/draft/live_requests.h"
+#include "cpp/draft/text/own_index.h"
+#include "cpp/draft_tree/draft_tree.h"
+#include "forerun/options.h"
+#include "forerun/types.h"
+
+namespace forerun {
+
+class NgramDrafter : public Drafter {
+ public:
+  // REQUIRES: 1 <= prompt_lookup_min <= prompt_lookup_max.
+  explicit NgramDrafter(const SpeculativeOptions& options);
+
+  void Begin(RequestId id, std::span<const TokenId> prompt) override;
+  void Observe(RequestId id, std::span<const TokenId> committed) override;
+  void End(RequestId id) override;
+  void Forget(RequestId id) override;
+  void Propose(const DraftRequest& wanted, Draft& draft) override;
+  void Reset() override {}
+
+ private:
+  // Fixed at construction.
+  int lookup_min_;
+  int lookup_max_;
+  int max_draft_tokens_;
+
+  LiveRequests<OwnIndex> requests_;
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_DRAFT_TEXT_NGRAM_H_

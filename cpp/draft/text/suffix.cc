@@ -1,0 +1,151 @@
+#include "cpp/draft/text/suffix.h"
+
+#include <algorithm>
+
+#include "cpp/draft/neural/confidence.h"
+#include "cpp/util/check.h"
+
+namespace forerun {
+
+namespace {
+
+// Sums of probabilities are compared with a bound that was added up in another order.
+constexpr double kRounding = 1e-9;
+
+// 0.1 * 30 is to allow 3 tokens.
+constexpr double kFactorRounding = 1e-6;
+
+}  // namespace
+
+SuffixDrafter::SuffixDrafter(const SpeculativeOptions& options, std::int64_t max_history_bytes)
+    : max_depth_(options.suffix_max_tree_depth),
+      max_draft_tokens_(options.num_speculative_tokens.value_or(max_depth_)),
+      min_token_prob_(options.suffix_min_token_prob),
+      use_tree_(options.suffix_use_tree),
+      history_(options.suffix_max_cached_requests, max_history_bytes, max_depth_) {
+  FORERUN_CHECK(max_depth_ >= 2 && options.suffix_max_spec_factor > 0, "unchecked options");
+  for (int match = 0; match < max_depth_; ++match) {
+    const double by_factor = options.suffix_max_spec_factor * match + kFactorRounding;
+    const double allowed = std::min(by_factor, static_cast<double>(max_depth_ - match));
+    allowed_tokens_.push_back(static_cast<int>(allowed));
+    const int most_so_far = match == 0 ? 0 : most_tokens_.back();
+    most_tokens_.push_back(std::max(most_so_far, allowed_tokens_.back()));
+  }
+}
+
+void SuffixDrafter::Begin(RequestId id, std::span<const TokenId> prompt) {
+  Request& request = requests_.Add(id, {OwnIndex(max_depth_ - 1), prompt.size(), {}});
+  request.own.Append(prompt);
+}
+
+void SuffixDrafter::Observe(RequestId id, std::span<const TokenId> committed) {
+  requests_.Get(id).own.Append(committed);
+}
+
+void SuffixDrafter::End(RequestId id) {
+  const Request& request = requests_.Get(id);
+  history_.Add(request.own.index().text().subspan(request.num_prompt_tokens));
+  requests_.Remove(id);
+}
+
+void SuffixDrafter::Forget(RequestId id) { requests_.Remove(id); }
+
+void SuffixDrafter::Propose(const DraftRequest& wanted, Draft& draft) {
+  Request& request = requests_.Get(wanted.id);
+  const int limit = std::min(wanted.max_tokens, max_draft_tokens_);
+  history_.Follow(request.own.index().text(), request.follower);
+  use_tree_ ? ProposeTree(request, limit, draft) : ProposeChain(request, limit, draft);
+}
+
+void SuffixDrafter::ProposeChain(const Request& request, int max_tokens, Draft& draft) const {
+  Candidate best;
+  Consider(request.own.index(), request.own.match(), max_tokens, best);
+  for (int i = history_.num_segments() - 1; i >= 0; --i) {
+    Consider(history_.segment(i), history_.match(i, request.follower), max_tokens, best);
+  }
+  Write(best, draft);
+}
+
+void SuffixDrafter::ProposeBehind(const DraftRequest& wanted, std::span<const TokenId> path,
+                                  Draft& draft) {
+  const OwnIndex& own = requests_.Get(wanted.id).own;
+  SuffixIndex::Cursor match = own.match();
+  for (TokenId token : path) own.index().Advance(match, token, max_depth_ - 1);
+  own.index().Resolve(match);
+  Candidate best;
+  Consider(own.index(), match, wanted.max_tokens, best);
+  Write(best, draft);
+}
+
+void SuffixDrafter::ProposeTree(const Request& request, int max_nodes, Draft& draft) {
+  tree_.Clear();
+  int longest = 0;
+  const auto add = [&](const SuffixIndex& index, SuffixIndex::Cursor match) {
+    longest = std::max(longest, match.length);
+    tree_.AddSource(index, match);
+  };
+  add(request.own.index(), request.own.match());
+  for (int i = history_.num_segments() - 1; i >= 0; --i) {
+    add(history_.segment(i), history_.match(i, request.follower));
+  }
+  tree_.Grow({max_nodes, most_tokens_[longest], max_depth_ - 1, min_token_prob_}, draft);
+}
+
+// The sum of the path's probabilities; less than to_beat, and unfinished, when it cannot reach it.
+double SuffixDrafter::Score(const Candidate& candidate, double to_beat) const {
+  const SuffixIndex& index = *candidate.index;
+  SuffixIndex::StateId state = candidate.match.state;
+  double prob = 1;
+  double score = 0;
+  for (int i = 0; i < candidate.num_tokens; ++i) {
+    const SuffixIndex::StateId next = index.best_next(state);
+    if (next == SuffixIndex::kNone) break;
+    prob *= static_cast<double>(index.count(next)) / index.num_followed(state);
+    if (prob < min_token_prob_) break;
+    if (score + prob * (candidate.num_tokens - i) < to_beat - kRounding) break;
+    score += prob;
+    state = next;
+  }
+  return score;
+}
+
+void SuffixDrafter::Consider(const SuffixIndex& index, SuffixIndex::Cursor match, int max_tokens,
+                             Candidate& best) const {
+  // No probability is above 1, so a score is at most the number of tokens.
+  const auto hopeless = [&](int num_tokens) {
+    return std::min(num_tokens, max_tokens) < best.score - kRounding;
+  };
+  while (match.length > 0 && !hopeless(most_tokens_[match.length])) {
+    // Suffixes of one state have the same continuations, so the longest stands for all.
+    const SuffixIndex::StateId shorter = index.link(match.state);
+    const auto allowed = allowed_tokens_.begin();
+    const int num_tokens =
+        *std::max_element(allowed + index.length(shorter) + 1, allowed + match.length + 1);
+    if (!hopeless(num_tokens)) {
+      Candidate candidate{&index, match, std::min(num_tokens, max_tokens)};
+      candidate.score = Score(candidate, best.score);
+      if (candidate.score > best.score) best = candidate;
+    }
+    match = {shorter, index.length(shorter)};
+  }
+}
+
+void SuffixDrafter::Write(const Candidate& best, Draft& draft) const {
+  if (best.index == nullptr) return;
+  const SuffixIndex& index = *best.index;
+  SuffixIndex::Cursor context = best.match;
+  double prob = 1;
+  while (draft.size() < best.num_tokens) {
+    const SuffixIndex::StateId next = index.best_next(context.state);
+    if (next == SuffixIndex::kNone) break;
+    const int count = index.count(next);
+    const int num_followed = index.num_followed(context.state);
+    prob *= static_cast<double>(count) / num_followed;
+    if (prob < min_token_prob_) break;
+    draft.AppendToChain(index.last_token(next),
+                        CountConfidence(count, num_followed, context.length));
+    context = {next, context.length + 1};
+  }
+}
+
+}  // namespace forerun

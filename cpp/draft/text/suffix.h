@@ -1,0 +1,87 @@
+// Guesses the most frequent continuation of the last tokens, in the request's own prompt and output
+// and in past outputs: suffix decoding (Oliaro et al., "SuffixDecoding"), with vLLM's options.
+//
+// Of the suffixes of the text that occurred earlier, at most max_tree_depth - 1 long, each has a
+// candidate: from it, the most frequent next token (of equals, the lowest), again and again. Its
+// probability is the product, along the path, of the shares of occurrences that went this way. A
+// path ends before the probability falls below min_token_prob, before match and draft together
+// exceed max_tree_depth, and after floor(max_spec_factor * match length) tokens. The draft is the
+// candidate with the greatest sum of path probabilities, the expected number of accepted tokens;
+// of equals the one from the request itself, then the newest outputs, then the longest match.
+//
+// The occurrence at the end of the text, which nothing follows yet, does not count.
+#ifndef FORERUN_CPP_DRAFT_TEXT_SUFFIX_H_
+#define FORERUN_CPP_DRAFT_TEXT_SUFFIX_H_
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "cpp/draft/drafter.h"
+#include "cpp/draft/live_requests.h"
+#include "cpp/draft/text/own_index.h"
+#include "cpp/draft/text/suffix_tree.h"
+#include "cpp/draft_tree/draft_tree.h"
+#include "cpp/index/history.h"
+#include "forerun/options.h"
+#include "forerun/types.h"
+
+namespace forerun {
+
+class SuffixDrafter : public Drafter {
+ public:
+  static constexpr std::int64_t kMaxHistoryBytes = std::int64_t{512} << 20;
+
+  // REQUIRES: suffix_max_tree_depth >= 2, suffix_max_spec_factor > 0.
+  explicit SuffixDrafter(const SpeculativeOptions& options,
+                         std::int64_t max_history_bytes = kMaxHistoryBytes);
+
+  void Begin(RequestId id, std::span<const TokenId> prompt) override;
+  void Observe(RequestId id, std::span<const TokenId> committed) override;
+  // Remembers the request's output, without its prompt, for all requests.
+  void End(RequestId id) override;
+  void Forget(RequestId id) override;
+  void Propose(const DraftRequest& wanted, Draft& draft) override;
+  // The best chain behind the request's tokens and these, as the request's own text continues them.
+  void ProposeBehind(const DraftRequest& wanted, std::span<const TokenId> path, Draft& draft);
+  void Reset() override { history_.Clear(); }
+
+  const History& history() const { return history_; }
+
+ private:
+  struct Request {
+    OwnIndex own;
+    std::size_t num_prompt_tokens = 0;
+    History::Follower follower;
+  };
+
+  struct Candidate {
+    const SuffixIndex* index = nullptr;
+    SuffixIndex::Cursor match;
+    int num_tokens = 0;  // at most
+    double score = 0;
+  };
+
+  void ProposeChain(const Request& request, int max_tokens, Draft& draft) const;
+  void ProposeTree(const Request& request, int max_nodes, Draft& draft);
+  double Score(const Candidate& candidate, double to_beat) const;
+  void Consider(const SuffixIndex& index, SuffixIndex::Cursor match, int max_tokens,
+                Candidate& best) const;
+  void Write(const Candidate& best, Draft& draft) const;
+
+  // Fixed at construction.
+  int max_depth_;
+  int max_draft_tokens_;
+  double min_token_prob_;
+  bool use_tree_;
+  std::vector<int> allowed_tokens_;  // [match length]: by the factor and the depth
+  std::vector<int> most_tokens_;     // [match length]: allowed for it or any shorter one
+
+  LiveRequests<Request> requests_;
+  History history_;  // changes only in End and Reset
+  SuffixTree tree_;  // of the last ProposeTree
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_DRAFT_TEXT_SUFFIX_H_
