@@ -90,7 +90,7 @@ struct Experiment {
   SamplingRule rule = {};
 
   SamplerScratch scratch = {};
-  Draft draft = {};
+  DraftTree draft = {};
   std::vector<int> contexts = {};  // [draft.size() + 1], behind the root and the nodes
 
   bool is_chain() const {
@@ -117,9 +117,9 @@ struct Experiment {
     std::vector<int> depths = {0};
     for (int parent : shape) {
       if (is_sampled && rule.acceptance_method != AcceptanceMethod::kCoupled) {
-        if (draft.RowBehind(parent).empty()) {
+        if (draft.RowAfter(parent).empty()) {
           FillDraftRow(drafter.logits[contexts[parent + 1]], rule, scratch,
-                       draft.AddRowBehind(parent, kVocabSize));
+                       draft.AddRowAfter(parent, kVocabSize));
         }
         AppendDrawnChild(draft, parent, rule.seed, 0);
       } else {

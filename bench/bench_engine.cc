@@ -154,7 +154,7 @@ double VerifySeconds(ConstRows logits, int num_rows, AcceptanceMethod method,
     const RowLogits rows = {logits.row(begin), logits.cols, logits.stride};
     SamplingRule rule;
     rule.seed = begin;
-    Draft draft;
+    DraftTree draft;
     for (int i = 0; i + 1 < num_rows; ++i) {
       draft.AppendToChain(SampleToken(rows.row(i), rule, i, scratch), 1.0f);
     }

@@ -110,7 +110,7 @@ class DrafterMethod : public Method {
  private:
   AnyDrafter drafter_;
   const forerun::SamplingRule rule_;
-  forerun::Draft draft_;
+  forerun::DraftTree draft_;
 };
 
 // Stops at the first match of the greatest length, so texts full of matches are cheap.

@@ -140,7 +140,7 @@ void VerifyChain(benchmark::State& state, SamplingRule rule, const Logits& logit
   const int vocab_size = static_cast<int>(logits.size()) / kNumRows;
   const RowLogits rows = {logits.data(), vocab_size, vocab_size};
   SamplerScratch scratch;
-  Draft draft;
+  DraftTree draft;
   std::vector<TokenId> path;
   for (int i = 0; i < 4; ++i) {
     const auto row = rule.processors == nullptr
@@ -161,15 +161,15 @@ void VerifySampled(benchmark::State& state, const Logits& logits, SamplingRule r
   SamplingRule greedy;
   greedy.temperature = 0.0;
   SamplerScratch scratch;
-  std::vector<Draft> drafts(drawn ? 16 : 1);
+  std::vector<DraftTree> drafts(drawn ? 16 : 1);
   std::mt19937 random(5);
   std::normal_distribution<float> normal(0.0f, 0.5f);
-  for (Draft& draft : drafts) {
+  for (DraftTree& draft : drafts) {
     for (int i = 0; i < 4; ++i) {
       Logits row(rows.row(i).begin(), rows.row(i).end());
       for (float& logit : row) logit += normal(random);
       if (drawn) {
-        FillDraftRow(row, rule, scratch, draft.AddRowBehind(i - 1, vocab_size));
+        FillDraftRow(row, rule, scratch, draft.AddRowAfter(i - 1, vocab_size));
         AppendDrawnChild(draft, i - 1, random(), 0);
       } else {
         draft.AppendToChain(SampleToken(rows.row(i), greedy, i, scratch), 1);

@@ -36,7 +36,7 @@ struct DraftRequest {
   int num_rows_behind = 0;    // what NumRowsBehind says
   bool may_run_model = true;  // there is room for its rows, and they are thought to pay
   // Guesses of somebody else, which a model may go on from; null: none.
-  const Draft* guide = nullptr;
+  const DraftTree* guide = nullptr;
 };
 
 class Drafter {
@@ -72,7 +72,7 @@ class Drafter {
     int num_nodes = 0, num_accepted = 0;
   };
   // Of this step's draft, as it was checked: what would have been proposed without the model.
-  virtual Share WithoutModel(RequestId /*id*/, const Draft& /*draft*/,
+  virtual Share WithoutModel(RequestId /*id*/, const DraftTree& /*draft*/,
                              std::span<const int> /*accepted_nodes*/) {
     return {};
   }
@@ -80,7 +80,7 @@ class Drafter {
   // Fills `draft` (cleared by the caller) with at most max_tokens nodes; leaves it empty when it
   // has no guess. How many nodes it draws must not depend on what it drew: drafts are dropped when
   // they do not fit.
-  virtual void Propose(const DraftRequest& request, Draft& draft) = 0;
+  virtual void Propose(const DraftRequest& request, DraftTree& draft) = 0;
 
   // Drops what is remembered of past requests.
   virtual void Reset() = 0;

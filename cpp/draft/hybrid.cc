@@ -54,13 +54,13 @@ void HybridDrafter::Prepare(std::span<const DraftRequest> requests) {
 }
 
 void HybridDrafter::Reserve(int max_tokens, Job& job) {
-  for (Draft* draft : {&job.indexed, &modelled_, &extension_}) draft->Reserve(max_tokens);
+  for (DraftTree* draft : {&job.indexed, &modelled_, &extension_}) draft->Reserve(max_tokens);
   tree_.Reserve(3 * max_tokens);
   path_.reserve(max_tokens);
   places_.reserve(max_tokens);
 }
 
-void HybridDrafter::Propose(const DraftRequest& request, Draft& draft) {
+void HybridDrafter::Propose(const DraftRequest& request, DraftTree& draft) {
   const Job* const job = FindJob(request.id);
   if (job == nullptr) return;
   modelled_.Clear();
@@ -71,14 +71,14 @@ void HybridDrafter::Propose(const DraftRequest& request, Draft& draft) {
     const int end = tree_.EndOfBestPath();
     tree_.PathTo(end, path_);
     extension_.Clear();
-    index_->ProposeBehind(request, path_, extension_);
+    index_->ProposeAfter(request, path_, extension_);
     Merge(extension_, end);
   }
   Merge(job->indexed, kDraftRoot);
   tree_.WriteBest(request.max_tokens, draft);
 }
 
-Drafter::Share HybridDrafter::WithoutModel(RequestId id, const Draft& draft,
+Drafter::Share HybridDrafter::WithoutModel(RequestId id, const DraftTree& draft,
                                            std::span<const int> accepted_nodes) {
   const Job* const job = FindJob(id);
   if (job == nullptr) return {};
@@ -102,7 +102,7 @@ HybridDrafter::Job* HybridDrafter::FindJob(RequestId id) {
   return nullptr;
 }
 
-void HybridDrafter::Merge(const Draft& draft, int root) {
+void HybridDrafter::Merge(const DraftTree& draft, int root) {
   places_.clear();
   for (int i = 0; i < draft.size(); ++i) {
     const int parent = draft.parents[i] == kDraftRoot ? root : places_[draft.parents[i]];

@@ -37,8 +37,8 @@ class HybridDrafter : public Drafter {
   }
   void Prepare(std::span<const DraftRequest> requests) override;
   bool RanModel(RequestId id) const override { return model_->RanModel(id); }
-  void Propose(const DraftRequest& request, Draft& draft) override;
-  Share WithoutModel(RequestId id, const Draft& draft,
+  void Propose(const DraftRequest& request, DraftTree& draft) override;
+  Share WithoutModel(RequestId id, const DraftTree& draft,
                      std::span<const int> accepted_nodes) override;
   void Reset() override;
   std::vector<DraftRecord> TakeRecords() override { return model_->TakeRecords(); }
@@ -46,14 +46,14 @@ class HybridDrafter : public Drafter {
  private:
   struct Job {
     RequestId id;
-    Draft indexed;
+    DraftTree indexed;
   };
 
   Job* FindJob(RequestId id);  // null where the request has none
   // Drafts get longer as texts do: room for the longest at once.
   void Reserve(int max_tokens, Job& job);
   // Adds a draft's nodes to the tree, as the continuation of `root`.
-  void Merge(const Draft& draft, int root);
+  void Merge(const DraftTree& draft, int root);
 
   const std::unique_ptr<SuffixDrafter> index_;
   const std::unique_ptr<Drafter> model_;
@@ -63,7 +63,7 @@ class HybridDrafter : public Drafter {
   std::vector<Job> jobs_;  // the first num_jobs_
   int num_jobs_ = 0;
   std::vector<DraftRequest> for_model_;
-  Draft modelled_, extension_;
+  DraftTree modelled_, extension_;
   PathTree tree_;
   std::vector<TokenId> path_;
   std::vector<int> places_;  // of a draft's nodes in the tree, or in the index's draft

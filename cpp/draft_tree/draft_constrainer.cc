@@ -11,7 +11,7 @@ constexpr float kCertain = 1.0f;
 
 }  // namespace
 
-void DraftConstrainer::Constrain(ConstraintCursor& constraint, int max_nodes, Draft& draft) {
+void DraftConstrainer::Constrain(ConstraintCursor& constraint, int max_nodes, DraftTree& draft) {
   draft_.Clear();
   is_forced_.clear();
   places_.assign(draft.size(), kDropped);

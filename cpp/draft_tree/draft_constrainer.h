@@ -18,7 +18,7 @@ class DraftConstrainer {
   // and puts in what the constraint forces: at the root and behind each node, at most max_nodes in
   // all. What is forced has no siblings. The others keep their order. Throws HookError.
   // REQUIRES: the draft's guesses are certain; the choice among sampled ones would not be neutral.
-  void Constrain(ConstraintCursor& constraint, int max_nodes, Draft& draft);
+  void Constrain(ConstraintCursor& constraint, int max_nodes, DraftTree& draft);
 
  private:
   // Append to draft_. The constraint must stand behind `parent`.
@@ -30,7 +30,7 @@ class DraftConstrainer {
   // Sets path_ to what leads to `node` and then `token`.
   void SetPath(int node, TokenId token);
 
-  Draft draft_;                       // as it will be
+  DraftTree draft_;                   // as it will be
   std::vector<bool> is_forced_;       // [draft_.size()]
   std::vector<std::int32_t> places_;  // of the old nodes among the new
   std::vector<TokenId> path_, forced_;

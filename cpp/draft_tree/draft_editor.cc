@@ -7,7 +7,7 @@
 
 namespace forerun {
 
-void DraftEditor::Select(std::span<const std::int32_t> nodes, Draft& draft) {
+void DraftEditor::Select(std::span<const std::int32_t> nodes, DraftTree& draft) {
   selected_.Clear();
   places_.assign(draft.size(), kDraftRoot);
   for (std::int32_t node : nodes) {
@@ -21,18 +21,18 @@ void DraftEditor::Select(std::span<const std::int32_t> nodes, Draft& draft) {
   std::swap(draft, selected_);
 }
 
-void DraftEditor::SelectRows(std::span<const std::int32_t> nodes, Draft& draft) {
+void DraftEditor::SelectRows(std::span<const std::int32_t> nodes, DraftTree& draft) {
   if (!draft.is_sampled()) return;
-  const auto row_behind = [&](std::size_t i) {
-    return i < draft.row_behind.size() ? draft.row_behind[i] : -1;
+  const auto row_after = [&](std::size_t i) {
+    return i < draft.row_after.size() ? draft.row_after[i] : -1;
   };
-  selected_.row_behind.push_back(row_behind(0));
-  for (std::int32_t node : nodes) selected_.row_behind.push_back(row_behind(node + 1));
+  selected_.row_after.push_back(row_after(0));
+  for (std::int32_t node : nodes) selected_.row_after.push_back(row_after(node + 1));
   std::swap(selected_.weights, draft.weights);
   selected_.vocab_size = draft.vocab_size;
 }
 
-void DraftEditor::OrderDepthFirst(Draft& draft) {
+void DraftEditor::OrderDepthFirst(DraftTree& draft) {
   if (draft.is_chain()) return;
   const int size = draft.size();
   sizes_.assign(size, 1);

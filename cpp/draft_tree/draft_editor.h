@@ -14,17 +14,17 @@ class DraftEditor {
  public:
   // Keeps these nodes, in this order. REQUIRES: each one's parent comes before it. Of a sampled
   // draft all nodes, or the choice would show in the output (see draft.h).
-  void Select(std::span<const std::int32_t> nodes, Draft& draft);
+  void Select(std::span<const std::int32_t> nodes, DraftTree& draft);
 
   // Puts every node right behind its parent or its elder siblings' descendants; siblings keep their
   // order. The path of first children then comes first, without gaps.
-  void OrderDepthFirst(Draft& draft);
+  void OrderDepthFirst(DraftTree& draft);
 
  private:
   // Brings along where their children were drawn.
-  void SelectRows(std::span<const std::int32_t> nodes, Draft& draft);
+  void SelectRows(std::span<const std::int32_t> nodes, DraftTree& draft);
 
-  Draft selected_;
+  DraftTree selected_;
   std::vector<std::int32_t> places_;  // of the old nodes among the new
   std::vector<std::int32_t> sizes_;   // of subtrees
   std::vector<std::int32_t> next_;    // by node, where its next child goes

@@ -25,33 +25,33 @@ inline constexpr int kNoNode = -2;
 
 // Node i guesses tokens[i] after the path that ends in parents[i] < i. So every beginning of the
 // nodes is a tree too; drafters put the most promising nodes first, for whoever must cut.
-struct Draft {
+struct DraftTree {
   std::vector<TokenId> tokens;
   std::vector<std::int32_t> parents;
   // The drafter's own estimate that the node is accepted given its parent was; for the length
   // controller.
   std::vector<float> confidence;
 
-  // Where the children of a node were drawn: row row_behind[node + 1] of weights [rows,
+  // Where the children of a node were drawn: row row_after[node + 1] of weights [rows,
   // vocab_size], or nowhere (-1, or not even an entry): they are certain. The weights are multiples
   // of 2^-32 in [0, 1]; a token's probability is its weight over the sum of all.
-  std::vector<std::int32_t> row_behind;
+  std::vector<std::int32_t> row_after;
   std::vector<float> weights;
   int vocab_size = 0;
 
-  bool is_sampled() const { return !row_behind.empty(); }
+  bool is_sampled() const { return !row_after.empty(); }
   // Empty where the children of `node` are certain.
-  std::span<const float> RowBehind(int node) const {
+  std::span<const float> RowAfter(int node) const {
     const auto i = static_cast<std::size_t>(node + 1);
-    if (i >= row_behind.size() || row_behind[i] < 0) return {};
-    return {weights.data() + std::int64_t{row_behind[i]} * vocab_size,
+    if (i >= row_after.size() || row_after[i] < 0) return {};
+    return {weights.data() + std::int64_t{row_after[i]} * vocab_size,
             static_cast<std::size_t>(vocab_size)};
   }
   // A row for the children of `node`, to be filled by the caller. Valid until the next.
-  std::span<float> AddRowBehind(int node, int num_tokens) {
+  std::span<float> AddRowAfter(int node, int num_tokens) {
     vocab_size = num_tokens;
-    if (static_cast<int>(row_behind.size()) <= node + 1) row_behind.resize(node + 2, -1);
-    row_behind[node + 1] = static_cast<std::int32_t>(weights.size() / vocab_size);
+    if (static_cast<int>(row_after.size()) <= node + 1) row_after.resize(node + 2, -1);
+    row_after[node + 1] = static_cast<std::int32_t>(weights.size() / vocab_size);
     weights.resize(weights.size() + vocab_size);
     return {weights.end() - vocab_size, weights.end()};
   }
@@ -99,7 +99,7 @@ struct Draft {
     tokens.clear();
     parents.clear();
     confidence.clear();
-    row_behind.clear();
+    row_after.clear();
     weights.clear();
   }
   void Append(TokenId token, int parent, float token_confidence) {
@@ -116,7 +116,7 @@ struct Draft {
     tokens.resize(count);
     parents.resize(count);
     confidence.resize(count);
-    if (std::ssize(row_behind) > count + 1) row_behind.resize(count + 1);
+    if (std::ssize(row_after) > count + 1) row_after.resize(count + 1);
   }
 };
 

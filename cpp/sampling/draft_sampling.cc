@@ -11,7 +11,7 @@ namespace forerun {
 namespace {
 
 // The lowest token >= `from` that a child of `node` guesses, or the highest of all ids.
-TokenId SmallestChild(const Draft& draft, int node, TokenId from) {
+TokenId SmallestChild(const DraftTree& draft, int node, TokenId from) {
   TokenId smallest = std::numeric_limits<TokenId>::max();
   for (int i = node + 1; i < draft.size(); ++i) {
     if (draft.parents[i] == node && draft.tokens[i] >= from) {
@@ -46,8 +46,8 @@ void RoundDraftRow(std::span<float> row) {
   }
 }
 
-bool AppendDrawnChild(Draft& draft, int node, std::uint64_t seed, int first_output_index) {
-  const std::span<const float> row = draft.RowBehind(node);
+bool AppendDrawnChild(DraftTree& draft, int node, std::uint64_t seed, int first_output_index) {
+  const std::span<const float> row = draft.RowAfter(node);
   FORERUN_CHECK(!row.empty(), "sampled children need a row to be drawn from");
   double total = SumOfWeights(row);
   for (int i = node + 1; i < draft.size(); ++i) {

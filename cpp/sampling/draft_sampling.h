@@ -4,7 +4,7 @@
 // number i is SampleToken(the drafter's logits, the request's rule, i), and the draft needs no row.
 // Otherwise the guesses must not depend on the noise that decides about them:
 //
-//   FillDraftRow(logits, rule, scratch, draft.AddRowBehind(node, vocab_size));
+//   FillDraftRow(logits, rule, scratch, draft.AddRowAfter(node, vocab_size));
 //   AppendDrawnChild(draft, node, rule.seed, first_output_index);  // as often as children are
 //   wanted
 //
@@ -33,7 +33,7 @@ void RoundDraftRow(std::span<float> row);
 // Draws one more child of `node` from the row behind it, without replacement. False, and nothing
 // appended, when every token with weight is a child already.
 // REQUIRES: the row behind `node` is there.
-bool AppendDrawnChild(Draft& draft, int node, std::uint64_t seed, int first_output_index);
+bool AppendDrawnChild(DraftTree& draft, int node, std::uint64_t seed, int first_output_index);
 
 }  // namespace forerun
 

@@ -61,8 +61,8 @@ class LazyCopy {
   bool is_copied_ = false;
 };
 
-std::span<const std::uint32_t> AllowedBehind(std::span<const TokenId> path,
-                                             ConstraintCursor& constraint) {
+std::span<const std::uint32_t> AllowedAfter(std::span<const TokenId> path,
+                                            ConstraintCursor& constraint) {
   if (!constraint.MoveTo(path)) throw HookError("the constraint refuses a token that it allowed");
   return constraint.Allowed();
 }
@@ -127,7 +127,7 @@ std::span<const float> LogitsProcessors::Apply(std::span<const float> logits,
   std::span<const std::uint32_t> allowed;
   if (params_.allowed_token_ids.has_value()) row.KeepOnly(*params_.allowed_token_ids);
   if (hooks_.constraint != nullptr) {
-    allowed = AllowedBehind(path, *hooks_.constraint);
+    allowed = AllowedAfter(path, *hooks_.constraint);
     row.KeepOnly(allowed);
   }
   for (const std::vector<TokenId>& word : params_.bad_words) {

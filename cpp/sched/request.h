@@ -79,7 +79,7 @@ struct Request {
   RequestMetrics metrics;
 
   // This step's; empty between steps.
-  Draft draft;
+  DraftTree draft;
 
   // To be called once, before anything else. REQUIRES: prompt and parameters can be served.
   void SetUp(std::span<const TokenId> prompt, const SamplingParams& sampling_params,

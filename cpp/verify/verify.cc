@@ -10,14 +10,14 @@ namespace forerun {
 namespace {
 
 // The next child of `node` behind node `after`, or the draft's size.
-int NextChild(const Draft& draft, int node, int after) {
+int NextChild(const DraftTree& draft, int node, int after) {
   int child = after + 1;
   while (child < draft.size() && draft.parents[child] != node) ++child;
   return child;
 }
 
 // The first child of `node` that guessed `token`, or kDraftRoot.
-int FindChild(const Draft& draft, int node, TokenId token) {
+int FindChild(const DraftTree& draft, int node, TokenId token) {
   for (int child = NextChild(draft, node, node); child < draft.size();
        child = NextChild(draft, node, child)) {
     if (draft.tokens[child] == token) return child;
@@ -30,7 +30,7 @@ int FindChild(const Draft& draft, int node, TokenId token) {
 // where the masses behind it are needed once more.
 class Walk {
  public:
-  Walk(const Draft& draft, RowLogits logits, const SamplingRule& rule, int first_output_index,
+  Walk(const DraftTree& draft, RowLogits logits, const SamplingRule& rule, int first_output_index,
        SamplerScratch& scratch, Verdict& out)
       : draft_(draft),
         logits_(logits),
@@ -54,7 +54,7 @@ class Walk {
   std::vector<double>& residuals() { return scratch_.residuals[out_.num_accepted()]; }
 
   std::span<const float> Logits(int node) const {
-    return LogitsBehind(node, out_.tokens, logits_, rule_, scratch_.logits);
+    return LogitsAfter(node, out_.tokens, logits_, rule_, scratch_.logits);
   }
   KeptTokens Keep(int node) { return KeepTokens(Logits(node), rule_, scratch_); }
   bool Toss(int node, double probability) const {
@@ -75,7 +75,7 @@ class Walk {
   TokenId DrawBesideChildren(int node, double total);
   TokenId DrawResidual(double total);
 
-  const Draft& draft_;
+  const DraftTree& draft_;
   const RowLogits logits_;
   const SamplingRule& rule_;
   const int first_output_index_;
@@ -107,7 +107,7 @@ double Walk::WeighChildren(int node) {
 // is complete.
 bool Walk::Visit(int node, double weight) {
   const bool is_leaf = NextChild(draft_, node, node) == draft_.size();
-  const bool is_certain = draft_.RowBehind(node).empty();
+  const bool is_certain = draft_.RowAfter(node).empty();
   Target target = {.weight = weight, .total = 0.0};
   if (!is_leaf) {
     try {
@@ -151,7 +151,7 @@ bool Walk::VisitCertainChildren(int node, Target& target) {
 }
 
 bool Walk::VisitSampledChildren(int node, Target& target) {
-  const std::span<const float> row = draft_.RowBehind(node);
+  const std::span<const float> row = draft_.RowAfter(node);
   double draft_total = SumOfWeights(row);
   for (int child = NextChild(draft_, node, node); child < draft_.size();
        child = NextChild(draft_, node, child)) {
@@ -215,7 +215,7 @@ void Walk::SubtractDraft(int node, int child, double draft_scale, Target& target
 }
 
 double Walk::SubtractFromKept(int node, double scale, double draft_scale) {
-  const std::span<const float> row = draft_.RowBehind(node);
+  const std::span<const float> row = draft_.RowAfter(node);
   std::vector<double>& rest = residuals();
   std::ranges::fill(rest, 0.0);
   double total = 0.0;
@@ -235,7 +235,7 @@ double Walk::SubtractFromKept(int node, double scale, double draft_scale) {
 }
 
 double Walk::SubtractFromResiduals(int node, double scale, double draft_scale) {
-  const std::span<const float> row = draft_.RowBehind(node);
+  const std::span<const float> row = draft_.RowAfter(node);
   std::vector<double>& rest = residuals();
   double total = 0.0;
   for (std::size_t token = 0; token < rest.size(); ++token) {
@@ -282,14 +282,14 @@ TokenId Walk::DrawResidual(double total) {
 
 }  // namespace
 
-std::span<const float> LogitsBehind(int node, std::span<const TokenId> path, RowLogits logits,
-                                    const SamplingRule& rule, std::vector<float>& copy) {
+std::span<const float> LogitsAfter(int node, std::span<const TokenId> path, RowLogits logits,
+                                   const SamplingRule& rule, std::vector<float>& copy) {
   const std::span<const float> row = logits.row(node + 1);
   return rule.processors == nullptr ? row : rule.processors->Apply(row, path, copy);
 }
 
-void Verify(const Draft& draft, RowLogits logits, const SamplingRule& rule, int first_output_index,
-            SamplerScratch& scratch, Verdict& out) {
+void Verify(const DraftTree& draft, RowLogits logits, const SamplingRule& rule,
+            int first_output_index, SamplerScratch& scratch, Verdict& out) {
   FORERUN_CHECK(!draft.is_sampled() || draft.vocab_size == logits.vocab_size,
                 "draft probabilities must be over the target's vocabulary");
   out.accepted_nodes.clear();

@@ -61,17 +61,17 @@ struct Verdict {
 // tokens[i] becomes output token number first_output_index + i. Only rows on the accepted path are
 // read, by kBlock also those that it visits. `out` is overwritten. Throws RequestError when a row
 // on the accepted path is broken or a hook fails behind it, and then `out` holds the tokens before.
-void Verify(const Draft& draft, RowLogits logits, const SamplingRule& rule, int first_output_index,
-            SamplerScratch& scratch, Verdict& out);
+void Verify(const DraftTree& draft, RowLogits logits, const SamplingRule& rule,
+            int first_output_index, SamplerScratch& scratch, Verdict& out);
 
 // The same by the shortest route from the definition. For tests.
-void VerifySlow(const Draft& draft, RowLogits logits, const SamplingRule& rule,
+void VerifySlow(const DraftTree& draft, RowLogits logits, const SamplingRule& rule,
                 int first_output_index, Verdict& out);
 
 // The logits behind `node`, whose path from the root guesses the tokens of `path`. The one place
 // where they are obtained: the row itself, or what processors make of it, in `copy`.
-std::span<const float> LogitsBehind(int node, std::span<const TokenId> path, RowLogits logits,
-                                    const SamplingRule& rule, std::vector<float>& copy);
+std::span<const float> LogitsAfter(int node, std::span<const TokenId> path, RowLogits logits,
+                                   const SamplingRule& rule, std::vector<float>& copy);
 
 // Sums of tokens' masses that are multiples of this are exact in any order, as they stay below 2.
 // Rounds a number in [0, 2).

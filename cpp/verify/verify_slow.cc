@@ -11,7 +11,7 @@ using Masses = std::vector<double>;
 double Sum(const Masses& masses) { return std::accumulate(masses.begin(), masses.end(), 0.0); }
 
 struct SlowWalk {
-  const Draft& draft;
+  const DraftTree& draft;
   const RowLogits logits;
   const SamplingRule& rule;
   const int first_output_index;
@@ -27,7 +27,7 @@ struct SlowWalk {
   // The masses behind `node`, relative to their sum, from which child number `rank` was drawn.
   Masses DraftMasses(int node, const std::vector<int>& children, std::size_t rank) const {
     Masses masses(logits.vocab_size, 0.0);
-    const auto row = draft.RowBehind(node);
+    const auto row = draft.RowAfter(node);
     if (row.empty()) {
       masses[draft.tokens[children[rank]]] = 1.0;
       return masses;
@@ -43,7 +43,7 @@ struct SlowWalk {
       if (draft.parents[i] == node) children.push_back(i);
     }
     std::vector<float> copy;
-    const auto row = LogitsBehind(node, out.tokens, logits, rule, copy);
+    const auto row = LogitsAfter(node, out.tokens, logits, rule, copy);
     Masses masses;  // a token's mass is weight x masses[token] / Sum(masses)
     try {
       masses = KeptWeightsSlow(row, rule);
@@ -62,7 +62,7 @@ struct SlowWalk {
       const double target = masses[token] * weight / Sum(masses);
       const double share = drafted > 0.0 ? std::min(1.0, target / drafted) : 0.0;
       if (share > 0.0 && Descend(children[rank], share)) return true;
-      if (draft.RowBehind(node).empty()) {
+      if (draft.RowAfter(node).empty()) {
         if (share == 0.0) continue;
         is_whole = false;
         const double rejected = (1.0 - weight) * Sum(masses);
@@ -115,7 +115,7 @@ struct SlowWalk {
 
 }  // namespace
 
-void VerifySlow(const Draft& draft, RowLogits logits, const SamplingRule& rule,
+void VerifySlow(const DraftTree& draft, RowLogits logits, const SamplingRule& rule,
                 int first_output_index, Verdict& out) {
   out.accepted_nodes.clear();
   out.tokens.clear();
@@ -126,7 +126,7 @@ void VerifySlow(const Draft& draft, RowLogits logits, const SamplingRule& rule,
   int node = kDraftRoot;
   do {
     std::vector<float> copy;
-    const auto row = LogitsBehind(node, out.tokens, logits, rule, copy);
+    const auto row = LogitsAfter(node, out.tokens, logits, rule, copy);
     const TokenId token = SampleTokenSlow(row, rule, first_output_index + out.num_accepted());
     out.tokens.push_back(token);
     int child = node + 1;

@@ -77,7 +77,7 @@ void AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requests) {
   }
 }
 
-void AutoregressiveDrafter::Propose(const DraftRequest& request, Draft& draft) {
+void AutoregressiveDrafter::Propose(const DraftRequest& request, DraftTree& draft) {
   const int index = FindJob(request.id);
   if (index < 0) return;
   Job& job = jobs_[index];
@@ -108,7 +108,7 @@ void AutoregressiveDrafter::ClearBatch() {
 }
 
 template <typename Run>
-void AutoregressiveDrafter::EachRunBehind(const DraftRequest& request, Run run) const {
+void AutoregressiveDrafter::EachMissingRun(const DraftRequest& request, Run run) const {
   if (!network_->has_kv()) return;
   const BlockTable& table = *request.table;
   const int last = static_cast<int>(request.tokens.size()) - 1;
@@ -124,7 +124,7 @@ void AutoregressiveDrafter::EachRunBehind(const DraftRequest& request, Run run) 
 
 int AutoregressiveDrafter::NumRowsBehind(const DraftRequest& request) const {
   int num_rows = 0;
-  EachRunBehind(request, [&](int begin, int end) { num_rows += end - begin; });
+  EachMissingRun(request, [&](int begin, int end) { num_rows += end - begin; });
   return num_rows;
 }
 
@@ -132,7 +132,7 @@ void AutoregressiveDrafter::RunKnownTokens() {
   runs_.clear();
   for (Job& job : std::span(jobs_).first(num_jobs_)) {
     const BlockTable& table = *job.request->table;
-    EachRunBehind(*job.request, [&](int begin, int end) {
+    EachMissingRun(*job.request, [&](int begin, int end) {
       // A prefix that requests share is the first one's to run. The others' rows may be in the same
       // forward: its layers store all rows' keys and values before they attend to any.
       synced_.MarkSynced(table, begin, end);
@@ -289,7 +289,7 @@ void AutoregressiveDrafter::AddGuesses(Job& job, int parent, std::span<const flo
 }
 
 void AutoregressiveDrafter::AddGuide(Job& job, int parent) {
-  const Draft* const guide = job.request->guide;
+  const DraftTree* const guide = job.request->guide;
   if (guide == nullptr || guide->empty()) return;
   job.tree.PathTo(parent, path_);
   int place = kDraftRoot;
@@ -318,7 +318,7 @@ void AutoregressiveDrafter::GrowSampled(Job& job, int depth, std::span<const flo
     target_weights_.resize(all.size());
     FillDraftRow(all, request.rule, scratch_, target_weights_);
     std::ranges::copy(target_weights_,
-                      job.sampled.AddRowBehind(parent, static_cast<int>(all.size())).begin());
+                      job.sampled.AddRowAfter(parent, static_cast<int>(all.size())).begin());
     AppendDrawnChild(job.sampled, parent, request.rule.seed, request.first_output_index);
   }
   if (job.sampled.size() <= depth) {

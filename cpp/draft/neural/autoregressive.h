@@ -57,7 +57,7 @@ class AutoregressiveDrafter : public Drafter {
   int NumRowsBehind(const DraftRequest& request) const override;
   void Prepare(std::span<const DraftRequest> requests) override;
   bool RanModel(RequestId id) const override { return FindJob(id) >= 0; }
-  void Propose(const DraftRequest& request, Draft& draft) override;
+  void Propose(const DraftRequest& request, DraftTree& draft) override;
   void Reset() override {}
   std::vector<DraftRecord> TakeRecords() override { return std::exchange(records_, {}); }
 
@@ -66,7 +66,7 @@ class AutoregressiveDrafter : public Drafter {
   struct Job {
     const DraftRequest* request = nullptr;
     PathTree tree;
-    Draft sampled;  // where guesses are drawn
+    DraftTree sampled;  // where guesses are drawn
     bool is_sampled = false;
     bool is_over = false;
     int first_output = 0;  // its rows' place among the last forward's logits rows
@@ -83,7 +83,7 @@ class AutoregressiveDrafter : public Drafter {
   int num_known(const Job& job) const { return static_cast<int>(job.request->tokens.size()); }
   // Calls run(begin, end) for all slots before the last known token's that are out of step.
   template <typename Run>
-  void EachRunBehind(const DraftRequest& request, Run run) const;
+  void EachMissingRun(const DraftRequest& request, Run run) const;
   int MostOwnNodes() const;  // of a tree, without a guide's
   // Of all jobs: what the network has not seen, and the last token.
   void RunKnownTokens();

@@ -113,7 +113,7 @@ void PathTree::PathTo(int node, std::vector<TokenId>& path) const {
   std::ranges::reverse(path);
 }
 
-void PathTree::WriteBest(int max_nodes, Draft& draft) {
+void PathTree::WriteBest(int max_nodes, DraftTree& draft) {
   order_.resize(nodes_.size());
   std::iota(order_.begin(), order_.end(), 0);
   SortBestFirst(order_);

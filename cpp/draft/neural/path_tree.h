@@ -57,7 +57,7 @@ class PathTree {
   double SumOfPathProbabilities() const;
 
   // Appends the max_nodes most probable nodes, best first: each behind its parent.
-  void WriteBest(int max_nodes, Draft& draft);
+  void WriteBest(int max_nodes, DraftTree& draft);
 
  private:
   // By its parent's, which comes before it.

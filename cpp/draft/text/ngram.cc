@@ -32,7 +32,7 @@ void NgramDrafter::End(RequestId id) { requests_.Remove(id); }
 
 void NgramDrafter::Forget(RequestId id) { requests_.Remove(id); }
 
-void NgramDrafter::Propose(const DraftRequest& wanted, Draft& draft) {
+void NgramDrafter::Propose(const DraftRequest& wanted, DraftTree& draft) {
   const OwnIndex& request = requests_.Get(wanted.id);
   const SuffixIndex& index = request.index();
   SuffixIndex::Cursor context = request.match();

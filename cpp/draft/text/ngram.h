@@ -27,7 +27,7 @@ class NgramDrafter : public Drafter {
   void Observe(RequestId id, std::span<const TokenId> committed) override;
   void End(RequestId id) override;
   void Forget(RequestId id) override;
-  void Propose(const DraftRequest& wanted, Draft& draft) override;
+  void Propose(const DraftRequest& wanted, DraftTree& draft) override;
   void Reset() override {}
 
  private:

@@ -50,14 +50,14 @@ void SuffixDrafter::End(RequestId id) {
 
 void SuffixDrafter::Forget(RequestId id) { requests_.Remove(id); }
 
-void SuffixDrafter::Propose(const DraftRequest& wanted, Draft& draft) {
+void SuffixDrafter::Propose(const DraftRequest& wanted, DraftTree& draft) {
   Request& request = requests_.Get(wanted.id);
   const int limit = std::min(wanted.max_tokens, max_draft_tokens_);
   history_.Follow(request.own.index().text(), request.follower);
   use_tree_ ? ProposeTree(request, limit, draft) : ProposeChain(request, limit, draft);
 }
 
-void SuffixDrafter::ProposeChain(const Request& request, int max_tokens, Draft& draft) const {
+void SuffixDrafter::ProposeChain(const Request& request, int max_tokens, DraftTree& draft) const {
   Candidate best;
   Consider(request.own.index(), request.own.match(), max_tokens, best);
   for (int i = history_.num_segments() - 1; i >= 0; --i) {
@@ -66,8 +66,8 @@ void SuffixDrafter::ProposeChain(const Request& request, int max_tokens, Draft& 
   Write(best, draft);
 }
 
-void SuffixDrafter::ProposeBehind(const DraftRequest& wanted, std::span<const TokenId> path,
-                                  Draft& draft) {
+void SuffixDrafter::ProposeAfter(const DraftRequest& wanted, std::span<const TokenId> path,
+                                 DraftTree& draft) {
   const OwnIndex& own = requests_.Get(wanted.id).own;
   SuffixIndex::Cursor match = own.match();
   for (TokenId token : path) own.index().Advance(match, token, max_depth_ - 1);
@@ -77,7 +77,7 @@ void SuffixDrafter::ProposeBehind(const DraftRequest& wanted, std::span<const To
   Write(best, draft);
 }
 
-void SuffixDrafter::ProposeTree(const Request& request, int max_nodes, Draft& draft) {
+void SuffixDrafter::ProposeTree(const Request& request, int max_nodes, DraftTree& draft) {
   tree_.Clear();
   int longest = 0;
   const auto add = [&](const SuffixIndex& index, SuffixIndex::Cursor match) {
@@ -130,7 +130,7 @@ void SuffixDrafter::Consider(const SuffixIndex& index, SuffixIndex::Cursor match
   }
 }
 
-void SuffixDrafter::Write(const Candidate& best, Draft& draft) const {
+void SuffixDrafter::Write(const Candidate& best, DraftTree& draft) const {
   if (best.index == nullptr) return;
   const SuffixIndex& index = *best.index;
   SuffixIndex::Cursor context = best.match;

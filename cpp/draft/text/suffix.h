@@ -41,9 +41,9 @@ class SuffixDrafter : public Drafter {
   // Remembers the request's output, without its prompt, for all requests.
   void End(RequestId id) override;
   void Forget(RequestId id) override;
-  void Propose(const DraftRequest& wanted, Draft& draft) override;
+  void Propose(const DraftRequest& wanted, DraftTree& draft) override;
   // The best chain behind the request's tokens and these, as the request's own text continues them.
-  void ProposeBehind(const DraftRequest& wanted, std::span<const TokenId> path, Draft& draft);
+  void ProposeAfter(const DraftRequest& wanted, std::span<const TokenId> path, DraftTree& draft);
   void Reset() override { history_.Clear(); }
 
   const History& history() const { return history_; }
@@ -62,12 +62,12 @@ class SuffixDrafter : public Drafter {
     double score = 0;
   };
 
-  void ProposeChain(const Request& request, int max_tokens, Draft& draft) const;
-  void ProposeTree(const Request& request, int max_nodes, Draft& draft);
+  void ProposeChain(const Request& request, int max_tokens, DraftTree& draft) const;
+  void ProposeTree(const Request& request, int max_nodes, DraftTree& draft);
   double Score(const Candidate& candidate, double to_beat) const;
   void Consider(const SuffixIndex& index, SuffixIndex::Cursor match, int max_tokens,
                 Candidate& best) const;
-  void Write(const Candidate& best, Draft& draft) const;
+  void Write(const Candidate& best, DraftTree& draft) const;
 
   // Fixed at construction.
   int max_depth_;

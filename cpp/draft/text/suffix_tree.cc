@@ -26,7 +26,7 @@ bool SuffixTree::IsWorse(const Leaf& a, const Leaf& b) {
   return std::tie(a.parent, a.token) > std::tie(b.parent, b.token);
 }
 
-void SuffixTree::Grow(const Limits& limits, Draft& draft) {
+void SuffixTree::Grow(const Limits& limits, DraftTree& draft) {
   const std::size_t num_sources = sources_.size();
   leaves_.clear();
   if (limits.max_nodes > 0) Branch(kDraftRoot, 1.0, 0, limits);

@@ -44,7 +44,7 @@ class SuffixTree {
 
   // Appends the nodes to an empty draft, the most probable first (of equals, the one whose parent
   // was, then the lowest token).
-  void Grow(const Limits& limits, Draft& draft);
+  void Grow(const Limits& limits, DraftTree& draft);
 
  private:
   // A node that may be next.

@@ -97,7 +97,7 @@ void DraftLengthController::Choose(std::span<const Candidate> candidates, int nu
   if (!cost_.known() || num_emitting == 0) return;
   nodes_.clear();
   for (int c = 0; c < static_cast<int>(candidates.size()); ++c) {
-    const Draft& draft = *candidates[c].draft;
+    const DraftTree& draft = *candidates[c].draft;
     const int begin = static_cast<int>(nodes_.size());
     for (int i = 0; i < draft.size(); ++i) {
       const int parent = draft.parents[i];
@@ -134,7 +134,8 @@ void DraftLengthController::Choose(std::span<const Candidate> candidates, int nu
   }
 }
 
-void DraftLengthController::ObserveVerdict(const Draft& draft, std::span<const int> accepted_nodes,
+void DraftLengthController::ObserveVerdict(const DraftTree& draft,
+                                           std::span<const int> accepted_nodes,
                                            AcceptanceModel::Record& record) {
   const auto accepted = [&](int node) {
     return std::ranges::find(accepted_nodes, node) != accepted_nodes.end();

@@ -66,7 +66,7 @@ class AcceptanceModel {
 class DraftLengthController {
  public:
   struct Candidate {
-    Draft* draft;
+    DraftTree* draft;
     const AcceptanceModel::Record* record;
   };
 
@@ -76,7 +76,7 @@ class DraftLengthController {
 
   // To be called for every step that emits, with an empty draft too. `accepted_nodes` is the path
   // that was accepted; a node was checked if its parent was accepted, whichever sibling came first.
-  void ObserveVerdict(const Draft& draft, std::span<const int> accepted_nodes,
+  void ObserveVerdict(const DraftTree& draft, std::span<const int> accepted_nodes,
                       AcceptanceModel::Record& record);
 
   // For steps without prompt chunks, whose cost would drown that of a few draft rows.

@@ -39,7 +39,7 @@ void DraftPrice::ObserveDrafting(int num_requests, int num_forwards, int num_row
     return;
   }
   const double catching_up = seconds - per_draft_.mean * num_requests;
-  if (catching_up > 0) per_row_behind_.Observe(catching_up / num_rows_behind);
+  if (catching_up > 0) per_missing_row_.Observe(catching_up / num_rows_behind);
 }
 
 void DraftPrice::ObserveVerdict(int num_rows, int num_accepted, Record& record) {
@@ -57,7 +57,7 @@ void DraftPrice::ObserveVerdict(int num_rows, int num_accepted, Record& record) 
 }
 
 double DraftPrice::CatchingUp(int num_rows_behind) const {
-  return num_rows_behind <= kFewRows ? 0.0 : num_rows_behind * per_row_behind_.mean;
+  return num_rows_behind <= kFewRows ? 0.0 : num_rows_behind * per_missing_row_.mean;
 }
 
 bool DraftPrice::Pays(const StepCost& step, int num_rows_behind, int num_tokens_left,

@@ -58,7 +58,7 @@ class DraftPrice {
   double CatchingUp(int num_rows_behind) const;
 
   Seconds per_draft_, per_forward_;  // of a request that the drafter keeps up with
-  Seconds per_row_behind_;
+  Seconds per_missing_row_;
   // Of all requests; its trial_seconds are those that ended ones did not use. Begins with a few
   // good drafts, since a drafter is there to be tried.
   Record all_ = {.num_drafts = 4, .num_accepted = 4, .num_rows = 8};

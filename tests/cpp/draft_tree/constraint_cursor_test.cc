@@ -48,9 +48,9 @@ TEST(ConstraintCursorTest, AnswersAreAFunctionOfTheOutputAndThePath) {
     ConstraintCursor cursor(constraint, tokens, 100, kVocabSize);
     for (int step = 0; step < 40; ++step) {
       Tokens output(tokens.begin() + 3, tokens.end());
-      const Tokens path = RandomPath(grammar, grammar.StateBehind(output), random);
+      const Tokens path = RandomPath(grammar, grammar.StateAfter(output), random);
       output.insert(output.end(), path.begin(), path.end());
-      const int state = grammar.StateBehind(output);
+      const int state = grammar.StateAfter(output);
       ASSERT_EQ(cursor.MoveTo(path), state >= 0);
       if (state < 0) continue;
       ASSERT_EQ(constraint.state(), state);

@@ -13,21 +13,21 @@ using testing::ToyConstraint;
 using testing::ToyGrammar;
 using Tokens = std::vector<TokenId>;
 
-Tokens PathOf(const Draft& draft, int node) {
+Tokens PathOf(const DraftTree& draft, int node) {
   Tokens path;
   for (; node != kDraftRoot; node = draft.parents[node]) path.push_back(draft.tokens[node]);
   std::ranges::reverse(path);
   return path;
 }
 
-bool HasPath(const Draft& draft, const Tokens& path) {
+bool HasPath(const DraftTree& draft, const Tokens& path) {
   for (int node = 0; node < draft.size(); ++node) {
     if (PathOf(draft, node) == path) return true;
   }
   return path.empty();
 }
 
-Draft Constrained(const ToyGrammar& grammar, int max_nodes, Draft draft) {
+DraftTree Constrained(const ToyGrammar& grammar, int max_nodes, DraftTree draft) {
   ToyConstraint constraint(grammar);
   const Tokens tokens = {1};
   ConstraintCursor cursor(constraint, tokens, 100, grammar.vocab_size());
@@ -43,7 +43,7 @@ ToyGrammar SmallGrammar() {
 }
 
 TEST(DraftConstrainerTest, WhatIsForcedIsDraftedWithoutADrafter) {
-  const Draft draft = Constrained(SmallGrammar(), 8, {});
+  const DraftTree draft = Constrained(SmallGrammar(), 8, {});
   EXPECT_EQ(draft.tokens, (Tokens{1, 2}));
   EXPECT_EQ(draft.parents, (std::vector<std::int32_t>{kDraftRoot, 0}));
   EXPECT_EQ(draft.confidence, (std::vector<float>{1.0f, 1.0f}));
@@ -51,7 +51,7 @@ TEST(DraftConstrainerTest, WhatIsForcedIsDraftedWithoutADrafter) {
 }
 
 TEST(DraftConstrainerTest, AGuessThatAgreesGoesOnBehindWhatIsForced) {
-  Draft draft;
+  DraftTree draft;
   for (TokenId token : {1, 2, 3, 1, 2, 0, 1}) draft.AppendToChain(token, 0.5f);
   EXPECT_EQ(Constrained(SmallGrammar(), 8, draft).tokens, (Tokens{1, 2, 3, 1, 2}))
       << "token 0 is ruled out";
@@ -60,7 +60,7 @@ TEST(DraftConstrainerTest, AGuessThatAgreesGoesOnBehindWhatIsForced) {
 }
 
 TEST(DraftConstrainerTest, WhatIsForcedIsPutInAmongGuesses) {
-  Draft draft;
+  DraftTree draft;
   for (TokenId token : {1, 2, 3}) draft.AppendToChain(token, 0.5f);
   EXPECT_EQ(Constrained(SmallGrammar(), 8, draft).tokens, (Tokens{1, 2, 3, 1, 2}));
   EXPECT_EQ(Constrained(SmallGrammar(), 4, draft).tokens, (Tokens{1, 2, 3, 1}));
@@ -74,30 +74,30 @@ TEST(DraftConstrainerTest, RandomTreesKeepWhatTheGrammarAllows) {
   int num_kept = 0, num_ruled_out = 0, num_put_in = 0;
   for (int round = 0; round < 3000; ++round) {
     const ToyGrammar grammar = ToyGrammar::Random(random, 6, pick(0, 2) * 0.25);
-    Draft draft;
+    DraftTree draft;
     for (int size = pick(0, 12); size > 0; --size) {
       const int parent = pick(0, 3) == 0 ? pick(-1, draft.size() - 1) : draft.size() - 1;
       draft.Append(pick(0, 5), parent, 0.5f);
     }
     const int max_nodes = pick(std::max(1, draft.size()), 40);
-    const Draft got = Constrained(grammar, max_nodes, draft);
+    const DraftTree got = Constrained(grammar, max_nodes, draft);
     ASSERT_LE(got.size(), max_nodes);
     ASSERT_EQ(got.parents.size(), got.tokens.size());
     ASSERT_EQ(got.confidence.size(), got.tokens.size());
     for (int node = 0; node < got.size(); ++node) {
       ASSERT_LT(got.parents[node], node);
       const Tokens path = PathOf(got, node);
-      ASSERT_GE(grammar.StateBehind(path), 0) << "a node that can never be accepted";
+      ASSERT_GE(grammar.StateAfter(path), 0) << "a node that can never be accepted";
       if (!HasPath(draft, path)) {
         const auto before = std::span(path).first(path.size() - 1);
-        ASSERT_EQ(grammar.Allowed(grammar.StateBehind(before)).size(), 1u);
+        ASSERT_EQ(grammar.Allowed(grammar.StateAfter(before)).size(), 1u);
         ++num_put_in;
       }
     }
     if (got.size() == max_nodes) continue;
     for (int node = 0; node < draft.size(); ++node) {
       const Tokens path = PathOf(draft, node);
-      const bool is_allowed = grammar.StateBehind(path) >= 0;
+      const bool is_allowed = grammar.StateAfter(path) >= 0;
       ASSERT_EQ(HasPath(got, path), is_allowed);
       ++(is_allowed ? num_kept : num_ruled_out);
     }
@@ -114,7 +114,7 @@ TEST(DraftConstrainerTest, AHintThatTheConstraintItselfRefusesEndsThere) {
   } constraint(SmallGrammar());
   const Tokens tokens = {1};
   ConstraintCursor cursor(constraint, tokens, 100, 4);
-  Draft draft;
+  DraftTree draft;
   DraftConstrainer().Constrain(cursor, 8, draft);
   EXPECT_EQ(draft.tokens, Tokens{1});
 }
@@ -123,7 +123,7 @@ TEST(DraftConstrainerTest, FailuresOfTheConstraintGetThrough) {
   ToyConstraint constraint(SmallGrammar(), 1);
   const Tokens tokens = {1};
   ConstraintCursor cursor(constraint, tokens, 100, 4);
-  Draft draft;
+  DraftTree draft;
   EXPECT_THROW(DraftConstrainer().Constrain(cursor, 8, draft), HookError);
 }
 

@@ -11,8 +11,8 @@ namespace forerun {
 namespace {
 
 // A node's token and confidence say its number.
-Draft Numbered(const std::vector<std::int32_t>& parents) {
-  Draft draft;
+DraftTree Numbered(const std::vector<std::int32_t>& parents) {
+  DraftTree draft;
   for (const std::int32_t parent : parents) {
     draft.Append(100 + draft.size(), parent, static_cast<float>(draft.size()));
   }
@@ -20,7 +20,7 @@ Draft Numbered(const std::vector<std::int32_t>& parents) {
 }
 
 TEST(DraftEditorTest, SelectRenumbersTheParents) {
-  Draft draft = Numbered({-1, -1, 1, 0, 2});
+  DraftTree draft = Numbered({-1, -1, 1, 0, 2});
   DraftEditor().Select(std::vector<std::int32_t>{1, 0, 2}, draft);
   EXPECT_EQ(draft.tokens, (std::vector<TokenId>{101, 100, 102}));
   EXPECT_EQ(draft.parents, (std::vector<std::int32_t>{-1, -1, 0}));
@@ -28,32 +28,32 @@ TEST(DraftEditorTest, SelectRenumbersTheParents) {
 }
 
 TEST(DraftEditorTest, ANodeWithoutItsParentIsABug) {
-  Draft draft = Numbered({-1, 0, 1});
+  DraftTree draft = Numbered({-1, 0, 1});
   EXPECT_THROW(DraftEditor().Select(std::vector<std::int32_t>{0, 2}, draft), InternalError);
 }
 
 TEST(DraftEditorTest, DepthFirstPutsTheFirstChildrenInARow) {
-  Draft draft = Numbered({-1, -1, 0, 1, 0, 2});
+  DraftTree draft = Numbered({-1, -1, 0, 1, 0, 2});
   DraftEditor().OrderDepthFirst(draft);
   EXPECT_EQ(draft.tokens, (std::vector<TokenId>{100, 102, 105, 104, 101, 103}));
   EXPECT_EQ(draft.parents, (std::vector<std::int32_t>{-1, 0, 1, 0, -1, 4}));
 }
 
 TEST(DraftEditorTest, WhereSiblingsWereDrawnGoesAlong) {
-  Draft draft = Numbered({-1, -1, 1, 0, 2});
+  DraftTree draft = Numbered({-1, -1, 1, 0, 2});
   // The root's children and those of nodes 1 and 2 were drawn; node 0's child is certain.
   for (int node : {kDraftRoot, 1, 2}) {
-    const std::span<float> row = draft.AddRowBehind(node, 2);
+    const std::span<float> row = draft.AddRowAfter(node, 2);
     row[0] = static_cast<float>(node);
     row[1] = 7;
   }
   DraftEditor().OrderDepthFirst(draft);
   EXPECT_EQ(draft.tokens, (std::vector<TokenId>{100, 103, 101, 102, 104}));
-  EXPECT_EQ(draft.RowBehind(kDraftRoot)[0], -1);
-  EXPECT_EQ(draft.RowBehind(2)[0], 1);
-  EXPECT_EQ(draft.RowBehind(3)[0], 2);
-  EXPECT_EQ(draft.RowBehind(3)[1], 7);
-  for (int node : {0, 1, 4}) EXPECT_TRUE(draft.RowBehind(node).empty()) << node;
+  EXPECT_EQ(draft.RowAfter(kDraftRoot)[0], -1);
+  EXPECT_EQ(draft.RowAfter(2)[0], 1);
+  EXPECT_EQ(draft.RowAfter(3)[0], 2);
+  EXPECT_EQ(draft.RowAfter(3)[1], 7);
+  for (int node : {0, 1, 4}) EXPECT_TRUE(draft.RowAfter(node).empty()) << node;
 }
 
 TEST(DraftEditorTest, DepthFirstKeepsTheTreeAndTheOrderOfSiblings) {
@@ -61,8 +61,8 @@ TEST(DraftEditorTest, DepthFirstKeepsTheTreeAndTheOrderOfSiblings) {
   const auto below = [&](int n) { return static_cast<int>(random() % n); };
   DraftEditor editor;
   for (int trial = 0; trial < 300; ++trial) {
-    const Draft before = Numbered(forerun::testing::RandomParents(below(30), below));
-    Draft draft = before;
+    const DraftTree before = Numbered(forerun::testing::RandomParents(below(30), below));
+    DraftTree draft = before;
     editor.OrderDepthFirst(draft);
     ASSERT_EQ(draft.size(), before.size());
     std::vector<int> seen(before.size(), 0);

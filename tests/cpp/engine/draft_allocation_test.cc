@@ -42,7 +42,7 @@ class CountedDrafter : public Drafter {
     drafter_.Prepare(requests);
     num_allocations_ += testing::NumAllocations() - before;
   }
-  void Propose(const DraftRequest& request, Draft& draft) override {
+  void Propose(const DraftRequest& request, DraftTree& draft) override {
     const std::int64_t before = testing::NumAllocations();
     drafter_.Propose(request, draft);
     num_allocations_ += testing::NumAllocations() - before;

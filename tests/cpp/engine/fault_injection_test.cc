@@ -45,7 +45,7 @@ class FailingDrafter : public Drafter {
     inner_->End(id);
   }
   void Forget(RequestId id) override { inner_->Forget(id); }
-  void Propose(const DraftRequest& wanted, Draft& draft) override {
+  void Propose(const DraftRequest& wanted, DraftTree& draft) override {
     inner_->Propose(wanted, draft);
     CountDown();
   }

@@ -116,11 +116,11 @@ TEST(HybridTest, TheIndexGetsTheCreditForWhatItWouldHaveGuessed) {
   DraftRequest request = {7, 3, rule, 0, text};
   request.may_run_model = false;
   drafter.Prepare({&request, 1});
-  Draft indexed;
+  DraftTree indexed;
   drafter.Propose(request, indexed);
   ASSERT_EQ(indexed.tokens, (std::vector<TokenId>{4, 5, 6}));
 
-  Draft draft;  // 4 (5 (9), 8), 7
+  DraftTree draft;  // 4 (5 (9), 8), 7
   draft.Append(4, kDraftRoot, 0.9f);
   draft.Append(5, 0, 0.9f);
   draft.Append(7, kDraftRoot, 0.5f);

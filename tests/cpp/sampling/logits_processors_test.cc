@@ -224,7 +224,7 @@ TEST(LogitsProcessorsTest, VerifyAppliesThemAlongThePath) {
   const Logits row = {3.0f, 2.5f, 2.0f, 0.0f};
   Logits rows;
   for (int i = 0; i < 3; ++i) rows.insert(rows.end(), row.begin(), row.end());
-  Draft draft;
+  DraftTree draft;
   draft.AppendToChain(0, 1.0f);
   draft.AppendToChain(1, 1.0f);
   SamplerScratch scratch;

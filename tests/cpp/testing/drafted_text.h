@@ -43,26 +43,26 @@ class BigramTable {
   std::vector<float> logits_;
 };
 
-using VerifyFunction = std::function<void(const Draft&, RowLogits, const SamplingRule&, int,
+using VerifyFunction = std::function<void(const DraftTree&, RowLogits, const SamplingRule&, int,
                                           SamplerScratch&, Verdict&)>;
 
 // A drafter of trees of one shape, and everything around it that an engine would be.
 struct DraftedText {
   const BigramTable& target;
-  std::vector<int> shape;  // parents, as in Draft
+  std::vector<int> shape;  // parents, as in DraftTree
   // Fills the weights of the drafter's distribution after a text. Absent: guesses are certain.
   std::function<void(std::span<const TokenId>, std::span<float>)> fill_row;
   // A certain guess: child number `rank` after a text.
   std::function<TokenId(std::span<const TokenId>, int rank)> guess;
   // Draws a sampled child. Absent: AppendDrawnChild.
-  std::function<void(Draft&, int node, std::uint64_t seed, int first_output_index)> draw = {};
+  std::function<void(DraftTree&, int node, std::uint64_t seed, int first_output_index)> draw = {};
   // Changes a finished draft, as an engine might.
-  std::function<void(Draft&)> cut = {};
+  std::function<void(DraftTree&)> cut = {};
   VerifyFunction verify = Verify;
 
   // Kept for their memory.
   SamplerScratch scratch = {};
-  Draft draft = {};
+  DraftTree draft = {};
   Verdict verdict = {};
   std::vector<float> logits = {};
   std::vector<TokenId> path = {};
@@ -91,7 +91,7 @@ struct DraftedText {
         continue;
       }
       if (rank == 0) {
-        const auto row = draft.AddRowBehind(parent, target.vocab_size());
+        const auto row = draft.AddRowAfter(parent, target.vocab_size());
         fill_row(PathTo(parent, text), row);
       }
       if (draw) {

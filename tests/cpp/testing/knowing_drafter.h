@@ -31,7 +31,7 @@ class KnowingDrafter : public Drafter {
   }
   void End(RequestId id) override { outputs_.erase(id); }
   void Forget(RequestId id) override { outputs_.erase(id); }
-  void Propose(const DraftRequest& wanted, Draft& draft) override {
+  void Propose(const DraftRequest& wanted, DraftTree& draft) override {
     const Known& known = outputs_.at(wanted.id);
     for (const std::int32_t parent : Shape(wanted.max_tokens)) {
       const std::size_t index = known.num_done + PathTo(draft.parents, parent).size();

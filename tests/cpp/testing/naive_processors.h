@@ -30,7 +30,7 @@ struct NaiveHooks {
 
 inline void RuleOut(const ToyGrammar& grammar, std::span<const TokenId> output,
                     std::vector<float>& logits) {
-  const int state = grammar.StateBehind(output);
+  const int state = grammar.StateAfter(output);
   for (TokenId token = 0; token < std::ssize(logits); ++token) {
     if (state < 0 || grammar.next[state][token] < 0) {
       logits[token] = -std::numeric_limits<float>::infinity();

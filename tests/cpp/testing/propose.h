@@ -10,9 +10,9 @@ namespace forerun::testing {
 
 inline int Draw(std::mt19937& random, int below) { return static_cast<int>(random() % below); }
 
-inline Draft Propose(Drafter& drafter, RequestId id, int max_tokens) {
+inline DraftTree Propose(Drafter& drafter, RequestId id, int max_tokens) {
   const SamplingRule rule;
-  Draft draft;
+  DraftTree draft;
   drafter.Propose({id, max_tokens, rule, /*first_output_index=*/0}, draft);
   return draft;
 }

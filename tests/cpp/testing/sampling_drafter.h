@@ -20,7 +20,7 @@ class SamplingDrafter : public ScriptedDrafter {
   explicit SamplingDrafter(LogitsOf logits_of)
       : ScriptedDrafter([](auto) { return TokenId{0}; }), logits_of_(std::move(logits_of)) {}
 
-  void Propose(const DraftRequest& wanted, Draft& draft) override {
+  void Propose(const DraftRequest& wanted, DraftTree& draft) override {
     std::vector<TokenId> text = this->text(wanted.id);
     for (int i = 0; i < wanted.max_tokens; ++i) {
       const std::vector<float> logits = logits_of_(text);
@@ -29,7 +29,7 @@ class SamplingDrafter : public ScriptedDrafter {
           wanted.rule.acceptance_method == AcceptanceMethod::kCoupled) {
         draft.AppendToChain(SampleToken(logits, wanted.rule, output_index, scratch_), 0.5f);
       } else {
-        const auto row = draft.AddRowBehind(i - 1, static_cast<int>(logits.size()));
+        const auto row = draft.AddRowAfter(i - 1, static_cast<int>(logits.size()));
         FillDraftRow(logits, wanted.rule, scratch_, row);
         FORERUN_CHECK(AppendDrawnChild(draft, i - 1, wanted.rule.seed, wanted.first_output_index));
       }

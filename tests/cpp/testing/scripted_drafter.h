@@ -50,7 +50,7 @@ class ScriptedDrafter : public Drafter {
     FORERUN_CHECK(texts_.erase(id) == 1);
     ++num_forgotten_;
   }
-  void Propose(const DraftRequest& wanted, Draft& draft) override {
+  void Propose(const DraftRequest& wanted, DraftTree& draft) override {
     MaybeThrow();
     FORERUN_CHECK(draft.empty());
     for (const std::int32_t parent : shape_(wanted.max_tokens)) {

@@ -45,7 +45,7 @@ struct ToyGrammar {
     return allowed;
   }
   // The state behind an output, or -1.
-  int StateBehind(std::span<const TokenId> output) const {
+  int StateAfter(std::span<const TokenId> output) const {
     int state = 0;
     for (TokenId token : output) {
       if (state >= 0) state = next[state][token];

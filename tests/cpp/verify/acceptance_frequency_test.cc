@@ -249,7 +249,7 @@ TEST_F(PlantedErrorTest, DrawingFromTheTargetAfterARejectionIsNoticed) {
   for (AcceptanceMethod method : {kRejection, kBlock}) {
     for (const auto& shape : {kChain, kTree}) {
       DraftedText drafted = Sampled(shape, WeightsOf(near_));
-      drafted.verify = [](const Draft& draft, RowLogits logits, const SamplingRule& rule,
+      drafted.verify = [](const DraftTree& draft, RowLogits logits, const SamplingRule& rule,
                           int first_output_index, SamplerScratch& scratch, Verdict& out) {
         Verify(draft, logits, rule, first_output_index, scratch, out);
         const int node = out.accepted_nodes.empty() ? kDraftRoot : out.accepted_nodes.back();
@@ -264,8 +264,8 @@ TEST_F(PlantedErrorTest, DrawingFromTheTargetAfterARejectionIsNoticed) {
 TEST_F(PlantedErrorTest, SiblingsDrawnWithReplacementAreNoticed) {
   for (AcceptanceMethod method : {kRejection, kBlock}) {
     DraftedText drafted = Sampled({-1, -1, -1}, WeightsOf(near_));
-    drafted.draw = [](Draft& draft, int node, std::uint64_t seed, int first_output_index) {
-      const auto row = draft.RowBehind(node);
+    drafted.draw = [](DraftTree& draft, int node, std::uint64_t seed, int first_output_index) {
+      const auto row = draft.RowAfter(node);
       double place = std::accumulate(row.begin(), row.end(), 0.0) *
                      UniformNoise(seed, NoisePurpose::kDraft, first_output_index, draft.size());
       TokenId token = 0;
@@ -281,7 +281,7 @@ TEST_F(PlantedErrorTest, SiblingsDrawnWithReplacementAreNoticed) {
 TEST_F(PlantedErrorTest, ADrafterThatMisstatesItsProbabilitiesIsNoticed) {
   for (AcceptanceMethod method : {kRejection, kBlock}) {
     DraftedText drafted = Sampled(kChain, WeightsOf(near_));
-    drafted.cut = [](Draft& draft) {
+    drafted.cut = [](DraftTree& draft) {
       for (float& weight : draft.weights) weight *= weight;
       RoundDraftRow(draft.weights);
     };
@@ -293,7 +293,7 @@ TEST_F(PlantedErrorTest, ADrafterThatMisstatesItsProbabilitiesIsNoticed) {
 TEST_F(PlantedErrorTest, DroppingNodesThatLookUnlikelyIsNoticed) {
   for (AcceptanceMethod method : {kRejection, kBlock}) {
     DraftedText drafted = Sampled(kChain, WeightsOf(near_));
-    drafted.cut = [](Draft& draft) {
+    drafted.cut = [](DraftTree& draft) {
       int count = 0;
       while (count < draft.size() && draft.confidence[count] > 0.15f) ++count;
       draft.Truncate(count);
@@ -306,8 +306,8 @@ TEST_F(PlantedErrorTest, DroppingNodesThatLookUnlikelyIsNoticed) {
 // the noise of positions that the next step drafts again.
 TEST_F(PlantedErrorTest, DraftNoiseThatTheNextStepUsesAgainIsNoticed) {
   DraftedText drafted = Sampled(kChain, WeightsOf(far_));
-  drafted.draw = [](Draft& draft, int node, std::uint64_t seed, int first_output_index) {
-    const auto row = draft.RowBehind(node);
+  drafted.draw = [](DraftTree& draft, int node, std::uint64_t seed, int first_output_index) {
+    const auto row = draft.RowAfter(node);
     double place = std::accumulate(row.begin(), row.end(), 0.0) *
                    UniformNoise(seed, NoisePurpose::kDraft, first_output_index + draft.size(), 0);
     TokenId token = 0;

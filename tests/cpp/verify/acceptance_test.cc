@@ -67,7 +67,7 @@ class RandomTree {
 
   RowLogits logits() const { return {logits_.data(), vocab_size_, vocab_size_}; }
 
-  Draft draft;
+  DraftTree draft;
   SamplingRule rule;
   int first_output_index;
 
@@ -124,10 +124,10 @@ class RandomTree {
   void AddChild(int node) {
     const bool has_children = std::ranges::count(draft.parents, node) > 0;
     if (!has_children && rule.temperature > 0 && Chance(2)) {
-      FillRow(node, draft.AddRowBehind(node, vocab_size_));
+      FillRow(node, draft.AddRowAfter(node, vocab_size_));
     }
     const bool is_false = Chance(30);
-    if (draft.RowBehind(node).empty() || is_false) {
+    if (draft.RowAfter(node).empty() || is_false) {
       draft.parents.push_back(node);
       draft.tokens.push_back(Pick(0, vocab_size_ - 1));
       draft.confidence.push_back(0.5f);
@@ -184,18 +184,18 @@ TEST(AcceptanceTest, VerifyEqualsTheSlowDefinitionOnALargeVocabulary) {
   rules[2].top_k = 50;
   rules[3].min_p = 0.01;
   for (SamplingRule rule : rules) {
-    Draft certain, drawn;
+    DraftTree certain, drawn;
     for (int node = 0; node < 2; ++node) {
       const std::span<const float> row(logits.data() + node * kLarge, kLarge);
       certain.AppendToChain(SampleToken(row, rule, node, scratch), 0.5f);
-      FillDraftRow(row, rule, scratch, drawn.AddRowBehind(node - 1, kLarge));
+      FillDraftRow(row, rule, scratch, drawn.AddRowAfter(node - 1, kLarge));
       for (float& weight : drawn.weights) weight = weight > 0.5f ? 0.5f : weight;
       ASSERT_TRUE(AppendDrawnChild(drawn, node - 1, 9, 0));
     }
     for (AcceptanceMethod method : {AcceptanceMethod::kRejection, AcceptanceMethod::kBlock}) {
       rule.acceptance_method = method;
       for (rule.seed = 0; rule.seed < 2; ++rule.seed) {
-        for (const Draft& draft : {certain, drawn}) {
+        for (const DraftTree& draft : {certain, drawn}) {
           Verdict fast, slow;
           Verify(draft, {logits.data(), kLarge, kLarge}, rule, 0, scratch, fast);
           VerifySlow(draft, {logits.data(), kLarge, kLarge}, rule, 0, slow);
@@ -228,7 +228,7 @@ TEST(AcceptanceTest, AtTemperatureZeroAllMethodsFollowTheArgMax) {
 TEST(AcceptanceTest, ABrokenRowFailsTheRequestOnlyOnTheAcceptedPath) {
   const float nan = std::nanf("");
   const std::vector<float> logits = {0, 0, 0, 1, 2, 0, nan, 0, 0};
-  Draft draft;
+  DraftTree draft;
   draft.AppendToChain(1, 0.5f);
   draft.AppendToChain(1, 0.5f);
   SamplerScratch scratch;
@@ -251,8 +251,8 @@ TEST(AcceptanceTest, ABrokenRowFailsTheRequestOnlyOnTheAcceptedPath) {
 }
 
 TEST(AcceptanceTest, DrawnSiblingsAreDistinctUntilNothingIsLeft) {
-  Draft draft;
-  const auto row = draft.AddRowBehind(kDraftRoot, 6);
+  DraftTree draft;
+  const auto row = draft.AddRowAfter(kDraftRoot, 6);
   const float weights[] = {0.0f, 0.5f, 0.0f, 0x1p-32f, 1.0f, 0.0f};
   std::ranges::copy(weights, row.begin());
   for (int i = 0; i < 3; ++i) ASSERT_TRUE(AppendDrawnChild(draft, kDraftRoot, 1, 0));
@@ -267,12 +267,12 @@ TEST(AcceptanceTest, DrawnSiblingsAreDistinctUntilNothingIsLeft) {
 TEST(AcceptanceTest, AChildDrawnFromNothingTakesNothing) {
   const std::vector<float> logits(4 * 5, 0.0f);
   const auto draft_of = [](std::vector<TokenId> tokens) {
-    Draft draft;
-    draft.AddRowBehind(kDraftRoot, 5)[1] = 0.5f;
+    DraftTree draft;
+    draft.AddRowAfter(kDraftRoot, 5)[1] = 0.5f;
     for (TokenId token : tokens) draft.Append(token, kDraftRoot, 0.5f);
     return draft;
   };
-  const Draft honest = draft_of({4, 1}), lying = draft_of({4, 1, 2});
+  const DraftTree honest = draft_of({4, 1}), lying = draft_of({4, 1, 2});
   SamplerScratch scratch;
   for (AcceptanceMethod method : {AcceptanceMethod::kRejection, AcceptanceMethod::kBlock}) {
     SamplingRule rule;
@@ -289,16 +289,16 @@ TEST(AcceptanceTest, AChildDrawnFromNothingTakesNothing) {
 }
 
 TEST(AcceptanceTest, TruncatingForgetsTheRowsOfDroppedNodes) {
-  Draft draft;
-  draft.AddRowBehind(kDraftRoot, 2)[1] = 1.0f;
+  DraftTree draft;
+  draft.AddRowAfter(kDraftRoot, 2)[1] = 1.0f;
   ASSERT_TRUE(AppendDrawnChild(draft, kDraftRoot, 1, 0));
-  draft.AddRowBehind(0, 2)[0] = 1.0f;
+  draft.AddRowAfter(0, 2)[0] = 1.0f;
   ASSERT_TRUE(AppendDrawnChild(draft, 0, 1, 0));
-  draft.AddRowBehind(1, 2)[0] = 1.0f;
+  draft.AddRowAfter(1, 2)[0] = 1.0f;
   draft.Truncate(1);
-  EXPECT_EQ(draft.RowBehind(kDraftRoot).size(), 2u);
-  EXPECT_EQ(draft.RowBehind(0).size(), 2u);
-  EXPECT_TRUE(draft.RowBehind(1).empty());
+  EXPECT_EQ(draft.RowAfter(kDraftRoot).size(), 2u);
+  EXPECT_EQ(draft.RowAfter(0).size(), 2u);
+  EXPECT_TRUE(draft.RowAfter(1).empty());
   draft.Clear();
   EXPECT_FALSE(draft.is_sampled());
 }

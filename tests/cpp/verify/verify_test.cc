@@ -46,7 +46,7 @@ class Rows {
  public:
   static constexpr int kStride = kVocabSize + 3;
 
-  explicit Rows(const Draft& draft) : data_((draft.size() + 1) * kStride, kNan) {
+  explicit Rows(const DraftTree& draft) : data_((draft.size() + 1) * kStride, kNan) {
     std::vector<Tokens> paths = {{}};
     Write(0, paths[0]);
     for (int node = 0; node < draft.size(); ++node) {
@@ -66,19 +66,19 @@ class Rows {
   std::vector<float> data_;
 };
 
-Draft Chain(const Tokens& tokens) {
-  Draft draft;
+DraftTree Chain(const Tokens& tokens) {
+  DraftTree draft;
   for (TokenId token : tokens) draft.AppendToChain(token, 1.0f);
   return draft;
 }
 
-void AddNode(Draft& draft, int parent, TokenId token) {
+void AddNode(DraftTree& draft, int parent, TokenId token) {
   draft.parents.push_back(parent);
   draft.tokens.push_back(token);
   draft.confidence.push_back(1.0f);
 }
 
-Verdict VerifyRows(const Draft& draft, const Rows& rows, const SamplingRule& rule,
+Verdict VerifyRows(const DraftTree& draft, const Rows& rows, const SamplingRule& rule,
                    int first_output_index = 0) {
   SamplerScratch scratch;
   Verdict verdict;
@@ -97,7 +97,7 @@ std::vector<SamplingRule> Rules() {
 }
 
 TEST(VerifyTest, AnEmptyDraftIsPlainDecoding) {
-  const Draft draft;
+  const DraftTree draft;
   for (const SamplingRule& rule : Rules()) {
     const Verdict verdict = VerifyRows(draft, Rows(draft), rule, 9);
     EXPECT_TRUE(verdict.accepted_nodes.empty());
@@ -108,7 +108,7 @@ TEST(VerifyTest, AnEmptyDraftIsPlainDecoding) {
 TEST(VerifyTest, ARightChainIsAcceptedWholeAndEarnsABonus) {
   for (const SamplingRule& rule : Rules()) {
     const Tokens output = DecodePlainly(rule, 3, 6);
-    const Draft draft = Chain({output.begin(), output.end() - 1});
+    const DraftTree draft = Chain({output.begin(), output.end() - 1});
     const Verdict verdict = VerifyRows(draft, Rows(draft), rule, 3);
     EXPECT_EQ(verdict.accepted_nodes, (std::vector<int>{0, 1, 2, 3, 4}));
     EXPECT_EQ(verdict.tokens, output);
@@ -121,7 +121,7 @@ TEST(VerifyTest, AWrongTokenEndsTheAcceptedPartAndIsCorrected) {
     for (int wrong = 0; wrong < 5; ++wrong) {
       Tokens guess(output.begin(), output.end() - 1);
       guess[wrong] = (guess[wrong] + 1) % kVocabSize;
-      const Draft draft = Chain(guess);
+      const DraftTree draft = Chain(guess);
       const Verdict verdict = VerifyRows(draft, Rows(draft), rule);
       EXPECT_EQ(verdict.num_accepted(), wrong);
       EXPECT_EQ(verdict.tokens, Tokens(output.begin(), output.begin() + wrong + 1));
@@ -138,7 +138,7 @@ TEST(VerifyTest, RepeatedStepsReproducePlainDecodingWhateverTheDrafts) {
       while (text.size() < 50) {
         // A chain that goes wrong now and then, with rows computed behind the text so far.
         const int length = static_cast<int>(random() % 6);
-        Draft draft;
+        DraftTree draft;
         std::vector<float> rows = LogitsAfter(text);
         Tokens path = text;
         for (int i = 0; i < length; ++i) {
@@ -164,7 +164,7 @@ TEST(VerifyTest, ATreeIsWalkedAlongTheOutput) {
   for (const SamplingRule& rule : Rules()) {
     const Tokens output = DecodePlainly(rule, 0, 4);
     const auto other = [&](int i) { return (output[i] + 1) % kVocabSize; };
-    Draft draft;
+    DraftTree draft;
     AddNode(draft, kDraftRoot, other(0));
     AddNode(draft, kDraftRoot, output[0]);
     AddNode(draft, 0, output[1]);  // right token, wrong parent
@@ -182,7 +182,7 @@ TEST(VerifyTest, ATreeIsWalkedAlongTheOutput) {
 TEST(VerifyTest, OfChildrenWithTheSameGuessTheLowestIsTaken) {
   const SamplingRule rule = Rules()[0];
   const Tokens output = DecodePlainly(rule, 0, 2);
-  Draft draft;
+  DraftTree draft;
   for (int i = 0; i < 3; ++i) AddNode(draft, kDraftRoot, output[0]);
   EXPECT_EQ(VerifyRows(draft, Rows(draft), rule).accepted_nodes, (std::vector<int>{0}));
 }
@@ -195,7 +195,7 @@ TEST(VerifyTest, RandomTreesYieldThePlainOutputAndTheDeepestAgreeingNode) {
     rule.seed = random();
     const int first_output_index = static_cast<int>(random() % 100);
     const Tokens output = DecodePlainly(rule, first_output_index, 12);
-    Draft draft;
+    DraftTree draft;
     std::set<std::pair<int, TokenId>> siblings;
     std::vector<int> depth = {0};       // of the row's node
     std::vector<bool> agrees = {true};  // its path is the output's beginning
@@ -224,7 +224,7 @@ TEST(VerifyTest, RandomTreesYieldThePlainOutputAndTheDeepestAgreeingNode) {
 TEST(VerifyTest, RowsOffTheAcceptedPathAreNotRead) {
   const SamplingRule rule = Rules()[1];
   const Tokens output = DecodePlainly(rule, 0, 3);
-  Draft draft = Chain({output[0], (output[1] + 1) % kVocabSize, 0});
+  DraftTree draft = Chain({output[0], (output[1] + 1) % kVocabSize, 0});
   AddNode(draft, kDraftRoot, (output[0] + 1) % kVocabSize);
   Rows rows(draft);
   for (int row : {2, 3, 4}) rows.Poison(row);
@@ -234,7 +234,7 @@ TEST(VerifyTest, RowsOffTheAcceptedPathAreNotRead) {
 TEST(VerifyTest, ANumericErrorLeavesTheTokensBeforeIt) {
   const SamplingRule rule = Rules()[1];
   const Tokens output = DecodePlainly(rule, 0, 3);
-  const Draft draft = Chain({output[0], output[1]});
+  const DraftTree draft = Chain({output[0], output[1]});
   Rows rows(draft);
   rows.Poison(2);
   SamplerScratch scratch;
@@ -247,7 +247,7 @@ TEST(VerifyTest, ANumericErrorLeavesTheTokensBeforeIt) {
 TEST(VerifyTest, AVerdictCanBeUsedAgain) {
   const SamplingRule rule = Rules()[0];
   const Tokens output = DecodePlainly(rule, 0, 3);
-  const Draft draft = Chain({output[0], output[1]});
+  const DraftTree draft = Chain({output[0], output[1]});
   const Rows rows(draft);
   SamplerScratch scratch;
   Verdict verdict;

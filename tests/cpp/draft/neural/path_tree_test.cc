@@ -34,7 +34,7 @@ TEST(PathTreeTest, TheDraftHasTheMostProbableNodesBehindTheirParents) {
     const int width = 1 + static_cast<int>(random() % 5);
     PathTree tree;
     GrowAtRandom(random, {width, max_nodes - 1, max_nodes, 0.0}, 5, tree);
-    Draft draft;
+    DraftTree draft;
     tree.WriteBest(max_nodes, draft);
     ASSERT_EQ(draft.size(), std::min(max_nodes, tree.num_nodes()));
     ASSERT_TRUE(draft.is_tree());

@@ -79,7 +79,7 @@ TEST(TreeShapeTest, ADraftHasThePathsOfTheShape) {
                                   .tokens = text,
                                   .table = &table};
     drafter.Prepare(std::span(&request, 1));
-    Draft draft;
+    DraftTree draft;
     drafter.Propose(request, draft);
     ASSERT_EQ(draft.size(), static_cast<int>(paths.size()));
     ASSERT_TRUE(draft.is_tree());

@@ -89,7 +89,7 @@ TEST(NgramDrafterTest, EveryDraftEqualsARescan) {
       drafter.Observe(7, committed);
       text.insert(text.end(), committed.begin(), committed.end());
       const int max_tokens = Draw(random, 8);
-      const Draft draft = Propose(drafter, 7, max_tokens);
+      const DraftTree draft = Propose(drafter, 7, max_tokens);
       ASSERT_EQ(draft.tokens, RescanForNgram(text, options, max_tokens));
       for (int i = 0; i < draft.size(); ++i) ASSERT_EQ(draft.parents[i], i - 1);
       if (draft.empty()) continue;

@@ -216,7 +216,7 @@ TEST(SuffixDrafterTest, EveryDraftEqualsABruteForceRecount) {
            ++segment) {
         oracle.Consider(Naive(*segment));
       }
-      const Draft draft = Propose(drafter, id, max_tokens);
+      const DraftTree draft = Propose(drafter, id, max_tokens);
       ASSERT_EQ(draft.tokens, oracle.draft);
       ASSERT_EQ(draft.confidence, oracle.confidence);
       for (int i = 0; i < draft.size(); ++i) ASSERT_EQ(draft.parents[i], i - 1);
@@ -243,8 +243,8 @@ TEST(SuffixDrafterTest, ProposalsDoNotDependOnOtherLiveRequests) {
       const Tokens committed = RandomTokens(random, Draw(random, 3), 3);
       alone.Observe(1, committed);
       crowded.Observe(1, committed);
-      const Draft first = Propose(crowded, 1, 6);
-      const Draft expected = Propose(alone, 1, 6);
+      const DraftTree first = Propose(crowded, 1, 6);
+      const DraftTree expected = Propose(alone, 1, 6);
       ASSERT_EQ(first.tokens, expected.tokens);
       ASSERT_EQ(first.confidence, expected.confidence);
       ASSERT_EQ(Propose(crowded, 1, 6).tokens, first.tokens);

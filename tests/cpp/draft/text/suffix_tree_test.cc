@@ -46,9 +46,9 @@ class Oracle {
 
   void AddSource(const NaiveSuffixIndex& source) { sources_.push_back(&source); }
 
-  Draft Grow(int max_nodes) const {
+  DraftTree Grow(int max_nodes) const {
     const int max_depth = MaxDepth();
-    Draft draft;
+    DraftTree draft;
     std::vector<double> path_probs;
     while (draft.size() < max_nodes) {
       double best = 0, confidence = 0;
@@ -75,14 +75,14 @@ class Oracle {
   }
 
  private:
-  static bool IsNode(const Draft& draft, int parent, TokenId token) {
+  static bool IsNode(const DraftTree& draft, int parent, TokenId token) {
     for (int i = 0; i < draft.size(); ++i) {
       if (draft.parents[i] == parent && draft.tokens[i] == token) return true;
     }
     return false;
   }
 
-  static Tokens PathOf(const Draft& draft, int node) {
+  static Tokens PathOf(const DraftTree& draft, int node) {
     Tokens path;
     for (; node != kDraftRoot; node = draft.parents[node]) {
       path.insert(path.begin(), draft.tokens[node]);
@@ -186,8 +186,8 @@ TEST(SuffixTreeTest, EveryTreeEqualsABruteForceRecount) {
       oracle.AddSource(own);
       oracle.AddSource(past);
       const int max_nodes = std::min(Draw(random, 14), options.suffix_max_tree_depth);
-      const Draft expected = oracle.Grow(max_nodes);
-      const Draft draft = Propose(drafter, 1, max_nodes);
+      const DraftTree expected = oracle.Grow(max_nodes);
+      const DraftTree draft = Propose(drafter, 1, max_nodes);
       ASSERT_EQ(draft.tokens, expected.tokens);
       ASSERT_EQ(draft.parents, expected.parents);
       ASSERT_EQ(draft.confidence, expected.confidence);
@@ -200,7 +200,7 @@ TEST(SuffixTreeTest, EveryTreeEqualsABruteForceRecount) {
 TEST(SuffixTreeTest, OneSidedCountsMakeAChain) {
   SuffixDrafter drafter(TreeOptions(12, 4.0));
   drafter.Begin(1, Tokens{1, 2, 3, 4, 5, 6, 1, 2, 3});
-  const Draft draft = Propose(drafter, 1, 3);
+  const DraftTree draft = Propose(drafter, 1, 3);
   EXPECT_EQ(draft.tokens, (Tokens{4, 5, 6}));
   EXPECT_TRUE(draft.is_chain());
 }
@@ -208,7 +208,7 @@ TEST(SuffixTreeTest, OneSidedCountsMakeAChain) {
 TEST(SuffixTreeTest, EvenCountsMakeABushInTheirOrder) {
   SuffixDrafter drafter(TreeOptions(12, 4.0, 0.0));
   drafter.Begin(1, Tokens{1, 7, 9, 1, 8, 9, 1, 7, 9, 1, 6, 9, 1});
-  const Draft draft = Propose(drafter, 1, 3);
+  const DraftTree draft = Propose(drafter, 1, 3);
   EXPECT_EQ(draft.tokens, (Tokens{7, 6, 8}));
   EXPECT_EQ(draft.parents, (std::vector<std::int32_t>{-1, -1, -1}));
 }
@@ -217,7 +217,7 @@ TEST(SuffixTreeTest, AShorterSuffixFillsInWhatTheLongerNeverSaw) {
   // After 5 1 came 2 once; after 1 alone also 3, often.
   SuffixDrafter drafter(TreeOptions(12, 4.0, 0.0));
   drafter.Begin(1, Tokens{5, 1, 2, 4, 1, 3, 4, 1, 3, 4, 1, 3, 0, 5, 1});
-  const Draft draft = Propose(drafter, 1, 12);
+  const DraftTree draft = Propose(drafter, 1, 12);
   std::set<TokenId> children;
   for (int i = 0; i < draft.size(); ++i) {
     if (draft.parents[i] == kDraftRoot) children.insert(draft.tokens[i]);
@@ -231,7 +231,7 @@ TEST(SuffixTreeTest, SiblingsDifferAndNoPathFallsBelowTheLeastProbability) {
     std::mt19937 random(seed);
     SuffixDrafter drafter(TreeOptions(24, 2.0, 0.05));
     drafter.Begin(1, RandomTokens(random, 200, 6));
-    const Draft draft = Propose(drafter, 1, 24);
+    const DraftTree draft = Propose(drafter, 1, 24);
     std::set<std::pair<int, TokenId>> edges;
     std::vector<double> path_probs;
     for (int i = 0; i < draft.size(); ++i) {

@@ -12,8 +12,8 @@
 namespace forerun {
 namespace {
 
-Draft Chain(int length, float confidence) {
-  Draft draft;
+DraftTree Chain(int length, float confidence) {
+  DraftTree draft;
   for (int i = 0; i < length; ++i) draft.AppendToChain(i, confidence);
   return draft;
 }
@@ -64,7 +64,7 @@ class Play {
     AcceptanceModel::Record record;
     double total = 0;
     for (int step = 0; step < num_steps; ++step) {
-      Draft draft = Chain(8, 0.6f);
+      DraftTree draft = Chain(8, 0.6f);
       const DraftLengthController::Candidate candidate{&draft, &record};
       controller_.Choose({&candidate, 1}, /*num_known_rows=*/1, /*num_emitting=*/1);
       if (step >= num_steps / 2) total += draft.size();
@@ -113,8 +113,8 @@ TEST(DraftLengthControllerTest, ARequestThatBecomesPredictableIsNoticed) {
   const auto play = [&](int num_steps, bool accepted) {
     int total = 0;
     for (int step = 0; step < num_steps; ++step) {
-      Draft good = Chain(4, 0.6f);
-      Draft draft = Chain(4, 0.6f);
+      DraftTree good = Chain(4, 0.6f);
+      DraftTree draft = Chain(4, 0.6f);
       const DraftLengthController::Candidate candidates[] = {{&good, &steady}, {&draft, &changing}};
       controller.Choose(candidates, 2, 2);
       total += draft.size();
@@ -136,8 +136,8 @@ TEST(DraftLengthControllerTest, ThePromisingRequestOfABatchGetsTheRows) {
   for (int i = 0; i < 50; ++i) controller.ObserveStep(1 + i % 9, 0.010 + 0.002 * (1 + i % 9));
   AcceptanceModel::Record good{.num_expected = 20, .num_accepted = 30};
   AcceptanceModel::Record bad{.num_expected = 20, .num_accepted = 0};
-  Draft promising = Chain(6, 0.6f);
-  Draft hopeless = Chain(6, 0.6f);
+  DraftTree promising = Chain(6, 0.6f);
+  DraftTree hopeless = Chain(6, 0.6f);
   const DraftLengthController::Candidate candidates[] = {{&hopeless, &bad}, {&promising, &good}};
   controller.Choose(candidates, 2, 2);
   EXPECT_GT(promising.size(), 0);
@@ -149,7 +149,7 @@ TEST(DraftLengthControllerTest, KeepsTheMostProbablePathsOfATree) {
   // Rows that cost much, so that a node must be worth about a seventh of a token.
   for (int i = 0; i < 50; ++i) controller.ObserveStep(1 + i % 9, 0.060 + 0.010 * (1 + i % 9));
   const AcceptanceModel::Record record;
-  Draft draft;
+  DraftTree draft;
   draft.Append(10, kDraftRoot, 0.30f);  // 0.30
   draft.Append(11, kDraftRoot, 0.60f);  // 0.60
   draft.Append(12, 0, 0.10f);           // 0.03
@@ -172,7 +172,7 @@ TEST(DraftLengthControllerTest, WhateverTheTreeWhatIsKeptIsClosedUnderParents) {
   int num_cut = 0;
   for (int step = 0; step < 500; ++step) {
     controller.ObserveStep(1 + below(20), 0.010 + 0.001 * below(20));
-    Draft drafts[3], before[3];
+    DraftTree drafts[3], before[3];
     std::vector<DraftLengthController::Candidate> candidates;
     for (int c = 0; c < 3; ++c) {
       // A token is its node's number, so that it tells where the node went.
@@ -207,7 +207,7 @@ TEST(DraftLengthControllerTest, WhateverTheTreeWhatIsKeptIsClosedUnderParents) {
 TEST(DraftLengthControllerTest, SiblingsOfTheAcceptedNodeCountAsCheckedAndRejected) {
   DraftLengthController controller;
   AcceptanceModel::Record record;
-  Draft draft;
+  DraftTree draft;
   draft.Append(1, kDraftRoot, 0.5f);
   draft.Append(2, kDraftRoot, 0.5f);  // accepted
   draft.Append(3, 0, 0.5f);           // never checked
