@@ -37,7 +37,7 @@ std::string Describe(const py::error_already_set& error) {
 // Whether it is meant for the caller of the engine, and is no failure of the hook's.
 bool IsInterrupt(const py::error_already_set& error) {
   if (error.matches(PyExc_KeyboardInterrupt) || error.matches(PyExc_SystemExit)) return true;
-  const auto interrupts = py::module_::import("forerun.interrupts");
+  const auto interrupts = py::module_::import("forerun.util.interrupts");
   return interrupts.attr("raised_by_signal_handler")(error.value(), error.trace()).cast<bool>();
 }
 

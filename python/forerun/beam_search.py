@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from forerun.checks import check_bool, check_ids, check_int, check_number, checked_keywords
 from forerun.errors import InvalidArgumentError
 from forerun.logprobs import FlatLogprobs, Logprob
 from forerun.outputs import TokensPrompt
@@ -14,6 +13,7 @@ from forerun.progress import check_use_tqdm, progress_bar
 from forerun.prompts import ParsedPrompt, parse_prompt, prompt_list
 from forerun.sampling_params import SamplingParams
 from forerun.structured_outputs import StructuredOutputsParams
+from forerun.util.checks import check_bool, check_ids, check_int, check_number, checked_keywords
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from forerun.errors import InternalError, InvalidArgumentError
-from forerun.json_files import parse_json
 from forerun.llm import LLM
 from forerun.metrics import SpecDecodeMetrics, total_spec_decode_metrics
 from forerun.outputs import RequestOutput, TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.speculative_config import METHODS as ALL_METHODS
+from forerun.util.json_files import parse_json
 from forerun.version import package_version
 
 METHODS = ("none", "ngram", "suffix")

@@ -12,7 +12,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from forerun.checks import (
+from forerun.errors import InvalidArgumentError
+from forerun.util.checks import (
     check_dict,
     check_int,
     check_list,
@@ -21,9 +22,8 @@ from forerun.checks import (
     is_integral,
     is_real,
 )
-from forerun.errors import InvalidArgumentError
-from forerun.interrupts import pass_on_interrupt
-from forerun.json_files import parse_json
+from forerun.util.interrupts import pass_on_interrupt
+from forerun.util.json_files import parse_json
 
 if TYPE_CHECKING:
     from jinja2 import nodes

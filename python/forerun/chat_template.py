@@ -9,9 +9,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from forerun.chat_messages import detect_format
-from forerun.checks import check_bool, check_str
 from forerun.errors import InvalidArgumentError
-from forerun.interrupts import pass_on_interrupt
+from forerun.util.checks import check_bool, check_str
+from forerun.util.interrupts import pass_on_interrupt
 
 if TYPE_CHECKING:
     from jinja2 import Environment, Template

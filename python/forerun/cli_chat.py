@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from forerun.checks import check_str
 from forerun.cli_options import (
     add_engine,
     add_model,
@@ -21,6 +20,7 @@ from forerun.cli_options import (
     show,
 )
 from forerun.errors import ForerunError, InvalidArgumentError
+from forerun.util.checks import check_str
 
 if TYPE_CHECKING:
     from forerun.llm import LLM

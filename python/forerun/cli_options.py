@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from forerun.cli_drafters import add_drafter_options, drafter_fields
 from forerun.errors import InvalidArgumentError
-from forerun.json_files import parse_json
+from forerun.util.json_files import parse_json
 
 if TYPE_CHECKING:
     from forerun.llm import LLM

@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from forerun import _core
-from forerun.checks import (
+from forerun.errors import InvalidArgumentError, shown
+from forerun.logits_processors import processor_classes
+from forerun.speculative_config import SpeculativeConfig, make_speculative_config
+from forerun.util.checks import (
     Problems,
     check_bool,
     check_choice,
@@ -18,9 +21,6 @@ from forerun.checks import (
     check_number,
     check_path,
 )
-from forerun.errors import InvalidArgumentError, shown
-from forerun.logits_processors import processor_classes
-from forerun.speculative_config import SpeculativeConfig, make_speculative_config
 from forerun.vllm_fields import ENGINE_ARGS, field_problems
 
 _LOGGER = logging.getLogger("forerun")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from forerun.json_files import read_json_object
+from forerun.util.json_files import read_json_object
 
 _SAME_NAMES = ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from forerun import _core
-from forerun.checks import check_dict, check_path, checked_methods
 from forerun.config import settle_options
 from forerun.detokenizer import TokenBytes
 from forerun.engine_args import EngineArgs
@@ -34,6 +33,7 @@ from forerun.sampling_params import SamplingParams
 from forerun.speculative_config import SpeculativeConfig
 from forerun.structured_outputs import GrammarCompiler, Vocabulary
 from forerun.unsupported import UnsupportedMethods
+from forerun.util.checks import check_dict, check_path, checked_methods
 
 if TYPE_CHECKING:
     from forerun.beam_search import BeamSearchOutput, BeamSearchParams

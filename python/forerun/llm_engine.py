@@ -6,12 +6,12 @@ import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from forerun.checks import check_int, check_list, check_name, check_str, checked_methods
 from forerun.errors import InvalidArgumentError
 from forerun.model_config import CacheConfig, ModelConfig, VllmConfig
 from forerun.outputs import CompletionDelta, CompletionOutput, RequestOutput
 from forerun.requests import Request, Stream
 from forerun.sampling_params import RequestOutputKind, SamplingParams
+from forerun.util.checks import check_int, check_list, check_name, check_str, checked_methods
 
 if TYPE_CHECKING:
     from forerun.engine_args import EngineArgs

@@ -7,11 +7,11 @@ import os
 import re
 from pathlib import Path
 
-from forerun.checks import check_path
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.interrupts import pass_on_interrupt
-from forerun.json_files import check_is_file
 from forerun.model_cache import cached
+from forerun.util.checks import check_path
+from forerun.util.interrupts import pass_on_interrupt
+from forerun.util.json_files import check_is_file
 
 # Changes whenever `forerun convert` writes something else for the same file.
 _CONVERTER_VERSION = 2

@@ -12,9 +12,9 @@ from enum import Enum
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from forerun.checks import check_list
 from forerun.errors import InvalidArgumentError
-from forerun.interrupts import pass_on_interrupt
+from forerun.util.checks import check_list
+from forerun.util.interrupts import pass_on_interrupt
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from forerun.json_files import read_json_object
+from forerun.util.json_files import read_json_object
 
 if TYPE_CHECKING:
     from forerun.llm import LLM

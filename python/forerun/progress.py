@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from forerun.errors import InvalidArgumentError, shown
-from forerun.interrupts import pass_on_interrupt
+from forerun.util.interrupts import pass_on_interrupt
 
 _USED = ("__enter__", "__exit__", "format_dict", "set_postfix_str", "update")
 

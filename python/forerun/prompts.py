@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from forerun.checks import (
+from forerun.errors import InvalidArgumentError
+from forerun.outputs import TextPrompt, TokensPrompt
+from forerun.sampling_params import SamplingParams
+from forerun.util.checks import (
     Problems,
     check_dict,
     check_int,
@@ -14,9 +17,6 @@ from forerun.checks import (
     check_str,
     is_integral,
 )
-from forerun.errors import InvalidArgumentError
-from forerun.outputs import TextPrompt, TokensPrompt
-from forerun.sampling_params import SamplingParams
 from forerun.vllm_fields import field_problems
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from forerun import _core
-from forerun.checks import checked_methods
 from forerun.detokenizer import Detokenizer, TokenBytes, decode
 from forerun.errors import InternalError, InvalidArgumentError
 from forerun.logits_processors import EngineProcessors, chain_processors
@@ -28,6 +27,7 @@ from forerun.outputs import (
 from forerun.sampling_params import SamplingParams
 from forerun.structured_outputs import GrammarState
 from forerun.turns import make_turns
+from forerun.util.checks import checked_methods
 
 
 @dataclass

@@ -8,7 +8,10 @@ from enum import Enum, IntEnum
 from typing import Any
 
 from forerun import _core
-from forerun.checks import (
+from forerun.errors import InvalidArgumentError
+from forerun.logits_processors import RequestLogitsProcessor, check_processors
+from forerun.structured_outputs import StructuredOutputsParams
+from forerun.util.checks import (
     Problems,
     check_bool,
     check_core,
@@ -22,9 +25,6 @@ from forerun.checks import (
     checked_keywords,
     copied,
 )
-from forerun.errors import InvalidArgumentError
-from forerun.logits_processors import RequestLogitsProcessor, check_processors
-from forerun.structured_outputs import StructuredOutputsParams
 
 _MAX_N = 16384  # as in vLLM
 _MAX_LOGPROB_TOKEN_IDS = 128  # as in vLLM

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forerun.bench import Case, read_cases
-from forerun.checks import checked_arguments
 from forerun.errors import InvalidArgumentError
 from forerun.llm import LLM
 from forerun.metrics import EngineMetrics, SpecDecodeMetrics
@@ -17,6 +16,7 @@ from forerun.prompts import Prompt
 from forerun.report import table
 from forerun.sampling_params import SamplingParams
 from forerun.speculative_config import SpeculativeConfig
+from forerun.util.checks import checked_arguments
 
 PROMPTS = (
     "Why is the sky blue? Explain it to a child.",

@@ -10,7 +10,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from forerun import _core
-from forerun.checks import (
+from forerun.errors import InvalidArgumentError
+from forerun.util.checks import (
     Problems,
     check_bool,
     check_choice,
@@ -25,7 +26,6 @@ from forerun.checks import (
     check_str,
     checked_keywords,
 )
-from forerun.errors import InvalidArgumentError
 from forerun.vllm_fields import SPECULATIVE_CONFIG
 
 MODEL_METHODS = ("draft_model", "eagle", "eagle3", "mtp", "mlp_speculator", "medusa")

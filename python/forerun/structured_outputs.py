@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from forerun.checks import check_bool, check_list, check_str, checked_keywords
 from forerun.errors import InvalidArgumentError, shown
-from forerun.interrupts import pass_on_interrupt
-from forerun.json_files import parse_json
 from forerun.json_schemas import check_depth, closed, without_dead_ends
 from forerun.turns import make_turns
 from forerun.user_grammars import to_lark
+from forerun.util.checks import check_bool, check_list, check_str, checked_keywords
+from forerun.util.interrupts import pass_on_interrupt
+from forerun.util.json_files import parse_json
 
 _KINDS = ("json", "regex", "choice", "grammar", "json_object")
 _MAX_CACHED_GRAMMARS = 256

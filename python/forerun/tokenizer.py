@@ -10,7 +10,10 @@ from typing import Any
 
 from forerun import chat_messages, detokenizer
 from forerun import chat_template as templates
-from forerun.checks import (
+from forerun.errors import CheckpointError, InvalidArgumentError
+from forerun.tokenizer_files import NAMED_TOKENS, TokenizerFiles
+from forerun.tool_schemas import tool_schemas
+from forerun.util.checks import (
     check_bool,
     check_choice,
     check_dict,
@@ -20,10 +23,7 @@ from forerun.checks import (
     checked_methods,
     is_integral,
 )
-from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.interrupts import pass_on_interrupt
-from forerun.tokenizer_files import NAMED_TOKENS, TokenizerFiles
-from forerun.tool_schemas import tool_schemas
+from forerun.util.interrupts import pass_on_interrupt
 
 _log = logging.getLogger("forerun")
 _NO_TENSORS = "None: ids come as lists, and no tensor library is needed"

@@ -10,7 +10,7 @@ from typing import Any
 from tokenizers import AddedToken
 
 from forerun.errors import CheckpointError
-from forerun.json_files import read_json_object, read_text
+from forerun.util.json_files import read_json_object, read_text
 
 NAMED_TOKENS = (
     "bos_token",

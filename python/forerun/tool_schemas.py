@@ -11,9 +11,9 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
-from forerun.checks import check_list
 from forerun.errors import InvalidArgumentError
-from forerun.interrupts import pass_on_interrupt
+from forerun.util.checks import check_list
+from forerun.util.interrupts import pass_on_interrupt
 
 _JSON_TYPES: dict[Any, str] = {
     int: "integer",

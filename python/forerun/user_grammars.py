@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from forerun.errors import InvalidArgumentError
-from forerun.interrupts import pass_on_interrupt
+from forerun.util.interrupts import pass_on_interrupt
 
 # llguidance compiles rules recursively: at four times this it overflows a stack of 8 MiB.
 _MAX_DEPTH = 300

@@ -12,7 +12,7 @@ import pytest
 from forerun import LLM, CheckpointError, _core
 from forerun.errors import InvalidArgumentError
 from forerun.inspection import inspect
-from forerun.json_files import parse_json, read_json_object
+from forerun.util.json_files import parse_json, read_json_object
 
 DEEP = "[" * 200_000 + "]" * 200_000
 DEEP_OBJECTS = '{"a":' * 200_000 + "1" + "}" * 200_000

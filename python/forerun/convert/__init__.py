@@ -8,12 +8,12 @@ import shutil
 import uuid
 from pathlib import Path
 
-from forerun.checks import check_path
 from forerun.convert.config import architecture, generation_config, model_config
 from forerun.convert.reader import GgufFile
 from forerun.convert.tokenizer import write_tokenizer
 from forerun.convert.weights import rope_freqs, write_weights
 from forerun.errors import InvalidArgumentError
+from forerun.util.checks import check_path
 
 __all__ = ["convert", "write_converted"]
 

@@ -12,7 +12,7 @@ from forerun.errors import CheckpointError
 from forerun.inspection.pickles import read_data, read_state_dicts
 from forerun.inspection.tensors import weight_files
 from forerun.inspection.unpickling import PickledTensor
-from forerun.json_files import read_bytes
+from forerun.util.json_files import read_bytes
 
 # What a model has beside its weights.
 _BESIDE_WEIGHTS = (".json", ".jinja", ".model", ".txt")

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from forerun.errors import CheckpointError
-from forerun.json_files import check_is_file
+from forerun.util.json_files import check_is_file
 
 _SCALARS = {
     0: "<B",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from forerun.convert.reader import GgufFile
 from forerun.errors import CheckpointError
-from forerun.interrupts import pass_on_interrupt
+from forerun.util.interrupts import pass_on_interrupt
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

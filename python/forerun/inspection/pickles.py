@@ -18,8 +18,8 @@ from forerun.inspection.unpickling import (
     PickledTensor,
     unpickle,
 )
-from forerun.interrupts import pass_on_interrupt
-from forerun.json_files import check_is_file
+from forerun.util.interrupts import pass_on_interrupt
+from forerun.util.json_files import check_is_file
 
 _LOGGER = logging.getLogger("forerun")
 # Of names, shapes and places; the elements are files of their own.

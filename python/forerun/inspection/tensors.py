@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from forerun import _core
 from forerun.errors import CheckpointError
 from forerun.inspection.pickles import read_state_dicts
-from forerun.json_files import check_is_file, read_json_object
+from forerun.util.json_files import check_is_file, read_json_object
 
 
 @dataclass(frozen=True)

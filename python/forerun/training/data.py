@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.json_files import parse_json
+from forerun.util.json_files import parse_json
 
 if TYPE_CHECKING:
     from forerun.tokenizer import Tokenizer

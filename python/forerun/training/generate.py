@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from forerun.errors import InvalidArgumentError
-from forerun.json_files import read_json_object
 from forerun.training.prompts import read_prompts
 from forerun.training.writing import EngineWriter, TurnEnd, Writer, WriteRequest, Written
+from forerun.util.json_files import read_json_object
 
 if TYPE_CHECKING:
     from forerun.tokenizer import Tokenizer

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from forerun.errors import CheckpointError
-from forerun.json_files import read_json_object
 from forerun.training.batch import Batch
 from forerun.training.checkpoint import read_checkpoint
 from forerun.training.heads import RmsNorm, linear
@@ -16,6 +15,7 @@ from forerun.training.layer_heads import LayerHead
 from forerun.training.layers import DraftLayer
 from forerun.training.options import TrainOptions
 from forerun.training.target import Target
+from forerun.util.json_files import read_json_object
 
 _PREFIX = "model.mtp_layers.0."
 # MiMo is Qwen2 with such layers; these are Qwen2 but for biases that can be added as zeros.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from forerun.errors import InvalidArgumentError
-from forerun.json_files import read_json_object
+from forerun.util.json_files import read_json_object
 
 TRAIN_METHODS = ("eagle3", "eagle", "mlp_speculator", "medusa", "mtp", "draft_model")
 # Options that only some methods have; None means "the method's own default".

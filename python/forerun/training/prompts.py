@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.json_files import parse_json
+from forerun.util.json_files import parse_json
 
 if TYPE_CHECKING:
     from forerun.tokenizer import Tokenizer

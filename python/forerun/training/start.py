@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.interrupts import pass_on_interrupt
-from forerun.json_files import read_json_object
 from forerun.training.checkpoint import read_checkpoint
 from forerun.training.heads import Head
 from forerun.training.options import TrainOptions
+from forerun.util.interrupts import pass_on_interrupt
+from forerun.util.json_files import read_json_object
 
 # Tensors that are no weights: they say which tokens can be drafted.
 _VOCABULARY = ("d2t", "t2d", "token_map")

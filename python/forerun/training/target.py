@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.interrupts import pass_on_interrupt
-from forerun.json_files import read_json_object
 from forerun.training.data import Example
+from forerun.util.interrupts import pass_on_interrupt
+from forerun.util.json_files import read_json_object
 
 _SHARD_BYTES = 1 << 30
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
-from forerun.interrupts import pass_on_interrupt
+from forerun.util.interrupts import pass_on_interrupt
 
 
 class Kind(Enum):

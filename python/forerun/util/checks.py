@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, ParamSpec, TypeVar
 
 from forerun.errors import InvalidArgumentError
-from forerun.interrupts import pass_on_interrupt
+from forerun.util.interrupts import pass_on_interrupt
 from forerun.vllm_fields import METHODS, OWNERS, POSITIONAL, Kind, field_problems, unknown_name
 
 _INT32_MAX = 2**31 - 1

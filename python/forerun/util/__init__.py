@@ -1,0 +1,1 @@
+"""Checks of arguments and files that every part uses."""
