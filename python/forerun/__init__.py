@@ -40,7 +40,7 @@ from forerun.outputs import (
 from forerun.sampling_params import RequestOutputKind, SamplingParams
 from forerun.selftest import SelftestReport, selftest
 from forerun.speculative_config import SpeculativeConfig
-from forerun.structured_outputs import StructuredOutputsParams
+from forerun.text.structured_outputs import StructuredOutputsParams
 
 __all__ = [
     "LLM",

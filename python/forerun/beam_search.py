@@ -12,14 +12,14 @@ from forerun.outputs import TokensPrompt
 from forerun.progress import check_use_tqdm, progress_bar
 from forerun.prompts import ParsedPrompt, parse_prompt, prompt_list
 from forerun.sampling_params import SamplingParams
-from forerun.structured_outputs import StructuredOutputsParams
+from forerun.text.structured_outputs import StructuredOutputsParams
 from forerun.util.checks import check_bool, check_ids, check_int, check_number, checked_keywords
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from forerun.llm import LLM
-    from forerun.structured_outputs import GrammarState
+    from forerun.text.structured_outputs import GrammarState
 
 _MAX_BEAM_WIDTH = 1024
 

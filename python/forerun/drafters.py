@@ -16,7 +16,7 @@ from forerun.inspection.detect import mtp_layers, strip_prefixes
 from forerun.inspection.tensors import read_config, read_tensors
 from forerun.loading import as_safetensors, is_same_model, resolve_drafter
 from forerun.speculative_config import HEAD_FIELDS, SpeculativeConfig
-from forerun.vocabulary_bridge import find_bridge
+from forerun.text.vocabulary_bridge import find_bridge
 
 _LOGGER = logging.getLogger("forerun")
 _FIELD = "speculative_config.model"

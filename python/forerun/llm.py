@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from forerun import _core
 from forerun.config import settle_options
-from forerun.detokenizer import TokenBytes
 from forerun.engine_args import EngineArgs
 from forerun.errors import InvalidArgumentError
 from forerun.generation_config import recommended_params
@@ -31,7 +30,8 @@ from forerun.prompts import (
 from forerun.requests import Request, Scoreboard, Stream, run_all, wait_all
 from forerun.sampling_params import SamplingParams
 from forerun.speculative_config import SpeculativeConfig
-from forerun.structured_outputs import GrammarCompiler, Vocabulary
+from forerun.text.detokenizer import TokenBytes
+from forerun.text.structured_outputs import GrammarCompiler, Vocabulary
 from forerun.unsupported import UnsupportedMethods
 from forerun.util.checks import check_dict, check_path, checked_methods
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from forerun.drafters import Drafter
     from forerun.llm_engine import LLMEngine
     from forerun.model_config import ModelConfig
-    from forerun.tokenizer import Tokenizer
+    from forerun.text.tokenizer import Tokenizer
 
 _log = logging.getLogger("forerun")
 
@@ -480,6 +480,6 @@ def _fit(token_bytes: list[bytes], size: int) -> list[bytes]:
 
 
 def _load_tokenizer(directory: str | os.PathLike[str]) -> Tokenizer:
-    from forerun.tokenizer import Tokenizer
+    from forerun.text.tokenizer import Tokenizer
 
     return Tokenizer(check_path("tokenizer", directory))

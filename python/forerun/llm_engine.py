@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from forerun.llm import LLM
     from forerun.metrics import Metric
     from forerun.prompts import Prompt
-    from forerun.tokenizer import Tokenizer
+    from forerun.text.tokenizer import Tokenizer
 
 
 @checked_methods

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
-from forerun.detokenizer import decode
+from forerun.text.detokenizer import decode
 
 if TYPE_CHECKING:
     import numpy as np

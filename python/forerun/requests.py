@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from forerun import _core
-from forerun.detokenizer import Detokenizer, TokenBytes, decode
 from forerun.errors import InternalError, InvalidArgumentError
 from forerun.logits_processors import EngineProcessors, chain_processors
 from forerun.logprobs import FlatLogprobs
@@ -25,8 +24,9 @@ from forerun.outputs import (
     RequestOutput,
 )
 from forerun.sampling_params import SamplingParams
-from forerun.structured_outputs import GrammarState
-from forerun.turns import make_turns
+from forerun.text.detokenizer import Detokenizer, TokenBytes, decode
+from forerun.text.structured_outputs import GrammarState
+from forerun.text.turns import make_turns
 from forerun.util.checks import checked_methods
 
 

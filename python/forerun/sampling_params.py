@@ -10,7 +10,7 @@ from typing import Any
 from forerun import _core
 from forerun.errors import InvalidArgumentError
 from forerun.logits_processors import RequestLogitsProcessor, check_processors
-from forerun.structured_outputs import StructuredOutputsParams
+from forerun.text.structured_outputs import StructuredOutputsParams
 from forerun.util.checks import (
     Problems,
     check_bool,

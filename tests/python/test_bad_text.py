@@ -14,7 +14,7 @@ import pytest
 import forerun
 from forerun import LLM, InvalidArgumentError, SamplingParams
 from forerun.convert import convert
-from forerun.structured_outputs import StructuredOutputsParams
+from forerun.text.structured_outputs import StructuredOutputsParams
 
 LONE = "\ud83d"
 

@@ -14,10 +14,10 @@ from transformers import AutoTokenizer
 from transformers.utils import get_json_schema
 
 from forerun import LLM, SamplingParams
-from forerun.chat_template import content_format
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.tokenizer import Tokenizer
-from forerun.tool_schemas import function_schema
+from forerun.text.chat_template import content_format
+from forerun.text.tokenizer import Tokenizer
+from forerun.text.tool_schemas import function_schema
 
 PLAIN = "{% for m in messages %}[{{ m.role }}]{{ m.content | trim }}{% endfor %}"
 TOOLS = "{{ tools | tojson }}|{{ documents | tojson }}|{{ messages[0].content }}"

@@ -16,7 +16,7 @@ import pytest
 from random_schemas import random_schema
 
 from forerun import LLM, InvalidArgumentError, SamplingParams, StructuredOutputsParams
-from forerun.structured_outputs import GrammarCompiler, GrammarState, Vocabulary
+from forerun.text.structured_outputs import GrammarCompiler, GrammarState, Vocabulary
 
 EOS = 256
 METHODS: dict[str, dict[str, Any] | None] = {

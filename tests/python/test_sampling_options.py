@@ -60,7 +60,7 @@ def test_a_bad_word_never_appears_with_or_without_a_space(llm: LLM) -> None:
 
 
 def test_bad_words_are_encoded_with_and_without_a_space(llm: LLM, smollm_dir: Path) -> None:
-    from forerun.tokenizer import Tokenizer
+    from forerun.text.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(smollm_dir)
 

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from forerun import LLM, SamplingParams
-from forerun.detokenizer import Detokenizer, TokenBytes
-from forerun.tokenizer import Tokenizer
+from forerun.text.detokenizer import Detokenizer, TokenBytes
+from forerun.text.tokenizer import Tokenizer
 
 WORDS = st.text("ab<", max_size=3)
 

@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from forerun import detokenizer
-from forerun.detokenizer import Detokenizer, TokenBytes
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.tokenizer import Tokenizer
+from forerun.text import detokenizer
+from forerun.text.detokenizer import Detokenizer, TokenBytes
+from forerun.text.tokenizer import Tokenizer
 
 MESSAGES = [
     {"role": "system", "content": "Be brief."},

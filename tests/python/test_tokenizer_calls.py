@@ -14,7 +14,7 @@ from tokenizer_files import token, write_tokenizer
 from transformers import AutoTokenizer
 
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.tokenizer import Tokenizer
+from forerun.text.tokenizer import Tokenizer
 
 CONFIG = {
     "eos_token": "<e>",

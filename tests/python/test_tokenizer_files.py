@@ -13,7 +13,7 @@ from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from forerun.errors import CheckpointError
-from forerun.tokenizer import Tokenizer
+from forerun.text.tokenizer import Tokenizer
 
 TEXTS = ["a<t>b", "<e>", "hi <t> <e>you", "<t><t>  <e>", "x<e>y z<t>", "nothing", ""]
 DECLARED = {"256": token("<t>")}

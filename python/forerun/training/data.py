@@ -17,7 +17,7 @@ from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.util.json_files import parse_json
 
 if TYPE_CHECKING:
-    from forerun.tokenizer import Tokenizer
+    from forerun.text.tokenizer import Tokenizer
     from forerun.training.options import TrainOptions
 
 # The first guess is of an answer's second token.
@@ -87,7 +87,7 @@ class Corpus:
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:
-        from forerun.tokenizer import Tokenizer
+        from forerun.text.tokenizer import Tokenizer
 
         return Tokenizer(self._options.model)
 

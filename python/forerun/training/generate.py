@@ -17,7 +17,7 @@ from forerun.training.writing import EngineWriter, TurnEnd, Writer, WriteRequest
 from forerun.util.json_files import read_json_object
 
 if TYPE_CHECKING:
-    from forerun.tokenizer import Tokenizer
+    from forerun.text.tokenizer import Tokenizer
     from forerun.training.options import TrainOptions
 
 # Questions that are asked for together: enough to fill what writes, few enough to stop in between.
@@ -126,7 +126,7 @@ class Author:
         self._options = options
         self._tokenizer: Tokenizer | None = None
         if (options.model / "tokenizer.json").is_file():
-            from forerun.tokenizer import Tokenizer
+            from forerun.text.tokenizer import Tokenizer
 
             self._tokenizer = Tokenizer(options.model)
         self._turn = user_turn(self._tokenizer) if self._tokenizer is not None else None

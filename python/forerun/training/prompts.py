@@ -9,7 +9,7 @@ from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.util.json_files import parse_json
 
 if TYPE_CHECKING:
-    from forerun.tokenizer import Tokenizer
+    from forerun.text.tokenizer import Tokenizer
 
 
 def read_prompts(

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from forerun.errors import InvalidArgumentError, shown
-from forerun.json_schemas import check_depth, closed, without_dead_ends
-from forerun.turns import make_turns
-from forerun.user_grammars import to_lark
+from forerun.text.json_schemas import check_depth, closed, without_dead_ends
+from forerun.text.turns import make_turns
+from forerun.text.user_grammars import to_lark
 from forerun.util.checks import check_bool, check_list, check_str, checked_keywords
 from forerun.util.interrupts import pass_on_interrupt
 from forerun.util.json_files import parse_json
@@ -131,7 +131,7 @@ class StructuredOutputsParams:
         """The grammar in llguidance's own notation, which also tells equal ones from others."""
         matcher = _llguidance().LLMatcher
         if self.kind in ("json", "json_object"):
-            from forerun.grammar_probes import accepts, expression_error
+            from forerun.text.grammar_probes import accepts, expression_error
 
             if self.whitespace_pattern and (why := expression_error(self.whitespace_pattern)):
                 raise InvalidArgumentError("whitespace_pattern", self.whitespace_pattern, why)
@@ -259,7 +259,7 @@ class GrammarCompiler:
         )
 
     def _compile(self, text: str) -> Any:
-        from forerun.grammar_probes import dead_end, limits, reason
+        from forerun.text.grammar_probes import dead_end, limits, reason
 
         matcher = _llguidance().LLMatcher(self._tokenizer, text, log_level=0, limits=limits())
         if matcher.is_error():
@@ -342,7 +342,7 @@ class GrammarState:
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            from forerun.grammar_probes import reason
+            from forerun.text.grammar_probes import reason
 
             raise RuntimeError(f"no token can follow under {self._name}: {reason(self._matcher)}")
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from forerun import _core
 from forerun.errors import CheckpointError
 from forerun.inspection import Inspection
-from forerun.tokenizer import Tokenizer
+from forerun.text.tokenizer import Tokenizer
 
 _FIELD = "speculative_config.model"
 # Tokens of one role are the same whatever they are called.

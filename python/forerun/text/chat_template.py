@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from forerun.chat_messages import detect_format
 from forerun.errors import InvalidArgumentError
+from forerun.text.chat_messages import detect_format
 from forerun.util.checks import check_bool, check_str
 from forerun.util.interrupts import pass_on_interrupt
 

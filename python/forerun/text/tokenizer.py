@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from forerun import chat_messages, detokenizer
-from forerun import chat_template as templates
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.tokenizer_files import NAMED_TOKENS, TokenizerFiles
-from forerun.tool_schemas import tool_schemas
+from forerun.text import chat_messages, detokenizer
+from forerun.text import chat_template as templates
+from forerun.text.tokenizer_files import NAMED_TOKENS, TokenizerFiles
+from forerun.text.tool_schemas import tool_schemas
 from forerun.util.checks import (
     check_bool,
     check_choice,
