@@ -37,14 +37,14 @@ def add_checkpoint_commands(commands: Any) -> None:
 
 
 def _convert(options: argparse.Namespace) -> int:
-    from forerun.convert import convert
+    from forerun.checkpoints.convert import convert
 
     print(convert(options.gguf, options.directory))
     return 0
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from forerun.inspection import fit_problems, inspect
+    from forerun.checkpoints.inspection import fit_problems, inspect
 
     found = inspect(Path(options.path), options.method)
     print(found)

@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from forerun import _core
+from forerun.checkpoints.loading import resolve_model
 from forerun.config import settle_options
 from forerun.engine_args import EngineArgs
 from forerun.errors import InvalidArgumentError
 from forerun.generation_config import recommended_params
-from forerun.loading import resolve_model
 from forerun.logits_processors import engine_processors
 from forerun.metrics import EngineMetrics, Metric, engine_metrics
 from forerun.outputs import RequestOutput, TokensPrompt
@@ -37,7 +37,7 @@ from forerun.util.checks import check_dict, check_path, checked_methods
 
 if TYPE_CHECKING:
     from forerun.beam_search import BeamSearchOutput, BeamSearchParams
-    from forerun.drafters import Drafter
+    from forerun.checkpoints.drafters import Drafter
     from forerun.llm_engine import LLMEngine
     from forerun.model_config import ModelConfig
     from forerun.text.tokenizer import Tokenizer
@@ -100,7 +100,7 @@ class LLM(UnsupportedMethods):
                 core_options.eos_token_ids = [self._tokenizer.eos_token_id]
         self.drafter: Drafter | None = None
         if self.speculative_config is not None and self.speculative_config.uses_model:
-            from forerun.drafters import set_drafter
+            from forerun.checkpoints.drafters import set_drafter
 
             # The binding copies what it is given.
             speculative = core_options.speculative

@@ -48,14 +48,14 @@ def gemma_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def smollm_dir(smollm_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from forerun.convert import convert
+    from forerun.checkpoints.convert import convert
 
     return convert(smollm_gguf, tmp_path_factory.mktemp("models") / "smollm2", progress=False)
 
 
 @pytest.fixture(scope="session")
 def gemma_dir(gemma_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from forerun.convert import convert
+    from forerun.checkpoints.convert import convert
 
     return convert(gemma_gguf, tmp_path_factory.mktemp("models") / "gemma3", progress=False)
 
@@ -65,7 +65,7 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-layer Llama with a byte-level tokenizer and a chat template."""
     from gguf_files import llama_metadata, llama_tensors, write_gguf
 
-    from forerun.convert import convert
+    from forerun.checkpoints.convert import convert
 
     folder = tmp_path_factory.mktemp("tiny")
     template = (

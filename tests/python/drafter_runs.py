@@ -77,7 +77,7 @@ def engine_directories(row: Row) -> tuple[Path, Path | None]:
     target, drafter = directories(row)
     if not row.is_pickle:
         return target, drafter
-    from forerun.convert.pickles import write_as_safetensors
+    from forerun.checkpoints.convert.pickles import write_as_safetensors
 
     assert drafter is not None
     converted = folder() / f"{drafter.name} converted"

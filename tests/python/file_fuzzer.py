@@ -316,8 +316,8 @@ def add_texts(directory: Path) -> None:
 def load(base: str, path: Path, plain: Path, rng: Rng) -> None:
     """What a user does with such a directory."""
     from forerun import LLM, SamplingParams
-    from forerun.convert import convert
-    from forerun.inspection import inspect
+    from forerun.checkpoints.convert import convert
+    from forerun.checkpoints.inspection import inspect
 
     options: dict[str, Any] = {
         "num_threads": 1,

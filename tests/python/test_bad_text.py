@@ -13,7 +13,7 @@ import pytest
 
 import forerun
 from forerun import LLM, InvalidArgumentError, SamplingParams
-from forerun.convert import convert
+from forerun.checkpoints.convert import convert
 from forerun.text.structured_outputs import StructuredOutputsParams
 
 LONE = "\ud83d"

@@ -423,7 +423,7 @@ def test_the_demo_ends_with_the_table(
         tokenizer__ggml__eos_token_id=None,
     )
     path = write_gguf(tmp_path / "long.gguf", metadata, llama_tensors())
-    from forerun.convert import convert
+    from forerun.checkpoints.convert import convert
 
     model = convert(path, tmp_path / "model", progress=False)
     head = write_random_head(tmp_path / "head") if with_head else None

@@ -19,8 +19,8 @@ from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
-from forerun.convert import convert
-from forerun.convert.weights import round_to_bf16
+from forerun.checkpoints.convert import convert
+from forerun.checkpoints.convert.weights import round_to_bf16
 from forerun.errors import CheckpointError, InvalidArgumentError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # transformers' and gguf's own

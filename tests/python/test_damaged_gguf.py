@@ -12,9 +12,9 @@ import pytest
 from gguf_files import llama_metadata, llama_tensors, write_gguf
 
 from forerun import LLM, CheckpointError, cli
-from forerun.convert import convert
+from forerun.checkpoints.convert import convert
+from forerun.checkpoints.inspection import inspect
 from forerun.errors import InvalidArgumentError
-from forerun.inspection import inspect
 
 TYPES = gguf.GGUFValueType
 

@@ -32,7 +32,7 @@ from drafter_runs import (
 )
 from model_reference import LanguageModel
 
-from forerun.inspection import fit_problems, inspect
+from forerun.checkpoints.inspection import fit_problems, inspect
 
 # One of every kind of drafter, each with what makes its state hard to keep.
 SOME = [

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from forerun import LLM, CheckpointError, _core
+from forerun.checkpoints.inspection import inspect
 from forerun.errors import InvalidArgumentError
-from forerun.inspection import inspect
 from forerun.util.json_files import parse_json, read_json_object
 
 DEEP = "[" * 200_000 + "]" * 200_000

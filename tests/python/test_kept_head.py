@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from forerun import LLM, SamplingParams
-from forerun.inspection import inspect
+from forerun.checkpoints.inspection import inspect
 
 BENCH = Path(__file__).parents[2] / "bench"
 HEAD = BENCH / "heads" / "smollm2-135m-eagle3"

@@ -11,9 +11,9 @@ import huggingface_hub.constants
 import pytest
 from gguf_files import llama_metadata, llama_tensors, write_gguf
 
-from forerun import model_cache
+from forerun.checkpoints import model_cache
+from forerun.checkpoints.loading import resolve_model
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.loading import resolve_model
 
 
 @pytest.fixture(autouse=True)
@@ -56,15 +56,15 @@ def test_a_changed_gguf_file_is_converted_anew(tiny_gguf: Path, cache: Path) -> 
 def test_two_processes_may_convert_the_same_file(
     tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import forerun.convert
+    import forerun.checkpoints.convert
 
-    convert = forerun.convert.write_converted
+    convert = forerun.checkpoints.convert.write_converted
 
     def overtaken(gguf: Path, target: Path, progress: bool) -> Path:
         convert(gguf, target, progress=False)
         return convert(gguf, target, progress=False)
 
-    monkeypatch.setattr(forerun.convert, "write_converted", overtaken)
+    monkeypatch.setattr(forerun.checkpoints.convert, "write_converted", overtaken)
     assert (resolve_model(tiny_gguf) / "config.json").is_file()
 
 

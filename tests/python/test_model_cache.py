@@ -15,10 +15,10 @@ import pytest
 from drafter_checkpoints import Random, make_eagle3, make_target
 from gguf_files import llama_metadata, llama_tensors, write_gguf
 
-from forerun import model_cache
+from forerun.checkpoints import model_cache
+from forerun.checkpoints.inspection import inspect
+from forerun.checkpoints.loading import as_safetensors, resolve_model
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.inspection import inspect
-from forerun.loading import as_safetensors, resolve_model
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_a_disk_that_is_full_in_the_middle_leaves_nothing(gguf: Path, cache: Pat
     script = f"""
     import resource, signal
     from forerun.errors import InvalidArgumentError
-    from forerun.loading import resolve_model
+    from forerun.checkpoints.loading import resolve_model
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
     try:
@@ -135,8 +135,8 @@ def test_a_temporary_model_goes_with_its_process(pickled: Path, tmp_path: Path) 
     script = f"""
     import os, tempfile
     from pathlib import Path
-    from forerun import model_cache
-    from forerun.loading import as_safetensors
+    from forerun.checkpoints import model_cache
+    from forerun.checkpoints.loading import as_safetensors
     model_cache.cache_directory = lambda: None
     made = as_safetensors(Path({str(pickled)!r}))
     if os.fork() == 0:

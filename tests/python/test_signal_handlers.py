@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from forerun.convert import tokenizer as convert_tokenizer
+from forerun.checkpoints.convert import tokenizer as convert_tokenizer
+from forerun.checkpoints.inspection import pickles
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.inspection import pickles
 from forerun.logits_processors import processor_classes
 from forerun.progress import progress_bar
 from forerun.training import start, target

@@ -18,8 +18,9 @@ from drafter_rows import ROWS, Row
 from safetensors.numpy import load_file
 from test_broken_drafters import drafter
 
-from forerun import LLM, CheckpointError, SamplingParams, loading
-from forerun.inspection import inspect
+from forerun import LLM, CheckpointError, SamplingParams
+from forerun.checkpoints import loading
+from forerun.checkpoints.inspection import inspect
 
 PROMPTS = [[5], [3, 9, 27, 4, 8, 1, 2], [*range(10, 43)]]
 GREEDY = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)

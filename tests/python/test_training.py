@@ -32,8 +32,8 @@ from training_runs import (  # noqa: E402
 )
 
 from forerun import cli  # noqa: E402
+from forerun.checkpoints.inspection import fit_problems, inspect  # noqa: E402
 from forerun.errors import CheckpointError, InvalidArgumentError  # noqa: E402
-from forerun.inspection import fit_problems, inspect  # noqa: E402
 from forerun.training import TRAIN_METHODS, TrainOptions, layer_heads  # noqa: E402
 from forerun.training.batch import make_batch  # noqa: E402
 from forerun.training.data import Corpus, Example, draft_vocabulary  # noqa: E402

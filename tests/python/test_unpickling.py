@@ -14,8 +14,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from forerun import CheckpointError
-from forerun.inspection.pickles import read_data, read_pickled
-from forerun.inspection.unpickling import PickledTensor, Storage, unpickle
+from forerun.checkpoints.inspection.pickles import read_data, read_pickled
+from forerun.checkpoints.inspection.unpickling import PickledTensor, Storage, unpickle
 
 PROTOCOL = b"\x80\x02"
 DATA = np.arange(8, dtype=np.float32)

@@ -15,9 +15,9 @@ from drafter_checkpoints import Random, add_mtp, make_eagle, make_eagle3, make_t
 from safetensors import safe_open
 
 from forerun import LLM, CheckpointError, SamplingParams
-from forerun.inspection import inspect
-from forerun.inspection.tensors import read_tensors
-from forerun.loading import as_safetensors, resolve_model
+from forerun.checkpoints.inspection import inspect
+from forerun.checkpoints.inspection.tensors import read_tensors
+from forerun.checkpoints.loading import as_safetensors, resolve_model
 from forerun.selftest import selftest
 
 STRAY = {"tok_embeddings.weight": np.ones((4, 4), np.float32)}

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from forerun import _core
+from forerun.checkpoints.inspection import Inspection
 from forerun.errors import CheckpointError
-from forerun.inspection import Inspection
 from forerun.text.tokenizer import Tokenizer
 
 _FIELD = "speculative_config.model"

@@ -12,9 +12,9 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from forerun.convert.pickles import files_beside
-from forerun.inspection.tensors import read_tensors
-from forerun.loading import as_safetensors
+from forerun.checkpoints.convert.pickles import files_beside
+from forerun.checkpoints.inspection.tensors import read_tensors
+from forerun.checkpoints.loading import as_safetensors
 from forerun.training.heads import Head
 
 

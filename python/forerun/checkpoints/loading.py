@@ -7,8 +7,8 @@ import os
 import re
 from pathlib import Path
 
+from forerun.checkpoints.model_cache import cached
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.model_cache import cached
 from forerun.util.checks import check_path
 from forerun.util.interrupts import pass_on_interrupt
 from forerun.util.json_files import check_is_file
@@ -63,8 +63,8 @@ def _resolve(
 
 
 def _refuse_drafter(directory: Path) -> None:
-    from forerun.inspection.detect import detect, strip_prefixes
-    from forerun.inspection.tensors import read_tensors
+    from forerun.checkpoints.inspection.detect import detect, strip_prefixes
+    from forerun.checkpoints.inspection.tensors import read_tensors
 
     try:
         found = detect(strip_prefixes(read_tensors(directory)))
@@ -79,7 +79,7 @@ def _refuse_drafter(directory: Path) -> None:
 
 
 def _converted(gguf: Path, progress: bool) -> Path:
-    from forerun.convert import write_converted
+    from forerun.checkpoints.convert import write_converted
 
     name = f"{gguf.stem}-{_fingerprint(gguf)}"
     return cached(name, lambda target: write_converted(gguf, target, progress=progress))
@@ -104,7 +104,7 @@ def _fingerprint(*paths: Path) -> str:
 
 def as_safetensors(directory: Path) -> Path:
     """A directory with the same checkpoint in safetensors: itself, or one in the cache."""
-    from forerun.convert.pickles import write_as_safetensors
+    from forerun.checkpoints.convert.pickles import write_as_safetensors
 
     name = _name_in_cache(directory)
     if name is None:
@@ -120,7 +120,7 @@ def is_same_model(directory: Path, resolved: Path) -> bool:
 def _name_in_cache(directory: Path) -> str | None:
     """None for a checkpoint that is in safetensors already."""
     from forerun import _core
-    from forerun.convert.pickles import files_beside
+    from forerun.checkpoints.convert.pickles import files_beside
 
     files = _core.find_weight_files(os.fsencode(directory))
     if not files.names or not files.are_pickled:

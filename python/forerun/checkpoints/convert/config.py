@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from forerun.convert.reader import GgufFile, shown
+from forerun.checkpoints.convert.reader import GgufFile, shown
 from forerun.errors import CheckpointError
 
 ARCHITECTURES = ("llama", "gemma3")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from forerun.convert.reader import GgufFile, GgufTensor
+from forerun.checkpoints.convert.reader import GgufFile, GgufTensor
 from forerun.errors import CheckpointError
 
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}

@@ -6,11 +6,11 @@ import math
 from collections import Counter
 from pathlib import Path
 
-from forerun.convert.config import architecture, model_config
-from forerun.convert.reader import GgufFile
-from forerun.convert.weights import rope_freqs
+from forerun.checkpoints.convert.config import architecture, model_config
+from forerun.checkpoints.convert.reader import GgufFile
+from forerun.checkpoints.convert.weights import rope_freqs
+from forerun.checkpoints.inspection.describe import Inspection
 from forerun.errors import CheckpointError
-from forerun.inspection.describe import Inspection
 
 
 def inspect_gguf(path: Path, method: str | None) -> Inspection:

@@ -8,10 +8,10 @@ import shutil
 import uuid
 from pathlib import Path
 
-from forerun.convert.config import architecture, generation_config, model_config
-from forerun.convert.reader import GgufFile
-from forerun.convert.tokenizer import write_tokenizer
-from forerun.convert.weights import rope_freqs, write_weights
+from forerun.checkpoints.convert.config import architecture, generation_config, model_config
+from forerun.checkpoints.convert.reader import GgufFile
+from forerun.checkpoints.convert.tokenizer import write_tokenizer
+from forerun.checkpoints.convert.weights import rope_freqs, write_weights
 from forerun.errors import InvalidArgumentError
 from forerun.util.checks import check_path
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from forerun.errors import CheckpointError
-from forerun.inspection.detect import (
+from forerun.checkpoints.inspection.detect import (
     Finding,
     Tensors,
     claimed_method,
@@ -19,7 +18,8 @@ from forerun.inspection.detect import (
     mtp_layers,
     strip_prefixes,
 )
-from forerun.inspection.tensors import read_config, read_tensors
+from forerun.checkpoints.inspection.tensors import read_config, read_tensors
+from forerun.errors import CheckpointError
 
 # What config.json leaves out means what transformers' Llama config means by it.
 _DEFAULT_ROPE_THETA = 10000.0
@@ -84,7 +84,7 @@ def inspect(path: Path, method: str | None = None) -> Inspection:
             tensors, the config and `method` do not agree on what this is.
     """
     if path.suffix == ".gguf" and not os.path.isdir(path):
-        from forerun.inspection.gguf_file import inspect_gguf
+        from forerun.checkpoints.inspection.gguf_file import inspect_gguf
 
         return inspect_gguf(path, method)
     if not os.path.isdir(path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forerun.convert.reader import GgufFile
+from forerun.checkpoints.convert.reader import GgufFile
 from forerun.errors import CheckpointError
 from forerun.util.interrupts import pass_on_interrupt
 

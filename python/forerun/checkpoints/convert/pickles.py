@@ -8,10 +8,10 @@ import shutil
 import uuid
 from pathlib import Path
 
+from forerun.checkpoints.inspection.pickles import read_data, read_state_dicts
+from forerun.checkpoints.inspection.tensors import weight_files
+from forerun.checkpoints.inspection.unpickling import PickledTensor
 from forerun.errors import CheckpointError
-from forerun.inspection.pickles import read_data, read_state_dicts
-from forerun.inspection.tensors import weight_files
-from forerun.inspection.unpickling import PickledTensor
 from forerun.util.json_files import read_bytes
 
 # What a model has beside its weights.

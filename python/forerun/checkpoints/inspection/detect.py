@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from forerun.checkpoints.inspection.tensors import TensorInfo
 from forerun.errors import CheckpointError
-from forerun.inspection.tensors import TensorInfo
 
 Tensors = Mapping[str, TensorInfo]
 

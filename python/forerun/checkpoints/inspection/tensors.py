@@ -11,8 +11,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 
 from forerun import _core
+from forerun.checkpoints.inspection.pickles import read_state_dicts
 from forerun.errors import CheckpointError
-from forerun.inspection.pickles import read_state_dicts
 from forerun.util.json_files import check_is_file, read_json_object
 
 

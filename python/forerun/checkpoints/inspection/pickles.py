@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from forerun import _core
-from forerun.errors import CheckpointError
-from forerun.inspection.unpickling import (
+from forerun.checkpoints.inspection.unpickling import (
     NotAStateDictError,
     PickledTensor,
     unpickle,
 )
+from forerun.errors import CheckpointError
 from forerun.util.interrupts import pass_on_interrupt
 from forerun.util.json_files import check_is_file
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from forerun import _core
+from forerun.checkpoints.inspection import Inspection, fit_problems, inspect
+from forerun.checkpoints.inspection.describe import ARCTIC_SEQUENCES, norms_target_state
+from forerun.checkpoints.inspection.detect import mtp_layers, strip_prefixes
+from forerun.checkpoints.inspection.tensors import read_config, read_tensors
+from forerun.checkpoints.loading import as_safetensors, is_same_model, resolve_drafter
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.inspection import Inspection, fit_problems, inspect
-from forerun.inspection.describe import ARCTIC_SEQUENCES, norms_target_state
-from forerun.inspection.detect import mtp_layers, strip_prefixes
-from forerun.inspection.tensors import read_config, read_tensors
-from forerun.loading import as_safetensors, is_same_model, resolve_drafter
 from forerun.speculative_config import HEAD_FIELDS, SpeculativeConfig
 from forerun.text.vocabulary_bridge import find_bridge
 

@@ -1,6 +1,6 @@
 """What a checkpoint directory holds, told from its tensors and its config, not from its name."""
 
-from forerun.inspection.describe import Inspection, fit_problems, inspect
-from forerun.inspection.tensors import TensorInfo, read_tensors
+from forerun.checkpoints.inspection.describe import Inspection, fit_problems, inspect
+from forerun.checkpoints.inspection.tensors import TensorInfo, read_tensors
 
 __all__ = ["Inspection", "TensorInfo", "fit_problems", "inspect", "read_tensors"]

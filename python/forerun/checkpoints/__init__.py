@@ -1,0 +1,1 @@
+"""Finds, converts, inspects and caches checkpoints."""
