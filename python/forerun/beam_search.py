@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from forerun.engine.progress import check_use_tqdm, progress_bar
+from forerun.engine.prompts import ParsedPrompt, parse_prompt, prompt_list
 from forerun.errors import InvalidArgumentError
 from forerun.logprobs import FlatLogprobs, Logprob
 from forerun.outputs import TokensPrompt
-from forerun.progress import check_use_tqdm, progress_bar
-from forerun.prompts import ParsedPrompt, parse_prompt, prompt_list
 from forerun.sampling_params import SamplingParams
 from forerun.text.structured_outputs import StructuredOutputsParams
 from forerun.util.checks import check_bool, check_ids, check_int, check_number, checked_keywords

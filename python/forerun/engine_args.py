@@ -8,7 +8,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from forerun import _core
-from forerun.config import settle_options
+from forerun.engine.config import settle_options
 from forerun.util.checks import check_constructor
 from forerun.vllm_fields import ENGINE_ARGS, NOT_IN_VLLM, Field
 from forerun.vllm_fields.field import Made

@@ -10,15 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from forerun import _core
 from forerun.checkpoints.loading import resolve_model
-from forerun.config import settle_options
-from forerun.engine_args import EngineArgs
-from forerun.errors import InvalidArgumentError
-from forerun.generation_config import recommended_params
-from forerun.logits_processors import engine_processors
-from forerun.metrics import EngineMetrics, Metric, engine_metrics
-from forerun.outputs import RequestOutput, TokensPrompt
-from forerun.progress import check_use_tqdm, progress_bar
-from forerun.prompts import (
+from forerun.engine.config import settle_options
+from forerun.engine.generation_config import recommended_params
+from forerun.engine.progress import check_use_tqdm, progress_bar
+from forerun.engine.prompts import (
     Messages,
     Prompt,
     conversation_list,
@@ -27,7 +22,12 @@ from forerun.prompts import (
     priority_list,
     prompt_list,
 )
-from forerun.requests import Request, Scoreboard, Stream, run_all, wait_all
+from forerun.engine.requests import Request, Scoreboard, Stream, run_all, wait_all
+from forerun.engine_args import EngineArgs
+from forerun.errors import InvalidArgumentError
+from forerun.logits_processors import engine_processors
+from forerun.metrics import EngineMetrics, Metric, engine_metrics
+from forerun.outputs import RequestOutput, TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.speculative_config import SpeculativeConfig
 from forerun.text.detokenizer import TokenBytes
@@ -38,8 +38,8 @@ from forerun.util.checks import check_dict, check_path, checked_methods
 if TYPE_CHECKING:
     from forerun.beam_search import BeamSearchOutput, BeamSearchParams
     from forerun.checkpoints.drafters import Drafter
+    from forerun.engine.model_config import ModelConfig
     from forerun.llm_engine import LLMEngine
-    from forerun.model_config import ModelConfig
     from forerun.text.tokenizer import Tokenizer
 
 _log = logging.getLogger("forerun")

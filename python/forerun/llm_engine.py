@@ -6,18 +6,18 @@ import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from forerun.engine.model_config import CacheConfig, ModelConfig, VllmConfig
+from forerun.engine.requests import Request, Stream
 from forerun.errors import InvalidArgumentError
-from forerun.model_config import CacheConfig, ModelConfig, VllmConfig
 from forerun.outputs import CompletionDelta, CompletionOutput, RequestOutput
-from forerun.requests import Request, Stream
 from forerun.sampling_params import RequestOutputKind, SamplingParams
 from forerun.util.checks import check_int, check_list, check_name, check_str, checked_methods
 
 if TYPE_CHECKING:
+    from forerun.engine.prompts import Prompt
     from forerun.engine_args import EngineArgs
     from forerun.llm import LLM
     from forerun.metrics import Metric
-    from forerun.prompts import Prompt
     from forerun.text.tokenizer import Tokenizer
 
 

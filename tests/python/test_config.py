@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from forerun import LLM, InvalidArgumentError, SamplingParams, SpeculativeConfig, _core
-from forerun.config import engine_options
+from forerun.engine.config import engine_options
 from forerun.speculative_config import METHODS, make_speculative_config
 
 

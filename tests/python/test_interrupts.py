@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from forerun import LLM, CompletionDelta, EngineBusyError, SamplingParams, StructuredOutputsParams
-from forerun.requests import Request
+from forerun.engine.requests import Request
 
 NUM_TOKENS = 60
 PROMPTS = [f"{index} low low " for index in range(24)]

@@ -14,9 +14,9 @@ import pytest
 
 from forerun.checkpoints.convert import tokenizer as convert_tokenizer
 from forerun.checkpoints.inspection import pickles
+from forerun.engine.progress import progress_bar
 from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.logits_processors import processor_classes
-from forerun.progress import progress_bar
 from forerun.training import start, target
 
 

@@ -22,7 +22,7 @@ from forerun import (
     StructuredOutputsParams,
     _core,
 )
-from forerun.config import _ENGINE_OPTIONS, settle_options
+from forerun.engine.config import _ENGINE_OPTIONS, settle_options
 from forerun.unsupported import UnsupportedMethods
 from forerun.vllm_fields import (
     ENGINE_ARGS,
@@ -226,7 +226,7 @@ def test_shorthands_make_a_speculative_config(tmp_path: pathlib.Path) -> None:
 def test_float16_runs_in_what_the_cpu_has(name: str, caplog: pytest.LogCaptureFixture) -> None:
     import torch
 
-    from forerun.config import engine_options
+    from forerun.engine.config import engine_options
 
     given = torch.float16 if name == "torch" else name
     assert engine_options({"dtype": given}, None).dtype == "auto"
