@@ -36,12 +36,12 @@ $(VENV)/.lint: $(BIN)/python pyproject.toml
 	touch $@
 
 demo: $(VENV)/.package $(VENV)/.model
-	$(BIN)/python -m forerun.demo --head bench/heads/smollm2-135m-eagle3
+	$(BIN)/python -m forerun.tools.demo --head bench/heads/smollm2-135m-eagle3
 
 # The demo's model as a directory, for the commands of the README.
 MODEL ?= models/SmolLM2-135M-Instruct
 $(MODEL)/config.json: | $(VENV)/.package $(VENV)/.model
-	$(BIN)/forerun convert $(shell $(BIN)/python -c "from forerun.demo import find_model; print(find_model())") $(MODEL) >/dev/null
+	$(BIN)/forerun convert $(shell $(BIN)/python -c "from forerun.tools.demo import find_model; print(find_model())") $(MODEL) >/dev/null
 
 model: $(MODEL)/config.json
 	@echo $(MODEL)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 
 from forerun import LLM, SamplingParams
-from forerun.bench import read_cases
+from forerun.tools.bench import read_cases
 
 METHODS = ("coupled", "rejection", "block")
 

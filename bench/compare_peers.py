@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from forerun import LLM, SamplingParams
-from forerun.demo import prompts
+from forerun.tools.demo import prompts
 
 NUM_TOKENS = 64
 

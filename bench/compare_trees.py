@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from forerun import LLM, SamplingParams, bench
+from forerun import LLM, SamplingParams
+from forerun.tools import bench
 
 
 def parse_args() -> argparse.Namespace:

@@ -24,8 +24,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forerun import LLM, SamplingParams
-from forerun.bench import read_cases
 from forerun.outputs import RequestOutput
+from forerun.tools.bench import read_cases
 
 
 @dataclass

@@ -38,9 +38,9 @@ from forerun.outputs import (
     TokensPrompt,
 )
 from forerun.sampling_params import RequestOutputKind, SamplingParams
-from forerun.selftest import SelftestReport, selftest
 from forerun.speculative_config import SpeculativeConfig
 from forerun.text.structured_outputs import StructuredOutputsParams
+from forerun.tools.selftest import SelftestReport, selftest
 
 __all__ = [
     "LLM",

@@ -2,6 +2,6 @@
 
 import sys
 
-from forerun.cli import main
+from forerun.tools.cli import main
 
 sys.exit(main())

@@ -23,9 +23,10 @@ from gguf_files import (
     write_gguf,
 )
 
-from forerun import LLM, SamplingParams, bench, cli, demo, report
+from forerun import LLM, SamplingParams
 from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.metrics import SpecDecodeMetrics
+from forerun.tools import bench, cli, demo, report
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from forerun import LLM, cli, cli_chat
+from forerun import LLM
+from forerun.tools import cli, cli_chat
 
 Conversation = list[tuple[str, str]]
 
@@ -142,7 +143,9 @@ def test_an_interrupt_before_the_answer_takes_the_question_back(
 SLOW = """
 import fcntl, sys, termios, time
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from forerun import LLM, cli, cli_chat
+from forerun import LLM
+from forerun.tools import cli
+from forerun.tools import cli_chat
 render, show = LLM.render_chat, cli_chat.show
 def watched(self, messages, **options):
     print("ROLES", *(message["role"] for message in messages))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from forerun import SamplingParams, cli, cli_generate
+from forerun import SamplingParams
+from forerun.tools import cli, cli_generate
 
 
 def start(arguments: Sequence[str], stdout: int = subprocess.PIPE) -> subprocess.Popen[bytes]:

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from gguf_files import llama_metadata, llama_tensors, write_gguf
 
-from forerun import LLM, CheckpointError, cli
+from forerun import LLM, CheckpointError
 from forerun.checkpoints.convert import convert
 from forerun.checkpoints.inspection import inspect
 from forerun.errors import InvalidArgumentError
+from forerun.tools import cli
 
 TYPES = gguf.GGUFValueType
 

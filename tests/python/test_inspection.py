@@ -13,9 +13,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from forerun import cli
 from forerun.checkpoints.inspection import fit_problems, inspect, read_tensors
 from forerun.errors import CheckpointError
+from forerun.tools import cli
 
 VOCAB, DRAFT_VOCAB, HIDDEN, INNER, HEAD_DIM = 50, 20, 8, 12, 4
 Shapes = dict[str, tuple[int, ...]]

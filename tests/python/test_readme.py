@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from forerun.cli import main
+from forerun.tools.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -14,7 +14,8 @@ from drafter_checkpoints import HIDDEN, NUM_LAYERS, make_target
 from test_broken_drafters import drafter
 
 import forerun
-from forerun import LLM, InvalidArgumentError, SamplingParams, SelftestReport, cli
+from forerun import LLM, InvalidArgumentError, SamplingParams, SelftestReport
+from forerun.tools import cli
 
 PROMPTS = [[5], [3, 9, 27, 4, 8, 1, 2], [*range(10, 43)], [60, 2, 9]]
 IDS = "eagle_aux_hidden_state_layer_ids"

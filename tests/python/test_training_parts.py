@@ -84,7 +84,10 @@ def test_passes_are_counted_as_decoding_makes_them(accepted: list[int]) -> None:
 
 
 def test_the_package_does_not_import_torch() -> None:
-    code = "import sys, forerun, forerun.cli, forerun.training; assert 'torch' not in sys.modules"
+    code = (
+        "import sys, forerun, forerun.tools.cli, forerun.training; "
+        "assert 'torch' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

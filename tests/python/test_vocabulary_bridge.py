@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 
-from forerun import LLM, CheckpointError, InvalidArgumentError, SamplingParams, _core, cli
+from forerun import LLM, CheckpointError, InvalidArgumentError, SamplingParams, _core
 from forerun.text.tokenizer import Tokenizer
 from forerun.text.vocabulary_bridge import Vocabulary, make_bridge
+from forerun.tools import cli
 
 SPECIAL = ["<s>", "</s>"]
 NAMES = [*SPECIAL, *(chr(0x100 + i) * (1 + i % 3) for i in range(VOCAB - len(SPECIAL)))]

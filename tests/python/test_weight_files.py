@@ -18,7 +18,7 @@ from forerun import LLM, CheckpointError, SamplingParams
 from forerun.checkpoints.inspection import inspect
 from forerun.checkpoints.inspection.tensors import read_tensors
 from forerun.checkpoints.loading import as_safetensors, resolve_model
-from forerun.selftest import selftest
+from forerun.tools.selftest import selftest
 
 STRAY = {"tok_embeddings.weight": np.ones((4, 4), np.float32)}
 LOST = {"weight_map": {"lost.weight": "lost.bin"}}

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from forerun.cli_options import (
+from forerun.errors import InvalidArgumentError
+from forerun.tools.cli_options import (
     add_engine,
     add_model,
     add_sampling,
@@ -16,7 +17,6 @@ from forerun.cli_options import (
     sampling_params,
     speculative_configs_of,
 )
-from forerun.errors import InvalidArgumentError
 
 
 def add_bench(commands: Any) -> None:
@@ -52,7 +52,7 @@ def add_bench(commands: Any) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from forerun import bench, report
+    from forerun.tools import bench, report
 
     params = sampling_params(options)
     if options.rounds < 1:

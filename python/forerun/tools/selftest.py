@@ -7,15 +7,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from forerun.bench import Case, read_cases
 from forerun.engine.prompts import Prompt
 from forerun.errors import InvalidArgumentError
 from forerun.llm import LLM
 from forerun.metrics import EngineMetrics, SpecDecodeMetrics
 from forerun.outputs import TokensPrompt
-from forerun.report import table
 from forerun.sampling_params import SamplingParams
 from forerun.speculative_config import SpeculativeConfig
+from forerun.tools.bench import Case, read_cases
+from forerun.tools.report import table
 from forerun.util.checks import checked_arguments
 
 PROMPTS = (

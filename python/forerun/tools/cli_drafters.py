@@ -114,7 +114,7 @@ def add_selftest(commands: Any) -> None:
 
 
 def _selftest(options: argparse.Namespace) -> int:
-    from forerun.selftest import selftest
+    from forerun.tools.selftest import selftest
 
     fields = drafter_fields(options)
     drafter = fields.pop("model", None)

@@ -8,13 +8,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from forerun.cli_bench import add_bench
-from forerun.cli_chat import add_chat
-from forerun.cli_checkpoints import add_checkpoint_commands
-from forerun.cli_drafters import add_selftest
-from forerun.cli_generate import add_generate
-from forerun.cli_train import add_train
 from forerun.errors import ForerunError
+from forerun.tools.cli_bench import add_bench
+from forerun.tools.cli_chat import add_chat
+from forerun.tools.cli_checkpoints import add_checkpoint_commands
+from forerun.tools.cli_drafters import add_selftest
+from forerun.tools.cli_generate import add_generate
+from forerun.tools.cli_train import add_train
 from forerun.version import package_version
 
 _DESCRIPTION = """\

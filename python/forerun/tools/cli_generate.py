@@ -6,7 +6,8 @@ import argparse
 import sys
 from typing import Any
 
-from forerun.cli_options import (
+from forerun.errors import ForerunError, InvalidArgumentError
+from forerun.tools.cli_options import (
     add_engine,
     add_model,
     add_sampling,
@@ -16,7 +17,6 @@ from forerun.cli_options import (
     sampling_params,
     show,
 )
-from forerun.errors import ForerunError, InvalidArgumentError
 
 
 def add_generate(commands: Any) -> None:
