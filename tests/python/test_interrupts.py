@@ -203,8 +203,9 @@ def test_a_signal_handler_that_calls_the_model_is_refused(llm: LLM) -> None:
     assert all(output.error is None for output in outputs)
 
 
+@pytest.mark.parametrize("num_tokens", [2, 3, 5, NUM_TOKENS])  # some end where they are collected
 def test_streams_collected_in_the_middle_of_a_step_are_cancelled_after_it(
-    llm: LLM, monkeypatch: pytest.MonkeyPatch
+    llm: LLM, monkeypatch: pytest.MonkeyPatch, num_tokens: int
 ) -> None:
     expected = [
         output.outputs for output in llm.generate(PROMPTS, parameters("plain"), use_tqdm=False)
@@ -217,7 +218,7 @@ def test_streams_collected_in_the_middle_of_a_step_are_cancelled_after_it(
 
     for _ in range(2):
         for prompt in PROMPTS[:6]:
-            cycle: list[Any] = [llm.stream(prompt, parameters("plain"))]
+            cycle: list[Any] = [llm.stream(prompt, parameters("plain", num_tokens))]
             next(cycle[0])
             cycle.append(cycle)
             del cycle
