@@ -127,6 +127,9 @@ TEST(SafetensorsTest, ADirectoryWithoutACheckpointSaysWhatItLooksFor) {
   ErrorOf([&] { Checkpoint checkpoint(directory.path() + "/nowhere"); });
 }
 
+// Valid JSON that a recursive reader runs out of stack on.
+std::string NestedLists(int depth) { return std::string(depth, '[') + std::string(depth, ']'); }
+
 TEST(SafetensorsTest, BrokenIndexesAreRefused) {
   ModelDirectory directory;
   directory.WriteTensors({Float32Tensor("a", {1}, {1})}, "shard.safetensors");
@@ -147,6 +150,7 @@ TEST(SafetensorsTest, BrokenIndexesAreRefused) {
   expect(R"({"weight_map": {"a": "/etc/passwd"}})", "weight_map.a");
   expect(R"({"weight_map": {"a": "gone.safetensors"}})", "gone.safetensors: got no such file");
   expect(R"({"weight_map": {"b": "shard.safetensors"}})", "tensor 'b'");
+  expect(R"({"weight_map": {"a": )" + NestedLists(200'000) + "}}", "200002 levels deep");
 }
 
 TEST(SafetensorsTest, TruncatedFilesAreRefused) {
@@ -169,6 +173,10 @@ TEST(SafetensorsTest, HeadersThatAreNotTensorListsAreRefused) {
   ExpectRefused(SafetensorsFile(R"({"a":1e999})", ""), "header", "out of range");
   ExpectRefused(SafetensorsFile(R"({"a":7})", ""), "tensor 'a'", "7");
   ExpectRefused(SafetensorsFile(std::string(100'000, '['), ""), "header", "100000 levels deep");
+  ExpectRefused(SafetensorsFile(R"({"a":)" + NestedLists(200'000) + "}", ""), "header",
+                "200001 levels deep");
+  ExpectRefused(SafetensorsFile(R"({"__metadata__":)" + NestedLists(200'000) + "}", ""), "header",
+                "200001 levels deep");
 }
 
 TEST(SafetensorsTest, EntriesThatContradictThemselvesAreRefused) {

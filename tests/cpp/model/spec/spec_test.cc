@@ -315,6 +315,8 @@ TEST(SpecTest, ValuesOfTheWrongKindAreRefused) {
                 "layer_types", "linear_attention");
   ExpectRefused("not json", "config.json", "not JSON");
   ExpectRefused("[]", "config.json", "[]");
+  const std::string nested = std::string(200'000, '[') + std::string(200'000, ']');
+  ExpectRefused(With("llama", R"("unknown_key": )" + nested), "config.json", "200001 levels deep");
   ModelDirectory empty;
   EXPECT_THROW(ReadModelSpec(empty.path()), CheckpointError);
   EXPECT_THROW(ReadModelSpec(empty.path() + "/nowhere"), CheckpointError);
