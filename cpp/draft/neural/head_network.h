@@ -6,9 +6,9 @@
 #include <span>
 #include <vector>
 
+#include "cpp/draft/formats/draft_head.h"
 #include "cpp/draft/neural/draft_network.h"
 #include "cpp/model/decoder_stack.h"
-#include "cpp/model/draft_head.h"
 #include "cpp/model/transformer.h"
 
 namespace forerun {

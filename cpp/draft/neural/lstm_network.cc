@@ -5,9 +5,9 @@
 #include <numeric>
 #include <utility>
 
+#include "cpp/draft/formats/draft_head.h"
 #include "cpp/model/checkpoint/json.h"
 #include "cpp/model/checkpoint/weight_reader.h"
-#include "cpp/model/draft_head.h"
 #include "cpp/util/check.h"
 
 namespace forerun {

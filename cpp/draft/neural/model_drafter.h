@@ -8,8 +8,8 @@
 #include <string>
 
 #include "cpp/draft/drafter.h"
+#include "cpp/draft/formats/draft_head.h"
 #include "cpp/draft/neural/draft_network.h"
-#include "cpp/model/draft_head.h"
 #include "cpp/model/features.h"
 #include "cpp/model/transformer.h"
 #include "forerun/options.h"

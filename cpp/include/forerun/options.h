@@ -88,7 +88,7 @@ struct SpeculativeOptions {
   // Models: guess with an index too, as suffix does, and draft from both.
   bool hybrid = false;
   // eagle3: what a checkpoint leaves open. The target's layers, each by how many are before it, and
-  // two choices within the head (cpp/model/draft_head.h).
+  // two choices within the head (cpp/draft/formats/draft_head.h).
   std::optional<std::vector<int>> aux_hidden_state_layer_ids;
   std::optional<bool> norm_before_residual;
   std::optional<bool> norm_output;

@@ -4,8 +4,8 @@
 // A row consumes a token x[s] and the target's features of the position before, s - 1, and predicts
 // x[s + 1]. Its keys and values lie in slot s, so that they are a function of the tokens up to s,
 // as those of the target are. Slot 0 stays empty: nothing comes before the first token.
-#ifndef FORERUN_CPP_MODEL_DRAFT_HEAD_H_
-#define FORERUN_CPP_MODEL_DRAFT_HEAD_H_
+#ifndef FORERUN_CPP_DRAFT_FORMATS_DRAFT_HEAD_H_
+#define FORERUN_CPP_DRAFT_FORMATS_DRAFT_HEAD_H_
 
 #include <memory>
 #include <optional>
@@ -116,4 +116,4 @@ void CheckDraftVocabulary(const JsonObject& config, const ModelSpec& target);
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_MODEL_DRAFT_HEAD_H_
+#endif  // FORERUN_CPP_DRAFT_FORMATS_DRAFT_HEAD_H_

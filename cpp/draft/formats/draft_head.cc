@@ -1,4 +1,4 @@
-#include "cpp/model/draft_head.h"
+#include "cpp/draft/formats/draft_head.h"
 
 #include <algorithm>
 #include <array>

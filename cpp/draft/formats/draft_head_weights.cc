@@ -3,7 +3,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpp/model/draft_head.h"
+#include "cpp/draft/formats/draft_head.h"
 #include "forerun/error.h"
 
 namespace forerun {
