@@ -6,6 +6,7 @@
 
 #include "cpp/engine/check_request.h"
 #include "cpp/engine/invariants.h"
+#include "cpp/kv/slot_map.h"
 #include "cpp/sampling/logprobs.h"
 #include "cpp/util/check.h"
 #include "cpp/util/clock.h"
@@ -20,8 +21,8 @@ EngineCore::EngineCore(EngineConfig config, ModelExecutor& executor, Drafter* dr
       pool_(config_.num_blocks, config_.block_size, config_.enable_prefix_caching),
       scheduler_({config_.max_num_seqs, config_.max_num_batched_tokens}, pool_),
       recorder_(config_.max_model_len, config_.num_speculative_tokens, config_.record_draft_steps),
-      batch_(config_.max_num_seqs, config_.max_num_batched_tokens, config_.block_size) {
-  FORERUN_CHECK(config_.num_blocks >= (config_.max_model_len - 1) / config_.block_size + 1,
+      batch_(config_.max_num_seqs, config_.max_num_batched_tokens) {
+  FORERUN_CHECK(config_.num_blocks >= NumBlocksFor(config_.max_model_len, config_.block_size),
                 "a request that runs alone must fit");
   vocabulary_.eos_token_ids = config_.eos_token_ids;
   outcomes_.resize(config_.max_num_seqs);

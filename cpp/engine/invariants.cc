@@ -2,6 +2,7 @@
 
 #include <set>
 
+#include "cpp/kv/slot_map.h"
 #include "cpp/util/check.h"
 
 namespace forerun {
@@ -21,7 +22,7 @@ void CheckEngineInvariants(const Scheduler& scheduler, const BlockPool& pool) {
     FORERUN_CHECK(request->draft.empty(), who + " has a draft between steps");
     FORERUN_CHECK(request->num_pending() >= 1, who + " has nothing to compute");
     const int num_committed = request->table.num_committed();
-    const int num_blocks = (num_committed + pool.block_size() - 1) / pool.block_size();
+    const int num_blocks = NumBlocksFor(num_committed, pool.block_size());
     FORERUN_CHECK(static_cast<int>(request->table.blocks().size()) == num_blocks,
                   who + " holds blocks without committed tokens");
     in_tables.insert(request->table.blocks().begin(), request->table.blocks().end());

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string>
 
+#include "cpp/kv/slot_map.h"
 #include "forerun/error.h"
 
 namespace forerun {
@@ -11,10 +12,6 @@ namespace {
 // Without a wish, the cache holds this many tokens for each request that may run, or one request of
 // full length.
 constexpr std::int64_t kTokensPerRequest = 1024;
-
-std::int64_t BlocksFor(std::int64_t num_tokens, int block_size) {
-  return (num_tokens + block_size - 1) / block_size;
-}
 
 }  // namespace
 
@@ -51,17 +48,17 @@ MemoryPlan PlanMemory(const EngineOptions& options, int model_max_len, std::int6
         wanted_len,
         std::min(options.max_num_seqs * kTokensPerRequest, options.max_num_seqs * wanted_len));
     const std::int64_t unasked = std::min(spare_bytes, available_bytes / 2) / needs.block;
-    num_blocks = std::min(BlocksFor(num_tokens, block_size), unasked);
+    num_blocks = std::min(NumBlocksFor(num_tokens, block_size), unasked);
     // A length that was asked for may take more.
     if (options.max_model_len) {
-      num_blocks = std::max(num_blocks,
-                            std::min(BlocksFor(wanted_len, block_size), spare_bytes / needs.block));
+      num_blocks = std::max(
+          num_blocks, std::min(NumBlocksFor(wanted_len, block_size), spare_bytes / needs.block));
     }
   }
   num_blocks = std::min<std::int64_t>(num_blocks, 1 << 30);
   const std::int64_t needed_len = options.max_model_len.value_or(2);
-  if (num_blocks < BlocksFor(needed_len, block_size)) {
-    const std::int64_t needed_bytes = BlocksFor(needed_len, block_size) * needs.block;
+  if (num_blocks < NumBlocksFor(needed_len, block_size)) {
+    const std::int64_t needed_bytes = NumBlocksFor(needed_len, block_size) * needs.block;
     const bool asked = options.kv_cache_memory_bytes.has_value();
     throw InvalidArgument("kv_cache_memory_bytes",
                           std::to_string(num_blocks * needs.block) + (asked ? "" : " available"),

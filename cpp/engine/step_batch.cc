@@ -1,10 +1,11 @@
 #include "cpp/engine/step_batch.h"
 
+#include "cpp/kv/slot_map.h"
 #include "cpp/sched/request.h"
 
 namespace forerun {
 
-StepBatch::StepBatch(int max_num_seqs, int max_rows, int block_size) : block_size_(block_size) {
+StepBatch::StepBatch(int max_num_seqs, int max_rows) {
   sequences_.reserve(max_num_seqs);
   tokens_.reserve(max_rows);
   logits_rows_.reserve(max_rows);
@@ -43,13 +44,13 @@ void StepBatch::Build(const StepPlan& plan) {
 void StepBatch::AddMoves(const PlannedRequest& planned, const Verdict& verdict) {
   const BlockTable& table = planned.request->table;
   const int first = table.num_committed() + planned.num_pending;
-  const auto place = [&](int slot) {
-    return std::int64_t{table.blocks()[slot / block_size_]} * block_size_ + slot % block_size_;
+  const auto cache_slot = [&](int slot) {
+    return CacheSlot(table.blocks(), slot, table.block_size());
   };
   // Nodes ascend along the path, so none is overwritten before it has moved.
   for (int i = 0; i < verdict.num_accepted(); ++i) {
     const int node = verdict.accepted_nodes[i];
-    if (node != i) moves_.push_back({place(first + node), place(first + i)});
+    if (node != i) moves_.push_back({cache_slot(first + node), cache_slot(first + i)});
   }
 }
 

@@ -16,7 +16,7 @@ namespace forerun {
 
 class StepBatch {
  public:
-  StepBatch(int max_num_seqs, int max_rows, int block_size);
+  StepBatch(int max_num_seqs, int max_rows);
 
   // Rows of known tokens, then of the draft, request by request. Cuts every draft to what was
   // planned, and orders it so that its first path lies where a chain would. The requests must stay
@@ -29,7 +29,6 @@ class StepBatch {
   std::span<const KvMove> moves() const { return moves_; }
 
  private:
-  const int block_size_;
   DraftEditor editor_;
   std::vector<TokenId> tokens_;
   std::vector<SequenceRows> sequences_;

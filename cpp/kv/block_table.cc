@@ -4,6 +4,7 @@
 #include <string>
 #include <utility>
 
+#include "cpp/kv/slot_map.h"
 #include "cpp/util/check.h"
 
 namespace forerun {
@@ -13,9 +14,8 @@ BlockTable::BlockTable(BlockPool& pool, int max_tokens) : pool_(&pool) {
 }
 
 void BlockTable::ReserveCapacity(int max_tokens) {
-  const int block_size = pool_->block_size();
-  blocks_.reserve((max_tokens + block_size - 1) / block_size);
-  partial_.reserve(block_size);
+  blocks_.reserve(NumBlocksFor(max_tokens, block_size()));
+  partial_.reserve(block_size());
 }
 
 BlockTable::BlockTable(BlockTable&& other) noexcept
@@ -57,8 +57,7 @@ int BlockTable::AdoptPrefix(std::span<const TokenId> tokens) {
 }
 
 int BlockTable::NumBlocksToReserve(int num_tokens) const {
-  const int block_size = pool_->block_size();
-  const int num_needed = (num_committed_ + num_tokens + block_size - 1) / block_size;
+  const int num_needed = NumBlocksFor(num_committed_ + num_tokens, block_size());
   return std::max(0, num_needed - static_cast<int>(blocks_.size()));
 }
 
@@ -83,8 +82,7 @@ void BlockTable::Commit(std::span<const TokenId> tokens) {
 }
 
 void BlockTable::Trim(int num_tokens) {
-  const int block_size = pool_->block_size();
-  const std::size_t num_kept = (num_committed_ + num_tokens + block_size - 1) / block_size;
+  const std::size_t num_kept = NumBlocksFor(num_committed_ + num_tokens, block_size());
   for (; blocks_.size() > num_kept; blocks_.pop_back()) pool_->Release(blocks_.back());
 }
 

@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "cpp/kv/slot_map.h"
 #include "cpp/ops/ops.h"
 #include "cpp/tensor/tensor.h"
 
@@ -38,10 +39,10 @@ class FeatureStore {
   FeatureStore(FeatureSpec spec, int hidden_size, int num_blocks, int block_size, Ops& ops);
 
   const FeatureSpec& spec() const { return spec_; }
-  // [blocks * block_size, width]: row block * block_size + place is that slot's.
+  // [blocks * block_size, width]: one row per slot of the cache.
   ConstRows rows() const { return rows_; }
   std::int32_t RowOf(std::span<const BlockId> block_table, int slot) const {
-    return block_table[slot / block_size_] * block_size_ + slot % block_size_;
+    return static_cast<std::int32_t>(CacheSlot(block_table, slot, block_size_));
   }
 
   // Sets the slots of the rows to come.

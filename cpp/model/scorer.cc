@@ -4,6 +4,7 @@
 #include <cstring>
 #include <numeric>
 
+#include "cpp/kv/slot_map.h"
 #include "forerun/error.h"
 
 namespace forerun {
@@ -41,7 +42,7 @@ Scorer::Scorer(const ScorerOptions& options)
   limits.max_rows = max_model_len_;
   limits.max_model_len = max_model_len_;
   limits.block_size = kBlockSize;
-  limits.num_blocks = (max_model_len_ + kBlockSize - 1) / kBlockSize;
+  limits.num_blocks = NumBlocksFor(max_model_len_, kBlockSize);
   transformer_ = std::make_unique<Transformer>(spec, LoadWeights(spec, checkpoint, dtype, *ops_),
                                                *ops_, limits);
   blocks_.resize(limits.num_blocks);

@@ -52,8 +52,7 @@ struct SequenceRows {
   }
 };
 
-// Keys and values of a token that change places in all layers. Slots are counted over the cache:
-// block * block_size + the place in the block.
+// Copies a token's keys and values, in all layers, between slots of the cache (kv/slot_map.h).
 struct KvMove {
   std::int64_t from = 0;
   std::int64_t to = 0;

@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "cpp/kv/slot_map.h"
 #include "cpp/sampling/draft_sampling.h"
 #include "cpp/sampling/logits_row.h"
 #include "cpp/util/check.h"
@@ -112,14 +113,11 @@ void AutoregressiveDrafter::EachMissingRun(const DraftRequest& request, Run run)
   if (!network_->has_kv()) return;
   const BlockTable& table = *request.table;
   const int last = static_cast<int>(request.tokens.size()) - 1;
-  const int block_size = table.block_size();
-  int end = 0;
-  for (int slot = network_->first_slot(); slot < last; slot = end) {
-    const int index = slot / block_size;
-    end = std::min((index + 1) * block_size, last);
-    const int begin = std::max(slot, index * block_size + synced_.NumSynced(table, index));
-    if (begin < end) run(begin, end);
-  }
+  EachBlock(network_->first_slot(), last, table.block_size(),
+            [&](int index, int block_begin, int slot, int end) {
+              const int begin = std::max(slot, block_begin + synced_.NumSynced(table, index));
+              if (begin < end) run(begin, end);
+            });
 }
 
 int AutoregressiveDrafter::NumRowsBehind(const DraftRequest& request) const {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cpp/kv/block_table.h"
+#include "cpp/kv/slot_map.h"
 
 namespace forerun {
 
@@ -26,14 +27,10 @@ class SyncedSlots {
 
   // REQUIRES: the slots of [begin, end) before `begin` in its block are in step.
   void MarkSynced(const BlockTable& table, int begin, int end) {
-    const int block_size = table.block_size();
-    while (begin < end) {
-      const int index = begin / block_size;
-      const int stop = std::min(end, (index + 1) * block_size);
-      const int num_synced = std::max(NumSynced(table, index), stop - index * block_size);
+    EachBlock(begin, end, table.block_size(), [&](int index, int block_begin, int, int stop) {
+      const int num_synced = std::max(NumSynced(table, index), stop - block_begin);
       blocks_[table.blocks()[index]] = {table.generation(index), num_synced};
-      begin = stop;
-    }
+    });
   }
 
   // Nothing in the table's blocks is in step any more.

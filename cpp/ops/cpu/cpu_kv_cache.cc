@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "cpp/kv/slot_map.h"
 #include "cpp/ops/cpu/cpu_ops.h"
 #include "cpp/util/check.h"
 
@@ -31,12 +32,11 @@ void StoreSequence(ConstRows keys, ConstRows values, const SequenceRows& sequenc
   const KvLayout& layout = cache.layout();
   const int column = head * layout.head_dim;
   for (int i = 0; i < sequence.num_rows; ++i) {
-    const int index = sequence.num_context + i;
-    const std::int64_t block = sequence.block_table[index / layout.block_size];
-    const KvPlace place =
-        cache.PlaceOf(block * layout.block_size + index % layout.block_size, head);
-    const Slot<T> slot = {reinterpret_cast<T*>(cache.keys(layer)) + place.key, layout.block_size,
-                          reinterpret_cast<T*>(cache.values(layer)) + place.value};
+    const std::int64_t cache_slot =
+        CacheSlot(sequence.block_table, sequence.num_context + i, layout.block_size);
+    const KvOffsets offsets = cache.OffsetsOf(cache_slot, head);
+    const Slot<T> slot = {reinterpret_cast<T*>(cache.keys(layer)) + offsets.key, layout.block_size,
+                          reinterpret_cast<T*>(cache.values(layer)) + offsets.value};
     const int row = sequence.row_begin + i;
     StoreHead(keys.row(row) + column, values.row(row) + column, layout.head_dim, slot);
   }
@@ -49,7 +49,7 @@ void MoveSlots(std::span<const KvMove> moves, int layer, const CpuKvCache& cache
   T* values = reinterpret_cast<T*>(cache.values(layer));
   for (const KvMove& move : moves) {
     for (int head = 0; head < layout.num_kv_heads; ++head) {
-      const KvPlace from = cache.PlaceOf(move.from, head), to = cache.PlaceOf(move.to, head);
+      const KvOffsets from = cache.OffsetsOf(move.from, head), to = cache.OffsetsOf(move.to, head);
       for (int i = 0; i < layout.head_dim; ++i) {
         keys[to.key + std::int64_t{i} * layout.block_size] =
             keys[from.key + std::int64_t{i} * layout.block_size];
@@ -68,7 +68,7 @@ void CheckSequences(std::span<const SequenceRows> sequences, const KvCache& cach
                       sequence.row_begin + sequence.num_rows <= num_rows,
                   "a sequence's rows lie outside the batch");
     const int num_slots = sequence.num_context + sequence.num_rows;
-    const std::size_t num_blocks = (num_slots + block_size - 1) / block_size;
+    const std::size_t num_blocks = NumBlocksFor(num_slots, block_size);
     FORERUN_CHECK(sequence.block_table.size() >= num_blocks, "a block table is too short");
     FORERUN_CHECK(sequence.IsTreeSound(), "a draft tree does not fit its rows");
     for (std::size_t i = 0; i < num_blocks; ++i) {

@@ -15,9 +15,9 @@ namespace forerun {
 // Kernels load whole vectors: the last value's may reach this far behind it.
 inline constexpr std::int64_t kOverreadBytes = kLanes * sizeof(float);
 
-// Channel 0 of a slot, in elements behind block 0 of a layer's keys and of its values. A key's next
-// channel lies block_size elements further on, a value's one.
-struct KvPlace {
+// Offsets of a slot's channel 0, in elements, from block 0 of a layer's keys and of its values. The
+// next channel of a key is block_size elements further on, that of a value one.
+struct KvOffsets {
   std::int64_t key;
   std::int64_t value;
 };
@@ -30,13 +30,12 @@ class CpuKvCache final : public KvCache {
   std::byte* keys(int layer) const { return data_.as<std::byte>() + 2 * layer * layer_bytes_; }
   std::byte* values(int layer) const { return keys(layer) + layer_bytes_; }
 
-  // `slot` is counted over all blocks.
-  KvPlace PlaceOf(std::int64_t slot, int head) const {
+  KvOffsets OffsetsOf(std::int64_t cache_slot, int head) const {
     const KvLayout& shape = layout();
-    const std::int64_t place = slot % shape.block_size;
-    const std::int64_t begin = slot / shape.block_size * shape.block_elements() +
+    const std::int64_t offset = cache_slot % shape.block_size;
+    const std::int64_t begin = cache_slot / shape.block_size * shape.block_elements() +
                                std::int64_t{head} * shape.head_dim * shape.block_size;
-    return {begin + place, begin + place * shape.head_dim};
+    return {begin + offset, begin + offset * shape.head_dim};
   }
 
  private:

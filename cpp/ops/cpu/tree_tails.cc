@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cpp/kv/slot_map.h"
+
 namespace forerun {
 namespace {
 
@@ -21,8 +23,7 @@ int TreeTails::Add(const SequenceRows& sequence, int slot, int block_size) {
   tails_.push_back({begin, first});
   sources_.resize(first + (end - begin + kLanes - 1) / kLanes * kLanes, kNothing);
   for (int position = end - 1; position >= begin; --position) {
-    const std::int64_t block = sequence.block_table[slot / block_size];
-    sources_[first + position - begin] = block * block_size + slot % block_size;
+    sources_[first + position - begin] = CacheSlot(sequence.block_table, slot, block_size);
     slot = sequence.SlotBefore(slot);
   }
   return static_cast<int>(tails_.size()) - 1;
@@ -32,8 +33,7 @@ void TreeTails::Gather(const CpuKvCache& cache, int layer, ThreadTeam& team) {
   if (empty()) return;
   const KvLayout& layout = cache.layout();
   const int num_groups = static_cast<int>(sources_.size()) / kLanes;
-  const std::int64_t num_blocks =
-      (static_cast<std::int64_t>(sources_.size()) + layout.block_size - 1) / layout.block_size;
+  const std::int64_t num_blocks = NumBlocksFor(std::ssize(sources_), layout.block_size);
   head_elements_ = num_blocks * layout.block_size * layout.head_dim;
   element_bytes_ = layout.element_bytes;
   const std::int64_t num_bytes =
@@ -66,18 +66,18 @@ void TreeTails::GatherGroup(const CpuKvCache& cache, int layer, int head, int gr
     while (num_in_order < kLanes && sources[num_in_order] == sources[0] + num_in_order) {
       ++num_in_order;
     }
-    const T* from = cached_keys + cache.PlaceOf(sources[0], head).key;
+    const T* from = cached_keys + cache.OffsetsOf(sources[0], head).key;
     for (int i = 0; i < head_dim; ++i) {
       std::copy_n(from + std::int64_t{i} * block_size, kLanes, keys + std::int64_t{i} * block_size);
     }
   }
   for (int lane = 0; lane < kLanes && sources[lane] != kNothing; ++lane) {
-    const KvPlace place = cache.PlaceOf(sources[lane], head);
-    std::copy_n(cached_values + place.value, head_dim, values + std::int64_t{lane} * head_dim);
+    const KvOffsets offsets = cache.OffsetsOf(sources[lane], head);
+    std::copy_n(cached_values + offsets.value, head_dim, values + std::int64_t{lane} * head_dim);
     if (lane < num_in_order) continue;
     for (int i = 0; i < head_dim; ++i) {
       keys[std::int64_t{i} * block_size + lane] =
-          cached_keys[place.key + std::int64_t{i} * block_size];
+          cached_keys[offsets.key + std::int64_t{i} * block_size];
     }
   }
 }

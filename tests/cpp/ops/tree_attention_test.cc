@@ -233,12 +233,12 @@ TEST_P(TreeAttentionTest, MovesReachEveryLayerAndNothingElse) {
     for (int slot = 0; slot < 48; ++slot) {
       const int source = slot == 3 || slot == 17 ? 40 : slot;
       for (int head = 0; head < 2; ++head) {
-        const KvPlace place = kv->PlaceOf(slot, head);
+        const KvOffsets offsets = kv->OffsetsOf(slot, head);
         for (int i = 0; i < 8; ++i) {
           const float* k = reinterpret_cast<const float*>(kv->keys(layer));
           const float* v = reinterpret_cast<const float*>(kv->values(layer));
-          ASSERT_EQ(k[place.key + i * 16], keys.row(source)[head * 8 + i]) << slot;
-          ASSERT_EQ(v[place.value + i], values.row(source)[head * 8 + i]) << slot;
+          ASSERT_EQ(k[offsets.key + i * 16], keys.row(source)[head * 8 + i]) << slot;
+          ASSERT_EQ(v[offsets.value + i], values.row(source)[head * 8 + i]) << slot;
         }
       }
     }
