@@ -14,9 +14,9 @@ from forerun.checkpoints.inspection.describe import ARCTIC_SEQUENCES, norms_targ
 from forerun.checkpoints.inspection.detect import mtp_layers, strip_prefixes
 from forerun.checkpoints.inspection.tensors import read_config, read_tensors
 from forerun.checkpoints.loading import as_safetensors, is_same_model, resolve_drafter
+from forerun.checkpoints.vocabulary_bridge import find_bridge
 from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.speculative_config import HEAD_FIELDS, SpeculativeConfig
-from forerun.text.vocabulary_bridge import find_bridge
 
 _LOGGER = logging.getLogger("forerun")
 _FIELD = "speculative_config.model"

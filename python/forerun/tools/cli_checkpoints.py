@@ -50,7 +50,7 @@ def _inspect(options: argparse.Namespace) -> int:
     print(found)
     if options.target is None:
         return 0
-    from forerun.text.vocabulary_bridge import find_bridge
+    from forerun.checkpoints.vocabulary_bridge import find_bridge
 
     target = inspect(Path(options.target))
     problems, bridge = fit_problems(found, target), None
