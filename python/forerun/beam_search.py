@@ -13,7 +13,8 @@ from forerun.logprobs import FlatLogprobs, Logprob
 from forerun.outputs import TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.text.structured_outputs import StructuredOutputsParams
-from forerun.util.checks import check_bool, check_ids, check_int, check_number, checked_keywords
+from forerun.util.checks import check_bool, check_ids, check_int, check_number
+from forerun.vllm_fields.arguments import checked_keywords
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,10 +21,9 @@ from forerun.util.checks import (
     check_list,
     check_number,
     check_str,
-    checked_arguments,
-    checked_keywords,
     copied,
 )
+from forerun.vllm_fields.arguments import checked_arguments, checked_keywords
 
 _MAX_N = 16384  # as in vLLM
 _MAX_LOGPROB_TOKEN_IDS = 128  # as in vLLM

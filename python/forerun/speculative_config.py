@@ -24,9 +24,9 @@ from forerun.util.checks import (
     check_number,
     check_path,
     check_str,
-    checked_keywords,
 )
 from forerun.vllm_fields import SPECULATIVE_CONFIG
+from forerun.vllm_fields.arguments import checked_keywords
 
 MODEL_METHODS = ("draft_model", "eagle", "eagle3", "mtp", "mlp_speculator", "medusa")
 METHODS = ("ngram", "suffix", "grammar", *MODEL_METHODS, "hybrid")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 from forerun.errors import InvalidArgumentError
-from forerun.util.checks import checked_arguments
+from forerun.vllm_fields.arguments import checked_arguments
 
 _ONE_PROCESS = "the engine runs in one process, without workers"
 _SLEEP = "the engine has no sleep mode; delete the LLM to free its memory"

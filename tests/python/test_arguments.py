@@ -23,9 +23,9 @@ from forerun import (
     SamplingParams,
     SpeculativeConfig,
     StructuredOutputsParams,
+    selftest,
 )
 from forerun.sampling_params import SamplingType
-from forerun.tools import selftest
 from forerun.vllm_fields import OWNERS
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tools"))

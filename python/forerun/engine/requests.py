@@ -27,7 +27,7 @@ from forerun.sampling_params import SamplingParams
 from forerun.text.detokenizer import Detokenizer, TokenBytes, decode
 from forerun.text.structured_outputs import GrammarState
 from forerun.text.turns import make_turns
-from forerun.util.checks import checked_methods
+from forerun.vllm_fields.arguments import checked_methods
 
 
 @dataclass

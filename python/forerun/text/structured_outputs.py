@@ -14,9 +14,10 @@ from forerun.errors import InvalidArgumentError, shown
 from forerun.text.json_schemas import check_depth, closed, without_dead_ends
 from forerun.text.turns import make_turns
 from forerun.text.user_grammars import to_lark
-from forerun.util.checks import check_bool, check_list, check_str, checked_keywords
+from forerun.util.checks import check_bool, check_list, check_str
 from forerun.util.interrupts import pass_on_interrupt
 from forerun.util.json_files import parse_json
+from forerun.vllm_fields.arguments import checked_keywords
 
 _KINDS = ("json", "regex", "choice", "grammar", "json_object")
 _MAX_CACHED_GRAMMARS = 256

@@ -20,10 +20,10 @@ from forerun.util.checks import (
     check_int,
     check_list,
     check_str,
-    checked_methods,
     is_integral,
 )
 from forerun.util.interrupts import pass_on_interrupt
+from forerun.vllm_fields.arguments import checked_methods
 
 _log = logging.getLogger("forerun")
 _NO_TENSORS = "None: ids come as lists, and no tensor library is needed"

@@ -16,7 +16,7 @@ from forerun.sampling_params import SamplingParams
 from forerun.speculative_config import SpeculativeConfig
 from forerun.tools.bench import Case, read_cases
 from forerun.tools.report import table
-from forerun.util.checks import checked_arguments
+from forerun.vllm_fields.arguments import checked_arguments
 
 PROMPTS = (
     "Why is the sky blue? Explain it to a child.",

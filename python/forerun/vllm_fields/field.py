@@ -69,14 +69,9 @@ class Field(NamedTuple):
         """What an error says about other values."""
         if self.kind is Kind.FIXED:
             choices = [None if isinstance(self.default, Made) else self.default, *self.also]
-            return f"{' or '.join(map(named, choices))}: {self.note}"
+            return f"{' or '.join(map(repr, choices))}: {self.note}"
         kind = {bool: "True or False", int: "a number", float: "a number", str: "a string"}
         return f"{kind[type(self.default)]}, which has no effect: {self.note}"
-
-
-def named(value: Any) -> str:
-    """A value as it is written in code."""
-    return value.__name__ if isinstance(value, type) else repr(value)
 
 
 Fields: TypeAlias = Mapping[str, Field]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from forerun.vllm_fields import NOT_IN_VLLM, OWNERS, REQUIRED, Field, Kind
-from forerun.vllm_fields.field import named
 
 _INTRODUCTION = """\
 # vLLM's names
@@ -40,7 +39,7 @@ def _row(name: str, field: Field) -> str:
         default = f"`{default}`"
     does = f"runs: {field.note}"
     if field.kind is Kind.FIXED:
-        also = " or ".join(f"`{named(value)}`" for value in field.also)
+        also = " or ".join(f"`{value!r}`" for value in field.also)
         does = f"one meaning{f', also {also}' if also else ''}: {field.note}"
     elif field.kind is Kind.NO_EFFECT:
         does = f"no effect: {field.note}"

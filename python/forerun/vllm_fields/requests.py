@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from forerun.outputs import RequestOutput
 from forerun.vllm_fields.field import (
     REQUIRED,
     Field,
@@ -156,7 +155,7 @@ METHODS: dict[str, dict[str, Field]] = {
         **no_effect(_TEXT_ONLY, mm_processor_kwargs=None),
     },
     "LLM.wait_for_completion": {
-        "output_type": fixed(None, "requests end with a RequestOutput", RequestOutput),
+        "output_type": runs(None, "None or RequestOutput, which is what requests end with"),
         "use_tqdm": runs(True, "show a progress bar"),
     },
     "LLM.reset_prefix_cache": {
