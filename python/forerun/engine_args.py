@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from forerun import _core
 from forerun.engine.config import settle_options
-from forerun.util.checks import check_constructor
+from forerun.errors import InvalidArgumentError
 from forerun.vllm_fields import ENGINE_ARGS, NOT_IN_VLLM, Field
+from forerun.vllm_fields.arguments import check_constructor
 from forerun.vllm_fields.field import Made
 
 # Options without a default that are no JSON.
@@ -86,3 +87,10 @@ else:
     Wrong values raise InvalidArgumentError, which lists all of them. docs/vllm_compatibility.md
     has what each field does.
     """
+
+
+def fields_of(engine_args: Any) -> dict[str, Any]:
+    """The fields of EngineArgs by name; anything else raises InvalidArgumentError."""
+    if not isinstance(engine_args, EngineArgs):
+        raise InvalidArgumentError("engine_args", engine_args, "EngineArgs")
+    return dict(vars(engine_args))

@@ -3,50 +3,37 @@
 from __future__ import annotations
 
 import functools
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from forerun import _core
-from forerun.checkpoints.loading import resolve_model
-from forerun.engine.config import settle_options
-from forerun.engine.generation_config import recommended_params
+from forerun.engine.loaded_model import LoadedModel
 from forerun.engine.progress import check_use_tqdm, progress_bar
 from forerun.engine.prompts import (
     Messages,
     Prompt,
     conversation_list,
-    params_list,
-    parse_prompt,
-    priority_list,
-    prompt_list,
 )
-from forerun.engine.requests import Request, Scoreboard, Stream, run_all, wait_all
-from forerun.engine_args import EngineArgs
+from forerun.engine.requests import Request, Stream, run_all, wait_all
+from forerun.engine_args import EngineArgs, fields_of
 from forerun.errors import InvalidArgumentError
-from forerun.logits_processors import engine_processors
-from forerun.metrics import EngineMetrics, Metric, engine_metrics
+from forerun.metrics import EngineMetrics, Metric
 from forerun.outputs import RequestOutput, TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.speculative_config import SpeculativeConfig
-from forerun.text.detokenizer import TokenBytes
-from forerun.text.structured_outputs import GrammarCompiler, Vocabulary
 from forerun.unsupported import UnsupportedMethods
-from forerun.util.checks import check_dict, check_path, checked_methods
+from forerun.util.checks import check_dict
+from forerun.vllm_fields.arguments import checked_methods
 
 if TYPE_CHECKING:
     from forerun.beam_search import BeamSearchOutput, BeamSearchParams
-    from forerun.checkpoints.drafters import Drafter
     from forerun.engine.model_config import ModelConfig
     from forerun.llm_engine import LLMEngine
     from forerun.text.tokenizer import Tokenizer
 
-_log = logging.getLogger("forerun")
-
 
 @checked_methods
-class LLM(UnsupportedMethods):
+class LLM(LoadedModel, UnsupportedMethods):
     """A model that generates text, faster with a `speculative_config` and word for word the same.
 
     Args:
@@ -84,84 +71,22 @@ class LLM(UnsupportedMethods):
             "skip_tokenizer_init": skip_tokenizer_init,
             "revision": revision,
         }
-        core_options, self.speculative_config = settle_options(options)
-        source = options.get("generation_config")
-        self._generation_config = "auto" if source is None else os.fspath(source)
-        self._generation_overrides = dict(options.get("override_generation_config") or {})
-        self.directory = resolve_model(model, revision=revision)
-        core_options.model = str(self.directory)
-        self._labels = {"model_name": str(model), "engine": "0"}
-        level = options.get("per_request_spec_decode_metrics", "none")
-        self._reports_drafts = level != "none" and self.speculative_config is not None
-        self._tokenizer: Tokenizer | None = None
-        if not skip_tokenizer_init:
-            self._tokenizer = _load_tokenizer(self.directory if tokenizer is None else tokenizer)
-            if self._tokenizer.eos_token_id is not None:
-                core_options.eos_token_ids = [self._tokenizer.eos_token_id]
-        self.drafter: Drafter | None = None
-        if self.speculative_config is not None and self.speculative_config.uses_model:
-            from forerun.checkpoints.drafters import set_drafter
-
-            # The binding copies what it is given.
-            speculative = core_options.speculative
-            self.drafter = set_drafter(self.speculative_config, self.directory, speculative)
-            core_options.speculative = speculative
-        self._engine = _core.Engine(core_options)
-        if self.speculative_config is not None:
-            self.speculative_config.check_length(self.limits.max_model_len)
-        if (
-            core_options.max_model_len is None
-            and self.limits.max_model_len < self.limits.model_max_len
-        ):
-            _log.warning(
-                "max_model_len is %d, not the model's %d: the KV cache has no room for more; set "
-                "max_model_len or kv_cache_memory_bytes to say otherwise",
-                self.limits.max_model_len,
-                self.limits.model_max_len,
-            )
-        self._token_bytes = TokenBytes([], [])
-        if self._tokenizer is not None:
-            self._token_bytes = self._tokenizer.token_bytes
-            size = self.limits.vocab_size
-            special = [token for token in self._tokenizer.special_token_ids if token < size]
-            self._engine.set_token_bytes(_fit(self._token_bytes.whole, size), special)
-            self._check_eos(self._tokenizer)
-        self._board = Scoreboard(self._engine)
-        self._processors = engine_processors(options.get("logits_processors"), self, core_options)
+        super().__init__(model, options)
         self._enqueued: list[Request] = []
-
-    def _check_eos(self, tokenizer: Tokenizer) -> None:
-        if tokenizer.eos_token_id not in (None, *self.limits.eos_token_ids):
-            _log.warning(
-                "the tokenizer's eos_token %r has the id %d, beyond the model's vocabulary of %d "
-                "tokens: it ends no text",
-                tokenizer.eos_token,
-                tokenizer.eos_token_id,
-                self.limits.vocab_size,
-            )
 
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs) -> LLM:
         """An LLM of these arguments."""
-        if not isinstance(engine_args, EngineArgs):
-            raise InvalidArgumentError("engine_args", engine_args, "EngineArgs")
-        return cls(**vars(engine_args))
+        return cls(**fields_of(engine_args))
 
     @property
     def model_config(self) -> ModelConfig:
         """The model and its limits under vLLM's names, as of `llm_engine`."""
         return self.llm_engine.model_config
 
-    @property
-    def limits(self) -> _core.ModelLimits:
-        """What the loaded model can serve: lengths, KV blocks, bytes per token, threads."""
-        return self._engine.limits
-
     def get_tokenizer(self) -> Tokenizer:
         """The tokenizer of the model."""
-        if self._tokenizer is None:
-            raise InvalidArgumentError("skip_tokenizer_init", True, "False for text in or out")
-        return self._tokenizer
+        return self._require_tokenizer()
 
     def generate(
         self,
@@ -206,6 +131,8 @@ class LLM(UnsupportedMethods):
         self, output_type: Any = None, *, use_tqdm: bool | Callable[..., Any] = True
     ) -> list[RequestOutput]:
         """Runs everything that was enqueued; outputs are in the order of the prompts."""
+        if output_type not in (None, RequestOutput):
+            raise InvalidArgumentError("output_type", output_type, "None or RequestOutput")
         check_use_tqdm(use_tqdm)
         with self._board.turn:  # a hook, which may not wait here, must not take them either
             requests, self._enqueued = self._enqueued, []
@@ -321,40 +248,17 @@ class LLM(UnsupportedMethods):
         """
         return self._open(self._requests(prompts, sampling_params))
 
-    def _open(self, requests: list[Request]) -> Stream:
-        self._board.submit(requests, self.limits.max_model_len)
-        return Stream(self._board, requests)
-
     def get_default_sampling_params(self) -> SamplingParams:
         """What the model's generation_config.json recommends."""
-        return SamplingParams(**self._recommended)
-
-    @functools.cached_property
-    def _grammars(self) -> GrammarCompiler:
-        tokenizer = self.get_tokenizer()
-        size = self.limits.vocab_size
-        return GrammarCompiler(
-            Vocabulary(
-                _fit(self._token_bytes.whole, size),
-                [token for token in tokenizer.special_token_ids if token < size],
-                self.limits.eos_token_ids,
-                lambda text: tokenizer.encode(text, add_special_tokens=False),
-            )
-        )
-
-    @functools.cached_property
-    def _recommended(self) -> dict[str, Any]:
-        return recommended_params(
-            self.directory, self._generation_config, self._generation_overrides
-        )
+        return self._default_params()
 
     def metrics(self) -> EngineMetrics:
         """The engine's counters with the ratios that follow from them."""
-        return engine_metrics(self._engine.metrics())
+        return self._read_metrics()
 
     def get_metrics(self) -> list[Metric]:
         """The counters one by one, as vLLM gives them, then those of this engine alone."""
-        return self.metrics().as_list(self._labels)
+        return self._read_metrics().as_list(self._labels)
 
     @functools.cached_property
     def llm_engine(self) -> LLMEngine:
@@ -422,64 +326,3 @@ class LLM(UnsupportedMethods):
             with progress_bar(use_tqdm, len(requests)) as bar:
                 run(on_finish)
         return [request.output for request in requests if request.output is not None]
-
-    def _requests(
-        self,
-        prompts: Prompt | Sequence[Prompt],
-        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-        priority: int | Sequence[int] | None = None,
-    ) -> list[Request]:
-        items = prompt_list(prompts)
-        params = params_list(sampling_params, len(items), self.get_default_sampling_params)
-        priorities = priority_list(priority, len(items))
-        return [
-            self._request(
-                f"prompts[{index}]" if len(items) > 1 else "prompts",
-                item,
-                param,
-                index=index,
-                priority=priority,
-            )
-            for index, (item, param, priority) in enumerate(
-                zip(items, params, priorities, strict=True)
-            )
-        ]
-
-    def _request(
-        self,
-        where: str,
-        item: Any,
-        params: SamplingParams,
-        *,
-        index: int = 0,
-        priority: int = 0,
-        request_id: str | None = None,
-    ) -> Request:
-        prompt = parse_prompt(where, item, lambda text: self.get_tokenizer().encode(text))
-        words = params.bad_words
-        structure = params.structured_outputs
-        assert not isinstance(structure, Mapping)  # SamplingParams made it one
-        return Request(
-            index,
-            prompt.text,
-            prompt.token_ids,
-            params,
-            self._token_bytes,
-            self.get_tokenizer().encode_bad_words(words) if words else [],
-            self._grammars.compile(structure) if structure else None,
-            _core.SubmitOptions(priority, prompt.cache_salt),
-            request_id,
-            reports_drafts=self._reports_drafts,
-            engine_processors=self._processors,
-        )
-
-
-def _fit(token_bytes: list[bytes], size: int) -> list[bytes]:
-    """The bytes of as many tokens as the model knows."""
-    return token_bytes[:size] + [b""] * (size - len(token_bytes))
-
-
-def _load_tokenizer(directory: str | os.PathLike[str]) -> Tokenizer:
-    from forerun.text.tokenizer import Tokenizer
-
-    return Tokenizer(check_path("tokenizer", directory))

@@ -6,17 +6,19 @@ import functools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from forerun.engine.loaded_model import LoadedModel
 from forerun.engine.model_config import CacheConfig, ModelConfig, VllmConfig
 from forerun.engine.requests import Request, Stream
+from forerun.engine_args import fields_of
 from forerun.errors import InvalidArgumentError
 from forerun.outputs import CompletionDelta, CompletionOutput, RequestOutput
 from forerun.sampling_params import RequestOutputKind, SamplingParams
-from forerun.util.checks import check_int, check_list, check_name, check_str, checked_methods
+from forerun.util.checks import check_int, check_list, check_name, check_str
+from forerun.vllm_fields.arguments import checked_methods
 
 if TYPE_CHECKING:
     from forerun.engine.prompts import Prompt
     from forerun.engine_args import EngineArgs
-    from forerun.llm import LLM
     from forerun.metrics import Metric
     from forerun.text.tokenizer import Tokenizer
 
@@ -29,10 +31,8 @@ class LLMEngine:
     `SamplingParams.output_kind` says: everything so far, what is new, or everything at the end.
     """
 
-    def __init__(self, llm: LLM) -> None:
-        from forerun.llm import LLM
-
-        if not isinstance(llm, LLM):
+    def __init__(self, llm: LoadedModel) -> None:
+        if not isinstance(llm, LoadedModel):
             raise InvalidArgumentError("llm", llm, "an LLM; from_engine_args makes one")
         self._llm = llm
         self._running: dict[str, _Running] = {}
@@ -40,9 +40,8 @@ class LLMEngine:
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs) -> LLMEngine:
         """Loads the model that some EngineArgs name."""
-        from forerun.llm import LLM
-
-        return LLM.from_engine_args(engine_args).llm_engine
+        options = fields_of(engine_args)
+        return cls(LoadedModel(options.pop("model"), options))
 
     def add_request(
         self,
@@ -132,15 +131,15 @@ class LLMEngine:
 
     def get_tokenizer(self) -> Tokenizer:
         """The tokenizer of the model."""
-        return self._llm.get_tokenizer()
+        return self._llm._require_tokenizer()
 
     def get_metrics(self) -> list[Metric]:
         """The counters one by one."""
-        return self._llm.get_metrics()
+        return self._llm._read_metrics().as_list(self._llm._labels)
 
     def reset_prefix_cache(self) -> bool:
         """Forgets cached prefixes; False while a request is unfinished."""
-        return self._llm.reset_prefix_cache()
+        return self._llm._board.reset_prefix_cache()
 
 
 class _Running:

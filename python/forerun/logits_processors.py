@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from forerun import _core
-    from forerun.llm import LLM
+    from forerun.engine.loaded_model import LoadedModel
     from forerun.sampling_params import SamplingParams
 
     Row: TypeAlias = npt.NDArray[np.float32]
@@ -187,7 +187,10 @@ class EngineProcessors:
     """The instances of an engine's classes, and what they do to a request's rows."""
 
     def __init__(
-        self, classes: Sequence[type[LogitsProcessor]], llm: LLM, options: _core.EngineOptions
+        self,
+        classes: Sequence[type[LogitsProcessor]],
+        llm: LoadedModel,
+        options: _core.EngineOptions,
     ) -> None:
         limits = llm.limits
         # What processors read of vLLM's config.
@@ -236,7 +239,7 @@ class EngineProcessors:
 
 
 def engine_processors(
-    given: Any, llm: LLM, options: _core.EngineOptions
+    given: Any, llm: LoadedModel, options: _core.EngineOptions
 ) -> EngineProcessors | None:
     """What LLM's logits_processors are; None where there are none."""
     classes = processor_classes("logits_processors", given)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from forerun.util.json_files import read_json_object
 
 if TYPE_CHECKING:
-    from forerun.llm import LLM
+    from forerun.engine.loaded_model import LoadedModel
     from forerun.speculative_config import SpeculativeConfig
 
 
@@ -24,7 +24,7 @@ class ModelConfig:
         hf_config: the fields of config.json as attributes.
     """
 
-    def __init__(self, llm: LLM) -> None:
+    def __init__(self, llm: LoadedModel) -> None:
         self._llm = llm
         self.model = llm._labels["model_name"]
         self.tokenizer = None if llm._tokenizer is None else llm._tokenizer.name_or_path

@@ -6,7 +6,6 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from forerun.checkpoints.inspection.detect import (
     mtp_layers,
     strip_prefixes,
 )
+from forerun.checkpoints.inspection.result import Inspection
 from forerun.checkpoints.inspection.tensors import read_config, read_tensors
 from forerun.errors import CheckpointError
 
@@ -25,51 +25,6 @@ from forerun.errors import CheckpointError
 _DEFAULT_ROPE_THETA = 10000.0
 # Its embeddings or projections are several modules each.
 ARCTIC_SEQUENCES = "Arctic sequences"
-
-
-@dataclass
-class Inspection:
-    """What a directory holds.
-
-    Attributes:
-        method: "target" for a whole language model, else the drafting method.
-        evidence: why.
-        hidden_size: of the target: its own, or the one that a drafter was made for. None where
-            neither tensors nor config tell.
-        vocab_size: the target's; None likewise.
-        options: what was resolved, by name.
-        open_questions: what the checkpoint does not say, with what is assumed.
-    """
-
-    path: Path
-    method: str
-    evidence: str
-    num_parameters: int
-    num_bytes: int
-    hidden_size: int | None = None
-    vocab_size: int | None = None
-    options: dict[str, Any] = field(default_factory=dict)
-    open_questions: list[str] = field(default_factory=list)
-
-    def __str__(self) -> str:
-        kind = "a language model" if self.method == "target" else f"a drafter: {self.method}"
-        lines = [f"{self.path}: {kind} ({self.evidence})"]
-        size = f"{self.num_parameters / 1e6:.1f} million, {self.num_bytes / 1e6:.1f} MB"
-        facts = {
-            "parameters": size,
-            "target hidden size": self.hidden_size,
-            "target vocabulary": self.vocab_size,
-            **self.options,
-        }
-        lines += [f"  {name}: {_show(value)}" for name, value in facts.items() if value is not None]
-        lines += [f"  open: {question}" for question in self.open_questions]
-        return "\n".join(lines)
-
-
-def _show(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def inspect(path: Path, method: str | None = None) -> Inspection:

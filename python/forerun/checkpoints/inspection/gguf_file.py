@@ -9,7 +9,7 @@ from pathlib import Path
 from forerun.checkpoints.convert.config import architecture, model_config
 from forerun.checkpoints.convert.reader import GgufFile
 from forerun.checkpoints.convert.weights import rope_freqs
-from forerun.checkpoints.inspection.describe import Inspection
+from forerun.checkpoints.inspection.result import Inspection
 from forerun.errors import CheckpointError
 
 

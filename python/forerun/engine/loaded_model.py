@@ -1,0 +1,195 @@
+"""A model and its engine, loaded: what LLM and LLMEngine share."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from forerun import _core
+from forerun.checkpoints.loading import resolve_model
+from forerun.engine.config import settle_options
+from forerun.engine.generation_config import recommended_params
+from forerun.engine.prompts import Prompt, params_list, parse_prompt, priority_list, prompt_list
+from forerun.engine.requests import Request, Scoreboard, Stream
+from forerun.errors import InvalidArgumentError
+from forerun.logits_processors import engine_processors
+from forerun.metrics import EngineMetrics, engine_metrics
+from forerun.sampling_params import SamplingParams
+from forerun.text.detokenizer import TokenBytes
+from forerun.text.structured_outputs import GrammarCompiler, Vocabulary
+from forerun.util.checks import check_path
+
+if TYPE_CHECKING:
+    from forerun.checkpoints.drafters import Drafter
+    from forerun.text.tokenizer import Tokenizer
+
+_log = logging.getLogger("forerun")
+
+
+class LoadedModel:
+    """A model with its tokenizer, its drafter and the engine that runs them.
+
+    Args:
+        model: what LLM takes.
+        options: LLM's keywords.
+    """
+
+    def __init__(self, model: str | os.PathLike[str], options: dict[str, Any]) -> None:
+        core_options, self.speculative_config = settle_options(options)
+        source = options.get("generation_config")
+        self._generation_config = "auto" if source is None else os.fspath(source)
+        self._generation_overrides = dict(options.get("override_generation_config") or {})
+        self.directory = resolve_model(model, revision=options.get("revision"))
+        core_options.model = str(self.directory)
+        self._labels = {"model_name": str(model), "engine": "0"}
+        level = options.get("per_request_spec_decode_metrics", "none")
+        self._reports_drafts = level != "none" and self.speculative_config is not None
+        self._tokenizer: Tokenizer | None = None
+        if not options.get("skip_tokenizer_init"):
+            tokenizer = options.get("tokenizer")
+            self._tokenizer = _load_tokenizer(self.directory if tokenizer is None else tokenizer)
+            if self._tokenizer.eos_token_id is not None:
+                core_options.eos_token_ids = [self._tokenizer.eos_token_id]
+        self.drafter: Drafter | None = None
+        if self.speculative_config is not None and self.speculative_config.uses_model:
+            from forerun.checkpoints.drafters import set_drafter
+
+            # The binding copies what it is given.
+            speculative = core_options.speculative
+            self.drafter = set_drafter(self.speculative_config, self.directory, speculative)
+            core_options.speculative = speculative
+        self._engine = _core.Engine(core_options)
+        if self.speculative_config is not None:
+            self.speculative_config.check_length(self.limits.max_model_len)
+        if (
+            core_options.max_model_len is None
+            and self.limits.max_model_len < self.limits.model_max_len
+        ):
+            _log.warning(
+                "max_model_len is %d, not the model's %d: the KV cache has no room for more; set "
+                "max_model_len or kv_cache_memory_bytes to say otherwise",
+                self.limits.max_model_len,
+                self.limits.model_max_len,
+            )
+        self._token_bytes = TokenBytes([], [])
+        if self._tokenizer is not None:
+            self._token_bytes = self._tokenizer.token_bytes
+            size = self.limits.vocab_size
+            special = [token for token in self._tokenizer.special_token_ids if token < size]
+            self._engine.set_token_bytes(_fit(self._token_bytes.whole, size), special)
+            self._check_eos(self._tokenizer)
+        self._board = Scoreboard(self._engine)
+        self._processors = engine_processors(options.get("logits_processors"), self, core_options)
+
+    def _check_eos(self, tokenizer: Tokenizer) -> None:
+        if tokenizer.eos_token_id not in (None, *self.limits.eos_token_ids):
+            _log.warning(
+                "the tokenizer's eos_token %r has the id %d, beyond the model's vocabulary of %d "
+                "tokens: it ends no text",
+                tokenizer.eos_token,
+                tokenizer.eos_token_id,
+                self.limits.vocab_size,
+            )
+
+    @property
+    def limits(self) -> _core.ModelLimits:
+        """What the loaded model can serve: lengths, KV blocks, bytes per token, threads."""
+        return self._engine.limits
+
+    def _require_tokenizer(self) -> Tokenizer:
+        if self._tokenizer is None:
+            raise InvalidArgumentError("skip_tokenizer_init", True, "False for text in or out")
+        return self._tokenizer
+
+    @functools.cached_property
+    def _grammars(self) -> GrammarCompiler:
+        tokenizer = self._require_tokenizer()
+        size = self.limits.vocab_size
+        return GrammarCompiler(
+            Vocabulary(
+                _fit(self._token_bytes.whole, size),
+                [token for token in tokenizer.special_token_ids if token < size],
+                self.limits.eos_token_ids,
+                lambda text: tokenizer.encode(text, add_special_tokens=False),
+            )
+        )
+
+    @functools.cached_property
+    def _recommended(self) -> dict[str, Any]:
+        return recommended_params(
+            self.directory, self._generation_config, self._generation_overrides
+        )
+
+    def _read_metrics(self) -> EngineMetrics:
+        return engine_metrics(self._engine.metrics())
+
+    def _open(self, requests: list[Request]) -> Stream:
+        self._board.submit(requests, self.limits.max_model_len)
+        return Stream(self._board, requests)
+
+    def _default_params(self) -> SamplingParams:
+        return SamplingParams(**self._recommended)
+
+    def _requests(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        priority: int | Sequence[int] | None = None,
+    ) -> list[Request]:
+        items = prompt_list(prompts)
+        params = params_list(sampling_params, len(items), self._default_params)
+        priorities = priority_list(priority, len(items))
+        return [
+            self._request(
+                f"prompts[{index}]" if len(items) > 1 else "prompts",
+                item,
+                param,
+                index=index,
+                priority=priority,
+            )
+            for index, (item, param, priority) in enumerate(
+                zip(items, params, priorities, strict=True)
+            )
+        ]
+
+    def _request(
+        self,
+        where: str,
+        item: Any,
+        params: SamplingParams,
+        *,
+        index: int = 0,
+        priority: int = 0,
+        request_id: str | None = None,
+    ) -> Request:
+        prompt = parse_prompt(where, item, lambda text: self._require_tokenizer().encode(text))
+        words = params.bad_words
+        structure = params.structured_outputs
+        assert not isinstance(structure, Mapping)  # SamplingParams made it one
+        return Request(
+            index,
+            prompt.text,
+            prompt.token_ids,
+            params,
+            self._token_bytes,
+            self._require_tokenizer().encode_bad_words(words) if words else [],
+            self._grammars.compile(structure) if structure else None,
+            _core.SubmitOptions(priority, prompt.cache_salt),
+            request_id,
+            reports_drafts=self._reports_drafts,
+            engine_processors=self._processors,
+        )
+
+
+def _fit(token_bytes: list[bytes], size: int) -> list[bytes]:
+    """The bytes of as many tokens as the model knows."""
+    return token_bytes[:size] + [b""] * (size - len(token_bytes))
+
+
+def _load_tokenizer(directory: str | os.PathLike[str]) -> Tokenizer:
+    from forerun.text.tokenizer import Tokenizer
+
+    return Tokenizer(check_path("tokenizer", directory))
