@@ -42,7 +42,8 @@ PYTHON_LEVELS = [
     {"forerun", "__main__"},
 ]
 GROUPS = {
-    "values": "logits_processors logprobs metrics outputs sampling_params speculative_config",
+    "values": "logits_processors logprobs metrics outputs prompt_histograms sampling_params "
+    "speculative_config",
     "llm": "beam_search engine_args llm llm_engine unsupported",
 }
 INCLUDE = re.compile(r'^\s*#include "(?:cpp/(\w+)/|(forerun)/)', re.MULTILINE)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from forerun import _core
+from forerun.prompt_histograms import Distribution, PromptHistograms
 
 
 @dataclass(frozen=True)
@@ -389,7 +390,7 @@ def _first(times: Sequence[float]) -> float:
     return min(filter(None, times), default=0.0)
 
 
-def engine_metrics(core: _core.EngineMetrics) -> EngineMetrics:
+def engine_metrics(core: _core.EngineMetrics, prompts: PromptHistograms) -> EngineMetrics:
     """A view of raw counters."""
     values = {name: getattr(core, name) for name in EngineMetrics.__dataclass_fields__}
     values["spec_decode"] = _spec_decode_metrics(core.spec_decode)
@@ -397,7 +398,7 @@ def engine_metrics(core: _core.EngineMetrics) -> EngineMetrics:
         name: _histogram(name, getattr(core.histograms, name))
         for name, member in vars(_core.EngineHistograms).items()
         if isinstance(member, property)
-    }
+    } | {name: _histogram(name, values) for name, values in prompts.by_name().items()}
     values["num_finished_by_reason"] = {
         reason.name.lower(): core.num_finished_by_reason[int(reason)]
         for reason in _core.FinishReason.__members__.values()
@@ -406,7 +407,7 @@ def engine_metrics(core: _core.EngineMetrics) -> EngineMetrics:
     return EngineMetrics(**values)
 
 
-def _histogram(name: str, core: _core.Histogram) -> Histogram:
+def _histogram(name: str, core: _core.Histogram | Distribution) -> Histogram:
     names = [*map(_bound_name, core.bounds), "+Inf"]
     buckets = dict(zip(names, itertools.accumulate(core.counts), strict=True))
     return Histogram(f"vllm:{name}", {}, core.count, core.sum, buckets)

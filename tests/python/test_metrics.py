@@ -12,6 +12,7 @@ import pytest
 import forerun
 from forerun import LLM, SamplingParams
 from forerun.metrics import EngineMetrics, RequestMetrics, SpecDecodeMetrics
+from forerun.prompt_histograms import PromptHistograms
 
 PROMPTS = [
     "the low the low the low",
@@ -91,6 +92,8 @@ def test_every_metric_has_the_class_and_labels_of_vllm(llm: LLM, tiny_dir: Path)
     assert classes[forerun.Vector] == {"spec_decode_num_accepted_tokens_per_pos"}
     assert classes[forerun.Histogram] == {
         *OF_REQUESTS,
+        "request_params_n",
+        "request_max_num_generation_tokens",
         "inter_token_latency_seconds",
         "iteration_tokens_total",
     }
@@ -185,6 +188,37 @@ def test_counters_add_up_over_completions_stops_and_aborts(tiny_dir: Path) -> No
     )
     steps = metrics["vllm:iteration_tokens_total"]
     assert steps.sum == raw.num_prompt_tokens + raw.num_generated_tokens
+
+
+def test_prompts_are_counted_once_with_all_their_completions(tiny_dir: Path) -> None:
+    llm = LLM(tiny_dir, max_model_len=128)
+    sampled = SamplingParams(n=3, temperature=1, seed=1, max_tokens=60)
+    outputs = llm.generate(PROMPTS, sampled, use_tqdm=False)
+    outputs += llm.generate(PROMPTS[:3], GREEDY, use_tqdm=False)
+    longest = [max(len(part.token_ids) for part in output.outputs) for output in outputs]
+    assert len(set(longest)) > 1
+    with llm.stream("a", SamplingParams(max_tokens=90, ignore_eos=True)) as stream:
+        next(stream)
+    llm.generate(PROMPTS[:1], SamplingParams(n=25, max_tokens=1), use_tqdm=False)
+    metrics = by_name(llm)
+    num = metrics["vllm:request_params_n"]
+    assert num.buckets == {"1.0": 3, "2.0": 3, "5.0": 7, "10.0": 7, "20.0": 7, "+Inf": 8}
+    assert (num.count, num.sum) == (8, 3 * 1 + 4 * 3 + 25)
+    most = metrics["vllm:request_max_num_generation_tokens"]
+    assert (most.count, most.sum) == (8, sum(longest) + 1)
+    assert list(most.buckets) == list(metrics["vllm:request_generation_tokens"].buckets)
+    for bound, count in most.buckets.items():
+        assert count == sum(length <= float(bound) for length in [*longest, 1])
+
+
+def test_a_prompt_whose_end_is_delivered_again_is_counted_once() -> None:
+    once = PromptHistograms.empty([1, 2]).observe(4, [1, 3])
+    assert once.observe(4, [1, 3]) == once
+    assert once.request_max_num_generation_tokens.counts == (0, 0, 1)
+    twice = once.observe(5, [2])
+    assert twice.request_params_n.counts == (1, 1, 0, 0, 0, 0)
+    most = twice.request_max_num_generation_tokens
+    assert (most.counts, most.sum) == ((0, 1, 1), 5)
 
 
 def test_preemptions_are_counted_once_everywhere(tiny_dir: Path) -> None:

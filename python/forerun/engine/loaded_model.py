@@ -124,7 +124,7 @@ class LoadedModel:
         )
 
     def _read_metrics(self) -> EngineMetrics:
-        return engine_metrics(self._engine.metrics())
+        return engine_metrics(self._engine.metrics(), self._board.prompt_histograms)
 
     def _open(self, requests: list[Request]) -> Stream:
         self._board.submit(requests, self.limits.max_model_len)

@@ -23,6 +23,7 @@ from forerun.outputs import (
     CompletionOutput,
     RequestOutput,
 )
+from forerun.prompt_histograms import PromptHistograms
 from forerun.sampling_params import SamplingParams
 from forerun.text.detokenizer import Detokenizer, TokenBytes, decode
 from forerun.text.structured_outputs import GrammarState
@@ -187,6 +188,8 @@ class Scoreboard:
 
     def __init__(self, engine: _core.Engine) -> None:
         self._engine = engine
+        bounds = engine.metrics().histograms.request_generation_tokens.bounds
+        self.prompt_histograms = PromptHistograms.empty(bounds)
         self._turns = make_turns()
         self._listeners: dict[int, _Listener] = {}
         self._gone: deque[_Listener] = deque()  # cancelled or dead, and not yet told to the engine
@@ -306,6 +309,11 @@ class Scoreboard:
                 continue
             completion = request.completions[listener.index]
             request.take(completion, update)
+            if request.output is not None:
+                num_tokens = [len(each.token_ids) for each in request.completions]
+                self.prompt_histograms = self.prompt_histograms.observe(
+                    request.completions[0].id, num_tokens
+                )
             if completion.output is not None:
                 self._listeners.pop(update.id, None)
         self._is_delivered = True
