@@ -1,7 +1,10 @@
 #include "cpp/engine/check_request.h"
 
+#include <cstdint>
 #include <optional>
 
+#include "cpp/sampling/logprobs.h"
+#include "cpp/util/machine.h"
 #include "forerun/error.h"
 
 namespace forerun {
@@ -34,6 +37,24 @@ void CheckAgainstVocabulary(const SamplingParams& params, int vocab_size) {
   CheckNumLogprobs("prompt_logprobs", params.prompt_logprobs, vocab_size);
 }
 
+// One request's alone, and only where the prompt is so long that it may matter.
+void CheckPromptLogprobMemory(std::size_t num_tokens, const SamplingParams& params,
+                              int vocab_size) {
+  constexpr std::int64_t kAlwaysFits = 64 << 20;
+  if (!params.prompt_logprobs || num_tokens < 2) return;
+  const std::int64_t num_rows = static_cast<std::int64_t>(num_tokens) - 1;
+  const std::int64_t row_bytes = NumLogprobEntries(*params.prompt_logprobs, vocab_size) *
+                                 static_cast<std::int64_t>(sizeof(TokenLogprob));
+  if (num_rows * row_bytes <= kAlwaysFits) return;
+  const std::optional<std::int64_t> available_bytes = AvailableMemoryBytes();
+  if (!available_bytes || num_rows * row_bytes <= *available_bytes) return;
+  throw InvalidArgument("prompt_logprobs", std::to_string(*params.prompt_logprobs),
+                        "a number whose log-probabilities fit: those of " +
+                            std::to_string(num_rows) + " prompt tokens take " +
+                            std::to_string(num_rows * row_bytes) + " bytes, and " +
+                            std::to_string(*available_bytes) + " are available");
+}
+
 }  // namespace
 
 void CheckTokenId(const std::string& field, TokenId token, int vocab_size) {
@@ -57,6 +78,7 @@ void CheckRequest(std::span<const TokenId> prompt, const SamplingParams& params,
                               ", which leaves room for one new token within max_model_len = " +
                               std::to_string(limits.max_model_len));
   }
+  CheckPromptLogprobMemory(prompt.size(), params, limits.vocab_size);
   if (!params.stop.empty() && !limits.has_token_bytes) {
     throw InvalidArgument("stop", std::to_string(params.stop.size()) + " strings",
                           "none before SetTokenBytes: stop strings need the tokens' bytes");

@@ -2,7 +2,10 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <string>
+#include <vector>
 
+#include "cpp/engine/check_request.h"
 #include "cpp/sampling/logprobs.h"
 #include "tests/cpp/testing/counting_engine.h"
 #include "tests/cpp/testing/scripted_drafter.h"
@@ -191,6 +194,31 @@ TEST_F(EngineParamsTest, WhenNothingMayBeSampledTheRequestSaysSo) {
   EXPECT_EQ(result.tokens, (std::vector<TokenId>{3}));
   EXPECT_EQ(result.last.finish_reason, FinishReason::kError);
   EXPECT_NE(result.error.find("no token can be sampled"), std::string::npos);
+}
+
+TEST(CheckRequestTest, PromptLogprobsThatCannotFitAreRefusedWithTheirBytes) {
+  const std::vector<TokenId> prompt((1 << 20) + 1, 7);
+  const RequestLimits limits = {.vocab_size = 1 << 30, .max_model_len = 1 << 30};
+  SamplingParams params = Greedy(1);
+  CheckRequest(prompt, params, limits);
+  for (int fitting : {0, 1}) {  // 12 and 24 MiB
+    params.prompt_logprobs = fitting;
+    CheckRequest(prompt, params, limits);
+  }
+  for (int whole : {-1, 1 << 30}) {
+    params.prompt_logprobs = whole;
+    try {
+      CheckRequest(prompt, params, limits);
+      FAIL();
+    } catch (const InvalidArgument& error) {
+      EXPECT_EQ(error.field(), "prompt_logprobs");
+      EXPECT_EQ(error.value(), std::to_string(whole));
+      // 2^20 rows of 2^30 + 1 entries of 12 bytes.
+      EXPECT_NE(error.expected().find("13510798894694400 bytes"), std::string::npos)
+          << error.expected();
+    }
+  }
+  CheckRequest(std::vector<TokenId>{7}, params, limits);  // scores nothing
 }
 
 }  // namespace
