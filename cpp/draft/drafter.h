@@ -13,7 +13,6 @@
 #include "cpp/draft_tree/draft_tree.h"
 #include "cpp/kv/block_table.h"
 #include "cpp/sampling/sampler.h"
-#include "forerun/draft_record.h"
 #include "forerun/types.h"
 
 namespace forerun {
@@ -84,9 +83,6 @@ class Drafter {
 
   // Drops what is remembered of past requests.
   virtual void Reset() = 0;
-
-  // What was recorded since the last call, where recording was asked for.
-  virtual std::vector<DraftRecord> TakeRecords() { return {}; }
 };
 
 }  // namespace forerun

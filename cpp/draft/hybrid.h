@@ -41,7 +41,6 @@ class HybridDrafter : public Drafter {
   Share WithoutModel(RequestId id, const DraftTree& draft,
                      std::span<const int> accepted_nodes) override;
   void Reset() override;
-  std::vector<DraftRecord> TakeRecords() override { return model_->TakeRecords(); }
 
  private:
   struct Job {

@@ -1,3 +1,5 @@
+#include "cpp/engine/create_engine.h"
+
 #include <unistd.h>
 
 #include <algorithm>
@@ -74,7 +76,8 @@ EngineConfig MakeConfig(const EngineOptions& options, const MemoryPlan& memory,
 // Owns everything an engine is made of; members below use those above.
 class NativeEngine : public Engine {
  public:
-  NativeEngine(const EngineOptions& options, ModelSpec spec, Checkpoint& checkpoint)
+  NativeEngine(const EngineOptions& options, ModelSpec spec, Checkpoint& checkpoint,
+               DraftRecorder* recorder)
       : team_(options.num_threads), ops_(MakeCpuOps(team_)) {
     const DType dtype = ResolveDType(options.dtype, spec, checkpoint);
     std::optional<ModelDrafterSource> source;
@@ -98,7 +101,7 @@ class NativeEngine : public Engine {
                                                  source ? source->features() : FeatureSpec());
     if (source) {
       limits.max_rows = std::max(limits.max_rows, num_level_rows);
-      drafter_ = source->Load(*transformer_, *ops_, limits);
+      drafter_ = source->Load(*transformer_, *ops_, limits, recorder);
     } else {
       drafter_ = MakeDrafter(options.speculative);
     }
@@ -130,7 +133,6 @@ class NativeEngine : public Engine {
   std::span<const RequestUpdate> Step() override { return core_->Step(); }
   void ResetCaches() override { core_->ResetCaches(); }
   bool ResetPrefixCache() override { return core_->ResetPrefixCache(); }
-  std::vector<DraftRecord> TakeDraftRecords() override { return core_->TakeDraftRecords(); }
   EngineMetrics metrics() const override { return core_->metrics(); }
   const ModelLimits& limits() const override { return limits_; }
 
@@ -146,11 +148,15 @@ class NativeEngine : public Engine {
 }  // namespace
 
 std::unique_ptr<Engine> Engine::Create(const EngineOptions& options) {
+  return CreateEngine(options, /*recorder=*/nullptr);
+}
+
+std::unique_ptr<Engine> CreateEngine(const EngineOptions& options, DraftRecorder* recorder) {
   CheckEngineOptions(options);
   ModelSpec spec = ReadModelSpec(options.model);
   for (TokenId token : options.eos_token_ids) spec.AddEosToken(token);
   Checkpoint checkpoint(options.model);
-  return std::make_unique<NativeEngine>(options, std::move(spec), checkpoint);
+  return std::make_unique<NativeEngine>(options, std::move(spec), checkpoint, recorder);
 }
 
 }  // namespace forerun

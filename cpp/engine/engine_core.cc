@@ -333,11 +333,6 @@ void EngineCore::Finish(Request& request) {
   finished_.push_back(scheduler_.Remove(&request));
 }
 
-std::vector<DraftRecord> EngineCore::TakeDraftRecords() {
-  const Running running(is_running_);
-  return drafter_ != nullptr ? drafter_->TakeRecords() : std::vector<DraftRecord>();
-}
-
 bool EngineCore::ResetPrefixCache() {
   const Running running(is_running_);
   if (HasUnfinished()) return false;

@@ -65,7 +65,6 @@ class EngineCore {
   bool HasUnfinished() const { return num_unfinished_.load() > 0; }
   std::span<const RequestUpdate> Step();
   void ResetCaches();
-  std::vector<DraftRecord> TakeDraftRecords();
   bool ResetPrefixCache();
   EngineMetrics metrics() const;
 

@@ -9,6 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "cpp/draft/neural/draft_recorder.h"
+#include "cpp/engine/create_engine.h"
 #include "python/bindings/gil.h"
 #include "python/bindings/hooks.h"
 #include "python/bindings/register.h"
@@ -68,12 +70,13 @@ class PythonEngine {
  public:
   using Updates = std::vector<std::shared_ptr<OwnedUpdate>>;
 
-  explicit PythonEngine(const EngineOptions& options) {
+  PythonEngine(const EngineOptions& options, bool record_draft_logits) {
     const ReleaseGil release;
-    engine_ = Engine::Create(options);
+    engine_ = CreateEngine(options, record_draft_logits ? &recorder_ : nullptr);
   }
 
   Engine& native() const { return *engine_; }
+  std::vector<DraftRecord> TakeDraftRecords() { return recorder_.Take(); }
 
   Updates Step() {
     // Until the updates are copied, which the engine's own guard does not know of.
@@ -107,6 +110,7 @@ class PythonEngine {
   }
 
  private:
+  DraftRecorder recorder_;
   std::unique_ptr<Engine> engine_;
 
   // Change while the GIL is held.
@@ -184,7 +188,7 @@ void RegisterUpdate(py::module_& module) {
 
 void RegisterDraftRecord(py::module_& module) {
   py::class_<DraftRecord>(module, "DraftRecord",
-                          "What a drafter that is a model computed for one guess.")
+                          "What a drafter that is a model computed for one draft token.")
       .def_readonly("request_id", &DraftRecord::request_id)
       .def_readonly("num_tokens", &DraftRecord::num_tokens)
       .def_readonly("path", &DraftRecord::path)
@@ -225,7 +229,10 @@ void RegisterEngine(py::module_& module) {
       .def_readonly("priority", &SubmitOptions::priority)
       .def_readonly("cache_salt", &SubmitOptions::cache_salt);
   py::class_<PythonEngine>(module, "Engine", "Generates tokens for many requests at once.")
-      .def(py::init<const EngineOptions&>(), py::arg("options"), "Maps and packs the model.")
+      .def(py::init<const EngineOptions&, bool>(), py::arg("options"), py::kw_only(),
+           py::arg("record_draft_logits") = false,
+           "Maps and packs the model. record_draft_logits: keep what a drafter that is a model "
+           "computes, for take_draft_records; for tests.")
       .def("set_token_bytes", &SetTokenBytes, py::arg("token_bytes"),
            py::arg("special_token_ids") = std::vector<TokenId>(),
            "Sets the bytes of each token, indexed by id; needed by requests with stop strings.")
@@ -266,11 +273,9 @@ void RegisterEngine(py::module_& module) {
             return engine.native().ResetPrefixCache();
           },
           "Drops every cached prefix; false while a request is unfinished.")
-      .def(
-          "take_draft_records",
-          [](PythonEngine& engine) { return engine.native().TakeDraftRecords(); },
-          "What a drafter that is a model computed since the last call, where "
-          "record_draft_logits is set.")
+      .def("take_draft_records", &PythonEngine::TakeDraftRecords,
+           "What a drafter that is a model computed since the last call, where "
+           "record_draft_logits is set.")
       .def(
           "metrics",
           [](const PythonEngine& engine) {

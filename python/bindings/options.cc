@@ -64,7 +64,6 @@ void RegisterSpeculativeOptions(py::module_& module) {
       .def_readwrite("norm_before_residual", &Options::norm_before_residual)
       .def_readwrite("norm_output", &Options::norm_output)
       .def_readwrite("norm_target_state", &Options::norm_target_state)
-      .def_readwrite("record_draft_logits", &Options::record_draft_logits)
       .def_readwrite("adaptive", &Options::adaptive);
 }
 

@@ -85,7 +85,13 @@ def engine_directories(row: Row) -> tuple[Path, Path | None]:
     return target, converted
 
 
-def make_engine(row: Row, speculative: dict[str, Any] | None = None, **options: Any) -> Any:
+def make_engine(
+    row: Row,
+    speculative: dict[str, Any] | None = None,
+    *,
+    record_draft_logits: bool = True,
+    **options: Any,
+) -> Any:
     target, drafter = engine_directories(row)
     core = _core.EngineOptions()
     core.model = str(target)
@@ -96,14 +102,13 @@ def make_engine(row: Row, speculative: dict[str, Any] | None = None, **options: 
         drafts.method = getattr(_core.SpeculativeMethod, row.method.upper())
         drafts.model = "" if drafter is None else str(drafter)
         drafts.num_speculative_tokens = row.num_tokens
-        drafts.record_draft_logits = True
         drafts.adaptive = False
         for name, value in {**row.options, **speculative}.items():
             setattr(drafts, name, value)
         core.speculative = drafts
     for name, value in options.items():
         setattr(core, name, value)
-    return _core.Engine(core)
+    return _core.Engine(core, record_draft_logits=record_draft_logits)
 
 
 def drafts_trees(row: Row) -> bool:

@@ -156,12 +156,12 @@ def random_model_engine(rng: random.Random, drafter: str) -> _core.Engine:
     has_heads = row.method in ("medusa", "mlp_speculator")
     speculative = {
         "num_speculative_tokens": rng.randint(1, row.num_tokens if has_heads else 8),
-        "record_draft_logits": False,
         **rng.choice(kinds),
     }
     return drafter_runs.make_engine(
         row,
         speculative,
+        record_draft_logits=False,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_seqs + rng.randint(0, 50),
         max_model_len=128,

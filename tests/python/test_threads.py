@@ -170,7 +170,7 @@ def test_a_constraint_that_calls_its_engine_is_refused(tiny_dir: Path) -> None:
             return []
 
         def fill_mask(self, address: int, num_bytes: int) -> None:
-            for call in (engine.step, engine.reset_caches, engine.take_draft_records):
+            for call in (engine.step, engine.reset_caches):
                 with pytest.raises(EngineBusyError) as error:
                     call()
                 errors.append(error.value)
@@ -186,7 +186,7 @@ def test_a_constraint_that_calls_its_engine_is_refused(tiny_dir: Path) -> None:
             tokens += update.new_tokens
             assert [u.new_tokens for u in engine.updates()] == [update.new_tokens]
     assert len(tokens) == 3
-    assert len(errors) >= 9
+    assert len(errors) >= 6
 
 
 FORK = """

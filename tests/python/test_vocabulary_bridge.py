@@ -131,13 +131,12 @@ def test_what_is_drafted_is_shared(target: Path, tmp_path: Path) -> None:
     speculative = _core.SpeculativeOptions()
     speculative.method = _core.SpeculativeMethod.DRAFT_MODEL
     speculative.model = str(model)
-    speculative.record_draft_logits = True
     drafter = load(target, model).drafter
     assert drafter is not None
     assert drafter.bridge is not None
     speculative.vocabulary_bridge = drafter.bridge
     options.speculative = speculative
-    engine = _core.Engine(options)
+    engine = _core.Engine(options, record_draft_logits=True)
     for prompt in PROMPTS:
         engine.submit(prompt, _core.SamplingParams())
     records = []

@@ -237,7 +237,7 @@ void AutoregressiveDrafter::RunLevel(int depth) {
 }
 
 void AutoregressiveDrafter::Grow(Job& job, int depth, ConstRows logits) {
-  if (setting_.records) Record(job, depth, logits);
+  if (setting_.recorder != nullptr) Record(job, depth, logits);
   const auto row = [&](int i) {
     const float* values = logits.row(job.first_output + std::min(i, job.num_rows - 1));
     return std::span(values, static_cast<std::size_t>(logits.cols));
@@ -339,8 +339,8 @@ void AutoregressiveDrafter::Record(const Job& job, int depth, ConstRows logits) 
     const float* row = logits.row(job.first_output + i);
     std::vector<TokenId> path;
     if (depth > 0) job.tree.PathTo(job.tree.open()[i], path);
-    records_.push_back({job.request->id, num_known(job), std::move(path),
-                        std::vector<float>(row, row + logits.cols)});
+    setting_.recorder->Add({job.request->id, num_known(job), std::move(path),
+                            std::vector<float>(row, row + logits.cols)});
   }
 }
 

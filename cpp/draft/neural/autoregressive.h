@@ -15,11 +15,11 @@
 
 #include <memory>
 #include <span>
-#include <utility>
 #include <vector>
 
 #include "cpp/draft/drafter.h"
 #include "cpp/draft/neural/draft_network.h"
+#include "cpp/draft/neural/draft_recorder.h"
 #include "cpp/draft/neural/path_tree.h"
 #include "cpp/draft/neural/synced_slots.h"
 #include "cpp/draft/neural/tree_shape.h"
@@ -33,11 +33,11 @@ struct AutoregressiveSetting {
   TreeShape shape;  // empty: the tree grows by probabilities, `width` wide
   int max_depth = 1;
   bool is_sampled =
-      false;  // with a temperature, guesses are drawn from the network's probabilities
-  bool records = false;
+      false;           // with a temperature, guesses are drawn from the network's probabilities
   int vocab_size = 0;  // the target's
   int max_rows = 0;    // of one forward of the network
   int num_blocks = 0;
+  DraftRecorder* recorder = nullptr;  // for tests; must outlive the drafter
 };
 
 class AutoregressiveDrafter : public Drafter {
@@ -59,7 +59,6 @@ class AutoregressiveDrafter : public Drafter {
   bool RanModel(RequestId id) const override { return FindJob(id) >= 0; }
   void Propose(const DraftRequest& request, DraftTree& draft) override;
   void Reset() override {}
-  std::vector<DraftRecord> TakeRecords() override { return std::exchange(records_, {}); }
 
  private:
   // A request's draft in the making.
@@ -110,7 +109,6 @@ class AutoregressiveDrafter : public Drafter {
 
   SyncedSlots synced_;
   SamplerScratch scratch_;
-  std::vector<DraftRecord> records_;
 
   // This step's; kept for their memory.
   std::vector<Job> jobs_;  // the first num_jobs_

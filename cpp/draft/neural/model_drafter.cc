@@ -150,16 +150,17 @@ std::int64_t ModelDrafterSource::block_bytes(DType dtype, int block_size) const 
 }
 
 std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Ops& ops,
-                                                  const TransformerLimits& limits) {
+                                                  const TransformerLimits& limits,
+                                                  DraftRecorder* recorder) {
   AutoregressiveSetting setting;
   setting.width = options_.draft_tree_width;
   setting.shape = TreeShape(options_.speculative_token_tree);
   setting.max_depth = MaxDepth(options_);
   setting.is_sampled = options_.draft_sample_method == DraftSampleMethod::kProbabilistic;
-  setting.records = options_.record_draft_logits;
   setting.vocab_size = target.vocab_size();
   setting.max_rows = limits.max_rows;
   setting.num_blocks = limits.num_blocks;
+  setting.recorder = recorder;
   std::unique_ptr<DraftNetwork> network = LoadNetwork(target, ops, limits);
   CheckDepth(options_, network->max_depth());
   auto model =

@@ -10,6 +10,7 @@
 #include "cpp/draft/drafter.h"
 #include "cpp/draft/formats/draft_head.h"
 #include "cpp/draft/neural/draft_network.h"
+#include "cpp/draft/neural/draft_recorder.h"
 #include "cpp/model/features.h"
 #include "cpp/model/transformer.h"
 #include "forerun/options.h"
@@ -33,9 +34,9 @@ class ModelDrafterSource {
   std::int64_t block_bytes(DType dtype, int block_size) const;
 
   // `limits` are the target's, with room for all of a level's rows in a forward. The target and the
-  // Ops must outlive the drafter.
+  // Ops must outlive the drafter, and so must the recorder, which may be null.
   std::unique_ptr<Drafter> Load(const Transformer& target, Ops& ops,
-                                const TransformerLimits& limits);
+                                const TransformerLimits& limits, DraftRecorder* recorder);
 
  private:
   std::unique_ptr<DraftNetwork> LoadNetwork(const Transformer& target, Ops& ops,

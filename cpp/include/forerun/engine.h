@@ -9,8 +9,8 @@
 //     for (const forerun::RequestUpdate& update : engine->Step()) { ... update.new_tokens ... }
 //   }
 //
-// One thread at a time may be in Step, SetTokenBytes, ResetCaches or TakeDraftRecords: a second
-// one, and a hook that calls them, gets EngineBusy. Submit, Cancel, HasUnfinished, metrics and
+// One thread at a time may be in Step, SetTokenBytes or ResetCaches: a second one, and a hook that
+// calls them, gets EngineBusy. Submit, Cancel, HasUnfinished, metrics and
 // limits may be called from any thread at any time.
 #ifndef FORERUN_ENGINE_H_
 #define FORERUN_ENGINE_H_
@@ -20,7 +20,6 @@
 #include <string>
 #include <vector>
 
-#include "forerun/draft_record.h"
 #include "forerun/error.h"
 #include "forerun/metrics.h"
 #include "forerun/options.h"
@@ -115,10 +114,6 @@ class Engine {
 
   // Drops every cached prefix. False, and nothing dropped, while a request is unfinished.
   virtual bool ResetPrefixCache() = 0;
-
-  // What a drafter that is a model computed since the last call; empty unless
-  // SpeculativeOptions::record_draft_logits.
-  virtual std::vector<DraftRecord> TakeDraftRecords() = 0;
 
   virtual EngineMetrics metrics() const = 0;
   virtual const ModelLimits& limits() const = 0;

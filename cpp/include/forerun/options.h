@@ -95,7 +95,6 @@ struct SpeculativeOptions {
   // mtp: whether the first draft token reads the target's state after its final norm. Absent: as
   // the target's family does.
   std::optional<bool> norm_target_state;
-  bool record_draft_logits = false;  // keep what models compute, for Engine::TakeDraftRecords
 
   // Chooses each draft's length from measured acceptance and step cost. Off: always the most
   // allowed.

@@ -206,7 +206,6 @@ bool IsBusy(EngineCore& engine) {
       [&] { engine.Step(); },
       [&] { engine.ResetCaches(); },
       [&] { engine.SetTokenBytes({}); },
-      [&] { engine.TakeDraftRecords(); },
   };
   return std::ranges::all_of(calls, [](const auto& call) {
     try {
