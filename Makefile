@@ -2,7 +2,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
-BUILD ?= build
+# As in CMakePresets.json.
+BUILD := build
 JOBS ?= $(shell nproc)
 CPP_SOURCES := $(shell git ls-files '*.h' '*.cc' 2>/dev/null)
 PACKAGE_SOURCES := $(shell git ls-files pyproject.toml CMakeLists.txt cmake cpp python 2>/dev/null)
@@ -84,7 +85,7 @@ test-cpp:
 	@echo "C++ tests left out: GoogleTest is not installed ('apt-get install libgtest-dev')."
 else
 test-cpp: $(VENV)/.test
-	$(BIN)/cmake -S . -B $(BUILD)/release $(CMAKE_COMMON) $(RELEASE_OPTIONS)
+	$(BIN)/cmake --preset release $(CMAKE_COMMON) $(RELEASE_OPTIONS)
 	$(BIN)/cmake --build $(BUILD)/release -j $(JOBS)
 	$(BIN)/ctest --test-dir $(BUILD)/release --output-on-failure -j $(JOBS)
 endif
@@ -92,6 +93,7 @@ endif
 lint: $(VENV)/.lint $(VENV)/.package
 	$(BIN)/python tools/check_layers.py
 	$(BIN)/python tools/check_size.py
+	$(BIN)/python tools/check_words.py
 	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -102,15 +104,14 @@ format: $(VENV)/.lint
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# -O1: what sanitizers find does not hang on more, and the compiler has less to do.
 sanitize: $(VENV)/.test
-	$(BIN)/cmake -S . -B $(BUILD)/asan $(CMAKE_COMMON) -DFORERUN_BUILD_TESTS=ON -DCMAKE_BUILD_TYPE=None -DCMAKE_CXX_FLAGS=-O1 -DFORERUN_SANITIZE=address,undefined
+	$(BIN)/cmake --preset asan $(CMAKE_COMMON)
 	$(BIN)/cmake --build $(BUILD)/asan -j $(JOBS)
 	UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 $(BIN)/ctest --test-dir $(BUILD)/asan --output-on-failure -j $(JOBS)
 
 # Where threads meet: the team, the operations and the engine.
 sanitize-threads: $(VENV)/.test
-	$(BIN)/cmake -S . -B $(BUILD)/tsan $(CMAKE_COMMON) -DFORERUN_BUILD_TESTS=ON -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFORERUN_SANITIZE=thread
+	$(BIN)/cmake --preset tsan $(CMAKE_COMMON)
 	$(BIN)/cmake --build $(BUILD)/tsan -j $(JOBS) -t forerun_util_test forerun_ops_test forerun_model_test forerun_engine_test
 	$(BIN)/ctest --test-dir $(BUILD)/tsan --output-on-failure -j $(JOBS) -R 'ThreadTeam|EngineCore|Ops|Transformer'
 
@@ -119,7 +120,7 @@ CLANGXX ?= clang++
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS = model_spec safetensors suffix_index
 fuzz: $(VENV)/.test
-	$(BIN)/cmake -S . -B $(BUILD)/fuzz $(CMAKE_COMMON) -DCMAKE_CXX_COMPILER=$(CLANGXX) -DCMAKE_BUILD_TYPE=RelWithDebInfo -DFORERUN_BUILD_FUZZ=ON -DFORERUN_SANITIZE=address,undefined
+	$(BIN)/cmake --preset fuzz $(CMAKE_COMMON) -DCMAKE_CXX_COMPILER=$(CLANGXX)
 	$(BIN)/cmake --build $(BUILD)/fuzz -j $(JOBS) -t $(FUZZ_TARGETS:%=fuzz_%)
 	for target in $(FUZZ_TARGETS); do \
 	  mkdir -p $(BUILD)/fuzz/corpus/$$target && \
@@ -132,13 +133,13 @@ bench-smoke:
 	@echo "Benchmarks left out: Google Benchmark is not installed ('apt-get install libbenchmark-dev')."
 else
 bench-smoke: $(VENV)/.test
-	$(BIN)/cmake -S . -B $(BUILD)/release $(CMAKE_COMMON) $(RELEASE_OPTIONS)
+	$(BIN)/cmake --preset release $(CMAKE_COMMON) $(RELEASE_OPTIONS)
 	$(BIN)/cmake --build $(BUILD)/release -j $(JOBS)
 	$(BIN)/python tools/bench_smoke.py $(BUILD)/release/bench
 endif
 
 install-test: $(VENV)/.test
-	$(BIN)/cmake -S . -B $(BUILD)/release $(CMAKE_COMMON) $(RELEASE_OPTIONS)
+	$(BIN)/cmake --preset release $(CMAKE_COMMON) $(RELEASE_OPTIONS)
 	$(BIN)/cmake --build $(BUILD)/release -j $(JOBS)
 	$(BIN)/cmake --install $(BUILD)/release --prefix $(CURDIR)/$(BUILD)/prefix --component cpp
 	$(BIN)/cmake -S tests/install -B $(BUILD)/embed $(CMAKE_COMMON) -DCMAKE_PREFIX_PATH=$(CURDIR)/$(BUILD)/prefix
