@@ -21,6 +21,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "rope_local_base_freq": 10000.0,
     },
 }
+SHARED_CONFIG = {
+    "max_position_embeddings": 1024,
+    "rope_theta": 10000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": True,
+    "torch_dtype": "float32",
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
 ARCHITECTURES = {
     "llama": "LlamaForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
@@ -51,15 +60,9 @@ def write_tiny_model(
         "num_attention_heads": heads,
         "num_key_value_heads": kv_heads,
         "head_dim": head_dim,
-        "max_position_embeddings": 1024,
-        "rope_theta": 10000.0,
-        "hidden_act": "silu",
-        "tie_word_embeddings": True,
-        "torch_dtype": "float32",
-        "bos_token_id": 1,
-        "eos_token_id": 2,
+        **SHARED_CONFIG,
+        **FAMILIES[family],
     }
-    config.update(FAMILIES[family])
 
     def matrix(outputs: int, inputs: int) -> np.ndarray:
         return (rng.standard_normal((outputs, inputs)) * scale / np.sqrt(inputs)).astype(np.float32)
