@@ -1,14 +1,17 @@
-// The seam between the engine and whatever guesses tokens.
+// The interface between the engine and what proposes draft tokens.
 //
-// The engine tells a drafter of every request's life: Begin with its prompt, Observe with the
-// tokens that were committed, End (finished, and so worth remembering) or Forget (cancelled).
-// Propose may be called between any two of them and changes nothing that later proposals of other
-// requests could see.
+// The engine reports every request's life: Begin with its prompt, Observe with the tokens that were
+// committed, End (finished, so its output is worth remembering) or Forget (cancelled). Drafting
+// happens between any two of these calls, in three moves: EstimateModelWork, Prepare with all
+// requests of a step at once, Propose for each of them.
+//
+// All methods are pure, so that a drafter that wraps another one must forward every one of them. A
+// drafter without a network derives from TextDrafter.
 #ifndef FORERUN_CPP_DRAFT_DRAFTER_H_
 #define FORERUN_CPP_DRAFT_DRAFTER_H_
 
+#include <optional>
 #include <span>
-#include <vector>
 
 #include "cpp/draft_tree/draft_tree.h"
 #include "cpp/kv/block_table.h"
@@ -21,21 +24,43 @@ namespace forerun {
 struct DraftRequest {
   RequestId id;
   int max_tokens;  // the most nodes
-  // How the target is sampled, and where the draft begins: all that a drafter needs that draws its
-  // guesses (cpp/sampling/draft_sampling.h). Certain guesses need neither.
+  // How the target samples, and the output index of the first draft token: needed by drafters that
+  // sample their draft tokens (cpp/sampling/draft_sampling.h) and by no others.
   const SamplingRule& rule;
   int first_output_index;
-  // For drafters that are models: prompt and output, and the blocks that hold the KV of all of it
-  // but the last token. Where the model may run, there is room for num_draft_slots(max_tokens)
-  // more.
+  // For models: prompt and output, and the blocks that hold the KV of all of it but the last token.
+  // Where the model may run, ModelWork::num_slots more slots are reserved.
   std::span<const TokenId> tokens = {};
   const BlockTable* table = nullptr;
   // Paths that are less probable need not be continued.
   double least_path_probability = 0.0;
-  int num_rows_behind = 0;    // what NumRowsBehind says
-  bool may_run_model = true;  // there is room for its rows, and they are thought to pay
-  // Guesses of somebody else, which a model may go on from; null: none.
-  const DraftTree* guide = nullptr;
+  // Its slots are reserved, and running the model is expected to save time.
+  bool may_run_model = true;
+  // The draft of another drafter, which a model may continue; null: none.
+  const DraftTree* prior_draft = nullptr;
+};
+
+// What a draft by a model takes.
+struct ModelWork {
+  // Slots after the committed tokens that drafting writes. They belong to the request until its
+  // next commit.
+  int num_slots = 0;
+  // Known tokens of the request, except the last, that the model has not computed yet.
+  int num_catch_up_tokens = 0;
+};
+
+// What Prepare did.
+struct DraftingReport {
+  struct OfRequest {
+    bool ran_model = false;
+    // What would have been drafted without the model; null: nothing. Valid until the next Prepare.
+    const DraftTree* draft_without_model = nullptr;
+  };
+
+  int num_forwards = 0;         // forward passes of the model
+  int num_catch_up_tokens = 0;  // that they computed, each request's last known token not counted
+  // In the order of Prepare's requests; empty where no model was run. Valid until the next Prepare.
+  std::span<const OfRequest> requests = {};
 };
 
 class Drafter {
@@ -47,42 +72,30 @@ class Drafter {
   virtual void End(RequestId id) = 0;
   virtual void Forget(RequestId id) = 0;
 
-  // How many slots behind the committed tokens drafting writes for so long a draft. They are the
-  // request's own until its next commit. There is room only for requests that may run the model.
-  virtual int num_draft_slots(int /*max_tokens*/) const { return 0; }
+  // Absent where drafting runs no model.
+  virtual std::optional<ModelWork> EstimateModelWork(const DraftRequest& request) const = 0;
 
-  // Called once a step, before Propose is, with all requests that it will be called for: where
-  // drafting for many at once is cheaper, it happens here. The requests stay until then.
-  virtual void Prepare(std::span<const DraftRequest> /*requests*/) {}
+  // Called once per step, before Propose, with all requests of the step: drafters that are cheaper
+  // for many requests at once draft here. The requests stay valid until the step's last Propose.
+  virtual DraftingReport Prepare(std::span<const DraftRequest> requests) = 0;
 
-  // Forward passes of a network in the last Prepare; 0 where drafting costs next to nothing.
-  virtual int num_forwards() const { return 0; }
-  // Known tokens that it ran there, last ones not counted.
-  virtual int num_caught_up() const { return 0; }
-  virtual bool is_model() const { return false; }
-  // Known tokens of the request, its last one not counted, that a draft would make it catch up
-  // with.
-  virtual int NumRowsBehind(const DraftRequest& /*request*/) const { return 0; }
-  // Whether it was run for the request in the last Prepare.
-  virtual bool RanModel(RequestId /*id*/) const { return false; }
-
-  // Nodes of a draft, and accepted ones of these.
-  struct Share {
-    int num_nodes = 0, num_accepted = 0;
-  };
-  // Of this step's draft, as it was checked: what would have been proposed without the model.
-  virtual Share WithoutModel(RequestId /*id*/, const DraftTree& /*draft*/,
-                             std::span<const int> /*accepted_nodes*/) {
-    return {};
-  }
-
-  // Fills `draft` (cleared by the caller) with at most max_tokens nodes; leaves it empty when it
-  // has no guess. How many nodes it draws must not depend on what it drew: drafts are dropped when
-  // they do not fit.
+  // Fills `draft`, which the caller has cleared, with at most max_tokens nodes; leaves it empty
+  // where there is no candidate. Does not change what later proposals of other requests see. The
+  // number of sampled nodes must not depend on what was sampled: drafts that do not fit are
+  // dropped.
   virtual void Propose(const DraftRequest& request, DraftTree& draft) = 0;
 
   // Drops what is remembered of past requests.
   virtual void Reset() = 0;
+};
+
+// A drafter that runs no model.
+class TextDrafter : public Drafter {
+ public:
+  std::optional<ModelWork> EstimateModelWork(const DraftRequest& /*request*/) const final {
+    return {};
+  }
+  DraftingReport Prepare(std::span<const DraftRequest> /*requests*/) final { return {}; }
 };
 
 }  // namespace forerun

@@ -34,7 +34,7 @@ void HybridDrafter::Reset() {
   model_->Reset();
 }
 
-void HybridDrafter::Prepare(std::span<const DraftRequest> requests) {
+DraftingReport HybridDrafter::Prepare(std::span<const DraftRequest> requests) {
   if (jobs_.size() < requests.size()) jobs_.resize(requests.size());
   num_jobs_ = 0;
   for_model_.clear();
@@ -47,10 +47,16 @@ void HybridDrafter::Prepare(std::span<const DraftRequest> requests) {
     tree_.Clear();
     Merge(job.indexed, kDraftRoot);
     for_model_.push_back(request);
-    for_model_.back().guide = &job.indexed;
+    for_model_.back().prior_draft = &job.indexed;
     if (tree_.SumOfPathProbabilities() >= enough_tokens_) for_model_.back().may_run_model = false;
   }
-  model_->Prepare(for_model_);
+  DraftingReport report = model_->Prepare(for_model_);
+  request_reports_.assign(requests.size(), {});
+  for (std::size_t i = 0; i < report.requests.size(); ++i) {
+    request_reports_[i] = {report.requests[i].ran_model, &jobs_[i].indexed};
+  }
+  report.requests = request_reports_;
+  return report;
 }
 
 void HybridDrafter::Reserve(int max_tokens, Job& job) {
@@ -76,23 +82,6 @@ void HybridDrafter::Propose(const DraftRequest& request, DraftTree& draft) {
   }
   Merge(job->indexed, kDraftRoot);
   tree_.WriteBest(request.max_tokens, draft);
-}
-
-Drafter::Share HybridDrafter::WithoutModel(RequestId id, const DraftTree& draft,
-                                           std::span<const int> accepted_nodes) {
-  const Job* const job = FindJob(id);
-  if (job == nullptr) return {};
-  Share share;
-  places_.clear();
-  for (int i = 0; i < draft.size(); ++i) {
-    const int parent = draft.parents[i];
-    const int place = parent == kDraftRoot ? kDraftRoot : places_[parent];
-    places_.push_back(place == kNoNode ? kNoNode : job->indexed.Child(place, draft.tokens[i]));
-    if (places_.back() == kNoNode) continue;
-    ++share.num_nodes;
-    if (std::ranges::find(accepted_nodes, i) != accepted_nodes.end()) ++share.num_accepted;
-  }
-  return share;
 }
 
 HybridDrafter::Job* HybridDrafter::FindJob(RequestId id) {

@@ -8,6 +8,7 @@
 #define FORERUN_CPP_DRAFT_HYBRID_H_
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -28,18 +29,11 @@ class HybridDrafter : public Drafter {
   void Observe(RequestId id, std::span<const TokenId> committed) override;
   void End(RequestId id) override;
   void Forget(RequestId id) override;
-  int num_draft_slots(int max_tokens) const override { return model_->num_draft_slots(max_tokens); }
-  int num_forwards() const override { return model_->num_forwards(); }
-  int num_caught_up() const override { return model_->num_caught_up(); }
-  bool is_model() const override { return true; }
-  int NumRowsBehind(const DraftRequest& request) const override {
-    return model_->NumRowsBehind(request);
+  std::optional<ModelWork> EstimateModelWork(const DraftRequest& request) const override {
+    return model_->EstimateModelWork(request);
   }
-  void Prepare(std::span<const DraftRequest> requests) override;
-  bool RanModel(RequestId id) const override { return model_->RanModel(id); }
+  DraftingReport Prepare(std::span<const DraftRequest> requests) override;
   void Propose(const DraftRequest& request, DraftTree& draft) override;
-  Share WithoutModel(RequestId id, const DraftTree& draft,
-                     std::span<const int> accepted_nodes) override;
   void Reset() override;
 
  private:
@@ -62,10 +56,11 @@ class HybridDrafter : public Drafter {
   std::vector<Job> jobs_;  // the first num_jobs_
   int num_jobs_ = 0;
   std::vector<DraftRequest> for_model_;
+  std::vector<DraftingReport::OfRequest> request_reports_;
   DraftTree modelled_, extension_;
   PathTree tree_;
   std::vector<TokenId> path_;
-  std::vector<int> places_;  // of a draft's nodes in the tree, or in the index's draft
+  std::vector<int> places_;  // of a draft's nodes in the tree
 };
 
 }  // namespace forerun

@@ -1,33 +1,29 @@
 // The draft/verify loop over any executor and any drafter.
 //
-// A step has six moves: budget and draft, plan and reserve, run, verify, commit, observe. Until
-// commit nothing has changed that the next step would not find again: what throws earlier is thrown
-// out of Step, reservations are given back, and the requests are as they were. A request whose own
-// logits or hooks are broken fails alone.
+// A step has six moves: draft, plan and reserve, run, verify, commit, observe. Until commit nothing
+// has changed that the next step would not find again: an exception before it leaves Step, after
+// reservations were given back and drafts dropped, and the requests are as they were. A request
+// whose own logits or hooks are broken fails alone.
 #ifndef FORERUN_CPP_ENGINE_ENGINE_CORE_H_
 #define FORERUN_CPP_ENGINE_ENGINE_CORE_H_
 
 #include <atomic>
-#include <deque>
-#include <exception>
 #include <memory>
-#include <mutex>
-#include <optional>
 #include <span>
-#include <unordered_map>
+#include <string>
 #include <vector>
 
 #include "cpp/draft/drafter.h"
-#include "cpp/draft_tree/draft_constrainer.h"
-#include "cpp/engine/draft_planner/draft_length.h"
-#include "cpp/engine/draft_planner/draft_price.h"
+#include "cpp/engine/draft_planner/draft_planner.h"
+#include "cpp/engine/inbox.h"
 #include "cpp/engine/metrics_recorder.h"
 #include "cpp/engine/step_batch.h"
+#include "cpp/engine/step_updates.h"
+#include "cpp/engine/step_verification.h"
 #include "cpp/engine/stop.h"
 #include "cpp/kv/block_pool.h"
 #include "cpp/model/executor.h"
 #include "cpp/sched/scheduler.h"
-#include "cpp/verify/verify.h"
 #include "forerun/engine.h"
 
 namespace forerun {
@@ -61,15 +57,15 @@ class EngineCore {
                      std::vector<TokenId> special_tokens = {});
   RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params,
                    RequestHooks hooks = {}, const SubmitOptions& options = {});
-  bool Cancel(RequestId id);
-  bool HasUnfinished() const { return num_unfinished_.load() > 0; }
+  bool Cancel(RequestId id) { return inbox_.Cancel(id); }
+  bool HasUnfinished() const { return inbox_.num_unfinished() > 0; }
   std::span<const RequestUpdate> Step();
   void ResetCaches();
   bool ResetPrefixCache();
-  EngineMetrics metrics() const;
+  EngineMetrics metrics() const { return inbox_.metrics(); }
 
  private:
-  // Held for as long as one of the calls runs that must not meet.
+  // Held while one of the calls runs that must not overlap.
   class Running {
    public:
     explicit Running(std::atomic<bool>& is_running) : is_running_(is_running) {
@@ -87,112 +83,39 @@ class EngineCore {
     std::atomic<bool>& is_running_;
   };
 
-  struct LogprobRange {  // entries of logprobs_
-    std::size_t begin = 0;
-    int num_tokens = 0, per_token = 1;
-  };
-
-  // What the step learned about one planned request.
-  struct Outcome {
-    Verdict verdict;
-    std::string error;
-    bool is_corrupted = false;
-    LogprobRange prompt_logprobs, logprobs;
-
-    void Clear() {
-      verdict.tokens.clear();
-      verdict.accepted_nodes.clear();
-      error.clear();
-      is_corrupted = false;
-      prompt_logprobs = logprobs = {};
-    }
-  };
-
   std::unique_ptr<Request> MakeRequest(RequestId id, std::span<const TokenId> prompt,
                                        const SamplingParams& params, RequestHooks hooks);
 
   void TakeInbox();
-  void ProposeDrafts();
-  // Requests that may draft in this step, with how much, and room for it.
-  void FindDraftRequests();
-  void PrepareDrafts();
-  // Of the step to come without drafts; absent where it decides nothing.
-  std::optional<DraftPrice::StepCost> PriceOfStep() const;
-  void ProposeDraft(const DraftRequest& wanted, Request& request);
-  void VerifyDrafts(ConstRows logits);
-  void VerifyRequest(const PlannedRequest& planned, RowLogits logits, Outcome& outcome);
-  void ScoreVerdict(const SamplingParams& params, RowLogits logits, Outcome& outcome);
-  void CommitRequest(const PlannedRequest& planned, const Outcome& outcome);
-  void AddUpdate(const Request& request, int num_emitted, const Outcome& outcome);
-  void Observe(Request& request, int num_before, std::span<const int> accepted_nodes);
+  // The moves that may throw, and those after them, which may not.
+  void RunStep(StepTimes& times);
+  void CommitStep(const StepTimes& times);
+  void CommitRequest(const PlannedRequest& planned, const StepVerification::Outcome& outcome);
+  void AddUpdate(const Request& request, int num_emitted, const StepVerification::Outcome& outcome);
   void Finish(Request& request);
   void PublishMetrics();
-
-  // Runs a drafter's hook; a drafter that throws is dropped from the request, which goes on without
-  // drafts.
-  template <typename Hook>
-  void Guarded(Request& request, const Hook& hook);
 
   // Constant after construction.
   const EngineConfig config_;
   ModelExecutor& executor_;
-  Drafter* const drafter_;
 
-  // Driven by the thread that calls Step.
+  // Changed by the thread that steps. The vocabulary is locked by the inbox, since Submit reads it.
   StopVocabulary vocabulary_;
   BlockPool pool_;
   Scheduler scheduler_;
-  DraftLengthController controller_;
-  struct DraftHistory {
-    AcceptanceModel::Record acceptance;
-    DraftPrice::Record price;
-  };
-  std::unordered_map<RequestId, DraftHistory> history_;
-  DraftPrice price_;
-  SamplerScratch scratch_;
+  DraftPlanner planner_;
   MetricsRecorder recorder_;
 
   // This step's; kept for their memory.
-  DraftConstrainer constrainer_;
   StepPlan plan_;
-  std::vector<Request*> drafting_;
-  std::vector<DraftRequest> wanted_;    // [drafting_.size()]
-  std::vector<DraftRequest> prepared_;  // those of them that the drafter follows
-  std::vector<DraftLengthController::Candidate> candidates_;
   StepBatch batch_;
-  std::vector<Outcome> outcomes_;       // [plan_.requests.size()], and more from larger steps
-  std::vector<TokenLogprob> logprobs_;  // the updates point into it
-  std::vector<RequestUpdate> updates_;
-  std::vector<std::unique_ptr<Request>> finished_;  // the updates point into them
-  bool is_interrupted_ = false;                     // the last step threw
+  StepVerification verification_;
+  StepUpdates updates_;
+
+  // Shared with other threads.
   std::atomic<bool> is_running_{false};
-
-  // Shared with Submit, Cancel and metrics.
-  mutable std::mutex inbox_mutex_;
-  std::deque<std::unique_ptr<Request>> submitted_;
-  std::vector<RequestId> cancelled_;
-  std::vector<RequestId> unfinished_;  // ascending
-  RequestId next_id_ = 0;
-  EngineMetrics published_;
-  std::atomic<int> num_unfinished_{0};
+  Inbox inbox_;
 };
-
-template <typename Hook>
-void EngineCore::Guarded(Request& request, const Hook& hook) {
-  if (!request.drafts) return;
-  try {
-    hook();
-  } catch (const std::exception&) {
-    request.drafts = false;
-    ++recorder_.counters().num_drafting_failures;
-    request.draft.Clear();
-    try {
-      drafter_->Forget(request.id);
-    } catch (const std::exception&) {
-      // Nothing more to forget: the request no longer asks it anything.
-    }
-  }
-}
 
 }  // namespace forerun
 

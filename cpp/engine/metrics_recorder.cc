@@ -135,6 +135,15 @@ void MetricsRecorder::EndCommits() {
   Observe(num_step_tokens_, counters_.histograms.iteration_tokens_total);
 }
 
+void MetricsRecorder::CountStep(const StepTimes& times, double total_seconds) {
+  ++counters_.num_steps;
+  counters_.draft_seconds += times.draft_seconds;
+  counters_.model_seconds += times.model_seconds;
+  counters_.verify_seconds += times.verify_seconds;
+  counters_.other_seconds +=
+      total_seconds - times.draft_seconds - times.model_seconds - times.verify_seconds;
+}
+
 void MetricsRecorder::CountFinish(Request& request) {
   RequestMetrics& metrics = request.metrics;
   EngineHistograms& histograms = counters_.histograms;

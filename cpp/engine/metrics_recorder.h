@@ -11,6 +11,10 @@
 
 namespace forerun {
 
+struct StepTimes {
+  double draft_seconds = 0, model_seconds = 0, verify_seconds = 0;
+};
+
 class MetricsRecorder {
  public:
   MetricsRecorder(int max_model_len, int num_speculative_tokens, bool record_draft_steps);
@@ -29,6 +33,7 @@ class MetricsRecorder {
   void CountPrompt(int num_computed_tokens);
   void CountEmitted(Request& request, int num_emitted, int num_accepted);
   void EndCommits();
+  void CountStep(const StepTimes& times, double total_seconds);
 
   void CountFinish(Request& request);
 

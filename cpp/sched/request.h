@@ -74,8 +74,8 @@ struct Request {
   TokenId stop_token = -1;
   int stop_string_index = -1;
   std::string error;
-  bool speculates = false;  // drafts are wanted, and somebody may have one
-  bool drafts = false;      // a drafter follows this request
+  bool can_speculate = false;  // drafts are wanted, and a drafter or the constraint may make them
+  bool has_drafter = false;    // the drafter knows this request
   RequestMetrics metrics;
 
   // This step's; empty between steps.

@@ -150,8 +150,11 @@ void Scheduler::AddToPlan(PlannedRequest planned, StepPlan& plan) {
   plan.requests.push_back(planned);
 }
 
-void Scheduler::Abandon(const StepPlan& plan) {
-  for (const PlannedRequest& planned : plan.requests) planned.request->table.Commit({});
+void Scheduler::Abandon() {
+  for (const auto& request : running_) {
+    request->table.Trim(0);
+    request->draft.Clear();
+  }
 }
 
 }  // namespace forerun

@@ -56,8 +56,9 @@ class Scheduler {
   // succeeds.
   void Plan(StepPlan& plan);
 
-  // Gives back what Plan reserved and nobody committed.
-  void Abandon(const StepPlan& plan);
+  // After a step that failed before its commit: gives back what was reserved for running requests,
+  // and drops their drafts.
+  void Abandon();
 
  private:
   // False: the request itself had to be preempted.

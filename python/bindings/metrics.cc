@@ -92,6 +92,8 @@ void RegisterEngineMetrics(py::module_& module) {
       .def_readonly("num_finished_by_reason", &Metrics::num_finished_by_reason,
                     "Indexed by FinishReason.")
       .def_readonly("num_drafting_failures", &Metrics::num_drafting_failures)
+      .def_readonly("first_drafting_failure", &Metrics::first_drafting_failure,
+                    "What the first of them was; empty where there was none.")
       .def_readonly("draft_seconds", &Metrics::draft_seconds)
       .def_readonly("model_seconds", &Metrics::model_seconds)
       .def_readonly("verify_seconds", &Metrics::verify_seconds)

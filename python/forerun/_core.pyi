@@ -653,6 +653,11 @@ class EngineMetrics:
     def draft_seconds(self) -> float:
         ...
     @property
+    def first_drafting_failure(self) -> str:
+        """
+        What the first of them was; empty where there was none.
+        """
+    @property
     def histograms(self) -> EngineHistograms:
         ...
     @property

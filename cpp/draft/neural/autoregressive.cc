@@ -44,26 +44,33 @@ AutoregressiveDrafter::AutoregressiveDrafter(std::unique_ptr<DraftNetwork> netwo
   sources_.reserve(setting_.max_rows);
 }
 
-// One for the last known token and for each drafted one that others follow.
-int AutoregressiveDrafter::num_draft_slots(int max_tokens) const {
-  return network_->has_kv() ? max_tokens : 0;
+std::optional<ModelWork> AutoregressiveDrafter::EstimateModelWork(
+    const DraftRequest& request) const {
+  // A slot for the last known token and for each draft token that others follow.
+  ModelWork work{.num_slots = network_->has_kv() ? request.max_tokens : 0};
+  EachMissingRun(request, [&](int begin, int end) { work.num_catch_up_tokens += end - begin; });
+  return work;
 }
 
-void AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requests) {
+DraftingReport AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requests) {
   if (jobs_.size() < requests.size()) jobs_.resize(requests.size());
-  num_jobs_ = num_forwards_ = num_caught_up_ = 0;
-  for (const DraftRequest& request : requests) {
+  num_jobs_ = 0;
+  request_reports_.assign(requests.size(), {});
+  report_ = {.requests = request_reports_};
+  for (std::size_t i = 0; i < requests.size(); ++i) {
+    const DraftRequest& request = requests[i];
     if (!request.may_run_model || std::ssize(request.tokens) <= network_->first_slot()) continue;
+    request_reports_[i].ran_model = true;
     Job& job = jobs_[num_jobs_++];
     job.request = &request;
     job.tree.Clear();
     // Somebody else's guesses come to be more as texts grow.
-    if (request.guide != nullptr) job.tree.Reserve(MostOwnNodes() + request.max_tokens);
+    if (request.prior_draft != nullptr) job.tree.Reserve(MostOwnNodes() + request.max_tokens);
     job.sampled.Clear();
     job.is_sampled = setting_.is_sampled && request.rule.temperature > 0.0;
     job.is_over = false;
   }
-  if (num_jobs_ == 0) return;
+  if (num_jobs_ == 0) return report_;
   try {
     RunKnownTokens();
   } catch (...) {
@@ -76,6 +83,7 @@ void AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requests) {
     RunLevel(depth);
     if (logits_rows_.empty()) break;
   }
+  return report_;
 }
 
 void AutoregressiveDrafter::Propose(const DraftRequest& request, DraftTree& draft) {
@@ -120,12 +128,6 @@ void AutoregressiveDrafter::EachMissingRun(const DraftRequest& request, Run run)
             });
 }
 
-int AutoregressiveDrafter::NumRowsBehind(const DraftRequest& request) const {
-  int num_rows = 0;
-  EachMissingRun(request, [&](int begin, int end) { num_rows += end - begin; });
-  return num_rows;
-}
-
 void AutoregressiveDrafter::RunKnownTokens() {
   runs_.clear();
   for (Job& job : std::span(jobs_).first(num_jobs_)) {
@@ -141,14 +143,14 @@ void AutoregressiveDrafter::RunKnownTokens() {
       } else {
         runs_.push_back({&job, begin, end});
       }
-      num_caught_up_ += end - begin;
+      report_.num_catch_up_tokens += end - begin;
     });
     // The last token's row is run in any case: the guesses come out of it.
     const int last = num_known(job) - 1;
     runs_.push_back({&job, last, last + 1});
     if (network_->has_kv()) synced_.MarkSynced(table, last, last + 1);
   }
-  const int num_rows = num_caught_up_ + num_jobs_;
+  const int num_rows = report_.num_catch_up_tokens + num_jobs_;
   if (num_rows <= setting_.max_rows) return RunKnown(runs_, /*with_logits=*/true);
 
   // Too much for one forward, as behind a long prompt: all but the last tokens come first.
@@ -194,7 +196,7 @@ void AutoregressiveDrafter::RunKnown(std::span<const KnownRun> runs, bool with_l
     run.job->num_rows = 1;
     logits_rows_.push_back(static_cast<std::int32_t>(tokens_.size()) - 1);
   }
-  ++num_forwards_;
+  ++report_.num_forwards;
   const ConstRows logits = network_->Forward({tokens_, sequences_, logits_rows_, sources_, 0});
   if (!with_logits) return;
   for (Job& job : std::span(jobs_).first(num_jobs_)) Grow(job, 0, logits);
@@ -229,7 +231,7 @@ void AutoregressiveDrafter::RunLevel(int depth) {
     logits_rows_.push_back(static_cast<std::int32_t>(i));
   }
   if (tokens_.empty()) return;
-  ++num_forwards_;
+  ++report_.num_forwards;
   const ConstRows logits = network_->Forward({tokens_, sequences_, logits_rows_, sources_, depth});
   for (Job& job : std::span(jobs_).first(num_jobs_)) {
     if (job.num_rows > 0) Grow(job, depth, logits);
@@ -287,7 +289,7 @@ void AutoregressiveDrafter::AddGuesses(Job& job, int parent, std::span<const flo
 }
 
 void AutoregressiveDrafter::AddGuide(Job& job, int parent) {
-  const DraftTree* const guide = job.request->guide;
+  const DraftTree* const guide = job.request->prior_draft;
   if (guide == nullptr || guide->empty()) return;
   job.tree.PathTo(parent, path_);
   int place = kDraftRoot;

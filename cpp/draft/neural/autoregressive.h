@@ -14,6 +14,7 @@
 #define FORERUN_CPP_DRAFT_NEURAL_AUTOREGRESSIVE_H_
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -50,13 +51,8 @@ class AutoregressiveDrafter : public Drafter {
   void Observe(RequestId /*id*/, std::span<const TokenId> /*committed*/) override {}
   void End(RequestId /*id*/) override {}
   void Forget(RequestId /*id*/) override {}
-  int num_draft_slots(int max_tokens) const override;
-  int num_forwards() const override { return num_forwards_; }
-  int num_caught_up() const override { return num_caught_up_; }
-  bool is_model() const override { return true; }
-  int NumRowsBehind(const DraftRequest& request) const override;
-  void Prepare(std::span<const DraftRequest> requests) override;
-  bool RanModel(RequestId id) const override { return FindJob(id) >= 0; }
+  std::optional<ModelWork> EstimateModelWork(const DraftRequest& request) const override;
+  DraftingReport Prepare(std::span<const DraftRequest> requests) override;
   void Propose(const DraftRequest& request, DraftTree& draft) override;
   void Reset() override {}
 
@@ -113,8 +109,8 @@ class AutoregressiveDrafter : public Drafter {
   // This step's; kept for their memory.
   std::vector<Job> jobs_;  // the first num_jobs_
   int num_jobs_ = 0;
-  int num_forwards_ = 0;
-  int num_caught_up_ = 0;
+  DraftingReport report_;
+  std::vector<DraftingReport::OfRequest> request_reports_;
   std::vector<KnownRun> runs_, chunk_;
   std::vector<TokenId> tokens_;
   std::vector<SequenceRows> sequences_;

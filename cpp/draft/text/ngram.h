@@ -18,7 +18,7 @@
 
 namespace forerun {
 
-class NgramDrafter : public Drafter {
+class NgramDrafter : public TextDrafter {
  public:
   // REQUIRES: 1 <= prompt_lookup_min <= prompt_lookup_max.
   explicit NgramDrafter(const SpeculativeOptions& options);

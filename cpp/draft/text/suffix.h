@@ -28,7 +28,7 @@
 
 namespace forerun {
 
-class SuffixDrafter : public Drafter {
+class SuffixDrafter : public TextDrafter {
  public:
   static constexpr std::int64_t kMaxHistoryBytes = std::int64_t{512} << 20;
 

@@ -6,56 +6,23 @@
 namespace forerun {
 namespace {
 
-// What is remembered is about the last 1 / (1 - decay) steps. Forgetting makes hopeless drafts be
-// tried again now and then; kConfidenceWeight * (1 - kSharedDecay) bounds what that costs, here to
-// about a percent of the time.
-constexpr double kCostDecay = 0.98;
+// A level of confidence is remembered over its last 500 or so nodes. Forgetting makes hopeless
+// drafts be tried again now and then; kConfidenceWeight * (1 - kSharedDecay) bounds what that
+// costs, here to about one percent of the time.
 constexpr double kSharedDecay = 0.998;
+// A request is remembered over its last 30 or so steps: texts change faster than drafters.
 constexpr double kRequestDecay = 0.97;
 
-// Before anything is measured: eight more rows cost half a step more, which is the right order on
-// every CPU tried.
-constexpr double kPriorRows = 8;
-constexpr double kPriorIncrease = 0.5;
-
-// A drafter's stated confidence weighs as much as this many checked nodes.
+// A drafter's stated confidence weighs as much as this many checked nodes: a few dozen observations
+// should overrule it.
 constexpr double kConfidenceWeight = 4;
+// A request counts as average until it has shown more than a node or two.
 constexpr double kRequestWeight = 2;
 
+// Nothing is sure enough to draft without end.
 constexpr double kMaxProbability = 0.99;
 
-// One slow step says more about the machine's neighbours than about rows.
-constexpr double kOutlierFactor = 2;
-
 }  // namespace
-
-void StepCostModel::Observe(int num_rows, double seconds) {
-  const double rows = num_rows;
-  if (!known()) {
-    weight_ = 2;
-    rows_ = rows + (rows + kPriorRows);
-    const double later = seconds * (1 + kPriorIncrease);
-    seconds_ = seconds + later;
-    rows_rows_ = rows * rows + (rows + kPriorRows) * (rows + kPriorRows);
-    rows_seconds_ = rows * seconds + (rows + kPriorRows) * later;
-  } else {
-    seconds = std::min(seconds, kOutlierFactor * Seconds(num_rows));
-    weight_ = kCostDecay * weight_ + 1;
-    rows_ = kCostDecay * rows_ + rows;
-    seconds_ = kCostDecay * seconds_ + seconds;
-    rows_rows_ = kCostDecay * rows_rows_ + rows * rows;
-    rows_seconds_ = kCostDecay * rows_seconds_ + rows * seconds;
-  }
-  const double mean_rows = rows_ / weight_;
-  const double mean_seconds = seconds_ / weight_;
-  const double variance = rows_rows_ / weight_ - mean_rows * mean_rows;
-  const double covariance = rows_seconds_ / weight_ - mean_rows * mean_seconds;
-  // With no spread left the last slope stays.
-  if (variance > 0.05) slope_ = std::max(0.0, covariance / variance);
-  intercept_ = std::max(0.0, mean_seconds - slope_ * mean_rows);
-}
-
-double StepCostModel::Seconds(int num_rows) const { return intercept_ + slope_ * num_rows; }
 
 AcceptanceModel::AcceptanceModel() {
   for (int level = 0; level < kNumLevels; ++level) levels_[level] = {0, 0};
@@ -71,30 +38,30 @@ double AcceptanceModel::SharedRate(float confidence) const {
          (level.num_checked + kConfidenceWeight);
 }
 
-double AcceptanceModel::Probability(float confidence, const Record& record) const {
+double AcceptanceModel::Probability(float confidence, const CheckedNodes& checked) const {
   if (confidence >= 1.0f) return kMaxProbability;
   const double ratio =
-      (record.num_accepted + kRequestWeight) / (record.num_expected + kRequestWeight);
+      (checked.num_accepted + kRequestWeight) / (checked.num_expected + kRequestWeight);
   return std::clamp(SharedRate(confidence) * ratio, 0.0, kMaxProbability);
 }
 
-void AcceptanceModel::Observe(float confidence, bool accepted, Record& record) {
+void AcceptanceModel::Observe(float confidence, bool accepted, CheckedNodes& checked) {
   if (confidence >= 1.0f) return;
-  record.num_expected += SharedRate(confidence);
-  record.num_accepted += accepted ? 1 : 0;
+  checked.num_expected += SharedRate(confidence);
+  checked.num_accepted += accepted ? 1 : 0;
   Level& level = levels_[LevelOf(confidence)];
   level.num_checked = kSharedDecay * level.num_checked + 1;
   level.num_accepted = kSharedDecay * level.num_accepted + (accepted ? 1 : 0);
 }
 
-void AcceptanceModel::Age(Record& record) {
-  record.num_expected *= kRequestDecay;
-  record.num_accepted *= kRequestDecay;
+void AcceptanceModel::Age(CheckedNodes& checked) {
+  checked.num_expected *= kRequestDecay;
+  checked.num_accepted *= kRequestDecay;
 }
 
-void DraftLengthController::Choose(std::span<const Candidate> candidates, int num_known_rows,
-                                   int num_emitting) {
-  if (!cost_.known() || num_emitting == 0) return;
+void DraftLengthController::Choose(const CostModel& cost, std::span<const Candidate> candidates,
+                                   int num_known_rows, int num_emitting) {
+  if (!cost.known() || num_emitting == 0) return;
   nodes_.clear();
   for (int c = 0; c < static_cast<int>(candidates.size()); ++c) {
     const DraftTree& draft = *candidates[c].draft;
@@ -103,7 +70,7 @@ void DraftLengthController::Choose(std::span<const Candidate> candidates, int nu
       const int parent = draft.parents[i];
       const double above = parent == kDraftRoot ? 1.0 : nodes_[begin + parent].path_probability;
       const double probability =
-          acceptance_.Probability(draft.confidence[i], *candidates[c].record);
+          acceptance_.Probability(draft.confidence[i], *candidates[c].checked);
       nodes_.push_back({above * probability, c, i});
     }
   }
@@ -115,10 +82,10 @@ void DraftLengthController::Choose(std::span<const Candidate> candidates, int nu
   });
   int num_best = 0;
   double tokens = num_emitting;
-  double best_rate = tokens / cost_.Seconds(num_known_rows);
+  double best_rate = tokens / cost.StepSeconds(num_known_rows);
   for (int n = 1; n <= static_cast<int>(nodes_.size()); ++n) {
     tokens += nodes_[n - 1].path_probability;
-    const double rate = tokens / cost_.Seconds(num_known_rows + n);
+    const double rate = tokens / cost.StepSeconds(num_known_rows + n);
     if (rate > best_rate) {
       best_rate = rate;
       num_best = n;
@@ -136,15 +103,15 @@ void DraftLengthController::Choose(std::span<const Candidate> candidates, int nu
 
 void DraftLengthController::ObserveVerdict(const DraftTree& draft,
                                            std::span<const int> accepted_nodes,
-                                           AcceptanceModel::Record& record) {
+                                           CheckedNodes& checked) {
   const auto accepted = [&](int node) {
     return std::ranges::find(accepted_nodes, node) != accepted_nodes.end();
   };
-  AcceptanceModel::Age(record);
+  AcceptanceModel::Age(checked);
   for (int node = 0; node < draft.size(); ++node) {
     const int parent = draft.parents[node];
     if (parent != kDraftRoot && !accepted(parent)) continue;
-    acceptance_.Observe(draft.confidence[node], accepted(node), record);
+    acceptance_.Observe(draft.confidence[node], accepted(node), checked);
   }
 }
 

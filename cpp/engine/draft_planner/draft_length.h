@@ -1,10 +1,10 @@
-// Chooses which part of each proposal is worth checking.
+// Chooses which nodes of the proposed drafts to verify.
 //
-// Emitting tokens faster is all that counts: with R rows of known tokens and B requests that will
-// emit, checking the n most promising draft nodes yields B + (sum of their acceptance
-// probabilities) tokens for the cost of R + n rows. The controller knows both sides by measurement
-// and takes the n with the best rate; none at all is always a candidate. The output never depends
-// on its choices, only the speed does.
+// The goal is the most tokens per second. With R rows of known tokens and B requests that will
+// emit, verifying the n nodes that are most likely to be accepted yields B + (sum of their
+// acceptance probabilities) tokens for the cost of R + n rows. The controller estimates both by
+// measurement and takes the n with the best rate, which may be 0. The output never depends on its
+// choices, only the speed does.
 #ifndef FORERUN_CPP_ENGINE_DRAFT_PLANNER_DRAFT_LENGTH_H_
 #define FORERUN_CPP_ENGINE_DRAFT_PLANNER_DRAFT_LENGTH_H_
 
@@ -15,43 +15,24 @@
 
 #include "cpp/draft_tree/draft_editor.h"
 #include "cpp/draft_tree/draft_tree.h"
+#include "cpp/engine/draft_planner/cost_model.h"
+#include "cpp/engine/draft_planner/draft_history.h"
 
 namespace forerun {
 
-// Seconds of a model step as a line in its number of rows, fitted with exponential forgetting.
-class StepCostModel {
- public:
-  void Observe(int num_rows, double seconds);
-  // REQUIRES: known().
-  double Seconds(int num_rows) const;
-  // Of one more.
-  double seconds_per_row() const { return slope_; }
-  bool known() const { return weight_ > 0; }
-
- private:
-  double weight_ = 0, rows_ = 0, seconds_ = 0, rows_rows_ = 0, rows_seconds_ = 0;
-  double intercept_ = 0, slope_ = 0;
-};
-
 // How often a draft node is accepted, given that its parent was.
 //
-// Drafters state a confidence; the shared part learns what each level of confidence is worth, the
-// request's part how much better or worse this request does. Both forget, so that a request that
-// became predictable is noticed. A confidence of 1, such as that of what a grammar forces, is taken
-// at its word.
+// Drafters state a confidence. The shared part learns the acceptance rate of each level of
+// confidence, a request's CheckedNodes how much better or worse this request does. Both forget, so
+// that a request that became predictable is noticed. A confidence of 1, such as that of a forced
+// token, is believed.
 class AcceptanceModel {
  public:
-  // The request's own record.
-  struct Record {
-    double num_expected = 0;  // sum of what the shared part predicted for the checked nodes
-    double num_accepted = 0;
-  };
-
   AcceptanceModel();
-  double Probability(float confidence, const Record& record) const;
-  void Observe(float confidence, bool accepted, Record& record);
-  // Once a step, drafted or not: what a request did long ago matters less and less.
-  static void Age(Record& record);
+  double Probability(float confidence, const CheckedNodes& checked) const;
+  void Observe(float confidence, bool accepted, CheckedNodes& checked);
+  // To be called once per step of a request, with a draft or without.
+  static void Age(CheckedNodes& checked);
 
  private:
   static constexpr int kNumLevels = 16;
@@ -67,22 +48,18 @@ class DraftLengthController {
  public:
   struct Candidate {
     DraftTree* draft;
-    const AcceptanceModel::Record* record;
+    const CheckedNodes* checked;
   };
 
-  // Leaves of each draft, in place, the nodes that are worth their rows. num_known_rows are rows
-  // the step runs anyway, num_emitting the requests among them that will emit a token.
-  void Choose(std::span<const Candidate> candidates, int num_known_rows, int num_emitting);
+  // Removes from each draft the nodes that are not worth their rows. num_known_rows are rows that
+  // the step runs in any case, num_emitting the requests among them that will emit a token.
+  void Choose(const CostModel& cost, std::span<const Candidate> candidates, int num_known_rows,
+              int num_emitting);
 
   // To be called for every step that emits, with an empty draft too. `accepted_nodes` is the path
-  // that was accepted; a node was checked if its parent was accepted, whichever sibling came first.
+  // that was accepted. All children of an accepted node count as checked, whatever their order.
   void ObserveVerdict(const DraftTree& draft, std::span<const int> accepted_nodes,
-                      AcceptanceModel::Record& record);
-
-  // For steps without prompt chunks, whose cost would drown that of a few draft rows.
-  void ObserveStep(int num_rows, double model_seconds) { cost_.Observe(num_rows, model_seconds); }
-
-  const StepCostModel& cost() const { return cost_; }
+                      CheckedNodes& checked);
 
  private:
   struct Node {
@@ -91,7 +68,6 @@ class DraftLengthController {
     int index;  // in its draft
   };
 
-  StepCostModel cost_;
   AcceptanceModel acceptance_;
   std::vector<Node> nodes_;
   std::vector<std::vector<std::int32_t>> chosen_;  // by candidate, and more from larger steps

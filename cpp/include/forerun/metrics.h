@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "forerun/types.h"
@@ -98,6 +99,7 @@ struct EngineMetrics {
   std::array<std::int64_t, 5> num_finished_by_reason = {};  // by FinishReason
   // Requests whose drafter failed; they go on without drafts.
   std::int64_t num_drafting_failures = 0;
+  std::string first_drafting_failure;  // what the first of them was; empty where there was none
 
   double draft_seconds = 0;
   double model_seconds = 0;

@@ -30,17 +30,14 @@ class CountedDrafter : public Drafter {
   void End(RequestId id) override { drafter_.End(id); }
   void Forget(RequestId id) override { drafter_.Forget(id); }
   void Reset() override { drafter_.Reset(); }
-  int num_draft_slots(int max_tokens) const override {
-    return drafter_.num_draft_slots(max_tokens);
+  std::optional<ModelWork> EstimateModelWork(const DraftRequest& request) const override {
+    return drafter_.EstimateModelWork(request);
   }
-  int num_forwards() const override { return drafter_.num_forwards(); }
-  int num_caught_up() const override { return drafter_.num_caught_up(); }
-  bool is_model() const override { return drafter_.is_model(); }
-  bool RanModel(RequestId id) const override { return drafter_.RanModel(id); }
-  void Prepare(std::span<const DraftRequest> requests) override {
+  DraftingReport Prepare(std::span<const DraftRequest> requests) override {
     const std::int64_t before = testing::NumAllocations();
-    drafter_.Prepare(requests);
+    const DraftingReport report = drafter_.Prepare(requests);
     num_allocations_ += testing::NumAllocations() - before;
+    return report;
   }
   void Propose(const DraftRequest& request, DraftTree& draft) override {
     const std::int64_t before = testing::NumAllocations();
@@ -214,7 +211,7 @@ TEST_P(DraftAllocationTest, DraftingAllocatesNothingInTheLongRun) {
   Checkpoint checkpoint(target_directory.path());
   Transformer target(spec, LoadWeights(spec, checkpoint, DType::kFloat32, *ops), *ops, limits,
                      source.features());
-  const std::unique_ptr<Drafter> model = source.Load(target, *ops, limits);
+  const std::unique_ptr<Drafter> model = source.Load(target, *ops, limits, nullptr);
   CountedDrafter drafter(*model);
   EngineConfig config;
   config.max_model_len = limits.max_model_len;

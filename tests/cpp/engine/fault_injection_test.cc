@@ -45,6 +45,12 @@ class FailingDrafter : public Drafter {
     inner_->End(id);
   }
   void Forget(RequestId id) override { inner_->Forget(id); }
+  std::optional<ModelWork> EstimateModelWork(const DraftRequest& wanted) const override {
+    return inner_->EstimateModelWork(wanted);
+  }
+  DraftingReport Prepare(std::span<const DraftRequest> requests) override {
+    return inner_->Prepare(requests);
+  }
   void Propose(const DraftRequest& wanted, DraftTree& draft) override {
     inner_->Propose(wanted, draft);
     CountDown();

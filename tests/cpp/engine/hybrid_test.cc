@@ -25,11 +25,11 @@ constexpr int kVocabSize = 13, kNumBlocks = 64, kBlockSize = 4, kDepth = 4;
 class WithoutGuide : public AutoregressiveDrafter {
  public:
   using AutoregressiveDrafter::AutoregressiveDrafter;
-  void Prepare(std::span<const DraftRequest> requests) override {
+  DraftingReport Prepare(std::span<const DraftRequest> requests) override {
     requests_.clear();
     for (const DraftRequest& request : requests) requests_.push_back(request);
-    for (DraftRequest& request : requests_) request.guide = nullptr;
-    AutoregressiveDrafter::Prepare(requests_);
+    for (DraftRequest& request : requests_) request.prior_draft = nullptr;
+    return AutoregressiveDrafter::Prepare(requests_);
   }
 
  private:
@@ -96,8 +96,7 @@ TEST(HybridTest, TheModelGoesOnFromWhatTheIndexGuesses) {
   EXPECT_GT(mean(guided), mean(unguided) + 0.3);
 }
 
-// What the model adds to an index, told apart from what the index brings.
-TEST(HybridTest, TheIndexGetsTheCreditForWhatItWouldHaveGuessed) {
+TEST(HybridTest, ReportsWhatTheIndexWouldHaveDraftedAlone) {
   SpeculativeOptions options;
   options.method = SpeculativeMethod::kSuffix;
   AutoregressiveSetting drafting;
@@ -115,27 +114,11 @@ TEST(HybridTest, TheIndexGetsTheCreditForWhatItWouldHaveGuessed) {
   const SamplingRule rule;
   DraftRequest request = {7, 3, rule, 0, text};
   request.may_run_model = false;
-  drafter.Prepare({&request, 1});
-  DraftTree indexed;
-  drafter.Propose(request, indexed);
-  ASSERT_EQ(indexed.tokens, (std::vector<TokenId>{4, 5, 6}));
-
-  DraftTree draft;  // 4 (5 (9), 8), 7
-  draft.Append(4, kDraftRoot, 0.9f);
-  draft.Append(5, 0, 0.9f);
-  draft.Append(7, kDraftRoot, 0.5f);
-  draft.Append(8, 0, 0.5f);
-  draft.Append(9, 1, 0.5f);
-  const auto without = [&](std::vector<int> accepted) {
-    const Drafter::Share share = drafter.WithoutModel(7, draft, accepted);
-    return std::pair(share.num_nodes, share.num_accepted);
-  };
-  EXPECT_EQ(without({}), std::pair(2, 0));
-  EXPECT_EQ(without({2}), std::pair(2, 0));
-  EXPECT_EQ(without({0, 3}), std::pair(2, 1));
-  EXPECT_EQ(without({0, 1, 4}), std::pair(2, 2));
-  const Drafter::Share nobody = drafter.WithoutModel(8, draft, {});
-  EXPECT_EQ(nobody.num_nodes, 0);
+  const DraftingReport report = drafter.Prepare({&request, 1});
+  ASSERT_EQ(report.requests.size(), 1u);
+  EXPECT_FALSE(report.requests[0].ran_model);
+  ASSERT_NE(report.requests[0].draft_without_model, nullptr);
+  EXPECT_EQ(report.requests[0].draft_without_model->tokens, (std::vector<TokenId>{4, 5, 6}));
 }
 
 }  // namespace

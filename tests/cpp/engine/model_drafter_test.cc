@@ -31,6 +31,7 @@ struct Setting {
   bool adaptive = false;
 };
 
+template <typename Model = AutoregressiveDrafter>
 class Served {
  public:
   explicit Served(const Setting& setting)
@@ -44,7 +45,7 @@ class Served {
     drafting.vocab_size = kVocabSize;
     drafting.max_rows = setting.max_rows;
     drafting.num_blocks = setting.num_blocks;
-    drafter_ = std::make_unique<AutoregressiveDrafter>(std::move(network), nullptr, drafting);
+    drafter_ = std::make_unique<Model>(std::move(network), nullptr, drafting);
     EngineConfig config;
     config.max_model_len = 60;
     config.num_blocks = setting.num_blocks;
@@ -76,7 +77,7 @@ class Served {
  private:
   ScriptedExecutor executor_;
   ScriptedNetwork* network_;
-  std::unique_ptr<AutoregressiveDrafter> drafter_;
+  std::unique_ptr<Model> drafter_;
   std::unique_ptr<EngineCore> core_;
 };
 
@@ -104,7 +105,7 @@ TEST(ModelDrafterTest, ANetworkThatKnowsTheTargetIsAlwaysRight) {
     setting.max_num_batched_tokens = setting.max_num_seqs + pick(0, 20);
     setting.depth = pick(1, 6);
     setting.max_rows = setting.max_num_seqs + pick(0, 12);
-    Served served(setting);
+    Served<> served(setting);
     const std::vector<TokenId> shared = RandomPrompt(random, 12);
     for (int i = pick(1, 8); i > 0; --i) {
       std::vector<TokenId> prompt(shared.begin(), shared.begin() + pick(0, 12));
@@ -127,7 +128,7 @@ TEST(ModelDrafterTest, ATreeOfANetworkThatKnowsTheTargetIsAcceptedInPart) {
   std::mt19937 random(4);
   Setting setting;
   setting.width = 3;
-  Served served(setting);
+  Served<> served(setting);
   for (int i = 0; i < 5; ++i) served.Submit(RandomPrompt(random, 7), 41);
   const EngineMetrics metrics = served.Finish();
   EXPECT_GE(metrics.spec_decode.num_accepted_tokens, 2 * metrics.spec_decode.num_drafts);
@@ -139,7 +140,7 @@ TEST(ModelDrafterTest, APrefixFromTheCacheIsNotComputedAgain) {
   const std::vector<TokenId> prompt = RandomPrompt(random, 40);
   Setting setting;
   setting.max_num_batched_tokens = 64;
-  Served served(setting);
+  Served<> served(setting);
   served.Submit(prompt, 9);
   served.Finish();
   const int num_rows = served.num_network_rows();
@@ -161,7 +162,7 @@ TEST(ModelDrafterTest, APrefixThatRequestsShareIsRunOnce) {
   setting.max_num_batched_tokens = 400;
   for (int max_rows : {16, 400}) {  // in several forwards, and in one
     setting.max_rows = max_rows;
-    Served served(setting);
+    Served<> served(setting);
     served.Submit(prompt, 2, /*drafts=*/false);  // the target's part comes into the cache
     served.Finish();
     ASSERT_EQ(served.num_network_rows(), 0);
@@ -176,7 +177,7 @@ TEST(ModelDrafterTest, APrefixThatRequestsShareIsRunOnce) {
 TEST(ModelDrafterTest, WhatAFailedForwardLeftUndoneIsDoneLater) {
   std::mt19937 random(10);
   const std::vector<TokenId> prompt = RandomPrompt(random, 40);
-  Served served({.max_num_batched_tokens = 64});
+  Served<> served({.max_num_batched_tokens = 64});
   served.FailNextForward();
   served.Submit(prompt, 9);
   EngineMetrics metrics = served.Finish();
@@ -190,13 +191,40 @@ TEST(ModelDrafterTest, WhatAFailedForwardLeftUndoneIsDoneLater) {
   EXPECT_EQ(metrics.spec_decode.num_accepted_tokens, metrics.spec_decode.num_draft_tokens);
 }
 
-TEST(ModelDrafterTest, WhoDraftsNothingForAWhileCatchesUpLater) {
+// Lets the model run from the step after num_idle_steps others on.
+class IdleAtFirst : public AutoregressiveDrafter {
+ public:
+  static constexpr int kNumIdleSteps = 10;
+
+  using AutoregressiveDrafter::AutoregressiveDrafter;
+  DraftingReport Prepare(std::span<const DraftRequest> requests) override {
+    requests_.clear();
+    for (const DraftRequest& request : requests) requests_.push_back(request);
+    if (num_steps_++ < kNumIdleSteps) {
+      for (DraftRequest& request : requests_) request.may_run_model = false;
+    }
+    return AutoregressiveDrafter::Prepare(requests_);
+  }
+
+ private:
+  int num_steps_ = 0;
+  std::vector<DraftRequest> requests_;
+};
+
+TEST(ModelDrafterTest, ARequestThatDidNotDraftForAWhileCatchesUpWhenItDrafts) {
   std::mt19937 random(6);
   Setting setting;
-  Served served(setting);
-  served.Submit(RandomPrompt(random, 9), 20, /*drafts=*/false);
-  served.Finish();
+  Served<IdleAtFirst> served(setting);
+  served.Submit(RandomPrompt(random, 9), 30);
+  // The prompt's step, which drafts nothing, and the idle ones emit a token each.
+  for (int i = 0; i <= IdleAtFirst::kNumIdleSteps; ++i) served.core().Step();
+  EXPECT_EQ(served.core().metrics().num_generated_tokens, 1 + IdleAtFirst::kNumIdleSteps);
   EXPECT_EQ(served.num_network_rows(), 0);
+  served.core().Step();
+  EXPECT_GE(served.num_network_rows(), 9 + 1 + IdleAtFirst::kNumIdleSteps);
+  const EngineMetrics metrics = served.Finish();
+  EXPECT_GT(metrics.spec_decode.num_draft_tokens, 0);
+  EXPECT_EQ(metrics.spec_decode.num_accepted_tokens, metrics.spec_decode.num_draft_tokens);
 }
 
 TEST(ModelDrafterTest, WhatItHasToCatchUpWithIsCounted) {
@@ -231,24 +259,22 @@ TEST(ModelDrafterTest, WhatItHasToCatchUpWithIsCounted) {
                                   .first_output_index = 0,
                                   .tokens = text,
                                   .table = &table};
-    EXPECT_EQ(drafter.NumRowsBehind(request), num_new - 1);
+    EXPECT_EQ(drafter.EstimateModelWork(request)->num_catch_up_tokens, num_new - 1);
     const int num_rows = seen.num_rows();
-    drafter.Prepare(std::span(&request, 1));
-    EXPECT_EQ(drafter.num_caught_up(), num_new - 1);
-    EXPECT_EQ(drafter.NumRowsBehind(request), 0);
+    EXPECT_EQ(drafter.Prepare(std::span(&request, 1)).num_catch_up_tokens, num_new - 1);
+    EXPECT_EQ(drafter.EstimateModelWork(request)->num_catch_up_tokens, 0);
     // These, the last token's, and a drafted one's.
     EXPECT_EQ(seen.num_rows() - num_rows, num_new + 1);
   }
 }
 
-// Half of the guesses are wrong, and every second token is cheap to make plainly.
-TEST(ModelDrafterTest, AnAdaptiveEngineFinishesWhateverTheNetworkIsWorth) {
+TEST(ModelDrafterTest, AnAdaptiveEngineFinishesHoweverOftenTheNetworkIsRight) {
   std::mt19937 random(7);
   for (double share_known : {0.0, 0.5, 1.0}) {
     Setting setting;
     setting.share_known = share_known;
     setting.adaptive = true;
-    Served served(setting);
+    Served<> served(setting);
     for (int i = 0; i < 6; ++i) served.Submit(RandomPrompt(random, 5), 40);
     EXPECT_EQ(served.Finish().num_generated_tokens, 6 * 40);
   }

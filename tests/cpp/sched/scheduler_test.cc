@@ -157,7 +157,7 @@ TEST_F(SchedulerTest, AbandonGivesBackWhatThePlanReserved) {
   scheduler_.Add(MakeRequest(0, pool_, 9));
   scheduler_.Plan(plan_);
   EXPECT_EQ(pool_.num_held(), 3);
-  scheduler_.Abandon(plan_);
+  scheduler_.Abandon();
   EXPECT_EQ(pool_.num_held(), 0);
   scheduler_.Plan(plan_);
   EXPECT_EQ(plan_.requests.size(), 1u);
@@ -172,7 +172,7 @@ TEST_F(SchedulerTest, ACandidateWaitsUntilAllItsTokensFit) {
   scheduler_.Add(MakeRequest(1, pool_, 16));  // four blocks, three are left
   scheduler_.Plan(plan_);
   EXPECT_EQ(plan_.requests.size(), 1u);
-  scheduler_.Abandon(plan_);
+  scheduler_.Abandon();
   scheduler_.Remove(scheduler_.Find(0));
   scheduler_.Plan(plan_);
   ASSERT_EQ(plan_.requests.size(), 1u);

@@ -14,7 +14,7 @@
 
 namespace forerun::testing {
 
-class KnowingDrafter : public Drafter {
+class KnowingDrafter : public TextDrafter {
  public:
   KnowingDrafter(int vocab_size, double share_of_right_guesses, unsigned seed,
                  bool drafts_trees = false)

@@ -15,7 +15,7 @@
 
 namespace forerun::testing {
 
-class ScriptedDrafter : public Drafter {
+class ScriptedDrafter : public TextDrafter {
  public:
   // The guess for the token after `text`, which ends with the path to the node.
   using Guess = std::function<TokenId(std::span<const TokenId> text)>;

@@ -25,33 +25,6 @@ std::vector<int> First(int count) {
   return nodes;
 }
 
-TEST(StepCostModelTest, FindsTheLineBehindNoisySteps) {
-  StepCostModel cost;
-  std::mt19937 random(1);
-  std::uniform_real_distribution<double> noise(0.97, 1.03);
-  for (int i = 0; i < 500; ++i) {
-    const int rows = 1 + i % 9;
-    cost.Observe(rows, (0.010 + 0.001 * rows) * noise(random));
-  }
-  EXPECT_NEAR(cost.Seconds(1), 0.011, 0.0005);
-  EXPECT_NEAR(cost.Seconds(9), 0.019, 0.0005);
-}
-
-TEST(StepCostModelTest, OneStalledStepMovesLittle) {
-  StepCostModel cost;
-  for (int i = 0; i < 200; ++i) cost.Observe(1 + i % 5, 0.010 + 0.001 * (1 + i % 5));
-  const double before = cost.Seconds(5);
-  cost.Observe(5, 10.0);
-  EXPECT_LT(cost.Seconds(5), 1.15 * before);
-}
-
-TEST(StepCostModelTest, LongPlainDecodingKeepsTheSlope) {
-  StepCostModel cost;
-  for (int i = 0; i < 200; ++i) cost.Observe(1 + i % 5, 0.010 + 0.002 * (1 + i % 5));
-  for (int i = 0; i < 2000; ++i) cost.Observe(1, 0.012);
-  EXPECT_GT(cost.Seconds(9), 0.02);
-}
-
 // Plays requests whose drafts of length 8 are accepted node by node with a fixed probability.
 class Play {
  public:
@@ -61,34 +34,35 @@ class Play {
   double Run(int num_steps, double seconds_per_row) {
     std::mt19937 random(3);
     std::bernoulli_distribution accept(accept_probability_);
-    AcceptanceModel::Record record;
+    CheckedNodes checked;
     double total = 0;
     for (int step = 0; step < num_steps; ++step) {
       DraftTree draft = Chain(8, 0.6f);
-      const DraftLengthController::Candidate candidate{&draft, &record};
-      controller_.Choose({&candidate, 1}, /*num_known_rows=*/1, /*num_emitting=*/1);
+      const DraftLengthController::Candidate candidate{&draft, &checked};
+      controller_.Choose(cost_, {&candidate, 1}, /*num_known_rows=*/1, /*num_emitting=*/1);
       if (step >= num_steps / 2) total += draft.size();
       int num_accepted = 0;
       while (num_accepted < draft.size() && accept(random)) ++num_accepted;
-      controller_.ObserveVerdict(draft, First(num_accepted), record);
-      controller_.ObserveStep(1 + draft.size(), 0.010 + seconds_per_row * draft.size());
+      controller_.ObserveVerdict(draft, First(num_accepted), checked);
+      cost_.ObserveStep(1 + draft.size(), 0.010 + seconds_per_row * draft.size());
     }
     return total / (num_steps - num_steps / 2);
   }
 
  private:
   const double accept_probability_;
+  CostModel cost_;
   DraftLengthController controller_;
 };
 
 TEST(AcceptanceModelTest, ConfidenceOfOneNeitherTeachesNorDoubts) {
   AcceptanceModel model;
-  AcceptanceModel::Record record;
-  const double before = model.Probability(0.97f, record);
-  for (int i = 0; i < 50; ++i) model.Observe(1.0f, true, record);
-  EXPECT_EQ(model.Probability(0.97f, record), before);
-  for (int i = 0; i < 50; ++i) model.Observe(0.5f, false, record);
-  EXPECT_EQ(model.Probability(1.0f, record), 0.99);
+  CheckedNodes checked;
+  const double before = model.Probability(0.97f, checked);
+  for (int i = 0; i < 50; ++i) model.Observe(1.0f, true, checked);
+  EXPECT_EQ(model.Probability(0.97f, checked), before);
+  for (int i = 0; i < 50; ++i) model.Observe(0.5f, false, checked);
+  EXPECT_EQ(model.Probability(1.0f, checked), 0.99);
 }
 
 TEST(DraftLengthControllerTest, HopelessDraftsAreHardlyEverTried) {
@@ -106,9 +80,10 @@ TEST(DraftLengthControllerTest, DearRowsShortenDrafts) {
 }
 
 TEST(DraftLengthControllerTest, ARequestThatBecomesPredictableIsNoticed) {
+  CostModel cost;
   DraftLengthController controller;
-  AcceptanceModel::Record steady;
-  AcceptanceModel::Record changing;
+  CheckedNodes steady;
+  CheckedNodes changing;
   // Beside a request that always does well; returns how many nodes the changing one was given.
   const auto play = [&](int num_steps, bool accepted) {
     int total = 0;
@@ -116,12 +91,12 @@ TEST(DraftLengthControllerTest, ARequestThatBecomesPredictableIsNoticed) {
       DraftTree good = Chain(4, 0.6f);
       DraftTree draft = Chain(4, 0.6f);
       const DraftLengthController::Candidate candidates[] = {{&good, &steady}, {&draft, &changing}};
-      controller.Choose(candidates, 2, 2);
+      controller.Choose(cost, candidates, 2, 2);
       total += draft.size();
       controller.ObserveVerdict(good, First(good.size()), steady);
       controller.ObserveVerdict(draft, First(accepted ? draft.size() : 0), changing);
       const int num_rows = 2 + good.size() + draft.size();
-      controller.ObserveStep(num_rows, 0.010 + 0.001 * num_rows);
+      cost.ObserveStep(num_rows, 0.010 + 0.001 * num_rows);
     }
     return total;
   };
@@ -132,23 +107,25 @@ TEST(DraftLengthControllerTest, ARequestThatBecomesPredictableIsNoticed) {
 }
 
 TEST(DraftLengthControllerTest, ThePromisingRequestOfABatchGetsTheRows) {
+  CostModel cost;
   DraftLengthController controller;
-  for (int i = 0; i < 50; ++i) controller.ObserveStep(1 + i % 9, 0.010 + 0.002 * (1 + i % 9));
-  AcceptanceModel::Record good{.num_expected = 20, .num_accepted = 30};
-  AcceptanceModel::Record bad{.num_expected = 20, .num_accepted = 0};
+  for (int i = 0; i < 50; ++i) cost.ObserveStep(1 + i % 9, 0.010 + 0.002 * (1 + i % 9));
+  CheckedNodes good{.num_expected = 20, .num_accepted = 30};
+  CheckedNodes bad{.num_expected = 20, .num_accepted = 0};
   DraftTree promising = Chain(6, 0.6f);
   DraftTree hopeless = Chain(6, 0.6f);
   const DraftLengthController::Candidate candidates[] = {{&hopeless, &bad}, {&promising, &good}};
-  controller.Choose(candidates, 2, 2);
+  controller.Choose(cost, candidates, 2, 2);
   EXPECT_GT(promising.size(), 0);
   EXPECT_EQ(hopeless.size(), 0);
 }
 
 TEST(DraftLengthControllerTest, KeepsTheMostProbablePathsOfATree) {
+  CostModel cost;
   DraftLengthController controller;
   // Rows that cost much, so that a node must be worth about a seventh of a token.
-  for (int i = 0; i < 50; ++i) controller.ObserveStep(1 + i % 9, 0.060 + 0.010 * (1 + i % 9));
-  const AcceptanceModel::Record record;
+  for (int i = 0; i < 50; ++i) cost.ObserveStep(1 + i % 9, 0.060 + 0.010 * (1 + i % 9));
+  const CheckedNodes checked;
   DraftTree draft;
   draft.Append(10, kDraftRoot, 0.30f);  // 0.30
   draft.Append(11, kDraftRoot, 0.60f);  // 0.60
@@ -157,8 +134,8 @@ TEST(DraftLengthControllerTest, KeepsTheMostProbablePathsOfATree) {
   draft.Append(14, kDraftRoot, 0.01f);  // 0.01
   draft.Append(15, 3, 0.90f);           // 0.49
   draft.Append(16, 3, 0.05f);           // 0.03
-  const DraftLengthController::Candidate candidate{&draft, &record};
-  controller.Choose({&candidate, 1}, 1, 1);
+  const DraftLengthController::Candidate candidate{&draft, &checked};
+  controller.Choose(cost, {&candidate, 1}, 1, 1);
   EXPECT_EQ(draft.tokens, (std::vector<TokenId>{10, 11, 13, 15}));
   EXPECT_EQ(draft.parents, (std::vector<std::int32_t>{-1, -1, 1, 2}));
   EXPECT_EQ(draft.confidence, (std::vector<float>{0.30f, 0.60f, 0.90f, 0.90f}));
@@ -167,11 +144,12 @@ TEST(DraftLengthControllerTest, KeepsTheMostProbablePathsOfATree) {
 TEST(DraftLengthControllerTest, WhateverTheTreeWhatIsKeptIsClosedUnderParents) {
   std::mt19937 random(5);
   const auto below = [&](int n) { return static_cast<int>(random() % n); };
+  CostModel cost;
   DraftLengthController controller;
-  AcceptanceModel::Record records[3];
+  CheckedNodes checkeds[3];
   int num_cut = 0;
   for (int step = 0; step < 500; ++step) {
-    controller.ObserveStep(1 + below(20), 0.010 + 0.001 * below(20));
+    cost.ObserveStep(1 + below(20), 0.010 + 0.001 * below(20));
     DraftTree drafts[3], before[3];
     std::vector<DraftLengthController::Candidate> candidates;
     for (int c = 0; c < 3; ++c) {
@@ -180,9 +158,9 @@ TEST(DraftLengthControllerTest, WhateverTheTreeWhatIsKeptIsClosedUnderParents) {
         drafts[c].Append(drafts[c].size(), parent, static_cast<float>(below(100)) / 100);
       }
       before[c] = drafts[c];
-      candidates.push_back({&drafts[c], &records[c]});
+      candidates.push_back({&drafts[c], &checkeds[c]});
     }
-    controller.Choose(candidates, 3, 3);
+    controller.Choose(cost, candidates, 3, 3);
     for (int c = 0; c < 3; ++c) {
       num_cut += drafts[c].size() < before[c].size();
       for (int i = 0; i < drafts[c].size(); ++i) {
@@ -197,7 +175,7 @@ TEST(DraftLengthControllerTest, WhateverTheTreeWhatIsKeptIsClosedUnderParents) {
         const int last = accepted.empty() ? kDraftRoot : accepted.back();
         if (drafts[c].parents[i] == last && below(2) == 0) accepted.push_back(i);
       }
-      controller.ObserveVerdict(drafts[c], accepted, records[c]);
+      controller.ObserveVerdict(drafts[c], accepted, checkeds[c]);
     }
   }
   EXPECT_GT(num_cut, 300);
@@ -205,8 +183,9 @@ TEST(DraftLengthControllerTest, WhateverTheTreeWhatIsKeptIsClosedUnderParents) {
 
 // A node was checked if its parent was accepted; what its siblings did does not matter.
 TEST(DraftLengthControllerTest, SiblingsOfTheAcceptedNodeCountAsCheckedAndRejected) {
+  CostModel cost;
   DraftLengthController controller;
-  AcceptanceModel::Record record;
+  CheckedNodes checked;
   DraftTree draft;
   draft.Append(1, kDraftRoot, 0.5f);
   draft.Append(2, kDraftRoot, 0.5f);  // accepted
@@ -214,11 +193,11 @@ TEST(DraftLengthControllerTest, SiblingsOfTheAcceptedNodeCountAsCheckedAndReject
   draft.Append(4, 1, 0.5f);
   draft.Append(5, 1, 0.5f);  // accepted
   draft.Append(6, 4, 0.5f);
-  controller.ObserveVerdict(draft, std::vector<int>{1, 4}, record);
-  EXPECT_EQ(record.num_accepted, 2);
+  controller.ObserveVerdict(draft, std::vector<int>{1, 4}, checked);
+  EXPECT_EQ(checked.num_accepted, 2);
   // Five nodes, of which the first two of the level were expected at a half each.
-  EXPECT_GT(record.num_expected, 2.0);
-  EXPECT_LT(record.num_expected, 3.0);
+  EXPECT_GT(checked.num_expected, 2.0);
+  EXPECT_LT(checked.num_expected, 3.0);
 }
 
 }  // namespace

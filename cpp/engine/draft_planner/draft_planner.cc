@@ -1,0 +1,240 @@
+#include "cpp/engine/draft_planner/draft_planner.h"
+
+#include <algorithm>
+#include <new>
+#include <utility>
+
+#include "cpp/util/check.h"
+#include "cpp/util/clock.h"
+#include "forerun/error.h"
+
+namespace forerun {
+namespace {
+
+constexpr std::size_t kMaxMessageBytes = 1000;  // of a failure
+
+// Neither our own bug nor a shortage of memory, which must not look like a drafter without drafts.
+bool IsDraftersOwn(const std::exception& error) {
+  return dynamic_cast<const InternalError*>(&error) == nullptr &&
+         dynamic_cast<const std::bad_alloc*>(&error) == nullptr;
+}
+
+}  // namespace
+
+DraftPlanner::DraftPlanner(const DraftPlannerSetting& setting, Drafter* drafter)
+    : setting_(setting), drafter_(drafter) {
+  drafting_.reserve(setting.max_num_seqs);
+  draft_requests_.reserve(setting.max_num_seqs);
+  candidates_.reserve(setting.max_num_seqs);
+  first_failure_.reserve(kMaxMessageBytes);
+}
+
+void DraftPlanner::SetUp(Request& request) const {
+  const bool wants_drafts = request.params.speculative && setting_.num_speculative_tokens > 0;
+  request.has_drafter = wants_drafts && drafter_ != nullptr;
+  request.can_speculate =
+      request.has_drafter || (wants_drafts && request.hooks.constraint != nullptr);
+}
+
+void DraftPlanner::Register(const Request& request) {
+  if (request.can_speculate) history_.try_emplace(request.id);
+}
+
+void DraftPlanner::Begin(Request& request) {
+  Guarded(request, [&] { drafter_->Begin(request.id, request.tokens); });
+}
+
+void DraftPlanner::Observe(Request& request, std::span<const TokenId> committed,
+                           std::span<const int> accepted_nodes) {
+  if (!request.can_speculate || committed.empty()) return;
+  DraftHistory& history = history_.at(request.id);
+  controller_.ObserveVerdict(request.draft, accepted_nodes, history.checked);
+  if (!request.has_drafter) return;
+  model_policy_.ObserveVerdict(request.draft, accepted_nodes, history);
+  Guarded(request, [&] { drafter_->Observe(request.id, committed); });
+}
+
+void DraftPlanner::End(Request& request) {
+  const bool is_whole = request.finish_reason == FinishReason::kStop ||
+                        request.finish_reason == FinishReason::kLength;
+  Guarded(request, [&] { is_whole ? drafter_->End(request.id) : drafter_->Forget(request.id); });
+  if (const auto found = history_.find(request.id); found != history_.end()) {
+    model_policy_.End(found->second);
+    history_.erase(found);
+  }
+}
+
+void DraftPlanner::Draft(std::span<const std::unique_ptr<Request>> running) {
+  FindRequests(running);
+  Prepare();
+  for (const Drafting& drafting : drafting_) Propose(drafting);
+  ConstrainDrafts();
+  if (setting_.adaptive) ChooseNodes(running);
+  // Slots that were reserved for drafting and that the draft does not need.
+  for (const Drafting& drafting : drafting_) {
+    drafting.request->table.Trim(1 + drafting.request->draft.size());
+  }
+}
+
+void DraftPlanner::FindRequests(std::span<const std::unique_ptr<Request>> running) {
+  drafting_.clear();
+  draft_requests_.clear();
+  const std::optional<double> seconds_per_token = SecondsPerToken(running);
+  for (const auto& request : running) {
+    if (!request->can_speculate || request->num_pending() != 1) continue;
+    const int cap = request->params.max_draft_tokens.value_or(setting_.num_speculative_tokens);
+    const int max_tokens =
+        std::min({setting_.num_speculative_tokens, cap, request->num_draftable()});
+    if (max_tokens <= 0) continue;
+    drafting_.push_back({request.get(), &history_.at(request->id), max_tokens});
+    if (request->has_drafter) AddDraftRequest(seconds_per_token, drafting_.back());
+  }
+}
+
+std::optional<double> DraftPlanner::SecondsPerToken(
+    std::span<const std::unique_ptr<Request>> running) const {
+  if (!setting_.adaptive || drafter_ == nullptr || !cost_.known()) return {};
+  // The prompt of another request makes the step longer, but a token no more expensive.
+  const auto num_decoding = static_cast<int>(std::ranges::count_if(
+      running, [](const auto& request) { return request->num_pending() == 1; }));
+  if (num_decoding == 0) return {};
+  return cost_.StepSeconds(num_decoding) / num_decoding;
+}
+
+void DraftPlanner::AddDraftRequest(std::optional<double> seconds_per_token, Drafting& drafting) {
+  Request& request = *drafting.request;
+  drafting.index = static_cast<int>(draft_requests_.size());
+  draft_requests_.push_back({request.id, drafting.max_tokens, request.rule,
+                             request.num_output_tokens(), request.tokens, &request.table});
+  DraftRequest& wanted = draft_requests_.back();
+  const std::optional<ModelWork> work = drafter_->EstimateModelWork(wanted);
+  if (!work) return;
+  drafting.num_catch_up_tokens = work->num_catch_up_tokens;
+  if (seconds_per_token) {
+    wanted.least_path_probability = model_policy_.LeastPathProbability(*seconds_per_token);
+    wanted.may_run_model = model_policy_.ShouldRun(*seconds_per_token, work->num_catch_up_tokens,
+                                                   request.num_draftable(), *drafting.history);
+  }
+  // Where blocks are short, the requests that are served first draft.
+  if (wanted.may_run_model && work->num_slots > 0) {
+    wanted.may_run_model = request.table.Reserve(work->num_slots);
+  }
+}
+
+void DraftPlanner::Prepare() {
+  report_ = {};
+  if (draft_requests_.empty()) return;
+  try {
+    const double begin = Now();
+    report_ = drafter_->Prepare(draft_requests_);
+    ObserveDrafting(report_, Now() - begin);
+  } catch (const std::exception& error) {
+    if (!IsDraftersOwn(error)) throw;
+    // The failure cannot be attributed to one request: all lose their drafter.
+    for (const Drafting& drafting : drafting_) DropDrafter(*drafting.request, error.what());
+  }
+}
+
+void DraftPlanner::ObserveDrafting(const DraftingReport& report, double seconds) {
+  int num_run = 0, num_free = 0;
+  bool catches_up = false;
+  for (const Drafting& drafting : drafting_) {
+    if (report.requests.empty() || drafting.index < 0) continue;
+    if (!report.requests[drafting.index].ran_model) continue;
+    ++num_run;
+    const bool is_free = drafting.num_catch_up_tokens <= CostModel::kFreeCatchUpTokens;
+    catches_up = catches_up || !is_free;
+    if (is_free) num_free += drafting.num_catch_up_tokens;
+  }
+  // The report's count, since a prefix that requests share is computed once.
+  const int num_catch_up = catches_up ? std::max(0, report.num_catch_up_tokens - num_free) : 0;
+  cost_.ObserveDrafting(num_run, report.num_forwards, num_catch_up, seconds);
+}
+
+void DraftPlanner::Propose(const Drafting& drafting) {
+  Request& request = *drafting.request;
+  DraftHistory& history = *drafting.history;
+  history.ran_model = false;
+  history.draft_without_model = nullptr;
+  if (!request.has_drafter) return;
+  try {
+    drafter_->Propose(draft_requests_[drafting.index], request.draft);
+  } catch (const std::exception& error) {
+    if (!IsDraftersOwn(error)) throw;
+    return DropDrafter(request, error.what());
+  }
+  if (!report_.requests.empty()) {
+    const DraftingReport::OfRequest& report = report_.requests[drafting.index];
+    history.ran_model = report.ran_model;
+    history.draft_without_model = report.draft_without_model;
+  }
+  FORERUN_CHECK(request.draft.size() <= drafting.max_tokens, "the drafter exceeded its limit");
+  FORERUN_CHECK(request.draft.is_tree(), "a draft's node comes before its parent");
+}
+
+void DraftPlanner::ConstrainDrafts() {
+  for (const Drafting& drafting : drafting_) {
+    Request& request = *drafting.request;
+    if (!request.constraint || request.draft.is_sampled()) continue;
+    try {
+      constrainer_.Constrain(*request.constraint, drafting.max_tokens, request.draft);
+    } catch (const HookError&) {
+      request.draft.Clear();  // the verification asks again, and fails the request
+    }
+  }
+}
+
+void DraftPlanner::ChooseNodes(std::span<const std::unique_ptr<Request>> running) {
+  candidates_.clear();
+  for (const Drafting& drafting : drafting_) {
+    DraftTree& draft = drafting.request->draft;
+    // How much of a sampled draft is kept must not depend on what was sampled.
+    if (draft.empty() || draft.is_sampled()) continue;
+    candidates_.push_back({&draft, &drafting.history->checked});
+  }
+  if (candidates_.empty()) return;
+  int num_known_rows = 0;
+  for (const auto& request : running) num_known_rows += request->num_pending();
+  controller_.Choose(cost_, candidates_, std::min(num_known_rows, setting_.max_num_batched_tokens),
+                     static_cast<int>(running.size()));
+}
+
+void DraftPlanner::ObserveStep(const StepPlan& plan, double model_seconds) {
+  const bool decodes_only = std::ranges::all_of(
+      plan.requests, [](const PlannedRequest& planned) { return planned.num_pending == 1; });
+  if (decodes_only) cost_.ObserveStep(plan.num_rows, model_seconds);
+}
+
+template <typename Call>
+void DraftPlanner::Guarded(Request& request, const Call& call) {
+  if (!request.has_drafter) return;
+  try {
+    call();
+  } catch (const std::exception& error) {
+    if (!IsDraftersOwn(error) && kept_back_ == nullptr) kept_back_ = std::current_exception();
+    DropDrafter(request, error.what());
+  }
+}
+
+void DraftPlanner::DropDrafter(Request& request, std::string_view reason) {
+  if (!request.has_drafter) return;
+  request.has_drafter = false;
+  request.draft.Clear();
+  // Within its capacity: nothing may fail here.
+  if (num_failures_++ == 0) first_failure_ = reason.substr(0, first_failure_.capacity());
+  try {
+    drafter_->Forget(request.id);
+  } catch (const std::exception&) {
+    // It failed before it knew the request, or in the middle of Forget: there is nothing to undo.
+  }
+}
+
+void DraftPlanner::RethrowFailure() {
+  if (kept_back_ != nullptr) std::rethrow_exception(std::exchange(kept_back_, nullptr));
+}
+
+void DraftPlanner::Reset() {
+  if (drafter_ != nullptr) drafter_->Reset();
+}
+
+}  // namespace forerun

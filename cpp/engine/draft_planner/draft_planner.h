@@ -1,0 +1,121 @@
+// Decides which requests draft in a step, proposes their drafts and chooses how much of them to
+// verify.
+//
+// The planner owns everything that is known about drafts: the history of each request, the cost
+// model, and the two decisions that are based on them, ModelPolicy before drafting and
+// DraftLengthController after it.
+//
+// A drafter that throws costs its request the drafter and nothing else; the message is kept. Two
+// kinds of exception are passed on: InternalError (our bug) and std::bad_alloc. In Draft they leave
+// the call, which has changed nothing that a next call would not find again. In Begin, Observe and
+// End the request loses its drafter and the step goes on, so that its commit is whole;
+// RethrowFailure throws them at its end.
+#ifndef FORERUN_CPP_ENGINE_DRAFT_PLANNER_DRAFT_PLANNER_H_
+#define FORERUN_CPP_ENGINE_DRAFT_PLANNER_DRAFT_PLANNER_H_
+
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "cpp/draft/drafter.h"
+#include "cpp/draft_tree/draft_constrainer.h"
+#include "cpp/engine/draft_planner/cost_model.h"
+#include "cpp/engine/draft_planner/draft_history.h"
+#include "cpp/engine/draft_planner/draft_length.h"
+#include "cpp/engine/draft_planner/model_policy.h"
+#include "cpp/sched/request.h"
+#include "cpp/sched/step_plan.h"
+#include "forerun/types.h"
+
+namespace forerun {
+
+struct DraftPlannerSetting {
+  int num_speculative_tokens = 0;
+  int max_num_seqs = 0;
+  int max_num_batched_tokens = 0;
+  bool adaptive = true;
+};
+
+class DraftPlanner {
+ public:
+  // The drafter (null: only forced tokens are drafted) must outlive the planner.
+  DraftPlanner(const DraftPlannerSetting& setting, Drafter* drafter);
+
+  // Sets request.has_drafter and request.can_speculate.
+  void SetUp(Request& request) const;
+
+  // A request's life. Register may throw, and may be called again; the others do not throw.
+  void Register(const Request& request);
+  void Begin(Request& request);
+  // Before the request's draft is cleared. `committed` are the emitted tokens.
+  void Observe(Request& request, std::span<const TokenId> committed,
+               std::span<const int> accepted_nodes);
+  void End(Request& request);
+
+  // Fills the drafts of running requests, and reserves the slots that they need.
+  void Draft(std::span<const std::unique_ptr<Request>> running);
+  // The step that was planned has run the model.
+  void ObserveStep(const StepPlan& plan, double model_seconds);
+  // Throws what was kept back since the last call.
+  void RethrowFailure();
+
+  void Reset();
+
+  // Requests that lost their drafter, and the message of the first failure.
+  std::int64_t num_failures() const { return num_failures_; }
+  const std::string& first_failure() const { return first_failure_; }
+
+ private:
+  // A request that drafts in this step.
+  struct Drafting {
+    Request* request;
+    DraftHistory* history;
+    int max_tokens;
+    int num_catch_up_tokens = 0;
+    int index = -1;  // in draft_requests_; -1 without a drafter
+  };
+
+  void FindRequests(std::span<const std::unique_ptr<Request>> running);
+  // Of a token in plain decoding in this step; absent where it is unknown or decides nothing.
+  std::optional<double> SecondsPerToken(std::span<const std::unique_ptr<Request>> running) const;
+  void AddDraftRequest(std::optional<double> seconds_per_token, Drafting& drafting);
+  void Prepare();
+  void ObserveDrafting(const DraftingReport& report, double seconds);
+  void Propose(const Drafting& drafting);
+  void ConstrainDrafts();
+  void ChooseNodes(std::span<const std::unique_ptr<Request>> running);
+
+  // Calls the drafter of a request that has one. Keeps back what must not be hidden.
+  template <typename Call>
+  void Guarded(Request& request, const Call& call);
+  // The request goes on without drafts, except for forced tokens. Does not throw.
+  void DropDrafter(Request& request, std::string_view reason);
+
+  const DraftPlannerSetting setting_;
+  Drafter* const drafter_;
+
+  std::unordered_map<RequestId, DraftHistory> history_;
+  CostModel cost_;
+  ModelPolicy model_policy_{cost_, setting_.num_speculative_tokens};
+  DraftLengthController controller_;
+  DraftConstrainer constrainer_;
+  std::int64_t num_failures_ = 0;
+  std::string first_failure_;
+  std::exception_ptr kept_back_;
+
+  // This step's; kept for their memory.
+  std::vector<Drafting> drafting_;
+  std::vector<DraftRequest> draft_requests_;  // of those with a drafter
+  DraftingReport report_;
+  std::vector<DraftLengthController::Candidate> candidates_;
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_ENGINE_DRAFT_PLANNER_DRAFT_PLANNER_H_
