@@ -3,7 +3,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
+#include <filesystem>
+#include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -73,6 +77,23 @@ EngineConfig MakeConfig(const EngineOptions& options, const MemoryPlan& memory,
   return config;
 }
 
+// The file that the environment asks for; empty for none. Engines of one process do not share it:
+// after trace.json come trace.2.json, trace.3.json and so on.
+std::string TracePathFromEnvironment() {
+  const char* value = std::getenv("FORERUN_TRACE");
+  if (value == nullptr || *value == '\0') return {};
+  static std::mutex mutex;
+  static std::map<std::string, int> num_engines;  // of each path
+  const std::lock_guard lock(mutex);
+  const int number = ++num_engines[value];
+  std::filesystem::path path(value);
+  if (number > 1) {
+    path.replace_filename(path.stem().string() + "." + std::to_string(number) +
+                          path.extension().string());
+  }
+  return path.string();
+}
+
 // Owns everything an engine is made of; members below use those above.
 class NativeEngine : public Engine {
  public:
@@ -107,6 +128,9 @@ class NativeEngine : public Engine {
     }
     const EngineConfig config = MakeConfig(options, memory, transformer_->spec());
     core_ = std::make_unique<EngineCore>(config, *transformer_, drafter_.get());
+    if (const std::string path = TracePathFromEnvironment(); !path.empty()) {
+      core_->StartTrace(path, "FORERUN_TRACE");
+    }
     limits_ = {.vocab_size = transformer_->vocab_size(),
                .max_model_len = memory.max_model_len,
                .model_max_len = model_max_len,
@@ -133,6 +157,8 @@ class NativeEngine : public Engine {
   std::span<const RequestUpdate> Step() override { return core_->Step(); }
   void ResetCaches() override { core_->ResetCaches(); }
   bool ResetPrefixCache() override { return core_->ResetPrefixCache(); }
+  bool StartTrace(const std::string& path) override { return core_->StartTrace(path); }
+  void StopTrace() override { core_->StopTrace(); }
   EngineMetrics metrics() const override { return core_->metrics(); }
   const ModelLimits& limits() const override { return limits_; }
 

@@ -8,7 +8,6 @@
 #include "cpp/engine/invariants.h"
 #include "cpp/kv/slot_map.h"
 #include "cpp/util/check.h"
-#include "cpp/util/clock.h"
 #include "cpp/util/hash.h"
 
 namespace forerun {
@@ -112,50 +111,52 @@ void EngineCore::TakeInbox() {
 
 std::span<const RequestUpdate> EngineCore::Step() {
   const Running running(is_running_);
-  const double step_start = Now();
+  recorder_.trace().BeginStep();
   updates_.BeginStep();
   TakeInbox();
-  StepTimes times;
   try {
-    RunStep(times);
+    RunStep();
   } catch (...) {
     scheduler_.Abandon();
+    recorder_.trace().EndStep(/*failed=*/true);
     throw;
   }
-  CommitStep(times);
+  CommitStep();
   if (config_.check_invariants) CheckEngineInvariants(scheduler_, pool_);
-  recorder_.CountStep(times, Now() - step_start);
+  recorder_.EndStep();
   planner_.RethrowFailure();
   PublishMetrics();
   return updates_.EndStep();
 }
 
-void EngineCore::RunStep(StepTimes& times) {
-  const double draft_start = Now();
+void EngineCore::RunStep() {
+  StepTrace& trace = recorder_.trace();
+  trace.BeginPart(StepPart::kDraft);
   planner_.Draft(scheduler_.running());
-  times.draft_seconds = Now() - draft_start;
 
+  trace.BeginPart(StepPart::kPlan);
   scheduler_.Plan(plan_);
   if (plan_.requests.empty()) return;
   recorder_.Prepare(plan_, config_.enable_prefix_caching);
   batch_.Build(plan_);
 
-  const double forward_start = Now();
+  trace.BeginPart(StepPart::kForward);
   const ConstRows logits = executor_.Forward(batch_.forward());
-  const double verify_start = Now();
-  times.model_seconds = verify_start - forward_start;
+
+  trace.BeginPart(StepPart::kVerify);
   verification_.Run(plan_, logits);
   for (std::size_t i = 0; i < plan_.requests.size(); ++i) {
     batch_.AddMoves(plan_.requests[i], verification_.outcome(i).verdict);
   }
   if (!batch_.moves().empty()) executor_.MoveKv(batch_.moves());
-  times.verify_seconds = Now() - verify_start;
 }
 
-void EngineCore::CommitStep(const StepTimes& times) {
+void EngineCore::CommitStep() {
   if (plan_.requests.empty()) return;
-  planner_.ObserveStep(plan_, times.model_seconds);
-  recorder_.BeginCommits(Now());
+  StepTrace& trace = recorder_.trace();
+  trace.BeginPart(StepPart::kCommit);
+  planner_.ObserveStep(plan_, trace.seconds(StepPart::kForward));
+  recorder_.BeginCommits(trace.begin(StepPart::kCommit));
   for (std::size_t i = 0; i < plan_.requests.size(); ++i) {
     CommitRequest(plan_.requests[i], verification_.outcome(i));
   }
@@ -221,6 +222,16 @@ void EngineCore::Finish(Request& request) {
   update.error = request.error;
   update.metrics = &request.metrics;
   updates_.Finish(scheduler_.Remove(&request));
+}
+
+bool EngineCore::StartTrace(const std::string& path, const std::string& field) {
+  const Running running(is_running_);
+  return recorder_.trace().Start(path, field);
+}
+
+void EngineCore::StopTrace() {
+  const Running running(is_running_);
+  recorder_.trace().Stop();
 }
 
 bool EngineCore::ResetPrefixCache() {

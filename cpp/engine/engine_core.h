@@ -62,6 +62,9 @@ class EngineCore {
   std::span<const RequestUpdate> Step();
   void ResetCaches();
   bool ResetPrefixCache();
+  // `field` is what an error names.
+  bool StartTrace(const std::string& path, const std::string& field = "path");
+  void StopTrace();
   EngineMetrics metrics() const { return inbox_.metrics(); }
 
  private:
@@ -88,8 +91,8 @@ class EngineCore {
 
   void TakeInbox();
   // The moves that may throw, and those after them, which may not.
-  void RunStep(StepTimes& times);
-  void CommitStep(const StepTimes& times);
+  void RunStep();
+  void CommitStep();
   void CommitRequest(const PlannedRequest& planned, const StepVerification::Outcome& outcome);
   void AddUpdate(const Request& request, int num_emitted, const StepVerification::Outcome& outcome);
   void Finish(Request& request);

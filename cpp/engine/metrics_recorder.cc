@@ -73,6 +73,7 @@ void MetricsRecorder::SetUp(Request& request) const {
 }
 
 void MetricsRecorder::Prepare(const StepPlan& plan, bool looks_up) {
+  trace_.SetPlan(plan);
   for (const PlannedRequest& planned : plan.requests) {
     Request& request = *planned.request;
     std::vector<DraftStep>& steps = request.metrics.draft_steps;
@@ -99,6 +100,7 @@ void MetricsRecorder::CountPrompt(int num_computed_tokens) {
 }
 
 void MetricsRecorder::CountEmitted(Request& request, int num_emitted, int num_accepted) {
+  trace_.CountCommit(num_accepted, num_emitted);
   if (num_emitted == 0) return;
   RequestMetrics& metrics = request.metrics;
   if (metrics.num_generated_tokens == 0) {
@@ -135,13 +137,16 @@ void MetricsRecorder::EndCommits() {
   Observe(num_step_tokens_, counters_.histograms.iteration_tokens_total);
 }
 
-void MetricsRecorder::CountStep(const StepTimes& times, double total_seconds) {
+void MetricsRecorder::EndStep() {
+  trace_.EndStep();
+  const double draft_seconds = trace_.seconds(StepPart::kDraft);
+  const double model_seconds = trace_.seconds(StepPart::kForward);
+  const double verify_seconds = trace_.seconds(StepPart::kVerify);
   ++counters_.num_steps;
-  counters_.draft_seconds += times.draft_seconds;
-  counters_.model_seconds += times.model_seconds;
-  counters_.verify_seconds += times.verify_seconds;
-  counters_.other_seconds +=
-      total_seconds - times.draft_seconds - times.model_seconds - times.verify_seconds;
+  counters_.draft_seconds += draft_seconds;
+  counters_.model_seconds += model_seconds;
+  counters_.verify_seconds += verify_seconds;
+  counters_.other_seconds += trace_.step_seconds() - draft_seconds - model_seconds - verify_seconds;
 }
 
 void MetricsRecorder::CountFinish(Request& request) {

@@ -1,19 +1,16 @@
-// Counts what an engine does. Nothing here allocates once a request is set up, except Prepare where
-// every draft of a request is recorded.
+// Counts and times what an engine does. Nothing here allocates once a request is set up, except
+// Prepare where every draft of a request is recorded or a trace is on.
 //
 // The Count calls belong to the thread that steps; SetUp may run on any.
 #ifndef FORERUN_CPP_ENGINE_METRICS_RECORDER_H_
 #define FORERUN_CPP_ENGINE_METRICS_RECORDER_H_
 
+#include "cpp/engine/step_trace.h"
 #include "cpp/sched/request.h"
 #include "cpp/sched/step_plan.h"
 #include "forerun/metrics.h"
 
 namespace forerun {
-
-struct StepTimes {
-  double draft_seconds = 0, model_seconds = 0, verify_seconds = 0;
-};
 
 class MetricsRecorder {
  public:
@@ -21,6 +18,7 @@ class MetricsRecorder {
 
   EngineMetrics& counters() { return counters_; }
   const EngineMetrics& counters() const { return counters_; }
+  StepTrace& trace() { return trace_; }
 
   // At submission.
   void SetUp(Request& request) const;
@@ -33,7 +31,8 @@ class MetricsRecorder {
   void CountPrompt(int num_computed_tokens);
   void CountEmitted(Request& request, int num_emitted, int num_accepted);
   void EndCommits();
-  void CountStep(const StepTimes& times, double total_seconds);
+  // Ends the trace's step too.
+  void EndStep();
 
   void CountFinish(Request& request);
 
@@ -43,6 +42,7 @@ class MetricsRecorder {
   const int num_speculative_tokens_;
   const bool record_draft_steps_;
   EngineMetrics counters_;
+  StepTrace trace_;
 
   // This step's.
   double commit_time_ = 0;

@@ -277,6 +277,21 @@ void RegisterEngine(py::module_& module) {
            "What a drafter that is a model computed since the last call, where "
            "record_draft_logits is set.")
       .def(
+          "start_trace",
+          [](PythonEngine& engine, const std::string& path) {
+            const ReleaseGil release;
+            return engine.native().StartTrace(path);
+          },
+          py::arg("path"),
+          "Writes a trace of the steps to come; false while another trace is written.")
+      .def(
+          "stop_trace",
+          [](PythonEngine& engine) {
+            const ReleaseGil release;
+            engine.native().StopTrace();
+          },
+          "Ends the trace that is being written, if there is one.")
+      .def(
           "metrics",
           [](const PythonEngine& engine) {
             const ReleaseGil release;

@@ -202,6 +202,7 @@ class SpeculativeOptions:
     norm_before_residual: bool | None
     norm_output: bool | None
     norm_target_state: bool | None
+    record_draft_logits: bool
     suffix_use_tree: bool
     vocabulary_bridge: VocabularyBridge | None
     def __init__(self) -> None:
@@ -886,7 +887,7 @@ class ModelLimits:
         ...
 class DraftRecord:
     """
-    What a drafter that is a model computed for one draft token.
+    What a drafter that is a model computed for one guess.
     """
     @property
     def logits(self) -> numpy.typing.NDArray[numpy.float32]:
@@ -920,9 +921,9 @@ class Engine:
     """
     Generates tokens for many requests at once.
     """
-    def __init__(self, options: EngineOptions, *, record_draft_logits: bool = False) -> None:
+    def __init__(self, options: EngineOptions) -> None:
         """
-        Maps and packs the model. record_draft_logits: keep what a drafter that is a model computes, for take_draft_records; for tests.
+        Maps and packs the model.
         """
     def cancel(self, request_id: typing.SupportsInt | typing.SupportsIndex) -> bool:
         """
@@ -948,9 +949,17 @@ class Engine:
         """
         Sets the bytes of each token, indexed by id; needed by requests with stop strings.
         """
+    def start_trace(self, path: str) -> bool:
+        """
+        Writes a trace of the steps to come; false while another trace is written.
+        """
     def step(self) -> list[RequestUpdate]:
         """
         Runs one draft/verify step without holding the GIL; returns its updates.
+        """
+    def stop_trace(self) -> None:
+        """
+        Ends the trace that is being written, if there is one.
         """
     @typing.overload
     def submit(self, prompt_token_ids: numpy.typing.NDArray[numpy.int32], params: SamplingParams, constraint: typing.Any = None, logits_hook: typing.Any = None, options: SubmitOptions = ...) -> int:

@@ -9,9 +9,9 @@
 //     for (const forerun::RequestUpdate& update : engine->Step()) { ... update.new_tokens ... }
 //   }
 //
-// One thread at a time may be in Step, SetTokenBytes or ResetCaches: a second one, and a hook that
-// calls them, gets EngineBusy. Submit, Cancel, HasUnfinished, metrics and
-// limits may be called from any thread at any time.
+// One thread at a time may be in Step, SetTokenBytes, ResetCaches, StartTrace or StopTrace: a
+// second one, and a hook that calls them, gets EngineBusy. Submit, Cancel, HasUnfinished, metrics
+// and limits may be called from any thread at any time.
 #ifndef FORERUN_ENGINE_H_
 #define FORERUN_ENGINE_H_
 
@@ -114,6 +114,15 @@ class Engine {
 
   // Drops every cached prefix. False, and nothing dropped, while a request is unfinished.
   virtual bool ResetPrefixCache() = 0;
+
+  // Writes a trace of the steps to come, in Chrome's trace format; an existing file is overwritten.
+  // False, and nothing done, while another trace is written. Throws InvalidArgument when the file
+  // cannot be written. The environment variable FORERUN_TRACE starts one with the engine.
+  virtual bool StartTrace(const std::string& path) = 0;
+
+  // Ends the trace that is being written, if there is one. Throws InvalidArgument when a part of it
+  // could not be written.
+  virtual void StopTrace() = 0;
 
   virtual EngineMetrics metrics() const = 0;
   virtual const ModelLimits& limits() const = 0;

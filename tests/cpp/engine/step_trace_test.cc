@@ -12,6 +12,7 @@
 #include "cpp/kv/block_pool.h"
 #include "cpp/sched/request.h"
 #include "forerun/error.h"
+#include "tests/cpp/testing/counting_engine.h"
 
 namespace forerun {
 namespace {
@@ -177,6 +178,31 @@ TEST_F(StepTraceTest, AWriteThatFailsIsReportedWhenTheTraceEnds) {
   RunParts({kDraft});
   trace_.EndStep();
   EXPECT_EQ(Spans().size(), 2u);
+}
+
+TEST_F(StepTraceTest, AnEngineTracesItsStepsAndThoseThatThrow) {
+  const EngineConfig config = testing::SmallConfig();
+  testing::ScriptedExecutor executor(testing::kVocabSize, config.num_blocks, config.block_size,
+                                     testing::CountingLogits);
+  EngineCore engine(config, executor, nullptr);
+  ASSERT_TRUE(engine.StartTrace(path_));
+  engine.Submit(std::vector<TokenId>{1, 2, 3}, testing::Greedy(3));
+  executor.FailAfter(1);
+  engine.Step();
+  EXPECT_THROW(engine.Step(), std::runtime_error);
+  testing::RunToEnd(engine);
+  std::vector<Json> steps;
+  for (const Json& span : Spans()) {
+    if (span["name"] == "step") steps.push_back(span["args"]);
+  }
+  ASSERT_EQ(steps.size(), 4u);
+  EXPECT_EQ(steps[0]["requests"][0]["rows"], 3);
+  EXPECT_EQ(steps[0]["requests"][0]["emitted_tokens"], 1);
+  EXPECT_EQ(steps[1]["failed"], true);
+  EXPECT_EQ(steps[1]["requests"][0]["emitted_tokens"], 0);
+  EXPECT_FALSE(steps[2].contains("failed"));
+  engine.StopTrace();
+  EXPECT_EQ(engine.metrics().num_steps, 3);
 }
 
 }  // namespace
