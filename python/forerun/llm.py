@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from forerun.engine.loaded_model import LoadedModel
+from forerun.engine.profiling import Profiler
 from forerun.engine.progress import check_use_tqdm, progress_bar
 from forerun.engine.prompts import (
     Messages,
@@ -72,6 +73,8 @@ class LLM(LoadedModel, UnsupportedMethods):
             "revision": revision,
         }
         super().__init__(model, options)
+        config = options.get("profiler_config")
+        self._profiler = Profiler(self._engine, self._board.turn, config)
         self._enqueued: list[Request] = []
 
     @classmethod
@@ -259,6 +262,18 @@ class LLM(LoadedModel, UnsupportedMethods):
     def get_metrics(self) -> list[Metric]:
         """The counters one by one, as vLLM gives them, then those of this engine alone."""
         return self._read_metrics().as_list(self._labels)
+
+    def start_profile(self, profile_prefix: str | None = None) -> None:
+        """Writes a trace of the steps to come into the directory that `profiler_config` names.
+
+        The file's name begins with `profile_prefix`. docs/tracing.md explains what a trace holds.
+        While another trace is written, that of FORERUN_TRACE included, nothing is done.
+        """
+        self._profiler.start(profile_prefix)
+
+    def stop_profile(self) -> None:
+        """Ends the trace that is being written, if there is one."""
+        self._profiler.stop()
 
     @functools.cached_property
     def llm_engine(self) -> LLMEngine:

@@ -10,7 +10,6 @@ from forerun.vllm_fields.arguments import checked_arguments
 _ONE_PROCESS = "the engine runs in one process, without workers"
 _SLEEP = "the engine has no sleep mode; delete the LLM to free its memory"
 _POOLING = "the engine generates text and does not pool hidden states"
-_PROFILE = "the engine writes no traces; metrics() has the seconds of each part of a step"
 
 
 class UnsupportedMethods:
@@ -22,14 +21,6 @@ class UnsupportedMethods:
     @checked_arguments
     def reset_mm_cache(self) -> None:
         """Does nothing: there are no images whose features could be cached."""
-
-    def start_profile(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused."""
-        _refuse("start_profile", _PROFILE)
-
-    def stop_profile(self, *_: Any, **__: Any) -> NoReturn:
-        """Refused."""
-        _refuse("stop_profile", _PROFILE)
 
     def sleep(self, *_: Any, **__: Any) -> NoReturn:
         """Refused."""

@@ -249,9 +249,7 @@ def test_a_function_may_make_the_progress_bar(llm: LLM) -> None:
         llm.generate(PROMPTS, sampled(), use_tqdm="no")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    "name", ["start_profile", "stop_profile", "sleep", "wake_up", "collective_rpc", "apply_model"]
-)
+@pytest.mark.parametrize("name", ["sleep", "wake_up", "collective_rpc", "apply_model"])
 def test_methods_that_cannot_work_say_why(llm: LLM, name: str) -> None:
     with pytest.raises(InvalidArgumentError, match=f"LLM.{name}"):
         getattr(llm, name)("anything", x=1)

@@ -15,6 +15,7 @@ from forerun.tools.cli import main
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EMBEDDING = (ROOT / "docs" / "embedding.md").read_text(encoding="utf-8")
+TRACING = (ROOT / "docs" / "tracing.md").read_text(encoding="utf-8")
 MODEL = "models/SmolLM2-135M-Instruct"
 
 
@@ -23,7 +24,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 
 PYTHON = blocks(README, "python")
-SHELL = [block for block in blocks(README, "bash") if not block.startswith("make ")]
+SHELL = [block for block in blocks(README + TRACING, "bash") if not block.startswith("make ")]
 
 
 @pytest.fixture
@@ -43,6 +44,13 @@ def test_python_blocks_run(block: str, clone: Path, capsys: pytest.CaptureFixtur
     assert shown
     for said in re.findall(r"print\(error\)\n +# (.*)", block):
         assert shown == said
+
+
+def test_the_page_on_tracing_writes_a_trace(clone: Path) -> None:
+    (block,) = blocks(TRACING, "python")
+    exec(compile(block, "tracing.md", "exec"), {})
+    (path,) = (clone / "traces").iterdir()
+    assert re.fullmatch(r"run\.\d+\.trace\.json", path.name)
 
 
 @pytest.mark.parametrize("block", SHELL, ids=range(len(SHELL)))

@@ -47,6 +47,7 @@ NUM_FIELDS = {
     "SpeculativeConfig": 43 + len(("disable_by_batch_size",)),
     "SamplingParams": 39,
     "StructuredOutputsConfig": 6,
+    "ProfilerConfig": 25,
     "StructuredOutputsParams": 9,
     "BeamSearchParams": 10,
 }

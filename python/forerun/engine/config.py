@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from forerun import _core
+from forerun.engine.profiling import profile_directory
 from forerun.errors import InvalidArgumentError, shown
 from forerun.logits_processors import processor_classes
 from forerun.speculative_config import SpeculativeConfig, make_speculative_config
@@ -105,6 +106,7 @@ _LOADING: dict[str, Callable[[str, Any], Any]] = {
     "override_generation_config": check_dict,
     "logits_processors": processor_classes,
     "structured_outputs_config": _check_structured_outputs_config,
+    "profiler_config": profile_directory,
 }
 
 

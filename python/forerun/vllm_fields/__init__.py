@@ -12,7 +12,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from forerun.errors import InvalidArgumentError
-from forerun.vllm_fields.engine import ENGINE_ARGS, STRUCTURED_OUTPUTS_CONFIG
+from forerun.vllm_fields.engine import (
+    ENGINE_ARGS,
+    PROFILER_CONFIG,
+    STRUCTURED_OUTPUTS_CONFIG,
+)
 from forerun.vllm_fields.field import NOT_IN_VLLM, REQUIRED, Field, Fields, Kind
 from forerun.vllm_fields.requests import (
     BEAM_SEARCH_PARAMS,
@@ -43,6 +47,7 @@ OWNERS: dict[str, Fields] = {
     "LLM": ENGINE_ARGS,
     "SpeculativeConfig": SPECULATIVE_CONFIG,
     "SamplingParams": SAMPLING_PARAMS,
+    "ProfilerConfig": PROFILER_CONFIG,
     "StructuredOutputsConfig": STRUCTURED_OUTPUTS_CONFIG,
     "StructuredOutputsParams": STRUCTURED_OUTPUTS_PARAMS,
     "BeamSearchParams": BEAM_SEARCH_PARAMS,

@@ -361,7 +361,10 @@ ENGINE_ARGS: dict[str, Field] = {
         enable_layerwise_nvtx_tracing=False,
         enable_mfu_metrics=False,
         enable_logging_iteration_details=False,
-        profiler_config=Made("ProfilerConfig()"),
+    ),
+    "profiler_config": runs(
+        Made("ProfilerConfig()"),
+        "a dict of ProfilerConfig's fields, for `start_profile`; docs/tracing.md",
     ),
     **no_effect(_NO_TRACES, kv_cache_metrics_sample=0.01, enable_mm_processor_stats=False),
     **all_fixed(
@@ -377,6 +380,46 @@ ENGINE_ARGS: dict[str, Field] = {
     # Forerun's own.
     "num_threads": own("threads that compute; 0: one for each available core"),
     "check_invariants": own("check every account after every step; for tests"),
+}
+
+PROFILER_CONFIG: dict[str, Field] = {
+    "profiler": runs(
+        None, "`torch` writes traces of the engine's steps, in Chrome's trace format, without torch"
+    ),
+    "torch_profiler_dir": runs("", "the directory of the traces; made if it does not exist"),
+    **no_effect(
+        "a trace holds the parts of each step, in plain JSON",
+        torch_profiler_activities=None,
+        torch_profiler_with_stack=True,
+        torch_profiler_with_flops=False,
+        torch_profiler_use_gzip=True,
+        torch_profiler_dump_cuda_time_total=True,
+        torch_profiler_record_shapes=False,
+        torch_profiler_with_memory=False,
+        capture_torch_profiler=False,
+        detailed_trace_annotation=False,
+        ignore_frontend=False,
+    ),
+    **all_fixed(
+        "a trace holds all steps from start_profile to stop_profile",
+        delay_iterations=0,
+        max_iterations=0,
+        warmup_iterations=0,
+        wait_iterations=0,
+    ),
+    **no_effect("the profiler has no schedule", active_iterations=5),
+    **all_fixed(
+        "Triton's profiler does not run on the CPU",
+        proton_profiler_dir="",
+        proton_backend=None,
+        proton_mode=None,
+        proton_hook=None,
+        proton_output_format=None,
+        proton_graph_attribution=False,
+    ),
+    **no_effect(
+        "Triton's profiler does not run on the CPU", proton_context="shadow", proton_data="tree"
+    ),
 }
 
 STRUCTURED_OUTPUTS_CONFIG: dict[str, Field] = {

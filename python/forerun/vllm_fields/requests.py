@@ -162,13 +162,12 @@ METHODS: dict[str, dict[str, Field]] = {
         "reset_running_requests": fixed(False, "running requests keep what they computed"),
         "reset_connector": fixed(False, "there is no connector to another cache"),
     },
-    "LLM.start_profile": all_fixed(
-        "the call is refused: the engine writes no traces",
-        profile_prefix=None,
-        delay_iterations=None,
-        max_iterations=None,
-        profiler_kwargs=None,
-    ),
+    "LLM.start_profile": {
+        "profile_prefix": runs(None, "what the trace's file name begins with"),
+        "delay_iterations": fixed(None, "a trace begins with the next step", 0),
+        "max_iterations": fixed(None, "a trace goes on until stop_profile", 0),
+        **all_fixed("there is no other profiler to pass it to", profiler_kwargs=None),
+    },
     "LLM.get_world_size": {
         **no_effect("the engine runs in one process on one machine", include_dp=True)
     },
