@@ -202,7 +202,6 @@ class SpeculativeOptions:
     norm_before_residual: bool | None
     norm_output: bool | None
     norm_target_state: bool | None
-    record_draft_logits: bool
     suffix_use_tree: bool
     vocabulary_bridge: VocabularyBridge | None
     def __init__(self) -> None:
@@ -887,7 +886,7 @@ class ModelLimits:
         ...
 class DraftRecord:
     """
-    What a drafter that is a model computed for one guess.
+    What a drafter that is a model computed for one draft token.
     """
     @property
     def logits(self) -> numpy.typing.NDArray[numpy.float32]:
@@ -921,9 +920,9 @@ class Engine:
     """
     Generates tokens for many requests at once.
     """
-    def __init__(self, options: EngineOptions) -> None:
+    def __init__(self, options: EngineOptions, *, record_draft_logits: bool = False) -> None:
         """
-        Maps and packs the model.
+        Maps and packs the model. record_draft_logits: keep what a drafter that is a model computes, for take_draft_records; for tests.
         """
     def cancel(self, request_id: typing.SupportsInt | typing.SupportsIndex) -> bool:
         """
