@@ -5,7 +5,7 @@
 // The target's logits are those of a peaked distribution over 1,000 tokens, other ones in every
 // context; the drafter's are the target's plus normal noise. Each figure is the mean number of
 // accepted guesses per step, from Verify, with two standard errors; below it, for chains, what the
-// formulas of docs/verification.md say of the contexts that were met.
+// formulas of docs/acceptance.md say of the contexts that were met.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>

@@ -21,7 +21,7 @@
 //       draft  = draft without its token, normalised
 //     with probability sum of target: accept the path to this node, then a token drawn from target
 //
-// The root is visited with weight 1. docs/verification.md has the proof. Randomness is that of
+// The root is visited with weight 1. docs/acceptance.md has the proof. Randomness is that of
 // UniformNoise at the draft's first output index; a token behind a node none of whose children took
 // anything from the target is the one of plain decoding, SampleToken's.
 #ifndef FORERUN_CPP_VERIFY_VERIFY_H_

@@ -27,7 +27,7 @@ struct SamplingParams {
   bool ignore_eos = false;
   bool skip_special_tokens = true;  // they add nothing to the text that stop strings are sought in
 
-  // What changes logits before they are sampled, in this order; see docs/verification.md.
+  // What changes logits before they are sampled, in this order; see docs/sampling.md.
   std::optional<std::vector<TokenId>> allowed_token_ids;  // absent: all
   std::vector<std::vector<TokenId>> bad_words;  // token sequences that cannot be completed
   std::map<TokenId, double> logit_bias;         // added; from -100 to 100
