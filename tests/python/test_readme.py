@@ -16,6 +16,11 @@ ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EMBEDDING = (ROOT / "docs" / "embedding.md").read_text(encoding="utf-8")
 TRACING = (ROOT / "docs" / "tracing.md").read_text(encoding="utf-8")
+PAGES = [
+    page.relative_to(ROOT)
+    for folder in (".", "docs", "tests", "bench/heads/smollm2-135m-eagle3")
+    for page in sorted((ROOT / folder).glob("*.md"))
+]
 MODEL = "models/SmolLM2-135M-Instruct"
 
 
@@ -81,10 +86,17 @@ def test_every_snippet_uses_the_model_that_make_model_writes() -> None:
     assert "HuggingFaceTB" not in README
 
 
-@pytest.mark.parametrize(("page", "folder"), [(README, "."), (EMBEDDING, "docs")])
-def test_links_lead_somewhere(page: str, folder: str) -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", page):
-        assert (ROOT / folder / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!http|#)([^)#]+)(?:#[^)]*)?\)", text):
+        assert (ROOT / page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name == "docs"], ids=str)
+def test_each_page_begins_with_whom_it_is_for(page: Path) -> None:
+    _, _, first, *_ = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    assert first.startswith("*For ")
 
 
 def test_it_is_short() -> None:

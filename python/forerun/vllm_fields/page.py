@@ -7,8 +7,9 @@ from forerun.vllm_fields import NOT_IN_VLLM, OWNERS, REQUIRED, Field, Kind
 _INTRODUCTION = """\
 # vLLM's names
 
-*Written by `python -m forerun.vllm_fields.page` from the tables in `python/forerun/vllm_fields`,
-which configs and parameters are checked with; a test compares the two.*
+*For users of vLLM who want to know what a field does here. Written by
+`python -m forerun.vllm_fields.page` from the tables in `python/forerun/vllm_fields`, which configs
+and parameters are checked with; a test compares the two.*
 
 Every field of vLLM 0.33's offline API is known. vLLM's default is always accepted, and where it is
 a config of vLLM's, so are None and an empty dict. What other values do:
