@@ -9,11 +9,13 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import bad_input
 import numpy as np
 import pytest
 
 import forerun
-from forerun import LLM, CheckpointError, InvalidArgumentError, SamplingParams, SpeculativeConfig
+from forerun import LLM, CheckpointError, InvalidArgumentError, SamplingParams
+from forerun.speculative_config import make_speculative_config
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tools"))
 from tiny_model import write_tiny_model
@@ -35,6 +37,11 @@ def llm(model: pathlib.Path) -> Iterator[LLM]:
     assert answer(llm) == before
 
 
+@pytest.fixture(scope="module")
+def text_llm(tiny_dir: pathlib.Path) -> LLM:
+    return LLM(tiny_dir, max_model_len=512, max_num_seqs=4)
+
+
 def answer(llm: LLM) -> list[int]:
     params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
     [output] = llm.generate([[1, 2, 3, 1, 2]], params, use_tqdm=False)
@@ -52,123 +59,67 @@ def expect(field: str, action: Callable[[], Any], error: type = InvalidArgumentE
     assert isinstance(caught.value, forerun.ForerunError)
 
 
-SAMPLING: list[tuple[str, Any]] = [
-    ("temperature", -0.1),
-    ("temperature", float("nan")),
-    ("temperature", float("inf")),
-    ("temperature", "hot"),
-    ("top_k", -2),
-    ("top_k", 1.5),
-    ("top_p", 0.0),
-    ("top_p", 1.1),
-    ("top_p", float("nan")),
-    ("min_p", -0.1),
-    ("min_p", 1.5),
-    ("seed", -2),
-    ("max_tokens", 0),
-    ("max_tokens", "many"),
-    ("min_tokens", -1),
-    ("min_tokens", 17),
-    ("stop", ""),
-    ("stop", ["ok", ""]),
-    ("stop", 5),
-    ("stop_token_ids", "12"),
-    ("ignore_eos", 1),
-    ("max_draft_tokens", -1),
-    ("speculative", "yes"),
-    ("n", 0),
-    ("n", 20_000),
-    ("n", 1.5),
-    ("presence_penalty", 2.1),
-    ("presence_penalty", float("nan")),
-    ("frequency_penalty", -2.1),
-    ("frequency_penalty", "often"),
-    ("repetition_penalty", 0.0),
-    ("repetition_penalty", float("inf")),
-    ("logit_bias", {1: 200.0}),
-    ("logit_bias", {1: float("nan")}),
-    ("logit_bias", {-1: 2.0}),
-    ("logit_bias", {"one": 2.0}),
-    ("logit_bias", {1: "much"}),
-    ("logit_bias", [(1, 2.0)]),
-    ("allowed_token_ids", []),
-    ("allowed_token_ids", [-1]),
-    ("allowed_token_ids", "12"),
-    ("allowed_token_ids", 3),
-    ("bad_words", ""),
-    ("bad_words", ["fine", ""]),
-    ("bad_words", [3]),
-    ("bad_words", 3),
-    ("logprobs", -2),
-    ("logprobs", 1.5),
-    ("prompt_logprobs", -2),
-    ("prompt_logprobs", "all"),
-    ("skip_special_tokens", None),
-    ("detokenize", "yes"),
-    ("temprature", 0.5),
-]
+def check(error: InvalidArgumentError, field: str, expected: str) -> None:
+    assert error.field == field
+    assert expected in error.expected
+    assert error.field in str(error)
+    assert error.expected in str(error)
+    assert isinstance(error, ValueError)
+    assert isinstance(error, forerun.ForerunError)
 
 
-@pytest.mark.parametrize(("field", "value"), SAMPLING)
-def test_sampling_params(field: str, value: Any) -> None:
-    expect(field, lambda: SamplingParams(**{field: value}))
+@pytest.mark.parametrize(("params", "field", "expected"), bad_input.SAMPLING)
+def test_wrong_sampling_parameters_are_refused_at_construction(
+    params: dict[str, Any], field: str, expected: str
+) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        SamplingParams(**params)
+    check(error.value, field, expected)
 
 
-SPECULATIVE: list[tuple[str, dict[str, Any]]] = [
-    ("method", {"method": "telepathy", "num_speculative_tokens": 3}),
-    ("method", {"num_speculative_tokens": 3}),
-    ("num_speculative_tokens", {"method": "ngram"}),
-    ("num_speculative_tokens", {"method": "ngram", "num_speculative_tokens": 0}),
-    ("num_speculative_tokens", {"method": "suffix", "num_speculative_tokens": 2.5}),
-    ("prompt_lookup_min", {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 0}),
-    (
-        "prompt_lookup_max",
-        {
-            "method": "ngram",
-            "num_speculative_tokens": 3,
-            "prompt_lookup_min": 4,
-            "prompt_lookup_max": 2,
-        },
-    ),
-    ("prompt_lookup_max", {"method": "suffix", "prompt_lookup_max": 4}),
-    ("suffix_decoding_max_tree_depth", {"method": "suffix", "suffix_decoding_max_tree_depth": 0}),
-    (
-        "suffix_decoding_max_spec_factor",
-        {"method": "suffix", "suffix_decoding_max_spec_factor": -1.0},
-    ),
-    ("suffix_decoding_min_token_prob", {"method": "suffix", "suffix_decoding_min_token_prob": 2.0}),
-    ("acceptance_method", {"method": "suffix", "acceptance_method": "lossy"}),
-    ("acceptance_method", {"method": "suffix", "acceptance_method": 1}),
-    ("draft_sample_method", {"method": "suffix", "draft_sample_method": "probabilistic"}),
-    ("num_spec_tokens", {"method": "suffix", "num_spec_tokens": 3}),
-]
+@pytest.mark.parametrize(("config", "field", "expected"), bad_input.SPECULATIVE)
+def test_wrong_speculation_is_refused_at_construction(
+    config: Any, field: str, expected: str, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        make_speculative_config(config)
+    check(error.value, field, expected)
+    with pytest.raises(InvalidArgumentError, match=field):
+        LLM(tmp_path / "never-looked-at", speculative_config=config)
 
 
-@pytest.mark.parametrize(("field", "config"), SPECULATIVE)
-def test_speculative_config(field: str, config: dict[str, Any], model: pathlib.Path) -> None:
-    expect(field, lambda: SpeculativeConfig(**config))
-    expect(field, lambda: LLM(str(model), skip_tokenizer_init=True, speculative_config=config))
+@pytest.mark.parametrize(("options", "field", "expected"), bad_input.ENGINE)
+def test_wrong_options_are_refused_before_the_model_is_looked_for(
+    options: dict[str, Any], field: str, expected: str, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(InvalidArgumentError) as error:
+        LLM(tmp_path / "never-looked-at", **options)
+    check(error.value, field, expected)
 
 
-ENGINE: list[tuple[str, Any]] = [
-    ("max_model_len", 0),
-    ("max_model_len", 100_000),
-    ("max_num_seqs", 0),
-    ("max_num_batched_tokens", 3),
-    ("block_size", 17),
-    ("kv_cache_memory_bytes", 10),
-    ("num_threads", -1),
-    ("dtype", "int3"),
-    ("seed", -5),
-    ("enable_prefix_caching", "yes"),
-    ("tensor_parallel_size", 2),
-    ("max_num_seq", 4),
-]
-
-
-@pytest.mark.parametrize(("field", "value"), ENGINE)
-def test_engine_options(field: str, value: Any, model: pathlib.Path) -> None:
+@pytest.mark.parametrize(
+    ("field", "value"), [("max_model_len", 100_000), ("kv_cache_memory_bytes", 10)]
+)
+def test_options_that_do_not_suit_the_model_are_refused(
+    field: str, value: int, model: pathlib.Path
+) -> None:
     expect(field, lambda: LLM(str(model), skip_tokenizer_init=True, **{field: value}))
+
+
+@pytest.mark.parametrize(("prompts", "params", "field", "expected"), bad_input.REQUESTS)
+def test_a_bad_request_is_refused_and_nothing_of_its_batch_runs(
+    text_llm: LLM, prompts: Any, params: Any, field: str, expected: str
+) -> None:
+    before = text_llm.metrics().num_generated_tokens
+    for call in (
+        lambda: text_llm.generate(prompts, params, use_tqdm=False),
+        lambda: text_llm.stream(prompts, params),
+    ):
+        with pytest.raises(InvalidArgumentError) as error:
+            call()
+        check(error.value, field, expected)
+    text_llm.reset_caches()
+    assert text_llm.metrics().num_generated_tokens == before
 
 
 def test_unknown_names_suggest_the_nearest(model: pathlib.Path) -> None:
@@ -178,53 +129,14 @@ def test_unknown_names_suggest_the_nearest(model: pathlib.Path) -> None:
         SamplingParams(temprature=0.5)
 
 
-PROMPTS: list[tuple[str, Any]] = [
-    ("prompt", [[]]),
-    ("prompt", [[1, 64]]),
-    ("prompt", [[1, -1]]),
-    ("prompt", [[1, 2**40]]),
-    ("prompt", [[1, "two"]]),
-    ("prompt", [[1, 2.5]]),
-    ("prompt", [[1] * 128]),
-    ("prompt", [{"tokens": [1]}]),
-    ("prompt", 7),
-    ("prompt", [None]),
-    ("skip_tokenizer_init", "text without a tokenizer"),
-]
-
-
-@pytest.mark.parametrize(("field", "prompts"), PROMPTS)
-def test_prompts(field: str, prompts: Any, llm: LLM) -> None:
-    expect(field, lambda: llm.generate(prompts, SamplingParams(max_tokens=2), use_tqdm=False))
-    assert not llm.metrics().num_running_requests
-
-
 def test_a_bad_prompt_among_good_ones_is_named_and_none_runs(llm: LLM) -> None:
     before = llm.metrics().num_generated_tokens
     expect("prompts[1]", lambda: llm.generate([[1], [999], [2]], use_tqdm=False))
     assert llm.metrics().num_generated_tokens == before
 
 
-def test_stop_token_out_of_range_and_params_of_another_count(llm: LLM) -> None:
-    expect("stop_token_ids", lambda: llm.generate([[1]], SamplingParams(stop_token_ids=[64])))
-    expect("sampling_params", lambda: llm.generate([[1], [2]], [SamplingParams()]))
-    expect("sampling_params", lambda: llm.generate([[1]], {"temperature": 0}))
-
-
-BEYOND_THE_VOCABULARY: list[tuple[str, Any]] = [
-    ("allowed_token_ids", [1, 64]),
-    ("logit_bias", {64: 1.0}),
-    ("logprobs", 65),
-    ("prompt_logprobs", 65),
-]
-
-
-@pytest.mark.parametrize(("field", "value"), BEYOND_THE_VOCABULARY)
-def test_what_the_vocabulary_does_not_have(field: str, value: Any, llm: LLM) -> None:
-    expect(field, lambda: llm.generate([[1]], SamplingParams(**{field: value}), use_tqdm=False))
-
-
 def test_what_needs_a_tokenizer_or_sampling(llm: LLM) -> None:
+    expect("skip_tokenizer_init", lambda: llm.generate("text", use_tqdm=False))
     params = SamplingParams(bad_words=["word"])
     expect("skip_tokenizer_init", lambda: llm.generate([[1]], params, use_tqdm=False))
     expect("n", lambda: SamplingParams(n=2, temperature=0))

@@ -210,46 +210,6 @@ def test_an_interrupt_cancels_what_is_outstanding(
     assert llm.metrics().num_running_requests == 0
 
 
-BAD_REQUESTS: list[tuple[Any, Any, str, str]] = [
-    (3, GREEDY, "prompts", "a prompt or a list of prompts"),
-    (None, GREEDY, "prompts", "a prompt or a list of prompts"),
-    (b"bytes", GREEDY, "prompts", "a prompt or a list of prompts"),
-    ({"prompt_token_ids": []}, GREEDY, "prompt", "at least one token"),
-    ({"text": "x"}, GREEDY, "prompts: text", "an option of prompt"),
-    ({"cache_salt": "x"}, GREEDY, "prompts", "the key 'prompt' or 'prompt_token_ids'"),
-    ([1, 2.5], GREEDY, "prompts.prompt_token_ids", "an integer"),
-    ([1, 1 << 40], GREEDY, "prompts.prompt_token_ids", "an integer from"),
-    ([1, 268], GREEDY, "prompt[1]", "a token id from 0 to 267"),
-    ([-1], GREEDY, "prompt[0]", "a token id from 0 to 267"),
-    ([1] * 512, GREEDY, "prompt", "at most 511"),
-    (["a", None], GREEDY, "prompts[1]", "a string, token ids"),
-    (["a", b"b"], GREEDY, "prompts[1]", "a string, token ids"),
-    (["a", [], "b"], GREEDY, "prompts[1]: prompt", "at least one token"),
-    (["a", {"prompt_token_ids": [1, 999]}], GREEDY, "prompts[1]: prompt[1]", "0 to 267"),
-    ("a", SamplingParams(stop_token_ids=[268]), "stop_token_ids", "0 to 267"),
-    ("a", {"temperature": 0}, "sampling_params", "SamplingParams"),
-    ("a", [GREEDY, GREEDY], "sampling_params", "1"),
-    (["a", "b"], [GREEDY, "greedy"], "sampling_params", "SamplingParams"),
-]
-
-
-@pytest.mark.parametrize(("prompts", "params", "field", "expected"), BAD_REQUESTS)
-def test_a_bad_request_is_refused_and_nothing_of_its_batch_runs(
-    llm: LLM, prompts: Any, params: Any, field: str, expected: str
-) -> None:
-    before = llm.metrics()
-    for call in (
-        lambda: llm.generate(prompts, params, use_tqdm=False),
-        lambda: llm.stream(prompts, params),
-    ):
-        with pytest.raises(InvalidArgumentError) as error:
-            call()
-        assert error.value.field == field
-        assert expected in error.value.expected
-    llm.reset_caches()
-    assert llm.metrics().num_generated_tokens == before.num_generated_tokens
-
-
 def test_parameters_changed_to_nonsense_are_refused(llm: LLM) -> None:
     params = SamplingParams()
     params.temperature = -1
