@@ -5,21 +5,18 @@ from __future__ import annotations
 import gc
 import random
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from alarms import Alarm, interrupt
 
 from forerun import LLM, CompletionDelta, EngineBusyError, SamplingParams, StructuredOutputsParams
 from forerun.engine.requests import Request
 
 NUM_TOKENS = 60
 PROMPTS = [f"{index} low low " for index in range(24)]
-
-
-class Alarm(Exception):
-    """What the handler raises: any exception, not only KeyboardInterrupt."""
 
 
 @pytest.fixture(scope="module")
@@ -55,29 +52,6 @@ def parameters(kind: str, num_tokens: int = NUM_TOKENS) -> SamplingParams:
     return SamplingParams(
         **{"temperature": 0, "max_tokens": num_tokens, "ignore_eos": True} | options
     )
-
-
-def interrupt(call: Callable[[], Any], seconds: float) -> bool:
-    """Whether the call was ended by an alarm after that time."""
-    fired = False
-
-    def handler(*_: object) -> None:
-        nonlocal fired
-        if not fired:
-            fired = True
-            raise Alarm
-
-    previous = signal.signal(signal.SIGALRM, handler)
-    was_interrupted = False
-    try:
-        signal.setitimer(signal.ITIMER_REAL, seconds)
-        call()
-    except Alarm:
-        was_interrupted = True
-    fired = True
-    signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, previous)
-    return was_interrupted
 
 
 def check_rounds(llm: LLM, kind: str, num_rounds: int) -> None:
@@ -171,7 +145,7 @@ def test_an_interrupt_in_a_neighbours_hook_leaves_a_stream_open(llm: LLM) -> Non
     assert sum(len(delta.token_ids) for delta in neighbour) <= 9
 
 
-def test_an_interrupted_submission_leaves_nothing_behind(llm: LLM) -> None:
+def test_an_interrupted_submission_leaves_nothing(llm: LLM) -> None:
     expected = llm.generate("the low", parameters("plain"), use_tqdm=False)[0]
     rng = random.Random(5)
     for _ in range(10):
