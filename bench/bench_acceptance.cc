@@ -1,11 +1,11 @@
-// How many guesses the acceptance methods accept of the same drafts, and how many they should.
+// How many draft tokens the acceptance methods accept of the same drafts, and how many they should.
 //
 //   bench_acceptance [--smoke]
 //
 // The target's logits are those of a peaked distribution over 1,000 tokens, other ones in every
 // context; the drafter's are the target's plus normal noise. Each figure is the mean number of
-// accepted guesses per step, from Verify, with two standard errors; below it, for chains, what the
-// formulas of docs/acceptance.md say of the contexts that were met.
+// accepted draft tokens per step, from Verify, with two standard errors; below it, for chains, what
+// the formulas of docs/acceptance.md say of the contexts that were met.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -91,7 +91,7 @@ struct Experiment {
 
   SamplerScratch scratch = {};
   DraftTree draft = {};
-  std::vector<int> contexts = {};  // [draft.size() + 1], behind the root and the nodes
+  std::vector<int> contexts = {};  // [draft.size() + 1], after the root and the nodes
 
   bool is_chain() const {
     for (int node = 0; node < static_cast<int>(shape.size()); ++node) {
@@ -100,8 +100,8 @@ struct Experiment {
     return true;
   }
 
-  // With the target's noise, or the best: guess number `rank` is the first without those before it.
-  TokenId Guess(int parent, int output_index) {
+  // With the target's noise, or the best: token number `rank` is the best without those before it.
+  TokenId DrawToken(int parent, int output_index) {
     std::vector<float> logits = drafter.logits[contexts[parent + 1]];
     for (int node = parent + 1; node < draft.size(); ++node) {
       if (draft.parents[node] == parent) logits[draft.tokens[node]] = -INFINITY;
@@ -123,7 +123,7 @@ struct Experiment {
         }
         AppendDrawnChild(draft, parent, rule.seed, 0);
       } else {
-        const TokenId token = Guess(parent, depths[parent + 1]);
+        const TokenId token = DrawToken(parent, depths[parent + 1]);
         draft.parents.push_back(parent);
         draft.tokens.push_back(token);
         draft.confidence.push_back(0.5f);
@@ -137,11 +137,11 @@ struct Experiment {
     return is_sampled ? drafter.probs[context][token] : 1.0;
   }
 
-  // The probability that a guess in this context is accepted, before it is drawn.
-  double AcceptanceRate(int context, TokenId guess) const {
+  // The probability that a draft token in this context is accepted, before it is drawn.
+  double AcceptanceRate(int context, TokenId token) const {
     const Probabilities& p = target.probs[context];
     const Probabilities& q = drafter.probs[context];
-    if (!is_sampled) return p[guess];
+    if (!is_sampled) return p[token];
     double rate = 0.0;
     for (int t = 0; t < kVocabSize; ++t) {
       if (rule.acceptance_method == AcceptanceMethod::kRejection) {

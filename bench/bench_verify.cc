@@ -5,11 +5,11 @@
 // Rows are RULE/LOGITS/VOCABULARY. Each iteration samples one row, at a new position each time.
 // LOGITS: "peaked" falls with the logarithm of the rank, as a model's mostly do (the best token has
 // probability 0.4); "flat" is normal with deviation 1, so that half of the vocabulary is in the
-// nucleus of top_p = 0.9. "verify" walks a right chain of 4 guesses: 5 rows, greedily, sampled, and
-// with what processors change. Under "rejection" and "block" the same chain is sampled at
-// temperature 1; "drawn" chains of 4 come from the target's own probabilities with a little noise,
-// and their cost includes a residual where one is drawn. "processors" is their change alone for one
-// row, behind a text of 1,000 tokens; "logprobs=N" what a row's log-probabilities cost.
+// nucleus of top_p = 0.9. "verify" walks an accepted chain of 4 draft tokens: 5 rows, greedily,
+// sampled, and with what processors change. Under "rejection" and "block" the same chain is sampled
+// at temperature 1; "drawn" chains of 4 come from the target's own probabilities with a little
+// noise, and their cost includes a residual where one is drawn. "processors" is their change alone
+// for one row, after a text of 1,000 tokens; "logprobs=N" what a row's log-probabilities cost.
 #include <benchmark/benchmark.h>
 
 #include <algorithm>

@@ -6,8 +6,8 @@ JSON is a speculative_config, as in  eagle3='{"model": "head", "num_speculative_
 PROMPTS.jsonl has {"turns": ["text", ...], "category": "name"} lines. Every prompt is one chat of
 one turn, greedy, one request at a time, plain and with each drafter in turns, --rounds times over;
 the fastest counts, and no text is remembered from one request to the next. Printed by category:
-the mean acceptance length (accepted guesses of a pass, and the token after them, over all passes
-behind the prompt's), the speed relative to plain decoding with the prompt and behind it, and
+the mean acceptance length (accepted draft tokens of a pass, and one more token, over all passes
+after the prompt's), the speed relative to plain decoding with the prompt and after it, and
 whether all ids were the same. The last lines say what drafting costs, beside a plain step.
 With --together the prompts of a category are served at once, which is sooner done and shows no
 speeds; drafters should not be adaptive then.
@@ -49,7 +49,7 @@ class Tally:
 
     @property
     def acceptance_length(self) -> float:
-        """Answers of one token take no pass behind the prompt's."""
+        """Answers of one token take no pass after the prompt's."""
         num_passes = self.num_decoded - self.num_accepted
         return self.num_decoded / num_passes if num_passes else 1.0
 

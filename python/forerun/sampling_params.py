@@ -162,7 +162,7 @@ class SamplingParams:
         stop_token_ids: tokens that end the text, besides the model's own.
         ignore_eos: go on beyond the model's end-of-sequence tokens.
         allowed_token_ids: nothing else can be sampled.
-        bad_words: words that cannot be written, neither at the beginning of a text nor behind a
+        bad_words: words that cannot be written, neither at the beginning of a text nor after a
             space: the last token of each is ruled out where the ones before it have been sampled.
         logit_bias: numbers from -100 to 100 that are added to tokens' logits; ids may be text.
         repetition_penalty: divides positive logits and multiplies negative ones of tokens in the
@@ -174,8 +174,8 @@ class SamplingParams:
             -1 reports the whole vocabulary. Of the model's own logits, before all of the above.
             True is 1.
         prompt_logprobs: the same for the tokens of the prompt.
-        logprob_token_ids: report these tokens at each position, besides the sampled one and in
-            place of the most probable ones.
+        logprob_token_ids: report these tokens at each position, besides the sampled one,
+            instead of the most probable ones.
         flat_logprobs: without effect: FlatLogprobs, which reads as a list of dicts, is what
             log-probabilities always come in.
         output_kind: what each output of LLMEngine.step holds.
@@ -258,7 +258,7 @@ class SamplingParams:
     @staticmethod
     @checked_arguments
     def from_optional(**options: Any) -> SamplingParams:
-        """Parameters from options of which None stands for the default; biases are clamped."""
+        """Parameters from options of which None is the default; biases are clamped."""
         known = {field.name for field in fields(SamplingParams)}
         given = {
             name: value for name, value in options.items() if value is not None or name not in known

@@ -160,12 +160,12 @@ class SpeculativeConfig:
         suffix_decoding_min_token_prob: suffix: tokens less probable are not drafted.
         suffix_decoding_use_tree: suffix: draft the most probable continuations of all the match's
             suffixes as a tree; otherwise the one best continuation. No field of vLLM's.
-        adaptive: shorten drafts where measured acceptance and cost say they do not pay.
-        acceptance_method: when a guess is accepted. "coupled": when it is the token that decoding
-            without drafts samples, so the ids are the same with and without speculation.
+        adaptive: shorten drafts where measured acceptance and cost predict no saving.
+        acceptance_method: the rule that accepts draft tokens. "coupled": those that decoding
+            without drafts samples; the ids are the same with and without speculation.
             "rejection" (rejection sampling) and "block" (block verification): the ids differ, their
             distribution does not. At temperature 0 all three give the same ids.
-        draft_sample_method: "greedy" guesses what is most probable. "probabilistic" draws chains
+        draft_sample_method: "greedy" drafts the most probable. "probabilistic" samples chains
             from a model's probabilities, which "rejection" and "block" then know.
         model: the drafter: a directory, a .gguf file (of a draft model) or a hub id; None with
             "mtp": the target's own layers. "ngram" is vLLM's older spelling of that method.

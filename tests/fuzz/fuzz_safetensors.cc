@@ -2,7 +2,7 @@
 // CheckpointError.
 //
 // The first byte chooses: the rest is a whole file; or a header, whose length is put before it and
-// 64 bytes of data behind it (else hardly any input gets past the length); or the index of shards.
+// 64 bytes of data after it (else hardly any input gets past the length); or the index of shards.
 #include <cstdint>
 #include <cstring>
 #include <span>

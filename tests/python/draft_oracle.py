@@ -71,10 +71,10 @@ class DraftOracle:
             return states[-hidden:] / self.weights["model.norm.weight"]
         if "midlayer.hidden_norm.weight" not in self.weights:
             return states[-hidden:]
-        taps = states[:-hidden].reshape(-1, hidden)
+        aux = states[:-hidden].reshape(-1, hidden)
         if self.config["fc_norm"]:
-            taps = np.stack([self.norm(t, f"fc_norm.{i}.weight") for i, t in enumerate(taps)])
-        fused: Array = self.weights["fc.weight"] @ taps.reshape(-1)
+            aux = np.stack([self.norm(t, f"fc_norm.{i}.weight") for i, t in enumerate(aux)])
+        fused: Array = self.weights["fc.weight"] @ aux.reshape(-1)
         return fused
 
     def row(self, token: int, feature: Array, position: int) -> tuple[Array, Array]:
@@ -103,7 +103,7 @@ class DraftOracle:
         return out, out
 
     def draft(self, tokens: list[int], states: Array, row: int, steps: int) -> list[Array]:
-        """What the output matrix reads at each step of a draft behind position `row`.
+        """What the output matrix reads at each step of a draft after position `row`.
 
         Args:
             tokens: x_0, x_1, ...

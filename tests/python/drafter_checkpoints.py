@@ -88,7 +88,7 @@ class Target:
     checkpoint: Checkpoint
 
     def after(self, num_tokens: int) -> Array:
-        """The tokens that most likely come `num_tokens` behind each token."""
+        """The tokens that most likely come `num_tokens` after each token."""
         tokens = np.arange(VOCAB)
         for _ in range(num_tokens):
             tokens = self.successor[tokens]
@@ -208,18 +208,18 @@ def make_eagle(target: Target, random: Random, **options: Any) -> Checkpoint:
 def make_eagle3(target: Target, random: Random, **options: Any) -> Checkpoint:
     """EAGLE-3 in the research format; `config` goes over its config.json."""
     hidden = options.get("hidden", HIDDEN)
-    num_layers, num_taps = options.get("num_layers", 1), options.get("num_taps", 3)
+    num_layers, num_aux = options.get("num_layers", 1), options.get("num_aux", 3)
     extras = {"qkv_bias": options.get("bias", False), "qk_norm": options.get("qk_norm", False)}
     tensors = random.layer("midlayer.", hidden, 2 * hidden, input_norm=True, **extras)
     tensors["midlayer.hidden_norm.weight"] = random.norm(hidden)
     for index in range(1, num_layers):
         tensors |= random.layer(f"layers.{index}.", hidden, input_norm=True, **extras)
     if options.get("has_fc", True):
-        tensors["fc.weight"] = random.matrix(hidden, num_taps * HIDDEN, 0.3)
+        tensors["fc.weight"] = random.matrix(hidden, num_aux * HIDDEN, 0.3)
     if options.get("norm_before_fc"):
-        tensors["input_norm.weight"] = random.norm(num_taps * HIDDEN)
+        tensors["input_norm.weight"] = random.norm(num_aux * HIDDEN)
     if options.get("fc_norm"):
-        tensors |= {f"fc_norm.{i}.weight": random.norm(HIDDEN) for i in range(num_taps)}
+        tensors |= {f"fc_norm.{i}.weight": random.norm(HIDDEN) for i in range(num_aux)}
     tensors["norm.weight"] = random.norm(hidden)
     kept = np.sort(random.rng.choice(VOCAB, options.get("draft_vocab", 40), replace=False))
     embedding, lm_head = target.embedding, target.lm_head

@@ -1,7 +1,7 @@
 """Drafters in float64 NumPy, by full recomputation: the oracle of the engine's drafts.
 
 Reads checkpoints by its own knowledge of their formats. `draft_logits` is a function of the known
-tokens and of the drafted ones behind them: it knows of no cycles, and of no keys and values kept.
+tokens and of the draft tokens after them: it knows of no cycles, and of no keys and values kept.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from model_reference import (
 
 
 class Drafter:
-    """`target_ids` are those of the logits' places; None if they are their own numbers."""
+    """`target_ids` are those of the logits' indices; None if they are their own numbers."""
 
     target_ids: npt.NDArray[np.int64] | None = None
 
@@ -47,7 +47,7 @@ class Drafter:
         return config
 
     def logits(self, tokens: Sequence[int], path: Sequence[int]) -> Array:
-        """Of the token behind tokens + path."""
+        """Of the token after tokens + path."""
         raise NotImplementedError
 
 
@@ -151,7 +151,7 @@ class Eagle3(Recurrent):
         is_sliding = index < len(types) and types[index] == "sliding_attention"
         return self.config["sliding_window"] if is_sliding else None
 
-    def taps(self) -> list[int]:
+    def aux_layers(self) -> list[int]:
         """k of R_k, the residual stream that enters layer k."""
         given = self.options.get("aux_hidden_state_layer_ids")
         if given:
@@ -167,7 +167,7 @@ class Eagle3(Recurrent):
         if "fc.weight" not in self.weights:
             return self.target.hidden(tokens)
         residuals = self.target.residuals(tokens)
-        chunks = [residuals[k] for k in self.taps()]
+        chunks = [residuals[k] for k in self.aux_layers()]
         eps = self.epsilon
         if "fc_norm.0.weight" in self.weights:
             norms = [self.weights[f"fc_norm.{i}.weight"] for i in range(len(chunks))]
@@ -191,14 +191,14 @@ class Eagle3(Recurrent):
 class Mtp(Recurrent):
     def __init__(self, target: LanguageModel, directory: Path | None, options: Config) -> None:
         super().__init__(target, directory, options)
-        behind = f"layers.{target.num_layers}."
+        extra = f"layers.{target.num_layers}."
         formats = {  # fusion: embedding's norm, hidden's norm, final norm, layer, masks position 0
             "mtp_layers.0.input_proj": (
                 *("mtp_layers.0.token_layernorm", "mtp_layers.0.hidden_layernorm"),
                 *("mtp_layers.0.final_layernorm", "mtp_layers.0.", True),
             ),
-            f"{behind}eh_proj": (
-                *(f"{behind}enorm", f"{behind}hnorm", f"{behind}shared_head.norm", behind, True),
+            f"{extra}eh_proj": (
+                *(f"{extra}enorm", f"{extra}hnorm", f"{extra}shared_head.norm", extra, True),
             ),
             "mtp.fc": (
                 *("mtp.pre_fc_norm_embedding", "mtp.pre_fc_norm_hidden", "mtp.norm"),
@@ -337,5 +337,5 @@ def make_drafter(
 
 
 def draft_logits(drafter: Drafter, tokens: Sequence[int], path: Sequence[int]) -> Array:
-    """Logits, in the draft vocabulary, of the row behind the known tokens and the path."""
+    """Logits, in the draft vocabulary, of the row after the known tokens and the path."""
     return drafter.logits(tokens, path)

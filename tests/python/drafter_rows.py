@@ -49,10 +49,10 @@ class Row:
         if self.mtp is not None:
             add_mtp(target, self.mtp, random)
         made = self.family if self.mtp is None else self.name
-        place = target.checkpoint.write(folder / f"target {made}")
+        directory = target.checkpoint.write(folder / f"target {made}")
         if self.make is None:
-            return place, None
-        return place, self.make(target, random).write(folder / self.name)
+            return directory, None
+        return directory, self.make(target, random).write(folder / self.name)
 
 
 LLAMA3_SCALING = {
@@ -201,8 +201,8 @@ ROWS = [
     eagle3("ids of entered layers", {GIVEN_IDS: [0, 4, 6]}),
     eagle3("ids of left layers", {GIVEN_IDS: [1, 2, 4]}),
     eagle3("ids overruled", {GIVEN_IDS: [1, 2, 4]}, said={"aux_hidden_state_layer_ids": [1, 2, 4]}),
-    eagle3("five taps", {GIVEN_IDS: [0, 2, 3, 4, 6]}, num_taps=5),
-    eagle3("one tap as wide as the drafter", {GIVEN_IDS: [4]}, num_taps=1),
+    eagle3("five auxiliary states", {GIVEN_IDS: [0, 2, 3, 4, 6]}, num_aux=5),
+    eagle3("one auxiliary state as wide as the drafter", {GIVEN_IDS: [4]}, num_aux=1),
     eagle3("no auxiliary states", {"eagle_config": {"use_aux_hidden_state": False}}, has_fc=False),
     eagle3("logit_scale", {"logit_scale": 0.4}),
     stored(eagle3("prefix"), "model.", HEAD_AND_MAPS),

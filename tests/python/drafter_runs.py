@@ -135,7 +135,7 @@ def records_of(
     for record in drafted:
         tokens = tuple(sequences[record.request_id][: record.num_tokens])
         if len(tokens) < record.num_tokens:
-            # A cancelled request may have lost tokens; others draft nothing behind their end.
+            # A cancelled request may have lost tokens; others draft nothing after their end.
             assert record.request_id in (cancelled or set())
             continue
         records.append(Record(tokens, tuple(record.path), np.array(record.logits)))

@@ -2,8 +2,8 @@
 
 Each case is a function of its number: a valid model, drafter or GGUF file is copied, one of its
 files is changed (a value of its JSON, a field of its header, an opcode of its pickle, some bytes,
-or the file as a whole), and it goes through LLM, inspect, convert, or a drafter's place. Anything
-but success or an error of Forerun's own is a finding: another exception, a hang, a crash.
+or the file as a whole), and LLM, inspect or convert read it, or LLM as a drafter. Anything but
+success or an error of Forerun's own is a finding: another exception, a hang, a crash.
 
     python tests/python/file_fuzzer.py --first 0 --cases 10000 --findings findings.txt
 """

@@ -196,7 +196,7 @@ class LanguageModel:
         self.done: list[tuple[list[int], list[Array]]] = []
 
     def residuals(self, tokens: Sequence[int]) -> list[Array]:
-        """R_k for k = 0 ... the number of layers: [tokens, hidden] behind k layers."""
+        """R_k for k = 0 ... the number of layers: [tokens, hidden] after k layers."""
         wanted = list(tokens)
         for known, residuals in self.done:
             if known[: len(wanted)] == wanted:

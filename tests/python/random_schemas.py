@@ -48,7 +48,7 @@ def _integer(rng: random.Random, depth: int) -> dict[str, Any]:
 
 
 def _number(rng: random.Random, depth: int) -> dict[str, Any]:
-    # Digits behind the point have no bound of their own.
+    # Digits after the point have no bound of their own.
     return {"type": "integer", "exclusiveMinimum": -3, "exclusiveMaximum": rng.randint(0, 1000)}
 
 

@@ -150,7 +150,7 @@ BROKEN: dict[str, Broken] = {
         "medusa vllm one lm_head", shaped("lm_head.weight", 65, HIDDEN), "is for 65.* 64"
     ),
     "layers the target lacks": Broken(E3, configured(**{IDS: [2, 3, 7]}), "numbers from 0 to 6"),
-    "a tap too few": Broken(E3, configured(**{IDS: [2, 3]}), "3 ids"),
+    "an auxiliary state too few": Broken(E3, configured(**{IDS: [2, 3]}), "3 ids"),
     "layers given that are not there": Broken(
         E3, nothing, "numbers from 0 to 6", {"aux_hidden_state_layer_ids": [0, 1, 9]}
     ),
@@ -265,8 +265,8 @@ def damage(directory: Path, how: str) -> None:
 
         torch.save(Evil(), file)
     elif how == "a byte of data":
-        place = len(data) // 2
-        file.write_bytes(data[:place] + bytes([data[place] ^ 255]) + data[place + 1 :])
+        middle = len(data) // 2
+        file.write_bytes(data[:middle] + bytes([data[middle] ^ 255]) + data[middle + 1 :])
 
 
 @pytest.mark.parametrize(

@@ -32,14 +32,14 @@ class Color(enum.Enum):
 
 
 def weather(
-    place: str, days: int = 3, units: Literal["C", "F"] | None = None, tags: list[str] | str = ""
+    city: str, days: int = 3, units: Literal["C", "F"] | None = None, tags: list[str] | str = ""
 ) -> dict[str, float]:
     """Tells the weather.
 
-    For a place: in detail.
+    For a city: in detail.
 
     Args:
-        place: where, in words
+        city: its name
             that may take two lines
         days (int): how many (choices: [1, 3, " 7 "])
         units: degrees: Celsius or Fahrenheit

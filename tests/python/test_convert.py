@@ -296,7 +296,7 @@ def test_what_is_not_understood_is_refused_by_name(case: str, tmp_path: Path) ->
     with pytest.raises(CheckpointError) as error:
         convert(path, tmp_path / "out", progress=False)
     assert message in str(error.value)
-    assert os.listdir(tmp_path) == ["bad.gguf"], "nothing half-made stays behind"
+    assert os.listdir(tmp_path) == ["bad.gguf"], "nothing half-made remains"
 
 
 def test_an_unknown_tensor_is_refused_by_name(tmp_path: Path) -> None:

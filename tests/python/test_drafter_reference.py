@@ -2,7 +2,8 @@
 
 Every row of the table - method, format, option - is a small random checkpoint. Records of the
 engine's draft steps are a function of the known tokens and the draft's path, so the reference needs
-no notion of cycles, and shift, taps, feedback, positions and kept keys and values are all judged.
+no notion of cycles, and shift, hidden states, feedback, positions and kept keys and values are all
+judged.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def cached(row: Row) -> Run:
 
 
 def continued(row: Row) -> Run:
-    """Conversations go on behind blocks that other requests made, drafting or not."""
+    """Conversations go on after blocks that other requests made, drafting or not."""
     engine = make_engine(row, speculative={})
     first = run(engine, PROMPTS, max_tokens=18, speculative=False).outputs
     second = run(engine, PROMPTS, max_tokens=20).outputs
@@ -164,7 +165,7 @@ def on_two_threads(row: Row) -> Run:
 
 
 def in_hybrid_drafts(row: Row) -> Run:
-    """Text that repeats is drafted by an index, some of it instead of the model's, some behind."""
+    """Text that repeats is drafted by an index, some of it instead of the model's, some after."""
     got = run(make_engine(row, speculative={"hybrid": True}), PROMPTS)
     # The index needs past outputs to know what comes.
     engine = make_engine(row, speculative={"hybrid": True})
@@ -193,7 +194,7 @@ def check_scenario(row: Row, scenario: Any) -> None:
     got = scenario(row)
     assert got.outputs == plain_outputs(directories(row)[0]), (row.name, scenario.__name__)
     check_records(row, got.records)
-    if scenario is not in_hybrid_drafts:  # there the model goes on from the index's guesses too
+    if scenario is not in_hybrid_drafts:  # there the model goes on from the index's draft too
         check_greedy_paths(row, got.records)
 
 
@@ -305,8 +306,8 @@ def times_zero(*tensors: str) -> Callable[[Any], None]:
     return lambda drafter: [drafter.weights.tensors[name].fill(0.0) for name in tensors]
 
 
-def shift_taps(drafter: Any) -> None:
-    drafter.taps = lambda: [3, 4, 4]
+def shift_aux_layers(drafter: Any) -> None:
+    drafter.aux_layers = lambda: [3, 4, 4]
 
 
 def forget_window(drafter: Any) -> None:
@@ -324,8 +325,8 @@ MISREADINGS = {
     ),
     "silu for gelu": ("eagle hidden_act", other_config(hidden_act="silu")),
     "the target's epsilon": ("eagle bias", other_config(rms_norm_eps=1e-5)),
-    "other layers": ("eagle3 plain", shift_taps),
-    "ids as entered layers": ("eagle3 ids of left layers", set_to("taps", lambda: [1, 2, 4])),
+    "other layers": ("eagle3 plain", shift_aux_layers),
+    "ids as entered layers": ("eagle3 ids of left layers", set_to("aux_layers", lambda: [1, 2, 4])),
     "normed residual": ("eagle3 plain", set_to("norm_before_residual", True)),
     "plain residual": ("eagle3 speculators plain", set_to("norm_before_residual", False)),
     "normed feedback": ("eagle3 plain", set_to("norm_output", True)),

@@ -1,4 +1,4 @@
-"""Checkpoints of every format, told by their content; and broken ones, refused by name."""
+"""Checkpoints of every format, detected by their content; and broken ones, which are refused."""
 
 from __future__ import annotations
 
@@ -209,7 +209,9 @@ FORMATS: dict[str, Callable[[], Checkpoint]] = {
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 @pytest.mark.parametrize("prefix", ["", "model."])
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_format_is_told_by_its_tensors(name: str, prefix: str, file: str, tmp_path: Path) -> None:
+def test_formats_are_detected_from_tensors(
+    name: str, prefix: str, file: str, tmp_path: Path
+) -> None:
     made = FORMATS[name]()
     found = inspect(made.write(tmp_path, prefix, file))
     assert found.method == made.method

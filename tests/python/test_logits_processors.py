@@ -77,7 +77,7 @@ def test_speculation_changes_nothing_that_they_see_or_do(
         assert sorted(seen[method]) == sorted(seen["none"])
 
 
-def test_they_come_behind_biases_and_in_front_of_penalties(llms: dict[str, LLM]) -> None:
+def test_they_run_after_biases_and_before_penalties(llms: dict[str, LLM]) -> None:
     seen = []
 
     def look(token_ids: list[int], logits: Any) -> None:
@@ -90,7 +90,7 @@ def test_they_come_behind_biases_and_in_front_of_penalties(llms: dict[str, LLM])
     output = run(llms["none"], [look], max_tokens=3, **fields)
     assert np.isneginf(seen[0][:7]).all()
     assert seen[0].argmax() == 9
-    assert output.outputs[0].token_ids == [7, 8, 7], "penalised behind the function"
+    assert output.outputs[0].token_ids == [7, 8, 7], "penalised after the function"
 
 
 def fail_at_four(token_ids: list[int], logits: Any) -> None:

@@ -173,7 +173,7 @@ def test_a_user_without_a_home_needs_none(
         as_safetensors(pickled)
 
 
-def test_where_nothing_can_be_written_both_places_are_named(
+def test_the_error_names_both_directories_if_none_can_be_written(
     pickled: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Path, "mkdir", failing(Path("/"), errno.EROFS))

@@ -71,7 +71,7 @@ def test_targets_are_those_of_transformers(
     residuals = ours.residuals(TOKENS)
     for k in range(ours.num_layers):
         np.testing.assert_allclose(residuals[k], result.hidden_states[k][0].numpy(), **CLOSE)
-    # transformers' last hidden state is behind the final norm.
+    # transformers' last hidden state is after the final norm.
     final = result.hidden_states[ours.num_layers][0].numpy()
     np.testing.assert_allclose(ours.hidden(TOKENS), final, **CLOSE)
 
@@ -175,7 +175,7 @@ def test_eagle3_is_llama_layers_the_first_twice_as_wide(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mtp deepseek", "mtp qwen"])
-def test_mtp_is_a_layer_of_the_target_behind_a_fusion(name: str) -> None:
+def test_mtp_is_a_layer_of_the_target_after_a_fusion(name: str) -> None:
     row = row_named(name)
     target, directory = directories(row)
     drafter = make_drafter("mtp", LanguageModel(target), directory)

@@ -44,7 +44,7 @@ def sharp() -> Checkpoint:
     From the last layer's state that tells the token which the row knows already; its rows are moved
     to the successors, so that it tells the next one.
     """
-    made = drafter("eagle3 one tap as wide as the drafter")
+    made = drafter("eagle3 one auxiliary state as wide as the drafter")
     target = make_target()
     for name in made.tensors:
         if name.endswith(("o_proj.weight", "down_proj.weight")):
@@ -97,7 +97,7 @@ def test_what_an_eagle3_checkpoint_leaves_open_is_tried(target: Path, tmp_path: 
     options = run(target, made.write(tmp_path / "entered"), **given).trials[1].options
     assert options == {"aux_hidden_state_layer_ids": [2, 3, 5]}
     made = drafter("eagle3 ids of entered layers")
-    made.config[IDS] = [0, 4, NUM_LAYERS]  # nothing comes behind the last layer
+    made.config[IDS] = [0, 4, NUM_LAYERS]  # nothing comes after the last layer
     assert len(run(target, made.write(tmp_path / "last"), **given).trials) == 1
 
 

@@ -1,4 +1,4 @@
-"""Stop strings that name special tokens: whole texts and streams end at the same place."""
+"""Stop strings that name special tokens: whole texts and streams end at the same token."""
 
 from __future__ import annotations
 

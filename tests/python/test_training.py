@@ -31,9 +31,9 @@ from training_runs import (  # noqa: E402
     write_data,
 )
 
-from forerun import cli  # noqa: E402
 from forerun.checkpoints.inspection import fit_problems, inspect  # noqa: E402
 from forerun.errors import CheckpointError, InvalidArgumentError  # noqa: E402
+from forerun.tools import cli  # noqa: E402
 from forerun.training import TRAIN_METHODS, TrainOptions, layer_heads  # noqa: E402
 from forerun.training.batch import make_batch  # noqa: E402
 from forerun.training.data import Corpus, Example, draft_vocabulary  # noqa: E402
@@ -122,7 +122,7 @@ def test_training_on_own_drafts_is_drafting_token_by_token(
     monkeypatch.setattr(layer_heads, "linear_cross_entropy", spy)
     store = StateStore(target, list(head.layer_ids), None, head.needs_best)
     batch = make_batch(examples_of(asked)[:4], store, POSITIONS)
-    head.guesses(batch)
+    head.predictions(batch)
 
     weights = {name: t.detach().double().numpy() for name, t in head.tensors().items()}
     weights["model.norm.weight"] = target.final_norm.double().numpy()
@@ -146,7 +146,7 @@ def test_a_small_corpus_is_learned(
 
     def loss() -> list[float]:
         with torch.no_grad():
-            return [float(guess.loss) for guess in trainer.head.guesses(batch)]
+            return [float(prediction.loss) for prediction in trainer.head.predictions(batch)]
 
     before = loss()
     trainer.train()
@@ -275,9 +275,9 @@ def test_a_loss_compares_the_frequent_tokens_and_others_by_chance(
     assert seen[0] != seen[1]
     with torch.no_grad():
         assert trainer.head._compared(first) is None
-    before = sum(guess.loss.item() for guess in trainer.head.guesses(first))
+    before = sum(prediction.loss.item() for prediction in trainer.head.predictions(first))
     trainer.train()
-    assert sum(guess.loss.item() for guess in trainer.head.guesses(first)) < before
+    assert sum(prediction.loss.item() for prediction in trainer.head.predictions(first)) < before
 
 
 def test_a_layer_for_multi_token_prediction_is_added_to_a_copy_and_trained_on(
@@ -331,7 +331,7 @@ def test_a_draft_model_is_a_model(options: Callable[..., TrainOptions], target: 
     batch = make_batch(examples_of(trainer.options), trainer._store, 1)
     states = again.states(batch.tokens[:, : batch.length], [])
     best = again.logits(states)[batch.example, batch.position + 1].argmax(-1)
-    ours = trainer.head.guesses(batch)[0].tokens
+    ours = trainer.head.predictions(batch)[0].tokens
     assert (best == ours).float().mean() > 0.8  # the file is rounded
 
 

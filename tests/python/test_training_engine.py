@@ -65,7 +65,7 @@ def data(directory: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def passes_of_engine(llm: LLM, examples: list[Example]) -> int:
-    """Target passes behind the first tokens of the answers, which have to be the same."""
+    """Target passes after the first tokens of the answers, which have to be the same."""
     passes = 0
     for example in examples:
         prompt = list(example.tokens[: example.num_prompt_tokens])

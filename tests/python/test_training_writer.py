@@ -210,7 +210,7 @@ def test_the_target_answers_given_prompts(
     # Of two answers one is the most probable; a draw may happen to be it too.
     assert set(greedy.values()) <= {1, 2}
     assert 10 <= greedy.total() < 16
-    # More of them go on where these end, whatever an interrupted run left behind.
+    # More of them go on where these end, whatever an interrupted run left.
     with (tmp_path / "out" / "data.jsonl").open("a") as file:
         file.write('{"prompt": [3, 4')
     more = asked("out", num_examples=23, **options)

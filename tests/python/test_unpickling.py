@@ -237,8 +237,8 @@ mutations = st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_si
 
 def mutated(changes: list[tuple[int, int]]) -> bytes:
     data = bytearray(state(tensor() + b"q\x01" + text("b") + b"h\x01s" + text("c") + tensor()))
-    for place, byte in changes:
-        data[place % len(data)] = byte
+    for offset, byte in changes:
+        data[offset % len(data)] = byte
     return bytes(data)
 
 

@@ -188,8 +188,8 @@ def run_prompt(
 def in_turns(methods: Sequence[str], count: int) -> Iterator[tuple[int, str]]:
     """(index, method) for every index; the method that goes first changes with the index."""
     for index in range(count):
-        for place in range(len(methods)):
-            yield index, methods[(index + place) % len(methods)]
+        for offset in range(len(methods)):
+            yield index, methods[(index + offset) % len(methods)]
 
 
 def read_bandwidth(num_threads: int) -> float:

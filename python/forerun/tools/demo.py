@@ -145,8 +145,8 @@ def measure(llms: dict[str, LLM], name: str, rounds: dict[str, list[list[Tally]]
     for number in range(_MAX_ROUNDS):
         if number > 0 and time.monotonic() - begin > _TIME_FOR_ROUNDS / 3 * number:
             return
-        for place in range(len(methods)):
-            method = methods[(number + place) % len(methods)]
+        for offset in range(len(methods)):
+            method = methods[(number + offset) % len(methods)]
             llm = llms[method]
             llm.reset_caches()
             prompt, params = prompts(llm)[name]

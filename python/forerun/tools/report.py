@@ -67,17 +67,17 @@ def draw(report: dict[str, Any], path: str | Path) -> None:
     categories = list(next(iter(methods.values()))["by_category"])
     groups = ["all prompts", *(categories if len(categories) > 1 else [])]
     width = 0.8 / len(methods)
-    for place, (method, summary) in enumerate(methods.items()):
+    for index, (method, summary) in enumerate(methods.items()):
         parts = [summary, *(summary["by_category"][name] for name in groups[1:])]
         heights = [part["tokens_per_second"] for part in parts]
-        positions = [i + (place - (len(methods) - 1) / 2) * width for i in range(len(groups))]
+        positions = [i + (index - (len(methods) - 1) / 2) * width for i in range(len(groups))]
         bars = speeds.bar(positions, heights, width * 0.92, label=method)
         speeds.bar_label(bars, fmt="%.0f", fontsize=8 if len(groups) * len(methods) < 25 else 6)
         rates = summary["acceptance_rate_per_drafted_pos"]
         used = [i + 1 for i, rate in enumerate(rates) if rate > 0]
         if used:
             acceptance.plot(
-                used, [rates[i - 1] for i in used], "o-", color=f"C{place}", label=method
+                used, [rates[i - 1] for i in used], "o-", color=f"C{index}", label=method
             )
     speeds.set_xticks(range(len(groups)), groups)
     if len(groups) > 4:

@@ -1,4 +1,4 @@
-"""Examples side by side, and the rows that a drafter guesses from."""
+"""Examples side by side, and the rows that a drafter predicts from."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from forerun.training.target import StateStore
 
 @dataclass
 class Batch:
-    """Examples padded behind, and their rows.
+    """Examples padded at their ends, and their rows.
 
-    A row stands for a moment of decoding: the target has written x_{t+1}, the drafter reads the
-    target's states up to position t, and its guess number i is of x_{t+2+i}. An example has a row
-    for each t from the position before its answer on, as long as there is something to guess.
+    A row is a moment of decoding: the target has written x_{t+1}, the drafter reads the
+    target's states up to position t, and its prediction i is of x_{t+2+i}. An example has a row
+    for each t from the position before its answer on, as long as there is something to predict.
 
     Attributes:
         tokens: [batch, length + num_positions + 1].
         states: [batch, length, width]: what StateStore gives.
         example: [rows], the row's index into the batch.
         position: [rows], the row's t.
-        slot: [rows], the row's place where the rows of each example are padded to `most_rows`.
-        remaining: [rows], how many guesses can be judged; rows of an example are consecutive, so
-            that the target's state for guess i of row r is that of guess 0 of row r + i.
+        slot: [rows], the row's index when the rows of each example are padded to `most_rows`.
+        remaining: [rows], how many predictions can be judged; an example's rows are consecutive, so
+            that the target's state for prediction i of row r is that of prediction 0 of row r + i.
         most_rows: rows of the example that has most.
-        best: [rows], what the target itself finds most probable where guess 0 is; empty unless the
+        best: [rows], the target's most probable token for prediction 0; empty unless the
             store keeps it.
     """
 
@@ -57,11 +57,11 @@ class Batch:
         return self.example * self.length + self.position
 
     def known(self, step: int) -> Tensor:
-        """[rows]: x_{t+1+step}, which guess number `step` follows."""
+        """[rows]: x_{t+1+step}, which prediction `step` follows."""
         return self.tokens[self.example, self.position + 1 + step]
 
     def truth(self, step: int) -> Tensor:
-        """[rows]: x_{t+2+step}, what guess number `step` is about; padding where it has ended."""
+        """[rows]: x_{t+2+step}, the token of prediction `step`; padding where it has ended."""
         return self.tokens[self.example, self.position + 2 + step]
 
     def final_states(self, hidden_size: int, ahead: int) -> Tensor:
@@ -73,7 +73,7 @@ def make_batch(examples: list[Example], store: StateStore, num_positions: int) -
     """Puts examples side by side."""
     states = store.get(examples)
     length = states.shape[1]
-    # One more than the last guess: a row's chain of guesses runs past the end of its example.
+    # One more than the last prediction: a row's chain runs past its example's end.
     tokens = torch.zeros(len(examples), length + num_positions + 1, dtype=torch.long)
     example, position, slot, remaining = [], [], [], []
     counts = [len(e) - 1 - e.num_prompt_tokens for e in examples]

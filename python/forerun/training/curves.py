@@ -24,7 +24,7 @@ def draw_curves(out: Path) -> None:
     _draw_positions(left, [(e, e["accuracy"]) for e in entries if "accuracy" in e], "-", "training")
     held_out = [(e, e["held_out"]["accuracy"]) for e in entries if "held_out" in e]
     _draw_positions(left, held_out, "o--", "held out")
-    left.set_ylabel("right guesses by position")
+    left.set_ylabel("accuracy by position")
     losses = [(e, [sum(e["loss"])]) for e in entries if "loss" in e]
     right.plot([e["answer_tokens"] for e, _ in losses], [v[0] for _, v in losses], color="C7")
     right.set_ylabel("loss, positions added")

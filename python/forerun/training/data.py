@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from forerun.text.tokenizer import Tokenizer
     from forerun.training.options import TrainOptions
 
-# The first guess is of an answer's second token.
+# The first prediction is of an answer's second token.
 _LEAST_ANSWER = 2
 # Examples whose lengths fall into one bucket may share a batch.
 _BUCKET = 24

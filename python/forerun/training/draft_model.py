@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forerun.training.batch import Batch
-from forerun.training.heads import Guess, Head, row_weights
+from forerun.training.heads import Head, Prediction, row_weights
 from forerun.training.losses import linear_cross_entropy
 from forerun.training.options import TrainOptions
 from forerun.training.target import Target
@@ -60,8 +60,8 @@ class DraftModel(Head):
         weight: nn.Parameter = self.model.model.embed_tokens.weight
         return weight
 
-    def guesses(self, batch: Batch) -> list[Guess]:
-        """One pass: a guess depends on the tokens alone, wherever in a draft it is made."""
+    def predictions(self, batch: Batch) -> list[Prediction]:
+        """One pass: a prediction depends on the tokens alone, at any depth of a draft."""
         tokens = batch.tokens[:, : batch.length]
         states = self.model.model(tokens, use_cache=False).last_hidden_state
         with torch.no_grad():
@@ -70,7 +70,7 @@ class DraftModel(Head):
         rows = torch.arange(len(truth), device=truth.device)
         read = states[batch.example, batch.position + 1]
         weights = row_weights(batch, 0)
-        return [Guess(*linear_cross_entropy(read, self.embedding, truth, rows, weights))]
+        return [Prediction(*linear_cross_entropy(read, self.embedding, truth, rows, weights))]
 
     def tensors(self) -> dict[str, Tensor]:
         """Llama's names, without the tied output matrix."""

@@ -1,4 +1,4 @@
-"""How far a drafter's guesses are accepted, on examples that it was not trained on."""
+"""How far a drafter's predictions are accepted, on examples that it was not trained on."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from forerun.training.target import StateStore
 
 @dataclass(frozen=True)
 class Acceptance:
-    """What the guesses are worth.
+    """How good the predictions are.
 
-    A guess is right where it is the token that the answer has. For an answer that the target wrote
+    A prediction is right if it is the answer's token. For an answer that the target wrote
     greedily, or with draws that the engine repeats, this is what verification accepts.
 
     Attributes:
-        accuracy: share of right guesses by position, given the answer's tokens before.
-        conditional: share of right guesses by position where all before were right.
+        accuracy: share of right predictions by position, given the answer's tokens before.
+        conditional: share of right predictions by position where all before were right.
         expected_length: tokens per target pass, the target's own included, if every moment of the
             answers were as likely to be drafted from.
         chain_length: the same where drafts follow each other as in decoding.
@@ -84,28 +84,28 @@ def evaluate(
 
 
 def hits_of(head: Head, batch: Batch) -> Tensor:
-    """[positions, rows]: 1 where a guess is right, 0 where not or where there is no token."""
-    guesses = head.guesses(batch)
+    """[positions, rows]: 1 where a prediction is right, 0 where not or where there is no token."""
+    predictions = head.predictions(batch)
     hits = []
     for step in range(head.num_positions):
         if head.reads_its_drafts:
-            tokens, row_step = guesses[step].tokens, step
+            tokens, row_step = predictions[step].tokens, step
             right = tokens == batch.truth(row_step)
         else:
-            first = guesses[0].tokens == batch.truth(0)
+            first = predictions[0].tokens == batch.truth(0)
             right = torch.cat([first[step:], first.new_zeros(min(step, len(first)))])
         hits.append(right[: len(batch.remaining)].float() * (batch.remaining > step))
     return torch.stack(hits).cpu()
 
 
 def judged_rows(batch: Batch, positions: int) -> Tensor:
-    """[positions, rows]: 1 where there is a token to compare a guess with."""
+    """[positions, rows]: 1 where there is a token to compare a prediction with."""
     steps = torch.arange(positions, device=batch.remaining.device)
     return (batch.remaining > steps[:, None]).float().cpu()
 
 
 def accepted_by_example(streak: Tensor, batch: Batch) -> list[list[int]]:
-    """How many guesses hold from each row, for each example."""
+    """How many predictions are right from each row, for each example."""
     lengths = streak.sum(0).long().tolist()
     result: list[list[int]] = [[] for _ in range(batch.num_examples)]
     for example, length in zip(batch.example.tolist(), lengths, strict=True):
@@ -114,10 +114,10 @@ def accepted_by_example(streak: Tensor, batch: Batch) -> list[list[int]]:
 
 
 def count_passes(accepted: list[int]) -> int:
-    """Target passes for an answer, drafting again behind what each pass gave.
+    """Target passes for an answer, drafting again after the tokens of each pass.
 
     Args:
-        accepted: by row, how many guesses hold.
+        accepted: by row, how many predictions are right.
     """
     row, passes = 0, 0
     while row < len(accepted):

@@ -31,7 +31,7 @@ _MIN_P = 0.02
 # Most answers in use are the most probable ones, so most to learn from are.
 _GREEDY_SHARE = 0.6
 _TEMPERATURE = 0.7
-_MARK = "\u241eforerun\u241e"  # stands where the user's words are when a template is taken apart
+_MARK = "\u241eforerun\u241e"  # replaces the user's words while a template is taken apart
 
 
 def write_examples(options: TrainOptions) -> Path:
@@ -61,7 +61,7 @@ def write_examples(options: TrainOptions) -> Path:
 
 
 class _Lines:
-    """The rounds' lines in out/data.jsonl. What they follow from stands beside, in out/data.json.
+    """The rounds' lines in out/data.jsonl. The settings they follow from are in out/data.json.
 
     A round is there when the latter counts its lines: what an interrupted one left is cut off.
     """
@@ -202,7 +202,7 @@ class Author:
         return [list(ids) for ids in kept]
 
     def _cut(self, written: Written, end: TurnEnd) -> Written:
-        """Without the text that ends it, and what is behind."""
+        """Without the text that ends it, and what follows."""
         if self._tokenizer is None or not end.text:
             return written
         whole = self._tokenizer.decode(written.token_ids, skip_special_tokens=False)
@@ -235,11 +235,11 @@ class Author:
         """What ends a question; without a chat template nothing does before its length."""
         if self._turn is None or self._tokenizer is None:
             return TurnEnd()
-        behind = self._turn[1]
-        ids = self._tokenizer.encode(behind, add_special_tokens=False)
+        after = self._turn[1]
+        ids = self._tokenizer.encode(after, add_special_tokens=False)
         if ids and ids[0] in self._tokenizer.special_token_ids:
             return TurnEnd(token_id=ids[0])
-        return TurnEnd(text=behind)
+        return TurnEnd(text=after)
 
     def _write(
         self, requests: list[WriteRequest], draw: random.Random, end: TurnEnd | None
@@ -256,12 +256,12 @@ def _make_writer(options: TrainOptions, tokenizer: Tokenizer | None) -> Writer:
 
 
 def user_turn(tokenizer: Tokenizer) -> tuple[str, str] | None:
-    """What a chat template writes before the user's words and right behind; None without one."""
+    """What a chat template writes before the user's words and right after; None without one."""
     if tokenizer.chat_template is None:
         return None
     messages = [{"role": "user", "content": _MARK}]
     text = tokenizer.render_chat(messages, add_generation_prompt=False)
-    before, mark, behind = text.partition(_MARK)
+    before, mark, after = text.partition(_MARK)
     if not mark:
         return None
-    return before, behind.strip()
+    return before, after.strip()

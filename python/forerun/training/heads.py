@@ -16,7 +16,7 @@ from forerun.training.target import Target
 
 
 @dataclass
-class Guess:
+class Prediction:
     """What a drafter makes of one position of all rows of a batch.
 
     Attributes:
@@ -34,8 +34,8 @@ class Head(nn.Module):
     Attributes:
         layer_ids: the target's layers whose states it reads beside the final one.
         num_positions: tokens of its drafts that it is trained for.
-        reads_its_drafts: False where a guess never depends on the drafter's states of guesses
-            before, as an independent model's: one pass then has the guesses of all positions.
+        reads_its_drafts: False where a prediction never depends on the drafter's states of earlier
+            ones, as an independent model's: one pass then has the predictions of all positions.
         needs_best: whether batches must have `best`.
         in_target: whether the checkpoint is a copy of the target's with tensors added.
     """
@@ -51,8 +51,8 @@ class Head(nn.Module):
         self.target = target
         self.num_positions = num_positions
 
-    def guesses(self, batch: Batch) -> list[Guess]:
-        """Guesses by position, each made as if those before had been accepted."""
+    def predictions(self, batch: Batch) -> list[Prediction]:
+        """Predictions by position, each made as if those before had been accepted."""
         raise NotImplementedError
 
     def tensors(self) -> dict[str, Tensor]:
@@ -94,13 +94,13 @@ def linear(inputs: int, outputs: int, bias: bool = False) -> nn.Linear:
 
 
 def row_weights(batch: Batch, step: int) -> Tensor:
-    """[rows]: equal shares for the rows whose guess number `step` can be judged, 0 for others."""
+    """[rows]: equal shares for the rows whose prediction `step` can be judged, 0 for others."""
     counted = (batch.remaining > step).float()
     return counted / counted.sum().clamp(min=1)
 
 
 def truth_rows(batch: Batch, step: int) -> Tensor:
-    """[rows]: which row's first guess is about what this one's guess number `step` is about."""
+    """[rows]: the row whose first prediction is of the token of this row's `step`-th."""
     return torch.arange(len(batch.remaining), device=batch.remaining.device) + torch.where(
         batch.remaining > step, step, 0
     )
@@ -132,27 +132,27 @@ class Medusa(Head):
             nn.Parameter(rows.clone(), requires_grad=not options.freeze_head) for _ in range(count)
         )
 
-    def guesses(self, batch: Batch) -> list[Guess]:
+    def predictions(self, batch: Batch) -> list[Prediction]:
         """Cross-entropy with the tokens that came."""
         size = self.target.vocab_size if self.vocabulary is None else len(self.vocabulary)
-        place = torch.arange(self.target.vocab_size)
+        draft_ids = torch.arange(self.target.vocab_size)
         if self.vocabulary is not None:
-            place = torch.full((self.target.vocab_size,), -1)
-            place[self.vocabulary] = torch.arange(size)
+            draft_ids = torch.full((self.target.vocab_size,), -1)
+            draft_ids[self.vocabulary] = torch.arange(size)
         final = batch.final_states(self.target.hidden_size, 0)
-        guesses = []
+        predictions = []
         for step in range(self.num_positions):
             state = final
             for block in self.blocks[step]:
                 state = state + F.silu(F.linear(state, block))
-            labels = place.to(final.device)[batch.truth(step)]
+            labels = draft_ids.to(final.device)[batch.truth(step)]
             weights = row_weights(batch, step) * (labels >= 0)
             rows = torch.arange(len(labels), device=final.device)
             output = self.outputs[step % len(self.outputs)]
             loss, best = linear_cross_entropy(state, output, labels.clamp(min=0), rows, weights)
             ids = best if self.vocabulary is None else self.vocabulary.to(best.device)[best]
-            guesses.append(Guess(loss, ids))
-        return guesses
+            predictions.append(Prediction(loss, ids))
+        return predictions
 
     def tensors(self) -> dict[str, Tensor]:
         """vLLM's names; an output matrix of the target's own rows only where it is asked for."""
@@ -219,7 +219,7 @@ class MlpSpeculator(Head):
         self.num_compared = options.loss_vocab_size or target.vocab_size
         self.frequent = None if frequent is None else torch.tensor(frequent)
 
-    def guesses(self, batch: Batch) -> list[Guess]:
+    def predictions(self, batch: Batch) -> list[Prediction]:
         """Cross-entropy with the target's distribution over the tokens that are compared."""
         size = (self.target.hidden_size,)
         ids = self._compared(batch)
@@ -227,7 +227,7 @@ class MlpSpeculator(Head):
         with torch.no_grad():
             truth = self.target.logits(batch.final_states(*size, 1), ids).softmax(-1)
         state = F.rms_norm(batch.final_states(*size, 0), size, None, 1e-6) / 2**0.5
-        guesses = []
+        predictions = []
         for step in range(self.num_positions):
             embedded = F.embedding(batch.known(step), self.emb) @ self.emb_map
             project = self.first if step == 0 else self.later
@@ -236,8 +236,8 @@ class MlpSpeculator(Head):
             state = F.gelu(normed * self.ln_weight + self.ln_bias)
             rows, weights = truth_rows(batch, step), row_weights(batch, step)
             loss, best = linear_cross_entropy(state, output, truth, rows, weights)
-            guesses.append(Guess(loss, best if ids is None else ids[best]))
-        return guesses
+            predictions.append(Prediction(loss, best if ids is None else ids[best]))
+        return predictions
 
     def _compared(self, batch: Batch) -> Tensor | None:
         """The ids of this step's loss, the same ones for the same batch; None: all."""

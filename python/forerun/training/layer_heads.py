@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forerun.training.batch import Batch
-from forerun.training.heads import Guess, Head, RmsNorm, linear, row_weights, truth_rows
+from forerun.training.heads import Head, Prediction, RmsNorm, linear, row_weights, truth_rows
 from forerun.training.layers import DraftLayer
 from forerun.training.losses import linear_cross_entropy
 from forerun.training.options import TrainOptions, check_layer_ids
@@ -48,10 +48,10 @@ class LayerHead(Head):
         return embedding
 
     def feature_loss(self, out: Tensor, batch: Batch, step: int) -> Tensor | float:
-        """How far what is fed back is from what it stands for; 0 where it need not be near."""
+        """How far the feedback is from the hidden state that it replaces; 0: not trained for."""
         return 0.0
 
-    def guesses(self, batch: Batch) -> list[Guess]:
+    def predictions(self, batch: Batch) -> list[Prediction]:
         """Cross-entropy with the target's distribution over the tokens that can be drafted."""
         truth, drafted = self._truth(batch)
         feature = self.feature(batch)
@@ -60,7 +60,7 @@ class LayerHead(Head):
         residual, inputs = self.fuse(embedded, feature)
         self.layer.attention.context(inputs, batch)
         residual, inputs = (x.flatten(0, 1)[batch.flat_rows] for x in (residual, inputs))
-        guesses = []
+        predictions = []
         fed_back = feature
         for step in range(self.num_positions):
             if step > 0:
@@ -74,12 +74,12 @@ class LayerHead(Head):
                 read, self.output, truth, rows, weights * drafted[rows]
             )
             ids = best if self.vocabulary is None else self.vocabulary.to(best.device)[best]
-            guesses.append(Guess(loss + self.feature_loss(out, batch, step), ids))
-        return guesses
+            predictions.append(Prediction(loss + self.feature_loss(out, batch, step), ids))
+        return predictions
 
     @torch.no_grad()
     def _truth(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The target's distributions of first guesses, and whether its best one can be drafted."""
+        """The target's distributions of first tokens, and whether its best one can be drafted."""
         final = batch.final_states(self.target.hidden_size, 1)
         if self.vocabulary is None:
             return self.target.logits(final).softmax(-1), torch.ones(len(final)).to(final.device)
@@ -136,12 +136,12 @@ class Eagle3(LayerHead):
 
     def feature(self, batch: Batch) -> Tensor:
         """fc of the states, side by side."""
-        taps = batch.states[..., : -self.target.hidden_size]
+        aux = batch.states[..., : -self.target.hidden_size]
         if self.fc_norm:
-            parts = torch.split(taps, self.target.hidden_size, -1)
+            parts = torch.split(aux, self.target.hidden_size, -1)
             normed = [norm(part) for norm, part in zip(self.fc_norm, parts, strict=True)]
-            taps = torch.cat(normed, -1)
-        result: Tensor = self.fc(taps)
+            aux = torch.cat(normed, -1)
+        result: Tensor = self.fc(aux)
         return result
 
     def fuse(self, embedding: Tensor, feature: Tensor) -> tuple[Tensor, Tensor]:
@@ -173,7 +173,7 @@ class Eagle3(LayerHead):
         return tensors | self.layer.tensors("midlayer.")
 
     def config(self) -> dict[str, Any]:
-        """The research format's config, with what its writers leave to be guessed."""
+        """The research format's config, with what its writers leave open."""
         assert self.vocabulary is not None
         config = self.base_config() | {
             "draft_vocab_size": len(self.vocabulary),
@@ -188,7 +188,7 @@ class Eagle3(LayerHead):
 def usual_layer_ids(num_layers: int) -> list[int]:
     """A low, the middle and a high layer, as most checkpoints have them."""
     ids = [min(max(k, 0), num_layers - 1) for k in (2, num_layers // 2, num_layers - 3)]
-    # A list that begins with 1 means something else to whoever reads it.
+    # A list that begins with 1 is read in the other convention.
     return sorted(ids) if ids[0] == 1 else ids
 
 

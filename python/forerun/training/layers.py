@@ -16,9 +16,9 @@ _FAR_BELOW = -1e9
 class Attention(nn.Module):
     """Attention of drafts: a row reads the target-fed past up to its position, and its own draft.
 
-    In decoding, the keys of positions 0..t come from the target's states, and those behind from
-    the drafter's own guesses. `context` makes the former for whole sequences; `forward` goes one
-    position along all drafts at once, and only rows that can be judged are computed.
+    In decoding, the keys of positions 0..t come from the target's states, and later ones from
+    the drafter's own predictions. `context` makes the former for whole sequences; `forward` goes
+    one position along all drafts at once, and only rows that can be judged are computed.
     """
 
     def __init__(self, inputs: int, target: Target, bias: bool = False) -> None:
@@ -113,7 +113,7 @@ class DraftLayer(nn.Module):
         self.down = linear(self.inner, hidden)
 
     def forward(self, residual: Tensor, attention_input: Tensor, batch: Batch, step: int) -> Tensor:
-        """The residual stream behind the layer, [rows, hidden]."""
+        """The residual stream after the layer, [rows, hidden]."""
         middle = residual + self.attention(attention_input, batch, step)
         normed = self.norm(middle)
         result: Tensor = middle + self.down(F.silu(self.gate(normed)) * self.up(normed))

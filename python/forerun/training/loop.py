@@ -25,7 +25,7 @@ from forerun.training.curves import draw_curves
 from forerun.training.data import Corpus, Example, draft_vocabulary, make_batches
 from forerun.training.evaluation import Acceptance, evaluate
 from forerun.training.factory import make_head
-from forerun.training.heads import Guess, Head
+from forerun.training.heads import Head, Prediction
 from forerun.training.options import TrainOptions
 from forerun.training.start import Start
 from forerun.training.target import StateStore, Target
@@ -192,9 +192,9 @@ class Trainer:
     def _train_step(self, batch: Batch) -> None:
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        guesses = self._guesses(batch)
+        predictions = self._predictions(batch)
         decay = self.options.step_decay or 1.0
-        losses = torch.stack([guess.loss for guess in guesses])
+        losses = torch.stack([prediction.loss for prediction in predictions])
         weights = decay ** torch.arange(len(losses), device=losses.device)
         self._optimizer.zero_grad()
         torch.autograd.backward((losses * weights).sum())
@@ -203,21 +203,21 @@ class Trainer:
         self.step += 1
         self.num_tokens += len(batch.position)
         accuracy = []
-        for position, guess in enumerate(guesses):
+        for position, prediction in enumerate(predictions):
             counted = batch.remaining > position
-            right = (guess.tokens == batch.truth(position)) & counted
+            right = (prediction.tokens == batch.truth(position)) & counted
             accuracy.append(int(right.sum()) / max(int(counted.sum()), 1))
         self._average(loss=losses.detach().tolist(), accuracy=accuracy, gradient=[float(norm)])
         if self.step % _LOG_STEPS == 1:
             self._log(lr=self._optimizer.param_groups[0]["lr"], **self.means)
 
-    def _guesses(self, batch: Batch) -> list[Guess]:
-        """Guesses of as many positions as are trained for at this time."""
+    def _predictions(self, batch: Batch) -> list[Prediction]:
+        """Predictions of as many positions as are trained for at this time."""
         positions, growth = self.head.num_positions, self.options.growth
         if self.progress < growth:
             self.head.num_positions = 1 + int(positions * self.progress / growth)
         try:
-            return self.head.guesses(batch)
+            return self.head.predictions(batch)
         finally:
             self.head.num_positions = positions
 
@@ -303,7 +303,7 @@ class Trainer:
             )
 
     def _trim_log(self) -> None:
-        """Drops what another run left, or this one behind its last save."""
+        """Drops what another run left, or this one after its last save."""
         log = self.options.out / "training_log.jsonl"
         if not log.is_file():
             return

@@ -34,8 +34,8 @@ class Mtp(LayerHead):
         self._stored = read_json_object(target.directory / "config.json")
         kind = self._stored.get("model_type")
         plain = not self._stored.get("mlp_bias") and not self._stored.get("use_sliding_window")
-        has_bias_behind = kind == "llama" and self._stored.get("attention_bias")
-        if kind not in _CAN_BE_MIMO or not plain or has_bias_behind:
+        has_output_bias = kind == "llama" and self._stored.get("attention_bias")
+        if kind not in _CAN_BE_MIMO or not plain or has_output_bias:
             raise CheckpointError(
                 "model_type", str(kind), "mimo, or a qwen2 or llama that can become one: without "
                 "windows, and of biases those of queries, keys and values alone",

@@ -74,14 +74,14 @@ class Target:
         """The residual stream before some layers and the final normed state, side by side.
 
         Args:
-            tokens: [batch, length], padded behind.
-            layer_ids: k of the state behind k layers, below the number of layers.
+            tokens: [batch, length], padded at the end.
+            layer_ids: k of the state after k layers, below the number of layers.
 
         Returns:
             [batch, length, (len(layer_ids) + 1) * hidden].
         """
-        taps = bool(layer_ids)
-        out = self._model.base_model(tokens, output_hidden_states=taps, use_cache=False)
+        reads_states = bool(layer_ids)
+        out = self._model.base_model(tokens, output_hidden_states=reads_states, use_cache=False)
         final = out.last_hidden_state
         return torch.cat([*(out.hidden_states[k] for k in layer_ids), final], -1)
 
@@ -142,7 +142,7 @@ class StateStore:
         self._best: dict[str, list[int]] = {}
         self._columns = torch.arange((len(layer_ids) + 1) * target.hidden_size)
         self._width = len(self._columns)
-        self._places: dict[str, tuple[int, int]] = {}
+        self._offsets: dict[str, tuple[int, int]] = {}
         self._shard, self._end = 0, 0
         if directory is not None:
             directory.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ class StateStore:
         for line in whole_lines[0].splitlines():
             key, shard, offset, rows, best = json.loads(line)
             self._best[key] = best
-            self._places[key] = (shard, offset)
+            self._offsets[key] = (shard, offset)
             self._shard, self._end = shard, offset + rows * self._width * 2
 
     def _about(self) -> dict[str, Any]:
@@ -199,8 +199,8 @@ class StateStore:
         self._layer_ids, self._width, self._with_best = ids, stored["width"], stored["best"]
 
     def get(self, examples: list[Example]) -> Tensor:
-        """States [batch, longest, width] in float32, zeros behind an example's end."""
-        missing = [e for e in examples if e.key not in self._places]
+        """States [batch, longest, width] in float32, zeros after an example's end."""
+        missing = [e for e in examples if e.key not in self._offsets]
         fresh = self._compute(missing) if missing else {}
         if self._directory is None:
             parts = [fresh[example.key].float() for example in examples]
@@ -213,7 +213,7 @@ class StateStore:
         return states.to(self._target.device)
 
     def best(self, examples: list[Example]) -> list[int]:
-        """The target's most probable tokens behind the answers' tokens but the last, in a row.
+        """The target's most probable tokens after the answers' tokens but the last, in a row.
 
         Those of examples that `get` was asked for.
         """
@@ -236,7 +236,7 @@ class StateStore:
         return fresh
 
     def _write(self, directory: Path, fresh: dict[str, Tensor]) -> None:
-        places = []
+        offsets = []
         for key, states in fresh.items():
             if self._end >= _SHARD_BYTES:
                 self._shard, self._end = self._shard + 1, 0
@@ -244,17 +244,17 @@ class StateStore:
             with file.open("r+b" if file.is_file() else "w+b") as shard:
                 shard.seek(self._end)
                 shard.write(states.contiguous().view(torch.int16).numpy().tobytes())
-            self._places[key] = (self._shard, self._end)
+            self._offsets[key] = (self._shard, self._end)
             best = self._best.get(key, [])
-            places.append([key, self._shard, self._end, len(states), best])
+            offsets.append([key, self._shard, self._end, len(states), best])
             self._end += states.numel() * 2
         # What the index names is in the shards: they were written first.
         with (directory / "index.jsonl").open("a") as index:
-            index.write("".join(json.dumps(place) + "\n" for place in places))
+            index.write("".join(json.dumps(offset) + "\n" for offset in offsets))
 
     def _read(self, example: Example) -> Tensor:
         assert self._directory is not None
-        shard, offset = self._places[example.key]
+        shard, offset = self._offsets[example.key]
         shape = (len(example), self._width)
         file = self._directory / f"states-{shard:04}.bin"
         memory: Any = np.memmap(file, np.int16, "r", offset=offset, shape=shape)

@@ -142,7 +142,7 @@ class TorchWriter:
         slots.advance(self._sample(hidden, slots.temperature, slots.least_share))
 
     def _prefill(self, slots: _Slots, fresh: list[tuple[int, WriteRequest]]) -> None:
-        """Reads prompts, those of like length together, and writes the first token behind each."""
+        """Reads prompts, those of like length together, and writes the first token after each."""
         fresh = sorted(fresh, key=lambda entry: len(entry[1].prompt))
         while fresh:
             count = 1
@@ -218,7 +218,7 @@ class TorchWriter:
             # The queries that share a head of keys are taken for positions: none reads another.
             size, heads, _, width = query.shape
             grouped = query.view(size, self._kv_heads, heads // self._kv_heads, width)
-            mask = (slots.places <= slots.position[:, None])[:, None, None]
+            mask = (slots.positions <= slots.position[:, None])[:, None, None]
             mask = mask.expand(-1, -1, grouped.shape[2], -1)
             mixed = F.scaled_dot_product_attention(
                 grouped, keys, values, attn_mask=mask, scale=scaling
@@ -246,11 +246,11 @@ class _Slots:
         """`shape`: layers, slots, heads, capacity, head size. All slots are empty."""
         device = head.device
         self.count, self.capacity = shape[1], shape[3]
-        # Zeros: what lies behind a text is read with a weight of zero.
+        # Zeros: what comes after a text is read with a weight of zero.
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
         self.every = torch.arange(self.count, device=device)
-        self.places = torch.arange(self.capacity, device=device)
+        self.positions = torch.arange(self.capacity, device=device)
         self.text = torch.zeros(self.count, self.capacity, dtype=torch.long, device=device)
         self.token = torch.zeros(self.count, dtype=torch.long, device=device)
         # Of the token, which is the last known one and has no keys yet.
@@ -263,7 +263,7 @@ class _Slots:
         self.is_stop[torch.tensor(stop_token_ids, dtype=torch.long, device=device)] = True
 
     def begin(self, slots: Tensor, prompts: Tensor, requests: list[WriteRequest]) -> None:
-        """Puts prompts, [len(slots), length] and padded behind, into slots."""
+        """Puts prompts, [len(slots), length] and padded at the end, into slots."""
 
         def column(values: list[Any]) -> Tensor:
             return torch.tensor(values, device=prompts.device)
@@ -277,7 +277,7 @@ class _Slots:
         self.least_share[slots] = column([float(r.min_p) or 1e-30 for r in requests])
 
     def advance(self, drawn: Tensor, slots: Tensor | None = None) -> None:
-        """Takes in the tokens behind all slots, or behind some; ended texts stay as they are."""
+        """Takes in the next tokens of all slots, or of some; ended texts stay as they are."""
         rows = self.every if slots is None else slots
         was_active = self.is_active[rows]
         here = self.position[rows] + was_active

@@ -28,7 +28,7 @@ class WriteRequest:
 
 @dataclass(frozen=True)
 class Written:
-    """Token ids behind a prompt, and whether they came to an end by themselves."""
+    """Token ids after a prompt, and whether they came to an end by themselves."""
 
     token_ids: list[int]
     is_finished: bool
@@ -38,7 +38,7 @@ class Written:
 class TurnEnd:
     """What ends a user's turn: a token, a text, or neither; the model's own end does not count.
 
-    A writer may go on behind the text; what it wrote is to be cut there.
+    A writer may go on after the text; what it wrote is to be cut there.
     """
 
     token_id: int | None = None

@@ -17,8 +17,8 @@ _CPU = "the engine runs on the CPU"
 _TEXT_ONLY = "models read text only"
 _NO_LORA = "LoRA adapters are not supported"
 _NO_EXPERTS = "experts are not divided among processes"
-_NO_MAMBA = "models with Mamba or linear attention layers do not run"
-_NO_QUANTIZATION = "quantized weights are not supported; those of a .gguf file are unpacked"
+_NO_MAMBA = "models with Mamba or linear attention do not run"
+_NO_QUANTIZATION = "quantized weights are not supported; .gguf files are unpacked"
 _NO_GRAPHS = "nothing is compiled or captured at run time"
 _KERNELS = "each operation has one implementation for each CPU"
 _OFFLOAD = "weights are in the CPU's memory already"
@@ -36,13 +36,10 @@ ENGINE_ARGS: dict[str, Field] = {
     "revision": runs(None, "the branch, tag or commit of a model on the hub"),
     "dtype": runs(
         "auto",
-        "the weights' and the KV cache's type; 'half' and 'float16' run as 'auto', in bfloat16 or "
-        "in float32, which holds float16 exactly, and the log says so; 'float' is 'float32'",
+        "type of weights and KV cache; float16 runs as 'auto', which the log reports",
     ),
     "trust_remote_code": fixed(False, "no code of a model is ever run", True),
-    "load_format": fixed(
-        "auto", "the model's files say how weights are read, safetensors first", "safetensors"
-    ),
+    "load_format": fixed("auto", "read as the files need, safetensors first", "safetensors"),
     "config_format": fixed("auto", "configs are read as Hugging Face writes them", "hf"),
     "tokenizer_mode": fixed("auto", "tokenizers are read from tokenizer.json", "hf"),
     "model_impl": fixed("auto", "each family of models has one implementation", "vllm"),
@@ -52,8 +49,7 @@ ENGINE_ARGS: dict[str, Field] = {
     "chat_template": fixed(None, "give it to chat()"),
     "generation_config": runs(
         "auto",
-        "where get_default_sampling_params reads its values: 'auto' is the model, 'vllm' nowhere, "
-        "else a directory",
+        "source of default parameters: the model, 'vllm' (none), or a directory",
     ),
     "override_generation_config": runs(
         Made("{}"), "values that take precedence over generation_config"
@@ -62,7 +58,7 @@ ENGINE_ARGS: dict[str, Field] = {
     **all_fixed("the tokenizer comes with the model's revision", tokenizer_revision=None),
     **all_fixed("weights and config are read from `model`", model_weights="", hf_config_path=None),
     **all_fixed(
-        "a model's config is read as it is; change config.json in a copy of the directory",
+        "config.json is read as it is; change it in a copy of the model",
         hf_overrides=Made("{}"),
         model_class_overrides=Made("{}"),
         disable_sliding_window=False,
@@ -70,7 +66,7 @@ ENGINE_ARGS: dict[str, Field] = {
     **all_fixed("weights are read one way", model_loader_extra_config=Made("{}")),
     **no_effect("no code of a model is ever run", code_revision=None),
     **no_effect(
-        "weights are mapped into memory and packed as they are read",
+        "weights are memory-mapped and packed as they are read",
         safetensors_load_strategy=None,
         safetensors_prefetch_num_threads=8,
         safetensors_prefetch_block_size=16 << 20,
@@ -94,7 +90,7 @@ ENGINE_ARGS: dict[str, Field] = {
     "enable_prefix_caching": runs(None, "None: True"),
     "kv_cache_memory_bytes": runs(None, "the size of the KV cache; None: sized for the model"),
     "gpu_memory_utilization": runs(
-        0.92, "a number in (0, 1] without effect: kv_cache_memory_bytes sizes the KV cache"
+        0.92, "checked, without effect: kv_cache_memory_bytes sizes the KV cache"
     ),
     "scheduling_policy": runs("fcfs", "'priority' runs lower priorities first"),
     **no_effect("prompts are always computed in chunks", enable_chunked_prefill=None),
@@ -102,7 +98,7 @@ ENGINE_ARGS: dict[str, Field] = {
     **no_effect("the engine has no other mode to prefer", performance_mode="balanced"),
     **all_fixed("every step is streamed", stream_interval=1),
     **all_fixed(
-        "the scheduler is bounded by max_num_seqs and max_num_batched_tokens alone",
+        "limits: max_num_seqs, max_num_batched_tokens",
         max_num_scheduled_tokens=None,
         long_prefill_token_threshold=0,
         long_prefill_token_threshold_adaptive=False,
@@ -136,9 +132,7 @@ ENGINE_ARGS: dict[str, Field] = {
     **no_effect("requests may ask for any number of logprobs", max_logprobs=20),
     "logprobs_mode": fixed("raw_logprobs", "logprobs are those of the model's own logits"),
     "disable_log_stats": fixed(False, "counters are always kept and never logged", True),
-    "per_request_spec_decode_metrics": runs(
-        "none", "fills `spec_decode_metrics` of a CompletionOutput; docs/metrics.md"
-    ),
+    "per_request_spec_decode_metrics": runs("none", "fills CompletionOutput.spec_decode_metrics"),
     "structured_outputs_config": runs(
         Made("StructuredOutputsConfig()"),
         "a dict of StructuredOutputsConfig's fields",
@@ -169,7 +163,7 @@ ENGINE_ARGS: dict[str, Field] = {
             *("prefill_context_parallel_size", "decode_context_parallel_size", "nnodes"),
         )
     },
-    "distributed_executor_backend": fixed(None, _ONE_PROCESS, "uni", "mp"),
+    "distributed_executor_backend": fixed(None, "the engine runs in one process", "uni", "mp"),
     "data_parallel_rank": fixed(None, _ONE_PROCESS, 0),
     "data_parallel_start_rank": fixed(None, _ONE_PROCESS, 0),
     "data_parallel_size_local": fixed(None, _ONE_PROCESS, 1),
@@ -425,8 +419,7 @@ PROFILER_CONFIG: dict[str, Field] = {
 STRUCTURED_OUTPUTS_CONFIG: dict[str, Field] = {
     "backend": runs(
         "auto",
-        "vLLM's names are accepted, and llguidance is used, which `guidance` is in vLLM; the log "
-        "says so for `xgrammar`, `outlines` and `lm-format-enforcer`",
+        "llguidance (vLLM's `guidance`) runs for all of vLLM's names, as the log says",
     ),
     **all_fixed(
         "set it in StructuredOutputsParams",

@@ -47,9 +47,7 @@ SAMPLING_PARAMS: dict[str, Field] = {
     "thinking_token_budget": fixed(None, "answers are not parsed for reasoning", -1),
     "stream_interval": fixed(None, "every step is streamed", 1),
     "prompt_logprob_start": fixed(None, "prompts are scored from their beginning", 0),
-    "skip_reading_prefix_cache": fixed(
-        None, "cached keys and values are those that would be computed", False
-    ),
+    "skip_reading_prefix_cache": fixed(None, "cached values equal computed ones", False),
     **no_effect("texts are made of the tokens' own bytes", spaces_between_special_tokens=True),
     **no_effect("parameters are always copied when they are submitted", skip_clone=False),
     **all_fixed("texts end with a whole character", output_text_buffer_length=0),

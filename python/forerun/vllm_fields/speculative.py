@@ -12,8 +12,7 @@ _BLOCKWISE = "drafters that draft a block in one pass do not run"
 SPECULATIVE_CONFIG: dict[str, Field] = {
     "method": runs(
         None,
-        "how drafts are made; None: found from the model. 'ngram_gpu' is 'ngram', and the names "
-        "of multi-token prediction such as 'deepseek_mtp' are 'mtp'",
+        "None: detected; 'ngram_gpu' is 'ngram', 'deepseek_mtp' and others are 'mtp'",
     ),
     "model": runs(None, "the drafter: a directory, a .gguf file or a hub id"),
     "num_speculative_tokens": runs(None, "the most tokens drafted in one step"),
@@ -27,11 +26,10 @@ SPECULATIVE_CONFIG: dict[str, Field] = {
     "draft_sample_method": runs("greedy", "how a model picks draft tokens"),
     "rejection_sample_method": runs(
         "standard",
-        "'standard' keeps acceptance_method, whose 'coupled' has the same distribution; 'block' "
-        "is acceptance_method='block'",
+        "'standard' keeps acceptance_method, 'block' sets it to 'block'",
     ),
     "use_heterogeneous_vocab": runs(
-        False, "draft models may have another vocabulary than the target; None: where they do"
+        False, "whether a draft model may have another vocabulary; None: yes"
     ),
     "max_model_len": runs(None, "at least the target's: a drafter goes as far as its target"),
     "draft_tensor_parallel_size": fixed(None, _ONE_PROCESS, 1),
@@ -47,12 +45,12 @@ SPECULATIVE_CONFIG: dict[str, Field] = {
     ),
     **no_effect("no code of a model is ever run", code_revision=None),
     **no_effect(
-        "the prefix cache keeps what drafters read beside the keys and values",
+        "the prefix cache keeps the hidden states that drafters read",
         disable_eagle_block_drop=False,
         disable_lookahead_block_hashes=False,
     ),
     **all_fixed(
-        "quantized weights are not supported; those of a .gguf file are unpacked",
+        "quantized weights are not supported; .gguf files are unpacked",
         quantization=None,
         draft_lm_head_quantization=None,
     ),
@@ -66,7 +64,7 @@ SPECULATIVE_CONFIG: dict[str, Field] = {
         draft_parallel_config=None,
     ),
     **all_fixed(
-        "'adaptive' shortens drafts where measured cost says that they do not pay",
+        "'adaptive' shortens drafts that save no time",
         num_speculative_tokens_per_batch_size=None,
         enable_adaptive_verification=False,
         disable_by_batch_size=None,
@@ -76,7 +74,7 @@ SPECULATIVE_CONFIG: dict[str, Field] = {
     **all_fixed(_LOSSLESS, fly_window_size=None),
     **no_effect(_LOSSLESS, fly_entropy_threshold=0.3, fly_entropy_top_k=3),
     # Forerun's own, or of older versions of vLLM.
-    "adaptive": own("shorten drafts where measured cost says that they do not pay"),
+    "adaptive": own("shorten drafts that save no time"),
     "acceptance_method": own("'coupled', 'rejection' or 'block'"),
     "suffix_decoding_use_tree": own("suffix: draft a tree"),
     "draft_tree_width": own("models: candidates kept at each level of a tree"),

@@ -225,7 +225,7 @@ def _rope_scaling(file: GgufFile, keys: _Keys) -> dict[str, Any] | None:
 def _llama3_scaling(
     file: GgufFile, theta: float, divisors: npt.NDArray[np.float32]
 ) -> dict[str, Any]:
-    """The `llama3` parameters behind the divisors that a GGUF stores instead of them."""
+    """The `llama3` parameters that give the divisors which a GGUF stores."""
     low, high = 1.0, 4.0
     factor = float(divisors.max())
     if not (np.isfinite(divisors).all() and divisors.min() > 0):

@@ -22,7 +22,7 @@ from forerun.util.interrupts import pass_on_interrupt
 from forerun.util.json_files import check_is_file
 
 _LOGGER = logging.getLogger("forerun")
-# Of names, shapes and places; the elements are files of their own.
+# Of names, shapes and offsets; the elements are files of their own.
 _MOST_PICKLE_BYTES = 256 << 20
 
 
