@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include <csignal>
 #include <filesystem>
@@ -21,6 +22,8 @@ using Json = nlohmann::json;
 
 class StepTraceTest : public ::testing::Test {
  protected:
+  ~StepTraceTest() override { std::filesystem::remove(path_); }
+
   // The file's spans; the file must be complete JSON.
   std::vector<Json> Spans() const {
     std::ifstream file(path_);
@@ -51,7 +54,7 @@ class StepTraceTest : public ::testing::Test {
 
   const std::string path_ =
       std::filesystem::path(::testing::TempDir()) /
-      (std::string("step_trace_") +
+      ("step_trace_" + std::to_string(getpid()) + "_" +
        ::testing::UnitTest::GetInstance()->current_test_info()->name() + ".json");
   BlockPool pool_{4, 4, false};
   Request request_{7, pool_, 16};
