@@ -132,11 +132,8 @@ class Ops {
   virtual void ScatterRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) = 0;
 };
 
-// Instruction sets of the CPU implementation, best first where this machine has them: "avx512bf16",
-// "avx512", "avx2", "portable". An empty name takes the best. Throws InvalidArgument for one that
-// this machine lacks. The team must outlive the Ops.
+// `isa` as FindIsa takes it (util/simd/isa.h). The team must outlive the Ops.
 std::unique_ptr<Ops> MakeCpuOps(ThreadTeam& team, const std::string& isa = "");
-std::span<const std::string> AvailableCpuIsas();
 
 }  // namespace forerun
 

@@ -11,6 +11,8 @@
 
 namespace forerun {
 
+enum class Isa;
+
 inline constexpr int kScanGroup = 64;
 
 // Weight(z) = 0 from here down.
@@ -80,12 +82,9 @@ struct RowScan {
 
 inline constexpr int kSumLanes = 8;
 
-// Vectors of 16 bytes: SSE2, NEON, or whatever the compiler makes of them.
-extern const RowScan kPortableRowScan;
-// The better of the two.
+const RowScan& RowScanOf(Isa isa);
+// Of the best instruction set that this machine has.
 const RowScan& BestRowScan();
-// Null where this machine or this build has no AVX2.
-const RowScan* Avx2RowScan();
 
 }  // namespace forerun
 

@@ -1,16 +1,15 @@
-// The bodies of RowScan, for the widest vectors of the including source's instruction set. That
-// source may be compiled for more than the machine has, so nothing here may leave it: all is in an
-// unnamed namespace, and no template or inline function of another header is called but WeightOf
-// and ExpOf.
+// The functions of RowScan, for the instruction set of the including source. As in every kernel
+// (util/simd/isa.h), nothing inline of other headers is called but WeightOf and ExpOf, which are
+// always inlined.
 #ifndef FORERUN_CPP_SAMPLING_ROW_SCAN_BODY_H_
 #define FORERUN_CPP_SAMPLING_ROW_SCAN_BODY_H_
 
 #include <cstdint>
 
 #include "cpp/sampling/row_scan.h"
-#include "cpp/sampling/row_scan_vectors.h"
+#include "cpp/util/simd/vec.h"
 
-namespace forerun {
+namespace forerun::FORERUN_ISA {
 namespace {
 
 constexpr float kMinusInfinity = -__builtin_inff();
@@ -23,10 +22,10 @@ constexpr float kNoiseBoundStep = 0x1p-23f;
 constexpr float kSlack = 1e-3f;
 
 inline float MaxOfGroup(const float* logits, Ints& nan_lanes) {
-  Floats maxima = Load<Floats>(logits);
+  Floats maxima = LoadAs<Floats>(logits);
   nan_lanes |= maxima != maxima;
   for (int i = kFloatLanes; i < kScanGroup; i += kFloatLanes) {
-    const Floats next = Load<Floats>(logits + i);
+    const Floats next = LoadAs<Floats>(logits + i);
     nan_lanes |= next != next;
     maxima = next > maxima ? next : maxima;
   }
@@ -55,7 +54,7 @@ double GroupMassAbove(const float* logits, float floor, double max_logit,
                       double inverse_temperature) {
   Doubles sums = {};
   for (int i = 0; i < kScanGroup; i += kDoubleLanes) {
-    const Doubles logit = __builtin_convertvector(Load<HalfFloats>(logits + i), Doubles);
+    const Doubles logit = __builtin_convertvector(LoadAs<HalfFloats>(logits + i), Doubles);
     const Doubles weight = WeightOf<Doubles, Words>((logit - max_logit) * inverse_temperature);
     sums += logit > static_cast<double>(floor) ? weight : Doubles{};
   }
@@ -67,7 +66,7 @@ double GroupMassAbove(const float* logits, float floor, double max_logit,
 // Adds kSumLanes terms to sums[kSumLanes / kDoubleLanes].
 inline void AddExp(const float* logits, double max_logit, Doubles* sums) {
   for (int i = 0; i < kSumLanes / kDoubleLanes; ++i) {
-    const auto logit = Load<HalfFloats>(logits + i * kDoubleLanes);
+    const auto logit = LoadAs<HalfFloats>(logits + i * kDoubleLanes);
     const Doubles z = __builtin_convertvector(logit, Doubles) - max_logit;
     sums[i] += ExpOf<Doubles, Words>(z < -700.0 ? Doubles{} - 700.0 : z);
   }
@@ -127,13 +126,10 @@ inline PhiloxLanes StartPhilox(Words counters, std::uint32_t output_index, std::
 inline void InterleaveWords(const PhiloxLanes& lanes, Ints out[2]) {
   const Words words01 = (lanes.c0 & 0xffffffffu) | (lanes.c1 << 32);
   const Words words23 = (lanes.c2 & 0xffffffffu) | (lanes.c3 << 32);
-#if defined(__AVX2__)
-  out[0] = (Ints)__builtin_shufflevector(words01, words23, 0, 4, 1, 5);
-  out[1] = (Ints)__builtin_shufflevector(words01, words23, 2, 6, 3, 7);
-#else
-  out[0] = (Ints)__builtin_shufflevector(words01, words23, 0, 2);
-  out[1] = (Ints)__builtin_shufflevector(words01, words23, 1, 3);
-#endif
+  Words pairs[2];
+  Interleave(words01, words23, pairs);
+  out[0] = (Ints)pairs[0];
+  out[1] = (Ints)pairs[1];
 }
 
 inline std::uint64_t MayWin(const NoiseFilter& filter, Ints bits, Floats logits) {
@@ -176,13 +172,17 @@ std::uint64_t FilterGroup(const NoiseFilter& filter, std::uint32_t first_token,
     for (int chain = 0; chain < kChains; ++chain) InterleaveWords(chains[chain], bits + 2 * chain);
     for (int i = 0; i < 2 * kChains; ++i) {
       const int offset = first + i * kFloatLanes;
-      mask |= MayWin(filter, bits[i], Load<Floats>(logits + offset)) << offset;
+      mask |= MayWin(filter, bits[i], LoadAs<Floats>(logits + offset)) << offset;
     }
   }
   return mask;
 }
 
 }  // namespace
-}  // namespace forerun
+
+extern const RowScan kRowScan;
+const RowScan kRowScan = {FindGroupMaxima, FilterGroup, GroupMassAbove, SumExp};
+
+}  // namespace forerun::FORERUN_ISA
 
 #endif  // FORERUN_CPP_SAMPLING_ROW_SCAN_BODY_H_

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cpp/model/scorer.h"
+#include "cpp/util/simd/isa.h"
 #include "forerun/error.h"
 #include "python/bindings/gil.h"
 #include "python/bindings/register.h"
@@ -57,8 +58,9 @@ void RegisterModel(py::module_& module) {
   module.def(
       "available_isas",
       [] {
-        const std::span<const std::string> isas = AvailableCpuIsas();
-        return std::vector<std::string>(isas.begin(), isas.end());
+        std::vector<std::string> names;
+        for (Isa isa : AvailableIsas()) names.emplace_back(Name(isa));
+        return names;
       },
       "Instruction sets that this machine has, best first.");
   py::class_<Model>(module, "Model",

@@ -4,8 +4,8 @@
 #include <cstring>
 #include <utility>
 
-#include "cpp/ops/cpu/isa.h"
 #include "cpp/util/check.h"
+#include "cpp/util/simd/isa.h"
 
 namespace forerun {
 namespace {
@@ -139,8 +139,8 @@ void CpuOps::ScatterRows(ConstRows x, std::span<const std::int32_t> rows, Rows o
 }
 
 std::unique_ptr<Ops> MakeCpuOps(ThreadTeam& team, const std::string& isa) {
-  const CpuKernels& kernels = FindCpuKernels(isa);
-  return std::make_unique<CpuOps>(team, isa.empty() ? AvailableCpuIsas().front() : isa, kernels);
+  const Isa found = FindIsa(isa);
+  return std::make_unique<CpuOps>(team, Name(found), CpuKernelsOf(found));
 }
 
 }  // namespace forerun

@@ -1,4 +1,4 @@
-// The table of one instruction set. Included last by each isa_*.cc.
+// The table of one instruction set. Included last by each kernels_*.cc.
 #ifndef FORERUN_CPP_OPS_CPU_KERNEL_TABLE_H_
 #define FORERUN_CPP_OPS_CPU_KERNEL_TABLE_H_
 

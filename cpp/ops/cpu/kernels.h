@@ -1,10 +1,7 @@
 // The CPU's inner loops: a table of functions per instruction set.
 //
-// Each instruction set has a translation unit of its own (isa_*.cc), compiled with its own flags,
-// that instantiates the same templates inside its own namespace. Such a unit must not use anything
-// inline or templated from outside that namespace (std containers and algorithms included): the
-// linker keeps one copy of those, and it might keep the one that old processors cannot run. Hence
-// the plain types here.
+// Each instruction set has a source of its own, kernels_*.cc, that instantiates the same templates;
+// util/simd/isa.h has the rules. Hence the plain types here.
 #ifndef FORERUN_CPP_OPS_CPU_KERNELS_H_
 #define FORERUN_CPP_OPS_CPU_KERNELS_H_
 
@@ -13,6 +10,8 @@
 #include "cpp/util/simd/lanes.h"
 
 namespace forerun {
+
+enum class Isa;
 
 // y[0, num_rows)[16 * tile_begin, 16 * tile_end) = x W^T (+ bias) (+ y).
 //
@@ -137,6 +136,8 @@ namespace avx512bf16 {
 extern const CpuKernels kKernels;
 }
 #endif
+
+const CpuKernels& CpuKernelsOf(Isa isa);
 
 }  // namespace forerun
 

@@ -1,9 +1,9 @@
-// Sixteen floats of whichever instruction set this translation unit was compiled for. It defines
-// FORERUN_ISA, its namespace, and FORERUN_VEC_HEADER before anything else.
+// The vectors of the instruction set that this translation unit is compiled for: sixteen floats
+// (V16), and for some instruction sets single registers (registers.h).
 #ifndef FORERUN_CPP_UTIL_SIMD_VEC_H_
 #define FORERUN_CPP_UTIL_SIMD_VEC_H_
 
-#define FORERUN_INLINE inline __attribute__((always_inline))
+#include "cpp/util/simd/isa_macros.h"
 
 #include FORERUN_VEC_HEADER
 

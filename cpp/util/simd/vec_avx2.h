@@ -7,6 +7,9 @@
 
 #include <cstdint>
 
+#define FORERUN_REGISTER_BYTES 32
+#include "cpp/util/simd/registers.h"
+
 namespace forerun::FORERUN_ISA {
 
 struct V16 {
@@ -99,6 +102,22 @@ FORERUN_INLINE V16 LoadOdd(const std::uint16_t* p) {
   const __m256i hi = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 16));
   return {_mm256_castsi256_ps(_mm256_and_si256(lo, mask)),
           _mm256_castsi256_ps(_mm256_and_si256(hi, mask))};
+}
+
+inline constexpr Words kLaneIndices = {0, 1, 2, 3};
+
+// The products of the low halves of 64-bit lanes.
+FORERUN_INLINE Words MultiplyLow(Words a, std::uint32_t b) {
+  return (Words)_mm256_mul_epu32((__m256i)a, _mm256_set1_epi64x(b));
+}
+// The lanes of both in turns: a[0], b[0], a[1], b[1] and so on.
+FORERUN_INLINE void Interleave(Words a, Words b, Words out[2]) {
+  out[0] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+  out[1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+}
+// Bit i is set when lane i, 0 or -1, is.
+FORERUN_INLINE std::uint64_t MaskOf(Ints lanes) {
+  return static_cast<std::uint32_t>(_mm256_movemask_ps((__m256)lanes));
 }
 
 }  // namespace forerun::FORERUN_ISA

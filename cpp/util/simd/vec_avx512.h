@@ -7,6 +7,8 @@
 
 #include <cstdint>
 
+#include "cpp/util/simd/isa_macros.h"
+
 namespace forerun::FORERUN_ISA {
 
 struct V16 {

@@ -5,10 +5,16 @@
 
 #include <cstdint>
 
-namespace forerun::FORERUN_ISA {
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
-typedef float Floats __attribute__((vector_size(16)));
-typedef std::uint32_t Words __attribute__((vector_size(16)));
+#define FORERUN_REGISTER_BYTES 16
+#include "cpp/util/simd/registers.h"
+
+namespace forerun::FORERUN_ISA {
 
 inline constexpr int kParts = 4;
 
@@ -30,14 +36,6 @@ inline constexpr int kMaxTileRows = 2;
 template <class Fn>
 FORERUN_INLINE V16 EachPart(const Fn& fn) {
   return {{fn(0), fn(1), fn(2), fn(3)}};
-}
-
-template <class To, class From>
-FORERUN_INLINE To BitCast(const From& from) {
-  static_assert(sizeof(To) == sizeof(From));
-  To to;
-  __builtin_memcpy(&to, &from, sizeof(to));
-  return to;
 }
 
 FORERUN_INLINE Floats Splat(float x) { return Floats{x, x, x, x}; }
@@ -71,16 +69,17 @@ FORERUN_INLINE V16 SelectLess(V16 a, V16 b, V16 yes, V16 no) {
 FORERUN_INLINE V16 Max(V16 a, V16 b) { return SelectLess(b, a, a, b); }
 FORERUN_INLINE V16 Min(V16 a, V16 b) { return SelectLess(a, b, a, b); }
 FORERUN_INLINE V16 Abs(V16 a) {
-  return EachPart([&](int i) { return BitCast<Floats>(BitCast<Words>(a.part[i]) & 0x7fffffffu); });
+  return EachPart(
+      [&](int i) { return BitCast<Floats>(BitCast<UnsignedInts>(a.part[i]) & 0x7fffffffu); });
 }
 FORERUN_INLINE V16 CopySign(V16 a, V16 b) {
   return EachPart([&](int i) {
-    return BitCast<Floats>((BitCast<Words>(a.part[i]) & 0x7fffffffu) |
-                           (BitCast<Words>(b.part[i]) & 0x80000000u));
+    return BitCast<Floats>((BitCast<UnsignedInts>(a.part[i]) & 0x7fffffffu) |
+                           (BitCast<UnsignedInts>(b.part[i]) & 0x80000000u));
   });
 }
 FORERUN_INLINE V16 LowBitsToExponent(V16 a) {
-  return EachPart([&](int i) { return BitCast<Floats>(BitCast<Words>(a.part[i]) << 23); });
+  return EachPart([&](int i) { return BitCast<Floats>(BitCast<UnsignedInts>(a.part[i]) << 23); });
 }
 FORERUN_INLINE float ReduceMax(V16 a) {
   float lane[16];
@@ -93,14 +92,14 @@ FORERUN_INLINE float ReduceMax(V16 a) {
 FORERUN_INLINE V16 Load(const std::uint16_t* p) {
   return EachPart([&](int i) {
     const std::uint16_t* q = p + 4 * i;
-    const Words bits = {q[0], q[1], q[2], q[3]};
+    const UnsignedInts bits = {q[0], q[1], q[2], q[3]};
     return BitCast<Floats>(bits << 16);
   });
 }
 // A pair is read as one word, so which half is the first depends on the byte order.
 FORERUN_INLINE V16 LoadHalf(const std::uint16_t* p, bool low) {
   return EachPart([&](int i) {
-    Words bits;
+    UnsignedInts bits;
     __builtin_memcpy(&bits, p + 8 * i, sizeof(bits));
     return BitCast<Floats>(low ? bits << 16 : bits & 0xffff0000u);
   });
@@ -108,6 +107,31 @@ FORERUN_INLINE V16 LoadHalf(const std::uint16_t* p, bool low) {
 inline constexpr bool kLittleEndian = __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__;
 FORERUN_INLINE V16 LoadEven(const std::uint16_t* p) { return LoadHalf(p, kLittleEndian); }
 FORERUN_INLINE V16 LoadOdd(const std::uint16_t* p) { return LoadHalf(p, !kLittleEndian); }
+
+inline constexpr Words kLaneIndices = {0, 1};
+
+FORERUN_INLINE Words MultiplyLow(Words a, std::uint32_t b) {
+#if defined(__x86_64__)
+  return (Words)_mm_mul_epu32((__m128i)a, _mm_set1_epi64x(b));
+#elif defined(__aarch64__)
+  return (Words)vmull_n_u32(vmovn_u64((uint64x2_t)a), b);
+#else
+  return (a & 0xffffffffu) * std::uint64_t{b};
+#endif
+}
+FORERUN_INLINE void Interleave(Words a, Words b, Words out[2]) {
+  out[0] = __builtin_shufflevector(a, b, 0, 2);
+  out[1] = __builtin_shufflevector(a, b, 1, 3);
+}
+FORERUN_INLINE std::uint64_t MaskOf(Ints lanes) {
+#if defined(__x86_64__)
+  return static_cast<std::uint32_t>(_mm_movemask_ps((__m128)lanes));
+#else
+  std::uint64_t mask = 0;
+  for (int lane = 0; lane < kFloatLanes; ++lane) mask |= std::uint64_t{lanes[lane] != 0} << lane;
+  return mask;
+#endif
+}
 
 }  // namespace forerun::FORERUN_ISA
 

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <tuple>
 
+#include "cpp/util/simd/isa.h"
 #include "cpp/util/thread_team.h"
 #include "forerun/error.h"
 #include "tests/cpp/testing/naive_ops.h"
@@ -45,8 +46,8 @@ std::string ConfigOf(const std::string& name) {
 }
 
 std::vector<std::string> OpsNames() {
-  const std::span<const std::string> isas = AvailableCpuIsas();
-  std::vector<std::string> names(isas.begin(), isas.end());
+  std::vector<std::string> names;
+  for (Isa isa : AvailableIsas()) names.emplace_back(Name(isa));
   names.push_back("naive");
   return names;
 }

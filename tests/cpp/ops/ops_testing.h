@@ -15,6 +15,7 @@
 
 #include "cpp/ops/cpu/cpu_ops.h"
 #include "cpp/ops/ops.h"
+#include "cpp/util/simd/isa.h"
 #include "cpp/util/thread_team.h"
 #include "forerun/error.h"
 #include "tests/cpp/ops/wide_kernels.h"
@@ -93,9 +94,10 @@ struct TestWeight {
 
 // Every instruction set of this machine, and "wide": the portable one, grouped as the widest is.
 inline std::vector<std::string> TestedIsas() {
-  std::vector<std::string> isas(AvailableCpuIsas().begin(), AvailableCpuIsas().end());
-  isas.push_back("wide");
-  return isas;
+  std::vector<std::string> names;
+  for (Isa isa : AvailableIsas()) names.emplace_back(Name(isa));
+  names.emplace_back("wide");
+  return names;
 }
 
 inline std::unique_ptr<Ops> MakeTestedOps(ThreadTeam& team, const std::string& isa) {

@@ -146,25 +146,5 @@ TEST_P(PackTest, EmbedRefusesTokensAndRowsThatDoNotFit) {
 
 FORERUN_FOR_EVERY_ISA(PackTest);
 
-TEST(CpuIsaTest, PortableIsAlwaysThereAndTheBestComesFirst) {
-  const auto isas = AvailableCpuIsas();
-  ASSERT_FALSE(isas.empty());
-  EXPECT_EQ(isas.back(), "portable");
-  ThreadTeam team(1);
-  EXPECT_EQ(MakeCpuOps(team)->isa(), isas.front());
-  for (const std::string& isa : isas) EXPECT_EQ(MakeCpuOps(team, isa)->isa(), isa);
-}
-
-TEST(CpuIsaTest, AnUnknownIsaIsRefusedWithTheKnownOnes) {
-  ThreadTeam team(1);
-  try {
-    MakeCpuOps(team, "avx1024");
-    FAIL();
-  } catch (const InvalidArgument& error) {
-    EXPECT_EQ(error.field(), "isa");
-    EXPECT_NE(error.expected().find("portable"), std::string::npos);
-  }
-}
-
 }  // namespace
 }  // namespace forerun

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cpp/sampling/sampler.h"
+#include "cpp/util/simd/isa.h"
 
 namespace forerun {
 namespace {
@@ -19,12 +20,9 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-class RowScanTest : public ::testing::TestWithParam<const RowScan*> {
+class RowScanTest : public ::testing::TestWithParam<Isa> {
  protected:
-  void SetUp() override {
-    if (GetParam() == nullptr) GTEST_SKIP() << "this machine has no AVX2";
-  }
-  const RowScan& scan() const { return *GetParam(); }
+  const RowScan& scan() const { return RowScanOf(GetParam()); }
 
   std::vector<float> RandomLogits(int size, float spread) {
     std::normal_distribution<float> normal(0.0f, spread);
@@ -156,10 +154,8 @@ TEST_P(RowScanTest, FilterDropsMinusInfinity) {
   EXPECT_EQ(scan().filter_group(filter, 0, logits.data()), 0u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Isa, RowScanTest, ::testing::Values(&kPortableRowScan, Avx2RowScan()),
-                         [](const auto& info) {
-                           return std::string(info.index == 0 ? "portable" : "avx2");
-                         });
+INSTANTIATE_TEST_SUITE_P(Isa, RowScanTest, ::testing::ValuesIn(AvailableIsas()),
+                         [](const auto& info) { return std::string(Name(info.param)); });
 
 }  // namespace
 }  // namespace forerun
