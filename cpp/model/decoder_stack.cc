@@ -69,15 +69,12 @@ DecoderStack::DecoderStack(const ModelSpec& spec, std::span<const LayerWeights> 
 
 void DecoderStack::CheckSequences(std::span<const SequenceRows> sequences, int num_rows) const {
   FORERUN_CHECK(num_rows <= limits_.max_rows, std::to_string(num_rows));
+  forerun::CheckSequences(sequences, *cache_, num_rows);
   int row = 0;
   for (const SequenceRows& sequence : sequences) {
-    FORERUN_CHECK(sequence.row_begin == row && sequence.num_rows >= 0 &&
-                  sequence.num_context >= first_position_);
+    FORERUN_CHECK(sequence.row_begin == row && sequence.num_context >= first_position_);
     const std::int64_t end = std::int64_t{sequence.num_context} + sequence.num_rows;
     FORERUN_CHECK(end <= limits_.max_model_len, std::to_string(end));
-    FORERUN_CHECK(sequence.IsTreeSound(), "a draft tree does not fit its rows");
-    FORERUN_CHECK(end <=
-                  static_cast<std::int64_t>(sequence.block_table.size()) * limits_.block_size);
     row += sequence.num_rows;
   }
   FORERUN_CHECK(row == num_rows, "sequences must cover the rows");

@@ -53,6 +53,10 @@ class KvCache {
   int num_blocks_;
 };
 
+// Throws InternalError unless the sequences' rows lie within `num_rows` and their slots within the
+// cache.
+void CheckSequences(std::span<const SequenceRows> sequences, const KvCache& cache, int num_rows);
+
 struct AttentionShape {
   int num_heads = 0;
   int num_kv_heads = 0;

@@ -61,23 +61,6 @@ void MoveSlots(std::span<const KvMove> moves, int layer, const CpuKvCache& cache
 
 }  // namespace
 
-void CheckSequences(std::span<const SequenceRows> sequences, const KvCache& cache, int num_rows) {
-  const int block_size = cache.layout().block_size;
-  for (const SequenceRows& sequence : sequences) {
-    FORERUN_CHECK(sequence.row_begin >= 0 && sequence.num_rows >= 0 && sequence.num_context >= 0 &&
-                      sequence.row_begin + sequence.num_rows <= num_rows,
-                  "a sequence's rows lie outside the batch");
-    const int num_slots = sequence.num_context + sequence.num_rows;
-    const std::size_t num_blocks = NumBlocksFor(num_slots, block_size);
-    FORERUN_CHECK(sequence.block_table.size() >= num_blocks, "a block table is too short");
-    FORERUN_CHECK(sequence.IsTreeSound(), "a draft tree does not fit its rows");
-    for (std::size_t i = 0; i < num_blocks; ++i) {
-      FORERUN_CHECK(sequence.block_table[i] >= 0 && sequence.block_table[i] < cache.num_blocks(),
-                    "no such block");
-    }
-  }
-}
-
 CpuKvCache::CpuKvCache(const KvLayout& layout, int num_blocks)
     : KvCache(layout, num_blocks),
       layer_bytes_(num_blocks * layout.block_elements() * layout.element_bytes),

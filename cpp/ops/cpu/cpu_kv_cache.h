@@ -43,9 +43,6 @@ class CpuKvCache final : public KvCache {
   AlignedBuffer data_;        // [num_layers, 2, num_blocks, block_elements]
 };
 
-// Throws InternalError when the sequences fit neither the batch nor the cache.
-void CheckSequences(std::span<const SequenceRows> sequences, const KvCache& cache, int num_rows);
-
 }  // namespace forerun
 
 #endif  // FORERUN_CPP_OPS_CPU_CPU_KV_CACHE_H_
