@@ -3,6 +3,7 @@
 #include <string>
 #include <utility>
 
+#include "cpp/model/logits.h"
 #include "cpp/util/check.h"
 
 namespace forerun {
@@ -27,7 +28,8 @@ ConstRows Transformer::Forward(const ForwardBatch& batch) {
   CheckBatch(batch);
   stack_.Begin(batch.sequences);
   if (features_) features_->Begin(batch.sequences);
-  return ComputeLogits(RunLayers(batch));
+  return ComputeLogits(ops_, RunLayers(batch), weights_.head(), {.soft_cap = spec_.final_soft_cap},
+                       logits_);
 }
 
 void Transformer::MoveKv(std::span<const KvMove> moves) {
@@ -75,16 +77,6 @@ ConstRows Transformer::RunLayers(const ForwardBatch& batch) {
   const Rows wanted = RowsOf(wanted_, num_wanted, spec_.hidden_size);
   ops_.GatherRows(normed, batch.logits_rows, wanted);
   return wanted;
-}
-
-ConstRows Transformer::ComputeLogits(ConstRows normed) {
-  const int num_logits = weights_.head().num_outputs();
-  if (normed.rows == 0) return RowsOf(logits_, 0, num_logits);
-  logits_.Grow(sizeof(float) * static_cast<std::size_t>(normed.rows) * num_logits);
-  const Rows logits = RowsOf(logits_, normed.rows, num_logits);
-  ops_.MatMul(normed, weights_.head(), nullptr, /*accumulate=*/false, logits);
-  if (spec_.final_soft_cap > 0.0f) ops_.SoftCap(logits, spec_.final_soft_cap);
-  return logits;
 }
 
 }  // namespace forerun

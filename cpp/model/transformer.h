@@ -45,7 +45,6 @@ class Transformer : public ModelExecutor {
   void CheckBatch(const ForwardBatch& batch) const;
   // The normed hidden states of the rows whose logits are wanted.
   ConstRows RunLayers(const ForwardBatch& batch);
-  ConstRows ComputeLogits(ConstRows normed);
 
   // Constant after construction.
   const ModelSpec spec_;

@@ -4,6 +4,7 @@
 #include <numeric>
 #include <utility>
 
+#include "cpp/model/logits.h"
 #include "cpp/util/check.h"
 
 namespace forerun {
@@ -47,7 +48,9 @@ ConstRows HeadNetwork::Forward(const DraftBatch& batch) {
                   RowsOf(next_outputs_, states.rows, hidden_size_));
   std::swap(outputs_, next_outputs_);
   num_outputs_ = states.rows;
-  return ComputeLogits(normed);
+  const PackedMatrix& head =
+      weights_.lm_head != nullptr ? *weights_.lm_head : target_.weights().head();
+  return ComputeLogits(ops_, normed, head, {spec_.soft_cap, spec_.logit_scale}, logits_);
 }
 
 void HeadNetwork::EmbedTokens(const DraftBatch& batch, Rows out) {
@@ -121,18 +124,6 @@ ConstRows HeadNetwork::RunLayers(const DraftBatch& batch) {
   }
   return stack_.RunLastLayer(last, hidden, batch.logits_rows,
                              last == 0 ? first_input : std::nullopt);
-}
-
-ConstRows HeadNetwork::ComputeLogits(ConstRows normed) {
-  const int num_logits = spec_.layers.vocab_size;
-  logits_.Grow(sizeof(float) * static_cast<std::size_t>(normed.rows) * num_logits);
-  const Rows logits = RowsOf(logits_, normed.rows, num_logits);
-  const PackedMatrix& head =
-      weights_.lm_head != nullptr ? *weights_.lm_head : target_.weights().head();
-  ops_.MatMul(normed, head, nullptr, /*accumulate=*/false, logits);
-  if (spec_.soft_cap > 0.0f) ops_.SoftCap(logits, spec_.soft_cap);
-  if (spec_.logit_scale != 1.0f) ops_.Scale(spec_.logit_scale, logits);
-  return logits;
 }
 
 }  // namespace forerun

@@ -30,7 +30,6 @@ class HeadNetwork : public DraftNetwork {
   // Fused features of known tokens, outputs of drafted ones, [rows, width]; out may be any columns.
   void GatherFeatures(const DraftBatch& batch, Rows out);
   ConstRows RunLayers(const DraftBatch& batch);
-  ConstRows ComputeLogits(ConstRows normed);
 
   // Constant after construction.
   const DraftHeadSpec spec_;

@@ -8,6 +8,7 @@
 #include "cpp/draft/formats/draft_head.h"
 #include "cpp/model/checkpoint/json.h"
 #include "cpp/model/checkpoint/weight_reader.h"
+#include "cpp/model/logits.h"
 #include "cpp/util/check.h"
 
 namespace forerun {
@@ -117,10 +118,7 @@ ConstRows LstmNetwork::Forward(const DraftBatch& batch) {
   std::swap(outputs_, next_outputs_);
   num_outputs_ = num_rows;
 
-  logits_.Grow(sizeof(float) * static_cast<std::size_t>(num_rows) * head_->num_outputs());
-  const Rows logits = RowsOf(logits_, num_rows, head_->num_outputs());
-  ops_.MatMul(state, *head_, nullptr, /*accumulate=*/false, logits);
-  return logits;
+  return ComputeLogits(ops_, state, *head_, {}, logits_);
 }
 
 }  // namespace forerun

@@ -5,6 +5,7 @@
 
 #include "cpp/draft/formats/draft_head.h"
 #include "cpp/model/checkpoint/json.h"
+#include "cpp/model/logits.h"
 #include "cpp/util/check.h"
 
 namespace forerun {
@@ -121,11 +122,7 @@ ConstRows MedusaNetwork::Forward(const DraftBatch& batch) {
   const PackedMatrix* output = head.output.get();
   if (output == nullptr) output = shared_output_.get();
   if (output == nullptr) output = &target_.weights().head();
-  logits_.Grow(sizeof(float) * static_cast<std::size_t>(num_rows) * vocab_size_);
-  const Rows logits = RowsOf(logits_, num_rows, vocab_size_);
-  ops_.MatMul(state, *output, nullptr, /*accumulate=*/false, logits);
-  if (logit_scale_ != 1.0f) ops_.Scale(logit_scale_, logits);
-  return logits;
+  return ComputeLogits(ops_, state, *output, {.scale = logit_scale_}, logits_);
 }
 
 }  // namespace forerun

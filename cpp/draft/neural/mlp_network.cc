@@ -7,6 +7,7 @@
 #include "cpp/draft/formats/draft_head.h"
 #include "cpp/model/checkpoint/json.h"
 #include "cpp/model/checkpoint/weight_reader.h"
+#include "cpp/model/logits.h"
 #include "cpp/util/check.h"
 
 namespace forerun {
@@ -88,11 +89,7 @@ ConstRows MlpNetwork::Forward(const DraftBatch& batch) {
   std::swap(outputs_, next_outputs_);
   num_outputs_ = num_rows;
 
-  const int vocab = head.output->num_outputs();
-  logits_.Grow(sizeof(float) * static_cast<std::size_t>(num_rows) * vocab);
-  const Rows logits = RowsOf(logits_, num_rows, vocab);
-  ops_.MatMul(state, *head.output, nullptr, /*accumulate=*/false, logits);
-  return logits;
+  return ComputeLogits(ops_, state, *head.output, {}, logits_);
 }
 
 }  // namespace forerun
