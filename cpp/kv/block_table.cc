@@ -1,6 +1,7 @@
 #include "cpp/kv/block_table.h"
 
 #include <algorithm>
+#include <sstream>
 #include <string>
 #include <utility>
 
@@ -94,6 +95,18 @@ void BlockTable::ShareFullBlock(int index) {
   } else {
     prefix_ = pool_->Register(blocks_[index], prefix_, partial_);
   }
+}
+
+std::string BlockTable::DebugString() const {
+  std::ostringstream text;
+  text << num_committed_ << " tokens, block size " << block_size() << ':';
+  int num_left = num_committed_;
+  for (BlockId block : blocks_) {
+    const int num_tokens = std::min(num_left, block_size());
+    text << ' ' << block << '(' << num_tokens << ')';
+    num_left -= num_tokens;
+  }
+  return text.str();
 }
 
 void BlockTable::Drop() {

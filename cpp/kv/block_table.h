@@ -16,6 +16,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "cpp/kv/block_pool.h"
@@ -66,6 +67,9 @@ class BlockTable {
   std::uint32_t generation(int index) const { return pool_->generation(blocks_[index]); }
   // Blocks that Reserve(num_tokens) would take from the pool.
   int NumBlocksToReserve(int num_tokens) const;
+
+  // "21 tokens, block size 16: 7(16) 3(5) 12(0)": each block with its committed tokens.
+  std::string DebugString() const;
 
  private:
   void ShareFullBlock(int index);

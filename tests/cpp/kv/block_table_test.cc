@@ -57,6 +57,15 @@ TEST(BlockTableTest, TrimGivesBackRoomThatIsNotNeeded) {
   EXPECT_EQ(pool.num_held(), 1);
 }
 
+TEST(BlockTableTest, DebugStringShowsEachBlockWithItsCommittedTokens) {
+  BlockPool pool(8, kBlockSize, true);
+  BlockTable table = TableWith(pool, Range(0, 6));
+  ASSERT_TRUE(table.Reserve(6));
+  EXPECT_EQ(table.DebugString(), "6 tokens, block size 4: 0(4) 1(2) 2(0)");
+  table.Drop();
+  EXPECT_EQ(table.DebugString(), "0 tokens, block size 4:");
+}
+
 TEST(BlockTableTest, ABlockOfAnotherTimeHasAnotherGeneration) {
   BlockPool pool(1, kBlockSize, true);
   BlockTable table(pool);
