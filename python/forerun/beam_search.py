@@ -28,7 +28,7 @@ _MAX_BEAM_WIDTH = 1024
 @checked_keywords
 @dataclass(kw_only=True)
 class BeamSearchParams:
-    """What a beam search looks for.
+    """Parameters of a beam search.
 
     Attributes:
         beam_width: how many unfinished texts are kept after each token, and how many are returned.
@@ -64,7 +64,7 @@ class BeamSearchParams:
         self.structured_outputs = self._step().structured_outputs
 
     def _step(self) -> SamplingParams:
-        """What is asked of the engine for each beam in each round."""
+        """The parameters of each beam's request in each round."""
         return SamplingParams(
             max_tokens=1,
             temperature=self.temperature,
@@ -114,7 +114,7 @@ class _Search:
     completed: list[BeamSearchSequence] = field(default_factory=list)
 
     def score(self, beam: BeamSearchSequence) -> float:
-        # The end of sequence is no part of the length.
+        # The end of sequence does not count.
         length = len(beam.tokens)
         length -= beam.finish_reason == "stop" and beam.tokens[-1] == beam.stop_reason
         return float(beam.cum_logprob / length**self.params.length_penalty)

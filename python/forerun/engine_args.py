@@ -14,7 +14,7 @@ from forerun.vllm_fields import ENGINE_ARGS, NOT_IN_VLLM, Field
 from forerun.vllm_fields.arguments import check_constructor
 from forerun.vllm_fields.field import Made
 
-# Options without a default that are no JSON.
+# Options without a default that are not JSON.
 _TEXTS = ("tokenizer", "revision", "spec_method", "spec_model")
 _SWITCHES = ("enable_prefix_caching", "enable_chunked_prefill", "async_scheduling")
 

@@ -41,7 +41,7 @@ class LLM(LoadedModel, UnsupportedMethods):
         model: a Hugging Face model directory, a `.gguf` file, or the id of a model on the hub.
         tokenizer: a directory with another tokenizer.json than the model's.
         speculative_config: a SpeculativeConfig, or a dict of its fields; None decodes plainly.
-            What was found of a drafter is `drafter`, and a line in the log of "forerun".
+            `drafter` and the log of "forerun" describe the drafter that was detected.
         skip_tokenizer_init: load no tokenizer: prompts are token ids, and texts stay empty.
         revision: the branch, tag or commit of a model on the hub.
         **options: dtype ("auto", "bfloat16" or "float32"), max_model_len, max_num_seqs,
@@ -106,7 +106,7 @@ class LLM(LoadedModel, UnsupportedMethods):
 
         Prompts are strings, token ids, TextPrompt or TokensPrompt. Parameters are one for all
         prompts or one each; None takes `get_default_sampling_params()`. Each prompt has one output
-        with the `n` completions asked for. Where one prompt can never be served, none runs, and the
+        with the `n` completions asked for. If one prompt can never be served, none runs, and the
         error names it.
 
         Args:
@@ -137,7 +137,7 @@ class LLM(LoadedModel, UnsupportedMethods):
         if output_type not in (None, RequestOutput):
             raise InvalidArgumentError("output_type", output_type, "None or RequestOutput")
         check_use_tqdm(use_tqdm)
-        with self._board.turn:  # a hook, which may not wait here, must not take them either
+        with self._board.turn:  # so that a hook, which may not wait here, does not take them
             requests, self._enqueued = self._enqueued, []
         run = functools.partial(wait_all, self._board, requests)
         return self._with_bar(requests, use_tqdm, run)
@@ -160,9 +160,9 @@ class LLM(LoadedModel, UnsupportedMethods):
     ) -> list[RequestOutput]:
         """Generates the next message of one conversation or of many.
 
-        With `continue_final_message` and `add_generation_prompt=False` the model goes on with the
-        last message instead. `tools` are what the chat template tells the model of them; the other
-        arguments are those of `generate`.
+        With `continue_final_message` and `add_generation_prompt=False` the model continues the
+        last message instead. The chat template describes `tools` to the model; the other arguments
+        are those of `generate`.
         """
         prompts = self._render_all(
             messages,

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 @checked_methods
 class LLMEngine:
-    """Requests that come and go one by one, and a step that runs those that are there.
+    """The engine driven step by step: requests are added and aborted while others run.
 
-    It shares its engine with the LLM it is made of. What `step` returns for a request is what its
-    `SamplingParams.output_kind` says: everything so far, what is new, or everything at the end.
+    It shares its engine with the LLM it is made of. `SamplingParams.output_kind` decides
+    what `step` returns for a request: everything so far, what is new, or everything at the end.
     """
 
     def __init__(self, llm: LoadedModel) -> None:
@@ -82,7 +82,7 @@ class LLMEngine:
         return request_id
 
     def step(self) -> list[RequestOutput]:
-        """Runs one step; returns an output for each request with news."""
+        """Runs one step; returns an output for each request with new tokens or an end."""
         if not self._running:
             return []
         self._llm._board.run_step()
@@ -126,7 +126,7 @@ class LLMEngine:
 
     @property
     def tokenizer(self) -> Tokenizer | None:
-        """The tokenizer of the model; None where LLM was told to load none."""
+        """The tokenizer of the model; None with skip_tokenizer_init."""
         return self._llm._tokenizer
 
     def get_tokenizer(self) -> Tokenizer:
@@ -152,7 +152,7 @@ class _Running:
         self._is_first = True
 
     def output(self) -> RequestOutput | None:
-        """What the last step's output of the request is; None where there is nothing to say."""
+        """What the last step's output of the request is; None if it has none."""
         request = self.request
         kind = request.params.output_kind
         deltas = self.stream.take()

@@ -1,4 +1,4 @@
-"""What comes back, under vLLM's names."""
+"""Prompts and outputs, under vLLM's names."""
 
 from __future__ import annotations
 

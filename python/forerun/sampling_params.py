@@ -301,7 +301,7 @@ class SamplingParams:
     def _to_core(
         self, max_model_len: int, completion: int = 0, bad_words: Sequence[list[int]] = ()
     ) -> _core.SamplingParams:
-        """What the engine is asked for one of the completions."""
+        """The engine's parameters for one of the completions."""
         core = self._core(max_model_len)
         if self.seed is not None:
             core.seed = (self.seed + completion) % 2**64

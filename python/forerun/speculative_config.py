@@ -143,10 +143,10 @@ class SpeculativeConfig:
         method: "ngram" continues an earlier occurrence of the last tokens of the request's own
             text; "suffix" also learns from past outputs and drafts as long as it is confident;
             "grammar" drafts only what the structured output of a request forces, which the others
-            do too. "draft_model", "eagle", "eagle3", "mtp", "mlp_speculator" and "medusa" ask the
-            `model`; with a model and no method, the method is found from the model's tensors.
-            "hybrid" asks a model, whose method is found, and what "suffix" asks; the target's own
-            layers ("mtp") where there is no model.
+            do too. "draft_model", "eagle", "eagle3", "mtp", "mlp_speculator" and "medusa" run the
+            `model`; with a model and no method, the method is detected from its tensors. "hybrid"
+            combines "suffix" with a model, whose method is detected; without a model, with the
+            target's own layers ("mtp").
         num_speculative_tokens: the most tokens drafted per step, in a chain or a tree. "ngram"
             needs it; where it is absent, "suffix" takes its tree depth, "grammar" 16, and a model
             what its checkpoint says, else 4, in a tree 16, or as many as a fixed one has; "hybrid"
@@ -181,7 +181,7 @@ class SpeculativeConfig:
             before it; None: what the checkpoint says, else the usual three.
         norm_output: eagle3: whether the next step gets the normed state; None: as the checkpoint
             says.
-        norm_before_residual: eagle3: whether the residual is the normed feature; None likewise.
+        norm_before_residual: eagle3: whether the residual is the normed state; None likewise.
         norm_target_state: mtp: whether the first draft token reads the target's state after its
             final norm; None: as the target's family does (MiMo: no, others: yes).
         use_heterogeneous_vocab: draft_model: whether it may have another vocabulary than the
@@ -254,7 +254,7 @@ class SpeculativeConfig:
         return self.method in (None, "hybrid", *MODEL_METHODS)
 
     def check_length(self, target: int | None) -> None:
-        """Refuses a drafter that ends before its target; None: the target's length is not known."""
+        """Refuses a limit below the target's; None: the target's length is not known."""
         own = self.max_model_len
         if own is not None and target is not None and own < target:
             raise InvalidArgumentError(
@@ -275,14 +275,14 @@ class SpeculativeConfig:
         if self.method in _NOT_RUN:
             raise InvalidArgumentError("method", self.method, f"another: {_NOT_RUN[self.method]}")
         if self.method is None and self.model is not None:
-            return  # to be found from the model
+            return  # to be detected from the model
         listed = ", ".join(repr(method) for method in METHODS[:-1])
         if self.method not in METHODS:
             hint = "" if self.method is not None else ", or a model"
             raise InvalidArgumentError("method", self.method, f"{listed} or {METHODS[-1]!r}{hint}")
         if not self.uses_model and self.model is not None:
             raise InvalidArgumentError(
-                "model", os.fspath(self.model), f"None: {self.method!r} is no model"
+                "model", os.fspath(self.model), f"None: {self.method!r} runs no model"
             )
         if self.model is None and self.method in MODEL_METHODS and self.method != "mtp":
             raise InvalidArgumentError(
@@ -334,9 +334,9 @@ class SpeculativeConfig:
             self.prompt_lookup_min = self.prompt_lookup_max
 
     def _to_core(self) -> _core.SpeculativeOptions:
-        """Engine options, but for the drafter: that is found when the target is known."""
+        """Engine options without the drafter, which is detected once the target is known."""
         core = _core.SpeculativeOptions()
-        # What a model turns out to be changes nothing that is checked without it.
+        # The detected method does not change any of these checks.
         inner = self.method if self.method not in (None, "hybrid") else "draft_model"
         core.method = getattr(_core.SpeculativeMethod, str(inner).upper())
         if self.uses_model:

@@ -1,4 +1,4 @@
-"""Methods of vLLM's LLM that have nothing to work on here."""
+"""Methods of vLLM's LLM that Forerun does not support."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _POOLING = "the engine generates text and does not pool hidden states"
 
 
 class UnsupportedMethods:
-    """Methods that raise InvalidArgumentError with the reason, whatever they are given.
+    """Methods that raise InvalidArgumentError with the reason, for any arguments.
 
-    Only what vLLM does for every model, and is nothing for one that reads text, is no error.
+    Except reset_mm_cache, which vLLM calls for every model and which has no effect on text models.
     """
 
     @checked_arguments
@@ -40,7 +40,7 @@ class UnsupportedMethods:
 
     def apply_model(self, *_: Any, **__: Any) -> NoReturn:
         """Refused."""
-        _refuse("apply_model", "the model is no PyTorch module")
+        _refuse("apply_model", "the model is not a PyTorch module")
 
     def encode(self, *_: Any, **__: Any) -> NoReturn:
         """Refused."""

@@ -100,7 +100,7 @@ SPECULATIVE: list[tuple[Any, str, str]] = [
     ({}, "method", f"{METHODS[-1]!r}, or a model"),
     ({"method": "eagle9"}, "method", "'ngram', 'suffix', 'grammar', 'draft_model', 'eagle'"),
     ({"method": "eagle"}, "model", "a drafter with 'eagle'"),
-    ({"method": "suffix", "model": "some/drafter"}, "model", "None: 'suffix' is no model"),
+    ({"method": "suffix", "model": "some/drafter"}, "model", "None: 'suffix' runs no model"),
     ({"model": ""}, "model", "a directory, a hub id or None"),
     ({"model": 3}, "model", "a directory, a hub id or None"),
     ({"method": "suffix", "revision": "main"}, "revision", "no such option with 'suffix'"),

@@ -16,7 +16,7 @@ from forerun.errors import CheckpointError, InvalidArgumentError
 
 _LOGGER = logging.getLogger("forerun")
 _VARIABLE = "FORERUN_CACHE"
-# A cache that may only be read is no mistake of the user's.
+# A read-only cache is not a mistake of the user's.
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 

@@ -15,7 +15,7 @@ from forerun.errors import CheckpointError
 from forerun.text.tokenizer import Tokenizer
 
 _FIELD = "speculative_config.model"
-# Tokens of one role are the same whatever they are called.
+# Tokens of one role are the same under any name.
 _ROLES = ("eos_token", "bos_token")
 
 
@@ -24,7 +24,7 @@ class Vocabulary:
 
     Attributes:
         texts: [vocabulary] bytes; empty for ids that no token has.
-        special: ids of tokens that are no text.
+        special: ids of special tokens.
         roles: ids by name.
     """
 

@@ -113,7 +113,7 @@ _LOADING: dict[str, Callable[[str, Any], Any]] = {
 def settle_options(
     options: Mapping[str, Any],
 ) -> tuple[_core.EngineOptions, SpeculativeConfig | None]:
-    """What LLM's keywords ask of the engine; `model` is left open.
+    """The engine's options and the speculative config that LLM's keywords set, without `model`.
 
     Raises InvalidArgumentError that lists everything that is wrong, before anything is loaded.
     """

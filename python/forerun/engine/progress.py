@@ -39,7 +39,7 @@ def _bar_class() -> Any:
     from tqdm import tqdm
 
     class Bar(tqdm):  # type: ignore[misc]
-        # tqdm's own lock is no native one: an interrupt can leave it locked for other threads.
+        # tqdm's own lock is not native: an interrupt can leave it locked for other threads.
         _lock = threading.RLock()
         monitor_interval = 0
 

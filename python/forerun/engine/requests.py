@@ -163,13 +163,13 @@ class Request:
     def _stop_reason(self, update: _core.RequestUpdate) -> int | str | None:
         if update.stop_string_index >= 0:
             return self.params.stop_strings()[update.stop_string_index]
-        # As in vLLM, the model's own end of sequence is no reason worth naming.
+        # As in vLLM, the model's own end of sequence is not reported.
         asked = update.stop_token in (self.params.stop_token_ids or ())
         return update.stop_token if asked else None
 
 
 class _Listener(weakref.ref[Request]):
-    """Who wants a completion's updates; dead as soon as nobody holds the request."""
+    """The receiver of a completion's updates; dead once the request is dropped."""
 
     id: int
     index: int  # of the completion
@@ -192,7 +192,7 @@ class Scoreboard:
         self.prompt_histograms = PromptHistograms.empty(bounds)
         self._turns = make_turns()
         self._listeners: dict[int, _Listener] = {}
-        self._gone: deque[_Listener] = deque()  # cancelled or dead, and not yet told to the engine
+        self._gone: deque[_Listener] = deque()  # cancelled or dead, not yet in the engine
         self._is_delivered = True  # the last step's updates
 
     @property
@@ -268,7 +268,7 @@ class Scoreboard:
     def _settle(self) -> None:
         self._catch_up()
         while not self._listeners and self._engine.has_unfinished():
-            self.step()  # lets the engine take notice of what was cancelled
+            self.step()  # the engine removes cancelled requests in a step
 
     def reset_caches(self) -> None:
         """Forgets cached prefixes and past outputs. No request may be unfinished."""
@@ -289,7 +289,7 @@ class Scoreboard:
         self._deliver()
 
     def _catch_up(self) -> None:
-        """Does what an interrupted turn, or a caller out of turn, has left to do."""
+        """Cancels and delivers what an interrupted turn, or a caller out of turn, left."""
         while self._gone:
             listener = self._gone[0]
             if self._listeners.get(listener.id) is listener:
@@ -305,7 +305,7 @@ class Scoreboard:
             listener = self._listeners.get(update.id)
             request = listener() if listener is not None else None
             if listener is None or request is None:
-                self._engine.cancel(update.id)  # in vain unless its submission was interrupted
+                self._engine.cancel(update.id)  # no effect unless its submission was interrupted
                 continue
             completion = request.completions[listener.index]
             request.take(completion, update)
@@ -390,7 +390,7 @@ class Stream:
         return deltas
 
     def _collect(self) -> bool:
-        """Makes ready what has not been handed over; whether there is any, or no more comes."""
+        """Collects new deltas; returns whether there are any, or no more will come."""
         if self._ready or self._is_closed:
             return True
         still_open = [pair for pair in self._open if not self._seen[pair[1].id].finished]

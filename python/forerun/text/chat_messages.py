@@ -85,7 +85,7 @@ def read_messages(messages: Any) -> list[dict[str, Any]]:
     """A conversation as plain dicts that have a role, without keys whose value is None.
 
     Raises:
-        InvalidArgumentError: it is no list of messages, or is empty.
+        InvalidArgumentError: it is not a list of messages, or is empty.
     """
     expected = "a list of dicts with the keys 'role' and 'content'"
     if isinstance(messages, str | bytes | Mapping) or not isinstance(messages, Sequence):
@@ -106,7 +106,7 @@ def read_messages(messages: Any) -> list[dict[str, Any]]:
     return read
 
 
-# The names that templates and servers give to what a model thought; templates read the first.
+# The names that templates and servers give to a model's reasoning; templates read the first.
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 
 
@@ -117,7 +117,7 @@ def normalize(messages: list[dict[str, Any]], content_format: str) -> list[dict[
         content_format: "string" or "openai".
 
     Raises:
-        InvalidArgumentError: a content has a part that is no text, or a tool call is malformed.
+        InvalidArgumentError: a content has a part that is not text, or a tool call is malformed.
     """
     normal = []
     for index, message in enumerate(messages):
@@ -186,7 +186,7 @@ def _arguments(field: str, arguments: Any) -> dict[str, Any]:
         except InvalidArgumentError:
             arguments = None
     if not isinstance(arguments, dict):
-        _log.warning("%s: the arguments are no JSON object; the template gets none", field)
+        _log.warning("%s: the arguments are not a JSON object; the template gets none", field)
         return {}
     return arguments
 

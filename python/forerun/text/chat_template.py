@@ -34,7 +34,7 @@ def render(
 ) -> str:
     """The prompt for a conversation that `chat_messages.read_messages` read.
 
-    With `continue_final_message` it ends inside the last message, for the model to go on.
+    With `continue_final_message` it ends inside the last message, for the model to continue.
     """
     check_bool("add_generation_prompt", add_generation_prompt)
     if check_bool("continue_final_message", continue_final_message):
@@ -48,7 +48,7 @@ def render(
         text = compiled.render(
             {**variables, "messages": messages, "add_generation_prompt": add_generation_prompt}
         )
-    except Exception as error:  # whatever the template's own code runs into
+    except Exception as error:  # of the template's own code
         pass_on_interrupt(error)
         raise InvalidArgumentError(
             "chat_template", f"{type(error).__name__}: {error}", "a template for these messages"
@@ -60,7 +60,7 @@ def render(
 @functools.lru_cache(maxsize=16)
 def content_format(template: str) -> str:
     """Whether a template reads contents as text ("string") or as a list of parts ("openai")."""
-    _compile(template)  # raises for what is no template
+    _compile(template)  # raises for an invalid template
     return detect_format(_environment().parse(template))
 
 

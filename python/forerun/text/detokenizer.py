@@ -1,9 +1,9 @@
 """Token ids -> text, one step at a time, without ever showing half a character.
 
-Text is what the bytes of the tokens say. That differs from `tokenizers`' own decoding in three
+Text is the concatenated bytes of the tokens. That differs from `tokenizers`' own decoding in three
 intended ways: SentencePiece models keep their leading space, since output continues a prompt; an
 added token stands for its content, letter by letter; and each invalid byte sequence becomes one
-replacement character, also where `tokenizers` gives up on the whole run of bytes around it.
+replacement character, also where `tokenizers` replaces the whole run of bytes around it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TokenBytes(NamedTuple):
 
 
 def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
-    """What a tokenizer's tokens stand for."""
+    """The bytes and kinds of a tokenizer's tokens."""
     added = tokenizer.get_added_tokens_decoder()
     vocab = tokenizer.get_vocab(with_added_tokens=True)
     to_bytes = _byte_level if _decoder_kind(tokenizer) == "ByteLevel" else _sentencepiece
@@ -55,7 +55,7 @@ def token_bytes(tokenizer: Tokenizer) -> TokenBytes:
 
 
 def special_token_ids(tokenizer: Tokenizer) -> list[int]:
-    """The ids of the tokens that are no text."""
+    """The ids of special tokens."""
     added = tokenizer.get_added_tokens_decoder()
     return [index for index, entry in added.items() if entry.special]
 

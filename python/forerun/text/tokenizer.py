@@ -50,8 +50,8 @@ class Tokenizer:
     `decode` where detokenizer.py says so, and equals that of the engine's outputs.
 
     Attributes:
-        model_max_length: what calls with `truncation` cut to, unless they say.
-        padding_side: where calls with `padding` fill: "left" or "right".
+        model_max_length: the default length of calls with `truncation`.
+        padding_side: the side that calls with `padding` fill: "left" or "right".
         is_fast: as in transformers, that it is the library tokenizers that encodes.
     """
 
@@ -104,7 +104,7 @@ class Tokenizer:
 
     @property
     def special_token_ids(self) -> list[int]:
-        """The ids of the tokens that are no text."""
+        """The ids of special tokens."""
         return detokenizer.special_token_ids(self.backend)
 
     @functools.cached_property

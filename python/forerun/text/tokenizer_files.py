@@ -108,7 +108,7 @@ class TokenizerFiles:
     def templates(self) -> dict[str, str]:
         """The chat templates by name; that of a model with one is "default".
 
-        Raises CheckpointError for what is no template.
+        Raises CheckpointError for an invalid template.
         """
         where = f"{self._directory / 'tokenizer_config.json'}: chat_template"
         templates = _named_templates(where, self._config.get("chat_template"))

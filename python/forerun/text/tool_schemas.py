@@ -56,7 +56,7 @@ def function_schema(field: str, function: Callable[..., Any]) -> dict[str, Any]:
     described = _arguments(sections.get("Args", []))
     try:
         hints = typing.get_type_hints(function)
-    except Exception as error:  # whatever the annotations run into
+    except Exception as error:  # of the annotations' own code
         pass_on_interrupt(error)
         raise InvalidArgumentError(field, f"{name}: {error}", _EXPECTED) from error
     properties: dict[str, Any] = {}

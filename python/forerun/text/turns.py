@@ -1,4 +1,4 @@
-"""Locks of what native libraries run for several threads."""
+"""Locks around native libraries, for several threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _all: weakref.WeakSet[_core.Turns] = weakref.WeakSet()
 
 
 def make_turns() -> _core.Turns:
-    """A lock that nobody gets any more once the program ends."""
+    """A lock that cannot be acquired once the program ends."""
     turns = _core.Turns()
     _all.add(turns)
     return turns

@@ -81,7 +81,7 @@ def speculative_configs(
 ) -> dict[str, dict[str, Any] | None]:
     """A speculative_config per method name.
 
-    "none" decodes plainly. "model" is the drafter whose method is found; it and the methods that
+    "none" decodes plainly. "model" is the drafter whose method is detected; it and the methods that
     are models take the fields of `drafter`.
     """
     configs: dict[str, dict[str, Any] | None] = {}
@@ -118,7 +118,7 @@ def read_cases(path: str | Path, limit: int | None = None) -> list[Case]:
     """Prompts from a JSONL file: {"prompt": text} or {"turns": [text], "category": name}.
 
     Raises:
-        InvalidArgumentError: the file cannot be read, or a line, which is named, is no prompt.
+        InvalidArgumentError: the file cannot be read, or a line, which is named, is not a prompt.
     """
     if limit is not None and limit < 1:
         raise InvalidArgumentError("limit", limit, "an integer of at least 1")
@@ -231,7 +231,7 @@ def compare(
             run_case(llm, Case(cases[0].turns[:1], chat=cases[0].chat), params)
         for _ in range(rounds):
             for method, llm in llms.items():
-                # What "suffix" learned from these very outputs, and cached prompts, would flatter.
+                # Without what "suffix" learned from these very outputs, and without cached prompts.
                 llm.reset_caches()
                 tallies[method].append([Tally() for _ in cases])
             for index, method in in_turns(methods, len(cases)):

@@ -23,8 +23,8 @@ def add_checkpoint_commands(commands: Any) -> None:
 
     inspect = commands.add_parser(
         "inspect",
-        help="tell what a checkpoint directory or .gguf file holds",
-        description="Tells from tensors and config what a directory is: a language model, or a "
+        help="show what a checkpoint directory or .gguf file holds",
+        description="Detects from tensors and config what a directory is: a language model, or a "
         "drafter of which method, for which target, and what its config leaves open. Reads no "
         "weights.",
     )

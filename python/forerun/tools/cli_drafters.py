@@ -64,7 +64,7 @@ def add_head_options(group: Any) -> None:
     )
     for name, what in (
         ("--norm-output", "feed back the normed state, or not"),
-        ("--norm-before-residual", "take the normed feature as the residual, or not"),
+        ("--norm-before-residual", "take the normed hidden state as the residual, or not"),
     ):
         group.add_argument(name, action=argparse.BooleanOptionalAction, help=f"eagle3: {what}")
     group.add_argument(
@@ -105,7 +105,7 @@ def add_selftest(commands: Any) -> None:
     parser.add_argument(
         "--max-tokens", type=int, default=64, metavar="N", help="of each text (default: 64)"
     )
-    parser.add_argument("--method", metavar="NAME", help="what the drafter is; default: found")
+    parser.add_argument("--method", metavar="NAME", help="the drafting method (default: detected)")
     parser.add_argument("--num-speculative-tokens", type=int, metavar="N")
     parser.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
     parser.add_argument("--num-threads", type=int, default=0, metavar="N", help="0: one per core")

@@ -69,7 +69,7 @@ def add_sampling(parser: argparse.ArgumentParser, max_tokens: int) -> None:
     )
     group.add_argument("--bad-word", action="append", metavar="TEXT", help="never write this")
     group.add_argument("--min-tokens", type=int, default=0, metavar="N")
-    group.add_argument("--ignore-eos", action="store_true", help="go on where the model would end")
+    group.add_argument("--ignore-eos", action="store_true", help="do not stop at the end")
     group.add_argument(
         "--keep-special-tokens", action="store_true", help="show them as part of the text"
     )

@@ -35,11 +35,11 @@ _NUMBERS: tuple[tuple[str, type, str], ...] = (
 )
 _SWITCHES = (
     ("fc_norm", "norm each of the target's states"),
-    ("norm_before_residual", "the normed feature is the residual"),
+    ("norm_before_residual", "the normed hidden state is the residual"),
     ("freeze_head", "keep the target's output matrix as it is"),
     ("share_head", "leave the output matrix out of the file: it is the target's"),
     ("cache", "keep the target's states on disk (default: yes)"),
-    ("resume", "go on with the state in --out where there is one (default: yes)"),
+    ("resume", "continue from the state in --out, if there is one (default: yes)"),
 )
 _DEFAULTS = {field.name: field.default for field in fields(TrainOptions)}
 
@@ -51,7 +51,7 @@ def add_train(commands: Any) -> None:
         help="make a drafter for a model",
         description="Trains a drafter for a model and writes it, in the format that people "
         "publish, into OUT/checkpoint. OUT also gets a log, the learning curves, the acceptance on "
-        "examples that were held out, and the state from which the same command goes on. Needs "
+        "examples that were held out, and the state from which the same command continues. Needs "
         "the extra 'train'.",
     )
     parser.add_argument("method", choices=TRAIN_METHODS)
@@ -69,7 +69,7 @@ def add_train(commands: Any) -> None:
         type=Path,
         metavar="FILE.jsonl",
         help="lines with 'prompt' (a user's words or token ids), 'turns' or 'messages', which the "
-        "target answers; left out, it asks itself",
+        "target answers; left out, it writes them too",
     )
     for name, kind, what in _NUMBERS:
         parser.add_argument(

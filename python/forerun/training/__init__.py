@@ -16,7 +16,7 @@ __all__ = ["TRAIN_METHODS", "TrainOptions", "train"]
 
 
 def train(options: TrainOptions) -> Acceptance | None:
-    """Trains as the options say, or goes on where `options.out` has a state to go on from.
+    """Trains as the options say, or continues from the state in `options.out`.
 
     Returns:
         What the drafter reaches on the examples that were held out; None where there are none.

@@ -158,7 +158,7 @@ def draft_vocabulary(
 ) -> list[int]:
     """The `size` most frequent tokens of the answers, ascending; of equals the lower ones.
 
-    Those of `always` are in it whatever the answers have, and unused tokens fill it up.
+    It always contains those of `always`; unused tokens fill it up.
     """
     counts: Counter[int] = Counter()
     for example in examples:

@@ -46,7 +46,7 @@ class Head(nn.Module):
     in_target = False
 
     def __init__(self, target: Target, num_positions: int) -> None:
-        """Keeps the target, which is no part of its parameters."""
+        """Keeps the target, whose parameters are not its own."""
         super().__init__()
         self.target = target
         self.num_positions = num_positions

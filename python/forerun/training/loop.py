@@ -39,7 +39,7 @@ _MOST_WATCHED = 16
 
 
 def run(options: TrainOptions) -> Acceptance | None:
-    """Trains, or goes on with what `options.out` holds."""
+    """Trains, or continues from the state in `options.out`."""
     if options.num_threads:
         torch.set_num_threads(options.num_threads)
     # Of accelerators: mantissas of 10 bits in products, which are still added up in float32.

@@ -54,7 +54,7 @@ class TrainOptions:
         data: JSON lines with "prompt" and "answer" (texts or token ids) or "messages"; it may grow
             while training runs. None lets the target write both, into out/data.jsonl.
         prompts: JSON lines with a user's "prompt" (text or token ids), "turns" or "messages", which
-            the target answers, over and over in other words; None lets it ask itself.
+            the target answers, several times with other samples; None: it writes them too.
         num_examples: how many examples the target writes; of `data`, how many are read at most.
         max_length: tokens of an example; what is longer is cut.
         max_answer_tokens: of an answer that the target writes; None lets it fill max_length.
@@ -255,7 +255,7 @@ class TrainOptions:
 
 
 def check_layer_ids(ids: list[int], num_layers: int | None) -> None:
-    """Raises InvalidArgumentError where they are no layers of a model of so many."""
+    """Raises InvalidArgumentError unless they are layers of a model with `num_layers`."""
     least = bool(ids) and all(type(k) is int and k >= 0 for k in ids)
     if not least or (num_layers is not None and max(ids) >= num_layers):
         most = "the last layer" if num_layers is None else num_layers - 1

@@ -14,7 +14,7 @@ from forerun.training.options import TrainOptions
 from forerun.util.interrupts import pass_on_interrupt
 from forerun.util.json_files import read_json_object
 
-# Tensors that are no weights: they say which tokens can be drafted.
+# Not weights: these tensors say which tokens can be drafted.
 _VOCABULARY = ("d2t", "t2d", "token_map")
 # What a config says of them.
 _VOCABULARY_SIZES = ("draft_vocab_size", "truncated_vocab_size")
@@ -29,7 +29,7 @@ class Start:
         try:
             self._tensors = read_checkpoint(directory)
             self._config = read_json_object(directory / "config.json")
-        except Exception as error:  # whatever the file and its reader run into
+        except Exception as error:  # of any reader
             pass_on_interrupt(error)
             raise CheckpointError("start", str(error), "a checkpoint with safetensors") from error
         self._vocabulary: list[int] | None = None

@@ -110,7 +110,7 @@ def load_model(directory: Path, dtype: torch.dtype, **options: Any) -> Any:
     """
     try:
         return _load(directory, {"dtype": dtype, **options})
-    except Exception as error:  # whatever transformers and the checkpoint run into
+    except Exception as error:  # of transformers, for any checkpoint
         pass_on_interrupt(error)
         raise CheckpointError("model", str(error), "a model for transformers") from error
 

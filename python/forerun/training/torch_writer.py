@@ -26,7 +26,7 @@ _ATTENTION = "forerun_slots"
 
 
 class TorchWriter:
-    """A language model of transformers whose keys and values lie in slots, one for each text.
+    """A language model of transformers whose keys and values are in slots, one for each text.
 
     A step writes one token in every slot; slots of texts that have ended are filled with the next
     ones. On a GPU the step is a captured graph, so what it costs hardly depends on how small the

@@ -48,7 +48,7 @@ class Problems:
 
 
 def check_int(field: str, value: Any, *, least: int = -_INT32_MAX, most: int = _INT32_MAX) -> int:
-    """The value as an int; numpy integers are welcome, bools and floats are not."""
+    """The value as an int; accepts numpy integers, not bools or floats."""
     try:
         number = None if isinstance(value, bool) else int.__add__(operator.index(value), 0)
     except Exception as error:
@@ -80,7 +80,7 @@ def _is_scalar(value: Any, conversion: str) -> bool:
 
 
 def check_number(field: str, value: Any) -> float:
-    """The value as a float; ints and numpy numbers are welcome, bools and strings are not."""
+    """The value as a float; accepts ints and numpy numbers, not bools or strings."""
     number = None
     try:
         # An array of one element converts as well, but is a mistake.

@@ -20,7 +20,7 @@ def raised_by_signal_handler(error: BaseException, trace: TracebackType | None) 
 
 
 def pass_on_interrupt(error: BaseException) -> None:
-    """Raises the error again if it is no failure of the code that it came out of."""
+    """Raises the error again if it is an interrupt, not a failure of the code that raised it."""
     if raised_by_signal_handler(error, error.__traceback__):
         raise error
 

@@ -358,7 +358,7 @@ ENGINE_ARGS: dict[str, Field] = {
     ),
     "profiler_config": runs(
         Made("ProfilerConfig()"),
-        "a dict of ProfilerConfig's fields, for `start_profile`; docs/tracing.md",
+        "a dict of ProfilerConfig's fields, for start_profile",
     ),
     **no_effect(_NO_TRACES, kv_cache_metrics_sample=0.01, enable_mm_processor_stats=False),
     **all_fixed(

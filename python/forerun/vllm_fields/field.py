@@ -18,7 +18,7 @@ class Kind(Enum):
 
 
 class _Mark:
-    """A default that is no value."""
+    """A marker for a default that is not a value."""
 
     def __init__(self, text: str) -> None:
         self._text = text

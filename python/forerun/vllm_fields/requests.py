@@ -204,6 +204,6 @@ METHODS: dict[str, dict[str, Field]] = {
         ),
     },
     "LLM.apply_model": {
-        "func": fixed(REQUIRED, "the call is refused: the model is no PyTorch module")
+        "func": fixed(REQUIRED, "the call is refused: the model is not a PyTorch module")
     },
 }

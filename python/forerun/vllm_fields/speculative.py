@@ -82,6 +82,6 @@ SPECULATIVE_CONFIG: dict[str, Field] = {
     "speculative_token_tree": own("models: a tree of fixed shape"),
     "aux_hidden_state_layer_ids": own("eagle3: the target's layers that it reads"),
     "norm_output": own("eagle3: whether the next step gets the normed state"),
-    "norm_before_residual": own("eagle3: whether the residual is the normed feature"),
+    "norm_before_residual": own("eagle3: whether the residual is the normed hidden state"),
     "norm_target_state": own("mtp: whether it reads the target's state after the final norm"),
 }
