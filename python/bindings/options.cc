@@ -95,32 +95,9 @@ void RegisterEngineOptions(py::module_& module) {
 }
 
 void RegisterSamplingParams(py::module_& module) {
-  using Params = SamplingParams;
-  py::class_<Params>(module, "SamplingParams", "What a request asks for.")
-      .def(py::init<>(), "All defaults.")
-      .def_readwrite("temperature", &Params::temperature)
-      .def_readwrite("top_k", &Params::top_k)
-      .def_readwrite("top_p", &Params::top_p)
-      .def_readwrite("min_p", &Params::min_p)
-      .def_readwrite("seed", &Params::seed)
-      .def_readwrite("max_tokens", &Params::max_tokens)
-      .def_readwrite("min_tokens", &Params::min_tokens)
-      .def_readwrite("stop_token_ids", &Params::stop_token_ids)
-      .def_readwrite("stop", &Params::stop)
-      .def_readwrite("include_stop_str_in_output", &Params::include_stop_str_in_output)
-      .def_readwrite("ignore_eos", &Params::ignore_eos)
-      .def_readwrite("skip_special_tokens", &Params::skip_special_tokens)
-      .def_readwrite("allowed_token_ids", &Params::allowed_token_ids)
-      .def_readwrite("bad_words", &Params::bad_words)
-      .def_readwrite("logit_bias", &Params::logit_bias)
-      .def_readwrite("repetition_penalty", &Params::repetition_penalty)
-      .def_readwrite("frequency_penalty", &Params::frequency_penalty)
-      .def_readwrite("presence_penalty", &Params::presence_penalty)
-      .def_readwrite("logprobs", &Params::logprobs)
-      .def_readwrite("prompt_logprobs", &Params::prompt_logprobs)
-      .def_readwrite("logprob_token_ids", &Params::logprob_token_ids)
-      .def_readwrite("speculative", &Params::speculative)
-      .def_readwrite("max_draft_tokens", &Params::max_draft_tokens);
+  py::class_<SamplingParams> params(module, "SamplingParams", "What a request asks for.");
+  params.def(py::init<>(), "All defaults.");
+  VisitSamplingFields([&](const char* name, auto field) { params.def_readwrite(name, field); });
   module.def("check_sampling_params", &CheckSamplingParams, py::arg("params"),
              "Raises InvalidArgumentError that names the first wrong field.");
 }

@@ -46,6 +46,35 @@ struct SamplingParams {
   std::optional<int> max_draft_tokens;  // caps the draft of each step; absent: the engine's limit
 };
 
+// Calls visit("name", &SamplingParams::name) for every field.
+template <typename Visit>
+void VisitSamplingFields(const Visit& visit) {
+  using Params = SamplingParams;
+  visit("temperature", &Params::temperature);
+  visit("top_k", &Params::top_k);
+  visit("top_p", &Params::top_p);
+  visit("min_p", &Params::min_p);
+  visit("seed", &Params::seed);
+  visit("max_tokens", &Params::max_tokens);
+  visit("min_tokens", &Params::min_tokens);
+  visit("stop_token_ids", &Params::stop_token_ids);
+  visit("stop", &Params::stop);
+  visit("include_stop_str_in_output", &Params::include_stop_str_in_output);
+  visit("ignore_eos", &Params::ignore_eos);
+  visit("skip_special_tokens", &Params::skip_special_tokens);
+  visit("allowed_token_ids", &Params::allowed_token_ids);
+  visit("bad_words", &Params::bad_words);
+  visit("logit_bias", &Params::logit_bias);
+  visit("repetition_penalty", &Params::repetition_penalty);
+  visit("frequency_penalty", &Params::frequency_penalty);
+  visit("presence_penalty", &Params::presence_penalty);
+  visit("logprobs", &Params::logprobs);
+  visit("prompt_logprobs", &Params::prompt_logprobs);
+  visit("logprob_token_ids", &Params::logprob_token_ids);
+  visit("speculative", &Params::speculative);
+  visit("max_draft_tokens", &Params::max_draft_tokens);
+}
+
 // Throws InvalidArgument that names the first wrong field.
 void CheckSamplingParams(const SamplingParams& params);
 
