@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <exception>
 #include <limits>
 #include <string>
 
 #include "cpp/util/check.h"
 #include "cpp/util/request_error.h"
+#include "cpp/util/require.h"
 
 namespace forerun {
 namespace {
@@ -85,6 +87,28 @@ bool AllowsOnly(std::span<const std::uint32_t> allowed, std::span<const TokenId>
 }
 
 }  // namespace
+
+void CheckLogitsOptions(const SamplingParams& params) {
+  if (params.allowed_token_ids.has_value()) {
+    Require(!params.allowed_token_ids->empty(), "allowed_token_ids", "an empty list",
+            "at least one token id, or absent for all tokens");
+    for (TokenId token : *params.allowed_token_ids) RequireTokenId("allowed_token_ids", token);
+  }
+  for (const std::vector<TokenId>& word : params.bad_words) {
+    Require(!word.empty(), "bad_words", "a word without tokens", "words of at least one token");
+    for (TokenId token : word) RequireTokenId("bad_words", token);
+  }
+  for (const auto& [token, bias] : params.logit_bias) {
+    RequireTokenId("logit_bias", token);
+    Require(bias >= -100.0 && bias <= 100.0, "logit_bias", bias, "numbers in [-100, 100]");
+  }
+  Require(std::isfinite(params.repetition_penalty) && params.repetition_penalty > 0.0,
+          "repetition_penalty", params.repetition_penalty, "a finite number above 0, 1 for none");
+  Require(params.frequency_penalty >= -2.0 && params.frequency_penalty <= 2.0, "frequency_penalty",
+          params.frequency_penalty, "a number in [-2, 2], 0 for none");
+  Require(params.presence_penalty >= -2.0 && params.presence_penalty <= 2.0, "presence_penalty",
+          params.presence_penalty, "a number in [-2, 2], 0 for none");
+}
 
 LogitsProcessors::LogitsProcessors(const SamplingParams& params,
                                    std::span<const TokenId> end_tokens,

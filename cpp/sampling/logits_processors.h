@@ -1,18 +1,8 @@
 // What changes a request's logits before its next token is sampled: masks, biases, penalties.
 //
 // A row of logits stands behind some output: the committed one and then a path of the draft, none
-// of which is committed. Every option is applied as if the whole of it were. In vLLM's order:
-//
-//   structured output   logit = -infinity for every token that the constraint rules out
-//   allowed_token_ids   ... for every token that is not listed
-//   bad_words           ... for the last token of a word whose other tokens end the output
-//   min_tokens          ... for end-of-sequence and stop tokens in an output shorter than that,
-//                       unless the constraint allows nothing else
-//   logit_bias          logit += bias
-//   logits hook         whatever the caller does; what the constraint rules out stays so
-//   repetition_penalty  logit = logit > 0 ? logit / r : logit * r, of tokens in prompt or output
-//   frequency_penalty   logit -= f * number of occurrences in the output
-//   presence_penalty    logit -= p, of tokens in the output
+// of which is committed. Every option is applied as if the whole of it were. docs/sampling.md has
+// the options, their order and what each does to a logit.
 //
 // All in float32, from the row's own logits and the counts alone: not by adding up changes.
 #ifndef FORERUN_CPP_SAMPLING_LOGITS_PROCESSORS_H_
@@ -28,6 +18,9 @@
 #include "forerun/types.h"
 
 namespace forerun {
+
+// Throws InvalidArgument that names the first option out of its range.
+void CheckLogitsOptions(const SamplingParams& params);
 
 // What of a request's hooks changes rows. Both may be null.
 struct RowHooks {

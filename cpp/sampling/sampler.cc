@@ -7,6 +7,7 @@
 
 #include "cpp/sampling/logits_row.h"
 #include "cpp/util/philox.h"
+#include "cpp/util/require.h"
 
 namespace forerun {
 namespace {
@@ -82,6 +83,15 @@ std::vector<RankedToken> KeptTokensSlow(std::span<const float> logits, const Sam
 }
 
 }  // namespace
+
+void CheckRuleOptions(const SamplingParams& params) {
+  Require(std::isfinite(params.temperature) && params.temperature >= 0.0, "temperature",
+          params.temperature, "a finite number >= 0 (0 is greedy)");
+  Require(params.top_k >= -1, "top_k", params.top_k, "a number of tokens, or 0 or -1 for all");
+  Require(params.top_p > 0.0 && params.top_p <= 1.0, "top_p", params.top_p,
+          "a number in (0, 1], 1 for all");
+  Require(params.min_p >= 0.0 && params.min_p <= 1.0, "min_p", params.min_p, "a number in [0, 1]");
+}
 
 SamplingRule MakeSamplingRule(const SamplingParams& params, std::uint64_t seed) {
   return {.temperature = params.temperature,

@@ -49,6 +49,9 @@ struct SamplingRule {
   const LogitsProcessors* processors = nullptr;
 };
 
+// Throws InvalidArgument that names the first option out of its range.
+void CheckRuleOptions(const SamplingParams& params);
+
 // Without processors. REQUIRES: params passed CheckSamplingParams.
 SamplingRule MakeSamplingRule(const SamplingParams& params, std::uint64_t seed);
 
