@@ -120,7 +120,7 @@ void ApplyProcessors(benchmark::State& state, const SamplingParams& params, cons
   int row = 0;
   for (auto _ : state) {
     const std::span<const float> raw(logits.data() + row++ % kNumRows * vocab_size, vocab_size);
-    benchmark::DoNotOptimize(request.processors.Apply(raw, path, copy).data());
+    benchmark::DoNotOptimize(request.processors.Apply(raw, 0, path, copy).data());
   }
 }
 
@@ -145,7 +145,7 @@ void VerifyChain(benchmark::State& state, SamplingRule rule, const Logits& logit
   for (int i = 0; i < 4; ++i) {
     const auto row = rule.processors == nullptr
                          ? rows.row(i)
-                         : rule.processors->Apply(rows.row(i), path, scratch.logits);
+                         : rule.processors->Apply(rows.row(i), i, path, scratch.logits);
     path.push_back(SampleToken(row, rule, i, scratch));
     draft.AppendToChain(path.back(), 1);
   }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <exception>
 
+#include "cpp/util/check.h"
 #include "cpp/util/request_error.h"
 
 namespace forerun {
@@ -19,9 +20,8 @@ ConstraintCursor::ConstraintCursor(TokenConstraint& constraint, const std::vecto
     : constraint_(constraint),
       tokens_(tokens),
       num_prompt_(tokens.size()),
-      vocab_size_(vocab_size),
-      allowed_((vocab_size + 31) / 32) {
-  taken_.reserve(max_tokens - num_prompt_);
+      vocab_size_(vocab_size) {
+  accepted_.reserve(max_tokens - num_prompt_);
 }
 
 template <typename Call>
@@ -31,7 +31,7 @@ void ConstraintCursor::Guarded(const Call& call) {
   try {
     call();
   } catch (const std::exception& error) {
-    failure_ = std::string("the constraint failed: ") + error.what();
+    failure_ = kConstraintFailed + std::string(error.what());
     throw HookError(failure_);
   }
   is_interrupted_ = false;
@@ -41,34 +41,34 @@ void ConstraintCursor::Guarded(const Call& call) {
 void ConstraintCursor::Recover() {
   if (!is_interrupted_) return;
   Guarded([&] { constraint_.Restart(); });
-  taken_.clear();
+  accepted_.clear();
 }
 
 int ConstraintCursor::Advance(std::span<const TokenId> tokens) {
-  int num_taken = 0;
-  if (!tokens.empty()) Guarded([&] { num_taken = constraint_.Advance(tokens); });
-  if (num_taken < 0 || num_taken > std::ssize(tokens)) {
-    throw HookError("the constraint took " + std::to_string(num_taken) + " of " +
+  int num_accepted = 0;
+  if (!tokens.empty()) Guarded([&] { num_accepted = constraint_.Advance(tokens); });
+  if (num_accepted < 0 || num_accepted > std::ssize(tokens)) {
+    throw HookError("the constraint took " + std::to_string(num_accepted) + " of " +
                     std::to_string(tokens.size()) + " tokens");
   }
-  taken_.insert(taken_.end(), tokens.begin(), tokens.begin() + num_taken);
-  return num_taken;
+  accepted_.insert(accepted_.end(), tokens.begin(), tokens.begin() + num_accepted);
+  return num_accepted;
 }
 
 bool ConstraintCursor::MoveTo(std::span<const TokenId> path) {
   Recover();
   const auto output = std::span(tokens_).subspan(num_prompt_);
-  std::size_t common = CommonLength(taken_, output);
-  if (common == output.size()) common += CommonLength(std::span(taken_).subspan(common), path);
-  if (common < taken_.size()) {
-    const int num_back = static_cast<int>(taken_.size() - common);
+  std::size_t common = CommonLength(accepted_, output);
+  if (common == output.size()) common += CommonLength(std::span(accepted_).subspan(common), path);
+  if (common < accepted_.size()) {
+    const int num_back = static_cast<int>(accepted_.size() - common);
     Guarded([&] { constraint_.Rollback(num_back); });
-    taken_.resize(common);
+    accepted_.resize(common);
   }
   if (common < output.size()) {
     const auto rest = output.subspan(common);
     if (Advance(rest) < std::ssize(rest)) {
-      throw HookError("the constraint refuses token " + std::to_string(output[taken_.size()]) +
+      throw HookError("the constraint refuses token " + std::to_string(output[accepted_.size()]) +
                       ", which it allowed before");
     }
     common = output.size();
@@ -77,17 +77,25 @@ bool ConstraintCursor::MoveTo(std::span<const TokenId> path) {
   return Advance(rest) == std::ssize(rest);
 }
 
-std::span<const std::uint32_t> ConstraintCursor::Allowed() {
-  Guarded([&] { constraint_.FillAllowed(allowed_); });
-  return allowed_;
+void ConstraintCursor::SetMasks(std::span<const std::uint32_t> words,
+                                std::span<const std::string> failures) {
+  masks_ = words;
+  mask_failures_ = failures;
+}
+
+std::span<const std::uint32_t> ConstraintCursor::Allowed(int row) const {
+  FORERUN_CHECK(row < std::ssize(mask_failures_), "a mask was not computed");
+  if (!mask_failures_[row].empty()) throw HookError(mask_failures_[row]);
+  const std::size_t num_words = masks_.size() / mask_failures_.size();
+  return masks_.subspan(row * num_words, num_words);
 }
 
 void ConstraintCursor::AppendForced(std::vector<TokenId>& tokens) {
   const std::size_t num_before = tokens.size();
   Guarded([&] { constraint_.AppendForced(tokens); });
-  // A hint: what is no token is no hint.
-  const auto is_no_token = [&](TokenId token) { return token < 0 || token >= vocab_size_; };
-  tokens.erase(std::find_if(tokens.begin() + num_before, tokens.end(), is_no_token), tokens.end());
+  // A hint: an id outside the vocabulary ends it.
+  const auto is_outside = [&](TokenId token) { return token < 0 || token >= vocab_size_; };
+  tokens.erase(std::find_if(tokens.begin() + num_before, tokens.end(), is_outside), tokens.end());
 }
 
 }  // namespace forerun

@@ -1,11 +1,11 @@
-// Where a request's constraint stands, and how to bring it elsewhere.
+// A request's constraint, its current state, and the masks that were computed for the step.
 //
-// The constraint follows no events: whoever asks says behind which path, and the cursor takes back
-// what differs from there and advances over the rest. So commits, rejected drafts and preemption
-// need no call, and the answers are a function of the output alone.
+// The constraint follows no events: MoveTo names an output, and the cursor rolls the constraint
+// back to the common prefix and advances it over the rest. So commits, rejected drafts and
+// preemption need no call, and the answers are a function of the output alone.
 //
-// What the constraint throws that is no std::exception, an interrupt, leaves the cursor usable: the
-// next MoveTo starts over. REQUIRES: MoveTo is the next call then.
+// If the constraint throws something other than a std::exception (an interrupt), the cursor stays
+// usable: the next MoveTo restarts the constraint. REQUIRES: MoveTo is the next call then.
 #ifndef FORERUN_CPP_DRAFT_TREE_CONSTRAINT_CURSOR_H_
 #define FORERUN_CPP_DRAFT_TREE_CONSTRAINT_CURSOR_H_
 
@@ -19,31 +19,43 @@
 
 namespace forerun {
 
-// Its methods throw HookError: what the constraint threw, from then on at every call.
+// Begins the message of every failure of a constraint.
+inline constexpr char kConstraintFailed[] = "the constraint failed: ";
+
+// Its methods throw HookError with what the constraint threw, from then on at every call.
 class ConstraintCursor {
  public:
-  // `tokens` holds the prompt now, and later what is committed behind it, up to `max_tokens` in
-  // all. Both must outlive this.
+  // `tokens` holds the prompt now and grows by the committed output, up to `max_tokens` in all.
+  // Both must outlive this.
   ConstraintCursor(TokenConstraint& constraint, const std::vector<TokenId>& tokens, int max_tokens,
                    int vocab_size);
 
   ConstraintCursor(const ConstraintCursor&) = delete;
   ConstraintCursor& operator=(const ConstraintCursor&) = delete;
 
-  // Brings the constraint behind the committed output and then `path`. False: it allows only a
-  // beginning of the path, and stands behind that.
+  TokenConstraint& constraint() const { return constraint_; }
+
+  // Brings the constraint to the state after the committed output and then `path`. False: it allows
+  // only a prefix of the path, and is in the state after that.
   bool MoveTo(std::span<const TokenId> path);
 
-  // A bit per token that may be next. Valid until the next call.
-  std::span<const std::uint32_t> Allowed();
-  // Appends tokens that surely come next.
+  // Appends tokens that certainly come next.
   void AppendForced(std::vector<TokenId>& tokens);
+
+  // Valid until the next step: row 0 after the committed output, row i + 1 after node i of the
+  // draft.
+  void SetMasks(std::span<const std::uint32_t> words, std::span<const std::string> failures);
+  // A bit per token that may be next. Throws HookError where the mask could not be computed.
+  std::span<const std::uint32_t> Allowed(int row) const;
+
+  // To be called when the constraint's state is unknown: the next MoveTo restarts it.
+  void Invalidate() { is_interrupted_ = true; }
 
  private:
   template <typename Call>
   void Guarded(const Call& call);
   void Recover();
-  // Returns how many the constraint took.
+  // Returns how many tokens the constraint accepted.
   int Advance(std::span<const TokenId> tokens);
 
   TokenConstraint& constraint_;
@@ -51,10 +63,13 @@ class ConstraintCursor {
   const std::size_t num_prompt_;
   const int vocab_size_;
 
-  std::vector<TokenId> taken_;  // the output behind which the constraint stands
-  std::vector<std::uint32_t> allowed_;
-  std::string failure_;          // what the constraint threw
-  bool is_interrupted_ = false;  // during a call, and after one that did not return
+  std::vector<TokenId> accepted_;  // the output after which the constraint is
+  std::string failure_;            // what the constraint threw
+  bool is_interrupted_ = false;    // during a call, and after one that did not return
+
+  // Change in each step.
+  std::span<const std::uint32_t> masks_;  // [rows, words]
+  std::span<const std::string> mask_failures_;
 };
 
 }  // namespace forerun

@@ -14,6 +14,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "forerun/types.h"
@@ -110,6 +111,8 @@ struct DraftTree {
   void AppendToChain(TokenId token, float token_confidence) {
     Append(token, size() - 1, token_confidence);
   }
+  // For humans: a line per node.
+  std::string DebugString() const;
   // Keeps the first `count` nodes.
   void Truncate(int count) {
     if (count >= size()) return;

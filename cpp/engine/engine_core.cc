@@ -21,6 +21,7 @@ EngineCore::EngineCore(EngineConfig config, ModelExecutor& executor, Drafter* dr
                 config_.max_num_batched_tokens, config_.adaptive},
                drafter),
       recorder_(config_.max_model_len, config_.num_speculative_tokens, config_.record_draft_steps),
+      masks_(executor.vocab_size()),
       batch_(config_.max_num_seqs, config_.max_num_batched_tokens),
       verification_(config_.max_num_seqs, executor.vocab_size()) {
   FORERUN_CHECK(config_.num_blocks >= NumBlocksFor(config_.max_model_len, config_.block_size),
@@ -117,6 +118,7 @@ std::span<const RequestUpdate> EngineCore::Step() {
   try {
     RunStep();
   } catch (...) {
+    masks_.Close();
     scheduler_.Abandon();
     recorder_.trace().EndStep(/*failed=*/true);
     throw;
@@ -132,13 +134,18 @@ std::span<const RequestUpdate> EngineCore::Step() {
 void EngineCore::RunStep() {
   StepTrace& trace = recorder_.trace();
   trace.BeginPart(StepPart::kDraft);
-  planner_.Draft(scheduler_.running());
+  planner_.Draft(scheduler_.running(), masks_);
 
   trace.BeginPart(StepPart::kPlan);
   scheduler_.Plan(plan_);
-  if (plan_.requests.empty()) return;
+  if (plan_.requests.empty()) return masks_.Close();
   recorder_.Prepare(plan_, config_.enable_prefix_caching);
   batch_.Build(plan_);
+  for (const PlannedRequest& planned : plan_.requests) {
+    Request& request = *planned.request;
+    if (planned.samples && request.constraint) masks_.Add(*request.constraint, request.draft);
+  }
+  masks_.Compute();
 
   trace.BeginPart(StepPart::kForward);
   const ConstRows logits = executor_.Forward(batch_.forward());

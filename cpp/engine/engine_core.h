@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "cpp/draft/drafter.h"
+#include "cpp/draft_tree/step_masks.h"
 #include "cpp/engine/draft_planner/draft_planner.h"
 #include "cpp/engine/inbox.h"
 #include "cpp/engine/metrics_recorder.h"
@@ -111,6 +112,7 @@ class EngineCore {
 
   // This step's; kept for their memory.
   StepPlan plan_;
+  StepMasks masks_;
   StepBatch batch_;
   StepVerification verification_;
   StepUpdates updates_;

@@ -63,12 +63,6 @@ class LazyCopy {
   bool is_copied_ = false;
 };
 
-std::span<const std::uint32_t> AllowedAfter(std::span<const TokenId> path,
-                                            ConstraintCursor& constraint) {
-  if (!constraint.MoveTo(path)) throw HookError("the constraint refuses a token that it allowed");
-  return constraint.Allowed();
-}
-
 // Whether every allowed token is one of `tokens`. `allowed` has a bit per token, and may be empty.
 bool AllowsOnly(std::span<const std::uint32_t> allowed, std::span<const TokenId> tokens,
                 int vocab_size) {
@@ -144,14 +138,14 @@ void LogitsProcessors::ObserveCommitted() {
   }
 }
 
-std::span<const float> LogitsProcessors::Apply(std::span<const float> logits,
+std::span<const float> LogitsProcessors::Apply(std::span<const float> logits, int row_index,
                                                std::span<const TokenId> path,
                                                std::vector<float>& copy) const {
   LazyCopy row(logits, copy);
   std::span<const std::uint32_t> allowed;
   if (params_.allowed_token_ids.has_value()) row.KeepOnly(*params_.allowed_token_ids);
   if (hooks_.constraint != nullptr) {
-    allowed = AllowedAfter(path, *hooks_.constraint);
+    allowed = hooks_.constraint->Allowed(row_index);
     row.KeepOnly(allowed);
   }
   for (const std::vector<TokenId>& word : params_.bad_words) {

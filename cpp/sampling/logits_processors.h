@@ -24,7 +24,7 @@ void CheckLogitsOptions(const SamplingParams& params);
 
 // What of a request's hooks changes rows. Both may be null.
 struct RowHooks {
-  ConstraintCursor* constraint = nullptr;
+  const ConstraintCursor* constraint = nullptr;
   LogitsHook* logits_hook = nullptr;
 };
 
@@ -46,10 +46,11 @@ class LogitsProcessors {
   // Takes notice of what was committed since the last call. Allocates nothing.
   void ObserveCommitted();
 
-  // The logits to sample from behind the committed tokens and then `path`: `logits` themselves
-  // where nothing applies, else a changed copy in `copy`. Throws HookError.
-  std::span<const float> Apply(std::span<const float> logits, std::span<const TokenId> path,
-                               std::vector<float>& copy) const;
+  // The logits to sample from after the committed tokens and then `path`: `logits` themselves
+  // where nothing applies, else a changed copy in `copy`. They are row number `row_index` of the
+  // request (see ConstraintCursor::Allowed). Throws HookError.
+  std::span<const float> Apply(std::span<const float> logits, int row_index,
+                               std::span<const TokenId> path, std::vector<float>& copy) const;
 
  private:
   int num_output(std::span<const TokenId> path) const {

@@ -285,7 +285,7 @@ TokenId Walk::DrawResidual(double total) {
 std::span<const float> LogitsAfter(int node, std::span<const TokenId> path, RowLogits logits,
                                    const SamplingRule& rule, std::vector<float>& copy) {
   const std::span<const float> row = logits.row(node + 1);
-  return rule.processors == nullptr ? row : rule.processors->Apply(row, path, copy);
+  return rule.processors == nullptr ? row : rule.processors->Apply(row, node + 1, path, copy);
 }
 
 void Verify(const DraftTree& draft, RowLogits logits, const SamplingRule& rule,

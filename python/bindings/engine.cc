@@ -77,6 +77,7 @@ class PythonEngine {
 
   Engine& native() const { return *engine_; }
   std::vector<DraftRecord> TakeDraftRecords() { return recorder_.Take(); }
+  PythonConstraintBatch& constraint_batch() { return constraint_batch_; }
 
   Updates Step() {
     // Until the updates are copied, which the engine's own guard does not know of.
@@ -111,6 +112,7 @@ class PythonEngine {
 
  private:
   DraftRecorder recorder_;
+  PythonConstraintBatch constraint_batch_;  // outlives the requests
   std::unique_ptr<Engine> engine_;
 
   // Change while the GIL is held.
@@ -128,7 +130,7 @@ RequestId SubmitArray(PythonEngine& engine, const TokenArray& prompt, const Samp
                           "a one-dimensional int32 array");
   }
   const std::span<const TokenId> tokens(prompt.data(), static_cast<std::size_t>(prompt.size()));
-  RequestHooks hooks = MakeHooks(constraint, logits_hook);
+  RequestHooks hooks = MakeHooks(constraint, logits_hook, engine.constraint_batch());
   const ReleaseGil release;
   return engine.native().Submit(tokens, params, std::move(hooks), options);
 }
@@ -136,7 +138,7 @@ RequestId SubmitArray(PythonEngine& engine, const TokenArray& prompt, const Samp
 RequestId SubmitList(PythonEngine& engine, const std::vector<TokenId>& prompt,
                      const SamplingParams& params, const py::object& constraint,
                      const py::object& logits_hook, const SubmitOptions& options) {
-  RequestHooks hooks = MakeHooks(constraint, logits_hook);
+  RequestHooks hooks = MakeHooks(constraint, logits_hook, engine.constraint_batch());
   const ReleaseGil release;
   return engine.native().Submit(prompt, params, std::move(hooks), options);
 }

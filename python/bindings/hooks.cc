@@ -3,6 +3,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <stdexcept>
@@ -88,7 +89,8 @@ py::list ToList(std::span<const TokenId> tokens, std::span<const TokenId> more =
 
 class PythonConstraint : public TokenConstraint {
  public:
-  explicit PythonConstraint(py::object constraint) : constraint_(std::move(constraint)) {}
+  PythonConstraint(py::object constraint, PythonConstraintBatch& batch)
+      : constraint_(std::move(constraint)), batch_(batch) {}
 
   void Restart() override {
     CallPython([&] { Call("restart"); });
@@ -102,23 +104,21 @@ class PythonConstraint : public TokenConstraint {
   void Rollback(int num_tokens) override {
     CallPython([&] { Call("rollback", num_tokens); });
   }
-  void FillAllowed(std::span<std::uint32_t> words) override {
-    const auto address = reinterpret_cast<std::uintptr_t>(words.data());
-    CallPython([&] { Call("fill_mask", address, words.size_bytes()); });
-  }
   void AppendForced(std::vector<TokenId>& tokens) override {
     CallPython([&] {
       for (py::handle token : Call("forced")) tokens.push_back(token.cast<TokenId>());
     });
   }
+  ConstraintBatch& batch() override { return batch_; }
 
- private:
   template <typename... Args>
   py::object Call(const char* method, Args&&... args) {
     return constraint_.get().attr(method)(std::forward<Args>(args)...);
   }
 
+ private:
   const Holder constraint_;
+  PythonConstraintBatch& batch_;
 };
 
 class PythonLogitsHook : public LogitsHook {
@@ -145,9 +145,46 @@ class PythonLogitsHook : public LogitsHook {
 
 }  // namespace
 
-RequestHooks MakeHooks(const py::object& constraint, const py::object& logits_hook) {
+void PythonConstraintBatch::FillMasks(const MaskBatch& masks) {
+  py::list states(masks.failures.size());
+  for (std::size_t row = 0; row < states.size(); ++row) states[row] = py::none();
+  for (const MaskRequest& request : masks.requests) {
+    const auto failures = masks.failures.subspan(request.first_row, request.tokens.size() + 1);
+    try {
+      CallPython([&] {
+        const auto after = static_cast<PythonConstraint*>(request.constraint)
+                               ->Call("after", ToList(request.tokens), ToList(request.parents))
+                               .cast<py::list>();
+        if (after.size() != failures.size()) throw std::runtime_error("states are missing");
+        for (std::size_t i = 0; i < failures.size(); ++i) {
+          if (after[i].is_none()) failures[i] = "it refuses a token that it allowed";
+          states[request.first_row + i] = after[i];
+        }
+      });
+    } catch (const std::runtime_error& error) {
+      std::ranges::fill(failures, error.what());
+    }
+  }
+  CallPython([&] {
+    static_cast<PythonConstraint*>(masks.requests[0].constraint)
+        ->Call("fill_masks", states, reinterpret_cast<std::uintptr_t>(masks.words.data()),
+               masks.words_per_row * sizeof(std::uint32_t));
+  });
+  for (std::size_t row = 0; row < states.size(); ++row) {
+    if (states[row].is_none()) continue;
+    try {
+      CallPython([&] { states[row].attr("check")(); });
+    } catch (const std::runtime_error& error) {
+      masks.failures[row] = error.what();
+    }
+  }
+}
+
+RequestHooks MakeHooks(const py::object& constraint, const py::object& logits_hook,
+                       PythonConstraintBatch& batch) {
   RequestHooks hooks;
-  if (!constraint.is_none()) hooks.constraint = std::make_unique<PythonConstraint>(constraint);
+  if (!constraint.is_none())
+    hooks.constraint = std::make_unique<PythonConstraint>(constraint, batch);
   if (!logits_hook.is_none()) hooks.logits_hook = std::make_unique<PythonLogitsHook>(logits_hook);
   return hooks;
 }

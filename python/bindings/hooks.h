@@ -4,7 +4,10 @@
 
 #include <pybind11/pybind11.h>
 
+#include <optional>
+
 #include "forerun/request_hooks.h"
+#include "python/bindings/gil.h"
 
 namespace forerun {
 
@@ -15,10 +18,31 @@ struct HookInterrupt {
   pybind11::error_already_set error;
 };
 
-// None makes none. A constraint has the methods restart(), advance(token_ids) -> number taken,
-// rollback(num_tokens), fill_mask(address, num_bytes) and forced() -> token_ids; a logits hook is a
-// callable of token_ids and a float32 array. REQUIRES: the GIL is held.
-RequestHooks MakeHooks(const pybind11::object& constraint, const pybind11::object& logits_hook);
+// The constraints of one engine. Begin takes the GIL and End releases it, so that a step takes it
+// at most once for all of them.
+class PythonConstraintBatch : public ConstraintBatch {
+ public:
+  void Begin() override { gil_.emplace(); }
+  void End() noexcept override { gil_.reset(); }
+  void FillMasks(const MaskBatch& masks) override;
+
+ private:
+  std::optional<AcquireGil> gil_;
+};
+
+// None makes none. A logits hook is a callable of token_ids and a float32 array. A constraint has
+// the methods
+//   restart()
+//   advance(token_ids) -> number accepted
+//   rollback(num_tokens)
+//   forced() -> token_ids
+//   after(token_ids, parents) -> states     one after no token, one after each node of the draft;
+//                                           None where the constraint does not allow the node
+//   fill_masks(states, address, row_bytes)  row i for states[i]; of all constraints of an engine
+// and a state has check(), which raises if its mask could not be computed.
+// REQUIRES: the GIL is held; the batch outlives the hooks.
+RequestHooks MakeHooks(const pybind11::object& constraint, const pybind11::object& logits_hook,
+                       PythonConstraintBatch& batch);
 
 }  // namespace forerun
 

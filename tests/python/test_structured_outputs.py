@@ -329,15 +329,15 @@ def test_a_failing_grammar_fails_its_request_alone(
 ) -> None:
     calls = 0
 
-    def break_down(self: GrammarState, *arguments: int) -> None:
+    def break_down(self: GrammarState, *arguments: list[int]) -> Any:
         nonlocal calls
         calls += 1
         if calls > 2:
             raise RuntimeError("too complex")
-        original(self, *arguments)
+        return original(self, *arguments)
 
-    original: Callable[..., None] = GrammarState.fill_mask
-    monkeypatch.setattr(GrammarState, "fill_mask", break_down)
+    original: Callable[..., Any] = GrammarState.after
+    monkeypatch.setattr(GrammarState, "after", break_down)
     params = SamplingParams(structured_outputs={"regex": "[a-z]+"}, max_tokens=8, temperature=0)
     plain = SamplingParams(max_tokens=8, temperature=0)
     failed, beside = llms["suffix"].generate(["hello"] * 2, [params, plain], use_tqdm=False)

@@ -165,12 +165,16 @@ def test_a_constraint_that_calls_its_engine_is_refused(tiny_dir: Path) -> None:
         def forced(self) -> list[int]:
             return []
 
-        def fill_mask(self, address: int, num_bytes: int) -> None:
+        def after(self, token_ids: list[int], parents: list[int]) -> list[Any]:
+            return [self] * (1 + len(token_ids))
+
+        def check(self) -> None: ...
+        def fill_masks(self, states: list[Any], address: int, row_bytes: int) -> None:
             for call in (engine.step, engine.reset_caches):
                 with pytest.raises(EngineBusyError) as error:
                     call()
                 errors.append(error.value)
-            ctypes.memset(address, 0xFF, num_bytes)
+            ctypes.memset(address, 0xFF, len(states) * row_bytes)
 
     params = _core.SamplingParams()
     params.max_tokens = 3

@@ -64,11 +64,11 @@ void DraftPlanner::End(Request& request) {
   }
 }
 
-void DraftPlanner::Draft(std::span<const std::unique_ptr<Request>> running) {
+void DraftPlanner::Draft(std::span<const std::unique_ptr<Request>> running, StepMasks& masks) {
   FindRequests(running);
   Prepare();
   for (const Drafting& drafting : drafting_) Propose(drafting);
-  ConstrainDrafts();
+  ConstrainDrafts(masks);
   if (setting_.adaptive) ChooseNodes(running);
   // Slots that were reserved for drafting and that the draft does not need.
   for (const Drafting& drafting : drafting_) {
@@ -172,10 +172,11 @@ void DraftPlanner::Propose(const Drafting& drafting) {
   FORERUN_CHECK(request.draft.is_tree(), "a draft's node comes before its parent");
 }
 
-void DraftPlanner::ConstrainDrafts() {
+void DraftPlanner::ConstrainDrafts(StepMasks& masks) {
   for (const Drafting& drafting : drafting_) {
     Request& request = *drafting.request;
     if (!request.constraint || request.draft.is_sampled()) continue;
+    masks.Open(request.hooks.constraint->batch());
     try {
       constrainer_.Constrain(*request.constraint, drafting.max_tokens, request.draft);
     } catch (const HookError&) {

@@ -25,6 +25,7 @@
 
 #include "cpp/draft/drafter.h"
 #include "cpp/draft_tree/draft_constrainer.h"
+#include "cpp/draft_tree/step_masks.h"
 #include "cpp/engine/draft_planner/cost_model.h"
 #include "cpp/engine/draft_planner/draft_history.h"
 #include "cpp/engine/draft_planner/draft_length.h"
@@ -58,8 +59,9 @@ class DraftPlanner {
                std::span<const int> accepted_nodes);
   void End(Request& request);
 
-  // Fills the drafts of running requests, and reserves the slots that they need.
-  void Draft(std::span<const std::unique_ptr<Request>> running);
+  // Fills the drafts of running requests, and reserves the slots that they need. Opens the batches
+  // of their constraints.
+  void Draft(std::span<const std::unique_ptr<Request>> running, StepMasks& masks);
   // The step that was planned has run the model.
   void ObserveStep(const StepPlan& plan, double model_seconds);
   // Throws what was kept back since the last call.
@@ -88,7 +90,7 @@ class DraftPlanner {
   void Prepare();
   void ObserveDrafting(const DraftingReport& report, double seconds);
   void Propose(const Drafting& drafting);
-  void ConstrainDrafts();
+  void ConstrainDrafts(StepMasks& masks);
   void ChooseNodes(std::span<const std::unique_ptr<Request>> running);
 
   // Calls the drafter of a request that has one. Keeps back what must not be hidden.

@@ -114,7 +114,8 @@ class LoadedModel:
                 [token for token in tokenizer.special_token_ids if token < size],
                 self.limits.eos_token_ids,
                 lambda text: tokenizer.encode(text, add_special_tokens=False),
-            )
+            ),
+            self.limits.num_threads,
         )
 
     @functools.cached_property

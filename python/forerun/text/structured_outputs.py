@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import json
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -212,11 +213,16 @@ class Vocabulary:
 
 
 class GrammarCompiler:
-    """Compiles what requests ask for, each once. Threads that share it take turns."""
+    """Compiles what requests ask for, each once. Threads that share it take turns.
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    Attributes:
+        num_threads: of the masks of a step.
+        eos_token_ids: the ends of a text.
+        only_eos: the mask that allows those alone.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, num_threads: int = 1) -> None:
         llguidance = _llguidance()
-        self._vocabulary = vocabulary
         self._turns = make_turns()
         with self._turns:
             self._tokenizer = llguidance.LLTokenizer(
@@ -228,7 +234,9 @@ class GrammarCompiler:
         mask = bytearray((len(vocabulary.tokens) + 31) // 32 * 4)
         for token in vocabulary.eos_token_ids:
             mask[token // 8] |= 1 << token % 8
-        self._only_eos = bytes(mask)
+        self.only_eos = bytes(mask)
+        self.eos_token_ids = vocabulary.eos_token_ids
+        self.num_threads = num_threads
 
     def compile(self, params: StructuredOutputsParams) -> Callable[[], GrammarState]:
         """What makes a state for each completion. Raises InvalidArgumentError with the reason."""
@@ -254,10 +262,7 @@ class GrammarCompiler:
         self._matchers[text] = matcher
         if len(self._matchers) > _MAX_CACHED_GRAMMARS:
             self._matchers.popitem(last=False)
-        eos = self._vocabulary.eos_token_ids
-        return lambda: GrammarState(
-            matcher.deep_copy(), eos, self._only_eos, f"{where} {shown(value)}"
-        )
+        return lambda: GrammarState(matcher.deep_copy(), self, f"{where} {shown(value)}")
 
     def _compile(self, text: str) -> Any:
         from forerun.text.grammar_probes import dead_end, limits, reason
@@ -275,45 +280,46 @@ class GrammarCompiler:
 
 
 class GrammarState:
-    """Where one completion stands in its grammar: the engine's constraint.
+    """A grammar after some output of one completion: the engine's constraint.
 
     Args:
-        matcher: llguidance's, at the beginning.
-        eos_token_ids: the ends of a text.
-        only_eos: the mask that allows those alone.
+        matcher: llguidance's, after no output.
+        compiler: the one that made it.
         name: what was asked for, for errors.
 
-    Behind an end-of-sequence token only others may follow, for requests that ignore them.
+    After an end-of-sequence token only others may follow, for requests that ignore them.
     """
 
-    def __init__(
-        self, matcher: Any, eos_token_ids: Sequence[int], only_eos: bytes, name: str
-    ) -> None:
+    def __init__(self, matcher: Any, compiler: GrammarCompiler, name: str) -> None:
         self._matcher = matcher
+        self._compiler = compiler
         self._name = name
-        self._eos = eos_token_ids
-        self._only_eos = only_eos
+        self._eos = compiler.eos_token_ids
         self._num_ends = 0
 
     def restart(self) -> None:
-        """Goes back to where no token is taken."""
+        """Returns to the state after no output."""
         self._matcher.reset()
         self._num_ends = 0
 
     def advance(self, token_ids: list[int]) -> int:
-        """Takes tokens up to the first one that is not allowed; returns how many."""
-        num_taken: int = 0
+        """Accepts tokens up to the first one that is not allowed; returns how many."""
+        num_accepted = self._advance(token_ids)
+        self.check()
+        return num_accepted
+
+    def _advance(self, token_ids: list[int]) -> int:
+        num_accepted: int = 0
         if self._num_ends == 0:
             is_end = (index for index, token in enumerate(token_ids) if token in self._eos)
             end = next(is_end, len(token_ids))
-            num_taken = self._matcher.try_consume_tokens(token_ids[:end])
-            self._check()
-            if num_taken < end or end == len(token_ids) or not self._matcher.is_accepting():
-                return num_taken
-        while num_taken < len(token_ids) and token_ids[num_taken] in self._eos:
+            num_accepted = self._matcher.try_consume_tokens(token_ids[:end])
+            if num_accepted < end or end == len(token_ids) or not self._matcher.is_accepting():
+                return num_accepted
+        while num_accepted < len(token_ids) and token_ids[num_accepted] in self._eos:
             self._num_ends += 1
-            num_taken += 1
-        return num_taken
+            num_accepted += 1
+        return num_accepted
 
     def rollback(self, num_tokens: int) -> None:
         """Takes back the last tokens."""
@@ -321,31 +327,73 @@ class GrammarState:
         self._num_ends -= num_ends
         if num_tokens > num_ends:
             self._matcher.rollback(num_tokens - num_ends)
-            self._check()
-
-    def fill_mask(self, address: int, num_bytes: int) -> None:
-        """Writes a bit per token that may be next."""
-        if self._num_ends > 0:
-            ctypes.memmove(address, self._only_eos, num_bytes)
-            return
-        self._matcher.unsafe_compute_mask_ptr(address, num_bytes)
-        self._check()
+            self.check()
 
     def forced(self) -> list[int]:
-        """Tokens that surely come next."""
+        """Tokens that certainly come next."""
         if self._num_ends > 0:
             return []
         tokens: list[int] = self._matcher.compute_ff_tokens()
-        self._check()
+        self.check()
         if not tokens and len(self._eos) == 1 and self._matcher.is_stopped():
             return list(self._eos)
         return tokens
 
-    def _check(self) -> None:
+    def after(self, token_ids: list[int], parents: list[int]) -> list[GrammarState | None]:
+        """Copies after no token and after each node of a draft; None where a node is not allowed.
+
+        A failure of a node's grammar is its copy's alone: the output may never get there.
+        """
+        states: list[GrammarState | None] = [self._copy()]
+        for token, parent in zip(token_ids, parents, strict=True):
+            before = states[parent + 1]
+            state = before._copy() if before is not None else None
+            if state is not None and not state._advance([token]) and not state._matcher.is_error():
+                state = None
+            states.append(state)
+        return states
+
+    def _copy(self) -> GrammarState:
+        copy = GrammarState(self._matcher.deep_copy(), self._compiler, self._name)
+        copy._num_ends = self._num_ends
+        return copy
+
+    def fill_mask(self, address: int, num_bytes: int) -> None:
+        """Writes a bit per token that may be next."""
+        self.fill_masks([self], address, num_bytes)
+        self.check()
+
+    def fill_masks(
+        self, states: Sequence[GrammarState | None], address: int, row_bytes: int
+    ) -> None:
+        """Writes row i for states[i], in parallel and without the GIL. Their check() raises.
+
+        The states may be those of other requests, with grammars of the same compiler.
+        """
+        jobs = []
+        for row, state in enumerate(states):
+            if state is None:
+                continue
+            if state._num_ends > 0:
+                ctypes.memmove(address + row * row_bytes, self._compiler.only_eos, row_bytes)
+            else:
+                jobs.append((state._matcher, row))
+        if jobs:
+            executor = _executor(os.getpid(), self._compiler.num_threads)
+            executor.unsafe_compute_mask_ptr(jobs, address, row_bytes, len(states))
+
+    def check(self) -> None:
+        """Raises RuntimeError if the grammar is at a dead end or beyond a limit."""
         if self._matcher.is_error():
             from forerun.text.grammar_probes import reason
 
             raise RuntimeError(f"no token can follow under {self._name}: {reason(self._matcher)}")
+
+
+@functools.cache
+def _executor(process_id: int, num_threads: int) -> Any:
+    """Threads of this process; those of its parent do not exist in the child of a fork."""
+    return _llguidance().LLExecutor(num_threads=num_threads)
 
 
 def _llguidance() -> Any:

@@ -29,6 +29,7 @@ bool HasPath(const DraftTree& draft, const Tokens& path) {
 
 DraftTree Constrained(const ToyGrammar& grammar, int max_nodes, DraftTree draft) {
   ToyConstraint constraint(grammar);
+  constraint.toy_batch().Begin();
   const Tokens tokens = {1};
   ConstraintCursor cursor(constraint, tokens, 100, grammar.vocab_size());
   DraftConstrainer().Constrain(cursor, max_nodes, draft);
@@ -112,6 +113,7 @@ TEST(DraftConstrainerTest, AHintThatTheConstraintItselfRefusesEndsThere) {
     using ToyConstraint::ToyConstraint;
     void AppendForced(std::vector<TokenId>& tokens) override { tokens = {1, 3, 2}; }
   } constraint(SmallGrammar());
+  constraint.toy_batch().Begin();
   const Tokens tokens = {1};
   ConstraintCursor cursor(constraint, tokens, 100, 4);
   DraftTree draft;
@@ -121,6 +123,7 @@ TEST(DraftConstrainerTest, AHintThatTheConstraintItselfRefusesEndsThere) {
 
 TEST(DraftConstrainerTest, FailuresOfTheConstraintGetThrough) {
   ToyConstraint constraint(SmallGrammar(), 1);
+  constraint.toy_batch().Begin();
   const Tokens tokens = {1};
   ConstraintCursor cursor(constraint, tokens, 100, 4);
   DraftTree draft;

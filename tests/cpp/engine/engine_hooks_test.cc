@@ -200,6 +200,95 @@ TEST_F(EngineHooksTest, AnInterruptWhileDraftingDoesToo) {
   EXPECT_EQ(engine.metrics().num_held_blocks, 0);
 }
 
+TEST_F(EngineHooksTest, AStepComputesTheMasksOfAllRequestsAndDraftsInOneCall) {
+  testing::ToyBatch batch;
+  ScriptedDrafter drafter(testing::RightGuess);
+  EngineCore engine(config_, executor_, &drafter);
+  const Tokens output = {5, 5, 9, 1, 7, 7, 2, 3, 4};
+  for (int i = 0; i < 6; ++i) {  // more than run at a time
+    RequestHooks hooks;
+    hooks.constraint = std::make_unique<ToyConstraint>(Exactly(output), -1, &batch);
+    engine.Submit(Tokens(1 + 7 * i, 2), Greedy(30), std::move(hooks));
+  }
+  engine.Submit(Tokens{1, 2}, Greedy(30));
+  int most_rows = 0;
+  while (engine.HasUnfinished()) {
+    const int num_begins = batch.num_begins(), num_fills = batch.num_fills();
+    const int num_rows = batch.num_rows();
+    engine.Step();
+    EXPECT_FALSE(batch.is_open());
+    EXPECT_LE(batch.num_begins(), num_begins + 1);
+    EXPECT_LE(batch.num_fills(), num_fills + 1);
+    most_rows = std::max(most_rows, batch.num_rows() - num_rows);
+  }
+  EXPECT_GT(most_rows, 4) << "rows of requests and of draft nodes";
+}
+
+TEST_F(EngineHooksTest, AnInterruptOfTheMasksLeavesTheStepAndChangesNothing) {
+  struct Interrupting : testing::ToyBatch {
+    void FillMasks(const MaskBatch& masks) override {
+      if (num_left-- == 0) throw 17;
+      ToyBatch::FillMasks(masks);
+    }
+    int num_left = 0;
+  };
+  for (int num_calls = 0; num_calls < 3; ++num_calls) {
+    Interrupting batch;
+    batch.num_left = num_calls;
+    EngineCore engine(config_, executor_, nullptr);
+    RequestHooks hooks;
+    hooks.constraint = std::make_unique<ToyConstraint>(Exactly({5, 5, 9}), -1, &batch);
+    engine.Submit(Tokens{1, 2}, Greedy(10), std::move(hooks));
+    Tokens tokens;
+    int num_interrupts = 0;
+    while (engine.HasUnfinished()) {
+      try {
+        for (const RequestUpdate& update : engine.Step()) {
+          tokens.insert(tokens.end(), update.new_tokens.begin(), update.new_tokens.end());
+        }
+      } catch (int) {
+        ++num_interrupts;
+      }
+      EXPECT_FALSE(batch.is_open());
+    }
+    EXPECT_EQ(num_interrupts, num_calls < 2 ? 1 : 0) << "two steps, two calls";
+    EXPECT_EQ(tokens, (Tokens{5, 5, 9, 0}));
+  }
+}
+
+TEST_F(EngineHooksTest, AMaskThatFailsAfterARejectedNodeFailsNoRequest) {
+  // The second token may be 5 or 6, and after 6 the mask fails.
+  struct Failing : ToyConstraint {
+    using ToyConstraint::ToyConstraint;
+    void FillAllowed(int state, std::span<std::uint32_t> words) override {
+      if (state == 2) throw std::runtime_error("a dead end");
+      ToyConstraint::FillAllowed(state, words);
+    }
+  };
+  ToyGrammar grammar;
+  grammar.next.assign(4, std::vector<int>(kVocabSize, 3));
+  std::ranges::fill(grammar.next[0], 1);
+  std::ranges::fill(grammar.next[1], -1);
+  grammar.next[1][5] = 3;
+  grammar.next[1][6] = 2;
+  for (const TokenId preferred : {5, 6}) {
+    ScriptedDrafter drafter([](std::span<const TokenId>) { return 6; });
+    EngineCore engine(config_, executor_, &drafter);
+    RequestHooks hooks;
+    hooks.constraint = std::make_unique<Failing>(grammar);
+    engine.Submit(Tokens{preferred - 2}, Greedy(4), std::move(hooks));
+    const Finished result = RunToEnd(engine)[0];
+    EXPECT_GT(result.metrics.spec_decode.num_draft_tokens, 0);
+    if (preferred == 5) {
+      EXPECT_EQ(result.error, "");
+      EXPECT_EQ(result.tokens, (Tokens{4, 5, 6, 7}));
+    } else {
+      EXPECT_EQ(result.error, "the constraint failed: a dead end");
+      EXPECT_EQ(result.tokens, (Tokens{5, 6}));
+    }
+  }
+}
+
 // Whether the engine refuses each of the calls that must not meet.
 bool IsBusy(EngineCore& engine) {
   const std::function<void()> calls[] = {

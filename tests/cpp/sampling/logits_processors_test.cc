@@ -8,6 +8,7 @@
 #include <map>
 #include <random>
 
+#include "cpp/draft_tree/step_masks.h"
 #include "cpp/util/request_error.h"
 #include "cpp/verify/verify.h"
 #include "tests/cpp/testing/naive_processors.h"
@@ -33,9 +34,26 @@ Logits Apply(const Logits& logits, const SamplingParams& params, const Tokens& p
     processors.ObserveCommitted();
   }
   std::vector<float> copy;
-  const auto result = processors.Apply(logits, path, copy);
+  const auto result = processors.Apply(logits, 0, path, copy);
   return {result.begin(), result.end()};
 }
+
+// A constraint at its first state, with the masks of a draft.
+struct MaskedConstraint {
+  MaskedConstraint(testing::ToyGrammar grammar, const Tokens& text, const DraftTree& tree)
+      : constraint(std::move(grammar)),
+        draft(tree),
+        cursor(constraint, text, 10, constraint.grammar().vocab_size()),
+        masks(constraint.grammar().vocab_size()) {
+    masks.Add(cursor, draft);
+    masks.Compute();
+  }
+
+  testing::ToyConstraint constraint;
+  DraftTree draft;
+  ConstraintCursor cursor;
+  StepMasks masks;
+};
 
 TEST(LogitsProcessorsTest, NoOptionNeedsNoProcessors) {
   SamplingParams params;
@@ -52,9 +70,10 @@ TEST(LogitsProcessorsTest, OnlyAllowedTokensKeepTheirLogits) {
 }
 
 TEST(LogitsProcessorsTest, AHookSeesWhatAConstraintLeftAndCannotUndoIt) {
-  testing::ToyConstraint constraint({{{-1, 1, -1, 0}, {0, -1, 0, -1}}});
   const Tokens text = {9};
-  ConstraintCursor cursor(constraint, text, 10, 4);
+  DraftTree draft;
+  for (TokenId token : {3, 1, 1}) draft.AppendToChain(token, 1.0f);
+  const MaskedConstraint masked({{{-1, 1, -1, 0}, {0, -1, 0, -1}}}, text, draft);
   struct Hook : LogitsHook {
     void Process(std::span<const TokenId>, std::span<const TokenId>,
                  std::span<float> logits) override {
@@ -68,16 +87,16 @@ TEST(LogitsProcessorsTest, AHookSeesWhatAConstraintLeftAndCannotUndoIt) {
   params.logit_bias = {{1, 0.5}};
   params.presence_penalty = 1.0;
   Logits copy;
-  EXPECT_TRUE(LogitsProcessors::AreNeeded({}, {}, {&cursor, nullptr}));
+  EXPECT_TRUE(LogitsProcessors::AreNeeded({}, {}, {&masked.cursor, nullptr}));
   EXPECT_TRUE(LogitsProcessors::AreNeeded({}, {}, {nullptr, &hook}));
-  LogitsProcessors processors(params, {}, text, 10, {&cursor, &hook});
-  processors.Apply(Logits{1, 2, 3, 4}, Tokens{}, copy);
+  LogitsProcessors processors(params, {}, text, 10, {&masked.cursor, &hook});
+  processors.Apply(Logits{1, 2, 3, 4}, 0, Tokens{}, copy);
   EXPECT_EQ(hook.seen, (Logits{kOut, 2.5f, kOut, kOut}));
   EXPECT_EQ(copy, (Logits{kOut, 7, kOut, 7}));
-  processors.Apply(Logits{1, 2, 3, 4}, Tokens{3, 1}, copy);
+  processors.Apply(Logits{1, 2, 3, 4}, 2, Tokens{3, 1}, copy);
   EXPECT_EQ(hook.seen, (Logits{1, kOut, 3, kOut}));
   EXPECT_EQ(copy, (Logits{7, kOut, 7, kOut}));
-  EXPECT_THROW(processors.Apply(Logits{1, 2, 3, 4}, Tokens{0}, copy), HookError);
+  EXPECT_THROW(processors.Apply(Logits{1, 2, 3, 4}, 3, Tokens{3, 1, 1}, copy), HookError);
 }
 
 TEST(LogitsProcessorsTest, TheLastTokenOfABadWordIsOutOnlyBehindTheOthers) {
@@ -110,18 +129,19 @@ TEST(LogitsProcessorsTest, EndTokensAreOutUntilMinTokensAreThereOrDrafted) {
 
 TEST(LogitsProcessorsTest, EndTokensStayWhereAConstraintAllowsNothingElse) {
   // State 0 allows 0 to 2, state 1 the end tokens alone, state 2 an end token and another.
-  testing::ToyConstraint constraint({{{0, 1, 2}, {1, -1, 1}, {2, 2, -1}}});
   const Tokens text = {9}, ends = {0, 2, 0};
-  ConstraintCursor cursor(constraint, text, 10, 3);
+  DraftTree draft;
+  for (TokenId token : {1, 2}) draft.Append(token, kDraftRoot, 1.0f);
+  const MaskedConstraint masked({{{0, 1, 2}, {1, -1, 1}, {2, 2, -1}}}, text, draft);
   SamplingParams params;
   params.min_tokens = 8;
   Logits copy;
-  LogitsProcessors processors(params, ends, text, 10, {&cursor, nullptr});
-  processors.Apply(Logits{5, 1, 4}, Tokens{}, copy);
+  LogitsProcessors processors(params, ends, text, 10, {&masked.cursor, nullptr});
+  processors.Apply(Logits{5, 1, 4}, 0, Tokens{}, copy);
   EXPECT_EQ(copy, (Logits{kOut, 1, kOut}));
-  processors.Apply(Logits{5, 1, 4}, Tokens{1}, copy);
+  processors.Apply(Logits{5, 1, 4}, 1, Tokens{1}, copy);
   EXPECT_EQ(copy, (Logits{5, kOut, 4}));
-  processors.Apply(Logits{5, 1, 4}, Tokens{2}, copy);
+  processors.Apply(Logits{5, 1, 4}, 2, Tokens{2}, copy);
   EXPECT_EQ(copy, (Logits{kOut, 1, kOut}));
 }
 
@@ -168,9 +188,9 @@ TEST(LogitsProcessorsTest, WhereNothingAppliesTheLogitsThemselvesComeBack) {
   const Logits logits = {1, 2, 3};
   std::vector<float> copy;
   params.min_tokens = 0;  // what is left needs an output
-  EXPECT_EQ(processors.Apply(logits, {}, copy).data(), logits.data());
+  EXPECT_EQ(processors.Apply(logits, 0, {}, copy).data(), logits.data());
   EXPECT_TRUE(copy.empty());
-  const float* changed = processors.Apply(logits, Tokens{1}, copy).data();
+  const float* changed = processors.Apply(logits, 0, Tokens{1}, copy).data();
   EXPECT_EQ(changed, copy.data());
 }
 
@@ -201,7 +221,7 @@ TEST(LogitsProcessorsTest, AnyPathIsAsIfCommitted) {
       Tokens all = output;
       all.insert(all.end(), path.begin(), path.end());
       const Logits expected = testing::NaiveProcess(logits, params, prompt, all, ends);
-      const auto got = processors.Apply(logits, path, copy);
+      const auto got = processors.Apply(logits, 0, path, copy);
       ASSERT_EQ(Logits(got.begin(), got.end()), expected) << "example " << example;
       for (int i = pick(1, 4); i > 0 && std::ssize(text) < max_tokens; --i) {
         output.push_back(pick(0, alphabet - 1));
