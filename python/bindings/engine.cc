@@ -77,7 +77,7 @@ class PythonEngine {
 
   Engine& native() const { return *engine_; }
   std::vector<DraftRecord> TakeDraftRecords() { return recorder_.Take(); }
-  PythonConstraintBatch& constraint_batch() { return constraint_batch_; }
+  PythonHooks& hooks() { return hooks_; }
 
   Updates Step() {
     // Until the updates are copied, which the engine's own guard does not know of.
@@ -95,6 +95,7 @@ class PythonEngine {
       throw;
     }
     is_stepping_ = false;
+    hooks_.DropEnded();
     return LatestUpdates();
   }
 
@@ -112,7 +113,7 @@ class PythonEngine {
 
  private:
   DraftRecorder recorder_;
-  PythonConstraintBatch constraint_batch_;  // outlives the requests
+  PythonHooks hooks_;
   std::unique_ptr<Engine> engine_;
 
   // Change while the GIL is held.
@@ -130,7 +131,7 @@ RequestId SubmitArray(PythonEngine& engine, const TokenArray& prompt, const Samp
                           "a one-dimensional int32 array");
   }
   const std::span<const TokenId> tokens(prompt.data(), static_cast<std::size_t>(prompt.size()));
-  RequestHooks hooks = MakeHooks(constraint, logits_hook, engine.constraint_batch());
+  RequestHooks hooks = engine.hooks().Make(constraint, logits_hook);
   const ReleaseGil release;
   return engine.native().Submit(tokens, params, std::move(hooks), options);
 }
@@ -138,7 +139,7 @@ RequestId SubmitArray(PythonEngine& engine, const TokenArray& prompt, const Samp
 RequestId SubmitList(PythonEngine& engine, const std::vector<TokenId>& prompt,
                      const SamplingParams& params, const py::object& constraint,
                      const py::object& logits_hook, const SubmitOptions& options) {
-  RequestHooks hooks = MakeHooks(constraint, logits_hook, engine.constraint_batch());
+  RequestHooks hooks = engine.hooks().Make(constraint, logits_hook);
   const ReleaseGil release;
   return engine.native().Submit(prompt, params, std::move(hooks), options);
 }
@@ -224,6 +225,8 @@ void RegisterEngine(py::module_& module) {
   RegisterUpdate(module);
   RegisterLimits(module);
   RegisterDraftRecord(module);
+  module.def("num_gil_acquisitions", &AcquireGil::num_acquisitions,
+             "How often the engines of this process have taken the GIL, for tests.");
   py::class_<SubmitOptions>(module, "SubmitOptions", "Where a request comes in its engine.")
       .def(py::init<int, std::string>(), py::arg("priority") = 0, py::arg("cache_salt") = "",
            "priority: lower values run first; cache_salt: cached prefixes are shared among equal "

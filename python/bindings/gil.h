@@ -9,6 +9,8 @@
 #include <pybind11/pybind11.h>
 #include <unistd.h>
 
+#include <atomic>
+#include <cstdint>
 #include <optional>
 
 namespace forerun {
@@ -44,10 +46,16 @@ class ReleaseGil {
 class AcquireGil {
  public:
   AcquireGil() {
+    if (PyGILState_Check() == 0) ++num_acquisitions_;
     CallOrSleep([this] { gil_.emplace(); });
   }
 
+  // How often a thread that did not hold the GIL has taken it by this class, in the whole process.
+  static std::int64_t num_acquisitions() { return num_acquisitions_; }
+
  private:
+  static inline std::atomic<std::int64_t> num_acquisitions_ = 0;
+
   std::optional<pybind11::gil_scoped_acquire> gil_;
 };
 

@@ -5,7 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <optional>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -66,17 +66,16 @@ void CallPython(const Call& call) {
 // A Python object that may be dropped without the GIL.
 class Holder {
  public:
-  explicit Holder(py::object object) : object_(std::move(object)) {}
+  Holder(py::object object, DroppedObjects& dropped)
+      : object_(std::move(object)), dropped_(dropped) {}
   Holder(const Holder&) = delete;
   Holder& operator=(const Holder&) = delete;
-  ~Holder() {
-    const AcquireGil gil;
-    CallOrSleep([this] { object_.reset(); });
-  }
-  const py::object& get() const { return *object_; }
+  ~Holder() { dropped_.Add(std::move(object_)); }
+  const py::object& get() const { return object_; }
 
  private:
-  std::optional<py::object> object_;
+  py::object object_;
+  DroppedObjects& dropped_;
 };
 
 py::list ToList(std::span<const TokenId> tokens, std::span<const TokenId> more = {}) {
@@ -89,8 +88,8 @@ py::list ToList(std::span<const TokenId> tokens, std::span<const TokenId> more =
 
 class PythonConstraint : public TokenConstraint {
  public:
-  PythonConstraint(py::object constraint, PythonConstraintBatch& batch)
-      : constraint_(std::move(constraint)), batch_(batch) {}
+  PythonConstraint(py::object constraint, PythonConstraintBatch& batch, DroppedObjects& dropped)
+      : constraint_(std::move(constraint), dropped), batch_(batch) {}
 
   void Restart() override {
     CallPython([&] { Call("restart"); });
@@ -123,7 +122,8 @@ class PythonConstraint : public TokenConstraint {
 
 class PythonLogitsHook : public LogitsHook {
  public:
-  explicit PythonLogitsHook(py::object function) : function_(std::move(function)) {}
+  PythonLogitsHook(py::object function, DroppedObjects& dropped)
+      : function_(std::move(function), dropped) {}
 
   void Process(std::span<const TokenId> output, std::span<const TokenId> path,
                std::span<float> logits) override {
@@ -180,12 +180,32 @@ void PythonConstraintBatch::FillMasks(const MaskBatch& masks) {
   }
 }
 
-RequestHooks MakeHooks(const py::object& constraint, const py::object& logits_hook,
-                       PythonConstraintBatch& batch) {
+void DroppedObjects::Add(py::object object) {
+  const py::handle handle = object.release();
+  const std::lock_guard lock(mutex_);
+  try {
+    objects_.push_back(handle);
+  } catch (const std::bad_alloc&) {  // leaks it: destructors call this
+  }
+}
+
+void DroppedObjects::Clear() {
+  std::vector<py::handle> objects;
+  {
+    const std::lock_guard lock(mutex_);
+    objects.swap(objects_);
+  }
+  for (py::handle object : objects) object.dec_ref();
+}
+
+RequestHooks PythonHooks::Make(const py::object& constraint, const py::object& logits_hook) {
   RequestHooks hooks;
-  if (!constraint.is_none())
-    hooks.constraint = std::make_unique<PythonConstraint>(constraint, batch);
-  if (!logits_hook.is_none()) hooks.logits_hook = std::make_unique<PythonLogitsHook>(logits_hook);
+  if (!constraint.is_none()) {
+    hooks.constraint = std::make_unique<PythonConstraint>(constraint, batch_, dropped_);
+  }
+  if (!logits_hook.is_none()) {
+    hooks.logits_hook = std::make_unique<PythonLogitsHook>(logits_hook, dropped_);
+  }
   return hooks;
 }
 

@@ -4,7 +4,9 @@
 
 #include <pybind11/pybind11.h>
 
+#include <mutex>
 #include <optional>
+#include <vector>
 
 #include "forerun/request_hooks.h"
 #include "python/bindings/gil.h"
@@ -16,6 +18,21 @@ namespace forerun {
 // derived from std::exception, so that nobody takes it for a failure of the request.
 struct HookInterrupt {
   pybind11::error_already_set error;
+};
+
+// Python objects that were dropped without the GIL, until a thread that holds it calls Clear.
+class DroppedObjects {
+ public:
+  // REQUIRES: the GIL is held.
+  ~DroppedObjects() { Clear(); }
+
+  void Add(pybind11::object object);
+  // REQUIRES: the GIL is held.
+  void Clear();
+
+ private:
+  std::mutex mutex_;
+  std::vector<pybind11::handle> objects_;
 };
 
 // The constraints of one engine. Begin takes the GIL and End releases it, so that a step takes it
@@ -30,19 +47,29 @@ class PythonConstraintBatch : public ConstraintBatch {
   std::optional<AcquireGil> gil_;
 };
 
-// None makes none. A logits hook is a callable of token_ids and a float32 array. A constraint has
-// the methods
-//   restart()
-//   advance(token_ids) -> number accepted
-//   rollback(num_tokens)
-//   forced() -> token_ids
-//   after(token_ids, parents) -> states     one after no token, one after each node of the draft;
-//                                           None where the constraint does not allow the node
-//   fill_masks(states, address, row_bytes)  row i for states[i]; of all constraints of an engine
-// and a state has check(), which raises if its mask could not be computed.
-// REQUIRES: the GIL is held; the batch outlives the hooks.
-RequestHooks MakeHooks(const pybind11::object& constraint, const pybind11::object& logits_hook,
-                       PythonConstraintBatch& batch);
+// Makes the hooks of one engine's requests, which it outlives.
+class PythonHooks {
+ public:
+  // None makes none. A logits hook is a callable of token_ids and a float32 array. A constraint has
+  // the methods
+  //   restart()
+  //   advance(token_ids) -> number accepted
+  //   rollback(num_tokens)
+  //   forced() -> token_ids
+  //   after(token_ids, parents) -> states     one after no token, one after each node of the draft;
+  //                                           None where the constraint does not allow the node
+  //   fill_masks(states, address, row_bytes)  row i for states[i]; of all constraints of an engine
+  // and a state has check(), which raises if its mask could not be computed.
+  // REQUIRES: the GIL is held.
+  RequestHooks Make(const pybind11::object& constraint, const pybind11::object& logits_hook);
+
+  // Drops the objects of requests that have ended. REQUIRES: the GIL is held.
+  void DropEnded() { dropped_.Clear(); }
+
+ private:
+  DroppedObjects dropped_;
+  PythonConstraintBatch batch_;
+};
 
 }  // namespace forerun
 

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Histogram', 'MAX_JSON_DEPTH', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'SubmitOptions', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'check_engine_options', 'check_sampling_params', 'find_weight_files', 'json_depth']
+__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Histogram', 'MAX_JSON_DEPTH', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'SubmitOptions', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'check_engine_options', 'check_sampling_params', 'find_weight_files', 'json_depth', 'num_gil_acquisitions']
 class SpeculativeMethod:
     """
     How drafts are made.
@@ -1058,5 +1058,9 @@ def find_weight_files(directory: bytes) -> WeightFiles:
 def json_depth(text: bytes) -> int:
     """
     How many objects and arrays of a JSON text are open at once, at most.
+    """
+def num_gil_acquisitions() -> int:
+    """
+    How often the engines of this process have taken the GIL, for tests.
     """
 MAX_JSON_DEPTH: int = 128

@@ -14,7 +14,7 @@ import jsonschema
 import pytest
 from random_schemas import random_schema
 
-from forerun import LLM, InvalidArgumentError, SamplingParams, StructuredOutputsParams
+from forerun import LLM, InvalidArgumentError, SamplingParams, StructuredOutputsParams, _core
 from forerun.text.structured_outputs import GrammarCompiler, GrammarState, Vocabulary
 
 METHODS: dict[str, dict[str, Any] | None] = {
@@ -381,3 +381,42 @@ def test_random_schemas_give_valid_json_with_and_without_speculation(
         num_whole += reason == "stop"
     print(f"{num_whole} of {num_schemas} texts came to their end")
     assert num_whole >= 0.8 * num_schemas
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_takes_the_gil_once_for_all_grammars_and_drafts(
+    method: str, llms: dict[str, LLM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = llms[method]
+    num_rows: list[int] = []  # of each call that computes masks
+    fill_masks = GrammarState.fill_masks
+
+    def fill(self: GrammarState, states: Any, *arguments: int) -> None:
+        num_rows.append(len(states))
+        fill_masks(self, states, *arguments)
+
+    steps: list[tuple[int, int]] = []  # acquisitions of the GIL and calls, by step
+
+    class Counted:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(engine, name)
+
+        def step(self) -> Any:
+            before = _core.num_gil_acquisitions(), len(num_rows)
+            updates = engine.step()
+            steps.append((_core.num_gil_acquisitions() - before[0], len(num_rows) - before[1]))
+            return updates
+
+    engine = llm._board._engine
+    monkeypatch.setattr(GrammarState, "fill_masks", fill)
+    monkeypatch.setattr(llm._board, "_engine", Counted())
+    # More requests than fit at a time: some begin and end while others run.
+    params = [
+        SamplingParams(max_tokens=10 + 5 * index, temperature=0, structured_outputs=fields)
+        for index, fields in enumerate(GRAMMARS)
+    ]
+    outputs = llm.generate(["abc abc abc"] * len(params), params, use_tqdm=False)
+    assert all(output.error is None for output in outputs)
+    assert len(steps) > 10
+    assert set(steps) <= {(1, 1), (0, 0)}
+    assert (max(num_rows) > 4) == (method != "none"), "rows of drafts are in the same call"
