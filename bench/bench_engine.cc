@@ -239,7 +239,7 @@ void BenchEngine(const Settings& settings) {
   const double begin = Now();
   const auto plain = Engine::Create(options);
   std::printf("\nengine created in %.2f s\n", Now() - begin);
-  options.speculative.method = SpeculativeMethod::kSuffix;
+  options.speculative.method = SuffixOptions();
   const auto suffix = Engine::Create(options);
   for (int num_requests : {1, 32}) {
     std::vector<double> speed, share, read, suffix_share;

@@ -82,16 +82,16 @@ class Method {
   virtual int Step(TokenId token) = 0;  // number of drafted tokens
 };
 
-SpeculativeOptions LookupOptions() {
-  SpeculativeOptions options;
-  options.prompt_lookup_min = 2;
-  return options;
-}
+constexpr NgramOptions kLookup = {.prompt_lookup_min = 2};
+constexpr int kLookupTokens = 5;
+constexpr int kSuffixTokens = 24;
 
 template <typename AnyDrafter>
 class DrafterMethod : public Method {
  public:
-  explicit DrafterMethod(SpeculativeOptions options = LookupOptions()) : drafter_(options) {}
+  template <typename Options>
+  DrafterMethod(const Options& options, int max_tokens)
+      : drafter_(options), max_tokens_(max_tokens) {}
 
   void Remember(std::span<const TokenId> output) {
     drafter_.Begin(0, {});
@@ -102,13 +102,14 @@ class DrafterMethod : public Method {
   int Step(TokenId token) override {
     drafter_.Observe(1, {&token, 1});
     draft_.Clear();
-    drafter_.Propose({1, 24, rule_, /*first_output_index=*/0}, draft_);
+    drafter_.Propose({1, max_tokens_, rule_, /*first_output_index=*/0}, draft_);
     return draft_.size();
   }
   const Tokens& draft() const { return draft_.tokens; }
 
  private:
   AnyDrafter drafter_;
+  const int max_tokens_;
   const forerun::SamplingRule rule_;
   forerun::DraftTree draft_;
 };
@@ -121,13 +122,12 @@ class RescanMethod : public Method {
   }
   int Step(TokenId token) override {
     text_.push_back(token);
-    const SpeculativeOptions options = LookupOptions();
-    int longest = options.prompt_lookup_min - 1;
+    int longest = kLookup.prompt_lookup_min - 1;
     int after = 0;
     const int size = static_cast<int>(text_.size());
-    for (int end = 1; end < size && longest < options.prompt_lookup_max; ++end) {
+    for (int end = 1; end < size && longest < kLookup.prompt_lookup_max; ++end) {
       int n = 0;
-      while (n < end && n < options.prompt_lookup_max &&
+      while (n < end && n < kLookup.prompt_lookup_max &&
              text_[end - 1 - n] == text_[size - 1 - n]) {
         ++n;
       }
@@ -138,7 +138,7 @@ class RescanMethod : public Method {
     }
     draft_.clear();
     if (after > 0) {
-      draft_.assign(text_.begin() + after, text_.begin() + std::min(size, after + 5));
+      draft_.assign(text_.begin() + after, text_.begin() + std::min(size, after + kLookupTokens));
     }
     return static_cast<int>(draft_.size());
   }
@@ -158,16 +158,15 @@ class ArcticMethod : public Method {
   int Step(TokenId token) override {
     text_.push_back(token);
     tree_.extend(0, {&token, 1});
-    const std::size_t length = std::min<std::size_t>(options_.suffix_max_tree_depth, text_.size());
-    const auto draft =
-        tree_.speculate(std::span<const TokenId>(text_).last(length), 24,
-                        options_.suffix_max_spec_factor, 0, options_.suffix_min_token_prob, false);
+    const std::size_t length = std::min<std::size_t>(options_.max_tree_depth, text_.size());
+    const auto draft = tree_.speculate(std::span<const TokenId>(text_).last(length), kSuffixTokens,
+                                       options_.max_spec_factor, 0, options_.min_token_prob, false);
     return static_cast<int>(draft.token_ids.size());
   }
 
  private:
-  SpeculativeOptions options_;
-  SuffixTree tree_{options_.suffix_max_tree_depth};
+  SuffixOptions options_;
+  SuffixTree tree_{options_.max_tree_depth};
   Tokens text_;
 };
 #endif
@@ -220,9 +219,9 @@ void Register(const std::string& method, const std::string& text_name, MakeText 
 
 // The bound is the number of outputs, so the history has all its segments.
 std::unique_ptr<Method> MakeWithHistory(const Tokens& text, int size) {
-  SpeculativeOptions options;
-  options.suffix_max_cached_requests = std::max(1, size / kOutputTokens);
-  auto method = std::make_unique<DrafterMethod<SuffixDrafter>>(options);
+  SuffixOptions options;
+  options.max_cached_requests = std::max(1, size / kOutputTokens);
+  auto method = std::make_unique<DrafterMethod<SuffixDrafter>>(options, kSuffixTokens);
   for (int from = 0; from + kOutputTokens <= size; from += kOutputTokens) {
     method->Remember(std::span(text).subspan(from, kOutputTokens));
   }
@@ -236,12 +235,14 @@ void RegisterAll(bool smoke) {
       smoke ? std::vector<int>{1000} : std::vector<int>{1000, 10000, 100000, 1000000};
   for (const auto& [name, text] : texts) {
     for (const int size : sizes) {
-      Register("ngram", name, text, size,
-               [](const Tokens&) { return std::make_unique<DrafterMethod<NgramDrafter>>(); });
+      Register("ngram", name, text, size, [](const Tokens&) {
+        return std::make_unique<DrafterMethod<NgramDrafter>>(kLookup, kLookupTokens);
+      });
       Register("rescan", name, text, size,
                [](const Tokens&) { return std::make_unique<RescanMethod>(); });
-      Register("suffix", name, text, size,
-               [](const Tokens&) { return std::make_unique<DrafterMethod<SuffixDrafter>>(); });
+      Register("suffix", name, text, size, [](const Tokens&) {
+        return std::make_unique<DrafterMethod<SuffixDrafter>>(SuffixOptions(), kSuffixTokens);
+      });
       Register("history", name, text, size,
                [size](const Tokens& all) { return MakeWithHistory(all, size); });
 #ifdef FORERUN_ARCTIC_SUFFIX
@@ -255,7 +256,7 @@ void RegisterAll(bool smoke) {
 // What is timed must be right: the n-gram drafts are those of the rescan.
 bool DraftsAgree() {
   for (const MakeText make_text : {RandomText, NaturalText, RepetitiveText}) {
-    DrafterMethod<NgramDrafter> ngram;
+    DrafterMethod<NgramDrafter> ngram(kLookup, kLookupTokens);
     RescanMethod rescan;
     ngram.Begin({});
     rescan.Begin({});

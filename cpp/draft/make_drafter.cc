@@ -6,16 +6,11 @@
 namespace forerun {
 
 std::unique_ptr<Drafter> MakeDrafter(const SpeculativeOptions& options) {
-  switch (options.method) {
-    case SpeculativeMethod::kNone:
-    case SpeculativeMethod::kGrammar:
-      return nullptr;
-    case SpeculativeMethod::kNgram:
-      return std::make_unique<NgramDrafter>(options);
-    case SpeculativeMethod::kSuffix:
-      return std::make_unique<SuffixDrafter>(options);
-    default:
-      break;
+  if (const auto* ngram = std::get_if<NgramOptions>(&options.method)) {
+    return std::make_unique<NgramDrafter>(*ngram);
+  }
+  if (const auto* suffix = std::get_if<SuffixOptions>(&options.method)) {
+    return std::make_unique<SuffixDrafter>(*suffix, options.num_speculative_tokens);
   }
   return nullptr;
 }

@@ -8,9 +8,9 @@
 
 namespace forerun {
 
-// A drafter that reads text alone. Null for kNone, for kGrammar (the engine itself drafts what a
-// constraint forces), and for models (cpp/draft/neural/model_drafter.h). REQUIRES: the options
-// passed CheckEngineOptions.
+// A drafter that reads text alone. Null without speculation, for GrammarOptions (the engine itself
+// drafts what a constraint forces), and for models (cpp/draft/neural/model_drafter.h).
+// REQUIRES: the options passed CheckSpeculativeOptions.
 std::unique_ptr<Drafter> MakeDrafter(const SpeculativeOptions& options);
 
 }  // namespace forerun

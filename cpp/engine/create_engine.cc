@@ -12,6 +12,7 @@
 #include <string>
 #include <utility>
 
+#include "cpp/draft/draft_lengths.h"
 #include "cpp/draft/make_drafter.h"
 #include "cpp/draft/neural/model_drafter.h"
 #include "cpp/engine/engine_core.h"
@@ -42,21 +43,6 @@ MemoryNeeds NeedsOf(const ModelSpec& spec, DType dtype, const Checkpoint& checkp
   return needs;
 }
 
-int NumSpeculativeTokens(const SpeculativeOptions& options) {
-  switch (options.method) {
-    case SpeculativeMethod::kNone:
-      return 0;
-    case SpeculativeMethod::kNgram:
-      return options.num_speculative_tokens.value_or(5);
-    case SpeculativeMethod::kSuffix:
-      return options.num_speculative_tokens.value_or(options.suffix_max_tree_depth);
-    case SpeculativeMethod::kGrammar:
-      return options.num_speculative_tokens.value_or(16);
-    default:
-      return NumModelDraftTokens(options);
-  }
-}
-
 EngineConfig MakeConfig(const EngineOptions& options, const MemoryPlan& memory,
                         const ModelSpec& spec) {
   EngineConfig config;
@@ -68,7 +54,7 @@ EngineConfig MakeConfig(const EngineOptions& options, const MemoryPlan& memory,
   config.enable_prefix_caching = options.enable_prefix_caching;
   config.scheduling_policy = options.scheduling_policy;
   config.seed = options.seed;
-  config.num_speculative_tokens = NumSpeculativeTokens(options.speculative);
+  config.num_speculative_tokens = MaxDraftTokens(options.speculative);
   config.adaptive = options.speculative.adaptive;
   config.acceptance_method = options.speculative.acceptance_method;
   config.eos_token_ids = spec.eos_token_ids;
@@ -102,14 +88,14 @@ class NativeEngine : public Engine {
       : team_(options.num_threads), ops_(MakeCpuOps(team_)) {
     const DType dtype = ResolveDType(options.dtype, spec, checkpoint);
     std::optional<ModelDrafterSource> source;
-    if (IsModel(options.speculative.method)) {
+    if (FindModelOptions(options.speculative.method) != nullptr) {
       source.emplace(options.speculative, spec, options.model);
     }
     MemoryNeeds needs = NeedsOf(spec, dtype, checkpoint, options.block_size);
     int num_level_rows = 0;
     if (source) {
       needs.block += source->block_bytes(dtype, options.block_size);
-      num_level_rows = options.max_num_seqs * NumModelLevelRows(options.speculative);
+      num_level_rows = options.max_num_seqs * source->num_level_rows();
     }
     const int model_max_len = spec.max_position;
     const MemoryPlan memory =

@@ -21,7 +21,7 @@ void CheckAtLeast(const char* field, std::int64_t value, std::int64_t least) {
   }
 }
 
-// `reason` goes on after "an integer of at most N".
+// `reason` follows "an integer of at most N".
 void CheckAtMost(const char* field, std::int64_t value, std::int64_t most, const char* reason) {
   if (value > most) {
     throw InvalidArgument(field, ToText(value),
@@ -36,101 +36,107 @@ constexpr const char* kDraftReason = "longer drafts cost more than they can save
 constexpr int kMaxMatchTokens = 1024;
 constexpr const char* kMatchReason =
     "longer matches predict no better, and are counted token by token";
+constexpr int kMaxTreeWidth = 64;
 
-void CheckModelDrafter(const SpeculativeOptions& options) {
-  const bool is_model = IsModel(options.method);
-  const bool is_sampled = options.draft_sample_method != DraftSampleMethod::kGreedy;
-  if (is_sampled && !is_model) {
-    throw InvalidArgument("draft_sample_method", "'probabilistic'",
-                          "'greedy': ngram, suffix and grammar guess with certainty");
-  }
-  if (is_model && options.model.empty() && options.method != SpeculativeMethod::kMtp) {
-    throw InvalidArgument("model", "nothing", "the directory of the drafter");
-  }
-  if (!is_model && !options.model.empty()) {
-    throw InvalidArgument("model", "'" + options.model + "'",
-                          "nothing with a method that is no model");
-  }
-  if (options.hybrid && (!is_model || is_sampled)) {
-    throw InvalidArgument("hybrid", "true",
-                          "false with a method that is no model, and with draft_sample_method "
-                          "'probabilistic'");
-  }
-  if (options.vocabulary_bridge && options.method != SpeculativeMethod::kDraftModel) {
-    throw InvalidArgument("vocabulary_bridge", "given", "none: only a draft model has use for it");
-  }
-  CheckAtLeast("draft_tree_width", options.draft_tree_width, 1);
-  if (options.draft_tree_width > 64 || (!is_model && options.draft_tree_width > 1)) {
-    throw InvalidArgument("draft_tree_width", ToText(options.draft_tree_width),
-                          is_model ? "at most 64" : "1 with a method that is no model");
-  }
-  if (is_sampled && options.draft_tree_width > 1) {
-    throw InvalidArgument("draft_tree_width", ToText(options.draft_tree_width),
-                          "1 with draft_sample_method 'probabilistic'");
-  }
-  if (options.draft_tree_depth) {
-    if (!is_model) {
-      throw InvalidArgument("draft_tree_depth", ToText(*options.draft_tree_depth),
-                            "nothing with a method that is no model");
-    }
-    CheckAtLeast("draft_tree_depth", *options.draft_tree_depth, 1);
-    CheckAtMost("draft_tree_depth", *options.draft_tree_depth, kMaxDraftTokens, kDraftReason);
-  }
-}
-
-void CheckFixedTree(const SpeculativeOptions& options) {
-  if (options.speculative_token_tree.empty()) return;
-  const std::string field = "speculative_token_tree";
-  const TreeShape shape(options.speculative_token_tree);  // throws where it is none
-  const bool is_sampled = options.draft_sample_method != DraftSampleMethod::kGreedy;
-  if (!IsModel(options.method) || options.hybrid || is_sampled) {
-    throw InvalidArgument(field, "a tree",
-                          "nothing with a method that is no model, with a hybrid, and with "
-                          "draft_sample_method 'probabilistic'");
-  }
-  if (options.draft_tree_width > 1 || options.draft_tree_depth) {
-    throw InvalidArgument(field, "a tree", "nothing beside draft_tree_width or draft_tree_depth");
-  }
-  if (options.num_speculative_tokens.value_or(shape.size()) != shape.size()) {
-    throw InvalidArgument("num_speculative_tokens", ToText(*options.num_speculative_tokens),
-                          ToText(shape.size()) + ", the nodes of " + field + ", or nothing");
-  }
-}
-
-void CheckSpeculative(const SpeculativeOptions& options) {
-  if (options.num_speculative_tokens) {
-    CheckAtLeast("num_speculative_tokens", *options.num_speculative_tokens, 1);
-    CheckAtMost("num_speculative_tokens", *options.num_speculative_tokens, kMaxDraftTokens,
-                kDraftReason);
-  }
-  CheckModelDrafter(options);
-  CheckFixedTree(options);
+void Check(const NgramOptions& options) {
   CheckAtLeast("prompt_lookup_min", options.prompt_lookup_min, 1);
   if (options.prompt_lookup_max < options.prompt_lookup_min) {
     throw InvalidArgument("prompt_lookup_max", ToText(options.prompt_lookup_max),
                           "at least prompt_lookup_min, " + ToText(options.prompt_lookup_min));
   }
   CheckAtMost("prompt_lookup_max", options.prompt_lookup_max, kMaxMatchTokens, kMatchReason);
-  CheckAtLeast("suffix_decoding_max_tree_depth", options.suffix_max_tree_depth, 2);
-  CheckAtMost("suffix_decoding_max_tree_depth", options.suffix_max_tree_depth, kMaxMatchTokens,
+}
+
+void Check(const SuffixOptions& options) {
+  CheckAtLeast("suffix_decoding_max_tree_depth", options.max_tree_depth, 2);
+  CheckAtMost("suffix_decoding_max_tree_depth", options.max_tree_depth, kMaxMatchTokens,
               kMatchReason);
-  CheckAtLeast("suffix_decoding_max_cached_requests", options.suffix_max_cached_requests, 0);
-  if (!(options.suffix_max_spec_factor > 0) || !std::isfinite(options.suffix_max_spec_factor)) {
-    throw InvalidArgument("suffix_decoding_max_spec_factor", ToText(options.suffix_max_spec_factor),
+  CheckAtLeast("suffix_decoding_max_cached_requests", options.max_cached_requests, 0);
+  if (!(options.max_spec_factor > 0) || !std::isfinite(options.max_spec_factor)) {
+    throw InvalidArgument("suffix_decoding_max_spec_factor", ToText(options.max_spec_factor),
                           "a finite number above 0");
   }
-  if (!(options.suffix_min_token_prob >= 0 && options.suffix_min_token_prob <= 1)) {
-    throw InvalidArgument("suffix_decoding_min_token_prob", ToText(options.suffix_min_token_prob),
+  if (!(options.min_token_prob >= 0 && options.min_token_prob <= 1)) {
+    throw InvalidArgument("suffix_decoding_min_token_prob", ToText(options.min_token_prob),
                           "a number from 0 to 1");
   }
 }
 
+void CheckFixedTree(const ModelDrafterOptions& options) {
+  if (options.speculative_token_tree.empty()) return;
+  const TreeShape shape(options.speculative_token_tree);  // throws unless it is a tree
+  if (options.draft_sample_method != DraftSampleMethod::kGreedy) {
+    throw InvalidArgument("speculative_token_tree", "a tree",
+                          "nothing with draft_sample_method 'probabilistic'");
+  }
+  if (options.draft_tree_width > 1 || options.draft_tree_depth) {
+    throw InvalidArgument("speculative_token_tree", "a tree",
+                          "nothing beside draft_tree_width or draft_tree_depth");
+  }
+}
+
+void Check(const ModelDrafterOptions& options) {
+  if (options.model.empty() && options.method.value_or(ModelMethod::kMtp) != ModelMethod::kMtp) {
+    throw InvalidArgument("model", "nothing", "the directory of the drafter");
+  }
+  if (options.vocabulary_bridge && options.method != ModelMethod::kDraftModel) {
+    throw InvalidArgument("vocabulary_bridge", "given", "none, or method 'draft_model'");
+  }
+  CheckAtLeast("draft_tree_width", options.draft_tree_width, 1);
+  if (options.draft_tree_width > kMaxTreeWidth) {
+    throw InvalidArgument("draft_tree_width", ToText(options.draft_tree_width),
+                          "at most " + ToText(kMaxTreeWidth));
+  }
+  if (options.draft_sample_method != DraftSampleMethod::kGreedy && options.draft_tree_width > 1) {
+    throw InvalidArgument("draft_tree_width", ToText(options.draft_tree_width),
+                          "1 with draft_sample_method 'probabilistic'");
+  }
+  if (options.draft_tree_depth) {
+    CheckAtLeast("draft_tree_depth", *options.draft_tree_depth, 1);
+    CheckAtMost("draft_tree_depth", *options.draft_tree_depth, kMaxDraftTokens, kDraftReason);
+  }
+  CheckFixedTree(options);
+}
+
+void Check(const HybridOptions& options) {
+  if (options.model.draft_sample_method != DraftSampleMethod::kGreedy) {
+    throw InvalidArgument("draft_sample_method", "'probabilistic'",
+                          "'greedy' with method 'hybrid'");
+  }
+  if (!options.model.speculative_token_tree.empty()) {
+    throw InvalidArgument("speculative_token_tree", "a tree", "nothing with method 'hybrid'");
+  }
+  Check(options.model);
+  Check(options.suffix);
+}
+
+void Check(const GrammarOptions&) {}
+void Check(std::monostate) {}
+
 }  // namespace
 
-void CheckEngineOptions(const EngineOptions& options) {
-  if (options.model.empty()) {
-    throw InvalidArgument("model", "an empty path", "a Hugging Face model directory");
+const ModelDrafterOptions* FindModelOptions(const SpeculativeMethod& method) {
+  if (const auto* hybrid = std::get_if<HybridOptions>(&method)) return &hybrid->model;
+  return std::get_if<ModelDrafterOptions>(&method);
+}
+
+void CheckSpeculativeOptions(const SpeculativeOptions& options) {
+  if (options.num_speculative_tokens) {
+    CheckAtLeast("num_speculative_tokens", *options.num_speculative_tokens, 1);
+    CheckAtMost("num_speculative_tokens", *options.num_speculative_tokens, kMaxDraftTokens,
+                kDraftReason);
   }
+  std::visit([](const auto& method) { Check(method); }, options.method);
+  const ModelDrafterOptions* model = FindModelOptions(options.method);
+  if (model == nullptr || model->speculative_token_tree.empty()) return;
+  const int num_nodes = static_cast<int>(model->speculative_token_tree.size());
+  if (options.num_speculative_tokens.value_or(num_nodes) != num_nodes) {
+    throw InvalidArgument("num_speculative_tokens", ToText(*options.num_speculative_tokens),
+                          ToText(num_nodes) + ", the nodes of speculative_token_tree, or nothing");
+  }
+}
+
+void CheckEngineOptions(const EngineOptions& options) {
   for (TokenId token : options.eos_token_ids) CheckAtLeast("eos_token_ids", token, 0);
   if (options.dtype != "auto" && options.dtype != "bfloat16" && options.dtype != "float32") {
     throw InvalidArgument("dtype", "'" + options.dtype + "'", "'auto', 'bfloat16' or 'float32'");
@@ -153,7 +159,7 @@ void CheckEngineOptions(const EngineOptions& options) {
   CheckAtLeast("num_threads", options.num_threads, 0);
   CheckAtMost("num_threads", options.num_threads, ThreadTeam::kMaxThreads,
               "threads beyond the number of cores only wait for each other");
-  CheckSpeculative(options.speculative);
+  CheckSpeculativeOptions(options.speculative);
 }
 
 }  // namespace forerun

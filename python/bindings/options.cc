@@ -2,6 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include <utility>
+
 #include "forerun/sampling_params.h"
 #include "python/bindings/register.h"
 
@@ -10,65 +12,88 @@ namespace {
 
 namespace py = pybind11;
 
-void RegisterSpeculativeOptions(py::module_& module) {
-  py::enum_<SpeculativeMethod>(module, "SpeculativeMethod", "How drafts are made.")
-      .value("NONE", SpeculativeMethod::kNone)
-      .value("NGRAM", SpeculativeMethod::kNgram)
-      .value("SUFFIX", SpeculativeMethod::kSuffix)
-      .value("GRAMMAR", SpeculativeMethod::kGrammar)
-      .value("DRAFT_MODEL", SpeculativeMethod::kDraftModel)
-      .value("EAGLE", SpeculativeMethod::kEagle)
-      .value("EAGLE3", SpeculativeMethod::kEagle3)
-      .value("MTP", SpeculativeMethod::kMtp)
-      .value("MLP_SPECULATOR", SpeculativeMethod::kMlpSpeculator)
-      .value("MEDUSA", SpeculativeMethod::kMedusa);
+void RegisterTextOptions(py::module_& module) {
+  py::class_<NgramOptions>(module, "NgramOptions", "Drafts what followed the last tokens before.")
+      .def(py::init<>(), "All defaults.")
+      .def_readwrite("prompt_lookup_max", &NgramOptions::prompt_lookup_max)
+      .def_readwrite("prompt_lookup_min", &NgramOptions::prompt_lookup_min);
+  py::class_<SuffixOptions>(module, "SuffixOptions",
+                            "Drafts the most probable continuation in an index of past text.")
+      .def(py::init<>(), "All defaults.")
+      .def_readwrite("max_tree_depth", &SuffixOptions::max_tree_depth)
+      .def_readwrite("max_cached_requests", &SuffixOptions::max_cached_requests)
+      .def_readwrite("max_spec_factor", &SuffixOptions::max_spec_factor)
+      .def_readwrite("min_token_prob", &SuffixOptions::min_token_prob)
+      .def_readwrite("use_tree", &SuffixOptions::use_tree);
+  py::class_<GrammarOptions>(module, "GrammarOptions", "Drafts what a constraint forces.")
+      .def(py::init<>(), "There is nothing to set.");
+}
 
-  py::enum_<AcceptanceMethod>(module, "AcceptanceMethod", "When a guess is accepted.")
-      .value("COUPLED", AcceptanceMethod::kCoupled)
-      .value("REJECTION", AcceptanceMethod::kRejection)
-      .value("BLOCK", AcceptanceMethod::kBlock);
-  py::enum_<DraftSampleMethod>(module, "DraftSampleMethod", "How a drafter picks its guesses.")
+void RegisterModelOptions(py::module_& module) {
+  py::enum_<ModelMethod>(module, "ModelMethod", "Formats of drafters that are models.")
+      .value("DRAFT_MODEL", ModelMethod::kDraftModel)
+      .value("EAGLE", ModelMethod::kEagle)
+      .value("EAGLE3", ModelMethod::kEagle3)
+      .value("MTP", ModelMethod::kMtp)
+      .value("MLP_SPECULATOR", ModelMethod::kMlpSpeculator)
+      .value("MEDUSA", ModelMethod::kMedusa);
+  py::enum_<DraftSampleMethod>(module, "DraftSampleMethod", "How a model picks its draft tokens.")
       .value("GREEDY", DraftSampleMethod::kGreedy)
       .value("PROBABILISTIC", DraftSampleMethod::kProbabilistic);
 
   py::class_<VocabularyBridge>(module, "VocabularyBridge",
-                               "Which tokens of a drafter are which of its target's.")
+                               "Maps between the vocabularies of a draft model and its target.")
       .def(py::init<std::vector<TokenId>, std::vector<TokenId>>(), py::arg("draft_ids"),
            py::arg("shared_ids"),
-           "draft_ids: for each of the target's tokens, what the drafter reads; shared_ids: the "
-           "target's tokens that both have, ascending.")
+           "draft_ids: for each of the target's tokens, the drafter's id; shared_ids: the target's "
+           "ids of tokens that both have, ascending.")
       .def_readonly("draft_ids", &VocabularyBridge::draft_ids)
       .def_readonly("shared_ids", &VocabularyBridge::shared_ids);
 
-  using Options = SpeculativeOptions;
-  py::class_<Options>(module, "SpeculativeOptions", "How the engine drafts.")
-      .def(py::init<>(), "All defaults: no speculation.")
-      .def_readwrite("method", &Options::method)
-      .def_readwrite("num_speculative_tokens", &Options::num_speculative_tokens)
-      .def_readwrite("acceptance_method", &Options::acceptance_method)
-      .def_readwrite("draft_sample_method", &Options::draft_sample_method)
-      .def_readwrite("prompt_lookup_max", &Options::prompt_lookup_max)
-      .def_readwrite("prompt_lookup_min", &Options::prompt_lookup_min)
-      .def_readwrite("suffix_max_tree_depth", &Options::suffix_max_tree_depth)
-      .def_readwrite("suffix_max_cached_requests", &Options::suffix_max_cached_requests)
-      .def_readwrite("suffix_max_spec_factor", &Options::suffix_max_spec_factor)
-      .def_readwrite("suffix_min_token_prob", &Options::suffix_min_token_prob)
-      .def_readwrite("suffix_use_tree", &Options::suffix_use_tree)
+  using Options = ModelDrafterOptions;
+  py::class_<Options>(module, "ModelDrafterOptions", "Drafts with a model.")
+      .def(py::init<>(), "All defaults: the target's own layers for multi-token prediction.")
       .def_readwrite("model", &Options::model)
+      .def_readwrite("method", &Options::method)
+      .def_readwrite("draft_sample_method", &Options::draft_sample_method)
       .def_readwrite("vocabulary_bridge", &Options::vocabulary_bridge)
       .def_readwrite("draft_tree_width", &Options::draft_tree_width)
       .def_readwrite("draft_tree_depth", &Options::draft_tree_depth)
       .def_readwrite("speculative_token_tree", &Options::speculative_token_tree)
-      .def_readwrite("hybrid", &Options::hybrid)
       .def_readwrite("aux_hidden_state_layer_ids", &Options::aux_hidden_state_layer_ids)
       .def_readwrite("norm_before_residual", &Options::norm_before_residual)
       .def_readwrite("norm_output", &Options::norm_output)
-      .def_readwrite("norm_target_state", &Options::norm_target_state)
+      .def_readwrite("norm_target_state", &Options::norm_target_state);
+  py::class_<HybridOptions>(module, "HybridOptions", "Drafts with a model and with an index.")
+      .def(py::init<>(), "All defaults.")
+      .def_readwrite("model", &HybridOptions::model)
+      .def_readwrite("suffix", &HybridOptions::suffix);
+}
+
+void RegisterSpeculativeOptions(py::module_& module) {
+  RegisterTextOptions(module);
+  RegisterModelOptions(module);
+  py::enum_<AcceptanceMethod>(module, "AcceptanceMethod", "When a draft token is accepted.")
+      .value("COUPLED", AcceptanceMethod::kCoupled)
+      .value("REJECTION", AcceptanceMethod::kRejection)
+      .value("BLOCK", AcceptanceMethod::kBlock);
+  using Options = SpeculativeOptions;
+  py::class_<Options>(module, "SpeculativeOptions", "How the engine drafts.")
+      .def(py::init<>(), "All defaults: no speculation.")
+      .def_property(
+          "method", [](const Options& options) { return options.method; },
+          [](Options& options, SpeculativeMethod method) { options.method = std::move(method); },
+          "The method's options, as a copy; None: no speculation.")
+      .def_readwrite("num_speculative_tokens", &Options::num_speculative_tokens)
+      .def_readwrite("acceptance_method", &Options::acceptance_method)
       .def_readwrite("adaptive", &Options::adaptive);
+  module.def("check_speculative_options", &CheckSpeculativeOptions, py::arg("options"),
+             "Raises InvalidArgumentError that names the first wrong field; no model is read.");
 }
 
 void RegisterEngineOptions(py::module_& module) {
-  py::enum_<SchedulingPolicy>(module, "SchedulingPolicy", "Who runs first when not all can.")
+  py::enum_<SchedulingPolicy>(module, "SchedulingPolicy",
+                              "Which requests run first when not all can.")
       .value("FCFS", SchedulingPolicy::kFcfs)
       .value("PRIORITY", SchedulingPolicy::kPriority);
   using Options = EngineOptions;

@@ -6,20 +6,73 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'Histogram', 'MAX_JSON_DEPTH', 'Model', 'ModelLimits', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeMethod', 'SpeculativeOptions', 'SubmitOptions', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'check_engine_options', 'check_sampling_params', 'find_weight_files', 'json_depth', 'num_gil_acquisitions']
-class SpeculativeMethod:
+__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'find_weight_files', 'json_depth', 'num_gil_acquisitions']
+class NgramOptions:
     """
-    How drafts are made.
+    Drafts what followed the last tokens before.
+    """
+    def __init__(self) -> None:
+        """
+        All defaults.
+        """
+    @property
+    def prompt_lookup_max(self) -> int:
+        ...
+    @prompt_lookup_max.setter
+    def prompt_lookup_max(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def prompt_lookup_min(self) -> int:
+        ...
+    @prompt_lookup_min.setter
+    def prompt_lookup_min(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+class SuffixOptions:
+    """
+    Drafts the most probable continuation in an index of past text.
+    """
+    use_tree: bool
+    def __init__(self) -> None:
+        """
+        All defaults.
+        """
+    @property
+    def max_cached_requests(self) -> int:
+        ...
+    @max_cached_requests.setter
+    def max_cached_requests(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def max_spec_factor(self) -> float:
+        ...
+    @max_spec_factor.setter
+    def max_spec_factor(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def max_tree_depth(self) -> int:
+        ...
+    @max_tree_depth.setter
+    def max_tree_depth(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def min_token_prob(self) -> float:
+        ...
+    @min_token_prob.setter
+    def min_token_prob(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        ...
+class GrammarOptions:
+    """
+    Drafts what a constraint forces.
+    """
+    def __init__(self) -> None:
+        """
+        There is nothing to set.
+        """
+class ModelMethod:
+    """
+    Formats of drafters that are models.
     
     Members:
-    
-      NONE
-    
-      NGRAM
-    
-      SUFFIX
-    
-      GRAMMAR
     
       DRAFT_MODEL
     
@@ -33,19 +86,15 @@ class SpeculativeMethod:
     
       MEDUSA
     """
-    DRAFT_MODEL: typing.ClassVar[SpeculativeMethod]
-    EAGLE: typing.ClassVar[SpeculativeMethod]
-    EAGLE3: typing.ClassVar[SpeculativeMethod]
-    GRAMMAR: typing.ClassVar[SpeculativeMethod]
-    MEDUSA: typing.ClassVar[SpeculativeMethod]
-    MLP_SPECULATOR: typing.ClassVar[SpeculativeMethod]
-    MTP: typing.ClassVar[SpeculativeMethod]
-    NGRAM: typing.ClassVar[SpeculativeMethod]
-    NONE: typing.ClassVar[SpeculativeMethod]
-    SUFFIX: typing.ClassVar[SpeculativeMethod]
-    __members__: typing.ClassVar[dict[str, SpeculativeMethod]]
+    DRAFT_MODEL: typing.ClassVar[ModelMethod]
+    EAGLE: typing.ClassVar[ModelMethod]
+    EAGLE3: typing.ClassVar[ModelMethod]
+    MEDUSA: typing.ClassVar[ModelMethod]
+    MLP_SPECULATOR: typing.ClassVar[ModelMethod]
+    MTP: typing.ClassVar[ModelMethod]
+    __members__: typing.ClassVar[dict[str, ModelMethod]]
     @typing.overload
-    def __eq__(self, other: SpeculativeMethod) -> bool:
+    def __eq__(self, other: ModelMethod) -> bool:
         ...
     @typing.overload
     def __eq__(self, other: typing.Any) -> bool:
@@ -61,7 +110,7 @@ class SpeculativeMethod:
     def __int__(self) -> int:
         ...
     @typing.overload
-    def __ne__(self, other: SpeculativeMethod) -> bool:
+    def __ne__(self, other: ModelMethod) -> bool:
         ...
     @typing.overload
     def __ne__(self, other: typing.Any) -> bool:
@@ -78,9 +127,119 @@ class SpeculativeMethod:
     @property
     def value(self) -> int:
         ...
+class DraftSampleMethod:
+    """
+    How a model picks its draft tokens.
+    
+    Members:
+    
+      GREEDY
+    
+      PROBABILISTIC
+    """
+    GREEDY: typing.ClassVar[DraftSampleMethod]
+    PROBABILISTIC: typing.ClassVar[DraftSampleMethod]
+    __members__: typing.ClassVar[dict[str, DraftSampleMethod]]
+    @typing.overload
+    def __eq__(self, other: DraftSampleMethod) -> bool:
+        ...
+    @typing.overload
+    def __eq__(self, other: typing.Any) -> bool:
+        ...
+    def __getstate__(self) -> int:
+        ...
+    def __hash__(self) -> int:
+        ...
+    def __index__(self) -> int:
+        ...
+    def __init__(self, value: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __int__(self) -> int:
+        ...
+    @typing.overload
+    def __ne__(self, other: DraftSampleMethod) -> bool:
+        ...
+    @typing.overload
+    def __ne__(self, other: typing.Any) -> bool:
+        ...
+    def __repr__(self) -> str:
+        ...
+    def __setstate__(self, state: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    def __str__(self) -> str:
+        ...
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def value(self) -> int:
+        ...
+class VocabularyBridge:
+    """
+    Maps between the vocabularies of a draft model and its target.
+    """
+    def __init__(self, draft_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], shared_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+        """
+        draft_ids: for each of the target's tokens, the drafter's id; shared_ids: the target's ids of tokens that both have, ascending.
+        """
+    @property
+    def draft_ids(self) -> list[int]:
+        ...
+    @property
+    def shared_ids(self) -> list[int]:
+        ...
+class ModelDrafterOptions:
+    """
+    Drafts with a model.
+    """
+    draft_sample_method: DraftSampleMethod
+    method: ModelMethod | None
+    model: str
+    norm_before_residual: bool | None
+    norm_output: bool | None
+    norm_target_state: bool | None
+    vocabulary_bridge: VocabularyBridge | None
+    def __init__(self) -> None:
+        """
+        All defaults: the target's own layers for multi-token prediction.
+        """
+    @property
+    def aux_hidden_state_layer_ids(self) -> list[int] | None:
+        ...
+    @aux_hidden_state_layer_ids.setter
+    def aux_hidden_state_layer_ids(self, arg0: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
+        ...
+    @property
+    def draft_tree_depth(self) -> int | None:
+        ...
+    @draft_tree_depth.setter
+    def draft_tree_depth(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
+    def draft_tree_width(self) -> int:
+        ...
+    @draft_tree_width.setter
+    def draft_tree_width(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+        ...
+    @property
+    def speculative_token_tree(self) -> list[list[int]]:
+        ...
+    @speculative_token_tree.setter
+    def speculative_token_tree(self, arg0: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]) -> None:
+        ...
+class HybridOptions:
+    """
+    Drafts with a model and with an index.
+    """
+    model: ModelDrafterOptions
+    suffix: SuffixOptions
+    def __init__(self) -> None:
+        """
+        All defaults.
+        """
 class AcceptanceMethod:
     """
-    When a guess is accepted.
+    When a draft token is accepted.
     
     Members:
     
@@ -128,103 +287,23 @@ class AcceptanceMethod:
     @property
     def value(self) -> int:
         ...
-class DraftSampleMethod:
-    """
-    How a drafter picks its guesses.
-    
-    Members:
-    
-      GREEDY
-    
-      PROBABILISTIC
-    """
-    GREEDY: typing.ClassVar[DraftSampleMethod]
-    PROBABILISTIC: typing.ClassVar[DraftSampleMethod]
-    __members__: typing.ClassVar[dict[str, DraftSampleMethod]]
-    @typing.overload
-    def __eq__(self, other: DraftSampleMethod) -> bool:
-        ...
-    @typing.overload
-    def __eq__(self, other: typing.Any) -> bool:
-        ...
-    def __getstate__(self) -> int:
-        ...
-    def __hash__(self) -> int:
-        ...
-    def __index__(self) -> int:
-        ...
-    def __init__(self, value: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
-    def __int__(self) -> int:
-        ...
-    @typing.overload
-    def __ne__(self, other: DraftSampleMethod) -> bool:
-        ...
-    @typing.overload
-    def __ne__(self, other: typing.Any) -> bool:
-        ...
-    def __repr__(self) -> str:
-        ...
-    def __setstate__(self, state: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
-    def __str__(self) -> str:
-        ...
-    @property
-    def name(self) -> str:
-        ...
-    @property
-    def value(self) -> int:
-        ...
-class VocabularyBridge:
-    """
-    Which tokens of a drafter are which of its target's.
-    """
-    def __init__(self, draft_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], shared_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
-        """
-        draft_ids: for each of the target's tokens, what the drafter reads; shared_ids: the target's tokens that both have, ascending.
-        """
-    @property
-    def draft_ids(self) -> list[int]:
-        ...
-    @property
-    def shared_ids(self) -> list[int]:
-        ...
 class SpeculativeOptions:
     """
     How the engine drafts.
     """
     acceptance_method: AcceptanceMethod
     adaptive: bool
-    draft_sample_method: DraftSampleMethod
-    hybrid: bool
-    method: SpeculativeMethod
-    model: str
-    norm_before_residual: bool | None
-    norm_output: bool | None
-    norm_target_state: bool | None
-    suffix_use_tree: bool
-    vocabulary_bridge: VocabularyBridge | None
     def __init__(self) -> None:
         """
         All defaults: no speculation.
         """
     @property
-    def aux_hidden_state_layer_ids(self) -> list[int] | None:
-        ...
-    @aux_hidden_state_layer_ids.setter
-    def aux_hidden_state_layer_ids(self, arg0: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] | None) -> None:
-        ...
-    @property
-    def draft_tree_depth(self) -> int | None:
-        ...
-    @draft_tree_depth.setter
-    def draft_tree_depth(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
-        ...
-    @property
-    def draft_tree_width(self) -> int:
-        ...
-    @draft_tree_width.setter
-    def draft_tree_width(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
+    def method(self) -> None | NgramOptions | SuffixOptions | GrammarOptions | ModelDrafterOptions | HybridOptions:
+        """
+        The method's options, as a copy; None: no speculation.
+        """
+    @method.setter
+    def method(self, arg1: None | NgramOptions | SuffixOptions | GrammarOptions | ModelDrafterOptions | HybridOptions) -> None:
         ...
     @property
     def num_speculative_tokens(self) -> int | None:
@@ -232,51 +311,9 @@ class SpeculativeOptions:
     @num_speculative_tokens.setter
     def num_speculative_tokens(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
         ...
-    @property
-    def prompt_lookup_max(self) -> int:
-        ...
-    @prompt_lookup_max.setter
-    def prompt_lookup_max(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
-    @property
-    def prompt_lookup_min(self) -> int:
-        ...
-    @prompt_lookup_min.setter
-    def prompt_lookup_min(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
-    @property
-    def speculative_token_tree(self) -> list[list[int]]:
-        ...
-    @speculative_token_tree.setter
-    def speculative_token_tree(self, arg0: collections.abc.Sequence[collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]]) -> None:
-        ...
-    @property
-    def suffix_max_cached_requests(self) -> int:
-        ...
-    @suffix_max_cached_requests.setter
-    def suffix_max_cached_requests(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
-    @property
-    def suffix_max_spec_factor(self) -> float:
-        ...
-    @suffix_max_spec_factor.setter
-    def suffix_max_spec_factor(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
-        ...
-    @property
-    def suffix_max_tree_depth(self) -> int:
-        ...
-    @suffix_max_tree_depth.setter
-    def suffix_max_tree_depth(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
-        ...
-    @property
-    def suffix_min_token_prob(self) -> float:
-        ...
-    @suffix_min_token_prob.setter
-    def suffix_min_token_prob(self, arg0: typing.SupportsFloat | typing.SupportsIndex) -> None:
-        ...
 class SchedulingPolicy:
     """
-    Who runs first when not all can.
+    Which requests run first when not all can.
     
     Members:
     
@@ -1050,6 +1087,10 @@ def check_engine_options(options: EngineOptions) -> None:
 def check_sampling_params(params: SamplingParams) -> None:
     """
     Raises InvalidArgumentError that names the first wrong field.
+    """
+def check_speculative_options(options: SpeculativeOptions) -> None:
+    """
+    Raises InvalidArgumentError that names the first wrong field; no model is read.
     """
 def find_weight_files(directory: bytes) -> WeightFiles:
     """

@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 from forerun import _core
 from forerun.errors import InvalidArgumentError
@@ -53,6 +53,14 @@ _NOT_RUN = {
 }
 _LOGGER = logging.getLogger("forerun")
 _Check = Callable[[str, Any], Any]
+_T = TypeVar("_T")
+_MethodOptions = (
+    _core.NgramOptions
+    | _core.SuffixOptions
+    | _core.GrammarOptions
+    | _core.ModelDrafterOptions
+    | _core.HybridOptions
+)
 
 
 def _check_layers(field: str, value: Any) -> list[int]:
@@ -86,27 +94,32 @@ def _check_rejection(field: str, value: Any) -> str:
     return check_choice(field, value, REJECTION_SAMPLE_METHODS)
 
 
-# Fields of SpeculativeConfig that are options of the engine: its name for them, and a check.
-_ENGINE_FIELDS: dict[str, tuple[str, _Check]] = {
-    "num_speculative_tokens": ("num_speculative_tokens", check_int),
-    "prompt_lookup_max": ("prompt_lookup_max", check_int),
-    "prompt_lookup_min": ("prompt_lookup_min", check_int),
-    "suffix_decoding_max_tree_depth": ("suffix_max_tree_depth", check_int),
-    "suffix_decoding_max_cached_requests": ("suffix_max_cached_requests", check_int),
-    "suffix_decoding_max_spec_factor": ("suffix_max_spec_factor", check_number),
-    "suffix_decoding_min_token_prob": ("suffix_min_token_prob", check_number),
-    "suffix_decoding_use_tree": ("suffix_use_tree", check_bool),
-    "draft_tree_width": ("draft_tree_width", check_int),
-    "draft_tree_depth": ("draft_tree_depth", check_int),
-    "speculative_token_tree": ("speculative_token_tree", _check_paths),
-    "aux_hidden_state_layer_ids": ("aux_hidden_state_layer_ids", _check_layers),
-    "norm_output": ("norm_output", check_bool),
-    "norm_before_residual": ("norm_before_residual", check_bool),
-    "norm_target_state": ("norm_target_state", check_bool),
+# Fields of SpeculativeConfig that are options of the engine, by the group that has them.
+_NGRAM_FIELDS: dict[str, _Check] = {
+    "prompt_lookup_max": check_int,
+    "prompt_lookup_min": check_int,
+}
+_SUFFIX_PREFIX = "suffix_decoding_"
+_SUFFIX_FIELDS: dict[str, _Check] = {
+    "suffix_decoding_max_tree_depth": check_int,
+    "suffix_decoding_max_cached_requests": check_int,
+    "suffix_decoding_max_spec_factor": check_number,
+    "suffix_decoding_min_token_prob": check_number,
+    "suffix_decoding_use_tree": check_bool,
+}
+_MODEL_FIELDS: dict[str, _Check] = {
+    "model": _check_model,
+    "draft_tree_width": check_int,
+    "draft_tree_depth": check_int,
+    "speculative_token_tree": _check_paths,
+    "aux_hidden_state_layer_ids": _check_layers,
+    "norm_output": check_bool,
+    "norm_before_residual": check_bool,
+    "norm_target_state": check_bool,
 }
 _CHECKS: dict[str, _Check] = {
     "method": check_str,
-    "model": _check_model,
+    "num_speculative_tokens": check_int,
     "revision": check_name,
     "adaptive": check_bool,
     "acceptance_method": lambda name, value: check_choice(name, value, ACCEPTANCE_METHODS),
@@ -114,7 +127,9 @@ _CHECKS: dict[str, _Check] = {
     "rejection_sample_method": _check_rejection,
     "use_heterogeneous_vocab": check_bool,
     "max_model_len": lambda name, value: check_int(name, value, least=1),
-    **{name: check for name, (_, check) in _ENGINE_FIELDS.items()},
+    **_NGRAM_FIELDS,
+    **_SUFFIX_FIELDS,
+    **_MODEL_FIELDS,
 }
 _NEVER_NONE = ("adaptive", "acceptance_method", "draft_sample_method")
 # Which fields only some methods have.
@@ -124,14 +139,7 @@ HEAD_FIELDS = {
     "norm_before_residual": "eagle3",
     "norm_target_state": "mtp",
 }
-_MODEL_FIELDS = (
-    "draft_tree_width",
-    "draft_tree_depth",
-    "speculative_token_tree",
-    "revision",
-    "use_heterogeneous_vocab",
-    *HEAD_FIELDS,
-)
+_NEED_A_MODEL = (*(_MODEL_FIELDS.keys() - {"model"}), "revision", "use_heterogeneous_vocab")
 
 
 @checked_keywords
@@ -237,15 +245,18 @@ class SpeculativeConfig:
             with problems:
                 self._settle_ngram()
         problems.raise_all()
-        options = _core.EngineOptions()
-        options.model = "-"  # only the speculative part is checked here
-        core = self._to_core()
+        left_out: set[str] = set()
 
-        def check_options() -> None:
-            options.speculative = core  # which copies it
-            _core.check_engine_options(options)
+        def leave_out(name: str) -> bool:
+            is_new = name not in left_out
+            left_out.add(name)
+            return is_new
 
-        check_core(problems, check_options, lambda name: _reset(core, name))
+        check_core(
+            problems,
+            lambda: _core.check_speculative_options(self._to_core(left_out)),
+            leave_out,
+        )
         problems.raise_all()
 
     @property
@@ -295,7 +306,7 @@ class SpeculativeConfig:
         for field in fields(self):
             value = getattr(self, field.name)
             is_foreign = field.name.startswith(others) or (
-                field.name in _MODEL_FIELDS and not self.uses_model
+                field.name in _NEED_A_MODEL and not self.uses_model
             )
             if (
                 is_foreign
@@ -318,9 +329,9 @@ class SpeculativeConfig:
             raise InvalidArgumentError(
                 "rejection_sample_method", "standard", "None beside acceptance_method='block'"
             )
-        if self.method == "hybrid" and self.draft_sample_method == "probabilistic":
+        if self.draft_sample_method == "probabilistic" and not self.uses_model:
             raise InvalidArgumentError(
-                "draft_sample_method", "probabilistic", "'greedy' with method 'hybrid'"
+                "draft_sample_method", "probabilistic", f"'greedy' with method {self.method!r}"
             )
 
     def _settle_ngram(self) -> None:
@@ -333,33 +344,46 @@ class SpeculativeConfig:
         if self.prompt_lookup_min is None:
             self.prompt_lookup_min = self.prompt_lookup_max
 
-    def _to_core(self) -> _core.SpeculativeOptions:
-        """Engine options without the drafter, which is detected once the target is known."""
+    def _to_core(self, left_out: Collection[str] = ()) -> _core.SpeculativeOptions:
+        """Engine options without the drafter, which is detected once the target is known.
+
+        Args:
+            left_out: fields that keep the engine's defaults.
+        """
         core = _core.SpeculativeOptions()
-        # The detected method does not change any of these checks.
-        inner = self.method if self.method not in (None, "hybrid") else "draft_model"
-        core.method = getattr(_core.SpeculativeMethod, str(inner).upper())
-        if self.uses_model:
-            core.model = "-"
-        core.hybrid = self.method == "hybrid"
+        if self.num_speculative_tokens is not None and "num_speculative_tokens" not in left_out:
+            core.num_speculative_tokens = self.num_speculative_tokens
         core.adaptive = self.adaptive
         core.acceptance_method = getattr(_core.AcceptanceMethod, self.acceptance_method.upper())
-        sampled = self.draft_sample_method.upper()
-        core.draft_sample_method = getattr(_core.DraftSampleMethod, sampled)
-        for ours, (theirs, _) in _ENGINE_FIELDS.items():
-            value = getattr(self, ours)
-            if value is not None:
-                setattr(core, theirs, value)
+        core.method = self._method_to_core(left_out)
         return core
 
+    def _method_to_core(self, left_out: Collection[str]) -> _MethodOptions:
+        if self.method == "ngram":
+            return self._fill(_core.NgramOptions(), _NGRAM_FIELDS, left_out)
+        if self.method == "suffix":
+            return self._fill(_core.SuffixOptions(), _SUFFIX_FIELDS, left_out)
+        if self.method == "grammar":
+            return _core.GrammarOptions()
+        model = self._fill(_core.ModelDrafterOptions(), _MODEL_FIELDS, left_out)
+        if self.method in MODEL_METHODS:
+            model.method = getattr(_core.ModelMethod, self.method.upper())
+        if "draft_sample_method" not in left_out:
+            sampled = self.draft_sample_method.upper()
+            model.draft_sample_method = getattr(_core.DraftSampleMethod, sampled)
+        if self.method != "hybrid":
+            return model
+        hybrid = _core.HybridOptions()
+        hybrid.model = model
+        hybrid.suffix = self._fill(_core.SuffixOptions(), _SUFFIX_FIELDS, left_out)
+        return hybrid
 
-def _reset(core: _core.SpeculativeOptions, name: str) -> bool:
-    theirs = _ENGINE_FIELDS[name][0] if name in _ENGINE_FIELDS else name
-    default = getattr(_core.SpeculativeOptions(), theirs, None)
-    if not hasattr(core, theirs) or theirs == "model" or getattr(core, theirs) == default:
-        return False
-    setattr(core, theirs, default)
-    return True
+    def _fill(self, core: _T, names: Iterable[str], left_out: Collection[str]) -> _T:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and name not in left_out:
+                setattr(core, name.removeprefix(_SUFFIX_PREFIX), value)
+        return core
 
 
 def make_speculative_config(

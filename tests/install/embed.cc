@@ -16,7 +16,7 @@ void Require(bool condition, const char* what) {
 }
 
 std::map<forerun::RequestId, std::vector<forerun::TokenId>> Generate(
-    const char* model, forerun::SpeculativeMethod method) {
+    const char* model, const forerun::SpeculativeMethod& method) {
   forerun::EngineOptions options;
   options.model = model;
   options.max_model_len = 128;
@@ -56,10 +56,9 @@ std::map<forerun::RequestId, std::vector<forerun::TokenId>> Generate(
 
 int main(int argc, char** argv) {
   Require(argc == 2, "usage: embed MODEL_DIRECTORY");
-  const auto plain = Generate(argv[1], forerun::SpeculativeMethod::kNone);
-  Require(plain == Generate(argv[1], forerun::SpeculativeMethod::kNgram), "ngram changes nothing");
-  Require(plain == Generate(argv[1], forerun::SpeculativeMethod::kSuffix),
-          "suffix changes nothing");
+  const auto plain = Generate(argv[1], {});
+  Require(plain == Generate(argv[1], forerun::NgramOptions()), "ngram changes nothing");
+  Require(plain == Generate(argv[1], forerun::SuffixOptions()), "suffix changes nothing");
   try {
     forerun::EngineOptions options;
     options.model = "/nowhere";

@@ -140,7 +140,7 @@ SPECULATIVE: list[tuple[Any, str, str]] = [
     (
         {"model": "d", "speculative_token_tree": [[0]], "method": "hybrid"},
         "speculative_token_tree",
-        "with a hybrid",
+        "with method 'hybrid'",
     ),
     ({"model": "d", "norm_output": 1}, "norm_output", "True or False"),
     ({"method": "mtp", "norm_target_state": 0}, "norm_target_state", "True or False"),
@@ -243,7 +243,7 @@ SPECULATIVE: list[tuple[Any, str, str]] = [
     (
         {"method": "suffix", "draft_sample_method": "probabilistic"},
         "draft_sample_method",
-        "'greedy': ngram, suffix and grammar guess with certainty",
+        "'greedy' with method 'suffix'",
     ),
     (
         {"method": "telepathy", "num_speculative_tokens": 3},

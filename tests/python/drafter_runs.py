@@ -98,14 +98,21 @@ def make_engine(
     core.dtype = "float32"
     core.check_invariants = True
     if speculative is not None:
-        drafts = _core.SpeculativeOptions()
-        drafts.method = getattr(_core.SpeculativeMethod, row.method.upper())
-        drafts.model = "" if drafter is None else str(drafter)
+        drafts = core.speculative
+        model = _core.ModelDrafterOptions()
+        model.method = getattr(_core.ModelMethod, row.method.upper())
+        model.model = "" if drafter is None else str(drafter)
         drafts.num_speculative_tokens = row.num_tokens
         drafts.adaptive = False
-        for name, value in {**row.options, **speculative}.items():
-            setattr(drafts, name, value)
-        core.speculative = drafts
+        given = {**row.options, **speculative}
+        is_hybrid = given.pop("hybrid", False)
+        for name, value in given.items():
+            setattr(model if hasattr(model, name) else drafts, name, value)
+        drafts.method = model
+        if is_hybrid:
+            hybrid = _core.HybridOptions()
+            hybrid.model = model
+            drafts.method = hybrid
     for name, value in options.items():
         setattr(core, name, value)
     return _core.Engine(core, record_draft_logits=record_draft_logits)

@@ -35,26 +35,27 @@ def test_every_speculative_option_reaches_the_engine() -> None:
         "suffix_decoding_max_cached_requests": 3,
         "suffix_decoding_max_spec_factor": 2.5,
         "suffix_decoding_min_token_prob": 0.25,
-        "suffix_decoding_use_tree": not _core.SpeculativeOptions().suffix_use_tree,
+        "suffix_decoding_use_tree": not _core.SuffixOptions().use_tree,
         "adaptive": False,
         "acceptance_method": "block",
         "draft_sample_method": "greedy",
     }
     core = engine_options({}, make_speculative_config(suffix)).speculative
-    assert core.method == _core.SpeculativeMethod.SUFFIX
+    method = core.method
+    assert isinstance(method, _core.SuffixOptions)
     assert core.num_speculative_tokens == 7
-    assert core.suffix_max_tree_depth == 12
-    assert core.suffix_max_cached_requests == 3
-    assert core.suffix_max_spec_factor == 2.5
-    assert core.suffix_min_token_prob == 0.25
-    assert core.suffix_use_tree is suffix["suffix_decoding_use_tree"]
+    assert method.max_tree_depth == 12
+    assert method.max_cached_requests == 3
+    assert method.max_spec_factor == 2.5
+    assert method.min_token_prob == 0.25
+    assert method.use_tree is suffix["suffix_decoding_use_tree"]
     assert core.adaptive is False
     assert core.acceptance_method == _core.AcceptanceMethod.BLOCK
-    assert core.draft_sample_method == _core.DraftSampleMethod.GREEDY
     ngram = {"model": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 6}
     core = engine_options({}, make_speculative_config(ngram)).speculative
-    assert core.method == _core.SpeculativeMethod.NGRAM
-    assert (core.num_speculative_tokens, core.prompt_lookup_max) == (4, 6)
+    method = core.method
+    assert isinstance(method, _core.NgramOptions)
+    assert (core.num_speculative_tokens, method.prompt_lookup_max) == (4, 6)
     assert core.acceptance_method == _core.AcceptanceMethod.COUPLED
     rejection = {**ngram, "acceptance_method": "rejection"}
     core = engine_options({}, make_speculative_config(rejection)).speculative
@@ -71,24 +72,28 @@ def test_every_option_of_models_reaches_the_engine() -> None:
     }
     config = SpeculativeConfig(method="eagle3", model="d", num_speculative_tokens=9, **given)
     core = engine_options({}, config).speculative
-    assert core.method == _core.SpeculativeMethod.EAGLE3
+    method = core.method
+    assert isinstance(method, _core.ModelDrafterOptions)
+    assert method.method == _core.ModelMethod.EAGLE3
     assert core.num_speculative_tokens == 9
-    assert core.aux_hidden_state_layer_ids == [1, 2, 4]
-    assert {name: getattr(core, name) for name in given} == {
+    assert method.aux_hidden_state_layer_ids == [1, 2, 4]
+    assert {name: getattr(method, name) for name in given} == {
         **given,
         "aux_hidden_state_layer_ids": [1, 2, 4],
     }
     for tree in ("[(0,), (1,), (0, 2)]", [[0], [1], (0, 2)]):
         core = engine_options({}, SpeculativeConfig(model="d", speculative_token_tree=tree))
-        assert core.speculative.speculative_token_tree == [[0], [1], [0, 2]]
+        assert core.speculative.method.speculative_token_tree == [[0], [1], [0, 2]]
     sampled = {"model": "d", "draft_sample_method": "probabilistic"}
     core = engine_options({}, make_speculative_config(sampled)).speculative
-    assert not core.hybrid
-    assert core.draft_sample_method == _core.DraftSampleMethod.PROBABILISTIC
+    method = core.method
+    assert isinstance(method, _core.ModelDrafterOptions)
+    assert method.draft_sample_method == _core.DraftSampleMethod.PROBABILISTIC
     hybrid = {"model": "d", "method": "hybrid", "suffix_decoding_min_token_prob": 0.25}
     core = engine_options({}, make_speculative_config(hybrid)).speculative
-    assert core.hybrid
-    assert core.suffix_min_token_prob == 0.25
+    assert isinstance(core.method, _core.HybridOptions)
+    assert core.method.model.model == "d"
+    assert core.method.suffix.min_token_prob == 0.25
 
 
 def test_vllm_keys_of_drafters_with_one_meaning_are_accepted() -> None:

@@ -105,19 +105,30 @@ def sampling(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
+def ngram_options(draw: st.DrawFn) -> _core.NgramOptions:
+    options = _core.NgramOptions()
+    options.prompt_lookup_min = draw(st.integers(1, 3))
+    options.prompt_lookup_max = 3 + draw(st.integers(0, 3))
+    return options
+
+
+@st.composite
+def suffix_options(draw: st.DrawFn) -> _core.SuffixOptions:
+    options = _core.SuffixOptions()
+    options.max_spec_factor = draw(st.floats(0.5, 4.0))
+    options.min_token_prob = draw(st.floats(0.0, 0.5))
+    options.max_cached_requests = draw(st.integers(0, 4))
+    options.use_tree = draw(st.sampled_from([True, True, False]))
+    return options
+
+
+@st.composite
 def engine_settings(draw: st.DrawFn) -> dict[str, Any]:
-    method = draw(st.sampled_from(["NGRAM", "SUFFIX"]))
     num_drafted = draw(st.integers(0, 8))
     speculative: dict[str, Any] = {"adaptive": draw(st.booleans())}
     if num_drafted > 0:
-        speculative["method"] = getattr(_core.SpeculativeMethod, method)
         speculative["num_speculative_tokens"] = num_drafted
-        speculative["prompt_lookup_min"] = draw(st.integers(1, 3))
-        speculative["prompt_lookup_max"] = 3 + draw(st.integers(0, 3))
-        speculative["suffix_max_spec_factor"] = draw(st.floats(0.5, 4.0))
-        speculative["suffix_min_token_prob"] = draw(st.floats(0.0, 0.5))
-        speculative["suffix_max_cached_requests"] = draw(st.integers(0, 4))
-        speculative["suffix_use_tree"] = draw(st.sampled_from([True, True, False]))
+        speculative["method"] = draw(ngram_options() | suffix_options())
     max_num_seqs = draw(st.integers(1, 5))
     block_size = draw(st.sampled_from([16, 32]))
     max_model_len = draw(st.integers(90, 160))
@@ -165,10 +176,9 @@ def check(
             alone = {**fields, "max_tokens": min(fields["max_tokens"], room)}
             assert result == run(reference_engine(model), [(prompt, to_params(alone))])[0]
     metrics = engine.metrics()
-    speculative = options["speculative"]
-    method = "none" if "method" not in speculative else speculative["method"].name
-    tree = " tree" if method == "SUFFIX" and speculative["suffix_use_tree"] else ""
-    num_accepted[method + tree] += metrics.spec_decode.num_accepted_tokens
+    method = options["speculative"].get("method")
+    tree = " tree" if isinstance(method, _core.SuffixOptions) and method.use_tree else ""
+    num_accepted[type(method).__name__ + tree] += metrics.spec_decode.num_accepted_tokens
     assert metrics.num_held_blocks == 0
     assert (
         metrics.num_free_blocks + metrics.num_cached_blocks + metrics.num_held_blocks
@@ -190,7 +200,7 @@ def test_drafts_were_accepted():
     """The examples above, over which nothing was found: had nothing been drafted, they are void."""
     if not num_accepted:
         test_output_is_that_of_plain_decoding()
-    for method in ("NGRAM", "SUFFIX", "SUFFIX tree"):
+    for method in ("NgramOptions", "SuffixOptions", "SuffixOptions tree"):
         assert num_accepted[method] > 200, num_accepted
 
 

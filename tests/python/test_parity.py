@@ -110,14 +110,18 @@ def random_engine(rng: random.Random, model: tuple[str, str, float], method: str
     element_bytes = 4 if model[1] == "float32" else 2
     num_blocks = rng.randint(8, 14)  # of 16 tokens; a request needs up to 8
     max_num_seqs = rng.randint(1, 4)
-    speculative = {
-        "method": getattr(_core.SpeculativeMethod, method),
+    ngram = _core.NgramOptions()
+    ngram.prompt_lookup_min = 1
+    speculative: dict[str, Any] = {
         "num_speculative_tokens": rng.randint(1, 8),
-        "prompt_lookup_min": 1,
-        "suffix_max_spec_factor": rng.uniform(0.5, 4.0),
-        "suffix_min_token_prob": rng.uniform(0.0, 0.3),
+        "method": ngram,
         "adaptive": False,
     }
+    if method == "SUFFIX":
+        suffix = _core.SuffixOptions()
+        suffix.max_spec_factor = rng.uniform(0.5, 4.0)
+        suffix.min_token_prob = rng.uniform(0.0, 0.3)
+        speculative["method"] = suffix
     return make_engine(
         model,
         speculative=speculative,
@@ -154,7 +158,9 @@ def random_model_engine(rng: random.Random, drafter: str) -> _core.Engine:
         {"hybrid": True, "draft_tree_width": rng.randint(1, 2)},
     ]
     has_heads = row.method in ("medusa", "mlp_speculator")
-    speculative = {
+    ngram = _core.NgramOptions()
+    ngram.prompt_lookup_min = 1
+    speculative: dict[str, Any] = {
         "num_speculative_tokens": rng.randint(1, row.num_tokens if has_heads else 8),
         **rng.choice(kinds),
     }

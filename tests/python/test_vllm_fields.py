@@ -313,7 +313,7 @@ def test_engine_args_come_from_a_command_line(tmp_path: pathlib.Path) -> None:
 
 
 def test_ngram_lengths_are_the_same_in_the_engine_and_in_python() -> None:
-    core = _core.SpeculativeOptions()
+    core = _core.NgramOptions()
     config = SpeculativeConfig(method="ngram", num_speculative_tokens=1)
     assert (core.prompt_lookup_max, core.prompt_lookup_min) == (5, 5)
     assert (config.prompt_lookup_max, config.prompt_lookup_min) == (5, 5)

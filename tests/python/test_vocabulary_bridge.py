@@ -128,14 +128,14 @@ def test_what_is_drafted_is_shared(target: Path, tmp_path: Path) -> None:
     model = write_drafter(tmp_path / "other", names)
     options = _core.EngineOptions()
     options.model = str(target)
-    speculative = _core.SpeculativeOptions()
-    speculative.method = _core.SpeculativeMethod.DRAFT_MODEL
-    speculative.model = str(model)
+    method = _core.ModelDrafterOptions()
+    method.method = _core.ModelMethod.DRAFT_MODEL
+    method.model = str(model)
     drafter = load(target, model).drafter
     assert drafter is not None
     assert drafter.bridge is not None
-    speculative.vocabulary_bridge = drafter.bridge
-    options.speculative = speculative
+    method.vocabulary_bridge = drafter.bridge
+    options.speculative.method = method
     engine = _core.Engine(options, record_draft_logits=True)
     for prompt in PROMPTS:
         engine.submit(prompt, _core.SamplingParams())
@@ -245,15 +245,15 @@ def test_the_engine_checks_a_bridge(
 ) -> None:
     options = _core.EngineOptions()
     options.model = str(target)
-    speculative = _core.SpeculativeOptions()
-    speculative.method = _core.SpeculativeMethod.DRAFT_MODEL
-    speculative.model = str(target)
-    speculative.vocabulary_bridge = _core.VocabularyBridge(draft_ids, shared_ids)
-    options.speculative = speculative
+    method = _core.ModelDrafterOptions()
+    method.method = _core.ModelMethod.DRAFT_MODEL
+    method.model = str(target)
+    method.vocabulary_bridge = _core.VocabularyBridge(draft_ids, shared_ids)
+    options.speculative.method = method
     with pytest.raises(InvalidArgumentError, match=message):
         _core.Engine(options)
-    speculative.method = _core.SpeculativeMethod.MEDUSA
-    options.speculative = speculative
+    method.method = _core.ModelMethod.MEDUSA
+    options.speculative.method = method
     with pytest.raises(InvalidArgumentError, match="vocabulary_bridge"):
         _core.Engine(options)
 

@@ -5,6 +5,7 @@
 #include <utility>
 #include <vector>
 
+#include "cpp/draft/draft_lengths.h"
 #include "cpp/draft/hybrid.h"
 #include "cpp/draft/neural/autoregressive.h"
 #include "cpp/draft/neural/head_network.h"
@@ -20,36 +21,20 @@
 namespace forerun {
 namespace {
 
-constexpr int kChainTokens = 4;
-constexpr int kTreeNodes = 16;
-constexpr int kTreeDepth = 6;
-constexpr int kHybridTokens = 24;
 // Of the longest path that the model could draft: where the index expects so much, it is enough.
 constexpr double kEnoughOfPath = 0.6;
 
-DraftHeadKind KindOf(SpeculativeMethod method) {
+std::optional<DraftHeadKind> FindHeadKind(ModelMethod method) {
   switch (method) {
-    case SpeculativeMethod::kEagle:
+    case ModelMethod::kEagle:
       return DraftHeadKind::kEagle;
-    case SpeculativeMethod::kEagle3:
+    case ModelMethod::kEagle3:
       return DraftHeadKind::kEagle3;
-    default:
+    case ModelMethod::kMtp:
       return DraftHeadKind::kMtp;
+    default:
+      return std::nullopt;
   }
-}
-
-bool IsHead(SpeculativeMethod method) {
-  return method == SpeculativeMethod::kEagle || method == SpeculativeMethod::kEagle3 ||
-         method == SpeculativeMethod::kMtp;
-}
-
-int MaxDepth(const SpeculativeOptions& options) {
-  const TreeShape shape(options.speculative_token_tree);
-  if (!shape.empty()) return shape.depth();
-  const int num_tokens = NumModelDraftTokens(options);
-  const bool is_tree = options.draft_tree_width > 1;
-  const int usual = is_tree ? kTreeDepth : options.hybrid ? kChainTokens : num_tokens;
-  return std::min(num_tokens, options.draft_tree_depth.value_or(usual));
 }
 
 void CheckBridge(const VocabularyBridge& bridge, int draft_vocab_size, int vocab_size) {
@@ -77,67 +62,70 @@ void CheckBridge(const VocabularyBridge& bridge, int draft_vocab_size, int vocab
   }
 }
 
-// A draft as long as was asked for, or none.
-void CheckDepth(const SpeculativeOptions& options, int max_depth) {
+// Refuses a path longer than the drafter can make.
+void CheckDepth(const SpeculativeOptions& options, const ModelDrafterOptions& model,
+                int max_depth) {
   const std::string expected =
       "at most " + std::to_string(max_depth) + ", as the drafter has heads";
-  if (const TreeShape shape(options.speculative_token_tree); shape.depth() > max_depth) {
+  if (const TreeShape shape(model.speculative_token_tree); shape.depth() > max_depth) {
     throw InvalidArgument("speculative_token_tree",
                           "a path of " + std::to_string(shape.depth()) + " ranks", expected);
   }
-  if (options.draft_tree_depth && *options.draft_tree_depth > max_depth) {
-    throw InvalidArgument("draft_tree_depth", std::to_string(*options.draft_tree_depth), expected);
+  if (model.draft_tree_depth && *model.draft_tree_depth > max_depth) {
+    throw InvalidArgument("draft_tree_depth", std::to_string(*model.draft_tree_depth), expected);
   }
-  const bool is_chain =
-      options.draft_tree_width == 1 && !options.hybrid && options.speculative_token_tree.empty();
+  const bool is_chain = model.draft_tree_width == 1 && model.speculative_token_tree.empty() &&
+                        !std::holds_alternative<HybridOptions>(options.method);
   if (is_chain && options.num_speculative_tokens && *options.num_speculative_tokens > max_depth) {
     throw InvalidArgument("num_speculative_tokens", std::to_string(*options.num_speculative_tokens),
                           expected);
   }
 }
 
+const ModelDrafterOptions& ModelOptionsOf(const SpeculativeOptions& options) {
+  const ModelDrafterOptions* model = FindModelOptions(options.method);
+  FORERUN_CHECK(model != nullptr, "no model");
+  return *model;
+}
+
 }  // namespace
-
-int NumModelDraftTokens(const SpeculativeOptions& options) {
-  if (const auto& tree = options.speculative_token_tree; !tree.empty()) {
-    return static_cast<int>(tree.size());
-  }
-  const int usual = options.hybrid                 ? kHybridTokens
-                    : options.draft_tree_width > 1 ? kTreeNodes
-                                                   : kChainTokens;
-  return options.num_speculative_tokens.value_or(usual);
-}
-
-int NumModelLevelRows(const SpeculativeOptions& options) {
-  return std::max(options.draft_tree_width, TreeShape(options.speculative_token_tree).most_rows());
-}
 
 ModelDrafterSource::ModelDrafterSource(const SpeculativeOptions& options, const ModelSpec& target,
                                        const std::string& target_directory)
     : options_(options),
+      model_options_(ModelOptionsOf(options_)),
       target_hidden_size_(target.hidden_size),
       target_directory_(target_directory) {
-  FORERUN_CHECK(IsModel(options.method), "no model");
-  if (options.method == SpeculativeMethod::kDraftModel) {
-    model_ = ReadModelSpec(options.model);
-    if (options.vocabulary_bridge) {
-      CheckBridge(*options.vocabulary_bridge, model_->vocab_size, target.vocab_size);
+  if (!model_options_.method) {
+    throw InvalidArgument("method", "nothing", "the method of the drafter");
+  }
+  if (model_options_.method == ModelMethod::kDraftModel) {
+    model_ = ReadModelSpec(model_options_.model);
+    if (model_options_.vocabulary_bridge) {
+      CheckBridge(*model_options_.vocabulary_bridge, model_->vocab_size, target.vocab_size);
     } else if (model_->vocab_size != target.vocab_size) {
-      throw CheckpointError("vocab_size",
-                            std::to_string(model_->vocab_size) + " of the drafter " + options.model,
-                            std::to_string(target.vocab_size) +
-                                ", the vocabulary of the target, or a vocabulary_bridge");
+      throw CheckpointError(
+          "vocab_size",
+          std::to_string(model_->vocab_size) + " of the drafter " + model_options_.model,
+          std::to_string(target.vocab_size) +
+              ", the vocabulary of the target, or a vocabulary_bridge");
     }
-  } else if (IsHead(options.method)) {
+  } else if (const auto kind = FindHeadKind(*model_options_.method)) {
     head_ = std::make_unique<DraftHeadReader>(
-        KindOf(options.method), options.model,
-        DraftHeadOverrides{options.aux_hidden_state_layer_ids, options.norm_before_residual,
-                           options.norm_output, options.norm_target_state},
+        *kind, model_options_.model,
+        DraftHeadOverrides{model_options_.aux_hidden_state_layer_ids,
+                           model_options_.norm_before_residual, model_options_.norm_output,
+                           model_options_.norm_target_state},
         target, target_directory);
     features_ = head_->spec().features;
   } else {
     features_.final_norm = true;
   }
+}
+
+int ModelDrafterSource::num_level_rows() const {
+  return std::max(model_options_.draft_tree_width,
+                  TreeShape(model_options_.speculative_token_tree).most_rows());
 }
 
 std::int64_t ModelDrafterSource::block_bytes(DType dtype, int block_size) const {
@@ -153,37 +141,39 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Ops
                                                   const TransformerLimits& limits,
                                                   DraftRecorder* recorder) {
   AutoregressiveSetting setting;
-  setting.width = options_.draft_tree_width;
-  setting.shape = TreeShape(options_.speculative_token_tree);
-  setting.max_depth = MaxDepth(options_);
-  setting.is_sampled = options_.draft_sample_method == DraftSampleMethod::kProbabilistic;
+  setting.width = model_options_.draft_tree_width;
+  setting.shape = TreeShape(model_options_.speculative_token_tree);
+  setting.max_depth = MaxModelPath(options_);
+  setting.is_sampled = model_options_.draft_sample_method == DraftSampleMethod::kProbabilistic;
   setting.vocab_size = target.vocab_size();
   setting.max_rows = limits.max_rows;
   setting.num_blocks = limits.num_blocks;
   setting.recorder = recorder;
   std::unique_ptr<DraftNetwork> network = LoadNetwork(target, ops, limits);
-  CheckDepth(options_, network->max_depth());
+  CheckDepth(options_, model_options_, network->max_depth());
   auto model =
       std::make_unique<AutoregressiveDrafter>(std::move(network), target.features(), setting);
-  if (!options_.hybrid) return model;
-  return std::make_unique<HybridDrafter>(std::make_unique<SuffixDrafter>(options_),
-                                         std::move(model), kEnoughOfPath * setting.max_depth);
+  const auto* hybrid = std::get_if<HybridOptions>(&options_.method);
+  if (hybrid == nullptr) return model;
+  return std::make_unique<HybridDrafter>(
+      std::make_unique<SuffixDrafter>(hybrid->suffix, options_.num_speculative_tokens),
+      std::move(model), kEnoughOfPath * setting.max_depth);
 }
 
 std::unique_ptr<DraftNetwork> ModelDrafterSource::LoadNetwork(const Transformer& target, Ops& ops,
                                                               const TransformerLimits& limits) {
   if (model_) {
-    Checkpoint checkpoint(options_.model);
+    Checkpoint checkpoint(model_options_.model);
     std::vector<TokenId> target_ids;
     VocabularyRows rows;
-    if (options_.vocabulary_bridge) {
+    if (model_options_.vocabulary_bridge) {
       // Rows in the order of the target's ids: no token is translated after this.
-      rows.embedding = options_.vocabulary_bridge->draft_ids;
-      target_ids = options_.vocabulary_bridge->shared_ids;
+      rows.embedding = model_options_.vocabulary_bridge->draft_ids;
+      target_ids = model_options_.vocabulary_bridge->shared_ids;
       for (TokenId token : target_ids) rows.head.push_back(rows.embedding[token]);
     }
     ModelWeights weights = LoadWeights(*model_, checkpoint, target.dtype(), ops,
-                                       options_.vocabulary_bridge ? &rows : nullptr);
+                                       model_options_.vocabulary_bridge ? &rows : nullptr);
     return std::make_unique<ModelNetwork>(*std::exchange(model_, {}), std::move(weights),
                                           std::move(target_ids), ops, limits);
   }
@@ -191,14 +181,14 @@ std::unique_ptr<DraftNetwork> ModelDrafterSource::LoadNetwork(const Transformer&
     DraftHeadWeights weights = head_->Load(target.dtype(), ops);
     return std::make_unique<HeadNetwork>(head_->spec(), std::move(weights), target, ops, limits);
   }
-  if (options_.method == SpeculativeMethod::kMedusa) {
-    return std::make_unique<MedusaNetwork>(options_.model, target, target_directory_, ops,
+  if (model_options_.method == ModelMethod::kMedusa) {
+    return std::make_unique<MedusaNetwork>(model_options_.model, target, target_directory_, ops,
                                            limits.max_rows);
   }
-  if (LstmNetwork::IsIn(options_.model)) {
-    return std::make_unique<LstmNetwork>(options_.model, target, ops, limits.max_rows);
+  if (LstmNetwork::IsIn(model_options_.model)) {
+    return std::make_unique<LstmNetwork>(model_options_.model, target, ops, limits.max_rows);
   }
-  return std::make_unique<MlpNetwork>(options_.model, target, ops, limits.max_rows);
+  return std::make_unique<MlpNetwork>(model_options_.model, target, ops, limits.max_rows);
 }
 
 }  // namespace forerun

@@ -17,10 +17,6 @@
 
 namespace forerun {
 
-// The most tokens of a draft, and of a level of it those that others follow.
-int NumModelDraftTokens(const SpeculativeOptions& options);
-int NumModelLevelRows(const SpeculativeOptions& options);
-
 // A model drafter's checkpoint, understood before the target is built: the target must know which
 // features to keep, and the memory plan what a block costs.
 class ModelDrafterSource {
@@ -29,7 +25,12 @@ class ModelDrafterSource {
   ModelDrafterSource(const SpeculativeOptions& options, const ModelSpec& target,
                      const std::string& target_directory);
 
+  ModelDrafterSource(const ModelDrafterSource&) = delete;
+  ModelDrafterSource& operator=(const ModelDrafterSource&) = delete;
+
   const FeatureSpec& features() const { return features_; }
+  // The most tokens of a level of a draft that others follow: a forward has a row for each.
+  int num_level_rows() const;
   // Beside the target's keys and values, per block.
   std::int64_t block_bytes(DType dtype, int block_size) const;
 
@@ -43,6 +44,7 @@ class ModelDrafterSource {
                                             const TransformerLimits& limits);
 
   const SpeculativeOptions options_;
+  const ModelDrafterOptions& model_options_;  // of options_
   const int target_hidden_size_;
   const std::string target_directory_;
   FeatureSpec features_;

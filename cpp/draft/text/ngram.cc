@@ -7,16 +7,8 @@
 
 namespace forerun {
 
-namespace {
-
-constexpr int kDefaultDraftTokens = 5;
-
-}  // namespace
-
-NgramDrafter::NgramDrafter(const SpeculativeOptions& options)
-    : lookup_min_(options.prompt_lookup_min),
-      lookup_max_(options.prompt_lookup_max),
-      max_draft_tokens_(options.num_speculative_tokens.value_or(kDefaultDraftTokens)) {
+NgramDrafter::NgramDrafter(const NgramOptions& options)
+    : lookup_min_(options.prompt_lookup_min), lookup_max_(options.prompt_lookup_max) {
   FORERUN_CHECK(1 <= lookup_min_ && lookup_min_ <= lookup_max_, "unchecked options");
 }
 
@@ -38,7 +30,7 @@ void NgramDrafter::Propose(const DraftRequest& wanted, DraftTree& draft) {
   SuffixIndex::Cursor context = request.match();
   if (context.length < lookup_min_) return;
   const std::size_t begin = index.first_end(context.state) + 1;
-  const std::size_t length = std::clamp(wanted.max_tokens, 0, max_draft_tokens_);
+  const std::size_t length = std::max(wanted.max_tokens, 0);
   const std::size_t end = std::min(begin + length, index.text().size());
   for (std::size_t i = begin; i < end; ++i) {
     const TokenId token = index.text()[i];

@@ -21,7 +21,7 @@ namespace forerun {
 class NgramDrafter : public TextDrafter {
  public:
   // REQUIRES: 1 <= prompt_lookup_min <= prompt_lookup_max.
-  explicit NgramDrafter(const SpeculativeOptions& options);
+  explicit NgramDrafter(const NgramOptions& options);
 
   void Begin(RequestId id, std::span<const TokenId> prompt) override;
   void Observe(RequestId id, std::span<const TokenId> committed) override;
@@ -34,7 +34,6 @@ class NgramDrafter : public TextDrafter {
   // Fixed at construction.
   int lookup_min_;
   int lookup_max_;
-  int max_draft_tokens_;
 
   LiveRequests<OwnIndex> requests_;
 };

@@ -17,15 +17,16 @@ constexpr double kFactorRounding = 1e-6;
 
 }  // namespace
 
-SuffixDrafter::SuffixDrafter(const SpeculativeOptions& options, std::int64_t max_history_bytes)
-    : max_depth_(options.suffix_max_tree_depth),
-      max_draft_tokens_(options.num_speculative_tokens.value_or(max_depth_)),
-      min_token_prob_(options.suffix_min_token_prob),
-      use_tree_(options.suffix_use_tree),
-      history_(options.suffix_max_cached_requests, max_history_bytes, max_depth_) {
-  FORERUN_CHECK(max_depth_ >= 2 && options.suffix_max_spec_factor > 0, "unchecked options");
+SuffixDrafter::SuffixDrafter(const SuffixOptions& options, std::optional<int> max_draft_tokens,
+                             std::int64_t max_history_bytes)
+    : max_depth_(options.max_tree_depth),
+      max_draft_tokens_(max_draft_tokens.value_or(max_depth_)),
+      min_token_prob_(options.min_token_prob),
+      use_tree_(options.use_tree),
+      history_(options.max_cached_requests, max_history_bytes, max_depth_) {
+  FORERUN_CHECK(max_depth_ >= 2 && options.max_spec_factor > 0, "unchecked options");
   for (int match = 0; match < max_depth_; ++match) {
-    const double by_factor = options.suffix_max_spec_factor * match + kFactorRounding;
+    const double by_factor = options.max_spec_factor * match + kFactorRounding;
     const double allowed = std::min(by_factor, static_cast<double>(max_depth_ - match));
     allowed_tokens_.push_back(static_cast<int>(allowed));
     const int most_so_far = match == 0 ? 0 : most_tokens_.back();
@@ -52,8 +53,8 @@ void SuffixDrafter::Forget(RequestId id) { requests_.Remove(id); }
 
 void SuffixDrafter::Propose(const DraftRequest& wanted, DraftTree& draft) {
   Request& request = requests_.Get(wanted.id);
-  const int limit = std::min(wanted.max_tokens, max_draft_tokens_);
   history_.Follow(request.own.index().text(), request.follower);
+  const int limit = std::min(wanted.max_tokens, max_draft_tokens_);
   use_tree_ ? ProposeTree(request, limit, draft) : ProposeChain(request, limit, draft);
 }
 

@@ -14,6 +14,7 @@
 #define FORERUN_CPP_DRAFT_TEXT_SUFFIX_H_
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -32,8 +33,9 @@ class SuffixDrafter : public TextDrafter {
  public:
   static constexpr std::int64_t kMaxHistoryBytes = std::int64_t{512} << 20;
 
-  // REQUIRES: suffix_max_tree_depth >= 2, suffix_max_spec_factor > 0.
-  explicit SuffixDrafter(const SpeculativeOptions& options,
+  // REQUIRES: max_tree_depth >= 2, max_spec_factor > 0.
+  // Drafts at most `max_draft_tokens`, whatever a request allows; absent: max_tree_depth.
+  explicit SuffixDrafter(const SuffixOptions& options, std::optional<int> max_draft_tokens = {},
                          std::int64_t max_history_bytes = kMaxHistoryBytes);
 
   void Begin(RequestId id, std::span<const TokenId> prompt) override;

@@ -2,7 +2,7 @@
 //
 //   forerun::EngineOptions options;
 //   options.model = "/models/SmolLM2-135M-Instruct";
-//   options.speculative.method = forerun::SpeculativeMethod::kSuffix;
+//   options.speculative.method = forerun::SuffixOptions();
 //   auto engine = forerun::Engine::Create(options);
 //   forerun::RequestId id = engine->Submit(prompt, params);
 //   while (engine->HasUnfinished()) {

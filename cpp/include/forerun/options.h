@@ -5,106 +5,124 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "forerun/types.h"
 
 namespace forerun {
 
-// With any method but kNone, the tokens that a request's constraint forces are drafted too;
-// kGrammar drafts nothing else. The methods from kDraftModel on are models.
-enum class SpeculativeMethod {
-  kNone,
-  kNgram,
-  kSuffix,
-  kGrammar,
-  kDraftModel,     // a smaller language model
-  kEagle,          // EAGLE and EAGLE-2 heads
-  kEagle3,         // EAGLE-3 heads
-  kMtp,            // layers for multi-token prediction in the target's checkpoint
-  kMlpSpeculator,  // IBM's accelerators, and the LSTM variant
-  kMedusa,
-};
-inline bool IsModel(SpeculativeMethod method) { return method >= SpeculativeMethod::kDraftModel; }
-
-// When a guess is accepted. At temperature 0 all three mean: when it is the target's arg-max.
+// When a draft token is accepted. At temperature 0 all three mean: when it is the target's arg-max.
 enum class AcceptanceMethod {
-  kCoupled,    // it is the very token that plain decoding samples: the output ids do not change
+  kCoupled,    // it is the token that plain decoding samples: the output ids do not change
   kRejection,  // rejection sampling, node by node: the output's distribution does not change
   kBlock,      // block verification: the same; along a chain, never fewer accepted on average
 };
 
-// How a drafter picks its guesses.
-enum class DraftSampleMethod {
-  kGreedy,         // what it thinks most probable
-  kProbabilistic,  // drawn from its probabilities, which the verification then knows
-};
-
-// Which tokens of a drafter with a vocabulary of its own are which of its target's.
-struct VocabularyBridge {
-  std::vector<TokenId> draft_ids;  // [the target's vocabulary]: read in a token's place
-  // The target's tokens that the drafter has as well, which alone are drafted; ascending.
-  std::vector<TokenId> shared_ids;
-};
-
-struct SpeculativeOptions {
-  SpeculativeMethod method = SpeculativeMethod::kNone;
-  // The most tokens drafted for a request in one step, in a chain or in a tree. Absent: 5 for
-  // ngram, suffix_max_tree_depth for suffix, 16 for grammar, 4 for models, 16 for their trees, or
-  // as many as a fixed one has, 24 for hybrids.
-  std::optional<int> num_speculative_tokens;
-
-  AcceptanceMethod acceptance_method = AcceptanceMethod::kCoupled;
-  // kProbabilistic needs a model, and drafts chains.
-  DraftSampleMethod draft_sample_method = DraftSampleMethod::kGreedy;
-
-  // ngram: the draft continues an earlier occurrence of the last n tokens, lookup_min <= n <=
-  // lookup_max.
+// Drafts the continuation of an earlier occurrence of the last n tokens of the request's own text,
+// prompt_lookup_min <= n <= prompt_lookup_max.
+struct NgramOptions {
   int prompt_lookup_max = 5;
   int prompt_lookup_min = 5;
+};
 
-  // suffix: match length plus draft length never exceeds the depth; the draft is at most
-  // max_spec_factor x match length; tokens below min_token_prob are not drafted. With a tree, the
-  // lengths are those of its paths, the number of speculative tokens is that of its nodes, and the
-  // most probable nodes are drafted, be they a chain or not.
-  int suffix_max_tree_depth = 24;
-  int suffix_max_cached_requests = 10000;
-  double suffix_max_spec_factor = 1.0;
-  double suffix_min_token_prob = 0.1;
-  bool suffix_use_tree = false;
+// Drafts the most probable continuation in an index of the request's own text and of past outputs.
+struct SuffixOptions {
+  int max_tree_depth = 24;  // of the match and the draft together
+  int max_cached_requests = 10000;
+  double max_spec_factor = 1.0;  // a draft is at most this many times as long as its match
+  double min_token_prob = 0.1;   // less probable tokens are not drafted
+  // Drafts the most probable nodes, be they a chain or not. The lengths above are then those of the
+  // tree's paths; the number of speculative tokens is that of its nodes.
+  bool use_tree = false;
+};
 
-  // Models: the drafter's directory, with config.json and *.safetensors of a published format. For
-  // mtp empty: the target's own.
-  std::string model;
-  std::optional<VocabularyBridge> vocabulary_bridge;  // draft_model; absent: it has the target's
-  // Models: the most probable paths that go on from each level, and their most probable tokens; 1
-  // drafts a chain.
+// Drafts only the tokens that a request's constraint forces, which all methods draft as well.
+struct GrammarOptions {};
+
+// Formats of drafters that are models.
+enum class ModelMethod {
+  kDraftModel,     // a smaller language model
+  kEagle,          // EAGLE and EAGLE-2 heads
+  kEagle3,         // EAGLE-3 heads
+  kMtp,            // layers for multi-token prediction, often in the target's checkpoint
+  kMlpSpeculator,  // IBM's accelerators, and the LSTM variant
+  kMedusa,
+};
+
+// How a model picks its draft tokens.
+enum class DraftSampleMethod {
+  kGreedy,         // the most probable ones
+  kProbabilistic,  // drawn from its probabilities, which the verification then uses; chains only
+};
+
+// Maps between the vocabularies of a draft model and its target.
+struct VocabularyBridge {
+  // [the target's vocabulary]: the drafter's id for each token.
+  std::vector<TokenId> draft_ids = {};
+  // The target's ids of tokens that both vocabularies have, ascending. Only these are drafted.
+  std::vector<TokenId> shared_ids = {};
+};
+
+struct ModelDrafterOptions {
+  // The drafter's directory, with config.json and *.safetensors of a published format. Empty: the
+  // target's own layers for multi-token prediction.
+  std::string model = {};
+  std::optional<ModelMethod> method = {};
+  DraftSampleMethod draft_sample_method = DraftSampleMethod::kGreedy;
+  std::optional<VocabularyBridge> vocabulary_bridge = {};  // kDraftModel; absent: one vocabulary
+
+  // The number of most probable paths that are continued from each level, and of candidates for
+  // each; 1 drafts a chain.
   int draft_tree_width = 1;
-  // Of a model's paths. Absent: as many as tokens, in a tree at most 6, in a hybrid 4.
-  std::optional<int> draft_tree_depth;
-  // Models: a tree of fixed shape instead. A path has the ranks of its guesses, 0 the most
-  // probable; the path before it must be there too.
-  std::vector<std::vector<int>> speculative_token_tree;
-  // Models: guess with an index too, as suffix does, and draft from both.
-  bool hybrid = false;
-  // eagle3: what a checkpoint leaves open. The target's layers, each by how many are before it, and
-  // two choices within the head (cpp/draft/formats/draft_head.h).
-  std::optional<std::vector<int>> aux_hidden_state_layer_ids;
-  std::optional<bool> norm_before_residual;
-  std::optional<bool> norm_output;
-  // mtp: whether the first draft token reads the target's state after its final norm. Absent: as
-  // the target's family does.
-  std::optional<bool> norm_target_state;
+  // The longest path. Absent: num_speculative_tokens, in a tree at most 6, in a hybrid at most 4.
+  std::optional<int> draft_tree_depth = {};
+  // A tree of fixed shape instead: its paths, each by the ranks of its tokens, 0 the most probable.
+  // A path comes after its prefixes.
+  std::vector<std::vector<int>> speculative_token_tree = {};
 
+  // What a checkpoint leaves open or gets wrong; absent: as the checkpoint says, else as usual.
+  // kEagle3: the target's layers whose hidden states are read, by the number of layers before each.
+  std::optional<std::vector<int>> aux_hidden_state_layer_ids = {};
+  std::optional<bool> norm_before_residual = {};  // kEagle3: the residual is the normed input
+  std::optional<bool> norm_output = {};           // kEagle3: the normed state is fed back
+  // kMtp: the first draft token reads the target's state after its final norm.
+  std::optional<bool> norm_target_state = {};
+};
+
+// Drafts from a model and from the index of SuffixOptions, in one tree. The model's
+// draft_sample_method must be kGreedy, its tree not of fixed shape.
+struct HybridOptions {
+  ModelDrafterOptions model = {};
+  SuffixOptions suffix = {};
+};
+
+// std::monostate: no speculation.
+using SpeculativeMethod = std::variant<std::monostate, NgramOptions, SuffixOptions, GrammarOptions,
+                                       ModelDrafterOptions, HybridOptions>;
+
+// Null for methods without a model.
+const ModelDrafterOptions* FindModelOptions(const SpeculativeMethod& method);
+
+struct SpeculativeOptions {
+  SpeculativeMethod method = {};
+  // The most tokens drafted for a request in one step, in a chain or in a tree. Absent: 5 for
+  // ngram, max_tree_depth for suffix, 16 for grammar; for a model 4, in a tree 16, in a tree of
+  // fixed shape its size; 24 for a hybrid.
+  std::optional<int> num_speculative_tokens = {};
+  AcceptanceMethod acceptance_method = AcceptanceMethod::kCoupled;
   // Chooses each draft's length from measured acceptance and step cost. Off: always the most
   // allowed.
   bool adaptive = true;
 };
 
-// Who runs first when not all requests can.
+// Throws InvalidArgument that names the first wrong field. Does not look at the model.
+void CheckSpeculativeOptions(const SpeculativeOptions& options);
+
+// Which requests run first when not all can.
 enum class SchedulingPolicy {
   kFcfs,      // first come, first served
-  kPriority,  // the lowest SubmitOptions::priority; among equals who came first
+  kPriority,  // the lowest SubmitOptions::priority first; among equals the earliest
 };
 
 struct EngineOptions {
@@ -131,7 +149,7 @@ struct EngineOptions {
   bool check_invariants = false;    // verify every account after every step; for tests
 };
 
-// Throws InvalidArgument that names the first wrong field. Does not look at the model.
+// The same, of all fields but `model`.
 void CheckEngineOptions(const EngineOptions& options);
 
 }  // namespace forerun

@@ -53,29 +53,33 @@ class Drafter:
 
     def apply(self, config: SpeculativeConfig, core: _core.SpeculativeOptions) -> None:
         """Completes the engine's options with what was found."""
-        core.method = getattr(_core.SpeculativeMethod, self.method.upper())
-        core.model = "" if self.directory is None else str(as_safetensors(self.directory))
-        core.vocabulary_bridge = self.bridge
-        is_chain = core.draft_tree_width == 1 and not core.hybrid
-        if config.num_speculative_tokens is None and is_chain and not core.speculative_token_tree:
+        method = core.method
+        model = _model_options(method)
+        model.method = getattr(_core.ModelMethod, self.method.upper())
+        model.model = "" if self.directory is None else str(as_safetensors(self.directory))
+        model.vocabulary_bridge = self.bridge
+        core.method = method
+        is_chain = method is model and model.draft_tree_width == 1
+        if config.num_speculative_tokens is None and is_chain and not model.speculative_token_tree:
             core.num_speculative_tokens = self.num_tokens
 
     def explain(self, core: _core.SpeculativeOptions) -> str:
         """Method, reason, options and open questions in one line."""
         found = self.inspection
+        model = _model_options(core.method)
         facts: dict[str, Any] = {
             **{name: value for name, value in found.options.items() if value not in (None, False)},
             "tokens per draft": core.num_speculative_tokens,
-            "tree width": core.draft_tree_width if core.draft_tree_width > 1 else None,
-            "nodes of its fixed tree": len(core.speculative_token_tree) or None,
+            "tree width": model.draft_tree_width if model.draft_tree_width > 1 else None,
+            "nodes of its fixed tree": len(model.speculative_token_tree) or None,
         }
         if self.bridge is not None:
             shared, size = len(self.bridge.shared_ids), len(self.bridge.draft_ids)
             facts["tokens shared with the target"] = f"{shared} of its {size}"
-        facts |= {name: getattr(core, name) for name in HEAD_FIELDS}
+        facts |= {name: getattr(model, name) for name in HEAD_FIELDS}
         shown = ", ".join(f"{name} {value}" for name, value in facts.items() if value is not None)
         where = self.directory or found.path
-        hybrid = "hybrid of an index and " if core.hybrid else ""
+        hybrid = "hybrid of an index and " if isinstance(core.method, _core.HybridOptions) else ""
         text = f"drafter {where}: {hybrid}method {self.method} ({found.evidence}); {shown}"
         return text + "".join(f"; open: {question}" for question in found.open_questions)
 
@@ -99,6 +103,12 @@ class Drafter:
             if getattr(config, name) is None:
                 settings[f"{name} {not found[name]}"] = {name: not found[name]}
         return settings
+
+
+def _model_options(method: object) -> _core.ModelDrafterOptions:
+    model = method.model if isinstance(method, _core.HybridOptions) else method
+    assert isinstance(model, _core.ModelDrafterOptions)
+    return model
 
 
 def find_drafter(config: SpeculativeConfig, target: Path) -> Drafter:

@@ -160,7 +160,6 @@ def engine_options(
         limit = options.get("max_model_len")
         with problems:
             speculative.check_length(limit if type(limit) is int else None)
-    core.model = "-"  # checked before anything is downloaded
     check_core(problems, lambda: _core.check_engine_options(core), lambda name: _reset(core, name))
     problems.raise_all()
     return core
@@ -191,7 +190,7 @@ def _speculative_config(options: dict[str, Any]) -> SpeculativeConfig | None:
 
 def _reset(core: _core.EngineOptions, name: str) -> bool:
     default = getattr(_core.EngineOptions(), name, None)
-    if name == "model" or not hasattr(core, name) or getattr(core, name) == default:
+    if not hasattr(core, name) or getattr(core, name) == default:
         return False
     setattr(core, name, default)
     return True

@@ -135,20 +135,20 @@ void WriteMedusa(const ModelDirectory& directory, const ModelSpec& spec) {
   directory.WriteTensors(tensors.all());
 }
 
-void WriteDrafter(SpeculativeMethod method, bool is_lstm, const ModelSpec& spec,
+void WriteDrafter(ModelMethod method, bool is_lstm, const ModelSpec& spec,
                   const ModelDirectory& target, const ModelDirectory& drafter) {
   const int hidden = spec.hidden_size;
   const std::string config = TinyConfig("llama", R"("num_hidden_layers": 1)");
   Tensors tensors;
   switch (method) {
-    case SpeculativeMethod::kDraftModel:
+    case ModelMethod::kDraftModel:
       WriteTinyModel(drafter, TinyConfig("llama"), 9);
       return;
-    case SpeculativeMethod::kMlpSpeculator:
+    case ModelMethod::kMlpSpeculator:
       return is_lstm ? WriteLstmSpeculator(drafter, spec) : WriteMlpSpeculator(drafter, spec);
-    case SpeculativeMethod::kMedusa:
+    case ModelMethod::kMedusa:
       return WriteMedusa(drafter, spec);
-    case SpeculativeMethod::kMtp:
+    case ModelMethod::kMtp:
       tensors.Matrix("mtp.fc", hidden, 2 * hidden);
       for (const char* name : {"mtp.pre_fc_norm_embedding", "mtp.pre_fc_norm_hidden", "mtp.norm"}) {
         tensors.Norm(name, hidden);
@@ -158,7 +158,7 @@ void WriteDrafter(SpeculativeMethod method, bool is_lstm, const ModelSpec& spec,
       tensors.Add(TinyTensors(spec, 1));
       target.WriteTensors(tensors.all());
       return;
-    case SpeculativeMethod::kEagle3:
+    case ModelMethod::kEagle3:
       tensors.Layer("midlayer.", spec, 2 * hidden);
       tensors.Norm("midlayer.input_layernorm", hidden);
       tensors.Norm("midlayer.hidden_norm", hidden);
@@ -174,7 +174,7 @@ void WriteDrafter(SpeculativeMethod method, bool is_lstm, const ModelSpec& spec,
 }
 
 struct Case {
-  SpeculativeMethod method;
+  ModelMethod method;
   int width;
   DraftSampleMethod sampling;
   bool hybrid = false;
@@ -187,18 +187,19 @@ class DraftAllocationTest : public ::testing::TestWithParam<Case> {};
 TEST_P(DraftAllocationTest, DraftingAllocatesNothingInTheLongRun) {
   ModelDirectory target_directory, drafter_directory;
   const ModelSpec spec = WriteTinyModel(target_directory, TinyConfig("llama"));
-  SpeculativeOptions options;
-  options.method = GetParam().method;
-  options.model = drafter_directory.path();
-  options.draft_tree_width = GetParam().width;
-  options.draft_sample_method = GetParam().sampling;
-  options.num_speculative_tokens = 5;
-  options.hybrid = GetParam().hybrid;
+  ModelDrafterOptions drafting;
+  drafting.method = GetParam().method;
+  if (drafting.method != ModelMethod::kMtp) drafting.model = drafter_directory.path();
+  drafting.draft_tree_width = GetParam().width;
+  drafting.draft_sample_method = GetParam().sampling;
   if (GetParam().fixed_tree) {
-    options.speculative_token_tree = {{0}, {1}, {0, 0}, {0, 1}, {1, 0}};
+    drafting.speculative_token_tree = {{0}, {1}, {0, 0}, {0, 1}, {1, 0}};
   }
-  WriteDrafter(options.method, GetParam().is_lstm, spec, target_directory, drafter_directory);
-  if (options.method == SpeculativeMethod::kMtp) options.model.clear();
+  SpeculativeOptions options;
+  options.method = drafting;
+  if (GetParam().hybrid) options.method = HybridOptions{.model = drafting};
+  options.num_speculative_tokens = 5;
+  WriteDrafter(*drafting.method, GetParam().is_lstm, spec, target_directory, drafter_directory);
 
   ThreadTeam team(2);
   const std::unique_ptr<Ops> ops = MakeCpuOps(team, "");
@@ -243,25 +244,25 @@ TEST_P(DraftAllocationTest, DraftingAllocatesNothingInTheLongRun) {
 
 INSTANTIATE_TEST_SUITE_P(
     Models, DraftAllocationTest,
-    ::testing::Values(Case{SpeculativeMethod::kDraftModel, 1, DraftSampleMethod::kGreedy},
-                      Case{SpeculativeMethod::kDraftModel, 3, DraftSampleMethod::kGreedy},
-                      Case{SpeculativeMethod::kDraftModel, 1, DraftSampleMethod::kProbabilistic},
-                      Case{SpeculativeMethod::kEagle, 1, DraftSampleMethod::kGreedy},
-                      Case{SpeculativeMethod::kEagle, 3, DraftSampleMethod::kGreedy},
-                      Case{SpeculativeMethod::kEagle, 1, DraftSampleMethod::kProbabilistic},
-                      Case{SpeculativeMethod::kEagle, 1, DraftSampleMethod::kGreedy, true},
-                      Case{SpeculativeMethod::kEagle, 3, DraftSampleMethod::kGreedy, true},
-                      Case{SpeculativeMethod::kEagle, 1, DraftSampleMethod::kGreedy, false, true},
-                      Case{SpeculativeMethod::kEagle3, 1, DraftSampleMethod::kGreedy},
-                      Case{SpeculativeMethod::kEagle3, 3, DraftSampleMethod::kGreedy},
-                      Case{SpeculativeMethod::kEagle3, 1, DraftSampleMethod::kGreedy, true},
-                      Case{SpeculativeMethod::kMtp, 1, DraftSampleMethod::kGreedy},
-                      Case{SpeculativeMethod::kMtp, 3, DraftSampleMethod::kGreedy},
-                      Case{SpeculativeMethod::kMedusa, 1, DraftSampleMethod::kGreedy},
-                      Case{SpeculativeMethod::kMedusa, 3, DraftSampleMethod::kGreedy},
-                      Case{SpeculativeMethod::kMlpSpeculator, 1, DraftSampleMethod::kGreedy},
-                      Case{SpeculativeMethod::kMlpSpeculator, 1, DraftSampleMethod::kGreedy, false,
-                           false, true}));
+    ::testing::Values(Case{ModelMethod::kDraftModel, 1, DraftSampleMethod::kGreedy},
+                      Case{ModelMethod::kDraftModel, 3, DraftSampleMethod::kGreedy},
+                      Case{ModelMethod::kDraftModel, 1, DraftSampleMethod::kProbabilistic},
+                      Case{ModelMethod::kEagle, 1, DraftSampleMethod::kGreedy},
+                      Case{ModelMethod::kEagle, 3, DraftSampleMethod::kGreedy},
+                      Case{ModelMethod::kEagle, 1, DraftSampleMethod::kProbabilistic},
+                      Case{ModelMethod::kEagle, 1, DraftSampleMethod::kGreedy, true},
+                      Case{ModelMethod::kEagle, 3, DraftSampleMethod::kGreedy, true},
+                      Case{ModelMethod::kEagle, 1, DraftSampleMethod::kGreedy, false, true},
+                      Case{ModelMethod::kEagle3, 1, DraftSampleMethod::kGreedy},
+                      Case{ModelMethod::kEagle3, 3, DraftSampleMethod::kGreedy},
+                      Case{ModelMethod::kEagle3, 1, DraftSampleMethod::kGreedy, true},
+                      Case{ModelMethod::kMtp, 1, DraftSampleMethod::kGreedy},
+                      Case{ModelMethod::kMtp, 3, DraftSampleMethod::kGreedy},
+                      Case{ModelMethod::kMedusa, 1, DraftSampleMethod::kGreedy},
+                      Case{ModelMethod::kMedusa, 3, DraftSampleMethod::kGreedy},
+                      Case{ModelMethod::kMlpSpeculator, 1, DraftSampleMethod::kGreedy},
+                      Case{ModelMethod::kMlpSpeculator, 1, DraftSampleMethod::kGreedy, false, false,
+                           true}));
 
 }  // namespace
 }  // namespace forerun

@@ -81,7 +81,7 @@ class FailingDrafter : public Drafter {
 // that is cancelled.
 class Scenario {
  public:
-  explicit Scenario(SpeculativeMethod method) {
+  explicit Scenario(const SpeculativeMethod& method) {
     model_.logits_of = LogitsOf;
     model_.eos_token_ids = {0};
     for (TokenId token = 0; token < kVocabSize; ++token) {
@@ -98,7 +98,6 @@ class Scenario {
     config_.check_invariants = true;
     SpeculativeOptions options;
     options.method = method;
-    options.prompt_lookup_min = 1;
     drafter_ = std::make_unique<FailingDrafter>(MakeDrafter(options));
     executor_ = std::make_unique<testing::ScriptedExecutor>(kVocabSize, config_.num_blocks,
                                                             config_.block_size);
@@ -256,9 +255,10 @@ TEST_P(FaultInjectionTest, AnyAllocationMayFail) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Methods, FaultInjectionTest,
-                         ::testing::Values(SpeculativeMethod::kNgram, SpeculativeMethod::kSuffix),
+                         ::testing::Values(NgramOptions{.prompt_lookup_min = 1}, SuffixOptions()),
                          [](const auto& method) {
-                           return method.param == SpeculativeMethod::kNgram ? "ngram" : "suffix";
+                           return std::holds_alternative<NgramOptions>(method.param) ? "ngram"
+                                                                                     : "suffix";
                          });
 
 }  // namespace

@@ -36,8 +36,8 @@ class WithoutGuide : public AutoregressiveDrafter {
   std::vector<DraftRequest> requests_;
 };
 
-// Serves the same prompts twice; returns the second run's counters. Of the index it remembers, but
-// guesses no more than two tokens at a time.
+// Serves the same prompts twice; returns the second run's counters. The index
+// remembers them, but drafts no more than two tokens at a time.
 template <typename Model>
 SpecDecodeCounters ServeTwice(double share_known) {
   ScriptedExecutor executor(kVocabSize, kNumBlocks, kBlockSize);
@@ -49,10 +49,8 @@ SpecDecodeCounters ServeTwice(double share_known) {
   auto model = std::make_unique<Model>(
       std::make_unique<ScriptedNetwork>(kVocabSize, kNumBlocks, kBlockSize, share_known), nullptr,
       drafting);
-  SpeculativeOptions options;
-  options.method = SpeculativeMethod::kSuffix;
-  options.num_speculative_tokens = 2;
-  HybridDrafter drafter(std::make_unique<SuffixDrafter>(options), std::move(model),
+  auto index = std::make_unique<SuffixDrafter>(SuffixOptions(), /*max_draft_tokens=*/2);
+  HybridDrafter drafter(std::move(index), std::move(model),
                         /*enough_tokens=*/kDepth);
   EngineConfig config;
   config.max_model_len = 60;
@@ -97,14 +95,12 @@ TEST(HybridTest, TheModelGoesOnFromWhatTheIndexGuesses) {
 }
 
 TEST(HybridTest, ReportsWhatTheIndexWouldHaveDraftedAlone) {
-  SpeculativeOptions options;
-  options.method = SpeculativeMethod::kSuffix;
   AutoregressiveSetting drafting;
   drafting.vocab_size = kVocabSize;
   drafting.max_rows = 8;
   drafting.num_blocks = kNumBlocks;
   HybridDrafter drafter(
-      std::make_unique<SuffixDrafter>(options),
+      std::make_unique<SuffixDrafter>(SuffixOptions()),
       std::make_unique<AutoregressiveDrafter>(
           std::make_unique<ScriptedNetwork>(kVocabSize, kNumBlocks, kBlockSize, 1.0), nullptr,
           drafting),

@@ -237,7 +237,7 @@ TEST(ModelDrafterTest, WhatItHasToCatchUpWithIsCounted) {
   auto network = std::make_unique<ScriptedNetwork>(kVocabSize, kNumBlocks, kBlockSize, 1.0);
   const ScriptedNetwork& seen = *network;
   HybridDrafter drafter(
-      std::make_unique<SuffixDrafter>(SpeculativeOptions{}),
+      std::make_unique<SuffixDrafter>(SuffixOptions()),
       std::make_unique<AutoregressiveDrafter>(std::move(network), nullptr, setting),
       /*enough_tokens=*/100);
   BlockPool pool(kNumBlocks, kBlockSize, /*enable_prefix_caching=*/false);

@@ -31,9 +31,7 @@ class Soak {
     config_.adaptive = false;  // or how much is drafted would depend on the clock
     config_.check_invariants = true;
     SpeculativeOptions options;
-    options.method = SpeculativeMethod::kSuffix;
-    options.suffix_use_tree = true;
-    options.suffix_max_cached_requests = 40;
+    options.method = SuffixOptions{.max_cached_requests = 40, .use_tree = true};
     drafter_ = MakeDrafter(options);
     executor_ = std::make_unique<testing::ScriptedExecutor>(kVocabSize, config_.num_blocks,
                                                             config_.block_size);

@@ -169,17 +169,19 @@ class RandomEngine {
     SpeculativeOptions options;
     if (kind == DraftKind::kNone) return;
     if (kind == DraftKind::kNgram) {
-      options.method = SpeculativeMethod::kNgram;
-      options.prompt_lookup_min = Pick(1, 3);
-      options.prompt_lookup_max = options.prompt_lookup_min + Pick(0, 3);
+      NgramOptions ngram;
+      ngram.prompt_lookup_min = Pick(1, 3);
+      ngram.prompt_lookup_max = ngram.prompt_lookup_min + Pick(0, 3);
+      options.method = ngram;
       drafter_ = MakeDrafter(options);
     } else if (kind == DraftKind::kSuffix) {
-      options.method = SpeculativeMethod::kSuffix;
-      options.suffix_max_tree_depth = Pick(2, 12);
-      options.suffix_max_cached_requests = Pick(0, 10);
-      options.suffix_max_spec_factor = Pick(1, 4);
-      options.suffix_min_token_prob = Pick(0, 5) / 10.0;
-      options.suffix_use_tree = Chance(0.6);
+      SuffixOptions suffix;
+      suffix.max_tree_depth = Pick(2, 12);
+      suffix.max_cached_requests = Pick(0, 10);
+      suffix.max_spec_factor = Pick(1, 4);
+      suffix.min_token_prob = Pick(0, 5) / 10.0;
+      suffix.use_tree = Chance(0.6);
+      options.method = suffix;
       drafter_ = MakeDrafter(options);
     } else if (kind >= DraftKind::kNetwork) {
       MakeNetworkDrafter(kind);
@@ -216,9 +218,9 @@ class RandomEngine {
       drafter_ = std::move(model);
       return;
     }
-    SpeculativeOptions options;
-    options.suffix_max_tree_depth = Pick(2, 12);
-    options.suffix_use_tree = Chance(0.5);
+    SuffixOptions options;
+    options.max_tree_depth = Pick(2, 12);
+    options.use_tree = Chance(0.5);
     drafter_ = std::make_unique<HybridDrafter>(std::make_unique<SuffixDrafter>(options),
                                                std::move(model), Pick(1, 40) / 10.0);
   }

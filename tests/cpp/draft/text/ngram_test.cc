@@ -20,32 +20,22 @@ using testing::NumExamples;
 using testing::Propose;
 using testing::Tokens;
 
-SpeculativeOptions Options(int lookup_min, int lookup_max, int num_speculative_tokens) {
-  SpeculativeOptions options;
-  options.method = SpeculativeMethod::kNgram;
-  options.prompt_lookup_min = lookup_min;
-  options.prompt_lookup_max = lookup_max;
-  options.num_speculative_tokens = num_speculative_tokens;
-  return options;
-}
-
 // Scans the text for the longest n-gram, from its beginning.
-Tokens RescanForNgram(const Tokens& text, const SpeculativeOptions& options, int max_tokens) {
+Tokens RescanForNgram(const Tokens& text, const NgramOptions& options, int max_tokens) {
   const int size = static_cast<int>(text.size());
   for (int n = options.prompt_lookup_max; n >= options.prompt_lookup_min; --n) {
     for (int end = n; end < size; ++end) {
       if (!std::equal(text.end() - n, text.end(), text.begin() + (end - n))) continue;
-      const int limit = std::min(max_tokens, *options.num_speculative_tokens);
-      return {text.begin() + end, text.begin() + std::min(size, end + limit)};
+      return {text.begin() + end, text.begin() + std::min(size, end + max_tokens)};
     }
   }
   return {};
 }
 
 // The match's length, as the rescan finds it.
-int MatchLength(const Tokens& text, const SpeculativeOptions& options) {
+int MatchLength(const Tokens& text, const NgramOptions& options) {
   int n = options.prompt_lookup_max;
-  for (SpeculativeOptions exact = options; n > 0; --n) {
+  for (NgramOptions exact = options; n > 0; --n) {
     exact.prompt_lookup_min = exact.prompt_lookup_max = n;
     if (!RescanForNgram(text, exact, 1).empty()) break;
   }
@@ -76,8 +66,8 @@ TEST(NgramDrafterTest, EveryDraftEqualsARescan) {
     SCOPED_TRACE(seed);
     std::mt19937 random(seed);
     const int lookup_min = 1 + Draw(random, 3);
-    const SpeculativeOptions options =
-        Options(lookup_min, lookup_min + Draw(random, 4), 1 + Draw(random, 6));
+    const NgramOptions options = {.prompt_lookup_max = lookup_min + Draw(random, 4),
+                                  .prompt_lookup_min = lookup_min};
     NgramDrafter drafter(options);
     const int alphabet = 1 + Draw(random, 5);
     Tokens text;
@@ -104,50 +94,47 @@ TEST(NgramDrafterTest, EveryDraftEqualsARescan) {
 }
 
 TEST(NgramDrafterTest, DraftsTheContinuationOfTheEarliestOccurrence) {
-  NgramDrafter drafter(Options(2, 3, 4));
+  NgramDrafter drafter({.prompt_lookup_max = 3, .prompt_lookup_min = 2});
   drafter.Begin(1, Tokens{1, 2, 3, 4, 2, 3, 5, 2, 3});
   EXPECT_EQ(Propose(drafter, 1, 4).tokens, (Tokens{4, 2, 3, 5}));
 }
 
 TEST(NgramDrafterTest, ALongerMatchWinsOverAnEarlierOne) {
-  NgramDrafter drafter(Options(2, 3, 2));
+  NgramDrafter drafter({.prompt_lookup_max = 3, .prompt_lookup_min = 2});
   drafter.Begin(1, Tokens{2, 3, 9, 1, 2, 3, 8, 1, 2, 3});
-  EXPECT_EQ(Propose(drafter, 1, 4).tokens, (Tokens{8, 1}));
+  EXPECT_EQ(Propose(drafter, 1, 2).tokens, (Tokens{8, 1}));
 }
 
 TEST(NgramDrafterTest, TheDraftStopsAtTheEndOfTheText) {
-  NgramDrafter drafter(Options(2, 3, 4));
+  NgramDrafter drafter({.prompt_lookup_max = 3, .prompt_lookup_min = 2});
   drafter.Begin(1, Tokens{1, 2, 3, 1, 2});
   EXPECT_EQ(Propose(drafter, 1, 4).tokens, (Tokens{3, 1, 2}));
 }
 
 TEST(NgramDrafterTest, HasNoGuessWithoutAMatchOfTheLeastLength) {
-  NgramDrafter drafter(Options(3, 5, 4));
+  NgramDrafter drafter({.prompt_lookup_max = 5, .prompt_lookup_min = 3});
   drafter.Begin(1, Tokens{1, 2, 9, 1, 2});
   EXPECT_TRUE(Propose(drafter, 1, 4).empty());
   drafter.Begin(2, Tokens{});
   EXPECT_TRUE(Propose(drafter, 2, 4).empty());
 }
 
-TEST(NgramDrafterTest, DraftsFiveTokensUnlessToldOtherwise) {
-  SpeculativeOptions options = Options(1, 2, 1);
-  options.num_speculative_tokens.reset();
-  NgramDrafter drafter(options);
+TEST(NgramDrafterTest, DraftsAsManyTokensAsAreAllowed) {
+  NgramDrafter drafter({.prompt_lookup_max = 2, .prompt_lookup_min = 1});
   drafter.Begin(1, Tokens(30, 4));
-  EXPECT_EQ(Propose(drafter, 1, 100).tokens, Tokens(5, 4));
   EXPECT_EQ(Propose(drafter, 1, 3).tokens, Tokens(3, 4));
   EXPECT_TRUE(Propose(drafter, 1, 0).empty());
 }
 
 TEST(NgramDrafterTest, LongerMatchesAreTrustedMore) {
-  NgramDrafter drafter(Options(2, 8, 1));
+  NgramDrafter drafter({.prompt_lookup_max = 8, .prompt_lookup_min = 2});
   drafter.Begin(1, Tokens{1, 2, 3, 4, 5, 6, 9, 7, 1, 2});
   drafter.Begin(2, Tokens{1, 2, 3, 4, 5, 6, 9, 7, 1, 2, 3, 4, 5, 6});
   EXPECT_LT(Propose(drafter, 1, 1).confidence[0], Propose(drafter, 2, 1).confidence[0]);
 }
 
 TEST(NgramDrafterTest, RequestsDoNotSeeEachOther) {
-  NgramDrafter drafter(Options(2, 3, 4));
+  NgramDrafter drafter({.prompt_lookup_max = 3, .prompt_lookup_min = 2});
   drafter.Begin(1, Tokens{1, 2, 3, 4});
   drafter.Begin(2, Tokens{8, 1, 2});
   EXPECT_TRUE(Propose(drafter, 2, 4).empty());

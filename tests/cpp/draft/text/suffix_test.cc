@@ -29,14 +29,11 @@ Tokens RandomTokens(std::mt19937& random, int size, int alphabet) {
   return tokens;
 }
 
-SpeculativeOptions Options(int depth, double factor = 1.0, double min_prob = 0.1) {
-  SpeculativeOptions options;
-  options.method = SpeculativeMethod::kSuffix;
-  options.suffix_max_tree_depth = depth;
-  options.suffix_max_spec_factor = factor;
-  options.suffix_min_token_prob = min_prob;
-  options.suffix_max_cached_requests = 100;
-  return options;
+SuffixOptions Options(int depth, double factor = 1.0, double min_prob = 0.1) {
+  return {.max_tree_depth = depth,
+          .max_cached_requests = 100,
+          .max_spec_factor = factor,
+          .min_token_prob = min_prob};
 }
 
 NaiveSuffixIndex Naive(const std::vector<Tokens>& sequences) {
@@ -74,19 +71,15 @@ class NaiveHistory {
 // Recounts everything for every match length, with the formulas of suffix.h.
 class Oracle {
  public:
-  Oracle(const SpeculativeOptions& options, const Tokens& text, int max_tokens)
-      : options_(options), text_(text), max_tokens_(max_tokens) {
-    if (options.num_speculative_tokens) {
-      max_tokens_ = std::min(max_tokens_, *options.num_speculative_tokens);
-    }
-  }
+  Oracle(const SuffixOptions& options, const Tokens& text, int max_tokens)
+      : options_(options), text_(text), max_tokens_(max_tokens) {}
 
   void Consider(const NaiveSuffixIndex& source) {
-    const int depth = options_.suffix_max_tree_depth;
+    const int depth = options_.max_tree_depth;
     const int longest = std::min(depth - 1, static_cast<int>(text_.size()));
     for (int length = longest; length >= 1; --length) {
       const Tokens match(text_.end() - length, text_.end());
-      const double by_factor = std::floor(options_.suffix_max_spec_factor * length + 1e-6);
+      const double by_factor = std::floor(options_.max_spec_factor * length + 1e-6);
       const int by_match = static_cast<int>(std::min<double>(by_factor, depth - length));
       const int limit = std::min(max_tokens_, by_match);
       double score = 0;
@@ -124,7 +117,7 @@ class Oracle {
       }
       if (best_count == 0) break;
       prob *= static_cast<double>(best_count) / total;
-      if (prob < options_.suffix_min_token_prob) break;
+      if (prob < options_.min_token_prob) break;
       score += prob;
       path.push_back(best);
       context.push_back(best);
@@ -145,7 +138,7 @@ class Oracle {
     }
   }
 
-  SpeculativeOptions options_;
+  SuffixOptions options_;
   Tokens text_;
   int max_tokens_;
   double score_ = 0;
@@ -160,15 +153,14 @@ struct Example {
   explicit Example(unsigned seed) : random(seed), options(Options(2 + Draw(random, 8))) {
     const double factors[] = {0.3, 0.5, 1.0, 1.5, 4.0, 1e12};
     const double min_probs[] = {0.0, 0.1, 0.4, 1.0};
-    options.suffix_max_spec_factor = factors[Draw(random, 6)];
-    options.suffix_min_token_prob = min_probs[Draw(random, 4)];
-    options.suffix_max_cached_requests = Draw(random, 12);
-    if (Draw(random, 2) == 0) options.num_speculative_tokens = 1 + Draw(random, 8);
+    options.max_spec_factor = factors[Draw(random, 6)];
+    options.min_token_prob = min_probs[Draw(random, 4)];
+    options.max_cached_requests = Draw(random, 12);
     alphabet = 1 + Draw(random, 4);
   }
 
   std::mt19937 random;
-  SpeculativeOptions options;
+  SuffixOptions options;
   int alphabet;
 };
 
@@ -179,7 +171,7 @@ TEST(SuffixDrafterTest, EveryDraftEqualsABruteForceRecount) {
     Example example(seed);
     std::mt19937& random = example.random;
     SuffixDrafter drafter(example.options);
-    NaiveHistory history(example.options.suffix_max_cached_requests);
+    NaiveHistory history(example.options.max_cached_requests);
     std::map<RequestId, LiveRequest> live;
     for (int op = 0; op < 60; ++op) {
       const RequestId id = Draw(random, 3);
@@ -310,9 +302,9 @@ TEST(SuffixDrafterTest, TokensBelowTheLeastPathProbabilityAreNotDrafted) {
 TEST(MakeDrafterTest, MakesTheDrafterOfTheMethod) {
   SpeculativeOptions options;
   EXPECT_EQ(MakeDrafter(options), nullptr);
-  options.method = SpeculativeMethod::kNgram;
+  options.method = NgramOptions();
   EXPECT_NE(dynamic_cast<NgramDrafter*>(MakeDrafter(options).get()), nullptr);
-  options.method = SpeculativeMethod::kSuffix;
+  options.method = SuffixOptions();
   EXPECT_NE(dynamic_cast<SuffixDrafter*>(MakeDrafter(options).get()), nullptr);
 }
 

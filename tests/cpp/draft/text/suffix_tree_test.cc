@@ -28,21 +28,18 @@ Tokens RandomTokens(std::mt19937& random, int size, int alphabet) {
   return tokens;
 }
 
-SpeculativeOptions TreeOptions(int depth, double factor = 1.0, double min_prob = 0.1) {
-  SpeculativeOptions options;
-  options.method = SpeculativeMethod::kSuffix;
-  options.suffix_max_tree_depth = depth;
-  options.suffix_max_spec_factor = factor;
-  options.suffix_min_token_prob = min_prob;
-  options.suffix_max_cached_requests = 100;
-  options.suffix_use_tree = true;
-  return options;
+SuffixOptions TreeOptions(int depth, double factor = 1.0, double min_prob = 0.1) {
+  return {.max_tree_depth = depth,
+          .max_cached_requests = 100,
+          .max_spec_factor = factor,
+          .min_token_prob = min_prob,
+          .use_tree = true};
 }
 
 // The formulas of suffix_tree.h, over scans.
 class Oracle {
  public:
-  Oracle(const SpeculativeOptions& options, const Tokens& text) : options_(options), text_(text) {}
+  Oracle(const SuffixOptions& options, const Tokens& text) : options_(options), text_(text) {}
 
   void AddSource(const NaiveSuffixIndex& source) { sources_.push_back(&source); }
 
@@ -59,7 +56,7 @@ class Oracle {
         if (static_cast<int>(path.size()) >= max_depth) continue;
         for (const auto& [token, prob] : Continuations(path)) {
           const double path_prob = (parent < 0 ? 1.0 : path_probs[parent]) * prob;
-          if (path_prob < options_.suffix_min_token_prob || path_prob <= best) continue;
+          if (path_prob < options_.min_token_prob || path_prob <= best) continue;
           if (IsNode(draft, parent, token)) continue;
           best = path_prob;
           confidence = prob;
@@ -94,7 +91,7 @@ class Oracle {
   int MaxDepth() const {
     int longest = 0;
     for (const NaiveSuffixIndex* source : sources_) {
-      for (int length = 1; length < options_.suffix_max_tree_depth; ++length) {
+      for (int length = 1; length < options_.max_tree_depth; ++length) {
         if (length > static_cast<int>(text_.size())) break;
         const auto ends = source->Ends(Tokens(text_.end() - length, text_.end()));
         // In the request's own text the occurrence at the end is no earlier one.
@@ -103,8 +100,8 @@ class Oracle {
     }
     int depth = 0;
     for (int length = 1; length <= longest; ++length) {
-      const double by_factor = options_.suffix_max_spec_factor * length + 1e-6;
-      const double by_depth = options_.suffix_max_tree_depth - length;
+      const double by_factor = options_.max_spec_factor * length + 1e-6;
+      const double by_depth = options_.max_tree_depth - length;
       depth = std::max(depth, static_cast<int>(std::min(by_factor, by_depth)));
     }
     return depth;
@@ -118,8 +115,7 @@ class Oracle {
   std::map<TokenId, double> Continuations(const Tokens& path) const {
     Tokens context = text_;
     context.insert(context.end(), path.begin(), path.end());
-    const int longest =
-        std::min(options_.suffix_max_tree_depth - 1, static_cast<int>(context.size()));
+    const int longest = std::min(options_.max_tree_depth - 1, static_cast<int>(context.size()));
     std::vector<Suffix> suffixes;
     for (const NaiveSuffixIndex* source : sources_) {
       std::vector<int> known;  // where the next longer suffix ends
@@ -148,7 +144,7 @@ class Oracle {
     return probs;
   }
 
-  const SpeculativeOptions& options_;
+  const SuffixOptions& options_;
   const Tokens& text_;
   std::vector<const NaiveSuffixIndex*> sources_;
 };
@@ -160,7 +156,7 @@ TEST(SuffixTreeTest, EveryTreeEqualsABruteForceRecount) {
     std::mt19937 random(seed);
     const double factors[] = {0.5, 1.0, 2.0, 1e12};
     const double min_probs[] = {0.0, 0.01, 0.1, 0.4};
-    const SpeculativeOptions options =
+    const SuffixOptions options =
         TreeOptions(2 + Draw(random, 8), factors[Draw(random, 4)], min_probs[Draw(random, 4)]);
     const int alphabet = 1 + Draw(random, 5);
     SuffixDrafter drafter(options);
@@ -185,7 +181,7 @@ TEST(SuffixTreeTest, EveryTreeEqualsABruteForceRecount) {
       Oracle oracle(options, text);
       oracle.AddSource(own);
       oracle.AddSource(past);
-      const int max_nodes = std::min(Draw(random, 14), options.suffix_max_tree_depth);
+      const int max_nodes = std::min(Draw(random, 14), options.max_tree_depth);
       const DraftTree expected = oracle.Grow(max_nodes);
       const DraftTree draft = Propose(drafter, 1, max_nodes);
       ASSERT_EQ(draft.tokens, expected.tokens);
