@@ -229,6 +229,7 @@ class EngineMetrics:
             num_prefilled_from_cache of them were in the prefix cache.
         num_finished_by_reason: "stop", "length", "abort" and "error".
         num_drafting_failures: requests whose drafter failed; they go on without drafts.
+        first_drafting_failure: the message of the first of them; "" where there was none.
     """
 
     spec_decode: SpecDecodeMetrics
@@ -245,6 +246,7 @@ class EngineMetrics:
     num_finished_requests: int
     num_finished_by_reason: dict[str, int]
     num_drafting_failures: int
+    first_drafting_failure: str
     draft_seconds: float
     model_seconds: float
     verify_seconds: float

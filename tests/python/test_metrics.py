@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +49,33 @@ OF_REQUESTS = [
 @pytest.fixture(scope="module")
 def llm(tiny_dir: Path) -> LLM:
     return LLM(tiny_dir, speculative_config=NGRAM, max_model_len=512, seed=3)
+
+
+class FailedDrafter:
+    """An engine with the metrics of one whose drafter failed."""
+
+    def __init__(self, engine: Any) -> None:
+        self._engine = engine
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+    def metrics(self) -> Any:
+        return SimpleNamespace(num_drafting_failures=2, first_drafting_failure="no such block")
+
+
+def test_a_failure_of_the_drafter_is_logged_once(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    llm = LLM(tiny_dir, speculative_config=NGRAM, max_model_len=512)
+    llm.generate(PROMPTS, GREEDY, use_tqdm=False)
+    assert llm.metrics().first_drafting_failure == ""
+    assert "drafter failed" not in caplog.text
+    monkeypatch.setattr(llm._board, "_engine", FailedDrafter(llm._board._engine))
+    for _ in range(2):
+        llm.generate(PROMPTS, GREEDY, use_tqdm=False)
+    assert caplog.text.count("The drafter failed") == 1
+    assert caplog.text.count("no such block") == 1
 
 
 def by_name(llm: LLM) -> dict[str, Any]:

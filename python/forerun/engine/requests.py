@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ from forerun.text.detokenizer import Detokenizer, TokenBytes, decode
 from forerun.text.structured_outputs import GrammarState
 from forerun.text.turns import make_turns
 from forerun.vllm_fields.arguments import checked_methods
+
+_LOGGER = logging.getLogger("forerun")
 
 
 @dataclass
@@ -194,6 +197,7 @@ class Scoreboard:
         self._listeners: dict[int, _Listener] = {}
         self._gone: deque[_Listener] = deque()  # cancelled or dead, not yet in the engine
         self._is_delivered = True  # the last step's updates
+        self._is_failure_logged = False
 
     @property
     def turn(self) -> _core.Turns:
@@ -315,8 +319,19 @@ class Scoreboard:
                     request.completions[0].id, num_tokens
                 )
             if completion.output is not None:
+                self._log_drafting_failure()
                 self._listeners.pop(update.id, None)
         self._is_delivered = True
+
+    def _log_drafting_failure(self) -> None:
+        """Logs the first one, once per engine. Called for finished requests: metrics are a copy."""
+        if self._is_failure_logged:
+            return
+        metrics = self._engine.metrics()
+        if metrics.num_drafting_failures > 0:
+            self._is_failure_logged = True
+            message = "The drafter failed; its requests go on without drafts: %s"
+            _LOGGER.warning(message, metrics.first_drafting_failure)
 
 
 class _Seen(NamedTuple):
