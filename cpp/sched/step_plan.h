@@ -2,6 +2,7 @@
 #ifndef FORERUN_CPP_SCHED_STEP_PLAN_H_
 #define FORERUN_CPP_SCHED_STEP_PLAN_H_
 
+#include <string>
 #include <vector>
 
 namespace forerun {
@@ -32,6 +33,9 @@ struct StepPlan {
     num_preempted = 0;
   }
 };
+
+// One line for the step and one for each request. Before StepBatch cuts the drafts to the plan.
+std::string DebugString(const StepPlan& plan);
 
 }  // namespace forerun
 

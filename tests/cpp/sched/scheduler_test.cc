@@ -48,7 +48,7 @@ TEST_F(SchedulerTest, ALongPromptIsChunkedAndEmitsOnlyWithItsLastChunk) {
   EXPECT_EQ(samples, (std::vector<bool>{false, false, true}));
 }
 
-TEST_F(SchedulerTest, RunningRequestsGoBeforeNewOnesWithinTheBudget) {
+TEST_F(SchedulerTest, RunningRequestsAreServedBeforeNewOnesWithinTheBudget) {
   scheduler_.Add(MakeRequest(0, pool_, 4));
   scheduler_.Plan(plan_);
   Execute(plan_);
@@ -68,7 +68,7 @@ TEST_F(SchedulerTest, NoMoreThanMaxNumSeqsRun) {
   EXPECT_EQ(scheduler_.waiting().size(), 2u);
 }
 
-TEST_F(SchedulerTest, ADraftIsGivenUpBeforeAnyoneIsPreempted) {
+TEST_F(SchedulerTest, ADraftIsDroppedBeforeARequestIsPreempted) {
   scheduler_.Add(MakeRequest(0, pool_, 8));
   scheduler_.Plan(plan_);
   Execute(plan_);
@@ -82,7 +82,7 @@ TEST_F(SchedulerTest, ADraftIsGivenUpBeforeAnyoneIsPreempted) {
   EXPECT_EQ(plan_.num_preempted, 0);
 }
 
-TEST_F(SchedulerTest, TheLatestArrivalIsPreemptedAndComesBackFirst) {
+TEST_F(SchedulerTest, TheLatestArrivalIsPreemptedAndAdmittedAgainFirst) {
   scheduler_.Add(MakeRequest(0, pool_, 4));
   scheduler_.Plan(plan_);
   Execute(plan_);
@@ -119,7 +119,7 @@ TEST_F(SchedulerTest, LowerPrioritiesRunFirstAndEqualOnesInOrderOfArrival) {
   EXPECT_EQ(scheduler_.waiting().front()->id, 0u);
 }
 
-TEST_F(SchedulerTest, TheHighestPriorityValueIsPreemptedFirstThoughItCameFirst) {
+TEST_F(SchedulerTest, TheHighestPriorityValueIsPreemptedFirstEvenIfItArrivedFirst) {
   for (RequestId id = 0; id < 3; ++id) {
     auto request = MakeRequest(id, pool_, 4);
     request->priority = id == 0 ? 3 : 1;
@@ -161,6 +161,34 @@ TEST_F(SchedulerTest, AbandonGivesBackWhatThePlanReserved) {
   EXPECT_EQ(pool_.num_held(), 0);
   scheduler_.Plan(plan_);
   EXPECT_EQ(plan_.requests.size(), 1u);
+}
+
+TEST_F(SchedulerTest, AbandonGivesBackWhatDraftingReserved) {
+  scheduler_.Add(MakeRequest(0, pool_, 4));
+  scheduler_.Plan(plan_);
+  Execute(plan_);
+  Request& request = *scheduler_.Find(0);
+  EXPECT_EQ(pool_.num_held(), 1);
+  ASSERT_TRUE(request.table.Reserve(9));
+  request.draft.AppendToChain(7, 0.5f);
+  EXPECT_EQ(pool_.num_held(), 4);
+  scheduler_.Abandon();
+  EXPECT_EQ(pool_.num_held(), 1);
+  EXPECT_TRUE(request.draft.empty());
+}
+
+TEST_F(SchedulerTest, ThePlansDebugStringHasALineForEachRequest) {
+  scheduler_.Add(MakeRequest(0, pool_, 4));
+  scheduler_.Plan(plan_);
+  Execute(plan_);
+  for (TokenId token : {1, 2, 3}) scheduler_.Find(0)->draft.AppendToChain(token, 0.5f);
+  scheduler_.Add(MakeRequest(1, pool_, 20));
+  scheduler_.Find(1)->params.prompt_logprobs = 0;
+  scheduler_.Plan(plan_);
+  EXPECT_EQ(DebugString(plan_),
+            "2 requests, 10 rows, 0 preempted\n"
+            "request 0: 4 committed, 1 pending, 3 of 3 draft tokens, samples\n"
+            "request 1: 0 committed, 6 pending, 0 of 0 draft tokens, 6 scored");
 }
 
 TEST_F(SchedulerTest, ACandidateWaitsUntilAllItsTokensFit) {
