@@ -1,4 +1,4 @@
-// The acceptance methods through the engine, with a drafter that draws its guesses.
+// The acceptance methods through the engine, with a drafter that samples its draft tokens.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -31,7 +31,7 @@ std::vector<float> TargetLogits(std::span<const TokenId> text) {
   return logits;
 }
 
-// Like the target, but with another opinion of every other token.
+// Like the target, but with other logits for every second token.
 std::vector<float> NearLogits(std::span<const TokenId> text) {
   std::vector<float> logits = TargetLogits(text);
   for (int token = 0; token < kVocabSize; token += 2) logits[token] += 0.8f;
@@ -66,7 +66,7 @@ class Served {
       : executor(kVocabSize, config.num_blocks, config.block_size, TargetLogits),
         engine(config, executor, drafter) {}
 
-  // Texts by request; a step that throws is run again.
+  // Returns texts by request. A step that throws is run again.
   std::map<RequestId, Tokens> ToEnd() {
     std::map<RequestId, Tokens> texts;
     while (engine.HasUnfinished()) {
@@ -95,7 +95,7 @@ Tokens DecodedPlainly(const Tokens& prompt, const SamplingParams& params) {
   return testing::NaiveGenerate(model, prompt, params, *params.seed).tokens;
 }
 
-TEST(AcceptanceEngineTest, DrawingWithTheTargetsNoiseGuessesWhatTheTargetSamples) {
+TEST(AcceptanceEngineTest, SamplingWithTheTargetsNoiseDraftsWhatTheTargetSamples) {
   SamplingDrafter drafter(TargetLogits);
   Served run(SmallConfig(AcceptanceMethod::kCoupled), &drafter);
   std::map<RequestId, Tokens> expected;
@@ -129,7 +129,7 @@ TEST(AcceptanceEngineTest, WithoutDraftsEveryMethodDecodesPlainly) {
   }
 }
 
-TEST(AcceptanceEngineTest, AStepThatIsRunAgainGivesTheSameAnswer) {
+TEST(AcceptanceEngineTest, AStepThatIsRunAgainGivesTheSameTokens) {
   for (AcceptanceMethod method : {AcceptanceMethod::kRejection, AcceptanceMethod::kBlock}) {
     std::map<RequestId, Tokens> undisturbed;
     for (int failing_call = -1; failing_call < 6; ++failing_call) {
@@ -146,7 +146,7 @@ TEST(AcceptanceEngineTest, AStepThatIsRunAgainGivesTheSameAnswer) {
   }
 }
 
-// 20,000 requests of three tokens: what the engine makes of drafts, not only what Verify does.
+// 20,000 requests of three tokens, through the whole engine and not only through Verify.
 TEST(AcceptanceEngineTest, TheOutputsDistributionIsTheTargets) {
   std::vector<double> expected;
   const auto probs_after = [](const Tokens& text) {
@@ -170,7 +170,7 @@ TEST(AcceptanceEngineTest, TheOutputsDistributionIsTheTargets) {
     Served run(SmallConfig(method), &drafter);
     std::vector<int> counts(expected.size());
     for (std::uint64_t batch = 0; batch < 2500; ++batch) {
-      // The last tokens are only there so that drafts reach beyond the counted ones.
+      // The last tokens are generated so that drafts extend beyond the counted ones.
       for (std::uint64_t i = 0; i < 8; ++i) run.engine.Submit(prompt, Params(batch * 8 + i, 5));
       for (const auto& [id, text] : run.ToEnd()) {
         ++counts[(text[0] * kVocabSize + text[1]) * kVocabSize + text[2]];

@@ -19,13 +19,13 @@ using testing::ScriptedDrafter;
 using testing::ScriptedExecutor;
 using testing::Successor;
 
-// Always proposes the same tree, whose nodes in `right` guess right.
+// Always proposes the same tree, whose nodes in `right` have the right token.
 class FixedTree {
  public:
   FixedTree(std::vector<std::int32_t> parents, std::set<int> right)
       : parents_(std::move(parents)),
         right_(std::move(right)),
-        drafter_([this](auto text) { return Guess(text); },
+        drafter_([this](auto text) { return NextToken(text); },
                  [this](int max_nodes) { return Shape(max_nodes); }) {}
 
   ScriptedDrafter& drafter() { return drafter_; }
@@ -37,7 +37,7 @@ class FixedTree {
     parents.resize(std::min(parents.size(), static_cast<std::size_t>(max_nodes)));
     return parents;
   }
-  TokenId Guess(std::span<const TokenId> text) {
+  TokenId NextToken(std::span<const TokenId> text) {
     return right_.contains(next_node_++) ? Successor(text.back()) : TokenId{0};
   }
 
@@ -62,11 +62,11 @@ class DraftTreeTest : public CountingEngineTest {
   }
 };
 
-// The right path is 1, 3, 4: behind a wrong node and around a wrong branch.
+// The right path is 1, 3, 4: after a wrong node and around a wrong branch.
 const std::vector<std::int32_t> kParents = {-1, -1, 0, 1, 3, 1};
 const std::set<int> kRight = {1, 3, 4};
 
-TEST_F(DraftTreeTest, AnAcceptedPathIsMovedBehindTheContextAndCountedByDepth) {
+TEST_F(DraftTreeTest, AnAcceptedPathIsMovedRightAfterTheContextAndCountedByDepth) {
   FixedTree tree(kParents, kRight);
   EngineCore engine(config_, executor_, &tree.drafter());
   const Finished result = Run(engine, {1, 2}, 17);
@@ -90,7 +90,7 @@ TEST_F(DraftTreeTest, AnAcceptedPathOfFirstChildrenMovesNothing) {
   EXPECT_EQ(executor_.num_moved(), 0);
 }
 
-TEST_F(DraftTreeTest, WhatAMovedPathLeftBehindIsSharedAsAPrefix) {
+TEST_F(DraftTreeTest, BlocksOfAMovedPathAreSharedAsAPrefix) {
   FixedTree tree(kParents, kRight);
   EngineCore engine(config_, executor_, &tree.drafter());
   std::vector<TokenId> text = {1, 2};

@@ -16,7 +16,7 @@ namespace {
 using testing::CountingEngineTest;
 using testing::Finished;
 using testing::Greedy;
-using testing::RightGuess;
+using testing::RightToken;
 using testing::RunToEnd;
 using testing::ScriptedDrafter;
 
@@ -108,7 +108,7 @@ class DrafterFailureTest : public CountingEngineTest {
     }
   }
 
-  ScriptedDrafter scripted_{RightGuess};
+  ScriptedDrafter scripted_{RightToken};
   ThrowingDrafter drafter_{scripted_};
   std::exception_ptr thrown_;
   int num_thrown_ = 0;
@@ -204,7 +204,7 @@ TEST_F(DrafterFailureTest, BugsAndMemoryShortagesAtCommitLeaveStepWhenTheCommitI
 }
 
 TEST_F(DrafterFailureTest, ADraftBeyondItsLimitIsOurBug) {
-  ScriptedDrafter drafter(RightGuess,
+  ScriptedDrafter drafter(RightToken,
                           [](int max_nodes) { return ScriptedDrafter::Chain(max_nodes + 1); });
   EngineCore engine = MakeEngine(&drafter);
   engine.Submit(std::vector<TokenId>{1}, Greedy(12));

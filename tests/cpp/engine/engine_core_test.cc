@@ -1,4 +1,4 @@
-// The engine's behaviour at its edges, over a scripted model and scripted drafters.
+// The engine's behaviour in edge cases, over a scripted model and scripted drafters.
 #include "cpp/engine/engine_core.h"
 
 #include <gtest/gtest.h>
@@ -18,17 +18,17 @@ using testing::CountingLogits;
 using testing::Finished;
 using testing::Greedy;
 using testing::kVocabSize;
-using testing::RightGuess;
+using testing::RightToken;
 using testing::RunToEnd;
 using testing::ScriptedDrafter;
 using testing::ScriptedExecutor;
 using testing::Successor;
-using testing::WrongGuess;
+using testing::WrongToken;
 
 using EngineCoreTest = CountingEngineTest;
 
 TEST_F(EngineCoreTest, ARightDrafterNeedsOnePassPerDraftAndBonus) {
-  ScriptedDrafter drafter(RightGuess);
+  ScriptedDrafter drafter(RightToken);
   EngineCore engine(config_, executor_, &drafter);
   const RequestId id = engine.Submit(std::vector<TokenId>{1, 2}, Greedy(11));
   const Finished result = RunToEnd(engine).at(id);
@@ -44,8 +44,8 @@ TEST_F(EngineCoreTest, ARightDrafterNeedsOnePassPerDraftAndBonus) {
   EXPECT_EQ(drafter.num_live(), 0u);
 }
 
-TEST_F(EngineCoreTest, AWrongDrafterCostsNoTokenAndCountsNothingAccepted) {
-  ScriptedDrafter drafter(WrongGuess);
+TEST_F(EngineCoreTest, AWrongDrafterChangesNoTokenAndNothingCountsAsAccepted) {
+  ScriptedDrafter drafter(WrongToken);
   EngineCore engine(config_, executor_, &drafter);
   const RequestId id = engine.Submit(std::vector<TokenId>{1}, Greedy(6));
   const Finished result = RunToEnd(engine).at(id);
@@ -55,7 +55,7 @@ TEST_F(EngineCoreTest, AWrongDrafterCostsNoTokenAndCountsNothingAccepted) {
 }
 
 TEST_F(EngineCoreTest, DraftsNeverReachBeyondMaxTokensOrTheModelsLength) {
-  ScriptedDrafter drafter(RightGuess);
+  ScriptedDrafter drafter(RightToken);
   EngineCore engine(config_, executor_, &drafter);
   const RequestId two = engine.Submit(std::vector<TokenId>{1}, Greedy(3));
   EXPECT_EQ(RunToEnd(engine).at(two).tokens.size(), 3u);
@@ -67,8 +67,8 @@ TEST_F(EngineCoreTest, DraftsNeverReachBeyondMaxTokensOrTheModelsLength) {
   EXPECT_EQ(result.last.finish_reason, FinishReason::kLength);
 }
 
-TEST_F(EngineCoreTest, AStopInsideAnAcceptedRunCutsIdsTextAndUsageAtOnePlace) {
-  ScriptedDrafter drafter(RightGuess);
+TEST_F(EngineCoreTest, AStopInsideAnAcceptedDraftCutsIdsTextAndUsageAtTheSameToken) {
+  ScriptedDrafter drafter(RightToken);
   EngineCore engine(config_, executor_, &drafter);
   std::vector<std::string> bytes(kVocabSize);
   for (int token = 0; token < kVocabSize; ++token) bytes[token] = std::string(1, 'a' + token);
@@ -92,8 +92,8 @@ TEST_F(EngineCoreTest, AStopInsideAnAcceptedRunCutsIdsTextAndUsageAtOnePlace) {
   EXPECT_EQ(results.at(by_token).last.num_text_bytes, 4);  // "cdef"
 }
 
-TEST_F(EngineCoreTest, PerRequestSwitchAndCapAreKept) {
-  ScriptedDrafter drafter(RightGuess);
+TEST_F(EngineCoreTest, RequestsCanDisableOrLimitDrafts) {
+  ScriptedDrafter drafter(RightToken);
   EngineCore engine(config_, executor_, &drafter);
   SamplingParams off = Greedy(8);
   off.speculative = false;
@@ -123,7 +123,7 @@ TEST_F(EngineCoreTest, APromptSeenBeforeComesFromThePrefixCache) {
   EXPECT_EQ(RunToEnd(engine).at(after).last.num_cached_tokens, 0);
 }
 
-TEST_F(EngineCoreTest, OfPromptsThatBeginAlikeOneGoesAhead) {
+TEST_F(EngineCoreTest, ACommonPrefixOfPromptsIsComputedOnce) {
   EngineCore engine = MakeEngine();
   const std::vector<TokenId> prompt{1, 2, 3, 4, 5, 6, 7, 8, 9};
   for (int i = 0; i < 4; ++i) engine.Submit(prompt, Greedy(2));
@@ -132,7 +132,7 @@ TEST_F(EngineCoreTest, OfPromptsThatBeginAlikeOneGoesAhead) {
   EXPECT_EQ(engine.metrics().num_prompt_tokens, 9 + 3);
 }
 
-TEST_F(EngineCoreTest, ShortageOfBlocksPreemptsAndChangesNothing) {
+TEST_F(EngineCoreTest, AShortageOfBlocksPreemptsAndChangesNoToken) {
   config_.num_blocks = 16;  // exactly one request of full length
   EngineCore engine = MakeEngine();
   std::vector<RequestId> ids;
@@ -148,7 +148,7 @@ TEST_F(EngineCoreTest, ShortageOfBlocksPreemptsAndChangesNothing) {
 }
 
 TEST_F(EngineCoreTest, CancelledRequestsEndWithAnAbortAndFreeTheirBlocks) {
-  ScriptedDrafter drafter(RightGuess);
+  ScriptedDrafter drafter(RightToken);
   EngineCore engine(config_, executor_, &drafter);
   const RequestId kept = engine.Submit(std::vector<TokenId>{1}, Greedy(9));
   const RequestId dropped = engine.Submit(std::vector<TokenId>{1}, Greedy(50));
@@ -163,7 +163,7 @@ TEST_F(EngineCoreTest, CancelledRequestsEndWithAnAbortAndFreeTheirBlocks) {
   EXPECT_EQ(engine.metrics().num_held_blocks, 0);
 }
 
-TEST_F(EngineCoreTest, BrokenLogitsFailTheirOwnRequestAlone) {
+TEST_F(EngineCoreTest, LogitsThatAreNotFiniteFailTheirRequestAlone) {
   ScriptedExecutor executor(kVocabSize, config_.num_blocks, config_.block_size, [](auto prefix) {
     std::vector<float> logits = CountingLogits(prefix);
     if (prefix[0] == 7 && prefix.size() > 4) logits[3] = std::nanf("");
@@ -180,7 +180,7 @@ TEST_F(EngineCoreTest, BrokenLogitsFailTheirOwnRequestAlone) {
 }
 
 TEST_F(EngineCoreTest, AStepThatFailsChangesNothing) {
-  ScriptedDrafter drafter(RightGuess);
+  ScriptedDrafter drafter(RightToken);
   for (int failing_call = 0; failing_call < 4; ++failing_call) {
     ScriptedExecutor executor(kVocabSize, config_.num_blocks, config_.block_size, CountingLogits);
     EngineCore engine(config_, executor, &drafter);
@@ -202,9 +202,9 @@ TEST_F(EngineCoreTest, AStepThatFailsChangesNothing) {
   }
 }
 
-TEST_F(EngineCoreTest, ADrafterThatThrowsCostsTheDraftsOnly) {
+TEST_F(EngineCoreTest, ADrafterThatThrowsChangesNoTokenAndIsCounted) {
   for (int call = 0; call < 6; ++call) {
-    ScriptedDrafter drafter(RightGuess);
+    ScriptedDrafter drafter(RightToken);
     EngineCore engine(config_, executor_, &drafter);
     const RequestId first = engine.Submit(std::vector<TokenId>{1}, Greedy(12));
     const RequestId second = engine.Submit(std::vector<TokenId>{5}, Greedy(12));
@@ -255,7 +255,7 @@ TEST_F(EngineCoreTest, RequestsThatCanNeverBeServedAreRefusedWithNumbers) {
 }
 
 TEST_F(EngineCoreTest, SubmitAndCancelMayComeFromOtherThreads) {
-  ScriptedDrafter drafter(RightGuess);
+  ScriptedDrafter drafter(RightToken);
   EngineCore engine(config_, executor_, &drafter);
   constexpr int kNumThreads = 3;
   constexpr int kNumRequests = 40;

@@ -69,7 +69,7 @@ RequestHooks Hook(std::function<void(std::span<const TokenId>, std::span<float>)
 
 using EngineHooksTest = CountingEngineTest;
 
-TEST_F(EngineHooksTest, ForcedTokensAreDraftedWithoutADrafterAndTheEndStops) {
+TEST_F(EngineHooksTest, ForcedTokensAreDraftedWithoutADrafterUntilTheEnd) {
   const Tokens output = {5, 5, 9, 1, 7, 7, 2, 3, 4};
   EngineCore engine(config_, executor_, nullptr);
   engine.Submit(Tokens{1, 2}, Greedy(30), Constrain(Exactly(output)));
@@ -101,8 +101,8 @@ TEST_F(EngineHooksTest, NothingIsDraftedWhereDraftsAreNotWanted) {
   EXPECT_EQ(RunToEnd(plain)[0].metrics.num_target_passes, 4);
 }
 
-TEST_F(EngineHooksTest, GuessesThatAGrammarRulesOutNeverReachTheTarget) {
-  ScriptedDrafter drafter(testing::WrongGuess);  // token 0
+TEST_F(EngineHooksTest, DraftTokensThatAGrammarRulesOutNeverReachTheTarget) {
+  ScriptedDrafter drafter(testing::WrongToken);  // token 0
   config_.adaptive = false;
   EngineCore engine(config_, executor_, &drafter);
   ToyGrammar grammar = {std::vector<std::vector<int>>(1, std::vector<int>(kVocabSize, 0))};
@@ -114,14 +114,14 @@ TEST_F(EngineHooksTest, GuessesThatAGrammarRulesOutNeverReachTheTarget) {
 }
 
 TEST_F(EngineHooksTest, AFailingHookFailsItsRequestAloneAtTheSameTokenWithAnyDraft) {
-  for (const auto& guess : {testing::RightGuess, testing::WrongGuess}) {
-    ScriptedDrafter drafter(guess);
+  for (const auto& next_token : {testing::RightToken, testing::WrongToken}) {
+    ScriptedDrafter drafter(next_token);
     EngineCore engine(config_, executor_, &drafter);
-    const auto fail_behind_three = [](std::span<const TokenId> output, std::span<float>) {
+    const auto fail_after_three = [](std::span<const TokenId> output, std::span<float>) {
       if (output.size() == 3) throw std::runtime_error("three is enough");
     };
     engine.Submit(Tokens{1, 2}, Greedy(10));
-    engine.Submit(Tokens{1, 2}, Greedy(10), Hook(fail_behind_three));
+    engine.Submit(Tokens{1, 2}, Greedy(10), Hook(fail_after_three));
     engine.Submit(Tokens{4}, Greedy(10));
     auto results = RunToEnd(engine);
     EXPECT_EQ(results[1].tokens, (Tokens{3, 4, 5}));
@@ -135,7 +135,7 @@ TEST_F(EngineHooksTest, AFailingHookFailsItsRequestAloneAtTheSameTokenWithAnyDra
 
 TEST_F(EngineHooksTest, AConstraintThatFailsAtAnyCallFailsItsRequestAlone) {
   for (int num_calls = 0; num_calls < 12; ++num_calls) {
-    ScriptedDrafter drafter(testing::RightGuess);
+    ScriptedDrafter drafter(testing::RightToken);
     EngineCore engine(config_, executor_, &drafter);
     const Tokens output = {5, 5, 9, 1, 7, 7, 2, 3, 4, 4, 5};
     engine.Submit(Tokens{1, 2}, Greedy(10));
@@ -149,10 +149,10 @@ TEST_F(EngineHooksTest, AConstraintThatFailsAtAnyCallFailsItsRequestAlone) {
   }
 }
 
-// An interrupt of the caller's, such as Ctrl-C in a Python callable.
+// An interrupt in a hook, such as Ctrl-C in a Python callable.
 TEST_F(EngineHooksTest, AnInterruptLeavesTheStepAndChangesNothing) {
   for (int num_calls = 0; num_calls < 8; ++num_calls) {
-    ScriptedDrafter drafter(testing::RightGuess);
+    ScriptedDrafter drafter(testing::RightToken);
     EngineCore engine(config_, executor_, &drafter);
     int num_left = num_calls;
     engine.Submit(Tokens{1, 2}, Greedy(10));
@@ -177,7 +177,7 @@ TEST_F(EngineHooksTest, AnInterruptLeavesTheStepAndChangesNothing) {
   }
 }
 
-TEST_F(EngineHooksTest, AnInterruptWhileDraftingDoesToo) {
+TEST_F(EngineHooksTest, AnInterruptWhileDraftingLeavesTheStepAndChangesNothing) {
   struct Interrupting : ToyConstraint {
     using ToyConstraint::ToyConstraint;
     void AppendForced(std::vector<TokenId>& tokens) override {
@@ -186,7 +186,7 @@ TEST_F(EngineHooksTest, AnInterruptWhileDraftingDoesToo) {
     }
     bool is_first = true;
   };
-  ScriptedDrafter drafter(testing::RightGuess);
+  ScriptedDrafter drafter(testing::RightToken);
   EngineCore engine(config_, executor_, &drafter);
   RequestHooks hooks;
   hooks.constraint = std::make_unique<Interrupting>(Exactly({5, 5, 9}));
@@ -202,7 +202,7 @@ TEST_F(EngineHooksTest, AnInterruptWhileDraftingDoesToo) {
 
 TEST_F(EngineHooksTest, AStepComputesTheMasksOfAllRequestsAndDraftsInOneCall) {
   testing::ToyBatch batch;
-  ScriptedDrafter drafter(testing::RightGuess);
+  ScriptedDrafter drafter(testing::RightToken);
   EngineCore engine(config_, executor_, &drafter);
   const Tokens output = {5, 5, 9, 1, 7, 7, 2, 3, 4};
   for (int i = 0; i < 6; ++i) {  // more than run at a time
@@ -289,7 +289,7 @@ TEST_F(EngineHooksTest, AMaskThatFailsAfterARejectedNodeFailsNoRequest) {
   }
 }
 
-// Whether the engine refuses each of the calls that must not meet.
+// Whether the engine refuses each of the calls that must not overlap.
 bool IsBusy(EngineCore& engine) {
   const std::function<void()> calls[] = {
       [&] { engine.Step(); },
@@ -306,8 +306,8 @@ bool IsBusy(EngineCore& engine) {
   });
 }
 
-TEST_F(EngineHooksTest, AHookAndAThreadBesideItAreRefusedTheCallsOfADriver) {
-  ScriptedDrafter drafter(testing::RightGuess);
+TEST_F(EngineHooksTest, AHookAndAnotherThreadMayNotStepTheEngine) {
+  ScriptedDrafter drafter(testing::RightToken);
   EngineCore engine(config_, executor_, &drafter);
   int num_calls = 0;
   const auto meddle = [&](auto, auto) {
@@ -325,8 +325,8 @@ TEST_F(EngineHooksTest, AHookAndAThreadBesideItAreRefusedTheCallsOfADriver) {
   EXPECT_NO_THROW(engine.ResetCaches());
 }
 
-TEST_F(EngineHooksTest, AnUpdateSaysHowManyTokensCameBeforeIt) {
-  ScriptedDrafter drafter(testing::RightGuess);
+TEST_F(EngineHooksTest, AnUpdateHasTheNumberOfEarlierTokens) {
+  ScriptedDrafter drafter(testing::RightToken);
   EngineCore engine(config_, executor_, &drafter);
   SamplingParams params = Greedy(9);
   params.prompt_logprobs = 0;

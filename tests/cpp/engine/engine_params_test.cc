@@ -1,4 +1,4 @@
-// Sampling parameters at the engine's edges: log-probabilities, special tokens, nothing left.
+// Sampling parameters in the engine: log-probabilities, special tokens, no allowed token.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -18,7 +18,7 @@ using testing::CountingLogits;
 using testing::Finished;
 using testing::Greedy;
 using testing::kVocabSize;
-using testing::RightGuess;
+using testing::RightToken;
 using testing::RunToEnd;
 using testing::ScriptedDrafter;
 using testing::ScriptedExecutor;
@@ -26,7 +26,7 @@ using testing::ScriptedExecutor;
 using EngineParamsTest = CountingEngineTest;
 
 TEST_F(EngineParamsTest, LogprobsComeWithTheTokensThatAreEmittedAndNoOthers) {
-  ScriptedDrafter drafter(RightGuess);
+  ScriptedDrafter drafter(RightToken);
   EngineCore engine(config_, executor_, &drafter);
   SamplingParams params = Greedy(30);
   params.stop_token_ids = {9};
@@ -77,7 +77,7 @@ TEST_F(EngineParamsTest, APriorityNeedsThePolicy) {
   EXPECT_EQ(finished, (std::vector<RequestId>{1, 2, 0}));
 }
 
-TEST_F(EngineParamsTest, APromptsLogprobsComeOnceInOrderWhateverTheChunks) {
+TEST_F(EngineParamsTest, PromptLogprobsComeOnceAndInOrderForAnyChunks) {
   std::vector<TokenId> prompt;
   for (int i = 0; i < 50; ++i) prompt.push_back(i % 7);
   SamplingParams params = Greedy(3);
@@ -105,7 +105,7 @@ TEST_F(EngineParamsTest, APromptsLogprobsComeOnceInOrderWhateverTheChunks) {
   }
 }
 
-TEST_F(EngineParamsTest, APromptPreemptedWhileItIsScoredIsReportedOnce) {
+TEST_F(EngineParamsTest, PromptLogprobsOfAPreemptedRequestAreReportedOnce) {
   config_.num_blocks = 16;
   config_.max_num_batched_tokens = 5;
   EngineCore engine = MakeEngine();
@@ -123,7 +123,7 @@ TEST_F(EngineParamsTest, APromptPreemptedWhileItIsScoredIsReportedOnce) {
   EXPECT_EQ(num_scored, 39);
 }
 
-TEST_F(EngineParamsTest, RowsOfScoredPromptsAreLimitedPerStep) {
+TEST_F(EngineParamsTest, RowsWithPromptLogprobsAreLimitedPerStep) {
   config_.max_model_len = 1200;
   config_.num_blocks = 1000;
   config_.max_num_batched_tokens = 2048;
@@ -143,7 +143,7 @@ TEST_F(EngineParamsTest, RowsOfScoredPromptsAreLimitedPerStep) {
   EXPECT_EQ(num_scored, 2 * 599);
 }
 
-TEST_F(EngineParamsTest, BrokenLogitsInAScoredPromptFailTheRequestAlone) {
+TEST_F(EngineParamsTest, LogitsOfAPromptThatAreNotFiniteFailTheRequestAlone) {
   ScriptedExecutor executor(kVocabSize, config_.num_blocks, config_.block_size, [](auto prefix) {
     std::vector<float> logits = CountingLogits(prefix);
     if (prefix[0] == 7 && prefix.size() == 6) logits[3] = std::nanf("");
@@ -154,7 +154,7 @@ TEST_F(EngineParamsTest, BrokenLogitsInAScoredPromptFailTheRequestAlone) {
   params.prompt_logprobs = 0;
   const RequestId good = engine.Submit(std::vector<TokenId>(10, 1), params);
   const RequestId bad = engine.Submit(std::vector<TokenId>(10, 7), params);
-  // What rules the token out does not make the row's softmax any better.
+  // A token that is ruled out still counts in the row's softmax.
   SamplingParams biased = Greedy(8);
   biased.allowed_token_ids = {{1}};
   biased.logprobs = 0;
@@ -167,7 +167,7 @@ TEST_F(EngineParamsTest, BrokenLogitsInAScoredPromptFailTheRequestAlone) {
   EXPECT_EQ(results.at(masked).tokens, (std::vector<TokenId>{1, 1, 1}));
 }
 
-TEST_F(EngineParamsTest, SpecialTokensBelongToTheTextOnlyWhenAskedFor) {
+TEST_F(EngineParamsTest, SpecialTokensArePartOfTheTextOnlyWithoutSkipSpecialTokens) {
   EngineCore engine = MakeEngine();
   std::vector<std::string> bytes(kVocabSize);
   for (int token = 0; token < kVocabSize; ++token) bytes[token] = std::string(1, 'a' + token);
@@ -184,7 +184,7 @@ TEST_F(EngineParamsTest, SpecialTokensBelongToTheTextOnlyWhenAskedFor) {
   EXPECT_EQ(results.at(keeping).last.num_text_bytes, 1);
 }
 
-TEST_F(EngineParamsTest, WhenNothingMayBeSampledTheRequestSaysSo) {
+TEST_F(EngineParamsTest, ARequestWithoutAnAllowedTokenFailsWithAMessage) {
   EngineCore engine = MakeEngine();
   SamplingParams params = Greedy(5);
   params.allowed_token_ids = {{3}};

@@ -27,7 +27,7 @@ std::vector<float> LogitsOf(std::span<const TokenId> prefix) {
   return testing::HashLogits(prefix, kVocabSize);
 }
 
-// Fails once, in whichever hook comes then.
+// Throws once, in the call that FailAfter selects.
 class FailingDrafter : public Drafter {
  public:
   explicit FailingDrafter(std::unique_ptr<Drafter> inner) : inner_(std::move(inner)) {}
@@ -77,7 +77,7 @@ class FailingDrafter : public Drafter {
   bool has_failed_ = false;
 };
 
-// One run over a small pool: prompts that share beginnings, stop strings, preemptions, a request
+// One run over a small pool: prompts that share prefixes, stop strings, preemptions, a request
 // that is cancelled.
 class Scenario {
  public:
@@ -108,7 +108,7 @@ class Scenario {
   FailingDrafter& drafter() { return *drafter_; }
   testing::ScriptedExecutor& executor() { return *executor_; }
 
-  // Lets the allocation of that number within Submit and Step fail. Returns whether there was one.
+  // Makes the allocation of that number within Submit and Step fail. Returns whether there was one.
   bool ToEnd(std::int64_t failing_allocation = -1) {
     std::mt19937 random(5);
     int num_submitted = 0;
@@ -207,7 +207,7 @@ class Scenario {
 
 class FaultInjectionTest : public ::testing::TestWithParam<SpeculativeMethod> {};
 
-TEST_P(FaultInjectionTest, TheUndisturbedRunPreempts) {
+TEST_P(FaultInjectionTest, TheRunWithoutFailuresPreempts) {
   Scenario run(GetParam());
   run.ToEnd();
   EXPECT_GT(run.num_preemptions(), 0);
@@ -234,7 +234,7 @@ TEST_P(FaultInjectionTest, AnyCallOfTheDrafterMayFail) {
     run.drafter().FailAfter(num_calls);
     run.ToEnd();
     EXPECT_EQ(run.num_failed_steps(), 0);
-    // Those of Begin, End and the proposals; Forget and Reset have nothing to lose.
+    // A failure in Begin, Observe, End or Propose costs one request its drafter.
     EXPECT_LE(run.num_drafting_failures(), run.drafter().has_failed() ? 1 : 0);
     num_counted += run.num_drafting_failures();
     if (HasFailure() || !run.drafter().has_failed()) break;

@@ -1,4 +1,4 @@
-// An index and a model that draft together: each goes on from what the other guesses.
+// An index and a model that draft together: each continues the other's draft.
 #include "cpp/draft/hybrid.h"
 
 #include <gtest/gtest.h>
@@ -21,8 +21,8 @@ using testing::ScriptedNetwork;
 
 constexpr int kVocabSize = 13, kNumBlocks = 64, kBlockSize = 4, kDepth = 4;
 
-// A model that is told nothing of what the index guesses.
-class WithoutGuide : public AutoregressiveDrafter {
+// A model that does not see the index's draft.
+class WithoutPriorDraft : public AutoregressiveDrafter {
  public:
   using AutoregressiveDrafter::AutoregressiveDrafter;
   DraftingReport Prepare(std::span<const DraftRequest> requests) override {
@@ -83,15 +83,15 @@ SpecDecodeCounters ServeTwice(double share_known) {
   return counters;
 }
 
-TEST(HybridTest, TheModelGoesOnFromWhatTheIndexGuesses) {
-  // The model knows what comes behind half of all texts only; the index has seen these texts.
-  const SpecDecodeCounters guided = ServeTwice<AutoregressiveDrafter>(0.5);
-  const SpecDecodeCounters unguided = ServeTwice<WithoutGuide>(0.5);
-  EXPECT_LT(guided.num_drafts, unguided.num_drafts);
+TEST(HybridTest, TheModelContinuesTheDraftOfTheIndex) {
+  // The model is right after half of all texts only; the index has seen these texts.
+  const SpecDecodeCounters with_prior = ServeTwice<AutoregressiveDrafter>(0.5);
+  const SpecDecodeCounters without_prior = ServeTwice<WithoutPriorDraft>(0.5);
+  EXPECT_LT(with_prior.num_drafts, without_prior.num_drafts);
   const auto mean = [](const SpecDecodeCounters& counters) {
     return static_cast<double>(counters.num_accepted_tokens) / counters.num_drafts;
   };
-  EXPECT_GT(mean(guided), mean(unguided) + 0.3);
+  EXPECT_GT(mean(with_prior), mean(without_prior) + 0.3);
 }
 
 TEST(HybridTest, ReportsWhatTheIndexWouldHaveDraftedAlone) {

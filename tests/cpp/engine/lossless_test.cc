@@ -12,7 +12,7 @@ namespace {
 using testing::DraftKind;
 using testing::RandomEngine;
 
-TEST(LosslessTest, EveryOutputIsThatOfPlainDecoding) {
+TEST(LosslessTest, EveryOutputEqualsPlainDecoding) {
   const int num_examples = testing::NumExamples(500, 20000);
   RandomEngine::Totals totals;
   for (int i = 0; i < num_examples; ++i) {
@@ -23,7 +23,7 @@ TEST(LosslessTest, EveryOutputIsThatOfPlainDecoding) {
     if (::testing::Test::HasFailure()) return;
     totals += engine.totals();
   }
-  // None of it was idle.
+  // The runs had all of these.
   EXPECT_GT(totals.num_accepted, num_examples);
   EXPECT_GT(totals.num_preemptions, num_examples / 10);
   EXPECT_GT(totals.num_trees, num_examples / 2);

@@ -25,13 +25,13 @@ std::string FieldOf(const EngineOptions& options, std::int64_t available) {
   return "accepted";
 }
 
-TEST(MemoryPlanTest, WithoutWishesTheModelsFullLengthFits) {
+TEST(MemoryPlanTest, TheModelsFullLengthFitsByDefault) {
   const MemoryPlan plan = PlanMemory(Options(), 8192, /*num_rows=*/100, {.block = 1000}, kPlenty);
   EXPECT_EQ(plan.max_model_len, 8192);
   EXPECT_EQ(plan.num_blocks, 512);
 }
 
-TEST(MemoryPlanTest, ShortRequestsGetRoomForAllOfThem) {
+TEST(MemoryPlanTest, AllShortRequestsFitAtOnce) {
   EngineOptions options = Options();
   options.max_model_len = 100;
   EXPECT_EQ(PlanMemory(options, 8192, /*num_rows=*/100, {.block = 1000}, kPlenty).num_blocks, 25);
@@ -43,7 +43,7 @@ TEST(MemoryPlanTest, ASmallMachineShortensTheModelsLength) {
   EXPECT_EQ(plan.max_model_len, 160);
 }
 
-TEST(MemoryPlanTest, WishesThatContradictEachOtherAreRefused) {
+TEST(MemoryPlanTest, OptionsThatContradictEachOtherAreRefused) {
   EngineOptions options = Options();
   options.max_model_len = 8193;
   EXPECT_EQ(FieldOf(options, kPlenty), "max_model_len");
@@ -56,7 +56,7 @@ TEST(MemoryPlanTest, WishesThatContradictEachOtherAreRefused) {
   EXPECT_EQ(FieldOf(options, 9'999), "kv_cache_memory_bytes");
 }
 
-TEST(MemoryPlanTest, ALengthThatIsAskedForMayTakeAllThatWeightsAndBuffersLeave) {
+TEST(MemoryPlanTest, AnExplicitLengthMayTakeAllMemoryThatWeightsAndBuffersLeave) {
   EngineOptions options = Options();
   options.max_model_len = 160;
   const MemoryNeeds needs = {.block = 1000, .row = 10, .weights = 4'000};
@@ -67,7 +67,7 @@ TEST(MemoryPlanTest, ALengthThatIsAskedForMayTakeAllThatWeightsAndBuffersLeave) 
   EXPECT_EQ(PlanMemory(options, 8192, 100, needs, 8'000).num_blocks, 3) << "what is left";
 }
 
-// The message of what is refused.
+// The message of the error.
 std::string Refusal(const EngineOptions& options, std::int64_t num_rows) {
   try {
     PlanMemory(options, 8192, num_rows, {.block = 1000, .row = 10, .weights = 0}, 1 << 20);
@@ -77,7 +77,7 @@ std::string Refusal(const EngineOptions& options, std::int64_t num_rows) {
   return "accepted";
 }
 
-TEST(MemoryPlanTest, WhatTheMachineDoesNotHaveIsRefusedWithBothNumbers) {
+TEST(MemoryPlanTest, MoreMemoryThanTheMachineHasIsRefusedWithBothNumbers) {
   EngineOptions options = Options();
   EXPECT_EQ(Refusal(options, 100), "accepted");
   options.kv_cache_memory_bytes = std::int64_t{100} << 30;

@@ -1,4 +1,4 @@
-// What the counters say, by exact numbers, over a scripted model and scripted drafters.
+// The exact values of the counters, over a scripted model and scripted drafters.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -16,7 +16,7 @@ using testing::Finished;
 using testing::Greedy;
 using testing::kVocabSize;
 using testing::MetricsAccount;
-using testing::RightGuess;
+using testing::RightToken;
 using testing::RunToEnd;
 using testing::ScriptedDrafter;
 using testing::ScriptedExecutor;
@@ -30,7 +30,7 @@ std::vector<double> Bounds(const Histogram& histogram) {
 }
 
 TEST_F(MetricsTest, DraftsThatNeverReachedAPositionAreNotCountedThere) {
-  ScriptedDrafter drafter(RightGuess);
+  ScriptedDrafter drafter(RightToken);
   EngineCore engine(config_, executor_, &drafter);
   SamplingParams params = Greedy(8);
   params.max_draft_tokens = 2;
@@ -50,10 +50,10 @@ TEST_F(MetricsTest, DraftsThatNeverReachedAPositionAreNotCountedThere) {
 
 TEST_F(MetricsTest, ShortenedDraftsKeepTheRateOfThePositionsTheyHave) {
   // Right for two tokens, then wrong: drafts of one token are always right.
-  const auto guess = [](std::span<const TokenId> text) {
+  const auto next_token = [](std::span<const TokenId> text) {
     return text.size() % 3 == 0 ? TokenId{0} : Successor(text.back());
   };
-  ScriptedDrafter drafter(guess);
+  ScriptedDrafter drafter(next_token);
   EngineCore engine(config_, executor_, &drafter);
   SamplingParams one = Greedy(12);
   one.max_draft_tokens = 1;
@@ -63,25 +63,25 @@ TEST_F(MetricsTest, ShortenedDraftsKeepTheRateOfThePositionsTheyHave) {
   EXPECT_EQ(shortened.num_draft_tokens, shortened.num_drafts);
 }
 
-TEST_F(MetricsTest, ATreeReachesItsDepth) {
+TEST_F(MetricsTest, ATreeCountsThePositionsUpToItsDepth) {
   config_.num_speculative_tokens = 6;
   const std::vector<std::int32_t> parents = {-1, -1, 0, 1, 3, 1};
   const auto shape = [&](int max_nodes) {
     return std::vector<std::int32_t>(parents.begin(), parents.begin() + std::min(6, max_nodes));
   };
-  ScriptedDrafter drafter(testing::WrongGuess, shape);
+  ScriptedDrafter drafter(testing::WrongToken, shape);
   EngineCore engine(config_, executor_, &drafter);
   const RequestId id = engine.Submit(std::vector<TokenId>{1}, Greedy(8));
   const SpecDecodeCounters counters = RunToEnd(engine).at(id).metrics.spec_decode;
-  // With 7 to 2 tokens to go there are 6, 5, 4, 3, 2 and 1 nodes.
+  // With 7 to 2 tokens left there are 6, 5, 4, 3, 2 and 1 nodes.
   EXPECT_EQ(counters.num_draft_tokens, 6 + 5 + 4 + 3 + 2 + 1);
   EXPECT_EQ(counters.num_draft_tokens_per_pos, (Counts{6, 4, 2, 0, 0, 0}));
   EXPECT_EQ(counters.num_accepted_tokens, 0);
 }
 
-TEST_F(MetricsTest, AStopInsideAnAcceptedRunCutsTheCountersToo) {
+TEST_F(MetricsTest, AStopInsideAnAcceptedDraftCutsTheCountersToo) {
   config_.record_draft_steps = true;
-  ScriptedDrafter drafter(RightGuess);
+  ScriptedDrafter drafter(RightToken);
   EngineCore engine(config_, executor_, &drafter);
   SamplingParams params = Greedy(30);
   params.stop_token_ids = {9};
@@ -99,8 +99,8 @@ TEST_F(MetricsTest, AStopInsideAnAcceptedRunCutsTheCountersToo) {
   EXPECT_EQ(metrics.histograms.inter_token_latency_seconds.count, 2) << "one a step";
 }
 
-TEST_F(MetricsTest, DraftStepsAreKeptOnlyWhenAskedFor) {
-  ScriptedDrafter drafter(RightGuess);
+TEST_F(MetricsTest, DraftStepsAreRecordedOnlyOnRequest) {
+  ScriptedDrafter drafter(RightToken);
   EngineCore engine(config_, executor_, &drafter);
   const RequestId id = engine.Submit(std::vector<TokenId>{1}, Greedy(12));
   EXPECT_TRUE(RunToEnd(engine).at(id).metrics.draft_steps.empty());
@@ -176,7 +176,7 @@ TEST_F(MetricsTest, QueriesOfThePrefixCacheAreHitsAndMisses) {
   testing::ExpectValues(metrics.histograms.request_prefill_kv_computed_tokens, {9, 1, 1, 9});
 }
 
-TEST_F(MetricsTest, AbortsAreCountedWhereverTheyHappen) {
+TEST_F(MetricsTest, AbortsOfRunningAndWaitingRequestsAreCounted) {
   config_.max_num_seqs = 1;
   EngineCore engine = MakeEngine();
   MetricsAccount account;
@@ -199,7 +199,7 @@ TEST_F(MetricsTest, AbortsAreCountedWhereverTheyHappen) {
   testing::ExpectValues(metrics.histograms.request_generation_tokens, {0, 2, 0, 5});
 }
 
-TEST_F(MetricsTest, ARequestWhoseLogitsBreakIsCorruptedAndCountsWhatItEmitted) {
+TEST_F(MetricsTest, ARequestWithLogitsThatAreNotFiniteIsCorruptedAndCountsItsTokens) {
   ScriptedExecutor executor(kVocabSize, config_.num_blocks, config_.block_size, [](auto prefix) {
     std::vector<float> logits = CountingLogits(prefix);
     if (prefix[0] == 7 && prefix.size() > 4) logits[3] = std::nanf("");

@@ -1,4 +1,4 @@
-// Drafters that are models in an engine: what they know of a request is in step with it.
+// Drafters that are models, in an engine: they catch up with every request before they draft.
 #include <gtest/gtest.h>
 
 #include <memory>
@@ -87,8 +87,8 @@ std::vector<TokenId> RandomPrompt(std::mt19937& random, int length) {
   return prompt;
 }
 
-// The network says what the target says, of whatever tokens it has: a guess that is not accepted
-// was made from others than the request's.
+// The network predicts what the target predicts, from the tokens in its slots: a draft token that
+// is not accepted was made from a wrong slot.
 TEST(ModelDrafterTest, ANetworkThatKnowsTheTargetIsAlwaysRight) {
   std::mt19937 random(3);
   const auto pick = [&](int low, int high) {
@@ -123,7 +123,7 @@ TEST(ModelDrafterTest, ANetworkThatKnowsTheTargetIsAlwaysRight) {
   EXPECT_GT(num_cached, 50);
 }
 
-// Its most probable token is always among the guesses behind a node, if not always in the draft.
+// The right token is always among the candidates after a node, if not always in the draft.
 TEST(ModelDrafterTest, ATreeOfANetworkThatKnowsTheTargetIsAcceptedInPart) {
   std::mt19937 random(4);
   Setting setting;
@@ -148,8 +148,8 @@ TEST(ModelDrafterTest, APrefixFromTheCacheIsNotComputedAgain) {
   const EngineMetrics metrics = served.Finish();
   EXPECT_EQ(metrics.num_cached_prompt_tokens, 36);
   EXPECT_EQ(metrics.spec_decode.num_accepted_tokens, metrics.spec_decode.num_draft_tokens);
-  // All the prompt the first time. The second time at most what is behind its full blocks: a block
-  // that gets full turns out to be known, and the network's part of it too.
+  // The first time the whole prompt. The second time at most the tokens after its full blocks: a
+  // block that becomes full is found in the cache, with the network's keys and values.
   EXPECT_LE(served.num_network_rows() - num_rows, num_rows - 36);
 }
 
@@ -169,12 +169,12 @@ TEST(ModelDrafterTest, APrefixThatRequestsShareIsRunOnce) {
     for (int i = 0; i < 8; ++i) served.Submit(prompt, 3);
     const EngineMetrics metrics = served.Finish();
     EXPECT_EQ(metrics.spec_decode.num_accepted_tokens, metrics.spec_decode.num_draft_tokens);
-    // The prompt once, and of each request its last full block's end, first token and draft.
+    // The prompt once, and for each request the end of its last full block, first token and draft.
     EXPECT_LE(served.num_network_rows(), 41 + 8 * 4);
   }
 }
 
-TEST(ModelDrafterTest, WhatAFailedForwardLeftUndoneIsDoneLater) {
+TEST(ModelDrafterTest, RowsOfAFailedForwardAreComputedLater) {
   std::mt19937 random(10);
   const std::vector<TokenId> prompt = RandomPrompt(random, 40);
   Served<> served({.max_num_batched_tokens = 64});
@@ -191,7 +191,7 @@ TEST(ModelDrafterTest, WhatAFailedForwardLeftUndoneIsDoneLater) {
   EXPECT_EQ(metrics.spec_decode.num_accepted_tokens, metrics.spec_decode.num_draft_tokens);
 }
 
-// Lets the model run from the step after num_idle_steps others on.
+// Does not run the model in the first kNumIdleSteps steps.
 class IdleAtFirst : public AutoregressiveDrafter {
  public:
   static constexpr int kNumIdleSteps = 10;
@@ -227,7 +227,7 @@ TEST(ModelDrafterTest, ARequestThatDidNotDraftForAWhileCatchesUpWhenItDrafts) {
   EXPECT_EQ(metrics.spec_decode.num_accepted_tokens, metrics.spec_decode.num_draft_tokens);
 }
 
-TEST(ModelDrafterTest, WhatItHasToCatchUpWithIsCounted) {
+TEST(ModelDrafterTest, TheTokensToCatchUpWithAreCounted) {
   constexpr int kNumBlocks = 16, kBlockSize = 4;
   AutoregressiveSetting setting;
   setting.max_depth = 2;
@@ -263,7 +263,7 @@ TEST(ModelDrafterTest, WhatItHasToCatchUpWithIsCounted) {
     const int num_rows = seen.num_rows();
     EXPECT_EQ(drafter.Prepare(std::span(&request, 1)).num_catch_up_tokens, num_new - 1);
     EXPECT_EQ(drafter.EstimateModelWork(request)->num_catch_up_tokens, 0);
-    // These, the last token's, and a drafted one's.
+    // These, the last token's row, and a draft token's.
     EXPECT_EQ(seen.num_rows() - num_rows, num_new + 1);
   }
 }

@@ -77,7 +77,7 @@ std::vector<NamedChange> Parameters() {
   };
 }
 
-// Half of a batch has the parameter, the others have anything.
+// Half of a batch has the parameter, the others have random parameters.
 RandomEngine::Change Mixed(const NamedChange& named, bool is_greedy) {
   return [change = named.change, is_greedy](std::mt19937& random, SamplingParams& params) {
     if (Pick(random, 0, 1) == 0) return RandomEngine::SetRandomParams(random, params);

@@ -43,7 +43,7 @@ class Soak {
     engine_->SetTokenBytes(token_bytes, {0, 5});
   }
 
-  // Serves that many more requests to their ends.
+  // Serves that many more requests until they finish.
   void Serve(int num_requests) {
     while (num_requests > 0 || engine_->HasUnfinished()) {
       while (num_requests > 0 && (Pick(0, 2) > 0 || !engine_->HasUnfinished())) {
@@ -86,7 +86,7 @@ class Soak {
   int num_aborted_ = 0;
 };
 
-TEST(SoakTest, ManyRequestsLeaveNothingBehind) {
+TEST(SoakTest, ManyRequestsLeakNothing) {
   const int num_requests = testing::NumExamples(1000, 20000);
   Soak soak;
   std::vector<std::int64_t> live;

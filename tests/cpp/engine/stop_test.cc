@@ -58,7 +58,7 @@ SamplingParams Stopping(std::vector<std::string> stops) {
   return params;
 }
 
-TEST_F(StopTest, OmittedTokensStopByTheirNames) {
+TEST_F(StopTest, OmittedTokensMatchStopStringsByTheirNames) {
   SetTokens({"big", "<|im_end|>", "dog", "\n"});
   const std::vector<TokenId> text = {2, 0, 1, 3};
   EXPECT_EQ(Commit(text, Stopping({"<|im_end|>"})).num_text_bytes, 6);
@@ -79,7 +79,7 @@ TEST_F(StopTest, APartOfAnOmittedNameDoesNotStop) {
   EXPECT_EQ(Commit({0, 1, 0}, shown).num_text_bytes, 4);
 }
 
-TEST_F(StopTest, AStopStringMayReachOverOmittedTokens) {
+TEST_F(StopTest, AStopStringMaySpanOmittedTokens) {
   SetTokens({"a", "<x>", "b"});
   EXPECT_EQ(Commit({0, 0, 1, 2}, Stopping({"ab"})).num_text_bytes, 1);
   EXPECT_EQ(Commit({0, 0, 1, 2}, Stopping({"a<x>b"})).num_text_bytes, 1);

@@ -1,5 +1,4 @@
-// Many requests may wait: what they hold until they run depends on what they bring, not on how long
-// they may become.
+// The memory of a waiting request depends on its prompt and parameters, not on max_tokens.
 #include <gtest/gtest.h>
 
 #include <functional>

@@ -1,4 +1,4 @@
-// How surprising counts are under given probabilities.
+// How improbable counts are under given probabilities.
 #ifndef FORERUN_TESTS_CPP_TESTING_CHI_SQUARE_H_
 #define FORERUN_TESTS_CPP_TESTING_CHI_SQUARE_H_
 

@@ -1,4 +1,4 @@
-// An engine over a model that counts, and what its tests share.
+// A model whose output counts upwards, an engine over it, and helpers of its tests.
 #ifndef FORERUN_TESTS_CPP_TESTING_COUNTING_ENGINE_H_
 #define FORERUN_TESTS_CPP_TESTING_COUNTING_ENGINE_H_
 
@@ -15,7 +15,7 @@ namespace forerun::testing {
 
 inline constexpr int kVocabSize = 16;
 
-// Counts upwards without end: 1, 2, ... 15, 1, 2, ...
+// The model counts without end: 1, 2, ... 15, 1, 2, ...
 inline TokenId Successor(TokenId token) { return token % (kVocabSize - 1) + 1; }
 
 inline std::vector<float> CountingLogits(std::span<const TokenId> prefix) {
@@ -24,8 +24,8 @@ inline std::vector<float> CountingLogits(std::span<const TokenId> prefix) {
   return logits;
 }
 
-inline TokenId RightGuess(std::span<const TokenId> text) { return Successor(text.back()); }
-inline TokenId WrongGuess(std::span<const TokenId>) { return 0; }
+inline TokenId RightToken(std::span<const TokenId> text) { return Successor(text.back()); }
+inline TokenId WrongToken(std::span<const TokenId>) { return 0; }
 
 inline EngineConfig SmallConfig() {
   EngineConfig config;

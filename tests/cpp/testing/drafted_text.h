@@ -50,10 +50,10 @@ using VerifyFunction = std::function<void(const DraftTree&, RowLogits, const Sam
 struct DraftedText {
   const BigramTable& target;
   std::vector<int> shape;  // parents, as in DraftTree
-  // Fills the weights of the drafter's distribution after a text. Absent: guesses are certain.
+  // Fills the weights of the drafter's distribution after a text. Absent: draft tokens are certain.
   std::function<void(std::span<const TokenId>, std::span<float>)> fill_row;
-  // A certain guess: child number `rank` after a text.
-  std::function<TokenId(std::span<const TokenId>, int rank)> guess;
+  // A certain draft token: child number `rank` after a text.
+  std::function<TokenId(std::span<const TokenId>, int rank)> certain_token;
   // Draws a sampled child. Absent: AppendDrawnChild.
   std::function<void(DraftTree&, int node, std::uint64_t seed, int first_output_index)> draw = {};
   // Changes a finished draft, as an engine might.
@@ -85,7 +85,7 @@ struct DraftedText {
       const int parent = shape[node];
       const auto rank = std::count(draft.parents.begin(), draft.parents.end(), parent);
       if (!fill_row) {
-        draft.tokens.push_back(guess(PathTo(parent, text), static_cast<int>(rank)));
+        draft.tokens.push_back(certain_token(PathTo(parent, text), static_cast<int>(rank)));
         draft.parents.push_back(parent);
         draft.confidence.push_back(0.5f);
         continue;

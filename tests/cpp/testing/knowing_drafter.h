@@ -1,5 +1,5 @@
-// A drafter of chains or random trees that is told each request's output beforehand, and is right
-// about it or not, as asked.
+// A drafter of chains or random trees that knows each request's output beforehand and drafts a
+// given share of its tokens right.
 #ifndef FORERUN_TESTS_CPP_TESTING_KNOWING_DRAFTER_H_
 #define FORERUN_TESTS_CPP_TESTING_KNOWING_DRAFTER_H_
 
@@ -16,10 +16,10 @@ namespace forerun::testing {
 
 class KnowingDrafter : public TextDrafter {
  public:
-  KnowingDrafter(int vocab_size, double share_of_right_guesses, unsigned seed,
+  KnowingDrafter(int vocab_size, double share_of_right_tokens, unsigned seed,
                  bool drafts_trees = false)
       : vocab_size_(vocab_size),
-        is_right_(share_of_right_guesses),
+        is_right_(share_of_right_tokens),
         random_(seed),
         drafts_trees_(drafts_trees) {}
 

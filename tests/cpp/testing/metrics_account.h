@@ -1,4 +1,4 @@
-// What an engine's counters must be, added up from what its requests were told.
+// The values that an engine's counters must have, added up from its updates.
 #ifndef FORERUN_TESTS_CPP_TESTING_METRICS_ACCOUNT_H_
 #define FORERUN_TESTS_CPP_TESTING_METRICS_ACCOUNT_H_
 
@@ -16,7 +16,7 @@ inline std::int64_t Sum(const std::vector<std::int64_t>& counts) {
   return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
 }
 
-// Every histogram with its values counted anew.
+// Every histogram, counted again.
 inline void ExpectValues(const Histogram& histogram, const std::vector<double>& values) {
   EXPECT_EQ(histogram.count, std::ssize(values));
   EXPECT_DOUBLE_EQ(histogram.sum, std::accumulate(values.begin(), values.end(), 0.0));

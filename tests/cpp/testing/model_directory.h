@@ -1,4 +1,4 @@
-// A model directory of a test's own making, removed when it goes.
+// A temporary model directory, removed by its destructor.
 #ifndef FORERUN_TESTS_CPP_TESTING_MODEL_DIRECTORY_H_
 #define FORERUN_TESTS_CPP_TESTING_MODEL_DIRECTORY_H_
 

@@ -1,4 +1,4 @@
-// What tests of drafters that guess with certainty share.
+// Helpers of the tests of drafters whose draft tokens are certain.
 #ifndef FORERUN_TESTS_CPP_TESTING_PROPOSE_H_
 #define FORERUN_TESTS_CPP_TESTING_PROPOSE_H_
 

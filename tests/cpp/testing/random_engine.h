@@ -68,7 +68,7 @@ class RandomEngine {
   // Changes the parameters of a request that is about to be submitted.
   using Change = std::function<void(std::mt19937& random, SamplingParams& params)>;
 
-  // What a run met.
+  // What happened in a run.
   struct Totals {
     std::int64_t num_accepted = 0, num_preemptions = 0, num_trees = 0, num_moved = 0;
     void operator+=(const Totals& other) {
@@ -138,7 +138,7 @@ class RandomEngine {
   }
   const Totals& totals() const { return totals_; }
 
-  // Of everything that plain decoding decides anew.
+  // All parameters that NaiveGenerate implements.
   static void SetRandomParams(std::mt19937& random, SamplingParams& params) {
     const auto pick = [&](int low, int high) {
       return std::uniform_int_distribution<int>(low, high)(random);
@@ -231,7 +231,7 @@ class RandomEngine {
       hooks.grammar = ToyGrammar::Random(random_, kVocabSize, Pick(0, 3) / 4.0);
     }
     if (hook_probability_ > 0.0 && Chance(hook_probability_)) {
-      // Brings back what other options rule out, too.
+      // Allows again what other options rule out, too.
       hooks.change_logits = [factor = Pick(1, 7)](auto output, auto logits) {
         for (std::size_t i = 0; i < logits.size(); ++i) {
           if ((i + output.size()) % 4 == 0) logits[i] = static_cast<float>(i * factor % 11);
@@ -244,7 +244,7 @@ class RandomEngine {
 
   void Submit(EngineCore& engine) {
     std::vector<TokenId> prompt;
-    // Prompts share beginnings, so that the prefix cache has something to find.
+    // Prompts share prefixes, so that the prefix cache has hits.
     const int num_shared = Pick(0, 12);
     for (int i = 0; i < num_shared; ++i) prompt.push_back(1 + i % 3);
     const int num_own = Pick(1, 12);

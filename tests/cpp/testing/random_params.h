@@ -1,4 +1,4 @@
-// Random logits options over a small vocabulary, of a kind that texts feel.
+// Random logits options over a small vocabulary that change most texts.
 #ifndef FORERUN_TESTS_CPP_TESTING_RANDOM_PARAMS_H_
 #define FORERUN_TESTS_CPP_TESTING_RANDOM_PARAMS_H_
 

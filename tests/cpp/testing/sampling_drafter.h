@@ -1,4 +1,4 @@
-// A drafter that draws its guesses from the probabilities of a given model.
+// A drafter that samples its draft tokens from the probabilities of a given model.
 #ifndef FORERUN_TESTS_CPP_TESTING_SAMPLING_DRAFTER_H_
 #define FORERUN_TESTS_CPP_TESTING_SAMPLING_DRAFTER_H_
 

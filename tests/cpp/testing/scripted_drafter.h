@@ -1,4 +1,4 @@
-// A drafter that guesses chains or trees by given functions, and refuses to be called out of order.
+// A drafter of chains or trees by given functions, which checks the order of its calls.
 #ifndef FORERUN_TESTS_CPP_TESTING_SCRIPTED_DRAFTER_H_
 #define FORERUN_TESTS_CPP_TESTING_SCRIPTED_DRAFTER_H_
 
@@ -17,15 +17,15 @@ namespace forerun::testing {
 
 class ScriptedDrafter : public TextDrafter {
  public:
-  // The guess for the token after `text`, which ends with the path to the node.
-  using Guess = std::function<TokenId(std::span<const TokenId> text)>;
+  // The draft token after `text`, which ends with the path to the parent.
+  using NextToken = std::function<TokenId(std::span<const TokenId> text)>;
   // Parents of at most `max_nodes` nodes.
   using Shape = std::function<std::vector<std::int32_t>(int max_nodes)>;
 
-  explicit ScriptedDrafter(Guess guess, float confidence = 0.9f)
-      : ScriptedDrafter(std::move(guess), Chain, confidence) {}
-  ScriptedDrafter(Guess guess, Shape shape, float confidence = 0.9f)
-      : guess_(std::move(guess)), shape_(std::move(shape)), confidence_(confidence) {}
+  explicit ScriptedDrafter(NextToken next_token, float confidence = 0.9f)
+      : ScriptedDrafter(std::move(next_token), Chain, confidence) {}
+  ScriptedDrafter(NextToken next_token, Shape shape, float confidence = 0.9f)
+      : next_token_(std::move(next_token)), shape_(std::move(shape)), confidence_(confidence) {}
 
   static std::vector<std::int32_t> Chain(int max_nodes) {
     std::vector<std::int32_t> parents(max_nodes);
@@ -60,7 +60,7 @@ class ScriptedDrafter : public TextDrafter {
       }
       std::vector<TokenId> text = texts_.at(wanted.id);
       text.insert(text.end(), path.begin(), path.end());
-      draft.Append(guess_(text), parent, confidence_);
+      draft.Append(next_token_(text), parent, confidence_);
     }
     max_proposed_ = std::max(max_proposed_, wanted.max_tokens);
   }
@@ -80,7 +80,7 @@ class ScriptedDrafter : public TextDrafter {
     }
   }
 
-  const Guess guess_;
+  const NextToken next_token_;
   const Shape shape_;
   const float confidence_;
   std::map<RequestId, std::vector<TokenId>> texts_;

@@ -1,4 +1,4 @@
-// A model without weights: the logits behind a row are a pure function of the tokens it can see,
+// A model without weights: the logits of a row are a pure function of the tokens it can see,
 // read back through the block table from a paged store of its own. A lost, stale or misplaced slot
 // changes the output.
 #ifndef FORERUN_TESTS_CPP_TESTING_SCRIPTED_EXECUTOR_H_

@@ -1,6 +1,6 @@
-// A draft network without weights: what it guesses behind a row is a function of the tokens that it
-// finds in its own paged slots, which it has only of the rows it was given. A slot that was not
-// brought in step, or belongs to somebody else, makes it guess something else.
+// A draft network without weights: its logits for a row are a function of the tokens in its own
+// paged slots, where it stores only the rows that it was given. A slot that was not synced, or that
+// holds another request's token, changes the draft.
 #ifndef FORERUN_TESTS_CPP_TESTING_SCRIPTED_NETWORK_H_
 #define FORERUN_TESTS_CPP_TESTING_SCRIPTED_NETWORK_H_
 
@@ -14,7 +14,7 @@ namespace forerun::testing {
 
 class ScriptedNetwork : public DraftNetwork {
  public:
-  // Knows what the scripted model says behind this share of all texts.
+  // After this share of all texts its logits are those of the scripted model.
   ScriptedNetwork(int vocab_size, int num_blocks, int block_size, double share_known)
       : model_(vocab_size, num_blocks, block_size, [vocab_size, share_known](auto prefix) {
           std::uint64_t hash = 3;

@@ -31,7 +31,7 @@ class TinyRandom {
   std::uint64_t state_;
 };
 
-// config.json of a tiny model: sizes that are multiples of nothing in particular.
+// config.json of a tiny model; its sizes are no multiples of a vector or a block.
 inline std::string TinyConfig(const std::string& model_type, const std::string& more_fields = "") {
   const std::string sizes = R"("vocab_size": 101, "hidden_size": 24, "intermediate_size": 36,
       "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 10,
@@ -40,7 +40,7 @@ inline std::string TinyConfig(const std::string& model_type, const std::string& 
          more_fields + "}";
 }
 
-// Every tensor that a model of this spec has, by its Hugging Face name.
+// Every tensor of a model of this spec, by its Hugging Face name.
 inline std::vector<NamedTensor> TinyTensors(const ModelSpec& spec, std::uint64_t seed) {
   TinyRandom random(seed);
   std::vector<NamedTensor> tensors;
@@ -82,7 +82,7 @@ inline std::vector<NamedTensor> TinyTensors(const ModelSpec& spec, std::uint64_t
   return tensors;
 }
 
-// Writes config and weights; returns what the config says.
+// Writes config and weights; returns the spec of the config.
 inline ModelSpec WriteTinyModel(const ModelDirectory& directory, const std::string& config,
                                 std::uint64_t seed = 1) {
   directory.Write("config.json", config);

@@ -137,7 +137,7 @@ class AcceptanceFrequencyTest : public ::testing::Test {
                 [weights = std::move(weights)](Text text, std::span<float> row) {
                   std::ranges::copy(weights.After(text), row.begin());
                 },
-            .guess = {}};
+            .certain_token = {}};
   }
 
   // Under both rules. Leaves in num_accepted_ how many steps accepted 0, 1, ... nodes.
@@ -200,9 +200,9 @@ TEST_F(AcceptanceFrequencyTest, CertainDrafts) {
     const auto best = std::ranges::max_element(logits) - logits.begin();
     return static_cast<TokenId>((best + 3 * rank * (best % 2)) % kVocabSize);
   };
-  ExpectTarget({.target = target_, .shape = kChain, .fill_row = {}, .guess = guess});
+  ExpectTarget({.target = target_, .shape = kChain, .fill_row = {}, .certain_token = guess});
   ExpectEveryLength();
-  ExpectTarget({.target = target_, .shape = kTree, .fill_row = {}, .guess = guess});
+  ExpectTarget({.target = target_, .shape = kTree, .fill_row = {}, .certain_token = guess});
 }
 
 // As a row, a certain guess leaves its siblings nothing to be drawn from.

@@ -11,7 +11,7 @@
 namespace forerun {
 namespace {
 
-// Grows a tree of random probabilities.
+// Builds a tree of random probabilities.
 void GrowAtRandom(std::mt19937& random, const PathTree::Limits& limits, int depth, PathTree& tree) {
   std::uniform_real_distribution<float> probability(0.05f, 1.0f);
   tree.Clear();
@@ -27,7 +27,7 @@ void GrowAtRandom(std::mt19937& random, const PathTree::Limits& limits, int dept
   }
 }
 
-TEST(PathTreeTest, TheDraftHasTheMostProbableNodesBehindTheirParents) {
+TEST(PathTreeTest, TheDraftHasTheMostProbableNodesAfterTheirParents) {
   std::mt19937 random(1);
   for (int example = 0; example < 500; ++example) {
     const int max_nodes = 1 + static_cast<int>(random() % 20);
@@ -84,7 +84,7 @@ TEST(PathTreeTest, ImprobablePathsAreNotContinued) {
   EXPECT_TRUE(tree.open().empty());
 }
 
-TEST(PathTreeTest, AGuessMadeTwiceIsOneNode) {
+TEST(PathTreeTest, ACandidateAddedTwiceIsOneNode) {
   PathTree tree;
   EXPECT_EQ(tree.AddOrRaise(4, kDraftRoot, 0.5f), 0);
   EXPECT_EQ(tree.AddOrRaise(5, 0, 0.5f), 1);

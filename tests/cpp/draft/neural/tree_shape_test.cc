@@ -1,4 +1,4 @@
-// Draft trees of fixed shape: which paths make one, and what a drafter makes of it.
+// Draft trees of fixed shape: the paths that form one, and the drafts of that shape.
 #include "cpp/draft/neural/tree_shape.h"
 
 #include <gtest/gtest.h>
@@ -44,14 +44,14 @@ TEST(TreeShapeTest, AChainIsAChainOfAnyRanks) {
   EXPECT_FALSE(TreeShape(std::vector<Path>{{0}, {1}}).is_chain());
 }
 
-TEST(TreeShapeTest, WhatIsNoTreeIsRefused) {
+TEST(TreeShapeTest, PathsThatFormNoTreeAreRefused) {
   for (const std::vector<Path>& paths : std::vector<std::vector<Path>>{
            {{}}, {{0}, {0}}, {{0, 0}}, {{0}, {1, 0}}, {{-1}}, {{TreeShape::kMostRanks}}}) {
     EXPECT_THROW(TreeShape{paths}, InvalidArgument);
   }
 }
 
-// The network's guesses behind any text, best first, are known; so is what the tree must hold.
+// The network's candidates after any text, best first, are known, and so is the expected tree.
 TEST(TreeShapeTest, ADraftHasThePathsOfTheShape) {
   constexpr int kVocabSize = 13, kBlockSize = 4, kNumBlocks = 32;
   std::mt19937 random(5);
@@ -88,11 +88,11 @@ TEST(TreeShapeTest, ADraftHasThePathsOfTheShape) {
       Path path;
       for (int n = node; n != kDraftRoot; n = draft.parents[n]) {
         std::vector<TokenId> before = text;
-        std::vector<TokenId> guesses;
+        std::vector<TokenId> path_tokens;
         for (int p = draft.parents[n]; p != kDraftRoot; p = draft.parents[p]) {
-          guesses.push_back(draft.tokens[p]);
+          path_tokens.push_back(draft.tokens[p]);
         }
-        before.insert(before.end(), guesses.rbegin(), guesses.rend());
+        before.insert(before.end(), path_tokens.rbegin(), path_tokens.rend());
         const std::vector<float> logits = testing::HashLogits(before, kVocabSize);
         const float own = logits[draft.tokens[n]];
         int rank = 0;

@@ -111,7 +111,7 @@ TEST(NgramDrafterTest, TheDraftStopsAtTheEndOfTheText) {
   EXPECT_EQ(Propose(drafter, 1, 4).tokens, (Tokens{3, 1, 2}));
 }
 
-TEST(NgramDrafterTest, HasNoGuessWithoutAMatchOfTheLeastLength) {
+TEST(NgramDrafterTest, DraftsNothingWithoutAMatchOfTheLeastLength) {
   NgramDrafter drafter({.prompt_lookup_max = 5, .prompt_lookup_min = 3});
   drafter.Begin(1, Tokens{1, 2, 9, 1, 2});
   EXPECT_TRUE(Propose(drafter, 1, 4).empty());
@@ -126,7 +126,7 @@ TEST(NgramDrafterTest, DraftsAsManyTokensAsAreAllowed) {
   EXPECT_TRUE(Propose(drafter, 1, 0).empty());
 }
 
-TEST(NgramDrafterTest, LongerMatchesAreTrustedMore) {
+TEST(NgramDrafterTest, LongerMatchesHaveMoreConfidence) {
   NgramDrafter drafter({.prompt_lookup_max = 8, .prompt_lookup_min = 2});
   drafter.Begin(1, Tokens{1, 2, 3, 4, 5, 6, 9, 7, 1, 2});
   drafter.Begin(2, Tokens{1, 2, 3, 4, 5, 6, 9, 7, 1, 2, 3, 4, 5, 6});

@@ -68,7 +68,7 @@ class NaiveHistory {
   int bound_, segment_size_;
 };
 
-// Recounts everything for every match length, with the formulas of suffix.h.
+// Counts everything again for every match length, by the formulas of suffix.h.
 class Oracle {
  public:
   Oracle(const SuffixOptions& options, const Tokens& text, int max_tokens)
@@ -87,7 +87,7 @@ class Oracle {
       if (score <= score_) continue;
       score_ = score;
       draft = path;
-      // The longest context with the same occurrences says how far to trust the counts.
+      // The confidence depends on the longest context with the same occurrences.
       int trusted = length;
       while (trusted < longest &&
              source.Ends(Tokens(text_.end() - trusted - 1, text_.end())).size() ==
@@ -264,7 +264,7 @@ TEST(SuffixDrafterTest, PastOutputsButNotPastPromptsAreRemembered) {
   EXPECT_TRUE(Propose(drafter, 2, 4).empty());
 }
 
-TEST(SuffixDrafterTest, ForgottenRequestsLeaveNothingBehind) {
+TEST(SuffixDrafterTest, ForgottenRequestsLeaveNoTrace) {
   SuffixDrafter drafter(Options(8));
   drafter.Begin(1, Tokens{});
   drafter.Observe(1, Tokens{5, 6, 7});

@@ -1,4 +1,5 @@
-// Trees of the suffix drafter: every node, its place and its confidence recounted by brute force.
+// Trees of the suffix drafter: every node, its index and its confidence, computed again by brute
+// force.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -23,7 +24,7 @@ using testing::Tokens;
 
 Tokens RandomTokens(std::mt19937& random, int size, int alphabet) {
   Tokens tokens(size);
-  // Some tokens more often than others.
+  // Some tokens are more frequent than others.
   for (TokenId& token : tokens) token = std::min(Draw(random, alphabet), Draw(random, alphabet));
   return tokens;
 }
@@ -193,7 +194,7 @@ TEST(SuffixTreeTest, EveryTreeEqualsABruteForceRecount) {
   EXPECT_GT(num_trees, 300);
 }
 
-TEST(SuffixTreeTest, OneSidedCountsMakeAChain) {
+TEST(SuffixTreeTest, ADominantContinuationMakesAChain) {
   SuffixDrafter drafter(TreeOptions(12, 4.0));
   drafter.Begin(1, Tokens{1, 2, 3, 4, 5, 6, 1, 2, 3});
   const DraftTree draft = Propose(drafter, 1, 3);
@@ -201,7 +202,7 @@ TEST(SuffixTreeTest, OneSidedCountsMakeAChain) {
   EXPECT_TRUE(draft.is_chain());
 }
 
-TEST(SuffixTreeTest, EvenCountsMakeABushInTheirOrder) {
+TEST(SuffixTreeTest, EqualCountsMakeSiblingsInTheirOrder) {
   SuffixDrafter drafter(TreeOptions(12, 4.0, 0.0));
   drafter.Begin(1, Tokens{1, 7, 9, 1, 8, 9, 1, 7, 9, 1, 6, 9, 1});
   const DraftTree draft = Propose(drafter, 1, 3);
@@ -209,7 +210,7 @@ TEST(SuffixTreeTest, EvenCountsMakeABushInTheirOrder) {
   EXPECT_EQ(draft.parents, (std::vector<std::int32_t>{-1, -1, -1}));
 }
 
-TEST(SuffixTreeTest, AShorterSuffixFillsInWhatTheLongerNeverSaw) {
+TEST(SuffixTreeTest, AShorterSuffixAddsContinuationsThatTheLongerDoesNotHave) {
   // After 5 1 came 2 once; after 1 alone also 3, often.
   SuffixDrafter drafter(TreeOptions(12, 4.0, 0.0));
   drafter.Begin(1, Tokens{5, 1, 2, 4, 1, 3, 4, 1, 3, 4, 1, 3, 0, 5, 1});
@@ -244,7 +245,7 @@ TEST(SuffixTreeTest, SiblingsDifferAndNoPathFallsBelowTheLeastProbability) {
   }
 }
 
-// A token that is followed by more others than are looked at.
+// A token that is followed by more others than kMaxContinuations.
 TEST(SuffixTreeTest, TheMostFrequentOfManyContinuationsIsNeverMissed) {
   SuffixDrafter drafter(TreeOptions(4, 4.0, 0.0));
   Tokens text;

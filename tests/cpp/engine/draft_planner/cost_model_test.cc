@@ -55,7 +55,7 @@ TEST(CostModelTest, OneStalledDraftMovesLittle) {
   EXPECT_LT(cost.draft_seconds(), 1.06 * 0.002);
 }
 
-TEST(CostModelTest, StepsWithoutAForwardOfTheModelSayNothingOfDrafts) {
+TEST(CostModelTest, StepsWithoutAForwardPassOfTheModelAreNotObserved) {
   CostModel cost;
   cost.ObserveDrafting(0, 0, 0, 1.0);
   cost.ObserveDrafting(2, 0, 0, 1.0);

@@ -55,7 +55,7 @@ class Play {
   DraftLengthController controller_;
 };
 
-TEST(AcceptanceModelTest, ConfidenceOfOneNeitherTeachesNorDoubts) {
+TEST(AcceptanceModelTest, AConfidenceOfOneIsBelievedAndNotLearnedFrom) {
   AcceptanceModel model;
   CheckedNodes checked;
   const double before = model.Probability(0.97f, checked);
@@ -73,10 +73,10 @@ TEST(DraftLengthControllerTest, CertainDraftsAreUsedWhole) {
   EXPECT_GT(Play(1.0).Run(400, 0.001), 7.9);
 }
 
-TEST(DraftLengthControllerTest, DearRowsShortenDrafts) {
+TEST(DraftLengthControllerTest, ExpensiveRowsShortenDrafts) {
   const double cheap = Play(0.7).Run(1000, 0.0002);
-  const double dear = Play(0.7).Run(1000, 0.004);
-  EXPECT_GT(cheap, dear + 1);
+  const double expensive = Play(0.7).Run(1000, 0.004);
+  EXPECT_GT(cheap, expensive + 1);
 }
 
 TEST(DraftLengthControllerTest, ARequestThatBecomesPredictableIsNoticed) {
@@ -106,7 +106,7 @@ TEST(DraftLengthControllerTest, ARequestThatBecomesPredictableIsNoticed) {
   EXPECT_GT(play(50, true), 150);
 }
 
-TEST(DraftLengthControllerTest, ThePromisingRequestOfABatchGetsTheRows) {
+TEST(DraftLengthControllerTest, TheRequestWithTheHigherAcceptanceGetsTheRows) {
   CostModel cost;
   DraftLengthController controller;
   for (int i = 0; i < 50; ++i) cost.ObserveStep(1 + i % 9, 0.010 + 0.002 * (1 + i % 9));
@@ -141,7 +141,7 @@ TEST(DraftLengthControllerTest, KeepsTheMostProbablePathsOfATree) {
   EXPECT_EQ(draft.confidence, (std::vector<float>{0.30f, 0.60f, 0.90f, 0.90f}));
 }
 
-TEST(DraftLengthControllerTest, WhateverTheTreeWhatIsKeptIsClosedUnderParents) {
+TEST(DraftLengthControllerTest, TheKeptNodesOfAnyTreeAreClosedUnderParents) {
   std::mt19937 random(5);
   const auto below = [&](int n) { return static_cast<int>(random() % n); };
   CostModel cost;

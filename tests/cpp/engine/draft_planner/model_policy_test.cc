@@ -172,7 +172,7 @@ TEST(ModelPolicyTest, TheModelIsCreditedOnlyWithTheNodesThatItAdded) {
   EXPECT_EQ(added({0, 1, 4}, nullptr), std::pair(5.0, 3.0));
 }
 
-TEST(ModelPolicyTest, AStepInWhichTheModelDidNotRunSaysNothingOfIt) {
+TEST(ModelPolicyTest, AStepInWhichTheModelDidNotRunIsNotObserved) {
   Engine engine(0.004);
   DraftHistory history;
   engine.policy.ObserveVerdict(DraftTree(), {}, history);
