@@ -63,7 +63,7 @@ void HybridDrafter::Reserve(int max_tokens, Job& job) {
   for (DraftTree* draft : {&job.indexed, &modelled_, &extension_}) draft->Reserve(max_tokens);
   tree_.Reserve(3 * max_tokens);
   path_.reserve(max_tokens);
-  places_.reserve(max_tokens);
+  merged_nodes_.reserve(max_tokens);
 }
 
 void HybridDrafter::Propose(const DraftRequest& request, DraftTree& draft) {
@@ -92,10 +92,10 @@ HybridDrafter::Job* HybridDrafter::FindJob(RequestId id) {
 }
 
 void HybridDrafter::Merge(const DraftTree& draft, int root) {
-  places_.clear();
+  merged_nodes_.clear();
   for (int i = 0; i < draft.size(); ++i) {
-    const int parent = draft.parents[i] == kDraftRoot ? root : places_[draft.parents[i]];
-    places_.push_back(tree_.AddOrRaise(draft.tokens[i], parent, draft.confidence[i]));
+    const int parent = draft.parents[i] == kDraftRoot ? root : merged_nodes_[draft.parents[i]];
+    merged_nodes_.push_back(tree_.AddOrRaise(draft.tokens[i], parent, draft.confidence[i]));
   }
 }
 

@@ -1,9 +1,9 @@
-// Drafts with an index of past text and with a model, and offers both in one tree.
+// Drafts with an index of past text and with a model, and merges both drafts into one tree.
 //
-// The index is asked first: it costs next to nothing. Where it expects to have enough tokens
-// accepted, the model is not run. Otherwise both go into one tree: the model goes on from the
-// index's guesses where these are more probable than its own, and its most probable path is
-// continued by what followed its end in the request's own text.
+// The index drafts first: it costs next to nothing. Where it expects enough tokens to be accepted,
+// the model is not run. Otherwise the model continues the index's draft tokens where these are more
+// probable than its own, and the most probable path of the merged tree is continued by what
+// followed its end in the request's own text.
 #ifndef FORERUN_CPP_DRAFT_HYBRID_H_
 #define FORERUN_CPP_DRAFT_HYBRID_H_
 
@@ -20,8 +20,8 @@ namespace forerun {
 
 class HybridDrafter : public Drafter {
  public:
-  // Without the model where the index expects at least `enough_tokens` to be accepted.
-  // REQUIRES: the model drafts with certainty; guesses that are drawn mix with no others.
+  // The model is not run where the index expects at least `enough_tokens` to be accepted.
+  // REQUIRES: the model's draft tokens are certain; sampled ones cannot be merged with others.
   HybridDrafter(std::unique_ptr<SuffixDrafter> index, std::unique_ptr<Drafter> model,
                 double enough_tokens);
 
@@ -43,9 +43,9 @@ class HybridDrafter : public Drafter {
   };
 
   Job* FindJob(RequestId id);  // null where the request has none
-  // Drafts get longer as texts do: room for the longest at once.
+  // Reserves memory for the longest drafts, since drafts get longer as texts grow.
   void Reserve(int max_tokens, Job& job);
-  // Adds a draft's nodes to the tree, as the continuation of `root`.
+  // Adds a draft's nodes to the tree, as descendants of `root`.
   void Merge(const DraftTree& draft, int root);
 
   const std::unique_ptr<SuffixDrafter> index_;
@@ -60,7 +60,7 @@ class HybridDrafter : public Drafter {
   DraftTree modelled_, extension_;
   PathTree tree_;
   std::vector<TokenId> path_;
-  std::vector<int> places_;  // of a draft's nodes in the tree
+  std::vector<int> merged_nodes_;  // of a draft: its nodes in the tree
 };
 
 }  // namespace forerun

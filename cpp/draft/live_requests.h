@@ -1,4 +1,4 @@
-// What a drafter keeps of each request between Begin and End or Forget.
+// What a drafter stores for each request between Begin and End or Forget.
 #ifndef FORERUN_CPP_DRAFT_LIVE_REQUESTS_H_
 #define FORERUN_CPP_DRAFT_LIVE_REQUESTS_H_
 
@@ -16,16 +16,16 @@ class LiveRequests {
  public:
   // REQUIRES: the id is not live.
   Request& Add(RequestId id, Request request) {
-    const auto [place, is_new] = requests_.try_emplace(id, std::move(request));
+    const auto [live, is_new] = requests_.try_emplace(id, std::move(request));
     FORERUN_CHECK(is_new, "request " + std::to_string(id) + " is already live");
-    return place->second;
+    return live->second;
   }
 
   // REQUIRES: the id is live.
   Request& Get(RequestId id) {
-    const auto place = requests_.find(id);
-    FORERUN_CHECK(place != requests_.end(), "request " + std::to_string(id) + " is not live");
-    return place->second;
+    const auto live = requests_.find(id);
+    FORERUN_CHECK(live != requests_.end(), "request " + std::to_string(id) + " is not live");
+    return live->second;
   }
 
   // REQUIRES: the id is live.

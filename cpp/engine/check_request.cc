@@ -37,7 +37,7 @@ void CheckAgainstVocabulary(const SamplingParams& params, int vocab_size) {
   CheckNumLogprobs("prompt_logprobs", params.prompt_logprobs, vocab_size);
 }
 
-// One request's alone, and only where the prompt is so long that it may matter.
+// Considers this request alone, and asks the system only where the prompt is long.
 void CheckPromptLogprobMemory(std::size_t num_tokens, const SamplingParams& params,
                               int vocab_size) {
   constexpr std::int64_t kAlwaysFits = 64 << 20;

@@ -1,4 +1,4 @@
-// What a request must be so that the engine can serve it.
+// Checks that the engine can serve a request.
 #ifndef FORERUN_CPP_ENGINE_CHECK_REQUEST_H_
 #define FORERUN_CPP_ENGINE_CHECK_REQUEST_H_
 
@@ -16,7 +16,7 @@ struct RequestLimits {
   bool has_token_bytes = false;
 };
 
-// Throws InvalidArgument that names the field, unless the token belongs to the vocabulary.
+// Throws InvalidArgument for `field` unless the token belongs to the vocabulary.
 void CheckTokenId(const std::string& field, TokenId token, int vocab_size);
 
 // Throws InvalidArgument that names the first wrong field.

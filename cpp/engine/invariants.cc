@@ -14,22 +14,22 @@ void CheckEngineInvariants(const Scheduler& scheduler, const BlockPool& pool) {
   std::set<BlockId> in_tables;
   const Request* previous = nullptr;
   for (const auto& request : scheduler.running()) {
-    const std::string who = "request " + std::to_string(request->id);
+    const std::string name = "request " + std::to_string(request->id);
     FORERUN_CHECK(previous == nullptr || previous->ComesBefore(*request),
-                  who + " runs out of order");
+                  name + " is out of the order of service");
     previous = request.get();
-    FORERUN_CHECK(!request->finished(), who + " is finished and still runs");
-    FORERUN_CHECK(request->draft.empty(), who + " has a draft between steps");
-    FORERUN_CHECK(request->num_pending() >= 1, who + " has nothing to compute");
+    FORERUN_CHECK(!request->finished(), name + " is finished and still running");
+    FORERUN_CHECK(request->draft.empty(), name + " has a draft between steps");
+    FORERUN_CHECK(request->num_pending() >= 1, name + " has nothing to compute");
     const int num_committed = request->table.num_committed();
     const int num_blocks = NumBlocksFor(num_committed, pool.block_size());
     FORERUN_CHECK(static_cast<int>(request->table.blocks().size()) == num_blocks,
-                  who + " holds blocks without committed tokens");
+                  name + " holds blocks without committed tokens");
     in_tables.insert(request->table.blocks().begin(), request->table.blocks().end());
   }
   for (const auto& request : scheduler.waiting()) {
     FORERUN_CHECK(request->table.blocks().empty() && request->draft.empty(),
-                  "request " + std::to_string(request->id) + " waits and holds something");
+                  "request " + std::to_string(request->id) + " waits and holds blocks or a draft");
   }
   FORERUN_CHECK(static_cast<int>(in_tables.size()) == pool.num_held(),
                 "a held block belongs to no running request");

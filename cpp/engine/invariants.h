@@ -8,7 +8,7 @@
 namespace forerun {
 
 // Throws InternalError that names the first broken invariant: every block accounted for, every held
-// block in a table of a running request, no reservation or draft left over, nothing computed twice.
+// block in a table of a running request, no reservation or draft left over.
 void CheckEngineInvariants(const Scheduler& scheduler, const BlockPool& pool);
 
 }  // namespace forerun

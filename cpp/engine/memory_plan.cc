@@ -9,8 +9,8 @@
 namespace forerun {
 namespace {
 
-// Without a wish, the cache holds this many tokens for each request that may run, or one request of
-// full length.
+// By default the KV cache holds this many tokens for each request that may run, or one request of
+// full length if that is more.
 constexpr std::int64_t kTokensPerRequest = 1024;
 
 }  // namespace
@@ -47,9 +47,9 @@ MemoryPlan PlanMemory(const EngineOptions& options, int model_max_len, std::int6
     const std::int64_t num_tokens = std::max(
         wanted_len,
         std::min(options.max_num_seqs * kTokensPerRequest, options.max_num_seqs * wanted_len));
-    const std::int64_t unasked = std::min(spare_bytes, available_bytes / 2) / needs.block;
-    num_blocks = std::min(NumBlocksFor(num_tokens, block_size), unasked);
-    // A length that was asked for may take more.
+    const std::int64_t default_limit = std::min(spare_bytes, available_bytes / 2) / needs.block;
+    num_blocks = std::min(NumBlocksFor(num_tokens, block_size), default_limit);
+    // An explicit max_model_len may take more than the default.
     if (options.max_model_len) {
       num_blocks = std::max(
           num_blocks, std::min(NumBlocksFor(wanted_len, block_size), spare_bytes / needs.block));

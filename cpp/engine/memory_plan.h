@@ -1,5 +1,5 @@
-// How long a request may be and how many KV blocks there are: settled once, from what the user
-// asked for, what the model allows and what the machine has.
+// The longest request and the number of KV blocks, from the options, the model's limits and the
+// memory of the machine.
 #ifndef FORERUN_CPP_ENGINE_MEMORY_PLAN_H_
 #define FORERUN_CPP_ENGINE_MEMORY_PLAN_H_
 
@@ -21,11 +21,11 @@ struct MemoryNeeds {
   std::int64_t weights = 0;  // as packed
 };
 
-// A pure function. Throws InvalidArgument with the numbers when the wishes do not go together, or
-// are more than the machine has.
+// A pure function. Throws InvalidArgument with the numbers when the options contradict each other
+// or need more memory than the machine has.
 //   model_max_len        the model's own limit
 //   num_rows             of the largest step
-//   available_bytes      of the machine's memory; half of it, at most, the cache takes unasked
+//   available_bytes      of the machine's memory; by default the KV cache takes at most half of it
 MemoryPlan PlanMemory(const EngineOptions& options, int model_max_len, std::int64_t num_rows,
                       const MemoryNeeds& needs, std::int64_t available_bytes);
 

@@ -82,7 +82,7 @@ void MetricsRecorder::Prepare(const StepPlan& plan, bool looks_up) {
     if (request.metrics.scheduled_ts != 0) continue;
     request.metrics.scheduled_ts = Now();
     counters_.num_cached_prompt_tokens += request.num_cached_tokens;
-    // A prompt whose tokens are scored is computed whole, without a look.
+    // A prompt with prompt_logprobs is computed whole, without a lookup.
     if (looks_up && !request.scores_prompt()) {
       counters_.num_prefix_cache_queries += request.num_prompt_tokens;
     }

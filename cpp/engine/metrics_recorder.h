@@ -1,5 +1,5 @@
 // Counts and times what an engine does. Nothing here allocates once a request is set up, except
-// Prepare where every draft of a request is recorded or a trace is on.
+// Prepare with record_draft_steps or while a trace is on.
 //
 // The Count calls belong to the thread that steps; SetUp may run on any.
 #ifndef FORERUN_CPP_ENGINE_METRICS_RECORDER_H_
@@ -22,8 +22,8 @@ class MetricsRecorder {
 
   // At submission.
   void SetUp(Request& request) const;
-  // Before the model runs: counts who was scheduled for the first time, and makes room, so that
-  // commits do not allocate. `looks_up` says whether there is a prefix cache.
+  // Before the model runs: counts requests that are scheduled for the first time, and reserves
+  // memory, so that commits do not allocate. `looks_up`: there is a prefix cache.
   void Prepare(const StepPlan& plan, bool looks_up);
 
   // Around the commits of one step. A request's commit comes before its draft is cleared.

@@ -1,4 +1,4 @@
-// The rows of one step: what the executor is asked, and which keys and values stay where.
+// The rows of one step: the executor's input, and the moves of KV after the verification.
 #ifndef FORERUN_CPP_ENGINE_STEP_BATCH_H_
 #define FORERUN_CPP_ENGINE_STEP_BATCH_H_
 
@@ -19,12 +19,13 @@ class StepBatch {
   StepBatch(int max_num_seqs, int max_rows);
 
   // Rows of known tokens, then of the draft, request by request. Cuts every draft to what was
-  // planned, and orders it so that its first path lies where a chain would. The requests must stay
-  // as they are until the forward pass and the moves are done.
+  // planned, and orders it depth first, so that its first path has the slots of a chain. The
+  // requests must not change until the forward pass and the moves are done.
   void Build(const StepPlan& plan);
   ForwardBatch forward() const { return {tokens_, sequences_, logits_rows_}; }
 
-  // Adds what brings the accepted nodes right behind the known tokens. REQUIRES: built with it.
+  // Adds the moves that bring the accepted nodes' KV to the slots right after the known tokens.
+  // REQUIRES: built with it.
   void AddMoves(const PlannedRequest& planned, const Verdict& verdict);
   std::span<const KvMove> moves() const { return moves_; }
 

@@ -40,7 +40,8 @@ void AppendToTail(std::string_view name, bool is_hidden, Request& request) {
   if (is_hidden) tail.marks[tail.marks.size() - name.size()] = TextTail::kNameBegin;
 }
 
-// Where a stop string is, in bytes of the text that follow its begin and its end.
+// A stop string in the text, by the number of bytes from its begin and from its end to the end of
+// the text.
 struct StopMatch {
   int index = -1;
   std::size_t after_begin = 0;
@@ -86,8 +87,8 @@ void MatchNamed(const TextTail& tail, const std::string& stop, std::size_t num_n
   }
 }
 
-// Looks for a stop string that ends within the newest token, whose name has `num_new` bytes. The
-// leftmost wins, then the first in the caller's list.
+// Searches for a stop string that ends within the newest token, whose name has `num_new` bytes. The
+// leftmost match wins, then the first in the caller's list.
 void MatchStopStrings(std::size_t num_new, bool is_hidden, Request& request) {
   StopMatch best;
   for (std::size_t i = 0; i < request.params.stop.size(); ++i) {

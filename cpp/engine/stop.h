@@ -1,12 +1,13 @@
-// Where a request's output ends. One function commits one token, so that end-of-sequence, stop
-// tokens, stop strings, max_tokens and the model's length all cut at the same place, inside an
-// accepted run as anywhere.
+// Where a request's output ends. All tokens are committed by one function, one by one, so that
+// end-of-sequence, stop tokens, stop strings, max_tokens and the model's length end the output at
+// the same token, also in the middle of an accepted draft.
 //
-// A stop string is sought in the text as the request shows it, and in the text with the names of
-// the special tokens that it omits: "<|im_end|>" and "big<|im_end|>" stop where that token comes.
-// There a special token counts as a whole: "|" does not stop at it. The text is cut where the stop
-// string begins, or, with include_stop_str_in_output, where it ends, and never shows the names of
-// omitted tokens. A token that ends the text may complete a stop string, which then is the reason.
+// Stop strings are searched in the text as the request shows it, and in the text with the names of
+// the special tokens that it omits: "<|im_end|>" and "big<|im_end|>" match where that token comes.
+// In the second text a match may not begin or end inside the name of an omitted token: "|" does not
+// match there. The text is cut where the stop string begins, or, with include_stop_str_in_output,
+// where it ends, and never shows the names of omitted tokens. Where a stop token also completes a
+// stop string, the stop string is the reported reason.
 #ifndef FORERUN_CPP_ENGINE_STOP_H_
 #define FORERUN_CPP_ENGINE_STOP_H_
 
@@ -18,8 +19,7 @@
 
 namespace forerun {
 
-// What a model directory and a tokenizer say about ends. token_bytes is empty when no tokenizer was
-// given.
+// What model and tokenizer define. token_bytes is empty without a tokenizer.
 struct StopVocabulary {
   std::vector<TokenId> eos_token_ids;
   std::vector<std::string> token_bytes;
@@ -27,7 +27,7 @@ struct StopVocabulary {
   std::size_t longest_token = 0;  // bytes
 };
 
-// Makes room for all that CommitToken will do, which then cannot fail.
+// Reserves memory for CommitToken, so that it cannot fail.
 void ReserveTail(const StopVocabulary& vocabulary, Request& request);
 
 // Appends `token` to the request's output and sets its finish_reason if it ends there.

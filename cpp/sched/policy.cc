@@ -6,9 +6,9 @@
 
 namespace forerun {
 
-RowGrant GrantRows(int num_pending, int num_draft, int budget, int num_behind) {
-  FORERUN_CHECK(num_pending >= 1 && num_draft >= 0 && budget > num_behind);
-  const int usable = budget - num_behind;
+RowGrant GrantRows(int num_pending, int num_draft, int budget, int num_later) {
+  FORERUN_CHECK(num_pending >= 1 && num_draft >= 0 && budget > num_later);
+  const int usable = budget - num_later;
   if (num_pending > usable) return {usable, 0};
   return {num_pending, std::min(num_draft, usable - num_pending)};
 }

@@ -1,4 +1,4 @@
-// Who may run how much: pure functions of counters.
+// How many rows a request may run, and when it is admitted: pure functions of counters.
 #ifndef FORERUN_CPP_SCHED_POLICY_H_
 #define FORERUN_CPP_SCHED_POLICY_H_
 
@@ -9,10 +9,11 @@ struct RowGrant {
   int num_draft = 0;
 };
 
-// Rows for a request with `num_pending` known tokens to compute and `num_draft` guesses, out of a
-// budget that must leave one row for each of `num_behind` requests. Known tokens come first; a
-// draft runs only behind all of them. REQUIRES: num_pending >= 1 and budget > num_behind.
-RowGrant GrantRows(int num_pending, int num_draft, int budget, int num_behind);
+// Rows for a request with `num_pending` known tokens to compute and `num_draft` draft tokens, out
+// of a budget that must leave one row for each of the num_later requests that are served after it.
+// Known tokens come first; a draft runs only after all of them.
+// REQUIRES: num_pending >= 1 and budget > num_later.
+RowGrant GrantRows(int num_pending, int num_draft, int budget, int num_later);
 
 struct AdmissionState {
   int num_running = 0;
@@ -22,7 +23,7 @@ struct AdmissionState {
   int num_blocks_available = 0;
 };
 
-// A candidate is let in only when all its known tokens fit, so that it is not preempted before it
+// A candidate is admitted only when all its known tokens fit, so that it is not preempted before it
 // emits anything.
 bool MayAdmit(const AdmissionState& state);
 

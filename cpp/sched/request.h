@@ -1,5 +1,5 @@
-// One request and everything that happens to it. Owned by the Scheduler; Engine and Scheduler both
-// change it, in different phases of a step.
+// The state of one request. Owned by the Scheduler; EngineCore and Scheduler both change it, in
+// different moves of a step.
 #ifndef FORERUN_CPP_SCHED_REQUEST_H_
 #define FORERUN_CPP_SCHED_REQUEST_H_
 
@@ -23,7 +23,7 @@
 
 namespace forerun {
 
-// What a request takes from its engine.
+// What the engine sets for every request.
 struct RequestSetting {
   AcceptanceMethod acceptance_method = AcceptanceMethod::kCoupled;
   std::uint64_t seed = 0;
@@ -31,13 +31,13 @@ struct RequestSetting {
   std::span<const TokenId> eos_token_ids;
 };
 
-// The last bytes of an output, as far as a stop string could begin in them.
+// The last bytes of an output: those in which a stop string may begin.
 struct TextTail {
   enum Mark : char { kShown, kNameBegin, kNameInside };
 
   std::string shown;  // as in the text
-  std::string
-      named;  // with the names of special tokens that the text omits; empty if it omits none
+  // With the names of special tokens that the text omits; empty if it omits none.
+  std::string named;
   std::string marks;  // [named.size()] a Mark of each byte
 };
 
@@ -59,15 +59,15 @@ struct Request {
 
   // Change at commit. `table` holds KV of a prefix of `tokens`; the rest is pending.
   std::vector<TokenId> tokens;  // prompt, then output
-  // Of the hooks; absent where there is none, and before Prepare.
+  // Of hooks.constraint; absent without one, and before Prepare.
   std::optional<ConstraintCursor> constraint;
-  // Absent where none would do anything, and before Prepare.
+  // Absent where no parameter or hook changes logits, and before Prepare.
   std::optional<LogitsProcessors> processors;
   bool is_prepared = false;
   int num_scored_rows = 0;  // of the prompt: their log-probabilities have been reported
   BlockTable table;
-  int num_cached_tokens =
-      -1;  // prompt tokens found in the prefix cache at first admission; -1: not yet admitted
+  // Prompt tokens found in the prefix cache at first admission; -1: not yet admitted.
+  int num_cached_tokens = -1;
   TextTail text_tail;
   std::int64_t num_text_bytes = 0;
   FinishReason finish_reason = FinishReason::kNone;
@@ -81,7 +81,7 @@ struct Request {
   // This step's; empty between steps.
   DraftTree draft;
 
-  // To be called once, before anything else. REQUIRES: prompt and parameters can be served.
+  // To be called once, before anything else. REQUIRES: CheckRequest has accepted them.
   void SetUp(std::span<const TokenId> prompt, const SamplingParams& sampling_params,
              RequestHooks request_hooks, const RequestSetting& setting);
 
@@ -90,25 +90,25 @@ struct Request {
     return priority != other.priority ? priority < other.priority : id < other.id;
   }
 
-  // Allocates what is sized by max_len, so that commits allocate nothing. Not before the request
-  // first runs: many may wait. Does nothing when it was called before.
+  // Allocates what is sized by max_len, so that commits allocate nothing. Called when the request
+  // is about to run, since many may wait. A second call does nothing.
   void Prepare();
 
   int num_output_tokens() const { return static_cast<int>(tokens.size()) - num_prompt_tokens; }
   int num_pending() const { return static_cast<int>(tokens.size()) - table.num_committed(); }
   bool finished() const { return finish_reason != FinishReason::kNone; }
-  // Every prompt token behind the first has a log-probability, which the row before it gives.
+  // Every prompt token but the first has a log-probability, from the logits of the row before it.
   bool scores_prompt() const {
     return params.prompt_logprobs.has_value() && num_scored_rows < num_prompt_tokens - 1;
   }
-  // How many of the next num_rows rows yield log-probabilities that have not been reported yet.
+  // How many of the next num_rows rows have logits whose log-probabilities were not reported yet.
   int num_rows_to_score(int num_rows) const {
     if (!scores_prompt()) return 0;
     const int end = std::min(table.num_committed() + num_rows, num_prompt_tokens - 1);
     return std::max(0, end - num_scored_rows);
   }
-  // The most draft tokens that could still be emitted, leaving room for the token after them. A
-  // tree has no more nodes either: each needs a slot within max_len.
+  // The most draft tokens that could still be emitted, with room for the token after them. It also
+  // limits the nodes of a tree, since each needs a slot within max_len.
   int num_draftable() const { return max_len - static_cast<int>(tokens.size()) - 1; }
 };
 

@@ -9,7 +9,7 @@
 namespace forerun {
 namespace {
 
-// Takes the request, unless it throws.
+// Takes ownership of the request, unless it throws.
 template <typename Requests>
 void Insert(std::unique_ptr<Request>&& request, Requests& requests) {
   requests.push_back(std::move(request));
@@ -62,9 +62,9 @@ void Scheduler::Plan(StepPlan& plan) {
   // running_ shrinks from its end while this loop preempts.
   for (std::size_t i = 0; i < running_.size(); ++i) {
     Request& request = *running_[i];
-    const int num_behind = static_cast<int>(running_.size() - i) - 1;
+    const int num_later = static_cast<int>(running_.size() - i) - 1;
     const RowGrant grant =
-        GrantRows(NumPendingWithin(request, plan), request.draft.size(), budget, num_behind);
+        GrantRows(NumPendingWithin(request, plan), request.draft.size(), budget, num_later);
     PlannedRequest planned{&request, grant.num_pending, grant.num_draft,
                            grant.num_pending == request.num_pending()};
     if (!ReserveRows(request, planned, plan)) break;
@@ -107,7 +107,7 @@ void Scheduler::Admit(int budget, StepPlan& plan) {
     // Logits are not cached.
     const int num_adopted = request.scores_prompt() ? 0 : request.table.AdoptPrefix(request.tokens);
     const int num_blocks = request.table.NumBlocksToReserve(request.num_pending());
-    if (NextBlockIsUnderWay(request) ||
+    if (NextBlockIsBeingComputed(request) ||
         !MayAdmit({static_cast<int>(running_.size()), limits_.max_num_seqs, budget, num_blocks,
                    pool_.num_available()})) {
       request.table.Drop();
@@ -124,7 +124,7 @@ void Scheduler::Admit(int budget, StepPlan& plan) {
 }
 
 // Between AdoptPrefix and Reserve.
-bool Scheduler::NextBlockIsUnderWay(const Request& candidate) const {
+bool Scheduler::NextBlockIsBeingComputed(const Request& candidate) const {
   if (!pool_.prefix_caching() || candidate.scores_prompt()) return false;
   const std::size_t end = candidate.table.num_committed() + pool_.block_size();
   if (candidate.tokens.size() <= end) return false;

@@ -1,11 +1,11 @@
 // Decides what each step runs, and owns every unfinished request.
 //
-// Requests are served in order of priority, lower values first, and of arrival among equals:
-// running ones, one row each at least; then waiting ones are admitted. A waiting request whose next
-// block a running one is about to compute waits for it, and finds it in the prefix cache: one of
-// many that begin alike goes ahead. When blocks run out, a draft is given up first; then the last
-// running request in this order is preempted: its blocks go back and it recomputes later. The first
-// running request can always run, because no request may need more blocks than there are.
+// Requests are served by priority, lower values first, and by arrival among equals. Every running
+// request gets at least one row; then waiting requests are admitted. A waiting request whose next
+// block a running one is about to compute waits and then finds it in the prefix cache, so that a
+// common prefix is computed once. When blocks run out, a draft is dropped first; then the last
+// running request in this order is preempted: its blocks are freed, and it is computed again later.
+// The first running request can always run, because no request may need more blocks than there are.
 //
 // Not thread-safe. The pool must outlive the scheduler.
 #ifndef FORERUN_CPP_SCHED_SCHEDULER_H_
@@ -26,8 +26,8 @@ namespace forerun {
 struct SchedulerLimits {
   int max_num_seqs = 0;
   int max_num_batched_tokens = 0;  // >= max_num_seqs
-  // Rows of prompts that want log-probabilities, which need a row of logits each. No limit is so
-  // low that a request would not get one row.
+  // Rows of prompts with prompt_logprobs, which need a row of logits each. A request gets at least
+  // one row, whatever the limit.
   int max_scored_rows = 256;
 };
 
@@ -35,25 +35,24 @@ class Scheduler {
  public:
   Scheduler(const SchedulerLimits& limits, BlockPool& pool);
 
-  // Takes the request, unless it throws.
+  // Takes ownership of the request, unless it throws.
   void Add(std::unique_ptr<Request>&& request);
 
   // Null when the id is unknown.
   Request* Find(RequestId id) const;
 
-  // Takes a request out, wherever it is, and drops its blocks.
+  // Removes a running or waiting request and frees its blocks.
   std::unique_ptr<Request> Remove(Request* request);
 
-  // Both in the order above.
+  // running and waiting: both in the order above.
   std::size_t num_requests() const { return running_.size() + waiting_.size(); }
   std::span<const std::unique_ptr<Request>> running() const { return running_; }
   const std::deque<std::unique_ptr<Request>>& waiting() const { return waiting_; }
   bool empty() const { return running_.empty() && waiting_.empty(); }
   std::int64_t num_preemptions() const { return num_preemptions_; }
 
-  // Fills the plan and reserves its blocks. Drafts are those in the requests; the plan may use
-  // only their first nodes. Admission and preemption happen here and stay, whether or not the step
-  // succeeds.
+  // Fills the plan and reserves its blocks. Of each request's draft the plan may use only the first
+  // nodes. Admission and preemption happen here and are kept, whether or not the step succeeds.
   void Plan(StepPlan& plan);
 
   // After a step that failed before its commit: gives back what was reserved for running requests,
@@ -65,7 +64,7 @@ class Scheduler {
   bool ReserveRows(Request& request, PlannedRequest& planned, StepPlan& plan);
   void PreemptLast(StepPlan& plan);
   void Admit(int budget, StepPlan& plan);
-  bool NextBlockIsUnderWay(const Request& candidate) const;
+  bool NextBlockIsBeingComputed(const Request& candidate) const;
   int NumPendingWithin(const Request& request, const StepPlan& plan) const;
   void AddToPlan(PlannedRequest planned, StepPlan& plan);
 

@@ -64,8 +64,8 @@ DraftingReport AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requ
     Job& job = jobs_[num_jobs_++];
     job.request = &request;
     job.tree.Clear();
-    // Somebody else's guesses come to be more as texts grow.
-    if (request.prior_draft != nullptr) job.tree.Reserve(MostOwnNodes() + request.max_tokens);
+    // The prior draft may have more nodes as the text grows.
+    if (request.prior_draft != nullptr) job.tree.Reserve(MaxOwnNodes() + request.max_tokens);
     job.sampled.Clear();
     job.is_sampled = setting_.is_sampled && request.rule.temperature > 0.0;
     job.is_over = false;
@@ -74,7 +74,7 @@ DraftingReport AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requ
   try {
     RunKnownTokens();
   } catch (...) {
-    // How far it came is not known.
+    // It is unknown which slots were written.
     for (Job& job : std::span(jobs_).first(num_jobs_)) synced_.Forget(*job.request->table);
     throw;
   }
@@ -97,7 +97,7 @@ void AutoregressiveDrafter::Propose(const DraftRequest& request, DraftTree& draf
   }
 }
 
-int AutoregressiveDrafter::MostOwnNodes() const {
+int AutoregressiveDrafter::MaxOwnNodes() const {
   if (!setting_.shape.empty()) return setting_.shape.size();
   return setting_.width + (setting_.max_depth - 1) * setting_.width * setting_.width;
 }
@@ -133,8 +133,8 @@ void AutoregressiveDrafter::RunKnownTokens() {
   for (Job& job : std::span(jobs_).first(num_jobs_)) {
     const BlockTable& table = *job.request->table;
     EachMissingRun(*job.request, [&](int begin, int end) {
-      // A prefix that requests share is the first one's to run. The others' rows may be in the same
-      // forward: its layers store all rows' keys and values before they attend to any.
+      // A prefix that requests share is computed for the first of them. The others' rows may be in
+      // the same forward pass: a layer stores the keys and values of all rows before any attends.
       synced_.MarkSynced(table, begin, end);
       const bool continues =
           !runs_.empty() && runs_.back().job == &job && runs_.back().end == begin;
@@ -145,7 +145,7 @@ void AutoregressiveDrafter::RunKnownTokens() {
       }
       report_.num_catch_up_tokens += end - begin;
     });
-    // The last token's row is run in any case: the guesses come out of it.
+    // The last token's row is always run: the first draft tokens come from its logits.
     const int last = num_known(job) - 1;
     runs_.push_back({&job, last, last + 1});
     if (network_->has_kv()) synced_.MarkSynced(table, last, last + 1);
@@ -153,7 +153,7 @@ void AutoregressiveDrafter::RunKnownTokens() {
   const int num_rows = report_.num_catch_up_tokens + num_jobs_;
   if (num_rows <= setting_.max_rows) return RunKnown(runs_, /*with_logits=*/true);
 
-  // Too much for one forward, as behind a long prompt: all but the last tokens come first.
+  // Too many rows for one forward pass, as after a long prompt: the last tokens come last.
   int num_chunk_rows = 0;
   chunk_.clear();
   for (const KnownRun& run : runs_) {
@@ -253,12 +253,12 @@ void AutoregressiveDrafter::Grow(Job& job, int depth, ConstRows logits) {
       const int num_parents = depth == 0 ? 1 : static_cast<int>(job.tree.open().size());
       for (int i = 0; i < num_parents; ++i) {
         const int parent = depth == 0 ? kDraftRoot : job.tree.open()[i];
-        AddGuesses(job, parent, row(i));
-        AddGuide(job, parent);
+        AddCandidates(job, parent, row(i));
+        AddPriorDraft(job, parent);
       }
     }
   } catch (const NumericError&) {
-    // A network that is broken for this request has nothing more to say about it.
+    // The network's logits for this request are not finite: its draft ends here.
     job.sampled.Clear();
     job.is_over = true;
     return;
@@ -269,10 +269,10 @@ void AutoregressiveDrafter::Grow(Job& job, int depth, ConstRows logits) {
   job.tree.OpenNext({width, max_nodes - 1, max_nodes, least});
 }
 
-void AutoregressiveDrafter::AddGuesses(Job& job, int parent, std::span<const float> logits) {
+void AutoregressiveDrafter::AddCandidates(Job& job, int parent, std::span<const float> logits) {
   const TreeShape& shape = setting_.shape;
-  const int place = parent == kDraftRoot ? kDraftRoot : job.tree.node(parent).place;
-  const int num_ranked = shape.empty() ? setting_.width : shape.NumRanked(place);
+  const int shape_node = parent == kDraftRoot ? kDraftRoot : job.tree.node(parent).shape_node;
+  const int num_ranked = shape.empty() ? setting_.width : shape.NumRanked(shape_node);
   const KeptTokens kept = KeepTokens(logits, SamplingRule{.temperature = 1.0}, scratch_);
   FindTop(kept.row, num_ranked, top_);
   for (int rank = 0; rank < static_cast<int>(top_.size()); ++rank) {
@@ -282,24 +282,24 @@ void AutoregressiveDrafter::AddGuesses(Job& job, int parent, std::span<const flo
     const auto probability = static_cast<float>(weight / kept.mass);
     if (shape.empty()) {
       job.tree.Add(token, parent, probability);
-    } else if (const int child = shape.Child(place, rank); child != kNoNode) {
+    } else if (const int child = shape.Child(shape_node, rank); child != kNoNode) {
       job.tree.Add(token, parent, probability, child, shape.NumRanked(child) > 0);
     }
   }
 }
 
-void AutoregressiveDrafter::AddGuide(Job& job, int parent) {
-  const DraftTree* const guide = job.request->prior_draft;
-  if (guide == nullptr || guide->empty()) return;
+void AutoregressiveDrafter::AddPriorDraft(Job& job, int parent) {
+  const DraftTree* const prior = job.request->prior_draft;
+  if (prior == nullptr || prior->empty()) return;
   job.tree.PathTo(parent, path_);
-  int place = kDraftRoot;
+  int node = kDraftRoot;
   for (TokenId token : path_) {
-    place = guide->Child(place, token);
-    if (place == kNoNode) return;
+    node = prior->Child(node, token);
+    if (node == kNoNode) return;
   }
-  for (int i = place + 1; i < guide->size(); ++i) {
-    if (guide->parents[i] == place) {
-      job.tree.AddOrRaise(guide->tokens[i], parent, guide->confidence[i]);
+  for (int i = node + 1; i < prior->size(); ++i) {
+    if (prior->parents[i] == node) {
+      job.tree.AddOrRaise(prior->tokens[i], parent, prior->confidence[i]);
     }
   }
 }
@@ -314,7 +314,7 @@ void AutoregressiveDrafter::GrowSampled(Job& job, int depth, std::span<const flo
     const KeptTokens kept = KeepTokens(all, request.rule, scratch_);
     job.sampled.Append(token, parent, static_cast<float>(kept.WeightOf(token) / kept.mass));
   } else {
-    // The row is made before it is added, for the logits may be no numbers.
+    // The row is filled before it is added, since logits that are not finite throw.
     target_weights_.resize(all.size());
     FillDraftRow(all, request.rule, scratch_, target_weights_);
     std::ranges::copy(target_weights_,

@@ -1,15 +1,15 @@
 // Drafts with a network, token after token, for all requests at once.
 //
-// A draft is the best part of a tree that grows level by level: of the newest level the `width`
-// most probable paths are continued by their `width` most probable tokens, as in EAGLE-2 (Li et
-// al., "EAGLE-2: Faster Inference of Language Models with Dynamic Draft Trees"); width 1 makes a
-// chain. A path's probability is the product of the network's own along it. A tree can have a shape
-// that is fixed instead, as Medusa's (Cai et al., "Medusa: Simple LLM Inference Acceleration
-// Framework with Multiple Decoding Heads"). Sampled drafts are chains.
+// A draft is the most probable part of a tree that grows level by level: of the newest level the
+// `width` most probable paths are continued by their `width` most probable tokens, as in EAGLE-2
+// (Li et al., "EAGLE-2: Faster Inference of Language Models with Dynamic Draft Trees"); width 1
+// makes a chain. A path's probability is the product of the network's probabilities along it. A
+// tree can have a fixed shape instead, as in Medusa (Cai et al., "Medusa: Simple LLM Inference
+// Acceleration Framework with Multiple Decoding Heads"). Sampled drafts are chains.
 //
-// A network with keys and values is brought in step with what was committed when a draft is wanted,
-// and only there: for the known tokens it has not seen, from the target's features, which replaces
-// what drafted tokens had left behind.
+// A network with keys and values catches up with the committed tokens when a draft is wanted, and
+// not before: it computes the known tokens that it has not computed yet, from the target's
+// auxiliary hidden states, and overwrites what earlier draft tokens left in their slots.
 #ifndef FORERUN_CPP_DRAFT_NEURAL_AUTOREGRESSIVE_H_
 #define FORERUN_CPP_DRAFT_NEURAL_AUTOREGRESSIVE_H_
 
@@ -34,7 +34,7 @@ struct AutoregressiveSetting {
   TreeShape shape;  // empty: the tree grows by probabilities, `width` wide
   int max_depth = 1;
   bool is_sampled =
-      false;           // with a temperature, guesses are drawn from the network's probabilities
+      false;  // with a temperature, draft tokens are sampled from the network's probabilities
   int vocab_size = 0;  // the target's
   int max_rows = 0;    // of one forward of the network
   int num_blocks = 0;
@@ -57,14 +57,14 @@ class AutoregressiveDrafter : public Drafter {
   void Reset() override {}
 
  private:
-  // A request's draft in the making.
+  // The unfinished draft of a request.
   struct Job {
     const DraftRequest* request = nullptr;
     PathTree tree;
-    DraftTree sampled;  // where guesses are drawn
+    DraftTree sampled;  // where draft tokens are sampled
     bool is_sampled = false;
     bool is_over = false;
-    int first_output = 0;  // its rows' place among the last forward's logits rows
+    int first_output = 0;  // the first of its rows among the logits of the last forward pass
     int num_rows = 0;      // of the last level
   };
 
@@ -76,19 +76,19 @@ class AutoregressiveDrafter : public Drafter {
 
   int FindJob(RequestId id) const;  // -1 where the request has none
   int num_known(const Job& job) const { return static_cast<int>(job.request->tokens.size()); }
-  // Calls run(begin, end) for all slots before the last known token's that are out of step.
+  // Calls run(begin, end) for all slots before the last known token's that are not synced.
   template <typename Run>
   void EachMissingRun(const DraftRequest& request, Run run) const;
-  int MostOwnNodes() const;  // of a tree, without a guide's
-  // Of all jobs: what the network has not seen, and the last token.
+  int MaxOwnNodes() const;  // of a tree, without those of a prior draft
+  // Of all jobs: the known tokens that the network has not computed, and the last token.
   void RunKnownTokens();
   void RunKnown(std::span<const KnownRun> runs, bool with_logits);
   void RunLevel(int depth);
   void Grow(Job& job, int depth, ConstRows logits);
-  // The guesses behind a node that become nodes.
-  void AddGuesses(Job& job, int parent, std::span<const float> logits);
-  // What the request's guide guesses behind a node whose path is one of its own.
-  void AddGuide(Job& job, int parent);
+  // Adds the network's candidates after a node.
+  void AddCandidates(Job& job, int parent, std::span<const float> logits);
+  // Adds the prior draft's tokens after a node, if the node is in the prior draft too.
+  void AddPriorDraft(Job& job, int parent);
   void GrowSampled(Job& job, int depth, std::span<const float> logits);
   void Record(const Job& job, int depth, ConstRows logits);
   std::span<const float> InTargetIds(std::span<const float> logits);

@@ -1,4 +1,4 @@
-// A model that guesses the token behind each of its rows.
+// A model that predicts the token after each of its rows.
 //
 // A row consumes a token in its slot, and either the target's features of the position before
 // (known tokens) or what an earlier row put out (drafted ones).
@@ -43,7 +43,7 @@ class DraftNetwork {
   // row.
   virtual bool has_kv() const { return true; }
 
-  // Whether the guesses at a depth are the same whatever was drafted before.
+  // Whether the candidates at a depth do not depend on the draft tokens before.
   virtual bool ignores_path() const { return false; }
 
   // The most tokens of a path.

@@ -19,7 +19,7 @@ void PathTree::Reserve(int num_nodes) {
   open_.reserve(num_nodes);
   row_parents_.reserve(num_nodes);
   order_.reserve(num_nodes);
-  place_.reserve(num_nodes);
+  draft_nodes_.reserve(num_nodes);
   sorted_.reserve(num_nodes);
 }
 
@@ -28,8 +28,8 @@ double PathTree::PathProbability(const Node& node) const {
   return before * node.probability;
 }
 
-void PathTree::Add(TokenId token, int parent, float probability, int place, bool can_grow) {
-  nodes_.push_back({token, parent, probability, 0.0, -1, place, can_grow});
+void PathTree::Add(TokenId token, int parent, float probability, int shape_node, bool can_grow) {
+  nodes_.push_back({token, parent, probability, 0.0, -1, shape_node, can_grow});
   nodes_.back().path_probability = PathProbability(nodes_.back());
 }
 
@@ -41,7 +41,7 @@ void PathTree::OpenNext(const Limits& limits) {
     return !nodes_[i].can_grow || nodes_[i].path_probability < limits.least_path_probability;
   });
   if (num_nodes() >= limits.max_nodes) {
-    // A child is at most as probable as its parent, and loses against an equal that was there.
+    // A child is at most as probable as its parent, and an older node wins among equals.
     sorted_.clear();
     for (const Node& node : nodes_) sorted_.push_back(node.path_probability);
     const auto last = sorted_.begin() + limits.max_nodes - 1;
@@ -63,7 +63,8 @@ void PathTree::OpenNext(const Limits& limits) {
   }
 }
 
-// Of equals the earlier: never a child before its parent. A stable sort would allocate.
+// Of equals the older first, so that no child comes before its parent. A stable sort would
+// allocate.
 void PathTree::SortBestFirst(std::vector<int>& nodes) const {
   std::ranges::sort(nodes, [this](int a, int b) {
     const double one = nodes_[a].path_probability, other = nodes_[b].path_probability;
@@ -77,7 +78,7 @@ int PathTree::AddOrRaise(TokenId token, int parent, float probability) {
     if (node.parent != parent || node.token != token) continue;
     if (probability > node.probability) {
       node.probability = probability;
-      // And with it all paths through it.
+      // All paths through it become more probable.
       for (int k = i; k < num_nodes(); ++k) nodes_[k].path_probability = PathProbability(nodes_[k]);
     }
     return i;
@@ -118,11 +119,11 @@ void PathTree::WriteBest(int max_nodes, DraftTree& draft) {
   std::iota(order_.begin(), order_.end(), 0);
   SortBestFirst(order_);
   if (num_nodes() > max_nodes) order_.resize(max_nodes);
-  place_.assign(nodes_.size(), kDraftRoot);
+  draft_nodes_.assign(nodes_.size(), kDraftRoot);
   for (int i : order_) {
     const Node& node = nodes_[i];
-    place_[i] = draft.size();
-    draft.Append(node.token, node.parent == kDraftRoot ? kDraftRoot : place_[node.parent],
+    draft_nodes_[i] = draft.size();
+    draft.Append(node.token, node.parent == kDraftRoot ? kDraftRoot : draft_nodes_[node.parent],
                  node.probability);
   }
 }

@@ -1,8 +1,8 @@
-// Which slots of the KV blocks a drafter's own keys and values are in.
+// The slots of the KV blocks that hold a drafter's own keys and values.
 //
-// The drafter follows the target when it is asked for a draft, not before. What it computed for a
-// known token is a function of the tokens up to that one, so it stays with the block: whoever
-// adopts a cached block finds the drafter's part of it too.
+// The drafter catches up with the target when it drafts, not before. What it computed for a known
+// token is a function of the tokens up to that one, so it stays with the block: a request that
+// adopts a cached block finds the drafter's keys and values in it too.
 #ifndef FORERUN_CPP_DRAFT_NEURAL_SYNCED_SLOTS_H_
 #define FORERUN_CPP_DRAFT_NEURAL_SYNCED_SLOTS_H_
 
@@ -19,13 +19,13 @@ class SyncedSlots {
  public:
   explicit SyncedSlots(int num_blocks) : blocks_(num_blocks) {}
 
-  // How many slots from the start of blocks()[index] on are in step.
+  // How many slots from the start of blocks()[index] on hold the drafter's part.
   int NumSynced(const BlockTable& table, int index) const {
     const Block& block = blocks_[table.blocks()[index]];
     return block.generation == table.generation(index) ? block.num_synced : 0;
   }
 
-  // REQUIRES: the slots of [begin, end) before `begin` in its block are in step.
+  // REQUIRES: the slots before `begin` in its block are synced.
   void MarkSynced(const BlockTable& table, int begin, int end) {
     EachBlock(begin, end, table.block_size(), [&](int index, int block_begin, int, int stop) {
       const int num_synced = std::max(NumSynced(table, index), stop - block_begin);
@@ -33,7 +33,7 @@ class SyncedSlots {
     });
   }
 
-  // Nothing in the table's blocks is in step any more.
+  // No slot of the table's blocks is synced any more.
   void Forget(const BlockTable& table) {
     for (BlockId block : table.blocks()) blocks_[block].num_synced = 0;
   }

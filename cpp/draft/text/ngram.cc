@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cpp/draft/neural/confidence.h"
+#include "cpp/draft/text/confidence.h"
 #include "cpp/util/check.h"
 
 namespace forerun {

@@ -1,9 +1,9 @@
-// Guesses that what followed the last tokens before will follow again: prompt lookup.
+// Drafts what followed an earlier occurrence of the last tokens: prompt lookup, or n-gram.
 //
-// The draft continues the earliest occurrence, in the request's own prompt and output, of its
-// longest suffix of prompt_lookup_min to prompt_lookup_max tokens that occurred earlier. The
-// earliest, as in vLLM: it has the longest continuation. A continuation that reaches the end of
-// the text ends there. Amortised O(1) per token; nothing is searched.
+// Of the suffixes of the request's prompt and output that have prompt_lookup_min to
+// prompt_lookup_max tokens and occurred earlier, the longest is taken, and its earliest occurrence
+// continued: as in vLLM, since it has the longest continuation. The draft ends at the end of the
+// text. Amortised O(1) per token; nothing is searched.
 #ifndef FORERUN_CPP_DRAFT_TEXT_NGRAM_H_
 #define FORERUN_CPP_DRAFT_TEXT_NGRAM_H_
 

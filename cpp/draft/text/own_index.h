@@ -1,4 +1,4 @@
-// A request's own tokens, prompt and output, with the longest suffix of them that occurred earlier.
+// An index of a request's own prompt and output, with the longest suffix that occurred earlier.
 #ifndef FORERUN_CPP_DRAFT_TEXT_OWN_INDEX_H_
 #define FORERUN_CPP_DRAFT_TEXT_OWN_INDEX_H_
 
@@ -22,7 +22,8 @@ class OwnIndex {
     }
   }
 
-  // A token follows this suffix's earlier occurrences. Resolved; empty when there is none.
+  // That suffix, among the suffixes that a token followed earlier. Resolved; empty when there is
+  // none.
   SuffixIndex::Cursor match() const {
     SuffixIndex::Cursor match = match_;
     index_.Resolve(match);

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cpp/draft/neural/confidence.h"
+#include "cpp/draft/text/confidence.h"
 #include "cpp/util/check.h"
 
 namespace forerun {
@@ -12,7 +12,7 @@ namespace {
 // Sums of probabilities are compared with a bound that was added up in another order.
 constexpr double kRounding = 1e-9;
 
-// 0.1 * 30 is to allow 3 tokens.
+// A factor of 0.1 must allow 3 tokens for a match of 30.
 constexpr double kFactorRounding = 1e-6;
 
 }  // namespace
@@ -117,7 +117,7 @@ void SuffixDrafter::Consider(const SuffixIndex& index, SuffixIndex::Cursor match
     return std::min(num_tokens, max_tokens) < best.score - kRounding;
   };
   while (match.length > 0 && !hopeless(most_tokens_[match.length])) {
-    // Suffixes of one state have the same continuations, so the longest stands for all.
+    // Suffixes of one state have the same continuations: only the longest is considered.
     const SuffixIndex::StateId shorter = index.link(match.state);
     const auto allowed = allowed_tokens_.begin();
     const int num_tokens =

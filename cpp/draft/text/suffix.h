@@ -1,13 +1,13 @@
-// Guesses the most frequent continuation of the last tokens, in the request's own prompt and output
+// Drafts the most frequent continuation of the last tokens, in the request's own prompt and output
 // and in past outputs: suffix decoding (Oliaro et al., "SuffixDecoding"), with vLLM's options.
 //
-// Of the suffixes of the text that occurred earlier, at most max_tree_depth - 1 long, each has a
-// candidate: from it, the most frequent next token (of equals, the lowest), again and again. Its
-// probability is the product, along the path, of the shares of occurrences that went this way. A
-// path ends before the probability falls below min_token_prob, before match and draft together
-// exceed max_tree_depth, and after floor(max_spec_factor * match length) tokens. The draft is the
-// candidate with the greatest sum of path probabilities, the expected number of accepted tokens;
-// of equals the one from the request itself, then the newest outputs, then the longest match.
+// Every suffix of the text that occurred earlier and has at most max_tree_depth - 1 tokens has a
+// candidate: the most frequent next token (of equals, the lowest id), and so on. The probability of
+// a path is the product of its tokens' shares of occurrences. A path ends before its probability
+// falls below min_token_prob, before match and draft together exceed max_tree_depth, and after
+// floor(max_spec_factor * match length) tokens. The draft is the candidate with the greatest sum of
+// path probabilities, which is the expected number of accepted tokens; of equals the one from the
+// request itself, then from the newest outputs, then with the longest match.
 //
 // The occurrence at the end of the text, which nothing follows yet, does not count.
 #ifndef FORERUN_CPP_DRAFT_TEXT_SUFFIX_H_
@@ -40,11 +40,11 @@ class SuffixDrafter : public TextDrafter {
 
   void Begin(RequestId id, std::span<const TokenId> prompt) override;
   void Observe(RequestId id, std::span<const TokenId> committed) override;
-  // Remembers the request's output, without its prompt, for all requests.
+  // Adds the request's output, without its prompt, to the history of all requests.
   void End(RequestId id) override;
   void Forget(RequestId id) override;
   void Propose(const DraftRequest& wanted, DraftTree& draft) override;
-  // The best chain behind the request's tokens and these, as the request's own text continues them.
+  // The best chain after the request's tokens and then `path`, from the request's own text alone.
   void ProposeAfter(const DraftRequest& wanted, std::span<const TokenId> path, DraftTree& draft);
   void Reset() override { history_.Clear(); }
 

@@ -1,17 +1,17 @@
-// Grows a draft tree out of what followed a text's suffixes earlier.
+// Builds a draft tree from what followed a text's suffixes earlier.
 //
 // What follows a context is estimated from every suffix of it that occurred in any source, longest
 // first (of equals, in the sources' order). A suffix of `length` tokens that was followed
-// num_followed times, count times by token t, says
+// num_followed times, count times by token t, adds
 //
 //   P(t) += weight * count / (num_followed + 2 / length)
 //   weight *= (2 / length) / (num_followed + 2 / length)         at first 1
 //
-// so that shorter suffixes share what longer ones leave open, until the weight is below
+// so that shorter suffixes get the probability that longer ones leave, until the weight is below
 // kLeastWeight: CountConfidence, blended over the suffixes. The path probability of a node is the
 // product of these estimates along its path. The tree has the most probable nodes, and so the
-// greatest expected number of accepted tokens of all trees of its size. Where the counts are
-// one-sided it is a chain.
+// greatest expected number of accepted tokens of all trees of its size. Where one continuation
+// dominates it is a chain.
 #ifndef FORERUN_CPP_DRAFT_TEXT_SUFFIX_TREE_H_
 #define FORERUN_CPP_DRAFT_TEXT_SUFFIX_TREE_H_
 
@@ -27,7 +27,7 @@ namespace forerun {
 class SuffixTree {
  public:
   static constexpr double kLeastWeight = 0.02;
-  // Of a suffix with more continuations than this, only so many and the most frequent count.
+  // Of a suffix with more continuations, only this many are considered, and the most frequent one.
   static constexpr int kMaxContinuations = 64;
 
   struct Limits {
@@ -43,11 +43,11 @@ class SuffixTree {
   void AddSource(const SuffixIndex& index, SuffixIndex::Cursor match);
 
   // Appends the nodes to an empty draft, the most probable first (of equals, the one whose parent
-  // was, then the lowest token).
+  // came first, then the lowest token).
   void Grow(const Limits& limits, DraftTree& draft);
 
  private:
-  // A node that may be next.
+  // A candidate for the next node.
   struct Leaf {
     double path_prob;
     float confidence;
@@ -61,7 +61,7 @@ class SuffixTree {
     double probability;
   };
 
-  // Less promising.
+  // Whether `a` is less probable.
   static bool IsWorse(const Leaf& a, const Leaf& b);
   // Adds the continuations of a node, whose cursors are contexts_[node + 1], to the leaves.
   void Branch(int node, double path_prob, int depth, const Limits& limits);

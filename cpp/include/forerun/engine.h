@@ -77,7 +77,7 @@ struct ModelLimits {
   int num_threads = 0;
 };
 
-// What concerns a request's place in the engine and not its tokens.
+// How a request is scheduled and cached; nothing here changes its tokens.
 struct SubmitOptions {
   int priority = 0;             // lower values run first; needs SchedulingPolicy::kPriority
   std::string cache_salt = {};  // cached prefixes are shared among requests with equal salts only

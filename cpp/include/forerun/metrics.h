@@ -32,14 +32,13 @@ struct DraftStep {
 struct RequestMetrics {
   SpecDecodeCounters spec_decode;
   std::vector<DraftStep> draft_steps;  // in order; with EngineOptions::record_draft_steps only
-  std::int64_t num_target_passes =
-      0;  // forward passes that emitted tokens, with a draft or without
+  std::int64_t num_target_passes = 0;  // those that emitted tokens, with a draft or without
   std::int64_t num_generated_tokens = 0;
   std::int64_t num_preemptions = 0;
   bool is_corrupted = false;  // it failed because logits were not finite
 
-  // In seconds; 0 while it has not happened. The arrival is on the system's clock since 1970, the
-  // others on the steady clock. Tokens have the time at which their step was verified.
+  // In seconds; 0 until it happens. The arrival is on the system's clock since 1970, the others on
+  // the steady clock. Tokens have the time at which their step was verified.
   double arrival_time = 0;
   double queued_ts = 0;  // the arrival on the steady clock
   double scheduled_ts = 0;

@@ -1,4 +1,4 @@
-// What a request asks for.
+// The parameters of a request.
 #ifndef FORERUN_SAMPLING_PARAMS_H_
 #define FORERUN_SAMPLING_PARAMS_H_
 
@@ -25,7 +25,7 @@ struct SamplingParams {
   std::vector<std::string> stop;
   bool include_stop_str_in_output = false;
   bool ignore_eos = false;
-  bool skip_special_tokens = true;  // they add nothing to the text that stop strings are sought in
+  bool skip_special_tokens = true;  // they are not part of the text that stop strings are found in
 
   // What changes logits before they are sampled, in this order; see docs/sampling.md.
   std::optional<std::vector<TokenId>> allowed_token_ids;  // absent: all
@@ -35,11 +35,11 @@ struct SamplingParams {
   double frequency_penalty = 0.0;               // -2 to 2; per occurrence in the output
   double presence_penalty = 0.0;                // -2 to 2; for any occurrence in it
 
-  // Log-probabilities of the model's own logits, before anything above: of the token that is there
-  // and of this many most probable ones. -1: of the whole vocabulary. Absent: none.
+  // Log-probabilities of the model's own logits, before anything above: of the token itself and of
+  // this many most probable tokens. -1: of the whole vocabulary. Absent: none.
   std::optional<int> logprobs;         // of output tokens
   std::optional<int> prompt_logprobs;  // of prompt tokens, from the second one on
-  // Of output tokens, these in place of the most probable ones. Absent: those.
+  // Of output tokens: these tokens instead of the most probable ones.
   std::optional<std::vector<TokenId>> logprob_token_ids;
 
   bool speculative = true;              // false: this request is decoded plainly

@@ -15,7 +15,7 @@ enum class FinishReason {
   kStop,    // an end-of-sequence token, a stop token or a stop string
   kLength,  // max_tokens or max_model_len reached
   kAbort,   // cancelled by the caller
-  kError,   // this request failed; its neighbours did not
+  kError,   // this request failed, and no other
 };
 
 // A token's log-probability and its rank, from 1, among all: by descending probability, then by

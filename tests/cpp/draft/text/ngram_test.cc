@@ -5,7 +5,7 @@
 #include <random>
 #include <vector>
 
-#include "cpp/draft/neural/confidence.h"
+#include "cpp/draft/text/confidence.h"
 #include "forerun/error.h"
 #include "tests/cpp/testing/naive_suffix_index.h"
 #include "tests/cpp/testing/num_examples.h"

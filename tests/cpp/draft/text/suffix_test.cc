@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "cpp/draft/make_drafter.h"
-#include "cpp/draft/neural/confidence.h"
+#include "cpp/draft/text/confidence.h"
 #include "cpp/draft/text/ngram.h"
 #include "tests/cpp/testing/naive_suffix_index.h"
 #include "tests/cpp/testing/num_examples.h"
