@@ -75,8 +75,8 @@ class EngineCore {
     explicit Running(std::atomic<bool>& is_running) : is_running_(is_running) {
       if (is_running_.exchange(true)) {
         throw EngineBusy(
-            "the engine runs already: one thread at a time may drive it, and its hooks must not "
-            "call it");
+            "the engine is running: one thread at a time may call it, and its hooks must not call "
+            "it");
       }
     }
     Running(const Running&) = delete;

@@ -29,8 +29,8 @@
 
 namespace forerun {
 
-// For each of some tokens: the token itself, then the other ones that were asked for: the most
-// probable ones by rank, or SamplingParams::logprob_token_ids.
+// The log-probabilities of some tokens. Each has an entry for itself, and then one for each of the
+// most probable tokens by rank, or of SamplingParams::logprob_token_ids.
 struct TokenLogprobs {
   std::span<const TokenLogprob> entries = {};
   int entries_per_token = 1;
@@ -45,12 +45,12 @@ struct TokenLogprobs {
 struct RequestUpdate {
   RequestId id = 0;
   std::span<const TokenId> new_tokens = {};  // emitted by this step, in order; may be empty
-  int num_earlier_tokens = 0;                // of the output: emitted before new_tokens
+  int num_earlier_tokens = 0;                // of the output, emitted before new_tokens
   FinishReason finish_reason = FinishReason::kNone;
   int num_cached_tokens = 0;    // prompt tokens that the prefix cache provided
   TokenLogprobs logprobs = {};  // of new_tokens, if asked for
-  // Of the prompt, if asked for: what follows the last update's, which num_earlier_prompt_logprobs
-  // tokens have had.
+  // Of the next prompt tokens, if asked for: those of num_earlier_prompt_logprobs tokens came in
+  // earlier updates.
   TokenLogprobs prompt_logprobs = {};
   int num_earlier_prompt_logprobs = 0;
 
@@ -105,7 +105,8 @@ class Engine {
 
   virtual bool HasUnfinished() const = 0;
 
-  // Runs one draft/verify step. The updates stay valid until the next Step.
+  // Runs one draft/verify step. The updates stay valid until the next Step. An exception loses no
+  // update: the next Step goes on, and reports what this one did.
   virtual std::span<const RequestUpdate> Step() = 0;
 
   // Drops every cached prefix and every past output that drafters remember.
