@@ -16,7 +16,7 @@ import pytest
 from random_schemas import random_schema
 
 from forerun import LLM, InvalidArgumentError, SamplingParams, StructuredOutputsParams
-from forerun.text.structured_outputs import GrammarCompiler, GrammarState, Vocabulary
+from forerun.text.structured_outputs import GrammarCompiler, GrammarState, GrammarTokenizer
 
 EOS = 256
 METHODS: dict[str, dict[str, Any] | None] = {
@@ -29,7 +29,9 @@ METHODS: dict[str, dict[str, Any] | None] = {
 @pytest.fixture(scope="module")
 def compiler() -> GrammarCompiler:
     tokens = [bytes([byte]) for byte in range(256)]
-    return GrammarCompiler(Vocabulary([*tokens, b"<end>"], [], [EOS], lambda s: list(s.encode())))
+    return GrammarCompiler(
+        GrammarTokenizer([*tokens, b"<end>"], [], [EOS], lambda s: list(s.encode()))
+    )
 
 
 @pytest.fixture(scope="module")

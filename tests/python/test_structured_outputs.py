@@ -15,7 +15,7 @@ import pytest
 from random_schemas import random_schema
 
 from forerun import LLM, InvalidArgumentError, SamplingParams, StructuredOutputsParams, _core
-from forerun.text.structured_outputs import GrammarCompiler, GrammarState, Vocabulary
+from forerun.text.structured_outputs import GrammarCompiler, GrammarState, GrammarTokenizer
 
 METHODS: dict[str, dict[str, Any] | None] = {
     "none": None,
@@ -48,7 +48,7 @@ def encode(text: str) -> list[int]:
 
 @pytest.fixture(scope="module")
 def compiler() -> GrammarCompiler:
-    return GrammarCompiler(Vocabulary(VOCABULARY, [1], [EOS], encode))
+    return GrammarCompiler(GrammarTokenizer(VOCABULARY, [1], [EOS], encode))
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_the_end_is_allowed_where_the_grammar_accepts(compiler: GrammarCompiler)
 
 
 def test_tokens_that_a_tokenizer_would_write_otherwise_are_written_greedily() -> None:
-    vocabulary = Vocabulary(VOCABULARY, [1], [EOS], lambda text: [VOCABULARY.index(b" ")])
+    vocabulary = GrammarTokenizer(VOCABULARY, [1], [EOS], lambda text: [VOCABULARY.index(b" ")])
     assert vocabulary("abcab<pad>") == [
         VOCABULARY.index(b"abc"),
         VOCABULARY.index(b"ab"),
@@ -212,7 +212,7 @@ def test_a_model_without_a_tokenizer_or_an_end_is_told(tiny_dir: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="skip_tokenizer_init"):
         llm.generate([[1]], SamplingParams(structured_outputs={"regex": "a"}), use_tqdm=False)
     with pytest.raises(InvalidArgumentError, match="end-of-sequence"):
-        Vocabulary(VOCABULARY, [], [], encode)
+        GrammarTokenizer(VOCABULARY, [], [], encode)
     for wrong in ("regex", 3):
         with pytest.raises(InvalidArgumentError, match="structured_outputs"):
             SamplingParams(structured_outputs=wrong)  # type: ignore[arg-type]

@@ -18,8 +18,9 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 
 from forerun import LLM, CheckpointError, InvalidArgumentError, SamplingParams, _core
-from forerun.checkpoints.vocabulary_bridge import Vocabulary, make_bridge
+from forerun.checkpoints.vocabulary_bridge import make_bridge
 from forerun.text.tokenizer import Tokenizer
+from forerun.text.vocabulary import Vocabulary
 from forerun.tools import cli
 
 SPECIAL = ["<s>", "</s>"]

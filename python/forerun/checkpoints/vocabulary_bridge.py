@@ -13,38 +13,9 @@ from forerun import _core
 from forerun.checkpoints.inspection import Inspection
 from forerun.errors import CheckpointError
 from forerun.text.tokenizer import Tokenizer
+from forerun.text.vocabulary import Vocabulary
 
 _FIELD = "speculative_config.model"
-# Tokens of one role are the same under any name.
-_ROLES = ("eos_token", "bos_token")
-
-
-class Vocabulary:
-    """What a model's tokens stand for.
-
-    Attributes:
-        texts: [vocabulary] bytes; empty for ids that no token has.
-        special: ids of special tokens.
-        roles: ids by name.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, size: int) -> None:
-        """`size` is the model's, which may differ from the tokenizer's."""
-        whole = tokenizer.token_bytes.whole[:size]
-        self.texts = whole + [b""] * (size - len(whole))
-        self.special = frozenset(tokenizer.special_token_ids)
-        ids = {
-            name: tokenizer.backend.token_to_id(tokenizer.special_tokens_map[name])
-            for name in _ROLES
-            if name in tokenizer.special_tokens_map
-        }
-        self.roles = {name: i for name, i in ids.items() if i is not None and i < size}
-
-    def ids_by_text(self, special: bool) -> dict[bytes, int]:
-        """Of two tokens with one text, as a SentencePiece model's letters and bytes, the last."""
-        return {
-            text: i for i, text in enumerate(self.texts) if text and (i in self.special) == special
-        }
 
 
 def find_bridge(drafter: Inspection, target: Inspection) -> _core.VocabularyBridge | None:
@@ -70,7 +41,7 @@ def find_bridge(drafter: Inspection, target: Inspection) -> _core.VocabularyBrid
     theirs, ours = (
         Vocabulary(Tokenizer(found.path), found.vocab_size or 0) for found in (drafter, target)
     )
-    if theirs.texts == ours.texts:
+    if theirs.token_bytes == ours.token_bytes:
         return None
     bridge = make_bridge(theirs, ours)
     if not bridge.shared_ids:
@@ -96,12 +67,12 @@ def make_bridge(drafter: Vocabulary, target: Vocabulary) -> _core.VocabularyBrid
         theirs = drafter.ids_by_text(drafter_kind)
         for text, token in target.ids_by_text(target_kind).items():
             match(token, theirs.get(text))
-    for name, token in target.roles.items():
-        match(token, drafter.roles.get(name))
+    for name, token in target.role_ids.items():
+        match(token, drafter.role_ids.get(name))
     endings = drafter.ids_by_text(special=False)
     draft_ids = [
         same[token] if token in same else _ending(text, endings)
-        for token, text in enumerate(target.texts)
+        for token, text in enumerate(target.token_bytes)
     ]
     return _core.VocabularyBridge(draft_ids, sorted(same))
 

@@ -19,12 +19,13 @@ from forerun.logits_processors import engine_processors
 from forerun.metrics import EngineMetrics, engine_metrics
 from forerun.sampling_params import SamplingParams
 from forerun.text.detokenizer import TokenBytes
-from forerun.text.structured_outputs import GrammarCompiler, Vocabulary
+from forerun.text.structured_outputs import GrammarCompiler, GrammarTokenizer
 from forerun.util.checks import check_path
 
 if TYPE_CHECKING:
     from forerun.checkpoints.drafters import Drafter
     from forerun.text.tokenizer import Tokenizer
+    from forerun.text.vocabulary import Vocabulary
 
 _log = logging.getLogger("forerun")
 
@@ -77,9 +78,8 @@ class LoadedModel:
         self._token_bytes = TokenBytes([], [])
         if self._tokenizer is not None:
             self._token_bytes = self._tokenizer.token_bytes
-            size = self.limits.vocab_size
-            special = [token for token in self._tokenizer.special_token_ids if token < size]
-            self._engine.set_token_bytes(_fit(self._token_bytes.whole, size), special)
+            vocabulary = self._vocabulary
+            self._engine.set_token_bytes(vocabulary.token_bytes, sorted(vocabulary.special))
             self._check_eos(self._tokenizer)
         self._board = Scoreboard(self._engine)
         self._processors = engine_processors(options.get("logits_processors"), self, core_options)
@@ -105,13 +105,18 @@ class LoadedModel:
         return self._tokenizer
 
     @functools.cached_property
+    def _vocabulary(self) -> Vocabulary:
+        from forerun.text.vocabulary import Vocabulary
+
+        return Vocabulary(self._require_tokenizer(), self.limits.vocab_size)
+
+    @functools.cached_property
     def _grammars(self) -> GrammarCompiler:
         tokenizer = self._require_tokenizer()
-        size = self.limits.vocab_size
         return GrammarCompiler(
-            Vocabulary(
-                _fit(self._token_bytes.whole, size),
-                [token for token in tokenizer.special_token_ids if token < size],
+            GrammarTokenizer(
+                self._vocabulary.token_bytes,
+                sorted(self._vocabulary.special),
                 self.limits.eos_token_ids,
                 lambda text: tokenizer.encode(text, add_special_tokens=False),
             ),
@@ -183,11 +188,6 @@ class LoadedModel:
             reports_drafts=self._reports_drafts,
             engine_processors=self._processors,
         )
-
-
-def _fit(token_bytes: list[bytes], size: int) -> list[bytes]:
-    """The bytes of as many tokens as the model knows."""
-    return token_bytes[:size] + [b""] * (size - len(token_bytes))
 
 
 def _load_tokenizer(directory: str | os.PathLike[str]) -> Tokenizer:

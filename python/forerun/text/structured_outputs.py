@@ -150,12 +150,12 @@ class StructuredOutputsParams:
         return str(text)
 
 
-class Vocabulary:
-    """A model's tokens as llguidance wants to know them.
+class GrammarTokenizer:
+    """The tokenizer that llguidance wraps: a model's tokens and a way to encode text.
 
     Args:
-        token_bytes: what each token id stands for.
-        special_token_ids: tokens that are no text.
+        token_bytes: the bytes of each token id.
+        special_token_ids: tokens that are not text.
         eos_token_ids: the ends of a text.
         encode: the tokenizer's own way to write a text.
     """
@@ -221,7 +221,7 @@ class GrammarCompiler:
         only_eos: the mask that allows those alone.
     """
 
-    def __init__(self, vocabulary: Vocabulary, num_threads: int = 1) -> None:
+    def __init__(self, vocabulary: GrammarTokenizer, num_threads: int = 1) -> None:
         llguidance = _llguidance()
         self._turns = make_turns()
         with self._turns:
