@@ -94,6 +94,7 @@ lint: $(VENV)/.lint $(VENV)/.package
 	$(BIN)/python tools/check_layers.py
 	$(BIN)/python tools/check_size.py
 	$(BIN)/python tools/check_words.py
+	$(BIN)/python tools/check_cpp.py
 	$(BIN)/clang-format --dry-run -Werror $(CPP_SOURCES)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -132,7 +132,7 @@ class NativeEngine : public Engine {
 
   void SetTokenBytes(std::vector<std::string> token_bytes,
                      std::vector<TokenId> special_tokens) override {
-    core_->SetTokenBytes(std::move(token_bytes), std::move(special_tokens));
+    core_->SetTokenBytes(std::move(token_bytes), special_tokens);
   }
   RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params,
                    RequestHooks hooks, const SubmitOptions& options) override {

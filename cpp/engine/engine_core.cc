@@ -33,7 +33,7 @@ EngineCore::EngineCore(EngineConfig config, ModelExecutor& executor, Drafter* dr
 EngineCore::~EngineCore() = default;
 
 void EngineCore::SetTokenBytes(std::vector<std::string> token_bytes,
-                               std::vector<TokenId> special_tokens) {
+                               const std::vector<TokenId>& special_tokens) {
   const Running running(is_running_);
   // Submit reads the vocabulary.
   const auto lock = inbox_.Lock();

@@ -55,7 +55,7 @@ class EngineCore {
 
   // As in forerun::Engine.
   void SetTokenBytes(std::vector<std::string> token_bytes,
-                     std::vector<TokenId> special_tokens = {});
+                     const std::vector<TokenId>& special_tokens = {});
   RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params,
                    RequestHooks hooks = {}, const SubmitOptions& options = {});
   bool Cancel(RequestId id) { return inbox_.Cancel(id); }

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
+import check_cpp  # noqa: E402
 import check_layers  # noqa: E402
 import check_size  # noqa: E402
 import check_words  # noqa: E402
@@ -79,3 +80,14 @@ def test_docstrings_do_not_count_as_lines_of_a_function() -> None:
     text = 'def f():\n    """' + "text\n" * 70 + '    """\n    return 1\n'
     (function,) = check_size.python_functions(text)
     assert function.num_lines == 2
+
+
+def test_headers_that_no_source_includes_first_are_checked_alone() -> None:
+    assert check_cpp.is_compiled_by_source(ROOT / "cpp" / "sched" / "scheduler.h")
+    assert not check_cpp.is_compiled_by_source(ROOT / "cpp" / "draft" / "drafter.h")
+
+
+def test_a_change_of_an_included_header_checks_a_source_again() -> None:
+    included = check_cpp.closure(ROOT / "cpp" / "sched" / "scheduler.cc")
+    assert ROOT / "cpp" / "kv" / "block_pool.h" in included
+    assert ROOT / "cpp" / "include" / "forerun" / "types.h" in included
