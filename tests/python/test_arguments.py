@@ -58,7 +58,7 @@ GREEDY: dict[str, Any] = {"temperature": 0, "max_tokens": 8, "ignore_eos": True}
         {"stop_token_ids": "x", "detokenize": None},
     ],
 )
-def test_what_changes_after_submission_has_no_effect(change: dict[str, Any], llm: LLM) -> None:
+def test_changes_after_submission_have_no_effect(change: dict[str, Any], llm: LLM) -> None:
     expected = ids(llm, SamplingParams(**GREEDY))
     params = SamplingParams(**GREEDY)
     stream = llm.stream([[1, 2, 3]], params)
@@ -108,7 +108,7 @@ def test_attributes_that_do_not_exist_cannot_be_set() -> None:
     assert params.watermarking is None
 
 
-def test_clone_from_optional_and_what_follows_from_them() -> None:
+def test_clones_are_independent_and_from_optional_clamps() -> None:
     params = SamplingParams(stop=["a"], extra_args={"deep": [1]}, seed=3)
     copy = params.clone()
     assert copy == params
@@ -139,7 +139,7 @@ def test_ends_of_a_generation_config_are_added() -> None:
         SamplingParams().update_from_generation_config({"eos_token_id": "end"})
 
 
-def test_spellings_of_vllm_mean_what_they_mean_there() -> None:
+def test_vllm_spellings_have_the_same_meaning() -> None:
     params = SamplingParams(logprobs=True, prompt_logprobs=True, seed=-1, logit_bias={"12": 1})
     assert (params.logprobs, params.prompt_logprobs, params.seed) == (1, 1, None)
     assert params.logit_bias == {12: 1.0}
@@ -180,7 +180,9 @@ def test_generators_count_like_lists(llm: LLM) -> None:
 @pytest.mark.parametrize(
     "name", ["tokenizer", "speculative_config", "revision", "spec_method", "generation_config"]
 )
-def test_what_is_false_is_not_absent(name: str, value: Any, tmp_path: pathlib.Path) -> None:
+def test_false_values_are_not_treated_as_absent(
+    name: str, value: Any, tmp_path: pathlib.Path
+) -> None:
     with pytest.raises(InvalidArgumentError) as error:
         LLM(tmp_path, **{name: value})
     assert error.value.field == name
@@ -188,7 +190,7 @@ def test_what_is_false_is_not_absent(name: str, value: Any, tmp_path: pathlib.Pa
 
 @pytest.mark.parametrize("name", ["model", "revision", "method", "speculative_token_tree"])
 @pytest.mark.parametrize("value", ["", 0, False, b""])
-def test_what_is_false_is_not_absent_in_a_config(name: str, value: Any) -> None:
+def test_false_values_are_not_treated_as_absent_in_a_config(name: str, value: Any) -> None:
     with pytest.raises(InvalidArgumentError) as error:
         SpeculativeConfig(**{"model": "d", name: value})
     assert error.value.field == name
@@ -214,7 +216,7 @@ def test_a_generation_config_may_come_from_elsewhere(tmp_path: pathlib.Path) -> 
         recommended(generation_config=str(tmp_path))
 
 
-def test_a_drafter_goes_as_far_as_its_target(tmp_path: pathlib.Path) -> None:
+def test_a_drafter_must_not_be_shorter_than_its_target(tmp_path: pathlib.Path) -> None:
     model = write_tiny_model(tmp_path / "model")
     config = {"method": "suffix", "max_model_len": 32}
     for options in ({"max_model_len": 64}, {}):
@@ -458,7 +460,7 @@ def test_parameters_without_names_come_in_vllms_order() -> None:
     assert StructuredOutputsParams(None, "a+") == StructuredOutputsParams(regex="a+")
 
 
-def test_what_vllm_takes_by_name_and_nothing_depends_on_is_accepted(
+def test_vllm_arguments_without_effect_are_accepted(
     tiny_dir: pathlib.Path,
 ) -> None:
     llm = LLM(tiny_dir, max_model_len=64, num_threads=1)

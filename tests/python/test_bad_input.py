@@ -89,7 +89,7 @@ def test_wrong_speculation_is_refused_at_construction(
 
 
 @pytest.mark.parametrize(("options", "field", "expected"), bad_input.ENGINE)
-def test_wrong_options_are_refused_before_the_model_is_looked_for(
+def test_wrong_options_are_refused_before_the_model_is_searched(
     options: dict[str, Any], field: str, expected: str, tmp_path: pathlib.Path
 ) -> None:
     with pytest.raises(InvalidArgumentError) as error:
@@ -107,7 +107,7 @@ def test_options_that_do_not_suit_the_model_are_refused(
 
 
 @pytest.mark.parametrize(("prompts", "params", "field", "expected"), bad_input.REQUESTS)
-def test_a_bad_request_is_refused_and_nothing_of_its_batch_runs(
+def test_a_bad_request_is_refused_and_its_batch_does_not_run(
     text_llm: LLM, prompts: Any, params: Any, field: str, expected: str
 ) -> None:
     before = text_llm.metrics().num_generated_tokens
@@ -135,7 +135,7 @@ def test_a_bad_prompt_among_good_ones_is_named_and_none_runs(llm: LLM) -> None:
     assert llm.metrics().num_generated_tokens == before
 
 
-def test_what_needs_a_tokenizer_or_sampling(llm: LLM) -> None:
+def test_options_that_need_a_tokenizer_or_sampling_are_refused_without(llm: LLM) -> None:
     expect("skip_tokenizer_init", lambda: llm.generate("text", use_tqdm=False))
     params = SamplingParams(bad_words=["word"])
     expect("skip_tokenizer_init", lambda: llm.generate([[1]], params, use_tqdm=False))

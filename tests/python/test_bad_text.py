@@ -101,7 +101,7 @@ def test_the_command_line_refuses_latin1_input(tiny_dir: Path) -> None:
     assert b"Traceback" not in result.stderr
 
 
-def test_a_terminal_that_is_not_utf8_shows_what_it_can(tiny_dir: Path) -> None:
+def test_a_terminal_without_utf8_shows_question_marks(tiny_dir: Path) -> None:
     text = "caf\u00e9 \U0001f917"
     result = run_cli(
         ["generate", str(tiny_dir), text, "--max-tokens", "2"], PYTHONIOENCODING="ascii"

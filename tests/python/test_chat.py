@@ -131,9 +131,7 @@ def test_names_of_templates_are_listed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "template", [[{}], 3, [3], [{"name": "default"}], {"default": 3}, [{"name": 1, "template": ""}]]
 )
-def test_a_template_that_is_none_is_an_error_where_it_is_used(
-    tmp_path: Path, template: Any
-) -> None:
+def test_an_invalid_template_is_an_error_when_it_is_used(tmp_path: Path, template: Any) -> None:
     ours = Tokenizer(write_tokenizer(tmp_path, tokenizer_config={"chat_template": template}))
     assert ours.encode("hi")
     with pytest.raises(CheckpointError, match=r"tokenizer_config\.json: chat_template"):
@@ -174,7 +172,7 @@ ASSIGNED = (
         (ASSIGNED, "openai"),
     ],
 )
-def test_what_a_template_reads_is_detected(template: str, expected: str) -> None:
+def test_the_content_format_of_a_template_is_detected(template: str, expected: str) -> None:
     assert content_format(template) == expected
 
 

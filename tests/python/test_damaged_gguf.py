@@ -164,7 +164,7 @@ def test_damaged_headers_are_refused(case: str, tmp_path: Path) -> None:
         LLM(path)
 
 
-def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
+def test_paths_that_are_not_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "directory.gguf").mkdir()
     (tmp_path / "loop.gguf").symlink_to("loop.gguf")
     (tmp_path / "zero.gguf").symlink_to("/dev/zero")

@@ -199,7 +199,7 @@ def check_scenario(row: Row, scenario: Any) -> None:
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_draft_logits_do_not_depend_on_what_happens_to_the_state(scenario: Any) -> None:
+def test_draft_logits_do_not_depend_on_the_history_of_the_state(scenario: Any) -> None:
     for name in SOME:
         check_scenario(row_named(name), scenario)
 

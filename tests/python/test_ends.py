@@ -72,7 +72,7 @@ def test_the_special_tokens_map_counts(model: Path) -> None:
     assert LLM(model, max_model_len=64).limits.eos_token_ids == [266]
 
 
-def test_an_end_beyond_the_vocabulary_is_logged_and_ends_nothing(
+def test_an_eos_token_beyond_the_vocabulary_is_logged_and_ignored(
     model: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     change_json(model / "tokenizer_config.json", eos_token="<|new|>")

@@ -111,7 +111,9 @@ NEVER: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", NEVER, ids=json.dumps)
-def test_what_no_text_satisfies_is_refused(fields: Any, compiler: GrammarCompiler) -> None:
+def test_grammars_that_no_text_satisfies_are_refused(
+    fields: Any, compiler: GrammarCompiler
+) -> None:
     [kind] = fields
     with pytest.raises(InvalidArgumentError, match=rf"^structured_outputs\.{kind}: "):
         compiler.compile(StructuredOutputsParams(**fields))
@@ -268,7 +270,7 @@ OPEN = {"type": "object"}
 
 
 @pytest.mark.parametrize("key", ["items", "additionalProperties", "not", "if", "contains"])
-def test_objects_are_closed_where_a_keyword_holds_one(key: str) -> None:
+def test_objects_within_keywords_are_closed(key: str) -> None:
     for schema, expected in [
         ({key: OPEN}, {key: CLOSED}),
         (

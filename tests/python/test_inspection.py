@@ -222,7 +222,7 @@ def test_formats_are_detected_from_tensors(
     assert str(tmp_path) in str(found)
 
 
-def test_the_name_of_the_directory_says_nothing(tmp_path: Path) -> None:
+def test_the_name_of_the_directory_does_not_matter(tmp_path: Path) -> None:
     assert inspect(eagle().write(tmp_path / "EAGLE3-medusa-dflash")).method == "eagle"
 
 
@@ -259,7 +259,7 @@ def test_layer_ids_leave_a_question_open(tmp_path: Path) -> None:
     assert "not given" in question
 
 
-def test_what_shares_the_targets_rows_says_how_many(tmp_path: Path) -> None:
+def test_inspect_reports_a_shared_output_matrix(tmp_path: Path) -> None:
     made = eagle3()
     del made.shapes["lm_head.weight"]
     options = inspect(made.write(tmp_path / "reduced")).options
@@ -269,7 +269,7 @@ def test_what_shares_the_targets_rows_says_how_many(tmp_path: Path) -> None:
     assert options["draft vocabulary"] == "the target's, with its head"
 
 
-def test_the_target_that_a_drafter_names_is_told(tmp_path: Path) -> None:
+def test_the_target_that_a_drafter_names_is_reported(tmp_path: Path) -> None:
     made = medusa()
     assert inspect(made.write(tmp_path / "unnamed")).options["made for"] is None
     made.config = {**made.config, "base_model_name_or_path": "someone/target"}

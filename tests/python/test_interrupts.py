@@ -95,7 +95,7 @@ def test_a_stream_beside_many_interrupted_calls_loses_nothing(llm: LLM, kind: st
 
 
 @pytest.mark.parametrize("kind", ["plain", "grammar"])
-def test_reading_a_stream_goes_on_where_it_was_interrupted(llm: LLM, kind: str) -> None:
+def test_reading_a_stream_continues_after_an_interrupt(llm: LLM, kind: str) -> None:
     params = parameters(kind)
     expected = llm.generate("the low", params, use_tqdm=False)[0]
     rng = random.Random(3)

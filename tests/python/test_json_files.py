@@ -47,7 +47,7 @@ def test_real_nesting_is_parsed(depth: int) -> None:
         ("{}{}", "cannot be parsed"),
     ],
 )
-def test_what_is_no_json_is_refused(text: str | bytes, message: str) -> None:
+def test_text_that_is_not_json_is_refused(text: str | bytes, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as error:
         parse_json(text, "some.json")
     assert error.value.field == "some.json"

@@ -18,7 +18,7 @@ MIB = 1 << 20
 
 
 @pytest.mark.parametrize("shape", [{}, {"draft_tree_width": 3}])
-def test_it_drafts_what_the_model_says(smollm_dir: Path, shape: dict[str, int]) -> None:
+def test_drafts_are_the_models_own_tokens(smollm_dir: Path, shape: dict[str, int]) -> None:
     config = {"model": str(HEAD), "num_speculative_tokens": 4, "adaptive": False, **shape}
     plain, drafting = LLM(smollm_dir), LLM(smollm_dir, speculative_config=config)
     params = SamplingParams(temperature=0, max_tokens=64)

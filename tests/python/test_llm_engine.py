@@ -47,7 +47,7 @@ def run_engine(engine: LLMEngine) -> dict[str, list[RequestOutput]]:
 @pytest.mark.parametrize(
     "speculative_config", [None, {"method": "ngram", "num_speculative_tokens": 3}]
 )
-def test_the_engine_gives_what_generate_gives_whenever_requests_come(
+def test_the_engine_returns_the_outputs_of_generate_at_any_arrival_order(
     tiny_dir: Path, speculative_config: Any
 ) -> None:
     llm = LLM(tiny_dir, speculative_config=speculative_config, num_threads=1)
@@ -78,7 +78,7 @@ def test_the_engine_gives_what_generate_gives_whenever_requests_come(
                 assert after.logprobs[: len(before.logprobs)] == before.logprobs
 
 
-def test_output_kinds_hold_what_they_say(llm: LLM) -> None:
+def test_each_output_kind_returns_its_part(llm: LLM) -> None:
     engine = llm.llm_engine
     params = {
         kind: sampled(n=2, logprobs=1, prompt_logprobs=0, output_kind=kind)
@@ -197,7 +197,7 @@ def test_a_salt_is_a_text(llm: LLM, salt: Any) -> None:
         llm.generate({"prompt": "low", "cache_salt": salt}, sampled(), use_tqdm=False)
 
 
-def test_ids_beside_a_text_are_what_is_run(llm: LLM) -> None:
+def test_token_ids_beside_a_text_are_run(llm: LLM) -> None:
     ids = llm.get_tokenizer().encode(PROMPTS[0])
     prompt = {"prompt": "any text", "prompt_token_ids": ids, "multi_modal_data": None}
     (output,) = llm.generate([prompt], sampled(), use_tqdm=False)
@@ -205,7 +205,7 @@ def test_ids_beside_a_text_are_what_is_run(llm: LLM) -> None:
     assert output.outputs == llm.generate(PROMPTS[0], sampled(), use_tqdm=False)[0].outputs
 
 
-def test_what_is_enqueued_runs_when_it_is_waited_for(llm: LLM) -> None:
+def test_enqueued_requests_run_in_wait_for_completion(llm: LLM) -> None:
     messages: list[Any] = [{"role": "user", "content": "low"}]
     ids = llm.enqueue(PROMPTS, sampled()) + llm.enqueue_chat(messages, sampled(), use_tqdm=False)
     assert not llm.reset_prefix_cache()
@@ -250,12 +250,12 @@ def test_a_function_may_make_the_progress_bar(llm: LLM) -> None:
 
 
 @pytest.mark.parametrize("name", ["sleep", "wake_up", "collective_rpc", "apply_model"])
-def test_methods_that_cannot_work_say_why(llm: LLM, name: str) -> None:
+def test_unsupported_methods_give_the_reason(llm: LLM, name: str) -> None:
     with pytest.raises(InvalidArgumentError, match=f"LLM.{name}"):
         getattr(llm, name)("anything", x=1)
 
 
-def test_the_configs_say_what_was_loaded(llm: LLM, tiny_dir: Path) -> None:
+def test_the_configs_describe_the_loaded_model(llm: LLM, tiny_dir: Path) -> None:
     config = llm.llm_engine.model_config
     assert config is llm.model_config is llm.llm_engine.vllm_config.model_config
     assert config.model == config.tokenizer == str(tiny_dir)

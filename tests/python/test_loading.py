@@ -121,7 +121,7 @@ def test_only_the_needed_files_of_the_revision_are_downloaded(
         ("https://example.org/model", "no such directory or file"),
     ],
 )
-def test_what_is_not_there_is_a_checkpoint_error(model: str, message: str) -> None:
+def test_a_missing_model_is_a_checkpoint_error(model: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=message) as error:
         resolve_model(model)
     assert error.value.field == "model"

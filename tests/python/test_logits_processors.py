@@ -56,7 +56,7 @@ def test_functions_change_logits_in_place_or_return_others(
 
 
 @pytest.mark.parametrize("fields", [{}, {"temperature": 0.9, "seed": 3, "top_k": 20, "n": 2}])
-def test_speculation_changes_nothing_that_they_see_or_do(
+def test_speculation_does_not_change_their_arguments_or_effect(
     fields: dict[str, Any], llms: dict[str, LLM]
 ) -> None:
     seen: dict[str, list[Any]] = {}
@@ -121,7 +121,9 @@ WRONG: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("processor", "message"), WRONG)
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
-def test_what_they_get_wrong_is_said(processor: Any, message: str, llms: dict[str, LLM]) -> None:
+def test_mistakes_of_functions_are_reported(
+    processor: Any, message: str, llms: dict[str, LLM]
+) -> None:
     output = run(llms["suffix"], [processor])
     assert message in (output.error or "")
     assert output.outputs[0].token_ids == []
@@ -138,7 +140,7 @@ def test_an_interrupt_is_the_callers(llms: dict[str, LLM]) -> None:
         assert run(llm, []).error is None, "the engine goes on"
 
 
-def test_what_is_no_list_of_functions_is_refused() -> None:
+def test_values_that_are_not_lists_of_functions_are_refused() -> None:
     for wrong in (count_upwards, "count", [3], [count_upwards, None]):
         with pytest.raises(InvalidArgumentError, match="logits_processors"):
             SamplingParams(logits_processors=wrong)  # type: ignore[arg-type]

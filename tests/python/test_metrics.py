@@ -283,7 +283,7 @@ def test_chains_are_drafted_position_by_position(llm: LLM) -> None:
     assert vector.values == llm.metrics().spec_decode.num_draft_tokens_per_pos
 
 
-def test_rates_by_position_say_what_they_divide_by() -> None:
+def test_rates_by_position_divide_by_drafts_or_by_drafts_that_reach_it() -> None:
     # Ten drafts, of which four had two tokens.
     spec = SpecDecodeMetrics(10, 14, 8, [6, 2], [10, 4])
     assert spec.acceptance_rate_per_pos == [0.6, 0.2]  # vLLM's: of all drafts

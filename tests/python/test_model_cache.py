@@ -112,7 +112,7 @@ def test_a_cache_that_is_no_directory_is_named(
     assert "\n" not in str(error.value)
 
 
-def test_a_disk_that_is_full_in_the_middle_leaves_nothing(gguf: Path, cache: Path) -> None:
+def test_a_disk_that_fills_up_leaves_no_partial_file(gguf: Path, cache: Path) -> None:
     script = f"""
     import resource, signal
     from forerun.errors import InvalidArgumentError
@@ -131,7 +131,7 @@ def test_a_disk_that_is_full_in_the_middle_leaves_nothing(gguf: Path, cache: Pat
     assert resolve_model(gguf, progress=False).parent == cache
 
 
-def test_a_temporary_model_goes_with_its_process(pickled: Path, tmp_path: Path) -> None:
+def test_a_temporary_model_is_deleted_with_its_process(pickled: Path, tmp_path: Path) -> None:
     script = f"""
     import os, tempfile
     from pathlib import Path
@@ -191,7 +191,7 @@ def test_the_error_names_both_directories_if_none_can_be_written(
         RuntimeError("two\nlines"),
     ],
 )
-def test_what_the_hub_raises_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_the_hub_are_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     def download(*_: Any, **__: Any) -> str:
@@ -204,7 +204,7 @@ def test_what_the_hub_raises_is_one_line(error: Exception, monkeypatch: pytest.M
     assert ("HF_HUB_CACHE" in str(caught.value)) == bool(getattr(error, "errno", None))
 
 
-def test_what_may_not_be_read_is_named(
+def test_unreadable_files_are_named(
     gguf: Path, pickled: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def forbidden(path: Any, *_: Any, **__: Any) -> Any:

@@ -109,7 +109,7 @@ def test_the_right_layer_ids_are_found(target: Path, tmp_path: Path) -> None:
     assert "aux_hidden_state_layer_ids=[6] makes the mean acceptance length" in str(report)
 
 
-def test_a_head_that_knows_nothing_is_told(target: Path, tmp_path: Path) -> None:
+def test_a_head_with_random_weights_is_reported(target: Path, tmp_path: Path) -> None:
     made = drafter("eagle3 plain")
     made.tensors["lm_head.weight"] = np.roll(made.tensors["lm_head.weight"], 7, axis=0)
     report = run(target, made.write(tmp_path))
@@ -121,7 +121,7 @@ def test_a_head_that_knows_nothing_is_told(target: Path, tmp_path: Path) -> None
     assert str(report).endswith("not ok")
 
 
-def test_a_head_that_goes_astray_is_told(target: Path, tmp_path: Path) -> None:
+def test_a_head_with_wrong_feedback_is_reported(target: Path, tmp_path: Path) -> None:
     made = drafter("medusa research")
     for head in (1, 2, 3):
         made.tensors[f"{head}.1.weight"] = np.roll(made.tensors[f"{head}.1.weight"], 7, axis=0)
@@ -159,7 +159,7 @@ def test_a_target_is_its_own_perfect_draft_model(
     assert "draft_model (embedding, layers and final norm)" in shown
 
 
-def test_the_exit_status_says_whether_something_is_wrong(
+def test_the_exit_status_is_1_if_something_is_wrong(
     tiny_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from drafter_checkpoints import Random
@@ -188,7 +188,7 @@ def test_the_exit_status_says_whether_something_is_wrong(
         ({"method": "magic"}, "method"),
     ],
 )
-def test_what_is_no_chain_of_a_model_is_refused(
+def test_probabilistic_drafts_other_than_chains_of_models_are_refused(
     config: dict[str, Any], field: str, target: Path
 ) -> None:
     drafter = None if config.get("method") == "suffix" else target

@@ -88,7 +88,7 @@ def import_processor(inner: Callable[..., Any], _: Path, patch: pytest.MonkeyPat
         (import_processor, InvalidArgumentError),
     ],
 )
-def test_an_interrupt_is_no_failure_of_what_it_interrupts(
+def test_an_interrupt_is_not_a_failure_of_the_interrupted_code(
     call: Call, failure: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(Alarm):

@@ -76,7 +76,7 @@ def plain(target: Path) -> tuple[Ids, Ids]:
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
-def test_a_drafter_is_found_and_changes_nothing(row: Row) -> None:
+def test_a_drafter_is_detected_and_does_not_change_the_output(row: Row) -> None:
     llm = load(row, {"num_speculative_tokens": row.num_tokens})
     assert llm.drafter is not None
     assert llm.drafter.method == row.method
@@ -105,7 +105,7 @@ def test_requests_of_a_mixed_batch_get_the_tokens_they_would_get_alone(name: str
 
 
 @pytest.mark.parametrize("name", EVERY_METHOD)
-def test_trees_change_nothing_and_are_accepted_further(name: str) -> None:
+def test_trees_do_not_change_the_output_and_accept_more(name: str) -> None:
     row = row_named(name)
     lengths = []
     chain = {"num_speculative_tokens": 2}
@@ -120,7 +120,7 @@ def test_trees_change_nothing_and_are_accepted_further(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY_METHOD)
-def test_hybrids_change_nothing_and_accept_more(name: str) -> None:
+def test_hybrids_do_not_change_the_output_and_accept_more(name: str) -> None:
     row = row_named(name)
     config = {"method": "hybrid", "suffix_decoding_max_spec_factor": 2.0}
     for more in ({}, {"draft_tree_width": 2}, {"num_speculative_tokens": 5}):
@@ -137,7 +137,9 @@ def test_hybrids_change_nothing_and_accept_more(name: str) -> None:
 
 
 @pytest.mark.parametrize("more", [{}, {"draft_tree_width": 3}, {"method": "hybrid"}])
-def test_structured_outputs_stay_what_they_are(tiny_dir: Path, more: dict[str, Any]) -> None:
+def test_structured_outputs_do_not_change_with_a_drafter(
+    tiny_dir: Path, more: dict[str, Any]
+) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     params = [
         SamplingParams(temperature=0, max_tokens=30, structured_outputs={"regex": "[ab]{5,9}c"}),
@@ -186,7 +188,7 @@ def test_drawn_drafts_give_valid_output(name: str, acceptance: str) -> None:
         ("mlp_speculator untied", {"method": "hybrid"}, 24),
     ],
 )
-def test_the_length_of_drafts_is_what_the_checkpoint_says(
+def test_the_default_draft_length_is_the_checkpoints(
     name: str, given: dict[str, Any], expected: int | None
 ) -> None:
     usual = 16 if "draft_tree_width" in given else 4
@@ -196,7 +198,7 @@ def test_the_length_of_drafts_is_what_the_checkpoint_says(
     assert len(per_pos) == (usual if expected is None else expected)
 
 
-def test_the_log_says_which_method_and_why(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_the_method_and_the_evidence(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "forerun"):
         load(row_named("eagle3 ids of entered layers"), {"norm_output": True})
     [line] = [record.getMessage() for record in caplog.records]
@@ -350,7 +352,7 @@ def test_a_drafter_on_the_hub_may_be_pickled(
 
 
 @pytest.mark.long
-def test_trees_and_chains_of_every_size_change_nothing() -> None:
+def test_trees_and_chains_of_every_size_keep_the_output() -> None:
     for row in ROWS:
         expected = plain(directories(row)[0])
         for width in (1, 2, 5):

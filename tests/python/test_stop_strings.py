@@ -42,7 +42,7 @@ def first_stop(pieces: list[tuple[str, bool]], stops: list[str]) -> int | None:
     st.lists(st.tuples(WORDS, st.integers(0, 2), WORDS), min_size=1, max_size=2),
     st.lists(st.integers(0, 4), max_size=14),
 )
-def test_no_piece_goes_beyond_where_a_stop_string_cuts(
+def test_no_piece_goes_beyond_a_stop_string(
     words: list[str], names: list[str], parts: list[tuple[str, int, str]], ids: list[int]
 ) -> None:
     special = [f"<{name}>" for name in names]

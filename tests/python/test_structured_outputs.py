@@ -196,7 +196,7 @@ UNCOMPILABLE: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("fields", UNCOMPILABLE)
-def test_what_does_not_compile_is_refused_with_the_reason(
+def test_grammars_that_do_not_compile_are_refused_with_the_reason(
     fields: dict[str, Any], llms: dict[str, LLM]
 ) -> None:
     [kind] = fields
@@ -218,7 +218,7 @@ def test_a_model_without_a_tokenizer_or_an_end_is_told(tiny_dir: Path) -> None:
             SamplingParams(structured_outputs=wrong)  # type: ignore[arg-type]
 
 
-def test_objects_are_closed_where_asked() -> None:
+def test_objects_are_closed_on_request() -> None:
     inner = {"properties": {"x": {"type": "object", "additionalProperties": True}}}
     schema = {"type": "object", "properties": {"a": inner, "b": {"enum": [{"type": "object"}]}}}
     params = StructuredOutputsParams(json=schema, disable_additional_properties=True)

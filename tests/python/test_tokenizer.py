@@ -114,9 +114,7 @@ def test_a_character_spread_over_tokens_appears_once_whole() -> None:
     st.lists(st.sampled_from([b"a", b"b", b"ab", b"ba", b"", "é".encode()]), max_size=12),
     st.lists(st.text("abé", min_size=1, max_size=4), min_size=1, max_size=3),
 )
-def test_no_piece_goes_beyond_where_a_stop_string_cuts(
-    table: list[bytes], stops: list[str]
-) -> None:
+def test_no_piece_goes_beyond_a_stop_string(table: list[bytes], stops: list[str]) -> None:
     decoder = Detokenizer(TokenBytes(table, table), stops)
     seen, text = "", b""
     for index, data in enumerate(table):
