@@ -54,32 +54,33 @@ void History::DropOldest() {
 
 void History::Follow(std::span<const TokenId> text, Follower& follower) const {
   for (const Segment& segment : segments_) {
-    FollowSegment(segment, text, follower.places_[segment.generation % kMaxSegments]);
+    FollowSegment(segment, text, follower.progress_[segment.generation % kMaxSegments]);
   }
 }
 
 void History::FollowSegment(const Segment& segment, std::span<const TokenId> text,
-                            Follower::Place& place) const {
+                            Follower::Progress& progress) const {
   const std::int64_t size = static_cast<std::int64_t>(text.size());
   const std::int64_t window = std::max<std::int64_t>(0, size - (max_depth_ - 1));
-  const bool current = place.generation == segment.generation &&
-                       place.num_requests == segment.num_requests && place.num_followed <= size;
-  if (!current || place.num_followed < window) {
+  const bool current = progress.generation == segment.generation &&
+                       progress.num_requests == segment.num_requests &&
+                       progress.num_followed <= size;
+  if (!current || progress.num_followed < window) {
     // No match is longer than the window, so what came before it does not matter.
-    place = {segment.generation, segment.num_requests, window, {}};
+    progress = {segment.generation, segment.num_requests, window, {}};
   }
-  for (; place.num_followed < size; ++place.num_followed) {
-    segment.index.Advance(place.cursor, text[place.num_followed], max_depth_ - 1);
+  for (; progress.num_followed < size; ++progress.num_followed) {
+    segment.index.Advance(progress.cursor, text[progress.num_followed], max_depth_ - 1);
   }
 }
 
 SuffixIndex::Cursor History::match(int i, const Follower& follower) const {
   const Segment& segment = segments_[i];
-  const Follower::Place& place = follower.places_[segment.generation % kMaxSegments];
+  const Follower::Progress& progress = follower.progress_[segment.generation % kMaxSegments];
   FORERUN_CHECK(
-      place.generation == segment.generation && place.num_requests == segment.num_requests,
+      progress.generation == segment.generation && progress.num_requests == segment.num_requests,
       "the follower is not up to date");
-  return place.cursor;
+  return progress.cursor;
 }
 
 std::int64_t History::num_bytes() const {

@@ -30,13 +30,13 @@ class History {
    private:
     friend class History;
 
-    struct Place {
+    struct Progress {
       std::int64_t generation = -1;   // the segment it is in; -1: in none
       int num_requests = 0;           // outputs that the segment held then
       std::int64_t num_followed = 0;  // tokens of the request that the cursor has read
       SuffixIndex::Cursor cursor;
     };
-    std::array<Place, kMaxSegments> places_;  // of generation g at g % kMaxSegments
+    std::array<Progress, kMaxSegments> progress_;  // of generation g at g % kMaxSegments
   };
 
   // max_requests = 0 remembers nothing. Strings of up to max_depth tokens are counted.
@@ -75,7 +75,7 @@ class History {
   void AddToNewest(std::span<const TokenId> output);
   void DropOldest();
   void FollowSegment(const Segment& segment, std::span<const TokenId> text,
-                     Follower::Place& place) const;
+                     Follower::Progress& progress) const;
 
   // Fixed at construction.
   int max_requests_;

@@ -2,11 +2,11 @@
 //
 // Append extends the current sequence by one token in amortised O(1) plus at most max_depth link
 // steps; nothing is ever rescanned. StartSequence begins another sequence, and no match spans two.
-// A state stands for all substrings that end at the same places: those of length
+// A state represents all substrings that end at the same positions: those of length
 // (length(link(s)), length(s)], each a suffix of the next longer. Counts, and which continuation is
 // the most frequent, are exact for the substrings whose continuation is at most max_depth long.
 //
-// Positions index text(), in which one kSequenceBreak stands between sequences.
+// Positions index text(), in which one kSequenceBreak separates sequences.
 //
 // Cursors stay valid while the index grows. Not thread-safe; const calls may run side by side.
 #ifndef FORERUN_CPP_INDEX_SUFFIX_INDEX_H_

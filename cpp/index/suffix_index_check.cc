@@ -90,7 +90,8 @@ void SuffixIndex::CheckOccurrences() const {
     expected[kRoot].num_followed += followed;
     whole = Next(whole, text_[end]);
     FORERUN_CHECK(whole != kNone, "position " + std::to_string(end) + ": a sequence is missing");
-    FORERUN_CHECK(length(whole) >= ++whole_length, At(whole) + ": shorter than what it stands for");
+    FORERUN_CHECK(length(whole) >= ++whole_length,
+                  At(whole) + ": shorter than the string it represents");
     for (StateId s = whole; s != kRoot; s = link(s)) {
       if (expected[s].first_end < 0) expected[s].first_end = end;
       ++expected[s].count;

@@ -145,7 +145,7 @@ std::size_t BlockPool::FindSlot(std::uint64_t hash, PrefixId parent,
 void BlockPool::Unregister(BlockId block) {
   std::size_t hole = FindSlot(blocks_[block].hash, blocks_[block].parent, TokensOf(block));
   blocks_[block].prefix = kRootPrefix;
-  // Linear probing must find no hole on its way: move back whoever probed past this one.
+  // Linear probing must find no hole on its way: move back the blocks that probed past this one.
   for (std::size_t slot = hole;;) {
     slot = (slot + 1) & slot_mask_;
     if (slots_[slot] == kNoBlock) break;

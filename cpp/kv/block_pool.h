@@ -2,12 +2,12 @@
 //
 // Every block is exactly one of
 //   free     no content
-//   cached   content registered for sharing, nobody holds it; evicted least recently used first
+//   cached   content registered for sharing, not held; evicted least recently used first
 //   held     one or more references; registered or not
 // and free + cached + held == total after every call. The pool knows block ids only, never memory.
 //
 // Contents are shared by prefix. A registered block is known by what comes before it (the PrefixId
-// of the block in front, a root for the first) and by its own tokens; both are compared in
+// of the block before it, a root for the first) and by its own tokens; both are compared in
 // full, so that two prefixes that hash alike are still two prefixes. Ids are never used twice.
 //
 // Nothing but RootOf allocates after construction. Not thread-safe.
@@ -47,7 +47,7 @@ class BlockPool {
   int num_cached() const { return num_cached_; }
   int num_held() const { return num_held_; }
   int num_available() const { return num_free_ + num_cached_; }
-  // How often the block was allocated: what somebody knows of its content holds for one of them.
+  // How often the block was allocated; its content may differ from one time to the next.
   std::uint32_t generation(BlockId block) const { return blocks_[block].generation; }
   int block_size() const { return block_size_; }
   bool prefix_caching() const { return prefix_caching_; }
@@ -67,7 +67,7 @@ class BlockPool {
   // tokens.size() == block_size.
   PrefixId Register(BlockId block, PrefixId parent, std::span<const TokenId> tokens);
 
-  // The block with these tokens behind `parent`, with one more reference.
+  // The block with these tokens after `parent`, with one more reference.
   std::optional<Hit> Lookup(PrefixId parent, std::span<const TokenId> tokens);
 
   // The parent of a sequence's first block. Equal salts have the same root as long as one of their

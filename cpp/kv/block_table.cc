@@ -67,9 +67,9 @@ bool BlockTable::Reserve(int num_tokens) {
 }
 
 void BlockTable::Commit(std::span<const TokenId> tokens) {
-  FORERUN_CHECK(NumBlocksToReserve(static_cast<int>(tokens.size())) == 0,
-                std::to_string(tokens.size()) + " tokens do not fit behind " +
-                    std::to_string(num_committed_));
+  FORERUN_CHECK(
+      NumBlocksToReserve(static_cast<int>(tokens.size())) == 0,
+      std::to_string(tokens.size()) + " tokens do not fit after " + std::to_string(num_committed_));
   const int block_size = pool_->block_size();
   for (TokenId token : tokens) {
     partial_.push_back(token);

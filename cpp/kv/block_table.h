@@ -7,8 +7,8 @@
 //
 // Full blocks are stored once: where the pool already knows an equal block, Commit trades this
 // table's own copy for it. Their values are equal bit for bit, since they depend on nothing but the
-// tokens. Therefore whoever holds a block holds all blocks before it, and a prefix leaves the cache
-// from its tail.
+// tokens. A table that holds a block therefore holds all blocks before it, and a prefix leaves the
+// cache from its tail.
 //
 // blocks() changes in the four named moves only. Not thread-safe. The pool must outlive the table.
 #ifndef FORERUN_CPP_KV_BLOCK_TABLE_H_
@@ -49,7 +49,7 @@ class BlockTable {
   // short; what earlier calls reserved stays.
   bool Reserve(int num_tokens);
 
-  // Keeps these tokens, written to the slots behind the committed ones in this order, and returns
+  // Keeps these tokens, written to the slots after the committed ones in this order, and returns
   // blocks that hold none. Fails on our own bugs only. REQUIRES: room for them.
   void Commit(std::span<const TokenId> tokens);
 
@@ -80,7 +80,7 @@ class BlockTable {
   std::vector<BlockId> blocks_;
   int num_committed_ = 0;          // tokens
   PrefixId prefix_ = kRootPrefix;  // of the full committed blocks
-  std::vector<TokenId> partial_;   // the committed tokens behind them, fewer than block_size
+  std::vector<TokenId> partial_;   // the committed tokens after them, fewer than block_size
 };
 
 }  // namespace forerun

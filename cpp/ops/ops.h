@@ -1,4 +1,4 @@
-// The operations a transformer needs, behind one interface; the CPU implements it now, CUDA later.
+// The operations a transformer needs, as one interface; the CPU implements it now, CUDA later.
 //
 // Activations are float32 rows. Every output element is computed in an order that depends on the
 // model's shape and on the row's own sequence only: never on the number of rows, their order, the
@@ -65,7 +65,7 @@ struct AttentionShape {
   float soft_cap = 0.0f;  // s -> cap * tanh(s / cap); 0: none
   int sliding_window =
       0;  // a row sees its last `sliding_window` positions, its own included; 0: all
-  int first_position = 0;  // nobody sees what comes before
+  int first_position = 0;  // positions before it are not attended to
 };
 
 enum class Activation { kSilu, kGeluTanh, kGelu, kSigmoid };
@@ -108,7 +108,7 @@ class Ops {
   virtual void MoveKv(std::span<const KvMove> moves, KvCache& cache) = 0;
 
   // Attention of every row over the cached positions that it sees, its own included (StoreKv comes
-  // first). A tree's node gets the bits that it would get were its path all that is behind the
+  // first). A tree's node gets the bits that it would get were its path all that follows the
   // context. query, out [rows, num_heads * head_dim].
   virtual void Attention(ConstRows query, const KvCache& cache, int layer,
                          const AttentionShape& shape, std::span<const SequenceRows> sequences,

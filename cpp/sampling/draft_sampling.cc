@@ -10,7 +10,7 @@
 namespace forerun {
 namespace {
 
-// The lowest token >= `from` that a child of `node` guesses, or the highest of all ids.
+// The lowest token >= `from` that a child of `node` holds, or the highest of all ids.
 TokenId SmallestChild(const DraftTree& draft, int node, TokenId from) {
   TokenId smallest = std::numeric_limits<TokenId>::max();
   for (int i = node + 1; i < draft.size(); ++i) {
@@ -54,7 +54,7 @@ bool AppendDrawnChild(DraftTree& draft, int node, std::uint64_t seed, int first_
     if (draft.parents[i] == node) total -= row[draft.tokens[i]];
   }
   if (total <= 0.0) return false;
-  const double place =
+  const double drawn_mass =
       total * UniformNoise(seed, NoisePurpose::kDraft, first_output_index, draft.size());
   double mass = 0.0;
   TokenId sibling = SmallestChild(draft, node, 0);
@@ -64,7 +64,7 @@ bool AppendDrawnChild(DraftTree& draft, int node, std::uint64_t seed, int first_
       continue;
     }
     mass += row[token];
-    if (mass <= place) continue;
+    if (mass <= drawn_mass) continue;
     draft.Append(token, node, static_cast<float>(row[token] / total));
     return true;
   }

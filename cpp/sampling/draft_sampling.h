@@ -1,8 +1,8 @@
-// How a drafter that has probabilities draws its guesses.
+// How a drafter that has probabilities draws its draft tokens.
 //
-// Under AcceptanceMethod::kCoupled it draws with the target's own noise: the guess for output token
-// number i is SampleToken(the drafter's logits, the request's rule, i), and the draft needs no row.
-// Otherwise the guesses must not depend on the noise that decides about them:
+// Under AcceptanceMethod::kCoupled it draws with the target's own noise: the candidate for output
+// token number i is SampleToken(the drafter's logits, the request's rule, i), and the draft needs
+// no row. Otherwise draft tokens must not depend on the noise that decides about them:
 //
 //   FillDraftRow(logits, rule, scratch, draft.AddRowAfter(node, vocab_size));
 //   AppendDrawnChild(draft, node, rule.seed, first_output_index);  // as often as children are
@@ -30,9 +30,9 @@ void FillDraftRow(std::span<const float> logits, const SamplingRule& rule, Sampl
 // Makes each of the weights or probabilities in [0, 1] a multiple of 2^-32.
 void RoundDraftRow(std::span<float> row);
 
-// Draws one more child of `node` from the row behind it, without replacement. False, and nothing
+// Draws one more child of `node` from the row after it, without replacement. False, and nothing
 // appended, when every token with weight is a child already.
-// REQUIRES: the row behind `node` is there.
+// REQUIRES: the row after `node` was filled.
 bool AppendDrawnChild(DraftTree& draft, int node, std::uint64_t seed, int first_output_index);
 
 }  // namespace forerun

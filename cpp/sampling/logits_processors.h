@@ -1,8 +1,8 @@
 // What changes a request's logits before its next token is sampled: masks, biases, penalties.
 //
-// A row of logits stands behind some output: the committed one and then a path of the draft, none
-// of which is committed. Every option is applied as if the whole of it were. docs/sampling.md has
-// the options, their order and what each does to a logit.
+// A row of logits follows some output: the committed tokens and then a path of the draft, which is
+// not committed. Every option is applied as if all of it were committed. docs/sampling.md has the
+// options, their order and what each does to a logit.
 //
 // All in float32, from the row's own logits and the counts alone: not by adding up changes.
 #ifndef FORERUN_CPP_SAMPLING_LOGITS_PROCESSORS_H_
@@ -30,7 +30,7 @@ struct RowHooks {
 
 class LogitsProcessors {
  public:
-  // `tokens` holds the prompt now, and later what is committed behind it, up to `max_tokens` in
+  // `tokens` holds the prompt now, and later what is committed after it, up to `max_tokens` in
   // all. `end_tokens` cannot be sampled before min_tokens. Both, `params`, whose ids all belong to
   // the vocabulary, and the hooks must outlive this.
   LogitsProcessors(const SamplingParams& params, std::span<const TokenId> end_tokens,

@@ -44,8 +44,8 @@ RankedToken TopKCut(const Row& row, int top_k, SamplerScratch& scratch) {
   return *last;
 }
 
-// Some place in the order, at most just behind `cut`, with at least `wanted` mass before it. Looks
-// near the top first, where the mass mostly is.
+// Some position in the order, at most just after `cut`, with at least `wanted` mass before it.
+// Looks near the top first, where the mass mostly is.
 RankedToken BeyondMass(const Row& row, const RankedToken& cut, double wanted) {
   for (double depth = 2.0; -depth > kZeroWeight; depth *= 2.0) {
     const double floor = row.first.logit - depth / row.inverse_temperature;

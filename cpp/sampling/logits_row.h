@@ -1,7 +1,7 @@
-// One row of logits made ready to be asked: which tokens are kept, and what they weigh.
+// One row of logits, prepared for queries: which tokens are kept, and what they weigh.
 //
 // The kept tokens are always the first of the order of preference, so that the last kept one, the
-// cut, stands for all of them. Weights are multiples of 2^-32 whose sums are exact in any order.
+// cut, defines them all. Weights are multiples of 2^-32 whose sums are exact in any order.
 #ifndef FORERUN_CPP_SAMPLING_LOGITS_ROW_H_
 #define FORERUN_CPP_SAMPLING_LOGITS_ROW_H_
 

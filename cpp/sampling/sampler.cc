@@ -122,7 +122,7 @@ TokenId SampleToken(std::span<const float> logits, const SamplingRule& rule, int
   RankedToken cut = CutBeforeTopP(row, rule, scratch);
   const RankedToken drawn = DrawDownTo(row, cut, rule, output_index);
   if (rule.top_p >= 1.0) return drawn.token;
-  // Whoever wins among more tokens and is kept wins among the kept ones.
+  // If the winner over a superset is kept, it also wins over the kept tokens.
   const double mass_before = MassBefore(row, drawn);
   if (mass_before < rule.top_p * MassOfGroupMaxima(row, cut)) return drawn.token;
   const double wanted = rule.top_p * MassDownTo(row, cut);

@@ -1,8 +1,8 @@
 // From logits to a token: THE definition of sampling.
 //
 // The token at an output position is a pure function of the position's logits, the rule and the
-// position: there is no generator state, so that a token that is sampled again, by whoever and
-// beside whatever, is the same token.
+// position: there is no generator state, so that sampling a token again, in another batch
+// or with another drafter, gives the same token.
 //
 //   temperature 0   the arg-max of the logits; the lowest id among equals.
 //   otherwise       the arg-max of score(t) = (logit(t) - max logit) / temperature + noise(t) over
@@ -68,7 +68,7 @@ struct SamplerScratch {
   std::vector<float> group_max;         // of every 64 logits
   std::vector<float> ordered_maxima;    // the same, partially sorted
   std::vector<RankedToken> candidates;  // for top_k and top_p
-  std::vector<double> node_weights;     // [draft size], of the nodes' tokens behind their parents
+  std::vector<double> node_weights;     // [draft size], of the nodes' tokens after their parents
   std::vector<std::vector<double>> residuals;  // [depth][vocab], where sampled nodes were rejected
 };
 
@@ -81,7 +81,7 @@ double GumbelNoise(std::uint64_t seed, int output_index, TokenId token);
 enum class NoisePurpose : std::uint32_t {
   kAcceptance = 1,  // whether a node is accepted
   kResidual = 2,    // what is emitted where nodes were rejected
-  kDraft = 3,       // which token a sampled node guesses
+  kDraft = 3,       // which token a sampled node holds
 };
 
 // Uniform on the multiples of 2^-53 in [0, 1).

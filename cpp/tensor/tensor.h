@@ -10,7 +10,7 @@
 
 namespace forerun {
 
-// Borrowed memory with a type and a shape, dense and row-major. Whoever made it says how long it
+// Borrowed memory with a type and a shape, dense and row-major. Its owner decides how long it
 // lives.
 struct TensorView {
   const void* data = nullptr;

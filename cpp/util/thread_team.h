@@ -1,4 +1,4 @@
-// A fixed set of threads that meet often: a decode step has some two hundred meetings.
+// A fixed set of threads that synchronise often: some two hundred times in a decode step.
 //
 // Run(n, fn) calls fn(i) once for every i in [0, n), spread over the team with the caller as a
 // member, and returns when all are done. It waits for calls, not for threads: a worker that is late
@@ -85,12 +85,12 @@ class ThreadTeam {
   // Changes in the child of a fork.
   std::unique_ptr<Workers> workers_;
 
-  // Written by Run while no task is open, read by whoever has taken a task.
+  // Written by Run while no task is open, read by threads that have taken a task.
   const void* fn_ = nullptr;
   Invoke invoke_ = nullptr;
 
   // The run's number of tasks (high half) and the next one to take (low half). One word, so that
-  // who comes late, or wakes in the middle of a later run, still takes a task that exists or none.
+  // a thread that is late, or wakes during a later run, still takes a task that exists or none.
   alignas(64) std::atomic<std::uint64_t> tasks_{0};
   // Tasks of this run that workers have finished.
   alignas(64) std::atomic<int> num_finished_{0};

@@ -30,13 +30,13 @@ FORERUN_INLINE Range VisibleSlots(const AttentionTask& task, const Chunk<T>& chu
 
 // Channel 0 of a position.
 template <class T>
-struct SlotPlace {
+struct SlotPointers {
   const T* key;
   const T* value;
 };
 
 template <class T>
-FORERUN_INLINE SlotPlace<T> FindSlot(const AttentionTask& task, int position) {
+FORERUN_INLINE SlotPointers<T> FindSlot(const AttentionTask& task, int position) {
   const bool in_tail = position >= task.tail_position;
   const int index = in_tail ? position - task.tail_position + task.tail_slot : position;
   const int block = index / task.block_size;
@@ -59,10 +59,10 @@ void FindChunk(const AttentionTask& task, Range positions, Chunk<T>& chunk) {
     const int group = begin / kLanes;
     const int position = MinOf(positions.begin + begin, positions.end - 1) / kLanes * kLanes;
     const int next = MinOf(position + kPositionsPerChunk, positions.end - 1) / kLanes * kLanes;
-    const SlotPlace<T> place = FindSlot<T>(task, position);
-    chunk.keys[group] = place.key;
+    const SlotPointers<T> slot = FindSlot<T>(task, position);
+    chunk.keys[group] = slot.key;
     chunk.next_keys[group] = FindSlot<T>(task, next).key;
-    for (int i = 0; i < kLanes; ++i) chunk.values[begin + i] = place.value + i * task.head_dim;
+    for (int i = 0; i < kLanes; ++i) chunk.values[begin + i] = slot.value + i * task.head_dim;
   }
 }
 

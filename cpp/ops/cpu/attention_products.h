@@ -24,15 +24,15 @@ FORERUN_INLINE const float* QueryOf(const AttentionTask& task, int query) {
 }
 
 // Memory that is needed soon: `begin`, `begin` + stride, ...
-struct Places {
+struct PrefetchRange {
   const char* begin;
   std::int64_t stride;
 };
 
-// sum[m][t] += a[m][i] * b(i, t) for i in order, fetching T places of `later` meanwhile each time.
+// sum[m][t] += a[m][i] * b(i, t) for i in order, fetching T lines of `later` meanwhile each time.
 template <int M, int T, class Elements>
-FORERUN_INLINE void AddOuter(const float* const (&a)[M], const Elements& b, int count, Places later,
-                             V16 (&sum)[M][T]) {
+FORERUN_INLINE void AddOuter(const float* const (&a)[M], const Elements& b, int count,
+                             PrefetchRange later, V16 (&sum)[M][T]) {
   for (int i = 0; i < count; ++i) {
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) __builtin_prefetch(later.begin + t * later.stride);
@@ -62,8 +62,8 @@ FORERUN_INLINE void ScoreGroups(const Work& work, const Chunk<T>& chunk, int que
   }
   const T* const* keys = chunk.keys + group;
   // The values of the same slots: there are as many of them as there are keys.
-  const Places later = {reinterpret_cast<const char*>(chunk.values[group * kLanes]),
-                        kLanes * sizeof(T)};
+  const PrefetchRange later = {reinterpret_cast<const char*>(chunk.values[group * kLanes]),
+                               kLanes * sizeof(T)};
   AddOuter<M, kGroups>(
       q, [&](int i, int t) { return keys[t] + i * chunk.key_stride; }, work.task.head_dim, later,
       sum);
@@ -107,7 +107,7 @@ FORERUN_INLINE void SumChannels(const Work& work, const Chunk<T>& chunk, int que
   const T* const* values = chunk.values + slots.begin;
   // Of the next chunk's keys, as many as these values are.
   const int first = channel * kPositionsPerChunk / kLanes + slots.begin * N;
-  const Places later = {
+  const PrefetchRange later = {
       reinterpret_cast<const char*>(chunk.next_keys[first / work.state.padded_dim] +
                                     first % work.state.padded_dim * chunk.key_stride),
       chunk.key_stride * static_cast<int>(sizeof(T))};

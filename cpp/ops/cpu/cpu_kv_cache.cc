@@ -12,10 +12,10 @@ namespace {
 void Write(float value, float* slot) { *slot = value; }
 void Write(float value, std::uint16_t* slot) { *slot = FloatToBFloat16(value); }
 
-// Where one token of one KV head goes.
+// Memory of one token of one KV head.
 template <typename T>
 struct Slot {
-  T* key;  // channel 0; the next lies key_stride behind
+  T* key;  // channel 0; the next is key_stride elements later
   std::int64_t key_stride;
   T* value;
 };

@@ -12,7 +12,7 @@
 
 namespace forerun {
 
-// Kernels load whole vectors: the last value's may reach this far behind it.
+// Kernels load whole vectors: that of the last value may reach this far past it.
 inline constexpr std::int64_t kOverreadBytes = kLanes * sizeof(float);
 
 // Offsets of a slot's channel 0, in elements, from block 0 of a layer's keys and of its values. The

@@ -49,7 +49,7 @@ class CpuOps final : public Ops {
   // Values under which an element-wise operation is over sooner than other threads would join.
   static constexpr int kSerialValues = 16384;
 
-  // Calls fn(row) for each row; on this thread alone unless rows * cols is worth a meeting.
+  // Calls fn(row) for each row; on this thread alone unless rows * cols is worth waking the others.
   template <typename Fn>
   void ForRows(int rows, int cols, const Fn& fn);
 

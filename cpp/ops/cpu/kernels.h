@@ -63,7 +63,7 @@ struct AttentionTask {
   bool is_bfloat16 = false;
 
   // Positions from tail_position on, a multiple of kLanes, lie in memory of this head alone, in
-  // blocks one behind the other: position tail_position in slot tail_slot, counted from tail_keys
+  // consecutive blocks: position tail_position in slot tail_slot, counted from tail_keys
   // and tail_values.
   int tail_position = kNoTail;
   int tail_slot = 0;
@@ -93,7 +93,7 @@ struct CpuKernels {
   void (*round_row)(const float* x, int n, std::uint16_t* out);
 
   void (*attention)(const AttentionTask& task);
-  // Puts the parts of a task together, each AttentionStateFloats behind the one before.
+  // Puts the parts of a task together, each AttentionStateFloats after the one before.
   void (*join_attention)(const AttentionTask& task, float* part_states);
 
   // One row each.

@@ -13,7 +13,7 @@
 namespace forerun::FORERUN_ISA {
 
 // One call's view of the task: M rows from `row`, T tiles from `tile`.
-struct Place {
+struct TilePosition {
   int row;
   int tile;
 };
@@ -45,13 +45,14 @@ struct Prefetch {
 };
 
 template <class W, int M, int T>
-void MultiplyTiles(const MatMulTask& task, Place place, Prefetch prefetch) {
+void MultiplyTiles(const MatMulTask& task, TilePosition position, Prefetch prefetch) {
   constexpr int kPairWeights = 2 * kLanes;
   constexpr int kPairBytes = kPairWeights * static_cast<int>(sizeof(typename W::Weight));
   const int num_pairs = (task.num_inputs + 1) / 2;
   const std::int64_t tile_stride = std::int64_t{num_pairs} * kPairWeights;
-  const auto* w = static_cast<const typename W::Weight*>(task.weights) + place.tile * tile_stride;
-  const auto* x = static_cast<const typename W::Input*>(task.x) + place.row * task.x_stride;
+  const auto* w =
+      static_cast<const typename W::Weight*>(task.weights) + position.tile * tile_stride;
+  const auto* x = static_cast<const typename W::Input*>(task.x) + position.row * task.x_stride;
 
   Accumulators<M, T> sum;
 #pragma GCC unroll 16
@@ -82,28 +83,29 @@ void MultiplyTiles(const MatMulTask& task, Place place, Prefetch prefetch) {
     for (int t = 0; t < T; ++t) Store(products[m][t], sum[m][t]);
   }
   for (int m = 0; m < M; ++m) {
-    for (int t = 0; t < T; ++t) FinishOutput(task, place.row + m, place.tile + t, products[m][t]);
+    for (int t = 0; t < T; ++t)
+      FinishOutput(task, position.row + m, position.tile + t, products[m][t]);
   }
 }
 
 // Tiles by as many as M rows, or one row more, take at once, or one by one. (Blocks of rows differ
 // by one row and share their groups of tiles.)
 template <class W, int M>
-FORERUN_INLINE void MultiplyRows(const MatMulTask& task, Place place, int tiles,
+FORERUN_INLINE void MultiplyRows(const MatMulTask& task, TilePosition position, int tiles,
                                  Prefetch prefetch) {
   constexpr int kMost = VectorsAtOnce(M), kFewer = VectorsAtOnce(M + 1);
-  if (tiles == kMost) return MultiplyTiles<W, M, kMost>(task, place, prefetch);
-  if (tiles == kFewer) return MultiplyTiles<W, M, kFewer>(task, place, prefetch);
-  for (int i = 0; i < tiles; ++i, ++place.tile) MultiplyTiles<W, M, 1>(task, place, prefetch);
+  if (tiles == kMost) return MultiplyTiles<W, M, kMost>(task, position, prefetch);
+  if (tiles == kFewer) return MultiplyTiles<W, M, kFewer>(task, position, prefetch);
+  for (int i = 0; i < tiles; ++i, ++position.tile) MultiplyTiles<W, M, 1>(task, position, prefetch);
 }
 
 template <class W, int M = kMaxTileRows>
-FORERUN_INLINE void Multiply(const MatMulTask& task, Place place, int rows, int tiles,
+FORERUN_INLINE void Multiply(const MatMulTask& task, TilePosition position, int rows, int tiles,
                              Prefetch prefetch) {
   if constexpr (M > 1) {
-    if (rows < M) return Multiply<W, M - 1>(task, place, rows, tiles, prefetch);
+    if (rows < M) return Multiply<W, M - 1>(task, position, rows, tiles, prefetch);
   }
-  MultiplyRows<W, M>(task, place, tiles, prefetch);
+  MultiplyRows<W, M>(task, position, tiles, prefetch);
 }
 
 // Bytes between what is multiplied and what is fetched, over all tiles taken at once. Measured on

@@ -18,7 +18,7 @@ constexpr int VectorsAtOnce(int rows) {
   return rows * 2 + 2 + 1 <= kNumRegisters ? 2 : 1;
 }
 
-// The first `count` lanes from memory, zeros behind; nothing else is touched.
+// The first `count` lanes from memory, then zeros; nothing else is touched.
 FORERUN_INLINE V16 LoadPartial(const float* p, int count) {
   alignas(64) float lane[kLanes] = {};
   for (int i = 0; i < count; ++i) lane[i] = p[i];
@@ -48,7 +48,7 @@ FORERUN_INLINE V16 Polynomial(const float (&coefficient)[kCount], V16 x) {
   return sum;
 }
 
-// e^x within 2 units in the last place for x in [-87.6, 88.3]; exactly 0 further down, e^88.3
+// e^x within 2 ulp for x in [-87.6, 88.3]; exactly 0 further down, e^88.3
 // further up; NaN stays NaN.
 FORERUN_INLINE V16 Exp(V16 x) {
   // (e^r - 1 - r) / r^2 on [-ln 2 / 2, ln 2 / 2]

@@ -150,7 +150,7 @@ TEST(HistoryTest, FollowersAreAtTheLongestMatchWhateverCameAndWent) {
   }
 }
 
-TEST(HistoryTest, AFollowerThatIsBehindIsNotUsed) {
+TEST(HistoryTest, AFollowerThatIsNotUpToDateIsNotUsed) {
   History history(8, kNoLimit, 4);
   history.Add(Tokens{1, 2, 3});
   History::Follower follower;

@@ -64,7 +64,7 @@ TEST(BlockPoolTest, UnregisteredBlocksBecomeFree) {
   EXPECT_EQ(pool.num_cached(), 0);
 }
 
-TEST(BlockPoolTest, RegisteredBlocksStayCachedUntilTheirPlaceIsNeeded) {
+TEST(BlockPoolTest, RegisteredBlocksStayCachedUntilTheirMemoryIsNeeded) {
   BlockPool pool(4, kBlockSize, true);
   FillCache(pool, 3);
   EXPECT_EQ(pool.num_free(), 1);
@@ -100,7 +100,7 @@ TEST(BlockPoolTest, LookupTakesAReference) {
   pool.CheckInvariants();
 }
 
-TEST(BlockPoolTest, EqualTokensBehindDifferentPrefixesAreDifferentBlocks) {
+TEST(BlockPoolTest, EqualTokensAfterDifferentPrefixesAreDifferentBlocks) {
   BlockPool pool(4, kBlockSize, true);
   const std::vector<BlockId> blocks = Allocate(pool, 4);
   const PrefixId first = pool.Register(blocks[0], kRootPrefix, Tokens{1, 2});
@@ -126,7 +126,7 @@ TEST(BlockPoolTest, ASecondEqualBlockStaysPrivate) {
   pool.CheckInvariants();
 }
 
-// An evicted prefix that is computed again is a new prefix: nothing that was registered behind the
+// An evicted prefix that is computed again is a new prefix: nothing that was registered after the
 // old one can be found through the new one, so stale content never comes back.
 TEST(BlockPoolTest, PrefixIdsAreNeverUsedTwice) {
   BlockPool pool(1, kBlockSize, true);
@@ -157,7 +157,7 @@ TEST(BlockPoolTest, CrowdedRegistryFindsExactlyWhatIsRegistered) {
   }
 }
 
-TEST(BlockPoolTest, DropCachedFreesWhatNobodyHolds) {
+TEST(BlockPoolTest, DropCachedFreesBlocksThatAreNotHeld) {
   BlockPool pool(4, kBlockSize, true);
   FillCache(pool, 3);
   pool.Lookup(kRootPrefix, Tokens{1, 1});

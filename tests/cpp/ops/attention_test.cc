@@ -95,8 +95,8 @@ TEST_P(AttentionTest, TheNumberOfThreadsChangesNothing) {
   }
 }
 
-// What lies behind a row's own position, in its last block or in later rows, is none of its
-// business, were it NaN or infinite.
+// What follows a row's own position, in its last block or in later rows, does not reach it, were
+// it NaN or infinite.
 TEST_P(AttentionTest, LaterPositionsNeverLeak) {
   for (const AttentionCase& test : AllAttentionCases()) {
     AttentionModel model(test, /*num_positions=*/100, /*seed=*/19);
@@ -125,7 +125,7 @@ TEST_P(AttentionTest, PositionsBeforeTheWindowNeverLeak) {
 }
 
 // Slots before the first position hold nothing: they are as good as not there.
-TEST_P(AttentionTest, NobodySeesWhatComesBeforeTheFirstPosition) {
+TEST_P(AttentionTest, NoRowSeesPositionsBeforeTheFirst) {
   for (AttentionCase test : AllAttentionCases()) {
     for (int first : {1, 5, 70}) {
       if (test.shape.sliding_window > 0 && test.shape.sliding_window < 30) continue;

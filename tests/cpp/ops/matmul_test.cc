@@ -54,7 +54,7 @@ class MatMulTest : public OpsTest {
       }
       for (int i = 0; i < 5; ++i) {
         const std::size_t end = r * (shape.num_outputs + 5) + shape.num_outputs;
-        ASSERT_TRUE(std::isnan(y.values[end + i])) << "wrote behind a row";
+        ASSERT_TRUE(std::isnan(y.values[end + i])) << "wrote past the end of a row";
       }
     }
   }

@@ -10,7 +10,7 @@ namespace {
 using testing::PathTo;
 using testing::RandomParents;
 
-// A context and a tree behind it, with a query, a key and a value for every slot.
+// A context and a tree after it, with a query, a key and a value for every slot.
 struct TreeSequence {
   TreeSequence(Random& random, const AttentionCase& test, int context, int num_nodes)
       : num_context(context),
@@ -194,7 +194,7 @@ TEST_P(TreeAttentionTest, SomeOfTheRowsGiveTheSameBits) {
   }
 }
 
-// The path's keys and values, moved behind the context, serve as if they had been written there.
+// The path's keys and values, moved to follow the context, serve as if they had been written there.
 TEST_P(TreeAttentionTest, AMovedPathServesAsContext) {
   for (const AttentionCase& test : AllAttentionCases()) {
     const int context = 1 + random_.Below(90);

@@ -24,7 +24,7 @@ using Tokens = std::vector<TokenId>;
 
 constexpr float kOut = -std::numeric_limits<float>::infinity();
 
-// What is left of `logits` behind a prompt, a committed output and a path.
+// What is left of `logits` after a prompt, a committed output and a path.
 Logits Apply(const Logits& logits, const SamplingParams& params, const Tokens& prompt,
              const Tokens& output, const Tokens& path, const Tokens& end_tokens = {}) {
   Tokens text = prompt;
@@ -99,7 +99,7 @@ TEST(LogitsProcessorsTest, AHookSeesWhatAConstraintLeftAndCannotUndoIt) {
   EXPECT_THROW(processors.Apply(Logits{1, 2, 3, 4}, 3, Tokens{3, 1, 1}, copy), HookError);
 }
 
-TEST(LogitsProcessorsTest, TheLastTokenOfABadWordIsOutOnlyBehindTheOthers) {
+TEST(LogitsProcessorsTest, TheLastTokenOfABadWordIsRuledOutOnlyAfterTheOthers) {
   SamplingParams params;
   params.bad_words = {{1, 2, 3}, {0}};
   const Logits logits = {1, 1, 1, 1};
@@ -157,7 +157,7 @@ TEST(LogitsProcessorsTest, RepetitionDividesPositiveAndMultipliesNegativeOfPromp
   EXPECT_EQ(Apply({4, -4, 4, -4, 4, 0}, params, {0, 1}, {2}, {3, 3}), (Logits{2, -8, 2, -8, 4, 0}));
 }
 
-TEST(LogitsProcessorsTest, FrequencyCountsTheOutputAndPresenceOnlyAsksForIt) {
+TEST(LogitsProcessorsTest, FrequencyCountsOccurrencesInTheOutputAndPresenceCountsOnce) {
   SamplingParams params;
   params.frequency_penalty = 0.5;
   EXPECT_EQ(Apply({9, 9, 9, 9}, params, {0, 0}, {1, 1, 2}, {2, 3}), (Logits{9, 8, 8, 8.5}));
@@ -240,7 +240,7 @@ TEST(LogitsProcessorsTest, VerifyAppliesThemAlongThePath) {
   const LogitsProcessors processors(params, {}, text, 10);
   SamplingRule rule = MakeSamplingRule(params, 1);
   rule.processors = &processors;
-  // The same row three times: whatever was emitted, or accepted, falls behind.
+  // The same row three times: whatever was emitted, or accepted, becomes less likely.
   const Logits row = {3.0f, 2.5f, 2.0f, 0.0f};
   Logits rows;
   for (int i = 0; i < 3; ++i) rows.insert(rows.end(), row.begin(), row.end());

@@ -94,7 +94,7 @@ TEST(LogprobsTest, ProbabilitiesOfTheWholeVocabularySumToOne) {
   EXPECT_NEAR(sum, 1.0, 1e-6);
 }
 
-TEST(LogprobsTest, FarBehindTheBestTheyStayFinite) {
+TEST(LogprobsTest, FarBelowTheBestTheyStayFinite) {
   const auto got = Logprobs({0.0f, -2000.0f}, 1, 0);
   EXPECT_EQ(got[0].logprob, -2000.0f);
   EXPECT_EQ(Logprobs({0.0f, -2000.0f}, 0, 0)[0].logprob, 0.0f);
