@@ -15,7 +15,8 @@ from forerun.engine.prompts import (
     Prompt,
     conversation_list,
 )
-from forerun.engine.requests import Request, Stream, run_all, wait_all
+from forerun.engine.requests import Request
+from forerun.engine.streams import Stream, run_all, wait_all
 from forerun.engine_args import EngineArgs, fields_of
 from forerun.errors import InvalidArgumentError
 from forerun.metrics import EngineMetrics, Metric

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from forerun.engine.loaded_model import LoadedModel
 from forerun.engine.model_config import CacheConfig, ModelConfig, VllmConfig
-from forerun.engine.requests import Request, Stream
+from forerun.engine.requests import Request
+from forerun.engine.streams import Stream
 from forerun.engine_args import fields_of
 from forerun.errors import InvalidArgumentError
 from forerun.outputs import CompletionDelta, CompletionOutput, RequestOutput

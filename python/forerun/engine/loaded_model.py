@@ -13,7 +13,9 @@ from forerun.checkpoints.loading import resolve_model
 from forerun.engine.config import settle_options
 from forerun.engine.generation_config import recommended_params
 from forerun.engine.prompts import Prompt, params_list, parse_prompt, priority_list, prompt_list
-from forerun.engine.requests import Request, Scoreboard, Stream
+from forerun.engine.requests import Request
+from forerun.engine.scoreboard import Scoreboard
+from forerun.engine.streams import Stream
 from forerun.errors import InvalidArgumentError
 from forerun.logits_processors import engine_processors
 from forerun.metrics import EngineMetrics, engine_metrics
