@@ -57,6 +57,17 @@ TEST(BlockTableTest, TrimGivesBackRoomThatIsNotNeeded) {
   EXPECT_EQ(pool.num_held(), 1);
 }
 
+TEST(BlockTableTest, ATableOfLimitedLengthAllocatesItsMemoryAtOnce) {
+  BlockPool pool(8, kBlockSize, true);
+  for (int max_tokens : {1, 4, 13}) {
+    BlockTable table(pool, max_tokens);
+    const BlockId* memory = table.blocks().data();
+    EXPECT_NE(memory, nullptr) << max_tokens;
+    ASSERT_TRUE(table.Reserve(max_tokens));
+    EXPECT_EQ(table.blocks().data(), memory) << max_tokens;
+  }
+}
+
 TEST(BlockTableTest, DebugStringShowsEachBlockWithItsCommittedTokens) {
   BlockPool pool(8, kBlockSize, true);
   BlockTable table = TableWith(pool, Range(0, 6));
