@@ -35,6 +35,7 @@ class AcceptanceModel {
   static void Age(CheckedNodes& checked);
 
  private:
+  // Fine enough to tell 0.90 from 0.97, coarse enough that every level is observed often.
   static constexpr int kNumLevels = 16;
   struct Level {
     double num_checked, num_accepted;
