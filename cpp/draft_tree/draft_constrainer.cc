@@ -14,24 +14,24 @@ constexpr float kCertain = 1.0f;
 void DraftConstrainer::Constrain(ConstraintCursor& constraint, int max_nodes, DraftTree& draft) {
   draft_.Clear();
   is_forced_.clear();
-  places_.assign(draft.size(), kDropped);
+  new_nodes_.assign(draft.size(), kDropped);
   constraint.MoveTo({});
   AppendForced(constraint, max_nodes, kDraftRoot);
   for (int i = 0; i < draft.size() && draft_.size() < max_nodes; ++i) {
     const std::int32_t old_parent = draft.parents[i];
-    const std::int32_t parent = old_parent == kDraftRoot ? kDraftRoot : places_[old_parent];
+    const std::int32_t parent = old_parent == kDraftRoot ? kDraftRoot : new_nodes_[old_parent];
     if (parent == kDropped) continue;
     const TokenId token = draft.tokens[i];
     const int child = FindChild(parent, token);
     if (child != kDraftRoot) {
-      if (draft_.tokens[child] == token) places_[i] = child;
+      if (draft_.tokens[child] == token) new_nodes_[i] = child;
       continue;
     }
     SetPath(parent, token);
     if (!constraint.MoveTo(path_)) continue;
-    places_[i] = draft_.size();
+    new_nodes_[i] = draft_.size();
     Append(token, parent, draft.confidence[i], /*is_forced=*/false);
-    AppendForced(constraint, max_nodes, places_[i]);
+    AppendForced(constraint, max_nodes, new_nodes_[i]);
   }
   std::swap(draft, draft_);
 }

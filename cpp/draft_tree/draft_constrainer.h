@@ -1,4 +1,4 @@
-// Makes a draft obey its request's constraint before the target runs. Keeps its memory from call to
+// Adapts a draft to its request's constraint before the target runs. Keeps its memory from call to
 // call.
 #ifndef FORERUN_CPP_DRAFT_TREE_DRAFT_CONSTRAINER_H_
 #define FORERUN_CPP_DRAFT_TREE_DRAFT_CONSTRAINER_H_
@@ -14,25 +14,25 @@ namespace forerun {
 
 class DraftConstrainer {
  public:
-  // Takes out every node that the constraint rules out behind its path, with all that follows it,
-  // and puts in what the constraint forces: at the root and behind each node, at most max_nodes in
-  // all. What is forced has no siblings. The others keep their order. Throws HookError.
-  // REQUIRES: the draft's guesses are certain; the choice among sampled ones would not be neutral.
+  // Removes every node that the constraint does not allow after its path, with its descendants, and
+  // inserts forced tokens: at the root and after each node, at most max_nodes in all. A forced
+  // token has no siblings. The other nodes keep their order. Throws HookError. REQUIRES: the draft
+  // tokens are certain; a choice among sampled ones would change the output's distribution.
   void Constrain(ConstraintCursor& constraint, int max_nodes, DraftTree& draft);
 
  private:
-  // Append to draft_. The constraint must stand behind `parent`.
+  // Append to draft_. REQUIRES: the constraint is in the state after `parent`.
   void AppendForced(ConstraintCursor& constraint, int max_nodes, int parent);
   void Append(TokenId token, int parent, float confidence, bool is_forced);
 
-  // A child of `parent` that guesses `token` or is forced, or kDraftRoot.
+  // A child of `parent` that has `token` or is forced, or kDraftRoot.
   int FindChild(int parent, TokenId token) const;
-  // Sets path_ to what leads to `node` and then `token`.
+  // Sets path_ to the path of `node` and then `token`.
   void SetPath(int node, TokenId token);
 
-  DraftTree draft_;                   // as it will be
-  std::vector<bool> is_forced_;       // [draft_.size()]
-  std::vector<std::int32_t> places_;  // of the old nodes among the new
+  DraftTree draft_;                      // the new draft
+  std::vector<bool> is_forced_;          // [draft_.size()]
+  std::vector<std::int32_t> new_nodes_;  // by old node
   std::vector<TokenId> path_, forced_;
 };
 

@@ -9,13 +9,14 @@ namespace forerun {
 
 void DraftEditor::Select(std::span<const std::int32_t> nodes, DraftTree& draft) {
   selected_.Clear();
-  places_.assign(draft.size(), kDraftRoot);
+  new_nodes_.assign(draft.size(), kDraftRoot);
   for (std::int32_t node : nodes) {
     const std::int32_t parent = draft.parents[node];
-    const std::int32_t place = parent == kDraftRoot ? kDraftRoot : places_[parent];
-    FORERUN_CHECK((place == kDraftRoot) == (parent == kDraftRoot), "a node without its parent");
-    places_[node] = selected_.size();
-    selected_.Append(draft.tokens[node], place, draft.confidence[node]);
+    const std::int32_t new_parent = parent == kDraftRoot ? kDraftRoot : new_nodes_[parent];
+    FORERUN_CHECK((new_parent == kDraftRoot) == (parent == kDraftRoot),
+                  "a node without its parent");
+    new_nodes_[node] = selected_.size();
+    selected_.Append(draft.tokens[node], new_parent, draft.confidence[node]);
   }
   SelectRows(nodes, draft);
   std::swap(draft, selected_);
@@ -44,10 +45,10 @@ void DraftEditor::OrderDepthFirst(DraftTree& draft) {
   std::int32_t next_of_root = 0;
   for (int i = 0; i < size; ++i) {
     const std::int32_t parent = draft.parents[i];
-    std::int32_t& place = parent == kDraftRoot ? next_of_root : next_[parent];
-    order_[place] = i;
-    next_[i] = place + 1;
-    place += sizes_[i];
+    std::int32_t& index = parent == kDraftRoot ? next_of_root : next_[parent];
+    order_[index] = i;
+    next_[i] = index + 1;
+    index += sizes_[i];
   }
   Select(order_, draft);
 }

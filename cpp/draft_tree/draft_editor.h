@@ -1,4 +1,4 @@
-// Takes nodes out of drafts and puts them in another order. Keeps its memory from call to call.
+// Removes nodes from drafts and reorders them. Keeps its memory from call to call.
 #ifndef FORERUN_CPP_DRAFT_TREE_DRAFT_EDITOR_H_
 #define FORERUN_CPP_DRAFT_TREE_DRAFT_EDITOR_H_
 
@@ -12,22 +12,22 @@ namespace forerun {
 
 class DraftEditor {
  public:
-  // Keeps these nodes, in this order. REQUIRES: each one's parent comes before it. Of a sampled
-  // draft all nodes, or the choice would show in the output (see draft.h).
+  // Keeps these nodes, in this order. REQUIRES: each node's parent comes before it; of a sampled
+  // draft all nodes, or the choice would change the output's distribution (see draft_tree.h).
   void Select(std::span<const std::int32_t> nodes, DraftTree& draft);
 
-  // Puts every node right behind its parent or its elder siblings' descendants; siblings keep their
-  // order. The path of first children then comes first, without gaps.
+  // Moves every node directly after its parent or the descendants of its earlier siblings; siblings
+  // keep their order. The path of first children then comes first, without gaps.
   void OrderDepthFirst(DraftTree& draft);
 
  private:
-  // Brings along where their children were drawn.
+  // Selects the rows from which the nodes' children were drawn.
   void SelectRows(std::span<const std::int32_t> nodes, DraftTree& draft);
 
   DraftTree selected_;
-  std::vector<std::int32_t> places_;  // of the old nodes among the new
-  std::vector<std::int32_t> sizes_;   // of subtrees
-  std::vector<std::int32_t> next_;    // by node, where its next child goes
+  std::vector<std::int32_t> new_nodes_;  // by old node
+  std::vector<std::int32_t> sizes_;      // of subtrees
+  std::vector<std::int32_t> next_;       // by node, the index of its next child
   std::vector<std::int32_t> order_;
 };
 

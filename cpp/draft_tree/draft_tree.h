@@ -1,13 +1,14 @@
-// A drafter's guess of what comes next, as a tree; a chain is a tree whose every parent is the node
-// before it.
+// The draft tokens of one step, as a tree; a chain is a tree in which every node's parent is the
+// node before it.
 //
-// Guesses are certain (n-gram, suffix, greedy heads) or sampled. The children of a node are all one
-// or the other. Sampled siblings are drawn one after the other, without replacement, from one row
-// of weights that the draft owns; their order in the draft is the order in which they were drawn.
+// Draft tokens are certain (n-gram, suffix, greedy heads) or sampled. The children of a node are
+// all of one kind. Sampled siblings are drawn one after the other, without replacement, from one
+// row of weights that the draft owns; their order in the draft is the order in which they were
+// drawn.
 //
-// A sampled node must stay in the draft whatever it turned out to be: to drop nodes that look
-// unlikely would change the output's distribution. So what decides where to draw, how many nodes,
-// and which to drop may look at the nodes drawn before, never at the ones it drops.
+// A sampled node must stay in the draft whatever token was drawn: removing nodes that look unlikely
+// would change the output's distribution. So the choice of where to draw, how many nodes, and which
+// to remove may depend on the nodes drawn before, never on the ones that are removed.
 #ifndef FORERUN_CPP_DRAFT_TREE_DRAFT_TREE_H_
 #define FORERUN_CPP_DRAFT_TREE_DRAFT_TREE_H_
 
@@ -24,18 +25,18 @@ namespace forerun {
 inline constexpr int kDraftRoot = -1;  // parent of nodes that follow the last committed token
 inline constexpr int kNoNode = -2;
 
-// Node i guesses tokens[i] after the path that ends in parents[i] < i. So every beginning of the
-// nodes is a tree too; drafters put the most promising nodes first, for whoever must cut.
+// Node i is tokens[i] after the path that ends in parents[i] < i. So every prefix of the nodes is a
+// tree too; drafters append the most probable nodes first, because drafts are truncated.
 struct DraftTree {
   std::vector<TokenId> tokens;
   std::vector<std::int32_t> parents;
-  // The drafter's own estimate that the node is accepted given its parent was; for the length
-  // controller.
+  // The drafter's estimate of the probability that the node is accepted given that its parent is;
+  // for the draft length controller.
   std::vector<float> confidence;
 
-  // Where the children of a node were drawn: row row_after[node + 1] of weights [rows,
-  // vocab_size], or nowhere (-1, or not even an entry): they are certain. The weights are multiples
-  // of 2^-32 in [0, 1]; a token's probability is its weight over the sum of all.
+  // The row from which the children of a node were drawn: row_after[node + 1], of weights [rows,
+  // vocab_size]; -1 or no entry if they are certain. The weights are multiples of 2^-32 in [0, 1];
+  // a token's probability is its weight over the sum of all.
   std::vector<std::int32_t> row_after;
   std::vector<float> weights;
   int vocab_size = 0;
@@ -48,7 +49,7 @@ struct DraftTree {
     return {weights.data() + std::int64_t{row_after[i]} * vocab_size,
             static_cast<std::size_t>(vocab_size)};
   }
-  // A row for the children of `node`, to be filled by the caller. Valid until the next.
+  // A row for the children of `node`, which the caller fills. Valid until the next call.
   std::span<float> AddRowAfter(int node, int num_tokens) {
     vocab_size = num_tokens;
     if (static_cast<int>(row_after.size()) <= node + 1) row_after.resize(node + 2, -1);
@@ -65,7 +66,7 @@ struct DraftTree {
     }
     return true;
   }
-  // Nodes of the longest path.
+  // The number of nodes on the longest path.
   int depth() const {
     if (is_chain()) return size();
     int longest = 0;
@@ -76,21 +77,21 @@ struct DraftTree {
     }
     return longest;
   }
-  // The node that guesses `token` behind `parent`, or kNoNode.
+  // The child of `parent` with `token`, or kNoNode.
   int Child(int parent, TokenId token) const {
     for (int i = parent + 1; i < size(); ++i) {
       if (parents[i] == parent && tokens[i] == token) return i;
     }
     return kNoNode;
   }
-  // Every node follows one before it.
+  // Whether every node's parent comes before it.
   bool is_tree() const {
     for (int i = 0; i < size(); ++i) {
       if (parents[i] < kDraftRoot || parents[i] >= i) return false;
     }
     return true;
   }
-  // Room for so many nodes, whose guesses are certain.
+  // Reserves memory for so many certain nodes.
   void Reserve(int num_nodes) {
     tokens.reserve(num_nodes);
     parents.reserve(num_nodes);

@@ -124,7 +124,7 @@ class InterruptedConstraint : public ToyConstraint {
   bool works_first_;
 };
 
-TEST(ConstraintCursorTest, AnInterruptedConstraintStartsOver) {
+TEST(ConstraintCursorTest, AnInterruptedConstraintIsRestarted) {
   const ToyGrammar grammar = {{{1, -1}, {-1, 2}, {0, 1}}};
   for (int interrupted_call = 0; interrupted_call < 6; ++interrupted_call) {
     for (const bool works_first : {false, true}) {

@@ -1,4 +1,4 @@
-// Drafts under random automata, against the definition node by node.
+// Drafts under random automata, compared with the definition node by node.
 #include "cpp/draft_tree/draft_constrainer.h"
 
 #include <gtest/gtest.h>
@@ -43,7 +43,7 @@ ToyGrammar SmallGrammar() {
   return grammar;
 }
 
-TEST(DraftConstrainerTest, WhatIsForcedIsDraftedWithoutADrafter) {
+TEST(DraftConstrainerTest, ForcedTokensAreDraftedWithoutADrafter) {
   const DraftTree draft = Constrained(SmallGrammar(), 8, {});
   EXPECT_EQ(draft.tokens, (Tokens{1, 2}));
   EXPECT_EQ(draft.parents, (std::vector<std::int32_t>{kDraftRoot, 0}));
@@ -51,7 +51,7 @@ TEST(DraftConstrainerTest, WhatIsForcedIsDraftedWithoutADrafter) {
   EXPECT_EQ(Constrained(SmallGrammar(), 1, {}).tokens, Tokens{1});
 }
 
-TEST(DraftConstrainerTest, AGuessThatAgreesGoesOnBehindWhatIsForced) {
+TEST(DraftConstrainerTest, ADraftThatAgreesContinuesAfterForcedTokens) {
   DraftTree draft;
   for (TokenId token : {1, 2, 3, 1, 2, 0, 1}) draft.AppendToChain(token, 0.5f);
   EXPECT_EQ(Constrained(SmallGrammar(), 8, draft).tokens, (Tokens{1, 2, 3, 1, 2}))
@@ -60,7 +60,7 @@ TEST(DraftConstrainerTest, AGuessThatAgreesGoesOnBehindWhatIsForced) {
   EXPECT_EQ(Constrained(SmallGrammar(), 8, draft).tokens, (Tokens{1, 2})) << "forced tokens win";
 }
 
-TEST(DraftConstrainerTest, WhatIsForcedIsPutInAmongGuesses) {
+TEST(DraftConstrainerTest, ForcedTokensAreInsertedAmongDraftTokens) {
   DraftTree draft;
   for (TokenId token : {1, 2, 3}) draft.AppendToChain(token, 0.5f);
   EXPECT_EQ(Constrained(SmallGrammar(), 8, draft).tokens, (Tokens{1, 2, 3, 1, 2}));
@@ -108,7 +108,7 @@ TEST(DraftConstrainerTest, RandomTreesKeepWhatTheGrammarAllows) {
   EXPECT_GT(num_put_in, 1000);
 }
 
-TEST(DraftConstrainerTest, AHintThatTheConstraintItselfRefusesEndsThere) {
+TEST(DraftConstrainerTest, AForcedTokenThatTheConstraintRefusesEndsTheHint) {
   struct Optimist : ToyConstraint {
     using ToyConstraint::ToyConstraint;
     void AppendForced(std::vector<TokenId>& tokens) override { tokens = {1, 3, 2}; }
@@ -121,7 +121,7 @@ TEST(DraftConstrainerTest, AHintThatTheConstraintItselfRefusesEndsThere) {
   EXPECT_EQ(draft.tokens, Tokens{1});
 }
 
-TEST(DraftConstrainerTest, FailuresOfTheConstraintGetThrough) {
+TEST(DraftConstrainerTest, AFailureOfTheConstraintIsThrown) {
   ToyConstraint constraint(SmallGrammar(), 1);
   constraint.toy_batch().Begin();
   const Tokens tokens = {1};

@@ -39,7 +39,7 @@ TEST(DraftEditorTest, DepthFirstPutsTheFirstChildrenInARow) {
   EXPECT_EQ(draft.parents, (std::vector<std::int32_t>{-1, 0, 1, 0, -1, 4}));
 }
 
-TEST(DraftEditorTest, WhereSiblingsWereDrawnGoesAlong) {
+TEST(DraftEditorTest, RowsOfSiblingsMoveWithTheirParents) {
   DraftTree draft = Numbered({-1, -1, 1, 0, 2});
   // The root's children and those of nodes 1 and 2 were drawn; node 0's child is certain.
   for (int node : {kDraftRoot, 1, 2}) {
@@ -66,14 +66,14 @@ TEST(DraftEditorTest, DepthFirstKeepsTheTreeAndTheOrderOfSiblings) {
     editor.OrderDepthFirst(draft);
     ASSERT_EQ(draft.size(), before.size());
     std::vector<int> seen(before.size(), 0);
-    std::vector<int> elder(before.size() + 1, -1);  // by old parent + 1
+    std::vector<int> previous(before.size() + 1, -1);  // by old parent + 1
     for (int i = 0; i < draft.size(); ++i) {
       const int old = draft.tokens[i] - 100;
       ++seen.at(old);
       const int parent = draft.parents[i];
       ASSERT_LT(parent, i);
       ASSERT_EQ(parent < 0 ? -1 : draft.tokens[parent] - 100, before.parents[old]);
-      int& last = elder[before.parents[old] + 1];
+      int& last = previous[before.parents[old] + 1];
       ASSERT_LT(last, old);
       last = old;
       // Depth first: the node before is the parent, or a leaf.
