@@ -9,14 +9,14 @@
 namespace forerun {
 namespace {
 
-// The next child of `node` behind node `after`, or the draft's size.
+// The next child of `node` after node `after`, or the draft's size.
 int NextChild(const DraftTree& draft, int node, int after) {
   int child = after + 1;
   while (child < draft.size() && draft.parents[child] != node) ++child;
   return child;
 }
 
-// The first child of `node` that guessed `token`, or kDraftRoot.
+// The first child of `node` with `token`, or kDraftRoot.
 int FindChild(const DraftTree& draft, int node, TokenId token) {
   for (int child = NextChild(draft, node, node); child < draft.size();
        child = NextChild(draft, node, child)) {
@@ -25,9 +25,9 @@ int FindChild(const DraftTree& draft, int node, TokenId token) {
   return kDraftRoot;
 }
 
-// VerifySlow's recursion. What differs: nothing is summed that is not asked for, certain children
-// are taken out of the target by their own weights alone, and the logits of a node are read again
-// where the masses behind it are needed once more.
+// VerifySlow's recursion with three differences: sums are computed only where they are needed,
+// certain children are subtracted from the target by their own weights alone, and the logits of a
+// node are read again where its masses are needed once more.
 class Walk {
  public:
   Walk(const DraftTree& draft, RowLogits logits, const SamplingRule& rule, int first_output_index,
@@ -43,7 +43,7 @@ class Walk {
   bool Visit(int node, double weight);
 
  private:
-  // What is left of the target behind a node, as far as its children were rejected.
+  // What is left of the target's distribution after a node once some of its children were rejected.
   struct Target {
     double weight;
     double total;          // of the masses below
@@ -61,7 +61,7 @@ class Walk {
     return UniformNoise(rule_.seed, NoisePurpose::kAcceptance, first_output_index_, node + 1) <
            probability;
   }
-  double ResidualPlace(double total) const {
+  double ResidualPoint(double total) const {
     return total * UniformNoise(rule_.seed, NoisePurpose::kResidual, first_output_index_, 0);
   }
 
@@ -135,7 +135,7 @@ bool Walk::VisitCertainChildren(int node, Target& target) {
   for (int child = NextChild(draft_, node, node); child < draft_.size();
        child = NextChild(draft_, node, child)) {
     double& child_weight = scratch_.node_weights[child];
-    // A second guess of the same token has nothing left to take.
+    // A second child with the same token has no mass left.
     if (FindChild(draft_, node, draft_.tokens[child]) != child) child_weight = 0.0;
     const double share = std::min(1.0, child_weight * target.weight / target.total);
     if (share == 0.0) continue;
@@ -245,10 +245,10 @@ double Walk::SubtractFromResiduals(int node, double scale, double draft_scale) {
   return total;
 }
 
-// Draws from the kept tokens that no child guessed.
+// Draws from the kept tokens that no child has.
 TokenId Walk::DrawBesideChildren(int node, double total) {
   const KeptTokens kept = Keep(node);
-  const double place = ResidualPlace(total);
+  const double point = ResidualPoint(total);
   TokenId drawn = -1;
   double mass = 0.0;
   const auto wanted = [&](float group_max) {
@@ -261,11 +261,11 @@ TokenId Walk::DrawBesideChildren(int node, double total) {
       const int i = draft_.tokens[child] - first_token;
       if (i >= 0 && i < kScanGroup) group_mass -= scratch_.node_weights[child];
     }
-    if (mass + group_mass <= place) {
+    if (mass + group_mass <= point) {
       mass += group_mass;
       return;
     }
-    for (drawn = first_token - 1; mass <= place;) {
+    for (drawn = first_token - 1; mass <= point;) {
       if (FindChild(draft_, node, ++drawn) == kDraftRoot) mass += kept.WeightOf(drawn);
     }
   });
@@ -273,10 +273,10 @@ TokenId Walk::DrawBesideChildren(int node, double total) {
 }
 
 TokenId Walk::DrawResidual(double total) {
-  const double place = ResidualPlace(total);
+  const double point = ResidualPoint(total);
   double mass = 0.0;
   TokenId token = -1;
-  while (mass <= place) mass += residuals()[++token];
+  while (mass <= point) mass += residuals()[++token];
   return token;
 }
 

@@ -1,19 +1,19 @@
 // THE definition of acceptance: which nodes of a draft are accepted, and which token follows them.
-// SamplingRule::acceptance_method says how; at temperature 0 all methods are the first.
+// SamplingRule::acceptance_method selects the rule; at temperature 0 all of them are kCoupled.
 //
 // kCoupled samples the output one position after the other, exactly as without a draft. As long as
-// some child of the current node guessed the sampled token, that node is accepted and its own
-// logits row, computed in the same pass, yields the next sample. The first sample that nobody
-// guessed ends the walk: the correction, or, at the end of the draft, the bonus. So every emitted
-// token is the one that plain decoding would have emitted, whatever the draft says.
+// a child of the current node has the sampled token, that node is accepted and its own logits row,
+// computed in the same pass, yields the next sample. The first sample that no child has ends the
+// walk: the correction, or, at the end of the draft, the bonus. So every emitted token is the one
+// that plain decoding would have emitted, whatever the draft contains.
 //
 // kRejection and kBlock keep the distribution of the output instead. Both visit nodes depth first.
-// Visiting a node with a weight emits a path through it with exactly that probability, and then
-// with the target's distribution behind it:
+// Visiting a node with a weight emits a path through it with exactly that probability, followed by
+// tokens with the target's distribution:
 //
 //   Visit(node, weight)
-//     target = weight x the target's distribution behind the node
-//     for each child, its token having been drawn from draft (a certain guess: with probability 1)
+//     target = weight x the target's distribution after the node
+//     for each child, its token drawn from draft (if it is certain: with probability 1)
 //       w = min(1, target(its token) / draft(its token))
 //       kRejection: with probability w, return Visit(child, 1)
 //       kBlock:     if Visit(child, w) accepts, return
@@ -22,8 +22,8 @@
 //     with probability sum of target: accept the path to this node, then a token drawn from target
 //
 // The root is visited with weight 1. docs/acceptance.md has the proof. Randomness is that of
-// UniformNoise at the draft's first output index; a token behind a node none of whose children took
-// anything from the target is the one of plain decoding, SampleToken's.
+// UniformNoise at the draft's first output index; the token after a node whose target no child has
+// reduced is the one of plain decoding, SampleToken's.
 #ifndef FORERUN_CPP_VERIFY_VERIFY_H_
 #define FORERUN_CPP_VERIFY_VERIFY_H_
 
@@ -58,18 +58,18 @@ struct Verdict {
   int row(int i) const { return i == 0 ? 0 : accepted_nodes[i - 1] + 1; }
 };
 
-// tokens[i] becomes output token number first_output_index + i. Only rows on the accepted path are
-// read, by kBlock also those that it visits. `out` is overwritten. Throws RequestError when a row
-// on the accepted path is broken or a hook fails behind it, and then `out` holds the tokens before.
+// tokens[i] becomes output token number first_output_index + i. Reads only rows on the accepted
+// path, with kBlock also those that it visits. Overwrites `out`. Throws RequestError when a row on
+// the accepted path is broken or a hook fails for it; `out` then holds the tokens before it.
 void Verify(const DraftTree& draft, RowLogits logits, const SamplingRule& rule,
             int first_output_index, SamplerScratch& scratch, Verdict& out);
 
-// The same by the shortest route from the definition. For tests.
+// The same, written as the definition reads. For tests.
 void VerifySlow(const DraftTree& draft, RowLogits logits, const SamplingRule& rule,
                 int first_output_index, Verdict& out);
 
-// The logits behind `node`, whose path from the root guesses the tokens of `path`. The one place
-// where they are obtained: the row itself, or what processors make of it, in `copy`.
+// The logits after `node`, whose path from the root has the tokens of `path`: the row itself, or
+// what processors make of it, in `copy`. Nothing else reads rows for sampling.
 std::span<const float> LogitsAfter(int node, std::span<const TokenId> path, RowLogits logits,
                                    const SamplingRule& rule, std::vector<float>& copy);
 

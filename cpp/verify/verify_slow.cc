@@ -24,7 +24,7 @@ struct SlowWalk {
            probability;
   }
 
-  // The masses behind `node`, relative to their sum, from which child number `rank` was drawn.
+  // The masses after `node`, relative to their sum, from which child number `rank` was drawn.
   Masses DraftMasses(int node, const std::vector<int>& children, std::size_t rank) const {
     Masses masses(logits.vocab_size, 0.0);
     const auto row = draft.RowAfter(node);
@@ -104,11 +104,11 @@ struct SlowWalk {
   }
 
   TokenId Draw(const Masses& masses) const {
-    const double place =
+    const double point =
         Sum(masses) * UniformNoise(rule.seed, NoisePurpose::kResidual, first_output_index, 0);
     double sum = 0.0;
     TokenId token = -1;
-    while (sum <= place) sum += masses[++token];
+    while (sum <= point) sum += masses[++token];
     return token;
   }
 };

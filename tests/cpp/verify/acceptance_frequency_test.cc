@@ -28,7 +28,7 @@ using Text = std::span<const TokenId>;
 const int kNumTexts = testing::NumExamples(67000, 1000000);
 constexpr int kVocabSize = 8;
 const std::vector<int> kChain = {-1, 0, 1};
-// Two children of the root; two behind the first of them, one behind the second; one leaf deeper.
+// Two children of the root; the first has two children, the second one; one leaf deeper.
 const std::vector<int> kTree = {-1, -1, 0, 0, 1, 2};
 
 constexpr AcceptanceMethod kRejection = AcceptanceMethod::kRejection;
@@ -194,18 +194,19 @@ TEST_F(AcceptanceFrequencyTest, DraftsThatMissMassAndThatHaveTooMuch) {
 }
 
 TEST_F(AcceptanceFrequencyTest, CertainDrafts) {
-  const auto guess = [this](Text text, int rank) {
+  const auto certain_token = [this](Text text, int rank) {
     // The best of the near drafter for the first child, any for others; sometimes the same twice.
     const auto logits = near_.After(text);
     const auto best = std::ranges::max_element(logits) - logits.begin();
     return static_cast<TokenId>((best + 3 * rank * (best % 2)) % kVocabSize);
   };
-  ExpectTarget({.target = target_, .shape = kChain, .fill_row = {}, .certain_token = guess});
+  ExpectTarget(
+      {.target = target_, .shape = kChain, .fill_row = {}, .certain_token = certain_token});
   ExpectEveryLength();
-  ExpectTarget({.target = target_, .shape = kTree, .fill_row = {}, .certain_token = guess});
+  ExpectTarget({.target = target_, .shape = kTree, .fill_row = {}, .certain_token = certain_token});
 }
 
-// As a row, a certain guess leaves its siblings nothing to be drawn from.
+// As a row, a certain draft token leaves no mass for its siblings.
 TEST_F(AcceptanceFrequencyTest, CertainDraftsAsRowsOfWeights) {
   BigramTable weights(kVocabSize, 0, 0.0f);
   for (std::size_t i = 2; i < weights.all().size(); i += kVocabSize) weights.all()[i] = 0.25f;
@@ -266,10 +267,10 @@ TEST_F(PlantedErrorTest, SiblingsDrawnWithReplacementAreNoticed) {
     DraftedText drafted = Sampled({-1, -1, -1}, WeightsOf(near_));
     drafted.draw = [](DraftTree& draft, int node, std::uint64_t seed, int first_output_index) {
       const auto row = draft.RowAfter(node);
-      double place = std::accumulate(row.begin(), row.end(), 0.0) *
+      double point = std::accumulate(row.begin(), row.end(), 0.0) *
                      UniformNoise(seed, NoisePurpose::kDraft, first_output_index, draft.size());
       TokenId token = 0;
-      while ((place -= row[token]) >= 0) ++token;
+      while ((point -= row[token]) >= 0) ++token;
       draft.parents.push_back(node);
       draft.tokens.push_back(token);
       draft.confidence.push_back(0.5f);
@@ -308,10 +309,10 @@ TEST_F(PlantedErrorTest, DraftNoiseThatTheNextStepUsesAgainIsNoticed) {
   DraftedText drafted = Sampled(kChain, WeightsOf(far_));
   drafted.draw = [](DraftTree& draft, int node, std::uint64_t seed, int first_output_index) {
     const auto row = draft.RowAfter(node);
-    double place = std::accumulate(row.begin(), row.end(), 0.0) *
+    double point = std::accumulate(row.begin(), row.end(), 0.0) *
                    UniformNoise(seed, NoisePurpose::kDraft, first_output_index + draft.size(), 0);
     TokenId token = 0;
-    while ((place -= row[token]) >= 0) ++token;
+    while ((point -= row[token]) >= 0) ++token;
     draft.AppendToChain(token, 0.5f);
   };
   EXPECT_GT(SurpriseUnder(kBlock, drafted, 100000), kTooSurprising);

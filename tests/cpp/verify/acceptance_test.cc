@@ -44,7 +44,8 @@ Outcome OutcomeOf(const Function& verify) {
   return outcome;
 }
 
-// A random tree over random rows of logits, with guesses of every kind and sometimes a false one.
+// A random tree over random rows of logits, with draft tokens of every kind and sometimes a false
+// one.
 class RandomTree {
  public:
   explicit RandomTree(unsigned seed) : random_(seed) {
@@ -224,7 +225,7 @@ TEST(AcceptanceTest, AtTemperatureZeroAllMethodsFollowTheArgMax) {
   }
 }
 
-// Two guesses; the row behind the second is broken, and matters only where it is accepted.
+// Two draft tokens; the row after the second is broken, and matters only where it is accepted.
 TEST(AcceptanceTest, ABrokenRowFailsTheRequestOnlyOnTheAcceptedPath) {
   const float nan = std::nanf("");
   const std::vector<float> logits = {0, 0, 0, 1, 2, 0, nan, 0, 0};
@@ -262,8 +263,8 @@ TEST(AcceptanceTest, DrawnSiblingsAreDistinctUntilNothingIsLeft) {
   EXPECT_EQ(tokens, (std::vector<TokenId>{1, 3, 4}));
 }
 
-// The row behind the root has mass for token 1 alone. A child behind that one cannot have been
-// drawn from it: it takes nothing from the target.
+// The row of the root has mass for token 1 alone. A second child cannot have been drawn from it: it
+// reduces no mass of the target.
 TEST(AcceptanceTest, AChildDrawnFromNothingTakesNothing) {
   const std::vector<float> logits(4 * 5, 0.0f);
   const auto draft_of = [](std::vector<TokenId> tokens) {

@@ -105,7 +105,7 @@ TEST(VerifyTest, AnEmptyDraftIsPlainDecoding) {
   }
 }
 
-TEST(VerifyTest, ARightChainIsAcceptedWholeAndEarnsABonus) {
+TEST(VerifyTest, ARightChainIsAcceptedWholeAndFollowedByABonus) {
   for (const SamplingRule& rule : Rules()) {
     const Tokens output = DecodePlainly(rule, 3, 6);
     const DraftTree draft = Chain({output.begin(), output.end() - 1});
@@ -119,9 +119,9 @@ TEST(VerifyTest, AWrongTokenEndsTheAcceptedPartAndIsCorrected) {
   for (const SamplingRule& rule : Rules()) {
     const Tokens output = DecodePlainly(rule, 0, 6);
     for (int wrong = 0; wrong < 5; ++wrong) {
-      Tokens guess(output.begin(), output.end() - 1);
-      guess[wrong] = (guess[wrong] + 1) % kVocabSize;
-      const DraftTree draft = Chain(guess);
+      Tokens tokens(output.begin(), output.end() - 1);
+      tokens[wrong] = (tokens[wrong] + 1) % kVocabSize;
+      const DraftTree draft = Chain(tokens);
       const Verdict verdict = VerifyRows(draft, Rows(draft), rule);
       EXPECT_EQ(verdict.num_accepted(), wrong);
       EXPECT_EQ(verdict.tokens, Tokens(output.begin(), output.begin() + wrong + 1));
@@ -136,7 +136,7 @@ TEST(VerifyTest, RepeatedStepsReproducePlainDecodingWhateverTheDrafts) {
     for (int error_in = 1; error_in <= 4; ++error_in) {
       Tokens text;
       while (text.size() < 50) {
-        // A chain that goes wrong now and then, with rows computed behind the text so far.
+        // A chain that is sometimes wrong, with rows computed after the text so far.
         const int length = static_cast<int>(random() % 6);
         DraftTree draft;
         std::vector<float> rows = LogitsAfter(text);
@@ -179,7 +179,7 @@ TEST(VerifyTest, ATreeIsWalkedAlongTheOutput) {
   }
 }
 
-TEST(VerifyTest, OfChildrenWithTheSameGuessTheLowestIsTaken) {
+TEST(VerifyTest, OfChildrenWithTheSameTokenTheFirstIsAccepted) {
   const SamplingRule rule = Rules()[0];
   const Tokens output = DecodePlainly(rule, 0, 2);
   DraftTree draft;
