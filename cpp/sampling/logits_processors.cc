@@ -46,6 +46,10 @@ class LazyCopy {
     for (int first = 0; first < size; first += 32) {
       const std::uint32_t word = words[first / 32];
       if (word == ~std::uint32_t{0}) continue;
+      if (word == 0) {  // most words of most grammars
+        std::fill_n(logits + first, std::min(size - first, 32), kMinusInfinity);
+        continue;
+      }
       for (int i = 0; i < 32 && first + i < size; ++i) {
         if ((word >> i & 1) == 0) logits[first + i] = kMinusInfinity;
       }
