@@ -1,8 +1,8 @@
-// Leaving and taking the GIL, in threads that the interpreter may not survive.
+// Releasing and acquiring the GIL, in threads that may outlive the interpreter.
 //
-// When the main thread has ended, CPython (before 3.14) ends every other thread that asks for the
-// GIL by unwinding its stack, which C++ answers with std::terminate. Such a thread sleeps here
-// instead until the process is gone, as CPython 3.14 does.
+// After the main thread has ended, CPython (before 3.14) ends every other thread that acquires the
+// GIL by unwinding its stack, on which C++ calls std::terminate. Such a thread sleeps here instead
+// until the process exits, as in CPython 3.14.
 #ifndef FORERUN_PYTHON_BINDINGS_GIL_H_
 #define FORERUN_PYTHON_BINDINGS_GIL_H_
 
@@ -19,8 +19,8 @@ namespace forerun {
   while (true) pause();
 }
 
-// Makes a call that takes the GIL, at first or again while it runs Python code. REQUIRES: the call
-// throws nothing.
+// Makes a call that acquires the GIL, at its start or while it runs Python code. REQUIRES: the call
+// does not throw.
 template <typename Call>
 void CallOrSleep(const Call& call) {
   try {
@@ -50,7 +50,7 @@ class AcquireGil {
     CallOrSleep([this] { gil_.emplace(); });
   }
 
-  // How often a thread that did not hold the GIL has taken it by this class, in the whole process.
+  // How often this class has acquired the GIL in a thread that did not hold it, in the process.
   static std::int64_t num_acquisitions() { return num_acquisitions_; }
 
  private:

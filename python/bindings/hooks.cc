@@ -35,7 +35,7 @@ std::string Describe(const py::error_already_set& error) {
   return name + ": " + std::string(bytes);
 }
 
-// Whether it is meant for the caller of the engine, and is no failure of the hook's.
+// Whether the exception is meant for the caller of the engine and is not a failure of the hook.
 bool IsInterrupt(const py::error_already_set& error) {
   if (error.matches(PyExc_KeyboardInterrupt) || error.matches(PyExc_SystemExit)) return true;
   const auto interrupts = py::module_::import("forerun.util.interrupts");

@@ -1,4 +1,4 @@
-// A request's hooks in Python. The engine calls them without the GIL; they take it.
+// A request's hooks in Python. The engine calls them without the GIL; they acquire it.
 #ifndef FORERUN_PYTHON_BINDINGS_HOOKS_H_
 #define FORERUN_PYTHON_BINDINGS_HOOKS_H_
 
@@ -13,9 +13,9 @@
 
 namespace forerun {
 
-// KeyboardInterrupt, SystemExit, or what a signal handler raised while the hook ran: it must leave
-// Step. Other exceptions fail the request. Not
-// derived from std::exception, so that nobody takes it for a failure of the request.
+// KeyboardInterrupt, SystemExit, or an exception of a signal handler that ran during the hook: it
+// must leave Step. Other exceptions fail the request. Not derived from std::exception, so that it
+// is not handled as a failure of the request.
 struct HookInterrupt {
   pybind11::error_already_set error;
 };

@@ -1,4 +1,4 @@
-"""Questions to llguidance about grammars, byte by byte and without a model's vocabulary."""
+"""Checks of grammars with llguidance, byte by byte and without a model's vocabulary."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 import llguidance
 
 _MOST_STEPS = 200
-# A text comes to its end sooner with these.
+# These bytes bring a text to its end sooner.
 _CLOSING = tuple(b'}]">)')
 
 
 def limits() -> llguidance.LLParserLimits:
-    """What one step may cost: enough for every grammar that llguidance compiles.
+    """Limits of one step, high enough for every grammar that llguidance compiles.
 
     With llguidance's own limits, a grammar that compiles can fail in the middle of a text, where
     more than 2,000 alternatives are open at once. With these, its limit on the size of a grammar
@@ -54,7 +54,7 @@ def expression_error(expression: str) -> str:
 
 
 def accepts(schema: Mapping[str, Any], beginning: str) -> bool:
-    """Whether a text without whitespace may begin so under a schema of objects."""
+    """Whether a text without whitespace may have this prefix under a schema of objects."""
     grammar = llguidance.LLMatcher.grammar_from_json_schema(
         json.dumps({"type": "object", **schema}), defaults={"whitespace_flexible": False}
     )
@@ -63,7 +63,7 @@ def accepts(schema: Mapping[str, Any], beginning: str) -> bool:
 
 
 def dead_end(grammar: str) -> str:
-    """Why every text of a grammar comes to a dead end; empty where this is not shown soon.
+    """Why every text of a grammar ends in a dead end; empty if a short search does not show that.
 
     Searches depth first for a text that may end.
     """

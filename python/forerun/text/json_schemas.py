@@ -1,4 +1,4 @@
-"""JSON schemas as trees of subschemas: which keyword holds a schema, and what can be satisfied."""
+"""JSON schemas as trees of subschemas, and which of them some text satisfies."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _MAPS = ("properties", "patternProperties", "$defs", "definitions", "dependentSc
 # llguidance compiles schemas recursively: at four times this it overflows a stack of 8 MiB.
 _MAX_DEPTH = 400
 
-Schema = Any  # a dict or a bool, once it was parsed
-# Whether llguidance accepts a beginning of a text, without whitespace, under a schema of objects.
+Schema = Any  # a parsed schema: a dict or a bool
+# Whether llguidance accepts the prefix of a text, without whitespace, under a schema of objects.
 Accepts = Callable[[Mapping[str, Schema], str], bool]
 
 
@@ -53,7 +53,7 @@ def _with_children(schema: Schema, change: Callable[[Schema], Schema]) -> Schema
 
 
 def closed(schema: Schema) -> Schema:
-    """The schema with objects that have no properties but those it names."""
+    """The schema with objects that have only the properties it names."""
     result = _with_children(schema, closed)
     if not isinstance(schema, dict):
         return result
@@ -65,7 +65,7 @@ def closed(schema: Schema) -> Schema:
 
 
 class _References:
-    """What the references of a schema refer to."""
+    """The targets of the references of a schema."""
 
     def __init__(self, root: Schema) -> None:
         self._root = root
@@ -81,7 +81,7 @@ class _References:
                 waiting += _children(schema)
 
     def target(self, schema: Schema) -> Schema | None:
-        """The schema that a $ref refers to; None without one, or where llguidance must look."""
+        """The schema that a $ref refers to; None if there is none that is local."""
         reference = schema.get("$ref") if isinstance(schema, dict) else None
         if not isinstance(reference, str):
             return None
@@ -128,7 +128,7 @@ def _nested(schema: Schema, references: _References) -> Iterator[Schema]:
 
 
 def without_dead_ends(root: Schema, accepts: Accepts) -> Schema:
-    """An equal schema in which llguidance finds no way that never comes to an end.
+    """An equivalent schema without branches that no finite text satisfies.
 
     Subschemas that only an endless text satisfies become `false`. Patterns of properties that
     match no name beside `properties` are applied to those and dropped: llguidance would begin
@@ -152,7 +152,7 @@ def without_dead_ends(root: Schema, accepts: Accepts) -> Schema:
 
 
 def _endless(root: Schema) -> set[int]:
-    """The ids of subschemas that no finite text satisfies, as they require themselves."""
+    """The ids of subschemas that no finite text satisfies, because they require themselves."""
     references = _References(root)
     schemas: dict[int, Schema] = {}
     waiting = [root]
@@ -176,7 +176,7 @@ def _endless(root: Schema) -> set[int]:
 
 
 def _ends_with(schema: Mapping[str, Any], references: _References, ends: Any) -> bool:
-    """Whether a finite text may satisfy the schema, where `ends` says so of its parts."""
+    """Whether a finite text may satisfy the schema; `ends` answers that for its parts."""
     target = references.target(schema)
     if target is not None and not ends(target):
         return False
@@ -222,7 +222,7 @@ def _drop_patterns(schema: dict[str, Any], accepts: Accepts) -> None:
 def _has_other_name(
     named: Mapping[str, Schema], patterns: dict[str, Schema], others: Schema, accepts: Accepts
 ) -> bool:
-    """Whether llguidance finds a name for a property beside those that are named."""
+    """Whether llguidance finds a name for a property other than the named ones."""
     probe = {
         "properties": {name: {"const": 1} for name in named},
         "required": list(named),

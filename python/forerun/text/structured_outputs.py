@@ -1,4 +1,4 @@
-"""Structured output: what a text may be, as a schema, an expression, a list or a grammar."""
+"""Structured output: texts restricted by a schema, an expression, a list or a grammar."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from forerun.vllm_fields.arguments import checked_keywords
 
 _KINDS = ("json", "regex", "choice", "grammar", "json_object")
 _MAX_CACHED_GRAMMARS = 256
-# Room for indented JSON, and an end to a text that is nothing but whitespace.
+# Enough for indented JSON, and a limit for a text that is nothing but whitespace.
 _WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
 
 
 @checked_keywords
 @dataclass(kw_only=True)
 class StructuredOutputsParams:
-    """What a completion must be: exactly one of the first five. Wrong values raise at once.
+    """Restricts a completion to one of five kinds of text. Wrong values raise at once.
 
     Attributes:
-        json: valid JSON that follows this JSON schema, given as a dict or as text.
+        json: valid JSON that follows this JSON schema, given as a dict or as text. Exactly one of
+            `json`, `regex`, `choice`, `grammar` and `json_object` must be given.
         regex: a match of this regular expression, from its beginning to its end.
         choice: one of these strings.
         grammar: a text of this grammar, in Lark's or GBNF's notation (vLLM's EBNF).
         json_object: True for any JSON object.
         disable_any_whitespace: JSON without whitespace between its parts.
-        disable_additional_properties: objects of a schema have the properties it names and no
-            others, unless it speaks about others itself.
+        disable_additional_properties: objects have only the properties that the schema names,
+            unless it mentions additional ones itself.
         whitespace_pattern: JSON with this regular expression's whitespace between its parts; None
             is up to 40 spaces, tabs and line ends.
     """
@@ -104,7 +105,7 @@ class StructuredOutputsParams:
             )
 
     def _schema(self) -> Any:
-        """The schema as JSON has it, and within the limit of depth."""
+        """The schema as parsed JSON, checked for its depth."""
         if self.json is None:
             return {"type": "object"}
         text = self.json
@@ -130,7 +131,7 @@ class StructuredOutputsParams:
         return {"whitespace_pattern": self.whitespace_pattern or _WHITESPACE}
 
     def _grammar_text(self) -> str:
-        """The grammar in llguidance's own notation, which also tells equal ones from others."""
+        """The grammar in llguidance's own notation; equal grammars have equal texts."""
         matcher = _llguidance().LLMatcher
         if self.kind in ("json", "json_object"):
             from forerun.text.grammar_probes import accepts, expression_error
@@ -156,8 +157,8 @@ class GrammarTokenizer:
     Args:
         token_bytes: the bytes of each token id.
         special_token_ids: tokens that are not text.
-        eos_token_ids: the ends of a text.
-        encode: the tokenizer's own way to write a text.
+        eos_token_ids: the end-of-sequence tokens.
+        encode: tokenizes a text.
     """
 
     def __init__(
@@ -180,11 +181,11 @@ class GrammarTokenizer:
         self._encode = encode
 
     def __call__(self, text: str) -> list[int]:
-        """Tokens that write the text and nothing else."""
+        """Token ids whose bytes are exactly the text."""
         if not isinstance(text, str):
             raise TypeError("a vocabulary encodes strings")
         ids = self._encode(text)
-        # Some tokenizers put a space in front, and all see special tokens by their names.
+        # Some tokenizers prepend a space, and all of them recognize the names of special tokens.
         if self._special.isdisjoint(ids) and b"".join(self.tokens[i] for i in ids) == text.encode():
             return ids
         return self._greedy(text.encode())
@@ -197,7 +198,7 @@ class GrammarTokenizer:
                 (self._by_bytes[data[:n]] for n in sizes if data[:n] in self._by_bytes), None
             )
             if token is None:
-                break  # the rest cannot be written; what can be is still a hint
+                break  # no tokens have the rest; the tokens so far are still a hint
             ids.append(token)
             data = data[len(self.tokens[token]) :]
         return ids
@@ -213,12 +214,12 @@ class GrammarTokenizer:
 
 
 class GrammarCompiler:
-    """Compiles what requests ask for, each once. Threads that share it take turns.
+    """Compiles the grammars of requests, equal ones once. Threads may share it.
 
     Attributes:
-        num_threads: of the masks of a step.
-        eos_token_ids: the ends of a text.
-        only_eos: the mask that allows those alone.
+        num_threads: how many threads compute the masks of a step.
+        eos_token_ids: the end-of-sequence tokens.
+        only_eos: the mask that allows only those.
     """
 
     def __init__(self, vocabulary: GrammarTokenizer, num_threads: int = 1) -> None:
@@ -239,7 +240,11 @@ class GrammarCompiler:
         self.num_threads = num_threads
 
     def compile(self, params: StructuredOutputsParams) -> Callable[[], GrammarState]:
-        """What makes a state for each completion. Raises InvalidArgumentError with the reason."""
+        """A function that makes a state for each completion.
+
+        Raises:
+            InvalidArgumentError: llguidance cannot compile the grammar.
+        """
         with self._turns:
             return self._compile_once(params)
 
@@ -285,7 +290,7 @@ class GrammarState:
     Args:
         matcher: llguidance's, after no output.
         compiler: the one that made it.
-        name: what was asked for, for errors.
+        name: the field and its value, for errors.
 
     After an end-of-sequence token only others may follow, for requests that ignore them.
     """

@@ -1,4 +1,4 @@
-"""Grammars that callers write: their notation, and limits that llguidance does not check."""
+"""Grammars of callers: their notation, and limits that llguidance does not check."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from forerun.util.interrupts import pass_on_interrupt
 _MAX_DEPTH = 300
 
 _GBNF_RULE = re.compile(r"^\s*[\w.-]+\s*::=", re.MULTILINE)
-# What is no structure: strings, expressions (which do not span lines) and comments.
+# Parts without structure: strings, expressions (which do not span lines) and comments.
 _NO_STRUCTURE = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/(?:\\.|[^/\\\n])+/|#[^\n]*')
 _RULE = re.compile(r"^[ \t]*[?!]?(\w+)[^:\n|]*:", re.MULTILINE)
 
 
 def to_lark(grammar: str) -> str:
-    """A grammar in Lark's notation, of one in Lark's or in GBNF's.
+    """Converts a grammar in Lark's or GBNF's notation to Lark's.
 
     Raises:
-        InvalidArgumentError: it is GBNF that cannot be read, or nested too deep.
+        InvalidArgumentError: it is GBNF that cannot be read, or nested too deeply.
     """
     if _GBNF_RULE.search(grammar):
         from llguidance.gbnf_to_lark import gbnf_to_lark
@@ -29,7 +29,7 @@ def to_lark(grammar: str) -> str:
             grammar = gbnf_to_lark(grammar)
         except RecursionError:
             raise InvalidArgumentError("grammar", grammar, "a grammar nested less deep") from None
-        except Exception as error:  # the converter raises whatever it comes across
+        except Exception as error:  # the converter raises exceptions of any type
             pass_on_interrupt(error)
             reason = f"{type(error).__name__}: {error}"
             raise InvalidArgumentError(
@@ -40,7 +40,7 @@ def to_lark(grammar: str) -> str:
 
 
 def _check_depth(grammar: str) -> None:
-    """Raises InvalidArgumentError where rules that use each other are nested too deep."""
+    """Raises InvalidArgumentError where rules that use each other are nested too deeply."""
     bare = _NO_STRUCTURE.sub(" ", grammar)
     parts = _RULE.split(bare)
     bodies = dict(zip(parts[1::2], parts[2::2], strict=True))
