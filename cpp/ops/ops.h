@@ -13,6 +13,7 @@
 #include <string>
 
 #include "cpp/kv/layout.h"
+#include "cpp/ops/activation.h"
 #include "cpp/ops/sequence_rows.h"
 #include "cpp/tensor/tensor.h"
 #include "forerun/types.h"
@@ -67,8 +68,6 @@ struct AttentionShape {
       0;  // a row sees its last `sliding_window` positions, its own included; 0: all
   int first_position = 0;  // positions before it are not attended to
 };
-
-enum class Activation { kSilu, kGeluTanh, kGelu, kSigmoid };
 
 class Ops {
  public:

@@ -14,20 +14,6 @@ void CheckSameShape(ConstRows a, ConstRows b) {
   FORERUN_CHECK(a.rows == b.rows && a.cols == b.cols, "rows differ in shape");
 }
 
-GateKind KindOf(Activation activation) {
-  switch (activation) {
-    case Activation::kSilu:
-      return GateKind::kSilu;
-    case Activation::kGeluTanh:
-      return GateKind::kGeluTanh;
-    case Activation::kGelu:
-      return GateKind::kGelu;
-    case Activation::kSigmoid:
-      return GateKind::kSigmoid;
-  }
-  FORERUN_CHECK(false, "unknown activation");
-}
-
 }  // namespace
 
 CpuOps::CpuOps(ThreadTeam& team, std::string isa, const CpuKernels& kernels)
@@ -80,22 +66,20 @@ void CpuOps::Rope(Rows x, int head_dim, std::span<const std::int32_t> positions,
 void CpuOps::GatedActivation(ConstRows gate_up, Activation activation, Rows out) {
   FORERUN_CHECK(gate_up.rows == out.rows && gate_up.cols == 2 * out.cols,
                 "gate_up must be twice as wide as out");
-  const GateKind kind = KindOf(activation);
   ForRows(out.rows, out.cols * 4, [&](int row) {
     const float* gate = gate_up.row(row);
-    kernels_.gate(gate, gate + out.cols, out.cols, kind, out.row(row));
+    kernels_.gate(gate, gate + out.cols, out.cols, activation, out.row(row));
   });
 }
 
 void CpuOps::Activate(ConstRows x, const float* bias, Activation activation, Rows out) {
   CheckSameShape(x, out);
-  const GateKind kind = KindOf(activation);
   if (std::ssize(ones_) < x.cols) ones_.resize(x.cols, 1.0f);
   ForRows(x.rows, x.cols * 4, [&](int row) {
     float* values = out.row(row);
     if (values != x.row(row)) std::memcpy(values, x.row(row), sizeof(float) * x.cols);
     if (bias != nullptr) kernels_.add(bias, x.cols, values);
-    kernels_.gate(values, ones_.data(), x.cols, kind, values);
+    kernels_.gate(values, ones_.data(), x.cols, activation, values);
   });
 }
 

@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "cpp/ops/activation.h"
 #include "cpp/util/simd/lanes.h"
 
 namespace forerun {
@@ -84,8 +85,6 @@ inline constexpr int kMaxQueriesPerTask = 64;  // rows times heads
 inline constexpr int kPositionsPerChunk = 64;
 inline constexpr int kPositionsPerPart = 256;
 
-enum class GateKind { kSilu, kGeluTanh, kGelu, kSigmoid };
-
 struct CpuKernels {
   void (*matmul_bfloat16)(const MatMulTask& task);
   void (*matmul_float32)(const MatMulTask& task);
@@ -99,7 +98,7 @@ struct CpuKernels {
   // One row each.
   void (*rms_norm)(const float* x, const float* weight, int n, float eps, float* out);
   void (*rope)(float* x, int head_dim, const float* cos_sin);
-  void (*gate)(const float* gate, const float* up, int n, GateKind kind, float* out);
+  void (*gate)(const float* gate, const float* up, int n, Activation kind, float* out);
   void (*add)(const float* y, int n, float* x);
   void (*scale)(float factor, int n, float* x);
   void (*soft_cap)(float* x, int n, float cap);

@@ -85,15 +85,15 @@ inline void GateWith(const float* gate, const float* up, int n, float* out) {
       });
 }
 
-inline void Gate(const float* gate, const float* up, int n, GateKind kind, float* out) {
+inline void Gate(const float* gate, const float* up, int n, Activation kind, float* out) {
   switch (kind) {
-    case GateKind::kSilu:
+    case Activation::kSilu:
       return GateWith<SiluOf>(gate, up, n, out);
-    case GateKind::kGeluTanh:
+    case Activation::kGeluTanh:
       return GateWith<GeluTanhOf>(gate, up, n, out);
-    case GateKind::kGelu:
+    case Activation::kGelu:
       return GateWith<GeluOf>(gate, up, n, out);
-    case GateKind::kSigmoid:
+    case Activation::kSigmoid:
       return GateWith<SigmoidOf>(gate, up, n, out);
   }
 }
