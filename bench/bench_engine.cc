@@ -16,8 +16,7 @@
 #include <string>
 
 #include "bench/read_bandwidth.h"
-#include "cpp/model/checkpoint/safetensors.h"
-#include "cpp/model/spec/spec.h"
+#include "cpp/model/model_files.h"
 #include "cpp/model/transformer.h"
 #include "cpp/model/weights.h"
 #include "cpp/verify/verify.h"
@@ -45,27 +44,22 @@ class ModelBench {
  public:
   explicit ModelBench(const Settings& settings)
       : team_(settings.num_threads), ops_(MakeCpuOps(team_)), reader_(team_, settings.read_bytes) {
-    ModelSpec spec = ReadModelSpec(settings.model);
-    Checkpoint checkpoint(settings.model);
+    ModelFiles files(settings.model, settings.dtype);
+    const int num_blocks = kMaxContext / kBlockSize;
+    const int max_len = std::min(kMaxContext, files.spec.max_position);
     const double begin = Now();
-    ModelWeights weights =
-        LoadWeights(spec, checkpoint, ResolveDType(settings.dtype, spec, checkpoint), *ops_);
+    model_ = files.Load(*ops_, {settings.num_prefill, max_len, kBlockSize, num_blocks});
     std::printf("%s, %d threads, %s; packed in %.2f s\n", ops_->isa().c_str(), team_.num_threads(),
-                Name(weights.dtype), Now() - begin);
-    for (const LayerWeights& layer : weights.layers) {
+                Name(files.dtype), Now() - begin);
+    for (const LayerWeights& layer : model_->weights().layers) {
       for (const auto* matrix :
            {&layer.qkv, &layer.attention_output, &layer.gate_up, &layer.down}) {
         matrices_.push_back(matrix->get());
       }
     }
-    const int num_blocks = kMaxContext / kBlockSize;
-    const int max_len = std::min(kMaxContext, spec.max_position);
     block_table_.resize(num_blocks);
     std::iota(block_table_.begin(), block_table_.end(), 0);
-    for (int i = 0; i < kMaxContext; ++i) tokens_.push_back((i * 7919) % spec.vocab_size);
-    model_ = std::make_unique<Transformer>(
-        std::move(spec), std::move(weights), *ops_,
-        TransformerLimits{settings.num_prefill, max_len, kBlockSize, num_blocks});
+    for (int i = 0; i < kMaxContext; ++i) tokens_.push_back((i * 7919) % files.spec.vocab_size);
   }
 
   double Forward(int num_rows, int num_context, int num_logits) {

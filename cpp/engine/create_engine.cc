@@ -13,14 +13,13 @@
 #include <utility>
 
 #include "cpp/draft/draft_lengths.h"
+#include "cpp/draft/formats/resolve_drafter.h"
 #include "cpp/draft/make_drafter.h"
 #include "cpp/draft/neural/model_drafter.h"
 #include "cpp/engine/engine_core.h"
 #include "cpp/engine/memory_plan.h"
-#include "cpp/model/checkpoint/safetensors.h"
-#include "cpp/model/spec/spec.h"
+#include "cpp/model/model_files.h"
 #include "cpp/model/transformer.h"
-#include "cpp/model/weights.h"
 #include "cpp/ops/ops.h"
 #include "cpp/util/machine.h"
 #include "cpp/util/thread_team.h"
@@ -34,12 +33,11 @@ std::int64_t AvailableBytes() {
                                          sysconf(_SC_PAGESIZE));
 }
 
-MemoryNeeds NeedsOf(const ModelSpec& spec, DType dtype, const Checkpoint& checkpoint,
-                    int block_size) {
+MemoryNeeds NeedsOf(const ModelFiles& files, int block_size) {
   MemoryNeeds needs;
-  needs.block = MakeKvLayout(spec, dtype, block_size).block_bytes();
-  needs.row = ScratchBytesPerRow(spec);
-  needs.weights = checkpoint.num_elements() * static_cast<std::int64_t>(SizeOf(dtype));
+  needs.block = MakeKvLayout(files.spec, files.dtype, block_size).block_bytes();
+  needs.row = ScratchBytesPerRow(files.spec);
+  needs.weights = files.checkpoint.num_elements() * static_cast<std::int64_t>(SizeOf(files.dtype));
   return needs;
 }
 
@@ -83,29 +81,25 @@ std::string TracePathFromEnvironment() {
 // Owns everything an engine is made of; members below use those above.
 class NativeEngine : public Engine {
  public:
-  NativeEngine(const EngineOptions& options, ModelSpec spec, Checkpoint& checkpoint,
-               DraftRecorder* recorder)
+  NativeEngine(const EngineOptions& options, ModelFiles& files, DraftRecorder* recorder)
       : team_(options.num_threads), ops_(MakeCpuOps(team_)) {
-    const DType dtype = ResolveDType(options.dtype, spec, checkpoint);
     std::optional<ModelDrafterSource> source;
     if (FindModelOptions(options.speculative.method) != nullptr) {
-      source.emplace(options.speculative, spec, options.model);
+      source.emplace(options.speculative, files.spec, options.model);
     }
-    MemoryNeeds needs = NeedsOf(spec, dtype, checkpoint, options.block_size);
+    MemoryNeeds needs = NeedsOf(files, options.block_size);
     int num_level_rows = 0;
     if (source) {
-      needs.block += source->block_bytes(dtype, options.block_size);
+      needs.block += source->block_bytes(files.dtype, options.block_size);
       num_level_rows = options.max_num_seqs * source->num_level_rows();
     }
-    const int model_max_len = spec.max_position;
+    const int model_max_len = files.spec.max_position;
     const MemoryPlan memory =
         PlanMemory(options, model_max_len, std::max(options.max_num_batched_tokens, num_level_rows),
                    needs, AvailableBytes());
-    ModelWeights weights = LoadWeights(spec, checkpoint, dtype, *ops_);
     TransformerLimits limits = {options.max_num_batched_tokens, memory.max_model_len,
                                 options.block_size, memory.num_blocks};
-    transformer_ = std::make_unique<Transformer>(std::move(spec), std::move(weights), *ops_, limits,
-                                                 source ? source->features() : FeatureSpec());
+    transformer_ = files.Load(*ops_, limits, source ? source->features() : FeatureSpec());
     if (source) {
       limits.max_rows = std::max(limits.max_rows, num_level_rows);
       drafter_ = source->Load(*transformer_, *ops_, limits, recorder);
@@ -125,7 +119,7 @@ class NativeEngine : public Engine {
                .num_weight_bytes = transformer_->num_weight_bytes(),
                .num_bytes_per_token = transformer_->num_bytes_per_token(),
                .eos_token_ids = config.eos_token_ids,
-               .dtype = Name(dtype),
+               .dtype = Name(files.dtype),
                .isa = ops_->isa(),
                .num_threads = team_.num_threads()};
   }
@@ -163,12 +157,13 @@ std::unique_ptr<Engine> Engine::Create(const EngineOptions& options) {
   return CreateEngine(options, /*recorder=*/nullptr);
 }
 
-std::unique_ptr<Engine> CreateEngine(const EngineOptions& options, DraftRecorder* recorder) {
-  CheckEngineOptions(options);
-  ModelSpec spec = ReadModelSpec(options.model);
-  for (TokenId token : options.eos_token_ids) spec.AddEosToken(token);
-  Checkpoint checkpoint(options.model);
-  return std::make_unique<NativeEngine>(options, std::move(spec), checkpoint, recorder);
+std::unique_ptr<Engine> CreateEngine(const EngineOptions& given, DraftRecorder* recorder) {
+  CheckEngineOptions(given);
+  ModelFiles files(given.model, given.dtype);
+  for (TokenId token : given.eos_token_ids) files.spec.AddEosToken(token);
+  EngineOptions options = given;
+  options.speculative = ResolveDrafter(given.speculative, given.model);
+  return std::make_unique<NativeEngine>(options, files, recorder);
 }
 
 }  // namespace forerun

@@ -30,14 +30,14 @@ void FeatureStore::Begin(std::span<const SequenceRows> sequences) {
 }
 
 void FeatureStore::KeepResidual(int num_layers, ConstRows hidden) {
-  for (int i = 0; i < std::ssize(spec_.taps); ++i) {
-    if (spec_.taps[i] != num_layers) continue;
+  for (int i = 0; i < std::ssize(spec_.aux_layers); ++i) {
+    if (spec_.aux_layers[i] != num_layers) continue;
     ops_.ScatterRows(hidden, slots_, rows_.Columns(i * hidden_size_, hidden_size_));
   }
 }
 
 void FeatureStore::KeepFinal(ConstRows normed) {
-  const int begin = static_cast<int>(spec_.taps.size()) * hidden_size_;
+  const int begin = static_cast<int>(spec_.aux_layers.size()) * hidden_size_;
   ops_.ScatterRows(normed, slots_, rows_.Columns(begin, hidden_size_));
 }
 

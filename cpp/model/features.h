@@ -1,5 +1,5 @@
-// Hidden states of a model, kept slot by slot beside its keys and values for drafters that feed on
-// them. What moves, is shared or is cached of a sequence's KV is so of its features too.
+// Hidden states of a model, kept slot by slot beside its keys and values, for drafters that read
+// them. They move, are shared and are cached together with the keys and values of their slot.
 #ifndef FORERUN_CPP_MODEL_FEATURES_H_
 #define FORERUN_CPP_MODEL_FEATURES_H_
 
@@ -14,18 +14,19 @@
 
 namespace forerun {
 
-// The features of a position, one behind the other.
+// The features of a position, side by side.
 struct FeatureSpec {
-  std::vector<int> taps;    // k: the residual stream behind k layers; 0 is the embedding
-  bool final_norm = false;  // behind the last of them: what the output head reads
+  // Auxiliary hidden states: the residual stream after so many layers; 0 is the embedding.
+  std::vector<int> aux_layers;
+  bool final_norm = false;  // after these, the normed state that the output head reads
 
-  bool empty() const { return taps.empty() && !final_norm; }
+  bool empty() const { return aux_layers.empty() && !final_norm; }
   // Whether all rows must go through all layers, and not only those whose logits are wanted.
   bool reads_last_layer(int num_layers) const {
-    return final_norm || std::ranges::find(taps, num_layers) != taps.end();
+    return final_norm || std::ranges::find(aux_layers, num_layers) != aux_layers.end();
   }
   int width(int hidden_size) const {
-    return hidden_size * (static_cast<int>(taps.size()) + (final_norm ? 1 : 0));
+    return hidden_size * (static_cast<int>(aux_layers.size()) + (final_norm ? 1 : 0));
   }
   // Of one slot.
   std::int64_t num_bytes(int hidden_size) const {
@@ -47,7 +48,7 @@ class FeatureStore {
 
   // Sets the slots of the rows to come.
   void Begin(std::span<const SequenceRows> sequences);
-  // Keeps the residual stream of all rows behind `num_layers` layers, if it is tapped.
+  // Keeps the residual stream of all rows after `num_layers` layers, if it is an auxiliary one.
   void KeepResidual(int num_layers, ConstRows hidden);
   void KeepFinal(ConstRows normed);
   void Move(std::span<const KvMove> moves);

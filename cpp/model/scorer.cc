@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "cpp/kv/slot_map.h"
+#include "cpp/model/model_files.h"
 #include "forerun/error.h"
 
 namespace forerun {
@@ -34,17 +35,14 @@ int ResolveMaxLen(const ScorerOptions& options, const ModelSpec& spec) {
 
 Scorer::Scorer(const ScorerOptions& options)
     : team_(CheckThreads(options.num_threads)), ops_(MakeCpuOps(team_, options.isa)) {
-  const ModelSpec spec = ReadModelSpec(options.model);
-  max_model_len_ = ResolveMaxLen(options, spec);
-  Checkpoint checkpoint(options.model);
-  const DType dtype = ResolveDType(options.dtype, spec, checkpoint);
+  ModelFiles files(options.model, options.dtype);
+  max_model_len_ = ResolveMaxLen(options, files.spec);
   TransformerLimits limits;
   limits.max_rows = max_model_len_;
   limits.max_model_len = max_model_len_;
   limits.block_size = kBlockSize;
   limits.num_blocks = NumBlocksFor(max_model_len_, kBlockSize);
-  transformer_ = std::make_unique<Transformer>(spec, LoadWeights(spec, checkpoint, dtype, *ops_),
-                                               *ops_, limits);
+  transformer_ = files.Load(*ops_, limits);
   blocks_.resize(limits.num_blocks);
   std::iota(blocks_.begin(), blocks_.end(), 0);
 }

@@ -17,8 +17,8 @@ Transformer::Transformer(ModelSpec spec, ModelWeights weights, Ops& ops,
       hidden_(MakeScratch(limits.max_rows, spec_.hidden_size)),
       normed_(MakeScratch(limits.max_rows, spec_.hidden_size)) {
   if (features.empty()) return;
-  for (int tap : features.taps) {
-    FORERUN_CHECK(tap >= 0 && tap <= spec_.num_layers, std::to_string(tap));
+  for (int layer : features.aux_layers) {
+    FORERUN_CHECK(layer >= 0 && layer <= spec_.num_layers, std::to_string(layer));
   }
   features_.emplace(features, spec_.hidden_size, limits.num_blocks, limits.block_size, ops);
   wanted_ = MakeScratch(limits.max_rows, spec_.hidden_size);
@@ -62,7 +62,7 @@ ConstRows Transformer::RunLayers(const ForwardBatch& batch) {
   const int num_wanted = static_cast<int>(batch.logits_rows.size());
   if (features_) features_->KeepResidual(last, hidden);
   if (!features_ || !features_->spec().reads_last_layer(spec_.num_layers)) {
-    // Behind the last layer's keys and values only the rows that are asked for go on.
+    // After the last layer's keys and values are stored, only the wanted rows are computed.
     const ConstRows wanted = stack_.RunLastLayer(last, hidden, batch.logits_rows);
     const Rows normed = RowsOf(normed_, num_wanted, spec_.hidden_size);
     if (num_wanted > 0) stack_.Normalize(wanted, weights_.final_norm, normed);

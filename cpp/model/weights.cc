@@ -42,7 +42,11 @@ class Loader {
     weights.dtype = dtype_;
     LoadHead(weights);
     weights.final_norm = Norm("norm", spec_.hidden_size);
-    for (int i = 0; i < spec_.num_layers; ++i) weights.layers.push_back(LoadLayer(i));
+    for (int i = 0; i < spec_.num_layers; ++i) {
+      const LayerTensors tensors = {prefix_ + "layers." + std::to_string(i) + ".",
+                                    spec_.hidden_size};
+      weights.layers.push_back(LoadLayer(spec_, tensors, reader_, dtype_, ops_));
+    }
     CheckLeftovers();
     return weights;
   }
@@ -52,10 +56,6 @@ class Loader {
 
   std::unique_ptr<PackedMatrix> Matrix(std::initializer_list<Part> parts, int num_inputs) {
     return reader_.TakeMatrix(parts, num_inputs, dtype_, ops_);
-  }
-
-  std::vector<float> Bias(bool is_wanted, std::initializer_list<Part> parts) {
-    return is_wanted ? reader_.TakeBias(parts) : std::vector<float>();
   }
 
   std::vector<float> Norm(const std::string& name, int size) {
@@ -90,47 +90,6 @@ class Loader {
     if (embedding.dtype != head.dtype || std::memcmp(embedding.data, head.data, num_bytes) != 0) {
       throw CheckpointError("tie_word_embeddings", "true, but lm_head.weight is another matrix",
                             "false, or a checkpoint without lm_head.weight");
-    }
-  }
-
-  LayerWeights LoadLayer(int index) {
-    const std::string layer = prefix_ + "layers." + std::to_string(index) + ".";
-    const int hidden = spec_.hidden_size, intermediate = spec_.intermediate_size;
-    const int q_size = spec_.num_heads * spec_.head_dim;
-    const int kv_size = spec_.num_kv_heads * spec_.head_dim;
-    const Part q = {layer + "self_attn.q_proj", q_size}, k = {layer + "self_attn.k_proj", kv_size};
-    const Part v = {layer + "self_attn.v_proj", kv_size}, o = {layer + "self_attn.o_proj", hidden};
-    const Part gate = {layer + "mlp.gate_proj", intermediate};
-    const Part up = {layer + "mlp.up_proj", intermediate}, down = {layer + "mlp.down_proj", hidden};
-
-    LayerWeights weights;
-    weights.qkv = Matrix({q, k, v}, hidden);
-    weights.qkv_bias = Bias(spec_.qkv_bias, {q, k, v});
-    weights.attention_output = Matrix({o}, q_size);
-    weights.attention_output_bias = Bias(spec_.output_bias, {o});
-    weights.gate_up = Matrix({gate, up}, hidden);
-    weights.gate_up_bias = Bias(spec_.mlp_bias, {gate, up});
-    weights.down = Matrix({down}, intermediate);
-    weights.down_bias = Bias(spec_.mlp_bias, {down});
-    LoadNorms("layers." + std::to_string(index) + ".", weights);
-    return weights;
-  }
-
-  // The name post_attention_layernorm means the norm before the MLP, but where there are norms
-  // behind both, as in Gemma: there it is the one behind attention.
-  void LoadNorms(const std::string& layer, LayerWeights& weights) {
-    const int hidden = spec_.hidden_size;
-    weights.attention_norm = Norm(layer + "input_layernorm", hidden);
-    if (spec_.post_norms) {
-      weights.post_attention_norm = Norm(layer + "post_attention_layernorm", hidden);
-      weights.mlp_norm = Norm(layer + "pre_feedforward_layernorm", hidden);
-      weights.post_mlp_norm = Norm(layer + "post_feedforward_layernorm", hidden);
-    } else {
-      weights.mlp_norm = Norm(layer + "post_attention_layernorm", hidden);
-    }
-    if (spec_.qk_norm) {
-      weights.q_norm = Norm(layer + "self_attn.q_norm", spec_.head_dim);
-      weights.k_norm = Norm(layer + "self_attn.k_norm", spec_.head_dim);
     }
   }
 
@@ -196,6 +155,48 @@ DType ResolveDType(const std::string& name, const ModelSpec& spec, Checkpoint& c
     stored = Name(checkpoint.Get(embedding).dtype);
   }
   return stored == Name(DType::kBFloat16) ? DType::kBFloat16 : DType::kFloat32;
+}
+
+LayerWeights LoadLayer(const ModelSpec& spec, const LayerTensors& tensors, WeightReader& reader,
+                       DType dtype, Ops& ops) {
+  using Part = WeightReader::Part;
+  const std::string& layer = tensors.prefix;
+  const int hidden = spec.hidden_size, intermediate = spec.intermediate_size;
+  const int q_size = spec.num_heads * spec.head_dim, kv_size = spec.num_kv_heads * spec.head_dim;
+  const Part q = {layer + "self_attn.q_proj", q_size}, k = {layer + "self_attn.k_proj", kv_size};
+  const Part v = {layer + "self_attn.v_proj", kv_size}, o = {layer + "self_attn.o_proj", hidden};
+  const Part gate = {layer + "mlp.gate_proj", intermediate};
+  const Part up = {layer + "mlp.up_proj", intermediate}, down = {layer + "mlp.down_proj", hidden};
+
+  LayerWeights weights;
+  weights.qkv = reader.TakeMatrix({q, k, v}, tensors.num_inputs, dtype, ops);
+  weights.attention_output = reader.TakeMatrix({o}, q_size, dtype, ops);
+  weights.gate_up = reader.TakeMatrix({gate, up}, hidden, dtype, ops);
+  weights.down = reader.TakeMatrix({down}, intermediate, dtype, ops);
+  if (spec.qkv_bias) weights.qkv_bias = reader.TakeBias({q, k, v});
+  if (spec.output_bias) weights.attention_output_bias = reader.TakeBias({o});
+  if (spec.mlp_bias) {
+    weights.gate_up_bias = reader.TakeBias({gate, up});
+    weights.down_bias = reader.TakeBias({down});
+  }
+  const auto norm = [&](const char* name, int size) {
+    return reader.TakeVector(layer + name + ".weight", size, spec.norm_weight_offset);
+  };
+  if (tensors.has_attention_norm) weights.attention_norm = norm("input_layernorm", hidden);
+  // post_attention_layernorm is the norm before the MLP, except in families with norms after
+  // attention and after the MLP (Gemma): there it is the one after attention.
+  if (spec.post_norms) {
+    weights.post_attention_norm = norm("post_attention_layernorm", hidden);
+    weights.mlp_norm = norm("pre_feedforward_layernorm", hidden);
+    weights.post_mlp_norm = norm("post_feedforward_layernorm", hidden);
+  } else {
+    weights.mlp_norm = norm("post_attention_layernorm", hidden);
+  }
+  if (spec.qk_norm) {
+    weights.q_norm = norm("self_attn.q_norm", spec.head_dim);
+    weights.k_norm = norm("self_attn.k_norm", spec.head_dim);
+  }
+  return weights;
 }
 
 ModelWeights LoadWeights(const ModelSpec& spec, Checkpoint& checkpoint, DType dtype, Ops& ops,

@@ -46,6 +46,19 @@ struct ModelWeights {
 // holds float16 exactly. Throws InvalidArgument for other names.
 DType ResolveDType(const std::string& name, const ModelSpec& spec, Checkpoint& checkpoint);
 
+class WeightReader;
+
+// A decoder layer in a checkpoint.
+struct LayerTensors {
+  std::string prefix;              // of the tensors' names, such as "model.layers.0."
+  int num_inputs = 0;              // of the attention: hidden_size, or twice that in EAGLE-3
+  bool has_attention_norm = true;  // false: the attention's input is taken as it is
+};
+
+// Throws CheckpointError that names the first tensor that is missing or of another shape.
+LayerWeights LoadLayer(const ModelSpec& spec, const LayerTensors& tensors, WeightReader& reader,
+                       DType dtype, Ops& ops);
+
 // Rows that the vocabulary's matrices get instead of the checkpoint's, by its numbers.
 struct VocabularyRows {
   std::vector<TokenId> embedding, head;

@@ -5,6 +5,8 @@
 #include <string_view>
 #include <vector>
 
+#include "cpp/draft/formats/detect.h"
+#include "cpp/model/checkpoint/json.h"
 #include "cpp/model/checkpoint/json_depth.h"
 #include "cpp/model/checkpoint/weight_files.h"
 #include "python/bindings/register.h"
@@ -21,9 +23,57 @@ py::str FileName(const std::string& name) {
       PyUnicode_DecodeFSDefaultAndSize(name.data(), static_cast<py::ssize_t>(name.size())));
 }
 
+JsonObject ParseConfig(const py::bytes& text) {
+  const std::string_view view = text;
+  return {ParseJsonObject(std::as_bytes(std::span(view)), "config.json"), "config.json: "};
+}
+
+void RegisterFormats(py::module_& module) {
+  py::class_<CheckpointFormat>(module, "CheckpointFormat", "Which format a checkpoint has.")
+      .def_readonly("name", &CheckpointFormat::name,
+                    "\"target\" for a language model, else the drafting method.")
+      .def_readonly("evidence", &CheckpointFormat::evidence, "The tensors that show it.")
+      .def_readonly("mtp_tensor", &CheckpointFormat::mtp_tensor,
+                    "A tensor of a layer for multi-token prediction; empty: there is none.")
+      .def_readonly("obstacle", &CheckpointFormat::obstacle,
+                    "Why it does not run as a drafter; empty: it runs.")
+      .def("can_serve_as", &CanServeAs, py::arg("method"),
+           "Whether a checkpoint of this format can be used as this method.");
+  module.def("canonical_draft_name", &CanonicalDraftName, py::arg("name"),
+             "The name of a tensor without the prefixes that formats of drafters add.");
+  module.def(
+      "flatten_draft_config",
+      [](const py::bytes& config) {
+        return FlattenDraftConfig(ParseConfig(config)).value().dump();
+      },
+      py::arg("config"),
+      "The text of a config with the objects that some formats put around or inside it laid flat.");
+  module.def(
+      "detect_format",
+      [](const TensorShapes& tensors, const py::bytes& config) {
+        return DetectFormat(tensors, ParseConfig(config));
+      },
+      py::arg("tensors"), py::arg("config"),
+      "The format of a checkpoint, by shapes of tensors by canonical name and the text of its "
+      "config; raises CheckpointError where they contradict each other.");
+  module.def(
+      "configured_aux_layers",
+      [](const py::bytes& config) { return ConfiguredAuxLayers(ParseConfig(config)); },
+      py::arg("config"),
+      "The layers of the target that an EAGLE-3 head reads, each by the number of layers before "
+      "it.");
+  module.def("default_aux_layers", &DefaultAuxLayers, py::arg("num_layers"),
+             "Those of a config that leaves them open.");
+  module.def(
+      "proposed_tokens",
+      [](const py::bytes& config) { return ProposedTokens(ParseConfig(config)); },
+      py::arg("config"), "The number of draft tokens that a config proposes, if any.");
+}
+
 }  // namespace
 
 void RegisterFiles(py::module_& module) {
+  RegisterFormats(module);
   module.attr("MAX_JSON_DEPTH") = kMaxJsonDepth;
   module.def(
       "json_depth",

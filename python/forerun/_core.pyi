@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AcceptanceMethod', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'find_weight_files', 'json_depth', 'num_gil_acquisitions']
+__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens']
 class NgramOptions:
     """
     Drafts what followed the last tokens before.
@@ -1020,6 +1020,34 @@ class Engine:
         """
         What the loaded model can serve.
         """
+class CheckpointFormat:
+    """
+    Which format a checkpoint has.
+    """
+    def can_serve_as(self, method: str) -> bool:
+        """
+        Whether a checkpoint of this format can be used as this method.
+        """
+    @property
+    def evidence(self) -> str:
+        """
+        The tensors that show it.
+        """
+    @property
+    def mtp_tensor(self) -> str:
+        """
+        A tensor of a layer for multi-token prediction; empty: there is none.
+        """
+    @property
+    def name(self) -> str:
+        """
+        "target" for a language model, else the drafting method.
+        """
+    @property
+    def obstacle(self) -> str:
+        """
+        Why it does not run as a drafter; empty: it runs.
+        """
 class WeightFiles:
     """
     Which files of a directory hold its weights.
@@ -1080,6 +1108,10 @@ def available_isas() -> list[str]:
     """
     Instruction sets that this machine has, best first.
     """
+def canonical_draft_name(name: str) -> str:
+    """
+    The name of a tensor without the prefixes that formats of drafters add.
+    """
 def check_engine_options(options: EngineOptions) -> None:
     """
     Raises InvalidArgumentError that names the first wrong field; the model is not read.
@@ -1092,9 +1124,25 @@ def check_speculative_options(options: SpeculativeOptions) -> None:
     """
     Raises InvalidArgumentError that names the first wrong field; no model is read.
     """
+def configured_aux_layers(config: bytes) -> list[int] | None:
+    """
+    The layers of the target that an EAGLE-3 head reads, each by the number of layers before it.
+    """
+def default_aux_layers(num_layers: typing.SupportsInt | typing.SupportsIndex) -> list[int]:
+    """
+    Those of a config that leaves them open.
+    """
+def detect_format(tensors: collections.abc.Mapping[str, collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]], config: bytes) -> CheckpointFormat:
+    """
+    The format of a checkpoint, by shapes of tensors by canonical name and the text of its config; raises CheckpointError where they contradict each other.
+    """
 def find_weight_files(directory: bytes) -> WeightFiles:
     """
     The files of a model directory (as os.fsencode gives it) that hold its weights.
+    """
+def flatten_draft_config(config: bytes) -> str:
+    """
+    The text of a config with the objects that some formats put around or inside it laid flat.
     """
 def json_depth(text: bytes) -> int:
     """
@@ -1103,5 +1151,9 @@ def json_depth(text: bytes) -> int:
 def num_gil_acquisitions() -> int:
     """
     How often the engines of this process have taken the GIL, for tests.
+    """
+def proposed_tokens(config: bytes) -> int | None:
+    """
+    The number of draft tokens that a config proposes, if any.
     """
 MAX_JSON_DEPTH: int = 128

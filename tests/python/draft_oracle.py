@@ -64,7 +64,7 @@ class DraftOracle:
         return result
 
     def first_feature(self, states: Array) -> Array:
-        """What a row takes from the target's states (those that are tapped, then the final)."""
+        """What a row takes from the target's states (the auxiliary ones, then the final)."""
         hidden = self.embedding.shape[1]
         if "model.mtp_layers.0.input_proj.weight" in self.weights:
             # The state before the final norm but for its length, which a norm takes away.

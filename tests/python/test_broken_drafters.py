@@ -177,7 +177,7 @@ BROKEN: dict[str, Broken] = {
     "proposed tokens a word": Broken(
         "eagle3 speculators plain",
         configured(speculators_config={"proposal_methods": [{"speculative_tokens": "4"}]}),
-        "speculative_tokens: got '4'",
+        'speculative_tokens: got "4"',
     ),
     # Formats that are not run, and contradictions.
     "P-EAGLE": Broken(E3, shaped("mask_hidden", 1, 1, 3 * HIDDEN), "P-EAGLE"),

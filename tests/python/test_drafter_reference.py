@@ -66,6 +66,16 @@ def test_draft_logits_are_those_of_the_reference(row: Row) -> None:
 
 
 @pytest.mark.parametrize("row", names(ROWS))
+def test_the_engine_detects_the_method_of_every_row(row: Row) -> None:
+    given, detected = (
+        run(make_engine(row, speculative=options), PROMPTS[:1])
+        for options in ({}, {"method": None})
+    )
+    assert [record.key for record in detected.records] == [record.key for record in given.records]
+    assert given.records
+
+
+@pytest.mark.parametrize("row", names(ROWS))
 def test_every_row_is_recognised_by_its_content(row: Row) -> None:
     target, directory = directories(row)
     if directory is None:

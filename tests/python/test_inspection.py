@@ -84,7 +84,7 @@ def eagle3(name: str = "midlayer") -> Checkpoint:
     shapes |= {"fc.weight": (HIDDEN, 3 * HIDDEN), "norm.weight": (HIDDEN,)}
     shapes |= {"lm_head.weight": (DRAFT_VOCAB, HIDDEN), "d2t": (DRAFT_VOCAB,), "t2d": (VOCAB,)}
     config = LLAMA | {"draft_vocab_size": DRAFT_VOCAB}
-    options = {"format": "research", "target layers tapped": 3, "norm_before_residual": False}
+    options = {"format": "research", "auxiliary hidden states": 3, "norm_before_residual": False}
     return Checkpoint("eagle3", shapes, config, options | {"draft vocabulary": DRAFT_VOCAB})
 
 
@@ -249,11 +249,11 @@ def test_layer_ids_leave_a_question_open(tmp_path: Path) -> None:
     for ids, taken, answer in (([1, 2, 3], [2, 3, 4], "leaves"), ([2, 3, 4], [2, 3, 4], "enters")):
         made.config = {**made.config, "eagle_aux_hidden_state_layer_ids": ids}
         found = inspect(made.write(tmp_path / answer))
-        assert found.options["layers before the tapped states"] == taken
+        assert found.options["layers before each state"] == taken
         [question] = found.open_questions
         assert question.endswith(f"what {answer} it")
     found = inspect(speculators().write(tmp_path / "speculators"))
-    assert found.options["layers before the tapped states"] == [1, 2, 3]
+    assert found.options["layers before each state"] == [1, 2, 3]
     assert not found.open_questions
     [question] = inspect(eagle3().write(tmp_path / "absent")).open_questions
     assert "not given" in question

@@ -39,7 +39,7 @@ def run(target: Path, directory: Path | None, **config: Any) -> SelftestReport:
 
 @functools.cache
 def sharp() -> Checkpoint:
-    """A head that takes one tapped state as it is to the target's final norm and output.
+    """A head that takes one auxiliary hidden state as it is to the target's final norm and output.
 
     From the last layer's state that tells the token which the row knows already; its rows are moved
     to the successors, so that it tells the next one.

@@ -4,9 +4,9 @@
 #include <array>
 #include <cmath>
 #include <filesystem>
-#include <string_view>
 #include <utility>
 
+#include "cpp/draft/formats/detect.h"
 #include "cpp/model/checkpoint/json.h"
 #include "cpp/model/spec/rope_config.h"
 #include "forerun/error.h"
@@ -15,8 +15,6 @@ namespace forerun {
 namespace {
 
 using nlohmann::json;
-
-constexpr char kLayerIds[] = "eagle_aux_hidden_state_layer_ids";
 
 // MTP layers as the families name them. %L is the number of the target's layers.
 struct MtpFormat {
@@ -41,8 +39,8 @@ constexpr std::array<MtpFormat, 5> kMtpFormats = {{
 
 std::string WithLayers(const char* name, int num_layers) {
   std::string text = name;
-  if (const auto place = text.find("%L"); place != std::string::npos) {
-    text.replace(place, 2, std::to_string(num_layers));
+  if (const auto begin = text.find("%L"); begin != std::string::npos) {
+    text.replace(begin, 2, std::to_string(num_layers));
   }
   return text;
 }
@@ -58,33 +56,7 @@ JsonObject ReadDraftConfig(const std::string& directory) {
   }
   const JsonObject outer = JsonObject::FromFile(
       (std::filesystem::path(directory) / "config.json").string(), "config.json");
-  json flat = json::object();
-  for (const char* key : {"transformer_layer_config", "text_config", "model", "eagle_config"}) {
-    if (!outer.Has(key)) continue;
-    if (!outer.Find(key)->is_object()) outer.Refuse(key, "an object");
-    flat.update(*outer.Find(key));
-  }
-  flat.update(outer.value());
-  return {std::move(flat), "config.json: "};
-}
-
-std::string CanonicalDraftName(const std::string& name) {
-  constexpr std::array<std::string_view, 5> kPrefixes = {"model.", "language_model.", "speculator.",
-                                                         "medusa_heads.", "draft_model."};
-  std::string_view rest = name;
-  for (bool is_stripped = true; is_stripped;) {
-    is_stripped = false;
-    for (std::string_view prefix : kPrefixes) {
-      if (!rest.starts_with(prefix)) continue;
-      rest.remove_prefix(prefix.size());
-      is_stripped = true;
-    }
-  }
-  constexpr std::string_view kMidLayer = "midlayer.";
-  if (rest.starts_with(kMidLayer)) {
-    return "layers.0." + std::string(rest.substr(kMidLayer.size()));
-  }
-  return std::string(rest);
+  return FlattenDraftConfig(outer);
 }
 
 void CheckDraftVocabulary(const JsonObject& config, const ModelSpec& target) {
@@ -165,7 +137,7 @@ void DraftHeadReader::ReadEagle3(const JsonObject& config, const DraftHeadOverri
           "a multiple of the target's hidden_size, " + std::to_string(target_.hidden_size));
     }
     spec_.fuses_features = true;
-    ReadTaps(config, overrides, width / target_.hidden_size);
+    ReadAuxLayers(config, overrides, width / target_.hidden_size);
   } else {
     if (hidden != target_.hidden_size) {
       throw CheckpointError("tensor 'fc.weight'", "nothing",
@@ -180,7 +152,7 @@ void DraftHeadReader::ReadEagle3(const JsonObject& config, const DraftHeadOverri
       throw CheckpointError("tensor 'fc_norm.0.weight'", "beside input_norm.weight",
                             "one of norm_before_fc and fc_norm");
     }
-    spec_.num_feature_norms = static_cast<int>(spec_.features.taps.size());
+    spec_.num_feature_norms = static_cast<int>(spec_.features.aux_layers.size());
   }
   for (const auto& [flag, norm] :
        {std::pair("norm_before_fc", "input_norm.weight"), {"fc_norm", "fc_norm.0.weight"}}) {
@@ -199,33 +171,23 @@ void DraftHeadReader::ReadEagle3(const JsonObject& config, const DraftHeadOverri
   ReadVocabulary(config);
 }
 
-void DraftHeadReader::ReadTaps(const JsonObject& config, const DraftHeadOverrides& overrides,
-                               int num_taps) {
-  std::vector<int>& taps = spec_.features.taps;
+void DraftHeadReader::ReadAuxLayers(const JsonObject& config, const DraftHeadOverrides& overrides,
+                                    int num_states) {
+  std::vector<int>& layers = spec_.features.aux_layers;
   if (overrides.aux_hidden_state_layer_ids) {
-    taps = *overrides.aux_hidden_state_layer_ids;
-  } else if (config.Has(kLayerIds)) {
-    const json& ids = *config.Find(kLayerIds);
-    if (!ids.is_array()) config.Refuse(kLayerIds, "a list of layers of the target");
-    for (const json& id : ids) {
-      if (!id.is_number_integer()) config.Refuse(kLayerIds, "a list of layers of the target");
-      taps.push_back(id.get<int>());
-    }
-    // A list that begins with 1 names layers by what leaves them, others by what enters them; the
-    // speculators format always does the latter.
-    if (!taps.empty() && taps.front() == 1 && !IsSpeculators(config)) {
-      for (int& tap : taps) ++tap;
-    }
-  } else if (num_taps == 3) {
-    taps = {2, target_.num_layers / 2, target_.num_layers - 3};
+    layers = *overrides.aux_hidden_state_layer_ids;
+  } else if (const auto configured = ConfiguredAuxLayers(config)) {
+    layers = *configured;
+  } else if (num_states == 3) {
+    layers = DefaultAuxLayers(target_.num_layers);
   }
-  const bool are_layers =
-      std::ranges::all_of(taps, [this](int tap) { return tap >= 0 && tap <= target_.num_layers; });
-  if (static_cast<int>(taps.size()) != num_taps || !are_layers) {
+  const bool are_layers = std::ranges::all_of(
+      layers, [this](int layer) { return layer >= 0 && layer <= target_.num_layers; });
+  if (static_cast<int>(layers.size()) != num_states || !are_layers) {
     std::string text;
-    for (int tap : taps) text += (text.empty() ? "" : ", ") + std::to_string(tap);
+    for (int layer : layers) text += (text.empty() ? "" : ", ") + std::to_string(layer);
     throw CheckpointError("aux_hidden_state_layer_ids", text.empty() ? "nothing" : text,
-                          std::to_string(num_taps) + " numbers from 0 to " +
+                          std::to_string(num_states) + " numbers from 0 to " +
                               std::to_string(target_.num_layers) +
                               ", as fc has inputs and the target layers");
   }
@@ -243,7 +205,7 @@ void DraftHeadReader::ReadMtp(const JsonObject& config, const DraftHeadOverrides
   }
   if (target_.post_norms) {
     throw CheckpointError("method", "mtp for a " + target_.family + " target",
-                          "a family without norms behind attention and MLP");
+                          "a family without norms after attention and MLP");
   }
   const auto name = [this](const char* text) { return WithLayers(text, target_.num_layers); };
   names_ = {name(found->fusion), name(found->embedding_norm), name(found->hidden_norm),
@@ -258,7 +220,7 @@ void DraftHeadReader::ReadMtp(const JsonObject& config, const DraftHeadOverrides
   if (overrides.norm_target_state.value_or(target_.family != "mimo")) {
     spec_.features.final_norm = true;
   } else {
-    spec_.features.taps = {target_.num_layers};
+    spec_.features.aux_layers = {target_.num_layers};
   }
   spec_.feature_size = target_.hidden_size;
   spec_.embedding_scale = target_.embedding_scale;

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "cpp/draft/formats/detect.h"
 #include "cpp/model/checkpoint/safetensors.h"
 #include "cpp/model/checkpoint/weight_reader.h"
 #include "cpp/model/features.h"
@@ -25,7 +26,7 @@ class JsonObject;
 
 enum class DraftHeadKind {
   kEagle,   // fc [embedding, feature] -> layers, the first without a norm -> the target's head
-  kEagle3,  // layers whose first attends to [norm embedding, norm feature]; feature = fc of taps
+  kEagle3,  // layers whose first attends to [norm embedding, norm feature]; feature = fc of states
   kMtp,     // fusion [norm embedding, norm feature] -> layers -> norm -> the target's head
 };
 
@@ -90,11 +91,11 @@ class DraftHeadReader {
   void ReadEagle(const JsonObject& config);
   void ReadEagle3(const JsonObject& config, const DraftHeadOverrides& overrides);
   void ReadMtp(const JsonObject& config, const DraftHeadOverrides& overrides);
-  void ReadTaps(const JsonObject& config, const DraftHeadOverrides& overrides, int num_taps);
+  void ReadAuxLayers(const JsonObject& config, const DraftHeadOverrides& overrides, int num_states);
   // Sizes of the layers, from the first one's tensors and the config.
   void ReadLayers(const JsonObject& config, int num_inputs);
   void ReadVocabulary(const JsonObject& config);
-  LayerWeights LoadLayer(int index, DType dtype, Ops& ops);
+  LayerTensors LayerAt(int index) const;
   void LoadVocabulary(DType dtype, Ops& ops, DraftHeadWeights& weights);
   const ModelSpec target_;
   const std::string target_directory_;
@@ -104,11 +105,8 @@ class DraftHeadReader {
   DraftHeadSpec spec_;
 };
 
-// DIR/config.json with the objects that some formats put around or inside it laid flat.
+// DIR/config.json, flattened (detect.h).
 JsonObject ReadDraftConfig(const std::string& directory);
-
-// The names that all writers of a drafter's format agree on: without prefixes.
-std::string CanonicalDraftName(const std::string& name);
 
 // Throws CheckpointError unless the drafter's vocabulary, where its config gives one, is the
 // target's.

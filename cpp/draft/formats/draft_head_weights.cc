@@ -43,7 +43,7 @@ DraftHeadWeights DraftHeadReader::Load(DType dtype, Ops& ops) {
   weights.hidden_norm = norm(names_.hidden_norm, hidden);
   weights.final_norm = norm(names_.final_norm, hidden);
   for (int i = 0; i < spec_.layers.num_layers; ++i) {
-    weights.layers.push_back(LoadLayer(i, dtype, ops));
+    weights.layers.push_back(LoadLayer(spec_.layers, LayerAt(i), reader_, dtype, ops));
   }
   LoadVocabulary(dtype, ops, weights);
   if (spec_.kind != DraftHeadKind::kMtp) {
@@ -52,43 +52,14 @@ DraftHeadWeights DraftHeadReader::Load(DType dtype, Ops& ops) {
   return weights;
 }
 
-LayerWeights DraftHeadReader::LoadLayer(int index, DType dtype, Ops& ops) {
-  const ModelSpec& spec = spec_.layers;
-  const bool is_mtp = spec_.kind == DraftHeadKind::kMtp;
-  const std::string layer = names_.layers + (is_mtp ? "" : std::to_string(index) + ".");
-  const bool is_first = !is_mtp && index == 0;
-  const int hidden = spec.hidden_size;
-  const int inputs = is_first && spec_.kind == DraftHeadKind::kEagle3 ? 2 * hidden : hidden;
-  const int q_size = spec.num_heads * spec.head_dim, kv_size = spec.num_kv_heads * spec.head_dim;
-  using Part = WeightReader::Part;
-  const Part q = {layer + "self_attn.q_proj", q_size}, k = {layer + "self_attn.k_proj", kv_size};
-  const Part v = {layer + "self_attn.v_proj", kv_size}, o = {layer + "self_attn.o_proj", hidden};
-  const Part gate = {layer + "mlp.gate_proj", spec.intermediate_size};
-  const Part up = {layer + "mlp.up_proj", spec.intermediate_size};
-  const Part down = {layer + "mlp.down_proj", hidden};
-
-  LayerWeights weights;
-  weights.qkv = reader_.TakeMatrix({q, k, v}, inputs, dtype, ops);
-  weights.attention_output = reader_.TakeMatrix({o}, q_size, dtype, ops);
-  weights.gate_up = reader_.TakeMatrix({gate, up}, hidden, dtype, ops);
-  weights.down = reader_.TakeMatrix({down}, spec.intermediate_size, dtype, ops);
-  if (spec.qkv_bias) weights.qkv_bias = reader_.TakeBias({q, k, v});
-  if (spec.output_bias) weights.attention_output_bias = reader_.TakeBias({o});
-  if (spec.mlp_bias) {
-    weights.gate_up_bias = reader_.TakeBias({gate, up});
-    weights.down_bias = reader_.TakeBias({down});
-  }
-  const auto norm = [&](const char* name, int size) {
-    return reader_.TakeVector(layer + name, size, spec.norm_weight_offset);
-  };
+LayerTensors DraftHeadReader::LayerAt(int index) const {
+  const int hidden = spec_.layers.hidden_size;
+  if (spec_.kind == DraftHeadKind::kMtp) return {names_.layers, hidden};
   // The first layer of an EAGLE head attends to the fused input as it is.
-  if (!is_first) weights.attention_norm = norm("input_layernorm.weight", hidden);
-  weights.mlp_norm = norm("post_attention_layernorm.weight", hidden);
-  if (spec.qk_norm) {
-    weights.q_norm = norm("self_attn.q_norm.weight", spec.head_dim);
-    weights.k_norm = norm("self_attn.k_norm.weight", spec.head_dim);
-  }
-  return weights;
+  const bool is_first = index == 0;
+  const bool is_wide = is_first && spec_.kind == DraftHeadKind::kEagle3;
+  return {names_.layers + std::to_string(index) + ".", is_wide ? 2 * hidden : hidden,
+          /*has_attention_norm=*/!is_first};
 }
 
 void DraftHeadReader::LoadVocabulary(DType dtype, Ops& ops, DraftHeadWeights& weights) {

@@ -1,7 +1,7 @@
 // Medusa heads (Cai et al., "Medusa: Simple LLM Inference Acceleration Framework with Multiple
 // Decoding Heads"), in the original format and in vLLM's.
 //
-// Head i guesses the i-th next token from the target's final hidden state h alone:
+// Head i predicts the i-th next token from the target's final hidden state h alone:
 //   h <- h + silu(W h + b), some times over, then the head's output matrix.
 #ifndef FORERUN_CPP_DRAFT_NEURAL_MEDUSA_NETWORK_H_
 #define FORERUN_CPP_DRAFT_NEURAL_MEDUSA_NETWORK_H_

@@ -38,11 +38,11 @@ MlpNetwork::MlpNetwork(const std::string& directory, const Transformer& target, 
   const int hidden = target.spec().hidden_size, vocab = target.vocab_size();
 
   const auto matrix = [&](const std::string& name, int outputs, int inputs) {
-    std::unique_ptr<PackedMatrix>& place = matrices_[name];
-    if (place == nullptr) {
-      place = reader.TakeMatrix({{name, outputs}}, inputs, target.dtype(), ops);
+    std::unique_ptr<PackedMatrix>& matrix_of_name = matrices_[name];
+    if (matrix_of_name == nullptr) {
+      matrix_of_name = reader.TakeMatrix({{name, outputs}}, inputs, target.dtype(), ops);
     }
-    return place.get();
+    return matrix_of_name.get();
   };
   for (int i = 0; i < num_heads; ++i) {
     const std::string norm = TiedName(reader, "ln", i);

@@ -1,8 +1,9 @@
 // MLP speculators (Wertheimer et al., "Accelerating Production LLMs with Combined Token/Embedding
 // Speculators"), in the format of IBM's accelerators.
 //
-// From the target's final hidden state and the newest token, head i makes the state and the guess
-// of the i-th next token:  s <- gelu(norm(proj_i s + ratio emb_i[token]) * weight_i + bias_i).
+// From the target's final hidden state and the newest token, head i makes the state and the
+// candidates of the i-th next token:  s <- gelu(norm(proj_i s + ratio emb_i[token]) * weight_i +
+// bias_i).
 #ifndef FORERUN_CPP_DRAFT_NEURAL_MLP_NETWORK_H_
 #define FORERUN_CPP_DRAFT_NEURAL_MLP_NETWORK_H_
 

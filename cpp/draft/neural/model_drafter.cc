@@ -96,9 +96,7 @@ ModelDrafterSource::ModelDrafterSource(const SpeculativeOptions& options, const 
       model_options_(ModelOptionsOf(options_)),
       target_hidden_size_(target.hidden_size),
       target_directory_(target_directory) {
-  if (!model_options_.method) {
-    throw InvalidArgument("method", "nothing", "the method of the drafter");
-  }
+  FORERUN_CHECK(model_options_.method.has_value(), "not resolved");
   if (model_options_.method == ModelMethod::kDraftModel) {
     model_ = ReadModelSpec(model_options_.model);
     if (model_options_.vocabulary_bridge) {

@@ -21,7 +21,8 @@ namespace forerun {
 // features to keep, and the memory plan what a block costs.
 class ModelDrafterSource {
  public:
-  // REQUIRES: a method that is a model. Throws CheckpointError or InvalidArgument.
+  // REQUIRES: a method with a model, resolved by ResolveDrafter. Throws CheckpointError or
+  // InvalidArgument.
   ModelDrafterSource(const SpeculativeOptions& options, const ModelSpec& target,
                      const std::string& target_directory);
 

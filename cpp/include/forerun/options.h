@@ -68,7 +68,7 @@ struct ModelDrafterOptions {
   // The drafter's directory, with config.json and *.safetensors of a published format. Empty: the
   // target's own layers for multi-token prediction.
   std::string model = {};
-  std::optional<ModelMethod> method = {};
+  std::optional<ModelMethod> method = {};  // absent: detected from the checkpoint's tensors
   DraftSampleMethod draft_sample_method = DraftSampleMethod::kGreedy;
   std::optional<VocabularyBridge> vocabulary_bridge = {};  // kDraftModel; absent: one vocabulary
 

@@ -78,7 +78,7 @@ class EntryReader {
     const auto begin = offsets[0].get<std::uint64_t>();
     const auto end = offsets[1].get<std::uint64_t>();
     const std::uint64_t data_bytes = file_bytes - data_begin;
-    if (begin > end) Refuse(": data_offsets", offsets, "a begin that is not behind its end");
+    if (begin > end) Refuse(": data_offsets", offsets, "begin <= end");
     if (end > data_bytes) {
       Refuse(": data_offsets", offsets,
              "an end of at most " + std::to_string(data_bytes) + "; the file is truncated");
@@ -149,7 +149,7 @@ void CheckCoverage(const SafetensorsIndex& index, std::uint64_t begin, std::uint
     begin = entry->end;
   }
   if (begin != end) {
-    throw CheckpointError(label, std::to_string(end - begin) + " bytes behind the last tensor",
+    throw CheckpointError(label, std::to_string(end - begin) + " bytes after the last tensor",
                           "none");
   }
 }

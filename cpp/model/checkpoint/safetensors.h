@@ -48,6 +48,10 @@ class Checkpoint {
   // Of all tensors.
   std::int64_t num_elements() const;
   bool Contains(const std::string& name) const { return tensors_.count(name) != 0; }
+  // REQUIRES: Contains(name).
+  const std::vector<std::int64_t>& ShapeOf(const std::string& name) const {
+    return tensors_.at(name).entry.shape;
+  }
 
   // Aligned to its element size; valid until the checkpoint dies or drops it. Throws for a name
   // that is not there.

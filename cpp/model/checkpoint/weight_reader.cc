@@ -40,10 +40,10 @@ void AppendFloats(const TensorView& view, float offset, std::vector<float>& out)
 
 WeightReader::WeightReader(Checkpoint& checkpoint, const Rename& rename) : checkpoint_(checkpoint) {
   for (const std::string& name : checkpoint.names()) {
-    const auto [place, is_new] = names_.emplace(rename ? rename(name) : name, name);
+    const auto [entry, is_new] = names_.emplace(rename ? rename(name) : name, name);
     if (!is_new) {
-      throw CheckpointError("tensor '" + place->first + "'",
-                            "'" + place->second + "' and '" + name + "'", "one of them");
+      throw CheckpointError("tensor '" + entry->first + "'",
+                            "'" + entry->second + "' and '" + name + "'", "one of them");
     }
   }
 }

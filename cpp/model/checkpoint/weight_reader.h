@@ -46,7 +46,7 @@ class WeightReader {
   // Some rows of a matrix [outputs, inputs], in any order.
   std::unique_ptr<PackedMatrix> TakeRows(const std::string& name, const Shape& shape,
                                          std::span<const TokenId> rows, DType dtype, Ops& ops);
-  // Parts' biases one behind the other.
+  // The parts' biases, concatenated.
   std::vector<float> TakeBias(std::initializer_list<Part> parts);
   std::vector<float> TakeVector(const std::string& name, int size, float offset = 0.0f);
   // Of an integer type. Throws for values outside [least, most].

@@ -60,8 +60,8 @@ struct ModelSpec {
   bool output_bias = false;  // on the attention's output projection
   bool mlp_bias = false;
   bool qk_norm = false;
-  bool post_norms = false;  // Gemma: a norm behind attention and behind the MLP as well
-  int num_mtp_layers = 0;   // layers for multi-token prediction behind the model's own
+  bool post_norms = false;  // Gemma: norms after attention and after the MLP as well
+  int num_mtp_layers = 0;   // layers for multi-token prediction, after the model's own
 
   std::vector<RopeSpec> ropes;
   std::vector<LayerSpec> layers;

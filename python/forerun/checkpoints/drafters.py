@@ -10,9 +10,9 @@ from typing import Any
 
 from forerun import _core
 from forerun.checkpoints.inspection import Inspection, fit_problems, inspect
-from forerun.checkpoints.inspection.describe import ARCTIC_SEQUENCES, norms_target_state
-from forerun.checkpoints.inspection.detect import mtp_layers, strip_prefixes
-from forerun.checkpoints.inspection.tensors import read_config, read_tensors
+from forerun.checkpoints.inspection.describe import norms_target_state
+from forerun.checkpoints.inspection.detect import encode
+from forerun.checkpoints.inspection.tensors import read_config
 from forerun.checkpoints.loading import as_safetensors, is_same_model, resolve_drafter
 from forerun.checkpoints.vocabulary_bridge import find_bridge
 from forerun.errors import CheckpointError, InvalidArgumentError
@@ -20,14 +20,6 @@ from forerun.speculative_config import HEAD_FIELDS, SpeculativeConfig
 
 _LOGGER = logging.getLogger("forerun")
 _FIELD = "speculative_config.model"
-# Formats that are recognised and not run.
-_NOT_RUN = {
-    "peagle": "P-EAGLE, which drafts all tokens in one pass",
-    "dflash": "DFlash, which drafts a block in one pass",
-    "dspark": "DSpark, which drafts a block in one pass",
-    "pard": "PARD, which drafts all tokens in one pass",
-    "arctic": "an Arctic speculator with sequences of modules",
-}
 _RUN = "draft_model, eagle, eagle3, mtp, mlp_speculator and medusa run"
 
 
@@ -92,12 +84,12 @@ class Drafter:
             return {}
         settings: dict[str, dict[str, Any]] = {}
         found = self.inspection.options
-        num_taps, layers = found["target layers tapped"], inspect(target).options["layers"]
-        if config.aux_hidden_state_layer_ids is None and isinstance(num_taps, int) and layers:
-            taken = found["layers before the tapped states"] or [2, layers // 2, layers - 3]
+        num_states, layers = found["auxiliary hidden states"], inspect(target).options["layers"]
+        if config.aux_hidden_state_layer_ids is None and isinstance(num_states, int) and layers:
+            taken = found["layers before each state"] or _core.default_aux_layers(layers)
             is_left = found["layer ids"] not in (None, taken)
             moved = [layer + (-1 if is_left else 1) for layer in taken]
-            if len(moved) == num_taps and max(moved) <= layers:
+            if len(moved) == num_states and max(moved) <= layers:
                 settings[f"layer ids {moved}"] = {"aux_hidden_state_layer_ids": moved}
         for name in ("norm_before_residual", "norm_output"):
             if getattr(config, name) is None:
@@ -152,9 +144,8 @@ def _directory_of(config: SpeculativeConfig) -> Path | None:
 def _own_layers(target: Path, directory: Path | None, method: str | None) -> Drafter:
     """The target as its own drafter: by its layers for multi-token prediction, or as it is."""
     found = inspect(target, method if method != "mtp" else None)
-    evidence = mtp_layers(strip_prefixes(read_tensors(target)))
-    if evidence is not None and method in (None, "mtp"):
-        found.evidence = f"the target has {evidence}"
+    if found.mtp_tensor is not None and method in (None, "mtp"):
+        found.evidence = f"the target has {found.mtp_tensor}"
         return Drafter("mtp", None, found)
     if method == "mtp":
         raise CheckpointError(
@@ -171,12 +162,8 @@ def _in_directory(directory: Path, method: str | None) -> Drafter:
     config = read_config(directory)
     found = inspect(directory)
     kind = found.method
-    if kind == "target" and ("pard_token" in config or config.get("spd_type") == "pard"):
-        kind = "pard"
-    if found.options.get("variant") == ARCTIC_SEQUENCES:
-        kind = "arctic"
-    if kind in _NOT_RUN:
-        raise CheckpointError(_FIELD, f"{directory}: {_NOT_RUN[kind]}", _RUN)
+    if found.obstacle is not None:
+        raise CheckpointError(_FIELD, f"{directory}: {found.obstacle}", _RUN)
     if method is not None:
         inspect(directory, method)  # refuses what it cannot serve as
     if method is None:
@@ -185,26 +172,7 @@ def _in_directory(directory: Path, method: str | None) -> Drafter:
         found.open_questions.append("whether these layers were made for this target")
     drafted = {"mlp_speculator": "tokens", "medusa": "heads"}.get(method)
     most = None if drafted is None else int(found.options[drafted])
-    return Drafter(method, directory, found, _proposed_tokens(config) or most, most)
-
-
-def _proposed_tokens(config: dict[str, Any]) -> int | None:
-    """The length of drafts that a speculators config proposes."""
-    match config.get("speculators_config"):
-        case None | {"proposal_methods": None | []}:
-            return None
-        case {"proposal_methods": [{"speculative_tokens": tokens}, *_]}:
-            if type(tokens) is int and 0 < tokens < 2**31:
-                return tokens
-            raise CheckpointError(
-                "speculative_tokens", repr(tokens), "a positive integer below 2^31"
-            )
-        case dict() as found if "proposal_methods" not in found:
-            return None
-        case other:
-            raise CheckpointError(
-                "speculators_config", repr(other), "proposal_methods with speculative_tokens"
-            )
+    return Drafter(method, directory, found, _core.proposed_tokens(encode(config)) or most, most)
 
 
 def _check_fit(drafter: Drafter, target: Inspection) -> None:
@@ -249,11 +217,11 @@ def _check_options(config: SpeculativeConfig, drafter: Drafter) -> None:
         depth = max(map(len, tree))
         if depth > most:
             value = f"a path of {depth} ranks"
-            expected = f"at most {most}, which the drafter can guess"
+            expected = f"at most {most}, which the drafter can draft"
             raise InvalidArgumentError("speculative_token_tree", value, expected)
         return
     is_tree = (config.draft_tree_width or 1) > 1 or config.method == "hybrid"
     name = "draft_tree_depth" if is_tree else "num_speculative_tokens"
     value = getattr(config, name)
     if value is not None and value > most:
-        raise InvalidArgumentError(name, value, f"at most {most}, which the drafter can guess")
+        raise InvalidArgumentError(name, value, f"at most {most}, which the drafter can draft")

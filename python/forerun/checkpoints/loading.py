@@ -67,13 +67,13 @@ def _refuse_drafter(directory: Path) -> None:
     from forerun.checkpoints.inspection.tensors import read_tensors
 
     try:
-        found = detect(strip_prefixes(read_tensors(directory)))
+        found = detect(strip_prefixes(read_tensors(directory)), {})
     except CheckpointError:
         return  # the engine says what is wrong with a model
-    if found.method != "target":
+    if found.name != "target":
         raise CheckpointError(
             "model",
-            f"{directory}, a drafter: {found.method} ({found.evidence})",
+            f"{directory}, a drafter: {found.name} ({found.evidence})",
             "a language model; drafters are given as speculative_config={'model': ...}",
         )
 

@@ -192,7 +192,7 @@ TEST_P(TransformerTest, DecodingBesidePrefillGivesTheSameLogits) {
   }
 }
 
-// A context of random length in the cache, then one forward over the known tokens behind it and a
+// A context of random length in the cache, then one forward over the known tokens after it and a
 // tree; beside it the sequences that the paths would be.
 TEST_P(TransformerTest, ATreesLogitsAreThoseOfItsPathsAlone) {
   const auto model = Make(), alone = Make();
@@ -233,10 +233,10 @@ TEST_P(TransformerTest, ATreesLogitsAreThoseOfItsPathsAlone) {
     Sequence next = tree;
     next.tokens.resize(first);
     for (int i = 0; i < static_cast<int>(path.size()); ++i) {
-      const auto place = [&](int slot) {
+      const auto row_of = [&](int slot) {
         return std::int64_t{tree.blocks[slot / kBlockSize]} * kBlockSize + slot % kBlockSize;
       };
-      moves.push_back({place(first + path[i]), place(first + i)});
+      moves.push_back({row_of(first + path[i]), row_of(first + i)});
       next.tokens.push_back(tree.tokens[first + path[i]]);
     }
     model->MoveKv(moves);

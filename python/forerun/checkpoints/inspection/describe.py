@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
@@ -9,14 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from forerun.checkpoints.inspection.detect import (
-    Finding,
-    Tensors,
-    claimed_method,
-    detect,
-    mtp_layers,
-    strip_prefixes,
-)
+from forerun import _core
+from forerun.checkpoints.inspection.detect import Tensors, detect, encode, strip_prefixes
 from forerun.checkpoints.inspection.result import Inspection
 from forerun.checkpoints.inspection.tensors import read_config, read_tensors
 from forerun.errors import CheckpointError
@@ -24,7 +19,7 @@ from forerun.errors import CheckpointError
 # What config.json leaves out means what transformers' Llama config means by it.
 _DEFAULT_ROPE_THETA = 10000.0
 # Its embeddings or projections are several modules each.
-ARCTIC_SEQUENCES = "Arctic sequences"
+_ARCTIC_SEQUENCES = "Arctic sequences"
 
 
 def inspect(path: Path, method: str | None = None) -> Inspection:
@@ -49,40 +44,25 @@ def inspect(path: Path, method: str | None = None) -> Inspection:
     config = read_config(path)
     tensors = read_tensors(path)
     names = strip_prefixes(tensors)
-    found = detect(names)
-    if (claim := claimed_method(config)) is not None and not _agree(claim[0], found.method):
+    found = detect(names, config)
+    if method is not None and not found.can_serve_as(method):
         raise CheckpointError(
-            "config.json", claim[1], f"{found.method}, as the tensors are: {found.evidence}"
-        )
-    if method is not None and not _may_serve_as(method, found, names):
-        raise CheckpointError(
-            "method", method, f"{found.method}, as the tensors are: {found.evidence}"
+            "method", method, f"{found.name}, as the tensors are: {found.evidence}"
         )
     inspection = Inspection(
         path,
-        found.method,
+        found.name,
         found.evidence,
         sum(math.prod(t.shape) for t in tensors.values()),
         sum((path / file).stat().st_size for file in {t.file for t in tensors.values()}),
     )
+    inspection.mtp_tensor = found.mtp_tensor or None
+    inspection.obstacle = found.obstacle or None
     facts = _Facts(config, names)
-    _RESOLVERS[found.method](facts, inspection)
-    if found.method != "target":
+    _RESOLVERS[found.name](facts, inspection)
+    if found.name != "target":
         inspection.options |= {"made for": facts.target_name()}
     return inspection
-
-
-def _agree(claimed: str, found: str) -> bool:
-    # P-EAGLE is served as EAGLE-3; DSpark is a DFlash with more heads.
-    return claimed == found or {claimed, found} in ({"eagle3", "peagle"}, {"dflash", "dspark"})
-
-
-def _may_serve_as(method: str, found: Finding, names: Tensors) -> bool:
-    if method == "draft_model":
-        return found.method == "target"
-    if method == "mtp" and found.method == "target":
-        return mtp_layers(names) is not None
-    return _agree(method, found.method)
 
 
 def fit_problems(drafter: Inspection, target: Inspection) -> list[str]:
@@ -110,16 +90,7 @@ class _Facts:
     def __init__(self, config: Mapping[str, Any], names: Tensors) -> None:
         self.names = names
         self.is_speculators = "speculators_model_type" in config
-        inner: dict[str, Any] = {}
-        # "model" is the wrapped layout of older EAGLE heads.
-        for key in ("transformer_layer_config", "text_config", "model", "eagle_config"):
-            if (value := config.get(key)) is None:
-                continue
-            if not isinstance(value, dict):
-                raise CheckpointError(key, repr(value), "an object")
-            inner |= value
-        self.config = inner | dict(config)
-        self.config["architectures"] = config.get("architectures") or inner.get("architectures")
+        self.config: dict[str, Any] = json.loads(_core.flatten_draft_config(encode(config)))
 
     def size(self, *keys: str) -> int | None:
         for key in keys:
@@ -182,14 +153,14 @@ class _Facts:
             raise CheckpointError("rope_theta", repr(value), "a positive number")
         return float(value)
 
-    def layer_ids(self, num_taps: int) -> list[int] | None:
+    def layer_ids(self, num_states: int) -> list[int] | None:
         key = "eagle_aux_hidden_state_layer_ids"
         ids = self.config.get(key)
         if ids is None:
             return None
         is_list = isinstance(ids, list) and all(type(i) is int and i >= 0 for i in ids)
-        if not is_list or len(ids) != num_taps:
-            raise CheckpointError(key, repr(ids), f"{num_taps} ids, as fc has inputs for")
+        if not is_list or len(ids) != num_states:
+            raise CheckpointError(key, repr(ids), f"{num_states} ids, as fc has inputs for")
         return list(ids)
 
 
@@ -221,11 +192,11 @@ def _resolve_eagle3(facts: _Facts, result: Inspection) -> None:
     for layer in range(1, num_layers):
         _check_layer(facts, layer, hidden, hidden)
     target_hidden = facts.size("target_hidden_size") or hidden
-    num_taps = 0
+    num_states = 0
     if "fc.weight" in names:
         width = facts.shape("fc.weight", hidden, None)[1]
-        num_taps, rest = divmod(width, target_hidden)
-        if rest or num_taps == 0:
+        num_states, rest = divmod(width, target_hidden)
+        if rest or num_states == 0:
             raise CheckpointError(
                 "fc.weight", f"{width} inputs", f"a multiple of the target's {target_hidden}"
             )
@@ -236,14 +207,14 @@ def _resolve_eagle3(facts: _Facts, result: Inspection) -> None:
             facts.shape(norm, None)
     result.hidden_size = target_hidden
     _resolve_draft_vocabulary(facts, result, hidden)
-    ids = facts.layer_ids(num_taps)
-    leaves = ids is not None and ids[:1] == [1] and not facts.is_speculators
+    ids = facts.layer_ids(num_states)
+    taken = _core.configured_aux_layers(encode(facts.config))
     result.options |= {
         "format": _eagle3_format(facts),
         "layers": num_layers,
-        "target layers tapped": num_taps or "none: the final hidden state is used",
+        "auxiliary hidden states": num_states or "none: the final hidden state is used",
         "layer ids": ids,
-        "layers before the tapped states": [i + 1 for i in ids] if ids and leaves else ids,
+        "layers before each state": taken,
         "norm_before_residual": facts.flag(
             "norm_before_residual", facts.is_speculators and result.method == "eagle3"
         ),
@@ -256,14 +227,14 @@ def _resolve_eagle3(facts: _Facts, result: Inspection) -> None:
         "rope_theta": facts.rope_theta(),
     }
     _ask_for_bias(facts, result, "attention_bias", "layers.0.self_attn.q_proj.bias")
-    if num_taps and ids is None:
+    if num_states and ids is None:
         result.open_questions.append(
             "layer ids are not given: 2, half of the target's layers and its last but two"
         )
     elif ids and not facts.is_speculators:
         result.open_questions.append(
             "layer ids may count what enters a layer or what leaves it"
-            + ("; the first is 1, so what leaves it" if leaves else "; what enters it")
+            + ("; the first is 1, so what leaves it" if taken != ids else "; what enters it")
         )
     if result.options["norm_output"]:
         result.open_questions.append(
@@ -280,7 +251,7 @@ def _ask_for_bias(facts: _Facts, result: Inspection, flag: str, tensor: str) -> 
 def _eagle3_format(facts: _Facts) -> str:
     if facts.is_speculators:
         return "speculators"
-    architectures = facts.config["architectures"] or []
+    architectures = facts.config.get("architectures") or []
     return "SGLang or SpecForge" if "LlamaForCausalLMEagle3" in architectures else "research"
 
 
@@ -337,9 +308,9 @@ def _resolve_mlp_speculator(facts: _Facts, result: Inspection) -> None:
     variant = "Arctic LSTM" if is_lstm else "recurrent sum"
     if first not in names and "proj.0.0.weight" in names:
         first = "proj.0.0.weight"
-        variant = ARCTIC_SEQUENCES
+        variant = _ARCTIC_SEQUENCES
     elif "emb.0.0.weight" in names:
-        variant = ARCTIC_SEQUENCES
+        variant = _ARCTIC_SEQUENCES
     result.hidden_size = facts.shape(first, None, None)[1]
     given = "input_hidden_dim" if "input_hidden_dim" in facts.config else "emb_dim"
     if type(facts.config.get(given)) is int:
@@ -410,9 +381,9 @@ def _resolve_target(facts: _Facts, result: Inspection) -> None:
         "heads": facts.size("num_attention_heads"),
         "KV heads": facts.size("num_key_value_heads", "num_attention_heads"),
         "tied embeddings": "lm_head.weight" not in facts.names,
-        "layers for multi-token prediction": mtp_layers(facts.names),
+        "layers for multi-token prediction": result.mtp_tensor,
     }
-    if mtp_layers(facts.names) is not None:
+    if result.mtp_tensor is not None:
         result.options["norm_target_state"] = norms_target_state(facts.config)
 
 

@@ -19,6 +19,8 @@ class Inspection:
         vocab_size: the target's; None likewise.
         options: what was resolved, by name.
         open_questions: what the checkpoint does not say, with what is assumed.
+        mtp_tensor: a tensor of a layer for multi-token prediction; None: there is none.
+        obstacle: why it does not run as a drafter; None: it runs.
     """
 
     path: Path
@@ -30,6 +32,8 @@ class Inspection:
     vocab_size: int | None = None
     options: dict[str, Any] = field(default_factory=dict)
     open_questions: list[str] = field(default_factory=list)
+    mtp_tensor: str | None = None
+    obstacle: str | None = None
 
     def __str__(self) -> str:
         kind = "a language model" if self.method == "target" else f"a drafter: {self.method}"

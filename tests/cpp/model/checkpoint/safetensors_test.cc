@@ -162,7 +162,7 @@ TEST(SafetensorsTest, TruncatedFilesAreRefused) {
   ExpectRefused("", "model.safetensors", "0 bytes");
   ExpectRefused(whole.substr(0, 20), "header length", "bytes");
   ExpectRefused(whole.substr(0, whole.size() - 1), "tensor 'a': data_offsets", "[0,16]");
-  ExpectRefused(whole + "x", "model.safetensors", "1 bytes behind the last tensor");
+  ExpectRefused(whole + "x", "model.safetensors", "1 bytes after the last tensor");
 }
 
 TEST(SafetensorsTest, HeadersThatAreNotTensorListsAreRefused) {
