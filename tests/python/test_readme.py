@@ -93,6 +93,13 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert (ROOT / page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for name in re.findall(r"`((?:cpp|python|tests|tools|bench|docs)/[\w/.]+)`", text):
+        assert (ROOT / name).exists(), name
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name == "docs"], ids=str)
 def test_each_page_begins_with_whom_it_is_for(page: Path) -> None:
     _, _, first, *_ = (ROOT / page).read_text(encoding="utf-8").splitlines()
