@@ -26,6 +26,18 @@ void Execute(const StepPlan& plan) {
   }
 }
 
+TEST(RequestTest, EveryPromptTokenButTheFirstIsScored) {
+  BlockPool pool(/*num_blocks=*/8, /*block_size=*/4, /*enable_prefix_caching=*/true);
+  const std::unique_ptr<Request> request = MakeRequest(0, pool, 3);
+  EXPECT_FALSE(request->scores_prompt()) << "not asked for";
+  request->params.prompt_logprobs = 0;
+  for (int num_scored : {0, 1, 2}) {
+    request->num_scored_rows = num_scored;
+    EXPECT_EQ(request->scores_prompt(), num_scored < 2) << num_scored;
+    EXPECT_EQ(request->num_rows_to_score(9), 2 - num_scored);
+  }
+}
+
 class SchedulerTest : public ::testing::Test {
  protected:
   BlockPool pool_{/*num_blocks=*/8, /*block_size=*/4, /*enable_prefix_caching=*/true};
