@@ -12,7 +12,7 @@
 #include <string>
 #include <utility>
 
-#include "cpp/draft/draft_lengths.h"
+#include "cpp/draft/draft_limits.h"
 #include "cpp/draft/formats/resolve_drafter.h"
 #include "cpp/draft/make_drafter.h"
 #include "cpp/draft/neural/model_drafter.h"

@@ -5,7 +5,7 @@
 #include <utility>
 #include <vector>
 
-#include "cpp/draft/draft_lengths.h"
+#include "cpp/draft/draft_limits.h"
 #include "cpp/draft/hybrid.h"
 #include "cpp/draft/neural/autoregressive.h"
 #include "cpp/draft/neural/head_network.h"
@@ -21,7 +21,8 @@
 namespace forerun {
 namespace {
 
-// Of the longest path that the model could draft: where the index expects so much, it is enough.
+// A hybrid's model does not run where the index expects at least this part of the longest path that
+// the model could draft to be accepted.
 constexpr double kEnoughOfPath = 0.6;
 
 std::optional<DraftHeadKind> FindHeadKind(ModelMethod method) {

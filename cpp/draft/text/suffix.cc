@@ -79,17 +79,17 @@ void SuffixDrafter::ProposeAfter(const DraftRequest& wanted, std::span<const Tok
 }
 
 void SuffixDrafter::ProposeTree(const Request& request, int max_nodes, DraftTree& draft) {
-  tree_.Clear();
+  tree_builder_.Clear();
   int longest = 0;
   const auto add = [&](const SuffixIndex& index, SuffixIndex::Cursor match) {
     longest = std::max(longest, match.length);
-    tree_.AddSource(index, match);
+    tree_builder_.AddSource(index, match);
   };
   add(request.own.index(), request.own.match());
   for (int i = history_.num_segments() - 1; i >= 0; --i) {
     add(history_.segment(i), history_.match(i, request.follower));
   }
-  tree_.Grow({max_nodes, most_tokens_[longest], max_depth_ - 1, min_token_prob_}, draft);
+  tree_builder_.Grow({max_nodes, most_tokens_[longest], max_depth_ - 1, min_token_prob_}, draft);
 }
 
 // The sum of the path's probabilities; less than to_beat, and unfinished, when it cannot reach it.

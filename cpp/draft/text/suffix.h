@@ -21,7 +21,7 @@
 #include "cpp/draft/drafter.h"
 #include "cpp/draft/live_requests.h"
 #include "cpp/draft/text/own_index.h"
-#include "cpp/draft/text/suffix_tree.h"
+#include "cpp/draft/text/suffix_tree_builder.h"
 #include "cpp/draft_tree/draft_tree.h"
 #include "cpp/index/history.h"
 #include "forerun/options.h"
@@ -80,8 +80,8 @@ class SuffixDrafter : public TextDrafter {
   std::vector<int> most_tokens_;     // [match length]: allowed for it or any shorter one
 
   LiveRequests<Request> requests_;
-  History history_;  // changes only in End and Reset
-  SuffixTree tree_;  // of the last ProposeTree
+  History history_;                 // changes only in End and Reset
+  SuffixTreeBuilder tree_builder_;  // of the last ProposeTree
 };
 
 }  // namespace forerun

@@ -12,8 +12,8 @@
 // product of these estimates along its path. The tree has the most probable nodes, and so the
 // greatest expected number of accepted tokens of all trees of its size. Where one continuation
 // dominates it is a chain.
-#ifndef FORERUN_CPP_DRAFT_TEXT_SUFFIX_TREE_H_
-#define FORERUN_CPP_DRAFT_TEXT_SUFFIX_TREE_H_
+#ifndef FORERUN_CPP_DRAFT_TEXT_SUFFIX_TREE_BUILDER_H_
+#define FORERUN_CPP_DRAFT_TEXT_SUFFIX_TREE_BUILDER_H_
 
 #include <cstdint>
 #include <vector>
@@ -24,7 +24,7 @@
 
 namespace forerun {
 
-class SuffixTree {
+class SuffixTreeBuilder {
  public:
   static constexpr double kLeastWeight = 0.02;
   // Of a suffix with more continuations, only this many are considered, and the most frequent one.
@@ -78,4 +78,4 @@ class SuffixTree {
 
 }  // namespace forerun
 
-#endif  // FORERUN_CPP_DRAFT_TEXT_SUFFIX_TREE_H_
+#endif  // FORERUN_CPP_DRAFT_TEXT_SUFFIX_TREE_BUILDER_H_

@@ -37,7 +37,7 @@ SuffixOptions TreeOptions(int depth, double factor = 1.0, double min_prob = 0.1)
           .use_tree = true};
 }
 
-// The formulas of suffix_tree.h, over scans.
+// The formulas of suffix_tree_builder.h, over scans.
 class Oracle {
  public:
   Oracle(const SuffixOptions& options, const Tokens& text) : options_(options), text_(text) {}
@@ -130,7 +130,7 @@ class Oracle {
     std::map<TokenId, double> probs;
     double weight = 1;
     for (const Suffix& suffix : suffixes) {
-      if (weight < SuffixTree::kLeastWeight) break;
+      if (weight < SuffixTreeBuilder::kLeastWeight) break;
       int num_followed = 0;
       const auto counts =
           suffix.source->Continuations(Tokens(context.end() - suffix.length, context.end()));
@@ -150,7 +150,7 @@ class Oracle {
   std::vector<const NaiveSuffixIndex*> sources_;
 };
 
-TEST(SuffixTreeTest, EveryTreeEqualsABruteForceRecount) {
+TEST(SuffixTreeBuilderTest, EveryTreeEqualsABruteForceRecount) {
   int num_trees = 0;
   for (int seed = 0; seed < NumExamples(150, 5000); ++seed) {
     SCOPED_TRACE(seed);
@@ -194,7 +194,7 @@ TEST(SuffixTreeTest, EveryTreeEqualsABruteForceRecount) {
   EXPECT_GT(num_trees, 300);
 }
 
-TEST(SuffixTreeTest, ADominantContinuationMakesAChain) {
+TEST(SuffixTreeBuilderTest, ADominantContinuationMakesAChain) {
   SuffixDrafter drafter(TreeOptions(12, 4.0));
   drafter.Begin(1, Tokens{1, 2, 3, 4, 5, 6, 1, 2, 3});
   const DraftTree draft = Propose(drafter, 1, 3);
@@ -202,7 +202,7 @@ TEST(SuffixTreeTest, ADominantContinuationMakesAChain) {
   EXPECT_TRUE(draft.is_chain());
 }
 
-TEST(SuffixTreeTest, EqualCountsMakeSiblingsInTheirOrder) {
+TEST(SuffixTreeBuilderTest, EqualCountsMakeSiblingsInTheirOrder) {
   SuffixDrafter drafter(TreeOptions(12, 4.0, 0.0));
   drafter.Begin(1, Tokens{1, 7, 9, 1, 8, 9, 1, 7, 9, 1, 6, 9, 1});
   const DraftTree draft = Propose(drafter, 1, 3);
@@ -210,7 +210,7 @@ TEST(SuffixTreeTest, EqualCountsMakeSiblingsInTheirOrder) {
   EXPECT_EQ(draft.parents, (std::vector<std::int32_t>{-1, -1, -1}));
 }
 
-TEST(SuffixTreeTest, AShorterSuffixAddsContinuationsThatTheLongerDoesNotHave) {
+TEST(SuffixTreeBuilderTest, AShorterSuffixAddsContinuationsThatTheLongerDoesNotHave) {
   // After 5 1 came 2 once; after 1 alone also 3, often.
   SuffixDrafter drafter(TreeOptions(12, 4.0, 0.0));
   drafter.Begin(1, Tokens{5, 1, 2, 4, 1, 3, 4, 1, 3, 4, 1, 3, 0, 5, 1});
@@ -223,7 +223,7 @@ TEST(SuffixTreeTest, AShorterSuffixAddsContinuationsThatTheLongerDoesNotHave) {
   EXPECT_EQ(children, (std::set<TokenId>{2, 3}));
 }
 
-TEST(SuffixTreeTest, SiblingsDifferAndNoPathFallsBelowTheLeastProbability) {
+TEST(SuffixTreeBuilderTest, SiblingsDifferAndNoPathFallsBelowTheLeastProbability) {
   for (int seed = 0; seed < 50; ++seed) {
     std::mt19937 random(seed);
     SuffixDrafter drafter(TreeOptions(24, 2.0, 0.05));
@@ -246,7 +246,7 @@ TEST(SuffixTreeTest, SiblingsDifferAndNoPathFallsBelowTheLeastProbability) {
 }
 
 // A token that is followed by more others than kMaxContinuations.
-TEST(SuffixTreeTest, TheMostFrequentOfManyContinuationsIsNeverMissed) {
+TEST(SuffixTreeBuilderTest, TheMostFrequentOfManyContinuationsIsNeverMissed) {
   SuffixDrafter drafter(TreeOptions(4, 4.0, 0.0));
   Tokens text;
   for (TokenId token = 10; token < 300; ++token) {

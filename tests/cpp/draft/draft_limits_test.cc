@@ -1,11 +1,11 @@
-#include "cpp/draft/draft_lengths.h"
+#include "cpp/draft/draft_limits.h"
 
 #include <gtest/gtest.h>
 
 namespace forerun {
 namespace {
 
-TEST(DraftLengthsTest, EachMethodHasADefaultNumberOfTokens) {
+TEST(DraftLimitsTest, EachMethodHasADefaultNumberOfTokens) {
   SpeculativeOptions options;
   EXPECT_EQ(MaxDraftTokens(options), 0);
   options.method = NgramOptions();
@@ -24,7 +24,7 @@ TEST(DraftLengthsTest, EachMethodHasADefaultNumberOfTokens) {
   EXPECT_EQ(MaxDraftTokens(options), 24);
 }
 
-TEST(DraftLengthsTest, AGivenNumberOfTokensReplacesTheDefault) {
+TEST(DraftLimitsTest, AGivenNumberOfTokensReplacesTheDefault) {
   SpeculativeOptions options;
   options.num_speculative_tokens = 2;
   EXPECT_EQ(MaxDraftTokens(options), 0);
@@ -32,7 +32,7 @@ TEST(DraftLengthsTest, AGivenNumberOfTokensReplacesTheDefault) {
   EXPECT_EQ(MaxDraftTokens(options), 2);
 }
 
-TEST(DraftLengthsTest, PathsOfAModelAreShorterInTreesAndHybrids) {
+TEST(DraftLimitsTest, PathsOfAModelAreShorterInTreesAndHybrids) {
   SpeculativeOptions options;
   options.num_speculative_tokens = 9;
   options.method = ModelDrafterOptions();

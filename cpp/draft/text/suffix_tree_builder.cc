@@ -1,4 +1,4 @@
-#include "cpp/draft/text/suffix_tree.h"
+#include "cpp/draft/text/suffix_tree_builder.h"
 
 #include <algorithm>
 #include <tuple>
@@ -11,22 +11,22 @@ constexpr double kUnseen = 2.0;
 
 }  // namespace
 
-void SuffixTree::Clear() {
+void SuffixTreeBuilder::Clear() {
   sources_.clear();
   contexts_.clear();
 }
 
-void SuffixTree::AddSource(const SuffixIndex& index, SuffixIndex::Cursor match) {
+void SuffixTreeBuilder::AddSource(const SuffixIndex& index, SuffixIndex::Cursor match) {
   sources_.push_back(&index);
   contexts_.push_back(match);
 }
 
-bool SuffixTree::IsWorse(const Leaf& a, const Leaf& b) {
+bool SuffixTreeBuilder::IsWorse(const Leaf& a, const Leaf& b) {
   if (a.path_prob != b.path_prob) return a.path_prob < b.path_prob;
   return std::tie(a.parent, a.token) > std::tie(b.parent, b.token);
 }
 
-void SuffixTree::Grow(const Limits& limits, DraftTree& draft) {
+void SuffixTreeBuilder::Grow(const Limits& limits, DraftTree& draft) {
   const std::size_t num_sources = sources_.size();
   leaves_.clear();
   if (limits.max_nodes > 0) Branch(kDraftRoot, 1.0, 0, limits);
@@ -46,7 +46,7 @@ void SuffixTree::Grow(const Limits& limits, DraftTree& draft) {
   }
 }
 
-void SuffixTree::Branch(int node, double path_prob, int depth, const Limits& limits) {
+void SuffixTreeBuilder::Branch(int node, double path_prob, int depth, const Limits& limits) {
   if (depth >= limits.max_depth) return;
   const auto begin = contexts_.begin() + (node + 1) * static_cast<std::ptrdiff_t>(sources_.size());
   suffixes_.assign(begin, begin + static_cast<std::ptrdiff_t>(sources_.size()));
@@ -68,7 +68,7 @@ void SuffixTree::Branch(int node, double path_prob, int depth, const Limits& lim
   }
 }
 
-void SuffixTree::CollectShares() {
+void SuffixTreeBuilder::CollectShares() {
   shares_.clear();
   double weight = 1;
   while (weight >= kLeastWeight) {
@@ -90,7 +90,8 @@ void SuffixTree::CollectShares() {
   }
 }
 
-void SuffixTree::AddShares(const SuffixIndex& index, SuffixIndex::Cursor suffix, double weight) {
+void SuffixTreeBuilder::AddShares(const SuffixIndex& index, SuffixIndex::Cursor suffix,
+                                  double weight) {
   const double total = index.num_followed(suffix.state) + kUnseen / suffix.length;
   const SuffixIndex::StateId best = index.best_next(suffix.state);
   const auto add = [&](SuffixIndex::StateId next) {

@@ -1,0 +1,17 @@
+// How long drafts may be: what options leave open is decided here alone.
+#ifndef FORERUN_CPP_DRAFT_DRAFT_LIMITS_H_
+#define FORERUN_CPP_DRAFT_DRAFT_LIMITS_H_
+
+#include "forerun/options.h"
+
+namespace forerun {
+
+// The most tokens of a draft; 0 without speculation.
+int MaxDraftTokens(const SpeculativeOptions& options);
+
+// The most tokens of a path that a model drafts. REQUIRES: a method with a model.
+int MaxModelPath(const SpeculativeOptions& options);
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_DRAFT_DRAFT_LIMITS_H_
