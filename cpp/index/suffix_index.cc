@@ -10,7 +10,7 @@ namespace forerun {
 
 namespace {
 
-constexpr std::size_t kMinSlots = 16;
+constexpr std::size_t kMinBuckets = 16;
 
 // Edges outnumber tokens at most three to one, and their numbers must fit 32 bits.
 constexpr std::size_t kMaxTokens = std::numeric_limits<std::int32_t>::max() / 3;
@@ -61,14 +61,14 @@ SuffixIndex::StateId SuffixIndex::Next(StateId state, TokenId token) const {
   if (from.first_target == kNone) return kNone;
   if (from.first_token == token) return from.first_target;
   if (from.more_edges == kNone) return kNone;
-  const std::int32_t edge = slots_[SlotOf(state, token)];
+  const std::int32_t edge = buckets_[BucketOf(state, token)];
   return edge == kNone ? kNone : edges_[edge].target;
 }
 
 std::int64_t SuffixIndex::num_bytes() const {
   return static_cast<std::int64_t>(
       sizeof(*this) + text_.capacity() * sizeof(TokenId) + states_.capacity() * sizeof(State) +
-      edges_.capacity() * sizeof(Edge) + slots_.capacity() * sizeof(std::int32_t));
+      edges_.capacity() * sizeof(Edge) + buckets_.capacity() * sizeof(std::int32_t));
 }
 
 // The state of the current sequence after `token`, which ends the text.
@@ -146,7 +146,7 @@ void SuffixIndex::CountSuffixes() {
 SuffixIndex::StateId* SuffixIndex::FindTarget(StateId source, TokenId token) {
   State& from = states_[source];
   if (from.first_token == token) return &from.first_target;
-  return &edges_[slots_[SlotOf(source, token)]].target;
+  return &edges_[buckets_[BucketOf(source, token)]].target;
 }
 
 void SuffixIndex::AddEdge(StateId source, TokenId token, StateId target) {
@@ -156,32 +156,32 @@ void SuffixIndex::AddEdge(StateId source, TokenId token, StateId target) {
     from.first_target = target;
     return;
   }
-  if (4 * (edges_.size() + 1) > 3 * slots_.size()) GrowSlots();
+  if (4 * (edges_.size() + 1) > 3 * buckets_.size()) GrowBuckets();
   const std::int32_t edge = static_cast<std::int32_t>(edges_.size());
-  slots_[SlotOf(source, token)] = edge;
+  buckets_[BucketOf(source, token)] = edge;
   edges_.push_back({source, token, target, from.more_edges});
   from.more_edges = edge;
 }
 
-void SuffixIndex::GrowSlots() {
-  slots_.assign(std::max(kMinSlots, 2 * slots_.size()), kNone);
+void SuffixIndex::GrowBuckets() {
+  buckets_.assign(std::max(kMinBuckets, 2 * buckets_.size()), kNone);
   for (std::size_t i = 0; i < edges_.size(); ++i) {
-    slots_[SlotOf(edges_[i].source, edges_[i].token)] = static_cast<std::int32_t>(i);
+    buckets_[BucketOf(edges_[i].source, edges_[i].token)] = static_cast<std::int32_t>(i);
   }
 }
 
-// The slot that holds the edge, or the empty one where it belongs. REQUIRES: a slot is empty.
-std::size_t SuffixIndex::SlotOf(StateId source, TokenId token) const {
-  const std::size_t mask = slots_.size() - 1;
+// The bucket that holds the edge, or the empty one where it belongs. REQUIRES: a bucket is empty.
+std::size_t SuffixIndex::BucketOf(StateId source, TokenId token) const {
+  const std::size_t mask = buckets_.size() - 1;
   const std::uint64_t key =
       static_cast<std::uint64_t>(source) << 32 | static_cast<std::uint32_t>(token);
-  std::size_t slot = MixBits(key) & mask;
-  while (slots_[slot] != kNone) {
-    const Edge& edge = edges_[slots_[slot]];
+  std::size_t bucket = MixBits(key) & mask;
+  while (buckets_[bucket] != kNone) {
+    const Edge& edge = edges_[buckets_[bucket]];
     if (edge.source == source && edge.token == token) break;
-    slot = (slot + 1) & mask;
+    bucket = (bucket + 1) & mask;
   }
-  return slot;
+  return bucket;
 }
 
 }  // namespace forerun

@@ -42,7 +42,7 @@ class SuffixIndex {
   SuffixIndex(const SuffixIndex&) = delete;
   SuffixIndex& operator=(const SuffixIndex&) = delete;
 
-  // What is appended next follows nothing. Does nothing while the current sequence is empty.
+  // Starts a new sequence: no match crosses its start. Does nothing while the current one is empty.
   void StartSequence();
 
   // REQUIRES: token >= 0.
@@ -131,8 +131,8 @@ class SuffixIndex {
 
   StateId* FindTarget(StateId source, TokenId token);
   void AddEdge(StateId source, TokenId token, StateId target);
-  void GrowSlots();
-  std::size_t SlotOf(StateId source, TokenId token) const;
+  void GrowBuckets();
+  std::size_t BucketOf(StateId source, TokenId token) const;
 
   void CheckLinks() const;
   void CheckEdges() const;
@@ -145,9 +145,9 @@ class SuffixIndex {
   std::vector<TokenId> text_;
   std::vector<State> states_;
   std::vector<Edge> edges_;
-  std::vector<std::int32_t> slots_;  // open addressing, a power of two: (source, token) -> edge
-  StateId last_ = kRoot;             // the current sequence, whole
-  Cursor tail_;                      // its last max_depth - 1 tokens
+  std::vector<std::int32_t> buckets_;  // open addressing, a power of two: (source, token) -> edge
+  StateId last_ = kRoot;               // the current sequence, whole
+  Cursor tail_;                        // its last max_depth - 1 tokens
 };
 
 }  // namespace forerun

@@ -70,8 +70,8 @@ void SuffixIndex::CheckEdges() const {
     num_more_edges += degree > 0 ? degree - 1 : 0;
   }
   FORERUN_CHECK(num_more_edges == edges_.size(), "an edge is in no list");
-  const auto num_free = std::count(slots_.begin(), slots_.end(), kNone);
-  FORERUN_CHECK(slots_.size() - num_free == edges_.size(), "the table does not hold every edge");
+  const auto num_free = std::count(buckets_.begin(), buckets_.end(), kNone);
+  FORERUN_CHECK(buckets_.size() - num_free == edges_.size(), "the table does not hold every edge");
 }
 
 void SuffixIndex::CheckOccurrences() const {

@@ -36,8 +36,8 @@ BlockPool::BlockPool(int num_blocks, int block_size, bool enable_prefix_caching)
   blocks_.resize(num_blocks);
   if (prefix_caching_) {
     tokens_.resize(std::size_t(num_blocks) * block_size);
-    slots_.assign(std::bit_ceil(2 * std::size_t(num_blocks)), kNoBlock);
-    slot_mask_ = slots_.size() - 1;
+    buckets_.assign(std::bit_ceil(2 * std::size_t(num_blocks)), kNoBlock);
+    bucket_mask_ = buckets_.size() - 1;
   }
   for (BlockId block = num_blocks - 1; block >= 0; --block) PushFree(block);
 }
@@ -82,21 +82,21 @@ PrefixId BlockPool::Register(BlockId block, PrefixId parent, std::span<const Tok
   FORERUN_CHECK(std::ssize(tokens) == block_size_);
   if (!prefix_caching_) return kRootPrefix;
   const std::uint64_t hash = HashBlock(parent, tokens);
-  const std::size_t slot = FindSlot(hash, parent, tokens);
-  if (slots_[slot] != kNoBlock) return blocks_[slots_[slot]].prefix;
+  const std::size_t bucket = FindBucket(hash, parent, tokens);
+  if (buckets_[bucket] != kNoBlock) return blocks_[buckets_[bucket]].prefix;
   std::copy(tokens.begin(), tokens.end(),
             tokens_.begin() + std::ptrdiff_t{block} * std::ptrdiff_t{block_size_});
   blocks_[block].parent = parent;
   blocks_[block].prefix = next_prefix_++;
   blocks_[block].hash = hash;
-  slots_[slot] = block;
+  buckets_[bucket] = block;
   return blocks_[block].prefix;
 }
 
 std::optional<BlockPool::Hit> BlockPool::Lookup(PrefixId parent, std::span<const TokenId> tokens) {
   FORERUN_CHECK(std::ssize(tokens) == block_size_);
   if (!prefix_caching_) return std::nullopt;
-  const BlockId block = slots_[FindSlot(HashBlock(parent, tokens), parent, tokens)];
+  const BlockId block = buckets_[FindBucket(HashBlock(parent, tokens), parent, tokens)];
   if (block == kNoBlock) return std::nullopt;
   if (blocks_[block].state == State::kCached) {
     UnlinkCached(block);
@@ -133,28 +133,29 @@ void BlockPool::DropCached() {
   }
 }
 
-std::size_t BlockPool::FindSlot(std::uint64_t hash, PrefixId parent,
-                                std::span<const TokenId> tokens) const {
-  for (std::size_t slot = hash & slot_mask_;; slot = (slot + 1) & slot_mask_) {
-    const BlockId block = slots_[slot];
-    if (block == kNoBlock) return slot;
-    if (blocks_[block].parent == parent && std::ranges::equal(TokensOf(block), tokens)) return slot;
+std::size_t BlockPool::FindBucket(std::uint64_t hash, PrefixId parent,
+                                  std::span<const TokenId> tokens) const {
+  for (std::size_t bucket = hash & bucket_mask_;; bucket = (bucket + 1) & bucket_mask_) {
+    const BlockId block = buckets_[bucket];
+    if (block == kNoBlock) return bucket;
+    if (blocks_[block].parent == parent && std::ranges::equal(TokensOf(block), tokens))
+      return bucket;
   }
 }
 
 void BlockPool::Unregister(BlockId block) {
-  std::size_t hole = FindSlot(blocks_[block].hash, blocks_[block].parent, TokensOf(block));
+  std::size_t hole = FindBucket(blocks_[block].hash, blocks_[block].parent, TokensOf(block));
   blocks_[block].prefix = kRootPrefix;
   // Linear probing must find no hole on its way: move back the blocks that probed past this one.
-  for (std::size_t slot = hole;;) {
-    slot = (slot + 1) & slot_mask_;
-    if (slots_[slot] == kNoBlock) break;
-    const std::size_t home = blocks_[slots_[slot]].hash & slot_mask_;
-    if (((slot - home) & slot_mask_) < ((slot - hole) & slot_mask_)) continue;
-    slots_[hole] = slots_[slot];
-    hole = slot;
+  for (std::size_t bucket = hole;;) {
+    bucket = (bucket + 1) & bucket_mask_;
+    if (buckets_[bucket] == kNoBlock) break;
+    const std::size_t home = blocks_[buckets_[bucket]].hash & bucket_mask_;
+    if (((bucket - home) & bucket_mask_) < ((bucket - hole) & bucket_mask_)) continue;
+    buckets_[hole] = buckets_[bucket];
+    hole = bucket;
   }
-  slots_[hole] = kNoBlock;
+  buckets_[hole] = kNoBlock;
 }
 
 void BlockPool::PushFree(BlockId block) {
@@ -224,11 +225,11 @@ void BlockPool::CheckRegistry() const {
     ++num_registered;
     const Block& record = blocks_[block];
     FORERUN_CHECK(record.hash == HashBlock(record.parent, TokensOf(block)) &&
-                      slots_[FindSlot(record.hash, record.parent, TokensOf(block))] == block,
+                      buckets_[FindBucket(record.hash, record.parent, TokensOf(block))] == block,
                   "registered block " + std::to_string(block) + " cannot be found");
   }
-  const auto num_slots = slots_.size() - std::ranges::count(slots_, kNoBlock);
-  CheckAccount("registered blocks", num_registered, static_cast<int>(num_slots));
+  const auto num_buckets = buckets_.size() - std::ranges::count(buckets_, kNoBlock);
+  CheckAccount("registered blocks", num_registered, static_cast<int>(num_buckets));
 }
 
 }  // namespace forerun

@@ -102,8 +102,9 @@ class BlockPool {
             static_cast<std::size_t>(block_size_)};
   }
   bool IsRegistered(BlockId block) const { return blocks_[block].prefix != kRootPrefix; }
-  // The slot of an equal block, or the empty slot where it would go.
-  std::size_t FindSlot(std::uint64_t hash, PrefixId parent, std::span<const TokenId> tokens) const;
+  // The bucket of an equal block, or the empty bucket where it would go.
+  std::size_t FindBucket(std::uint64_t hash, PrefixId parent,
+                         std::span<const TokenId> tokens) const;
   void Unregister(BlockId block);
   // Of salts that no registered block has.
   void ForgetUnusedRoots();
@@ -117,11 +118,11 @@ class BlockPool {
   const int num_total_;
   const int block_size_;
   const bool prefix_caching_;
-  std::size_t slot_mask_ = 0;
+  std::size_t bucket_mask_ = 0;
 
   std::vector<Block> blocks_;     // [num_total]
   std::vector<TokenId> tokens_;   // [num_total, block_size], of registered blocks
-  std::vector<BlockId> slots_;    // open addressing over registered blocks, at most half full
+  std::vector<BlockId> buckets_;  // open addressing over registered blocks, at most half full
   BlockId free_head_ = kNoBlock;  // last freed, first reused: likely still in a CPU cache
   BlockId oldest_cached_ = kNoBlock;
   BlockId newest_cached_ = kNoBlock;

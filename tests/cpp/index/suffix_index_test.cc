@@ -17,7 +17,7 @@ namespace forerun {
 struct SuffixIndexTestPeer {
   static auto& State(SuffixIndex& index, int state) { return index.states_[state]; }
   static auto& Edges(SuffixIndex& index) { return index.edges_; }
-  static auto& Slots(SuffixIndex& index) { return index.slots_; }
+  static auto& Buckets(SuffixIndex& index) { return index.buckets_; }
   static auto& Tail(SuffixIndex& index) { return index.tail_; }
 };
 
@@ -315,7 +315,7 @@ TEST(SuffixIndexTest, IntegrityCheckNoticesEveryKindOfDamage) {
   broken([](SuffixIndex& index) { Peer::Edges(index)[0].target = 1; });
   broken([](SuffixIndex& index) { Peer::Edges(index)[0].token = 77; });
   broken([](SuffixIndex& index) { Peer::Edges(index)[0].next_edge = 0; });
-  broken([](SuffixIndex& index) { Peer::Slots(index).assign(16, SuffixIndex::kNone); });
+  broken([](SuffixIndex& index) { Peer::Buckets(index).assign(16, SuffixIndex::kNone); });
   broken([](SuffixIndex& index) { Peer::Tail(index) = {}; });
 }
 

@@ -137,8 +137,8 @@ TEST(BlockPoolTest, PrefixIdsAreNeverUsedTwice) {
   EXPECT_NE(pool.Register(block, kRootPrefix, Tokens{1, 2}), before);
 }
 
-// Two blocks and four slots: nearly every pair of contents collides somewhere, erased and inserted
-// over and over.
+// Two blocks and four buckets: nearly every pair of contents collides somewhere, erased and
+// inserted over and over.
 TEST(BlockPoolTest, CrowdedRegistryFindsExactlyWhatIsRegistered) {
   for (int num_blocks = 1; num_blocks <= 9; ++num_blocks) {
     BlockPool pool(num_blocks, kBlockSize, true);
