@@ -1,7 +1,7 @@
 # forerun_isa_source(isa source): a source of the library for one instruction set of cpp/util/simd/isa.h, compiled with
 # its flags; left out where the processor's family has no such instruction set.
 function(forerun_isa_source isa source)
-  # GCC takes its own intrinsics' undefined operands for ours.
+  # GCC reports false warnings about uninitialized variables inside its own intrinsics.
   set(no_false_alarm "$<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized;-Wno-uninitialized>")
   set(portable_flags "")
   set(avx2_flags "-mavx2;-mfma")

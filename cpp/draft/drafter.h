@@ -2,7 +2,7 @@
 //
 // The engine reports every request's life: Begin with its prompt, Observe with the tokens that were
 // committed, End (finished, so its output is worth remembering) or Forget (cancelled). Drafting
-// happens between any two of these calls, in three moves: EstimateModelWork, Prepare with all
+// happens between any two of these calls, in three calls: EstimateModelWork, Prepare with all
 // requests of a step at once, Propose for each of them.
 //
 // All methods are pure, so that a drafter that wraps another one must forward every one of them. A
@@ -81,8 +81,8 @@ class Drafter {
 
   // Fills `draft`, which the caller has cleared, with at most max_tokens nodes; leaves it empty
   // where there is no candidate. Does not change what later proposals of other requests see. The
-  // number of sampled nodes must not depend on what was sampled: drafts that do not fit are
-  // dropped.
+  // number of sampled nodes must not depend on what was sampled: drafts are truncated where rows
+  // run out, and dropped where KV blocks run out.
   virtual void Propose(const DraftRequest& request, DraftTree& draft) = 0;
 
   // Drops what is remembered of past requests.

@@ -16,8 +16,8 @@ class DraftEditor {
   // draft all nodes, or the choice would change the output's distribution (see draft_tree.h).
   void Select(std::span<const std::int32_t> nodes, DraftTree& draft);
 
-  // Moves every node directly after its parent or the descendants of its earlier siblings; siblings
-  // keep their order. The path of first children then comes first, without gaps.
+  // Sorts the nodes depth first, parents before children; siblings keep their order. The path of
+  // first children then comes first, without gaps.
   void OrderDepthFirst(DraftTree& draft);
 
  private:

@@ -1,9 +1,8 @@
 // The draft/verify loop over any executor and any drafter.
 //
-// A step has six moves: draft, plan and reserve, run, verify, commit, observe. Until commit nothing
-// has changed that the next step would not find again: an exception before it leaves Step, after
-// reservations were given back and drafts dropped, and the requests are as they were. A request
-// whose own logits or hooks are broken fails alone.
+// A step has five parts: draft, plan, forward, verify, commit. Until commit, a failed step can be
+// retried: an exception leaves Step after reservations were given back and drafts dropped, and no
+// output or KV was committed. A request whose own logits or hooks are broken fails alone.
 #ifndef FORERUN_CPP_ENGINE_ENGINE_CORE_H_
 #define FORERUN_CPP_ENGINE_ENGINE_CORE_H_
 
@@ -91,7 +90,7 @@ class EngineCore {
                                        const SamplingParams& params, RequestHooks hooks);
 
   void TakeInbox();
-  // The moves that may throw, and those after them, which may not.
+  // The parts that may throw, and the commit, which may not.
   void RunStep();
   void CommitStep();
   void CommitRequest(const PlannedRequest& planned, const StepVerification::Outcome& outcome);

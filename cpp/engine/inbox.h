@@ -26,7 +26,7 @@ class Inbox {
   EngineMetrics metrics() const;
 
   // For the thread that steps. Passes on submitted requests, one by one, and then cancelled ones.
-  // What was passed on when something throws is not passed on again.
+  // If a callback throws, requests that were passed on already are not passed on again.
   template <typename Add, typename Abort>
   void Take(const Add& add, const Abort& abort);
   // These requests have finished.

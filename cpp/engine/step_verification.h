@@ -1,4 +1,4 @@
-// The verify move of a step: what each planned request emits, and its log-probabilities.
+// The verify part of a step: what each planned request emits, and its log-probabilities.
 //
 // A request whose own logits or hooks are broken gets an error, and the others go on.
 #ifndef FORERUN_CPP_ENGINE_STEP_VERIFICATION_H_

@@ -1,6 +1,6 @@
 // The KV blocks of one request, in the order of its tokens.
 //
-// A step works on a table in two moves. Reserve(n) makes room for up to n more tokens, or takes
+// A step makes two calls. Reserve(n) makes room for up to n more tokens, or takes
 // nothing; until the next Commit those slots belong to this step, which may write them in any way.
 // Commit(tokens) says which tokens' keys and values stay: their full blocks become shareable, and
 // blocks without a committed token go back to the pool, the rejected part of a draft with them.
@@ -10,7 +10,8 @@
 // tokens. A table that holds a block therefore holds all blocks before it, and a prefix leaves the
 // cache from its tail.
 //
-// blocks() changes in the four named moves only. Not thread-safe. The pool must outlive the table.
+// Only AdoptPrefix, Reserve, Commit, Trim, Drop and moving the table change blocks(). Not
+// thread-safe. The pool must outlive the table.
 #ifndef FORERUN_CPP_KV_BLOCK_TABLE_H_
 #define FORERUN_CPP_KV_BLOCK_TABLE_H_
 

@@ -16,7 +16,7 @@ namespace forerun {
 
 // The features of a position, side by side.
 struct FeatureSpec {
-  // Auxiliary hidden states: the residual stream after so many layers; 0 is the embedding.
+  // Auxiliary hidden states: the residual stream after the first n layers; 0 is the embedding.
   std::vector<int> aux_layers;
   bool final_norm = false;  // after these, the normed state that the output head reads
 

@@ -1,4 +1,4 @@
-// The operations a transformer needs, as one interface; the CPU implements it now, CUDA later.
+// The operations a transformer needs, as one interface. CpuOps implements it.
 //
 // Activations are float32 rows. Every output element is computed in an order that depends on the
 // model's shape and on the row's own sequence only: never on the number of rows, their order, the

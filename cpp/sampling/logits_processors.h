@@ -22,7 +22,7 @@ namespace forerun {
 // Throws InvalidArgument that names the first option out of its range.
 void CheckLogitsOptions(const SamplingParams& params);
 
-// What of a request's hooks changes rows. Both may be null.
+// The hooks of a request that change rows. Both may be null.
 struct RowHooks {
   const ConstraintCursor* constraint = nullptr;
   LogitsHook* logits_hook = nullptr;

@@ -64,7 +64,8 @@ Row ScanRow(std::span<const float> logits, double temperature, SamplerScratch& s
 // The cut of min_p and top_k. Either may be off.
 RankedToken CutBeforeTopP(const Row& row, const SamplingRule& rule, SamplerScratch& scratch);
 
-// The last token in front of `beyond` with less than `wanted` mass before it.
+// The cut of top_p: of the tokens before `beyond` in the order of preference, the last whose
+// preceding mass is below `wanted`.
 RankedToken TopPCut(const Row& row, const RankedToken& beyond, double wanted,
                     std::vector<RankedToken>& candidates);
 

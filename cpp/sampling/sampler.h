@@ -37,7 +37,7 @@ class NumericError : public RequestError {
 
 class LogitsProcessors;
 
-// What of SamplingParams decides a token.
+// The parameters that select a token.
 struct SamplingRule {
   double temperature = 1.0;  // 0: greedy; else taken as within [1e-30, 1e30]
   int top_k = 0;             // <= 0: all

@@ -1,5 +1,5 @@
 // The state of one request. Owned by the Scheduler; EngineCore and Scheduler both change it, in
-// different moves of a step.
+// different parts of a step.
 #ifndef FORERUN_CPP_SCHED_REQUEST_H_
 #define FORERUN_CPP_SCHED_REQUEST_H_
 

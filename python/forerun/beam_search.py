@@ -39,7 +39,7 @@ class BeamSearchParams:
         include_stop_str_in_output: keep the end-of-sequence token.
         skip_special_tokens: leave special tokens out of the text.
         structured_outputs: what the text must be.
-        allowed_token_ids: nothing else can be chosen.
+        allowed_token_ids: only these can be chosen.
     """
 
     beam_width: int

@@ -60,8 +60,8 @@ class LogitsProcessor(ABC):
 
     One instance serves all requests. Before each row of logits is changed, `update_state` puts that
     row's request into a batch of one, with the output so far, draft tokens included; then `apply`
-    gets the row. So what an instance does must follow from what `update_state` was given last: with
-    speculation, rows come in another order and again for other drafts, and nothing else may change.
+    gets the row. So an instance must keep no other state than what `update_state` was given last:
+    with speculation, rows may come in any order, and more than once.
     Tensors are torch's where the module of the class has imported torch, else numpy arrays.
     """
 

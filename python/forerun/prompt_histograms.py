@@ -41,9 +41,9 @@ class Distribution:
 
 @dataclass(frozen=True)
 class PromptHistograms:
-    """Of every prompt whose completions have all finished.
+    """Histograms over the prompts whose completions have all finished.
 
-    A value as a whole, so that an interrupt comes before a prompt is counted or after it.
+    Immutable, so that an interrupt cannot leave a prompt half counted.
 
     Attributes:
         request_params_n: how many completions were asked for.

@@ -196,7 +196,8 @@ class SpeculativeConfig:
             target's; only tokens that both have are drafted then. None means True.
         rejection_sample_method: vLLM's name for acceptance_method: "standard" keeps it, "block" is
             "block".
-        max_model_len: at least the target's: a drafter goes as far as its target.
+        max_model_len: a limit of the drafter's, at least the target's max_model_len, and without
+            effect: a drafter goes as far as its target.
 
     The other fields of vLLM accept what has one meaning here: docs/vllm_compatibility.md.
     """

@@ -33,8 +33,8 @@ class PathTree {
   int AddOrRaise(TokenId token, int parent, float probability);
 
   struct Limits {
-    int width = 1;      // of a level: nodes that are continued
-    int max_rows = 0;   // of all levels: nodes that are continued
+    int width = 1;      // the most nodes of a level that are continued
+    int max_rows = 0;   // the same, of all levels together
     int max_nodes = 0;  // of the draft
     double least_path_probability = 0.0;
   };

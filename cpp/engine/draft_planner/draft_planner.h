@@ -5,11 +5,10 @@
 // model, and the two decisions that are based on them, ModelPolicy before drafting and
 // DraftLengthController after it.
 //
-// A drafter that throws costs its request the drafter and nothing else; the message is kept. Two
-// kinds of exception are passed on: InternalError (our bug) and std::bad_alloc. In Draft they leave
-// the call, which has changed nothing that a next call would not find again. In Begin, Observe and
-// End the request loses its drafter and the step goes on, so that its commit is whole;
-// RethrowFailure throws them at its end.
+// If a drafter throws, its request continues without a drafter; the message is kept. Two kinds of
+// exception are passed on: InternalError (our bug) and std::bad_alloc. In Draft they leave the
+// call, which can be retried. In Begin, Observe and End the request loses its drafter and the step
+// goes on, so that its commit is whole; RethrowFailure throws them at its end.
 #ifndef FORERUN_CPP_ENGINE_DRAFT_PLANNER_DRAFT_PLANNER_H_
 #define FORERUN_CPP_ENGINE_DRAFT_PLANNER_DRAFT_PLANNER_H_
 

@@ -1,7 +1,8 @@
 // The CPU's inner loops: a table of functions per instruction set.
 //
 // Each instruction set has a source of its own, kernels_*.cc, that instantiates the same templates;
-// util/simd/isa.h has the rules. Hence the plain types here.
+// util/simd/isa.h has the rules for what they may use: of this header plain types, and functions
+// that are always inlined.
 #ifndef FORERUN_CPP_OPS_CPU_KERNELS_H_
 #define FORERUN_CPP_OPS_CPU_KERNELS_H_
 
@@ -104,7 +105,8 @@ struct CpuKernels {
   void (*soft_cap)(float* x, int n, float cap);
 };
 
-// Always inlined: see above.
+// Always inlined, as each of those sources includes this.
+
 [[gnu::always_inline]] constexpr int PaddedHeadDim(int head_dim) {
   return (head_dim + kLanes - 1) / kLanes * kLanes;
 }

@@ -134,7 +134,7 @@ class Detokenizer:
         return other
 
     def push(self, token_ids: Sequence[int]) -> str:
-        """The text that the next tokens settle."""
+        """Appends tokens; returns the text that is now final."""
         self._held += join_bytes(self._shown_table, token_ids)
         if not self._stops:
             return self._release(len(self._held))
