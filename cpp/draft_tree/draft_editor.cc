@@ -23,7 +23,7 @@ void DraftEditor::Select(std::span<const std::int32_t> nodes, DraftTree& draft) 
 }
 
 void DraftEditor::SelectRows(std::span<const std::int32_t> nodes, DraftTree& draft) {
-  if (!draft.is_sampled()) return;
+  if (!draft.has_draft_probabilities()) return;
   const auto row_after = [&](std::size_t i) {
     return i < draft.row_after.size() ? draft.row_after[i] : -1;
   };

@@ -7,7 +7,7 @@ namespace forerun {
 
 std::string DraftTree::DebugString() const {
   std::ostringstream text;
-  text << "draft of " << size() << " nodes" << (is_sampled() ? ", sampled" : "");
+  text << "draft of " << size() << " nodes" << (has_draft_probabilities() ? ", sampled" : "");
   for (int i = 0; i < size(); ++i) {
     text << "\n  " << i << ": token " << tokens[i] << " after ";
     if (parents[i] == kDraftRoot) {

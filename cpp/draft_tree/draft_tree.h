@@ -41,7 +41,9 @@ struct DraftTree {
   std::vector<float> weights;
   int vocab_size = 0;
 
-  bool is_sampled() const { return !row_after.empty(); }
+  // Whether the verification needs the drafter's probabilities: of sampled tokens, but not under
+  // the coupled rule.
+  bool has_draft_probabilities() const { return !row_after.empty(); }
   // Empty where the children of `node` are certain.
   std::span<const float> RowAfter(int node) const {
     const auto i = static_cast<std::size_t>(node + 1);

@@ -290,7 +290,7 @@ std::span<const float> LogitsAfter(int node, std::span<const TokenId> path, RowL
 
 void Verify(const DraftTree& draft, RowLogits logits, const SamplingRule& rule,
             int first_output_index, SamplerScratch& scratch, Verdict& out) {
-  FORERUN_CHECK(!draft.is_sampled() || draft.vocab_size == logits.vocab_size,
+  FORERUN_CHECK(!draft.has_draft_probabilities() || draft.vocab_size == logits.vocab_size,
                 "draft probabilities must be over the target's vocabulary");
   out.accepted_nodes.clear();
   out.tokens.clear();

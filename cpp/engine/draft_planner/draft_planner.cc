@@ -175,7 +175,7 @@ void DraftPlanner::Propose(const Drafting& drafting) {
 void DraftPlanner::ConstrainDrafts(StepMasks& masks) {
   for (const Drafting& drafting : drafting_) {
     Request& request = *drafting.request;
-    if (!request.constraint || request.draft.is_sampled()) continue;
+    if (!request.constraint || request.draft.has_draft_probabilities()) continue;
     masks.Open(request.hooks.constraint->batch());
     try {
       constrainer_.Constrain(*request.constraint, drafting.max_tokens, request.draft);
@@ -190,7 +190,7 @@ void DraftPlanner::ChooseNodes(std::span<const std::unique_ptr<Request>> running
   for (const Drafting& drafting : drafting_) {
     DraftTree& draft = drafting.request->draft;
     // How much of a sampled draft is kept must not depend on what was sampled.
-    if (draft.empty() || draft.is_sampled()) continue;
+    if (draft.empty() || draft.has_draft_probabilities()) continue;
     candidates_.push_back({&draft, &drafting.history->checked});
   }
   if (candidates_.empty()) return;

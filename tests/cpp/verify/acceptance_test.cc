@@ -301,7 +301,7 @@ TEST(AcceptanceTest, TruncatingForgetsTheRowsOfDroppedNodes) {
   EXPECT_EQ(draft.RowAfter(0).size(), 2u);
   EXPECT_TRUE(draft.RowAfter(1).empty());
   draft.Clear();
-  EXPECT_FALSE(draft.is_sampled());
+  EXPECT_FALSE(draft.has_draft_probabilities());
 }
 
 TEST(AcceptanceTest, UniformNoiseIsPinnedAndItsStreamsDiffer) {
