@@ -113,7 +113,7 @@ void EngineCore::TakeInbox() {
 std::span<const RequestUpdate> EngineCore::Step() {
   const Running running(is_running_);
   recorder_.trace().BeginStep();
-  updates_.BeginStep();
+  verification_.BeginStep(/*keep_logprobs=*/!updates_.BeginStep());
   TakeInbox();
   try {
     RunStep();

@@ -16,10 +16,12 @@ namespace forerun {
 
 class StepUpdates {
  public:
-  void BeginStep() {
-    if (!std::exchange(is_complete_, false)) return;
+  // Returns whether the last step's updates were delivered; if not, this step's follow them.
+  bool BeginStep() {
+    if (!std::exchange(is_complete_, false)) return false;
     updates_.clear();
     finished_.clear();
+    return true;
   }
   std::span<const RequestUpdate> EndStep() {
     is_complete_ = true;

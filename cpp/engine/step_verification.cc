@@ -1,5 +1,7 @@
 #include "cpp/engine/step_verification.h"
 
+#include <utility>
+
 #include "cpp/sched/request.h"
 
 namespace forerun {
@@ -10,6 +12,13 @@ void StepVerification::Outcome::Clear() {
   error.clear();
   is_corrupted = false;
   prompt_logprobs = logprobs = {};
+}
+
+void StepVerification::BeginStep(bool keep_logprobs) {
+  if (!keep_logprobs) return kept_logprobs_.clear();
+  if (logprobs_.empty()) return;
+  kept_logprobs_.reserve(kept_logprobs_.size() + 1);
+  kept_logprobs_.push_back(std::exchange(logprobs_, {}));
 }
 
 void StepVerification::Run(const StepPlan& plan, ConstRows logits) {

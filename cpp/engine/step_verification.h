@@ -37,10 +37,14 @@ class StepVerification {
   StepVerification(int max_num_seqs, int vocab_size)
       : vocab_size_(vocab_size), outcomes_(max_num_seqs) {}
 
+  // Before the step's Run. What Logprobs returned stays valid if it is kept, for updates of a step
+  // that threw; else until the next Run.
+  void BeginStep(bool keep_logprobs);
+
   // `logits` are those that StepBatch asked for.
   void Run(const StepPlan& plan, ConstRows logits);
 
-  // Of plan.requests[i]. Valid until the next Run, as the log-probabilities are.
+  // Of plan.requests[i]. Valid until the next Run.
   const Outcome& outcome(std::size_t i) const { return outcomes_[i]; }
   TokenLogprobs Logprobs(LogprobRange range, int num_tokens) const;
 
@@ -52,6 +56,7 @@ class StepVerification {
   SamplerScratch scratch_;
   std::vector<Outcome> outcomes_;  // of plan.requests, and more from larger steps
   std::vector<TokenLogprob> logprobs_;
+  std::vector<std::vector<TokenLogprob>> kept_logprobs_;  // of steps that threw
 };
 
 }  // namespace forerun

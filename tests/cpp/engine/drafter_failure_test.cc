@@ -78,10 +78,13 @@ void ThrowBadAlloc() { throw std::bad_alloc(); }
 
 class DrafterFailureTest : public CountingEngineTest {
  protected:
-  // Serves two requests of 12 tokens. Steps that throw are repeated.
+  // Serves two requests of 12 tokens. Steps that throw are repeated. Every token comes with its own
+  // log-probability, also where the step before threw.
   std::map<RequestId, Finished> Serve(EngineCore& engine) {
-    engine.Submit(std::vector<TokenId>{1}, Greedy(12));
-    engine.Submit(std::vector<TokenId>{5}, Greedy(12));
+    SamplingParams params = Greedy(12);
+    params.logprobs = 1;
+    engine.Submit(std::vector<TokenId>{1}, params);
+    engine.Submit(std::vector<TokenId>{5}, params);
     std::map<RequestId, Finished> results;
     while (engine.HasUnfinished()) {
       try {
@@ -89,6 +92,9 @@ class DrafterFailureTest : public CountingEngineTest {
           Finished& result = results[update.id];
           result.tokens.insert(result.tokens.end(), update.new_tokens.begin(),
                                update.new_tokens.end());
+          for (std::size_t i = 0; i < update.new_tokens.size(); ++i) {
+            EXPECT_EQ(update.logprobs[static_cast<int>(i)][0].token, update.new_tokens[i]);
+          }
           if (update.metrics != nullptr) result.metrics = *update.metrics;
         }
       } catch (const std::exception&) {
