@@ -6,6 +6,10 @@
 
 namespace forerun {
 
+// Far above what speeds anything up: a draft costs rows of the step, and counters of each request
+// and of each length.
+inline constexpr int kMaxDraftTokens = 1024;
+
 // The most tokens of a draft; 0 without speculation.
 int MaxDraftTokens(const SpeculativeOptions& options);
 

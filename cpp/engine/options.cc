@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "cpp/draft/draft_limits.h"
 #include "cpp/draft/neural/tree_shape.h"
 #include "cpp/kv/layout.h"
 #include "cpp/util/thread_team.h"
@@ -29,9 +30,6 @@ void CheckAtMost(const char* field, std::int64_t value, std::int64_t most, const
   }
 }
 
-// Far above what speeds anything up: a draft costs rows of the step, and counters of each request
-// and of each length.
-constexpr int kMaxDraftTokens = 1024;
 constexpr const char* kDraftReason = "longer drafts cost more than they can save";
 constexpr int kMaxMatchTokens = 1024;
 constexpr const char* kMatchReason =
@@ -64,6 +62,11 @@ void Check(const SuffixOptions& options) {
 
 void CheckFixedTree(const ModelDrafterOptions& options) {
   if (options.speculative_token_tree.empty()) return;
+  if (options.speculative_token_tree.size() > kMaxDraftTokens) {
+    throw InvalidArgument("speculative_token_tree",
+                          ToText(options.speculative_token_tree.size()) + " paths",
+                          "at most " + ToText(kMaxDraftTokens) + ": " + kDraftReason);
+  }
   const TreeShape shape(options.speculative_token_tree);  // throws unless it is a tree
   if (options.draft_sample_method != DraftSampleMethod::kGreedy) {
     throw InvalidArgument("speculative_token_tree", "a tree",

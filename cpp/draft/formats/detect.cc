@@ -3,10 +3,11 @@
 #include <algorithm>
 #include <array>
 #include <cctype>
-#include <limits>
+#include <string>
 #include <string_view>
 #include <utility>
 
+#include "cpp/draft/draft_limits.h"
 #include "forerun/error.h"
 
 namespace forerun {
@@ -309,8 +310,9 @@ std::optional<int> ProposedTokens(const JsonObject& config) {
   const json& first = proposals->front();
   if (!first.is_object() || !first.contains("speculative_tokens")) return refuse();
   const json& tokens = first["speculative_tokens"];
-  if (!tokens.is_number_integer() || tokens < 1 || tokens > std::numeric_limits<int>::max()) {
-    throw CheckpointError("speculative_tokens", tokens.dump(), "a positive integer below 2^31");
+  if (!tokens.is_number_integer() || tokens < 1 || tokens > kMaxDraftTokens) {
+    throw CheckpointError("speculative_tokens", tokens.dump(),
+                          "an integer from 1 to " + std::to_string(kMaxDraftTokens));
   }
   return tokens.get<int>();
 }

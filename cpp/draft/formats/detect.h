@@ -46,6 +46,7 @@ std::optional<std::vector<int>> ConfiguredAuxLayers(const JsonObject& config);
 std::vector<int> DefaultAuxLayers(int num_layers);
 
 // The number of draft tokens that the config of a drafter proposes; absent: it says nothing.
+// Throws CheckpointError for more than kMaxDraftTokens.
 std::optional<int> ProposedTokens(const JsonObject& config);
 
 }  // namespace forerun

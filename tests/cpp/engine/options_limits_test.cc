@@ -92,6 +92,16 @@ TEST(OptionsLimitsTest, BlockSizesAreMultiplesOfSixteen) {
   }
 }
 
+TEST(OptionsLimitsTest, AFixedTreeHasAtMostAsManyNodesAsADraft) {
+  const Set chain = [](auto& o, int num_nodes) {
+    ModelDrafterOptions model = {.model = "m"};
+    for (int i = 1; i <= num_nodes; ++i) model.speculative_token_tree.emplace_back(i, 0);
+    o.speculative.method = model;
+  };
+  EXPECT_EQ(Refused(chain, 1024), "");
+  EXPECT_EQ(Refused(chain, 1025), "speculative_token_tree");
+}
+
 TEST(OptionsLimitsTest, AFixedTreeHasAsManyTokensAsNodes) {
   for (int num_tokens : {2, 3, 4}) {
     EngineOptions options;

@@ -109,5 +109,27 @@ TEST(ProposedTokensTest, ReadsWhatASpeculatorsConfigProposes) {
   }
 }
 
+TEST(ProposedTokensTest, AreAtMostAsManyAsTheOptionsAllow) {
+  const auto proposed = [](const std::string& tokens) {
+    const std::string config = R"({"speculators_config": {"proposal_methods": )"
+                               R"([{"speculative_tokens": )" +
+                               tokens + "}]}}";
+    return ProposedTokens(Config(config.c_str()));
+  };
+  EXPECT_EQ(proposed("1024"), 1024);
+  for (const std::string tokens : {"1025", "2147483647", "18446744073709551615"}) {
+    try {
+      proposed(tokens);
+      ADD_FAILURE() << tokens;
+    } catch (const CheckpointError& error) {
+      const std::string message = error.what();
+      for (const std::string& part :
+           {std::string("speculative_tokens"), tokens, std::string("from 1 to 1024")}) {
+        EXPECT_NE(message.find(part), std::string::npos) << message;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace forerun
