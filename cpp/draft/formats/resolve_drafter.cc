@@ -5,6 +5,7 @@
 
 #include "cpp/draft/formats/detect.h"
 #include "cpp/model/checkpoint/safetensors.h"
+#include "cpp/model/checkpoint/weight_reader.h"
 #include "forerun/error.h"
 
 namespace forerun {
@@ -22,10 +23,11 @@ JsonObject ReadConfig(const std::string& directory) {
 }
 
 CheckpointFormat DetectDirectory(const std::string& directory, const JsonObject& config) {
-  const Checkpoint checkpoint(directory);
+  Checkpoint checkpoint(directory);
+  const WeightReader reader(checkpoint, CanonicalDraftName);  // throws if two names become one
   TensorShapes tensors;
-  for (const std::string& name : checkpoint.names()) {
-    tensors.emplace(CanonicalDraftName(name), checkpoint.ShapeOf(name));
+  for (const auto& [name, stored_name] : reader.names()) {
+    tensors.emplace(name, checkpoint.ShapeOf(stored_name));
   }
   return DetectFormat(tensors, config);
 }

@@ -57,5 +57,17 @@ TEST(ResolveDrafterTest, RefusesMoreDraftTokensThanTheOptionsAllow) {
   }
 }
 
+TEST(ResolveDrafterTest, RefusesTwoTensorsThatDifferInTheirPrefixesOnly) {
+  const ModelDirectory drafter;
+  std::vector<NamedTensor> tensors = EagleTensors();
+  tensors.push_back(Float32Tensor("model.fc.weight", {1, 2}, {1, 2}));
+  drafter.WriteTensors(tensors);
+  drafter.Write("config.json", "{}");
+  const std::string message = Refused(drafter);
+  for (const char* part : {"'fc.weight'", "'model.fc.weight'"}) {
+    EXPECT_NE(message.find(part), std::string::npos) << message;
+  }
+}
+
 }  // namespace
 }  // namespace forerun
