@@ -76,17 +76,6 @@ DraftHeadReader::DraftHeadReader(DraftHeadKind kind, const std::string& director
       reader_(checkpoint_, CanonicalDraftName) {
   spec_.kind = kind;
   const JsonObject config = ReadDraftConfig(checkpoint_.directory());
-  if (kind != DraftHeadKind::kEagle3 && overrides.aux_hidden_state_layer_ids) {
-    throw InvalidArgument("aux_hidden_state_layer_ids", "given",
-                          "nothing: only eagle3 reads the target's layers");
-  }
-  if (kind != DraftHeadKind::kEagle3 && (overrides.norm_output || overrides.norm_before_residual)) {
-    throw InvalidArgument(overrides.norm_output ? "norm_output" : "norm_before_residual", "given",
-                          "nothing: only eagle3 has this choice");
-  }
-  if (kind != DraftHeadKind::kMtp && overrides.norm_target_state) {
-    throw InvalidArgument("norm_target_state", "given", "nothing: only mtp has this choice");
-  }
   CheckDraftVocabulary(config, target);
   switch (kind) {
     case DraftHeadKind::kEagle:

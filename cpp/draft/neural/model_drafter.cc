@@ -63,6 +63,22 @@ void CheckBridge(const VocabularyBridge& bridge, int draft_vocab_size, int vocab
   }
 }
 
+// Refuses fields of another format than the drafter's.
+void CheckHeadFields(const ModelDrafterOptions& options) {
+  const auto check = [&](bool is_given, const char* field, ModelMethod method,
+                         const char* expected) {
+    if (is_given && options.method != method) throw InvalidArgument(field, "given", expected);
+  };
+  check(options.aux_hidden_state_layer_ids.has_value(), "aux_hidden_state_layer_ids",
+        ModelMethod::kEagle3, "nothing: only eagle3 reads the target's layers");
+  check(options.norm_output.has_value(), "norm_output", ModelMethod::kEagle3,
+        "nothing: only eagle3 has this choice");
+  check(options.norm_before_residual.has_value(), "norm_before_residual", ModelMethod::kEagle3,
+        "nothing: only eagle3 has this choice");
+  check(options.norm_target_state.has_value(), "norm_target_state", ModelMethod::kMtp,
+        "nothing: only mtp has this choice");
+}
+
 // Refuses a path longer than the drafter can make.
 void CheckDepth(const SpeculativeOptions& options, const ModelDrafterOptions& model,
                 int max_depth) {
@@ -98,6 +114,7 @@ ModelDrafterSource::ModelDrafterSource(const SpeculativeOptions& options, const 
       target_hidden_size_(target.hidden_size),
       target_directory_(target_directory) {
   FORERUN_CHECK(model_options_.method.has_value(), "not resolved");
+  CheckHeadFields(model_options_);
   if (model_options_.method == ModelMethod::kDraftModel) {
     model_ = ReadModelSpec(model_options_.model);
     if (model_options_.vocabulary_bridge) {
