@@ -89,14 +89,17 @@ class PythonEngine {
       is_copied_ = false;
     } catch (HookInterrupt& interrupt) {
       is_stepping_ = false;
+      hooks_.DropEnded();
       throw interrupt.error;
     } catch (...) {
       is_stepping_ = false;
+      hooks_.DropEnded();
       throw;
     }
     is_stepping_ = false;
-    hooks_.DropEnded();
-    return LatestUpdates();
+    Updates updates = LatestUpdates();
+    hooks_.DropEnded();  // after the copy: a finalizer may let another step run
+    return updates;
   }
 
   // Copied here if memory was short when the step ended.
@@ -126,6 +129,7 @@ class PythonEngine {
 RequestId SubmitArray(PythonEngine& engine, const TokenArray& prompt, const SamplingParams& params,
                       const py::object& constraint, const py::object& logits_hook,
                       const SubmitOptions& options) {
+  engine.hooks().DropEnded();
   if (prompt.ndim() != 1) {
     throw InvalidArgument("prompt_token_ids", std::to_string(prompt.ndim()) + " dimensions",
                           "a one-dimensional int32 array");
@@ -139,6 +143,7 @@ RequestId SubmitArray(PythonEngine& engine, const TokenArray& prompt, const Samp
 RequestId SubmitList(PythonEngine& engine, const std::vector<TokenId>& prompt,
                      const SamplingParams& params, const py::object& constraint,
                      const py::object& logits_hook, const SubmitOptions& options) {
+  engine.hooks().DropEnded();
   RequestHooks hooks = engine.hooks().Make(constraint, logits_hook);
   const ReleaseGil release;
   return engine.native().Submit(prompt, params, std::move(hooks), options);

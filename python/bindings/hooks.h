@@ -63,7 +63,8 @@ class PythonHooks {
   // REQUIRES: the GIL is held.
   RequestHooks Make(const pybind11::object& constraint, const pybind11::object& logits_hook);
 
-  // Drops the objects of requests that have ended. REQUIRES: the GIL is held.
+  // Drops the objects of requests that have ended or were refused. Their finalizers may call the
+  // engine. REQUIRES: the GIL is held.
   void DropEnded() { dropped_.Clear(); }
 
  private:

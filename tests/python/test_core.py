@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,67 @@ def test_updates_outlive_the_step_and_the_engine(tiny_dir: Path) -> None:
     assert updates[-1].metrics is not None
     assert updates[-1].metrics.num_generated_tokens == 3
     assert limits.vocab_size == 268
+
+
+class Hook:
+    """A logits hook that changes nothing."""
+
+    def __call__(self, token_ids: list[int], logits: Any) -> Any:
+        return logits
+
+
+@pytest.mark.parametrize("form", [list, np.array])
+def test_hooks_of_refused_requests_are_dropped_by_the_next(tiny_dir: Path, form: Any) -> None:
+    engine = make_engine(tiny_dir)
+    too_long = form([5] * (engine.limits.max_model_len + 1))
+    if form is np.array:
+        too_long = too_long.astype(np.int32)
+    alive: weakref.WeakSet[Hook] = weakref.WeakSet()
+    for _ in range(5):
+        hook = Hook()
+        alive.add(hook)
+        with pytest.raises(InvalidArgumentError):
+            engine.submit(too_long, params(1), constraint=hook, logits_hook=hook)
+        del hook
+        assert len(alive) == 1
+
+
+def test_a_step_that_throws_drops_the_hooks_of_requests_that_ended(tiny_dir: Path) -> None:
+    engine = make_engine(tiny_dir)
+
+    def interrupt(token_ids: list[int], logits: Any) -> Any:
+        if token_ids:
+            raise KeyboardInterrupt
+        return logits
+
+    engine.submit([5, 6], params(3), logits_hook=interrupt)
+    hook = Hook()
+    alive = weakref.ref(hook)
+    engine.submit([5, 6], params(1), logits_hook=hook)
+    del hook
+    assert len(engine.step()) == 2
+    assert alive() is not None, "the updates of a step keep their requests"
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    assert alive() is None
+
+
+def test_a_finalizer_that_steps_takes_no_updates_from_its_step(tiny_dir: Path) -> None:
+    engine = make_engine(tiny_dir)
+    inner: list[_core.RequestUpdate] = []
+
+    class Stepping(Hook):
+        def __del__(self) -> None:
+            inner.extend(engine.step())
+
+    long = engine.submit([5, 6, 7], params(6))
+    engine.submit([5, 6], params(1), logits_hook=Stepping())
+    outer: list[_core.RequestUpdate] = []
+    while engine.has_unfinished():
+        outer += engine.step()
+    assert len(inner) == 1
+    positions = [update.num_earlier_tokens for update in outer + inner if update.id == long]
+    assert sorted(positions) == list(range(6))
 
 
 def test_other_threads_run_while_the_engine_steps(smollm_dir: Path) -> None:
