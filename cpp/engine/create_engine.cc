@@ -61,21 +61,22 @@ EngineConfig MakeConfig(const EngineOptions& options, const MemoryPlan& memory,
   return config;
 }
 
-// The file that the environment asks for; empty for none. Engines of one process do not share it:
-// after trace.json come trace.2.json, trace.3.json and so on.
-std::string TracePathFromEnvironment() {
+// Starts the trace that the environment asks for, if any. Engines of one process do not share a
+// file: after trace.json come trace.2.json, trace.3.json and so on.
+void StartTraceFromEnvironment(EngineCore& core) {
   const char* value = std::getenv("FORERUN_TRACE");
-  if (value == nullptr || *value == '\0') return {};
+  if (value == nullptr || *value == '\0') return;
   static std::mutex mutex;
-  static std::map<std::string, int> num_engines;  // of each path
+  static std::map<std::string, int> num_traces;  // of each path
   const std::lock_guard lock(mutex);
-  const int number = ++num_engines[value];
+  const int number = num_traces[value] + 1;
   std::filesystem::path path(value);
   if (number > 1) {
     path.replace_filename(path.stem().string() + "." + std::to_string(number) +
                           path.extension().string());
   }
-  return path.string();
+  core.StartTrace(path.string(), "FORERUN_TRACE");
+  num_traces[value] = number;
 }
 
 // Owns everything an engine is made of; members below use those above.
@@ -108,9 +109,7 @@ class NativeEngine : public Engine {
     }
     const EngineConfig config = MakeConfig(options, memory, transformer_->spec());
     core_ = std::make_unique<EngineCore>(config, *transformer_, drafter_.get());
-    if (const std::string path = TracePathFromEnvironment(); !path.empty()) {
-      core_->StartTrace(path, "FORERUN_TRACE");
-    }
+    StartTraceFromEnvironment(*core_);
     limits_ = {.vocab_size = transformer_->vocab_size(),
                .max_model_len = memory.max_model_len,
                .model_max_len = model_max_len,

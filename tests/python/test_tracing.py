@@ -120,6 +120,18 @@ def test_each_engine_of_a_process_has_a_file_of_its_own(
     assert len({len(steps_of(path)) for path in files}) == 1
 
 
+def test_a_trace_that_could_not_be_written_does_not_count(
+    tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "later" / "t.json"
+    monkeypatch.setenv("FORERUN_TRACE", str(path))
+    with pytest.raises(InvalidArgumentError, match="FORERUN_TRACE"):
+        make_llm(tiny_dir)
+    path.parent.mkdir()
+    make_llm(tiny_dir)
+    assert list(path.parent.iterdir()) == [path]
+
+
 def test_start_profile_names_the_file_and_begins_anew(tiny_dir: Path, tmp_path: Path) -> None:
     directory = tmp_path / "not" / "there"
     config = {"profiler": "torch", "torch_profiler_dir": str(directory)}
