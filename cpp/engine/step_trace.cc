@@ -11,6 +11,7 @@
 
 #include "cpp/sched/request.h"
 #include "cpp/util/clock.h"
+#include "cpp/util/fork.h"
 #include "forerun/error.h"
 
 namespace forerun {
@@ -48,14 +49,17 @@ bool StepTrace::Start(const std::string& path, const std::string& field) {
   if (is_on()) return false;
   errno = 0;
   file_.clear();
+  // Unbuffered, so that the child of a fork has nothing of its parent's to write.
+  file_.rdbuf()->pubsetbuf(nullptr, 0);
   file_.open(path, std::ios::binary | std::ios::trunc);
   path_ = path;
   field_ = field;
   trace_begin_ = Now();
   num_steps_ = 0;
+  num_forks_ = NumForks();
   if (file_) {
-    file_ << "{\"displayTimeUnit\": \"ms\", \"traceEvents\": [\n";
-    Write(NameEvent("process_name", "forerun").dump() + ",\n" +
+    Write("{\"displayTimeUnit\": \"ms\", \"traceEvents\": [\n" +
+          NameEvent("process_name", "forerun").dump() + ",\n" +
           NameEvent("thread_name", "engine steps").dump());
   }
   if (!file_) {
@@ -77,9 +81,15 @@ void StepTrace::Stop() {
   }
 }
 
+// The child of a fork shares the position in the file with its parent, and must not move it.
+bool StepTrace::is_on() {
+  if (file_.is_open() && NumForks() != num_forks_) file_.close();
+  return file_.is_open();
+}
+
 // The next events overwrite the end of the file.
 void StepTrace::Write(const std::string& events) {
-  file_ << events << kFileEnd << std::flush;
+  file_ << events + std::string(kFileEnd);  // in one write
   file_.seekp(-static_cast<std::streamoff>(kFileEnd.size()), std::ios::cur);
 }
 

@@ -2,7 +2,8 @@
 // format, for chrome://tracing and ui.perfetto.dev. docs/tracing.md explains how to read one.
 //
 // The file is complete JSON after every step. Nothing has to be closed: a process that is killed
-// leaves a valid trace of the steps before.
+// leaves a valid trace of the steps before. The trace is off in the child of a fork: the file is
+// its parent's.
 //
 // Without a trace only the times are kept: a clock read per part.
 #ifndef FORERUN_CPP_ENGINE_STEP_TRACE_H_
@@ -59,7 +60,7 @@ class StepTrace {
   };
 
   static std::size_t Index(StepPart part) { return static_cast<std::size_t>(part); }
-  bool is_on() const { return file_.is_open(); }
+  bool is_on();
   void Write(const std::string& events);
   std::string StepEvents(bool failed) const;
 
@@ -75,6 +76,7 @@ class StepTrace {
   std::ofstream file_;
   std::string path_, field_;
   double trace_begin_ = 0;
+  int num_forks_ = 0;  // of the process when the trace began
   std::int64_t num_steps_ = 0;
 };
 

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -182,6 +183,27 @@ TEST_F(StepTraceTest, AWriteThatFailsIsReportedWhenTheTraceEnds) {
   RunParts({kDraft});
   trace_.EndStep();
   EXPECT_EQ(Spans().size(), 2u);
+}
+
+TEST_F(StepTraceTest, TheChildOfAForkWritesNothingToTheFile) {
+  trace_.Start(path_, "path");
+  RunParts({kDraft});
+  const pid_t child = fork();
+  if (child == 0) {
+    trace_.EndStep();
+    RunParts({kDraft, kPlan});
+    trace_.EndStep();
+    trace_.Stop();
+    const bool starts = trace_.Start(path_ + ".child", "path");
+    _exit(starts ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  EXPECT_EQ(status, 0);
+  EXPECT_TRUE(std::filesystem::remove(path_ + ".child"));
+  trace_.EndStep();
+  EXPECT_EQ(NamesOf(Spans()), (std::vector<std::string>{"step", "draft"}));
+  trace_.Stop();
 }
 
 TEST_F(StepTraceTest, AnEngineTracesItsStepsAndThoseThatThrow) {
