@@ -135,7 +135,7 @@ class LLM(LoadedModel, UnsupportedMethods):
         self, output_type: Any = None, *, use_tqdm: bool | Callable[..., Any] = True
     ) -> list[RequestOutput]:
         """Runs everything that was enqueued; outputs are in the order of the prompts."""
-        if output_type not in (None, RequestOutput):
+        if output_type is not None and output_type is not RequestOutput:
             raise InvalidArgumentError("output_type", output_type, "None or RequestOutput")
         check_use_tqdm(use_tqdm)
         with self._board.turn:  # so that a hook, which may not wait here, does not take them

@@ -16,6 +16,7 @@ from forerun import (
     LLM,
     BeamSearchParams,
     EngineArgs,
+    ForerunError,
     InvalidArgumentError,
     LLMEngine,
     RequestOutput,
@@ -214,6 +215,21 @@ def test_a_generation_config_may_come_from_elsewhere(tmp_path: pathlib.Path) -> 
     assert changed == SamplingParams(temperature=0.5, top_k=3, max_tokens=9)
     with pytest.raises(InvalidArgumentError, match="generation_config: got"):
         recommended(generation_config=str(tmp_path))
+
+
+@pytest.mark.parametrize("length", [300, 5000])  # of a name, and of a path, that no system has
+@pytest.mark.parametrize(
+    "option", ["tokenizer", "generation_config", "model", "hf_config_path", "speculative_config"]
+)
+def test_paths_that_are_too_long_are_refused(
+    tmp_path: pathlib.Path, option: str, length: int
+) -> None:
+    path = "x" * length
+    options: dict[str, Any] = {"model": str(write_tiny_model(tmp_path / "model"))}
+    options[option] = {"model": path} if option == "speculative_config" else path
+    options["skip_tokenizer_init"] = option != "tokenizer"
+    with pytest.raises(ForerunError, match=option):
+        LLM(**options)
 
 
 def test_a_drafter_must_not_be_shorter_than_its_target(tmp_path: pathlib.Path) -> None:

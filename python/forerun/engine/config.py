@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -82,7 +83,7 @@ _SHORTHANDS = {
 def _check_generation_config(field: str, value: Any) -> None:
     expected = "'auto', 'vllm' or a directory with generation_config.json"
     path = check_path(field, value, expected)
-    if str(path) not in ("auto", "vllm") and not (path / "generation_config.json").is_file():
+    if str(path) not in ("auto", "vllm") and not os.path.isfile(path / "generation_config.json"):
         raise InvalidArgumentError(field, value, expected)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ def recommended_params(
         overrides: values by the file's names, which count more than the file's.
     """
     path = (directory if source == "auto" else Path(source).expanduser()) / "generation_config.json"
-    has_file = source != "vllm" and path.is_file()
+    has_file = source != "vllm" and os.path.isfile(path)
     config = {**(read_json_object(path) if has_file else {}), **overrides}
     names = {"max_new_tokens": "max_tokens"} | {name: name for name in _SAME_NAMES}
     return {

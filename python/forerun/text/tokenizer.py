@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ class Tokenizer:
         from tokenizers import Tokenizer as Backend
 
         path = Path(directory) / "tokenizer.json"
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise CheckpointError("tokenizer", str(directory), "a directory with tokenizer.json")
         try:
             self.backend = Backend.from_file(str(path))

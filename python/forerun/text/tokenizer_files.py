@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,7 @@ class TokenizerFiles:
         where = f"{self._directory / 'tokenizer_config.json'}: chat_template"
         templates = _named_templates(where, self._config.get("chat_template"))
         path = self._directory / "chat_template.jinja"
-        if path.is_file():
+        if os.path.isfile(path):
             templates["default"] = read_text(path)
         for path in sorted(self._directory.glob("additional_chat_templates/*.jinja")):
             templates[path.stem] = read_text(path)
@@ -164,4 +165,4 @@ def _token(field: str, value: dict[str, Any]) -> AddedToken:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return read_json_object(path) if path.is_file() else {}
+    return read_json_object(path) if os.path.isfile(path) else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,5 +88,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 def _check_writable(name: str, path: str | None) -> None:
     """Finds out before the measurement that its result has nowhere to go."""
-    if path is not None and (Path(path).is_dir() or not Path(path).absolute().parent.is_dir()):
+    if path is not None and (
+        os.path.isdir(Path(path)) or not os.path.isdir(Path(path).absolute().parent)
+    ):
         raise InvalidArgumentError(name, path, "a file in an existing directory")

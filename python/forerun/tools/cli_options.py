@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -237,9 +238,9 @@ def load_with_method(options: argparse.Namespace) -> LLM:
 def model_name(model: str) -> str:
     """What to call a model: its hub id, or the last part of its path."""
     path = Path(model).expanduser()
-    if not path.exists():
+    if not os.path.exists(path):
         return model
-    return path.stem if path.is_file() else path.resolve().name
+    return path.stem if os.path.isfile(path) else path.resolve().name
 
 
 def show(text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -157,7 +158,7 @@ class TrainOptions:
         if self.start is not None:
             self.start = Path(self.start)
             files = (self.start / inner / "config.json" for inner in ("", "checkpoint"))
-            if not any(file.is_file() for file in files):
+            if not any(os.path.isfile(file) for file in files):
                 raise InvalidArgumentError(
                     "start", str(self.start), "a drafter's directory, or the OUT of an earlier run"
                 )
@@ -167,7 +168,7 @@ class TrainOptions:
             )
         if self.share_head and self.freeze_head is False:
             raise InvalidArgumentError("freeze_head", False, "True together with share_head")
-        if self.data is not None and not self.data.is_file():
+        if self.data is not None and not os.path.isfile(self.data):
             raise InvalidArgumentError("data", str(self.data), "a file of JSON lines")
         if self.max_answer_tokens is not None and self.data is not None:
             raise InvalidArgumentError(
@@ -176,9 +177,9 @@ class TrainOptions:
         if self.prompts is not None:
             if self.data is not None:
                 raise InvalidArgumentError("prompts", str(self.prompts), "None together with data")
-            if not self.prompts.is_file():
+            if not os.path.isfile(self.prompts):
                 raise InvalidArgumentError("prompts", str(self.prompts), "a file of JSON lines")
-        if not (self.model / "config.json").is_file():
+        if not os.path.isfile(self.model / "config.json"):
             raise InvalidArgumentError("model", str(self.model), "a directory with config.json")
         if self.layer_ids is not None:
             self._check_layer_ids(self.layer_ids)
