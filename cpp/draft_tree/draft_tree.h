@@ -6,7 +6,7 @@
 // row of weights that the draft owns; their order in the draft is the order in which they were
 // drawn.
 //
-// A sampled node must stay in the draft whatever token was drawn: removing nodes that look unlikely
+// A sampled node must stay in the draft, regardless of its token: removing nodes that look unlikely
 // would change the output's distribution. So the choice of where to draw, how many nodes, and which
 // to remove may depend on the nodes drawn before, never on the ones that are removed.
 #ifndef FORERUN_CPP_DRAFT_TREE_DRAFT_TREE_H_

@@ -27,7 +27,7 @@ struct SchedulerLimits {
   int max_num_seqs = 0;
   int max_num_batched_tokens = 0;  // >= max_num_seqs
   // Rows of prompts with prompt_logprobs, which need a row of logits each. A request gets at least
-  // one row, whatever the limit.
+  // one row, regardless of the limit.
   int max_scored_rows = 256;
 };
 

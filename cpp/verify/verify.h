@@ -5,7 +5,7 @@
 // a child of the current node has the sampled token, that node is accepted and its own logits row,
 // computed in the same pass, yields the next sample. The first sample that no child has ends the
 // walk: the correction, or, at the end of the draft, the bonus. So every emitted token is the one
-// that plain decoding would have emitted, whatever the draft contains.
+// that plain decoding would have emitted, for every draft.
 //
 // kRejection and kBlock keep the distribution of the output instead. Both visit nodes depth first.
 // Visiting a node with a weight emits a path through it with exactly that probability, followed by

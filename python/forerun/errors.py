@@ -13,7 +13,7 @@ _MAX_TEXT = 1000
 
 
 def shown(value: object) -> str:
-    """A value as text for a message: never long, whatever the value's own repr does."""
+    """A value as text for a message: never long, even if the value's own repr is or fails."""
     try:
         text = str.__str__(value) if isinstance(value, str) else _REPR.repr(value)
     except Exception:

@@ -34,7 +34,7 @@ class SuffixDrafter : public TextDrafter {
   static constexpr std::int64_t kMaxHistoryBytes = std::int64_t{512} << 20;
 
   // REQUIRES: max_tree_depth >= 2, max_spec_factor > 0.
-  // Drafts at most `max_draft_tokens`, whatever a request allows; absent: max_tree_depth.
+  // Drafts at most `max_draft_tokens`, even if a request allows more; absent: max_tree_depth.
   explicit SuffixDrafter(const SuffixOptions& options, std::optional<int> max_draft_tokens = {},
                          std::int64_t max_history_bytes = kMaxHistoryBytes);
 

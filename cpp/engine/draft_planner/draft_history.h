@@ -23,7 +23,7 @@ struct DraftHistory {
   // For ModelPolicy.
   ModelYield model;
   double trial_seconds = 0;  // that a draft which is not expected to save time may take
-  int num_first_left = 2;    // drafts that are made whatever those of other requests yielded
+  int num_first_left = 2;    // drafts made regardless of what those of other requests yielded
 
   // Of this step's draft.
   bool ran_model = false;

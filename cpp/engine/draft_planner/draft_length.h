@@ -58,7 +58,7 @@ class DraftLengthController {
               int num_emitting);
 
   // To be called for every step that emits, with an empty draft too. `accepted_nodes` is the path
-  // that was accepted. All children of an accepted node count as checked, whatever their order.
+  // that was accepted. All children of an accepted node count as checked, in any order.
   void ObserveVerdict(const DraftTree& draft, std::span<const int> accepted_nodes,
                       CheckedNodes& checked);
 

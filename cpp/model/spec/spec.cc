@@ -289,7 +289,7 @@ void ReadLayers(const JsonObject& config, const Family& family, ModelSpec& spec)
       if (!is_sliding && type != "full_attention" && type != "attention") {
         config.Refuse("layer_types", "full_attention or sliding_attention for each layer");
       }
-      // These models have one kind of layer, whatever the list says.
+      // These models have one kind of layer; a list that disagrees is refused.
       if (is_uniform && is_sliding != usual) {
         config.Refuse("layer_types", std::string(usual ? "sliding" : "full") +
                                          "_attention for every layer of this model_type");

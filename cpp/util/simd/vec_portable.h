@@ -1,4 +1,4 @@
-// Sixteen floats in four vectors of the compiler's own: SSE2, NEON or whatever there is. Products
+// Sixteen floats in four vectors of the compiler's own: SSE2, NEON or what else there is. Products
 // are rounded before they are added. The contract of each operation is in vec_avx2.h.
 #ifndef FORERUN_CPP_UTIL_SIMD_VEC_PORTABLE_H_
 #define FORERUN_CPP_UTIL_SIMD_VEC_PORTABLE_H_

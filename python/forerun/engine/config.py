@@ -88,7 +88,7 @@ def _check_generation_config(field: str, value: Any) -> None:
 
 
 def _check_structured_outputs_config(field: str, value: Any) -> None:
-    """Accepts every backend of vLLM's: a text follows a grammar or not, whatever compiles it."""
+    """Accepts every backend of vLLM's: each accepts the same texts of a grammar."""
     given = check_dict(field, value, "a dict of StructuredOutputsConfig's fields")
     problems = Problems()
     problems.errors.extend(field_problems("StructuredOutputsConfig", given))

@@ -47,7 +47,7 @@ class CacheConfig:
 
     Attributes:
         block_size: tokens per block.
-        num_gpu_blocks: all blocks; vLLM's name, whatever memory they are in.
+        num_gpu_blocks: all blocks; vLLM's name, also for blocks in main memory.
     """
 
     block_size: int
