@@ -116,14 +116,14 @@ LogitsProcessors::LogitsProcessors(const SamplingParams& params,
       end_tokens_(end_tokens),
       tokens_(tokens),
       num_prompt_(static_cast<int>(tokens.size())),
-      repetition_(static_cast<float>(std::clamp(params.repetition_penalty, 1e-30, 1e30))),
-      frequency_(static_cast<float>(params.frequency_penalty)),
-      presence_(static_cast<float>(params.presence_penalty)),
+      penalties_{static_cast<float>(std::clamp(params.repetition_penalty, 1e-30, 1e30)),
+                 static_cast<float>(params.frequency_penalty),
+                 static_cast<float>(params.presence_penalty)},
       has_penalties_(HasPenalties(params)),
       hooks_(hooks),
       counts_(has_penalties_ ? max_tokens : 0),
       num_counted_(num_prompt_) {
-  if (repetition_ == 1.0f) return;  // the others do not look at the prompt
+  if (penalties_.repetition == 1.0f) return;  // the others do not look at the prompt
   for (TokenId token : tokens) counts_.AddFromPrompt(token);
 }
 
@@ -205,20 +205,14 @@ void LogitsProcessors::Penalize(std::span<const TokenId> path, float* logits) co
   for (const TokenCounts::Entry& entry : counts_.entries()) {
     int count = entry.num_in_output;
     if ((path_bits & bit_of(entry.token)) != 0) count += num_in_path(entry.token);
-    logits[entry.token] = Penalized(logits[entry.token], count);
+    logits[entry.token] = Penalized(logits[entry.token], count, penalties_);
   }
   for (std::size_t i = 0; i < path.size(); ++i) {
     const bool is_done =
         counts_.Contains(path[i]) || std::ranges::count(path.first(i), path[i]) > 0;
-    if (!is_done) logits[path[i]] = Penalized(logits[path[i]], num_in_path(path[i]));
+    if (is_done) continue;
+    logits[path[i]] = Penalized(logits[path[i]], num_in_path(path[i]), penalties_);
   }
-}
-
-float LogitsProcessors::Penalized(float logit, int num_in_output) const {
-  if (repetition_ != 1.0f) logit = logit > 0.0f ? logit / repetition_ : logit * repetition_;
-  logit -= frequency_ * static_cast<float>(num_in_output);
-  if (num_in_output > 0) logit -= presence_;
-  return logit;
 }
 
 }  // namespace forerun

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "cpp/draft_tree/constraint_cursor.h"
+#include "cpp/sampling/penalties.h"
 #include "cpp/sampling/token_counts.h"
 #include "forerun/request_hooks.h"
 #include "forerun/sampling_params.h"
@@ -59,13 +60,12 @@ class LogitsProcessors {
   void ApplyHook(std::span<const TokenId> path, std::span<float> logits) const;
   bool Completes(std::span<const TokenId> word, std::span<const TokenId> path) const;
   void Penalize(std::span<const TokenId> path, float* logits) const;
-  float Penalized(float logit, int num_in_output) const;
 
   const SamplingParams& params_;
   const std::span<const TokenId> end_tokens_;
   const std::vector<TokenId>& tokens_;
   const int num_prompt_;
-  const float repetition_, frequency_, presence_;
+  const Penalties penalties_;
   const bool has_penalties_;
   const RowHooks hooks_;
 

@@ -9,47 +9,13 @@
 
 #include <cstdint>
 
+#include "cpp/sampling/weight_math.h"
+
 namespace forerun {
 
 enum class Isa;
 
 inline constexpr int kScanGroup = 64;
-
-// Weight(z) = 0 from here down.
-inline constexpr double kZeroWeight = -23.0;
-
-// e^z for -700 <= z <= 0; the polynomial's error is below 1e-11 of it. Double is double, or a
-// vector of them; Bits an unsigned integer, or vector, of the same size.
-template <typename Double, typename Bits>
-[[gnu::always_inline]] inline Double ExpOf(Double x) {
-  constexpr double kLog2E = 0x1.71547652b82fep0;
-  constexpr double kLn2High = 0x1.62e42fee00000p-1, kLn2Low = 0x1.a39ef35793c76p-33;
-  constexpr double kRoundToInteger = 0x1.8p52;
-  // The low bits of `shifted` are the integer nearest to x / ln 2.
-  const Double shifted = x * kLog2E + kRoundToInteger;
-  const Double exponent = shifted - kRoundToInteger;
-  const Double r = (x - exponent * kLn2High) - exponent * kLn2Low;
-  Double power = r * (1.0 / 362880) + 1.0 / 40320;
-  power = power * r + 1.0 / 5040;
-  power = power * r + 1.0 / 720;
-  power = power * r + 1.0 / 120;
-  power = power * r + 1.0 / 24;
-  power = power * r + 1.0 / 6;
-  power = power * r + 0.5;
-  power = power * r + 1.0;
-  power = power * r + 1.0;
-  return __builtin_bit_cast(
-      Double, __builtin_bit_cast(Bits, power) + (__builtin_bit_cast(Bits, shifted) << 52));
-}
-
-// e^z for z <= 0, rounded to a multiple of 2^-32.
-template <typename Double, typename Bits>
-[[gnu::always_inline]] inline Double WeightOf(Double z) {
-  constexpr double kRoundToWeight = 0x1p20;
-  const Double x = z < kZeroWeight - 1.0 ? Double{} + (kZeroWeight - 1.0) : z;
-  return (ExpOf<Double, Bits>(x) + kRoundToWeight) - kRoundToWeight;
-}
-inline double Weight(double z) { return WeightOf<double, std::uint64_t>(z); }
 
 // Which tokens of a group could still win.
 struct NoiseFilter {

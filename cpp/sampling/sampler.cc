@@ -6,16 +6,12 @@
 #include <limits>
 
 #include "cpp/sampling/logits_row.h"
-#include "cpp/util/philox.h"
 #include "cpp/util/require.h"
 
 namespace forerun {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr double kMaxNoise = 22.9;  // above -log(-log(1 - 2^-33))
-
-double NoiseFromBits(std::uint32_t bits) { return -std::log(-std::log((bits + 0.5) * 0x1p-32)); }
 
 // The winner of score among the tokens down to `cut`.
 RankedToken DrawDownTo(const Row& row, const RankedToken& cut, const SamplingRule& rule,
@@ -99,20 +95,6 @@ SamplingRule MakeSamplingRule(const SamplingParams& params, std::uint64_t seed) 
           .top_p = params.top_p,
           .min_p = params.min_p,
           .seed = seed};
-}
-
-double GumbelNoise(std::uint64_t seed, int output_index, TokenId token) {
-  const auto id = static_cast<std::uint32_t>(token);
-  const PhiloxBlock block = Philox(seed, id / 4, static_cast<std::uint32_t>(output_index));
-  return NoiseFromBits(block.word[id % 4]);
-}
-
-double UniformNoise(std::uint64_t seed, NoisePurpose purpose, int output_index, int node) {
-  const std::uint64_t stream = static_cast<std::uint64_t>(purpose) << 32;
-  const PhiloxBlock block = Philox(seed, static_cast<std::uint32_t>(node),
-                                   stream | static_cast<std::uint32_t>(output_index));
-  const std::uint64_t bits = std::uint64_t{block.word[0]} << 32 | block.word[1];
-  return static_cast<double>(bits >> 11) * 0x1p-53;
 }
 
 TokenId SampleToken(std::span<const float> logits, const SamplingRule& rule, int output_index,

@@ -21,6 +21,7 @@
 #include <span>
 #include <vector>
 
+#include "cpp/sampling/noise.h"
 #include "cpp/util/request_error.h"
 #include "forerun/options.h"
 #include "forerun/sampling_params.h"
@@ -71,22 +72,6 @@ struct SamplerScratch {
   std::vector<double> node_weights;     // [draft size], of the nodes' tokens after their parents
   std::vector<std::vector<double>> residuals;  // [depth][vocab], where sampled nodes were rejected
 };
-
-// The noise of a token at an output position: standard Gumbel, between -3.14 and 22.88.
-//   u = (bits + 0.5) * 2^-32, bits = word token % 4 of Philox(seed, token / 4, output_index)
-double GumbelNoise(std::uint64_t seed, int output_index, TokenId token);
-
-// What a uniform number is for. Streams of different purposes share no Philox counter, nor does any
-// with the Gumbel noise.
-enum class NoisePurpose : std::uint32_t {
-  kAcceptance = 1,  // whether a node is accepted
-  kResidual = 2,    // what is emitted where nodes were rejected
-  kDraft = 3,       // which token a sampled node holds
-};
-
-// Uniform on the multiples of 2^-53 in [0, 1).
-//   bits = words 0 and 1 of Philox(seed, node, purpose << 32 | output_index)
-double UniformNoise(std::uint64_t seed, NoisePurpose purpose, int output_index, int node);
 
 // Samples output token number `output_index` (0-based) of a request from logits [vocab]. Throws
 // NumericError.

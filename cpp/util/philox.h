@@ -6,11 +6,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define FORERUN_HOST_DEVICE __host__ __device__
-#else
-#define FORERUN_HOST_DEVICE
-#endif
+#include "cpp/util/host_device.h"
 
 namespace forerun {
 

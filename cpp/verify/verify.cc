@@ -4,6 +4,7 @@
 
 #include "cpp/sampling/logits_processors.h"
 #include "cpp/sampling/logits_row.h"
+#include "cpp/sampling/weight_math.h"
 #include "cpp/util/check.h"
 
 namespace forerun {

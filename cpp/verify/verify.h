@@ -73,10 +73,6 @@ void VerifySlow(const DraftTree& draft, RowLogits logits, const SamplingRule& ru
 std::span<const float> LogitsAfter(int node, std::span<const TokenId> path, RowLogits logits,
                                    const SamplingRule& rule, std::vector<float>& copy);
 
-// Sums of tokens' masses that are multiples of this are exact in any order, as they stay below 2.
-// Rounds a number in [0, 2).
-inline double RoundMass(double mass) { return (mass + 1.0) - 1.0; }
-
 }  // namespace forerun
 
 #endif  // FORERUN_CPP_VERIFY_VERIFY_H_

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "cpp/sampling/weight_math.h"
 #include "cpp/verify/verify.h"
 
 namespace forerun {
