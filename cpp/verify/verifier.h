@@ -1,0 +1,132 @@
+// From the logits of a step to what its requests emit: the interface of every backend.
+//
+// Verify (cpp/verify/verify.h) and the log-probabilities of cpp/sampling are the definition; a
+// verifier computes the same, wherever the logits are. Given the same logits, tokens and accepted
+// nodes are equal bit for bit.
+#ifndef FORERUN_CPP_VERIFY_VERIFIER_H_
+#define FORERUN_CPP_VERIFY_VERIFIER_H_
+
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cpp/draft_tree/draft_tree.h"
+#include "cpp/sampling/sampler.h"
+#include "cpp/tensor/tensor.h"
+#include "cpp/verify/verify.h"
+#include "forerun/types.h"
+
+namespace forerun {
+
+// The most that one step has. What a verifier needs is allocated at construction.
+struct VerifierLimits {
+  int vocab_size = 0;
+  int max_requests = 0;
+  int max_rows = 0;            // of logits
+  int max_request_tokens = 0;  // of one request: prompt, output and draft
+};
+
+// What is wanted of one request. Its rows follow each other in the logits: first one per scored
+// prompt token, then, if it samples, one after the committed tokens and one after each draft node.
+struct SampleRequest {
+  const DraftTree* draft = nullptr;
+  const SamplingRule* rule = nullptr;
+  int first_output_index = 0;  // of the first token that is sampled
+  bool samples = true;         // false: prompt tokens alone are scored; no draft, no rule
+
+  // Prompt tokens whose log-probabilities are wanted: row i predicts scored_tokens[i].
+  std::span<const TokenId> scored_tokens = {};
+  // How many of the most probable tokens are reported with each token; -1: all of them. Absent: no
+  // log-probabilities. REQUIRES: prompt_logprobs, where there are scored tokens.
+  std::optional<int> prompt_logprobs, logprobs;
+  // Reported with each sampled token instead of the most probable ones; null: absent.
+  const std::vector<TokenId>* logprob_token_ids = nullptr;
+
+  int num_scored() const { return static_cast<int>(scored_tokens.size()); }
+  int num_rows() const { return num_scored() + (samples ? draft->size() + 1 : 0); }
+  bool wants_logprobs() const { return logprobs.has_value() || logprob_token_ids != nullptr; }
+};
+
+// Entries of a step's log-probabilities: `per_token` for each of `num_tokens` tokens.
+struct LogprobRange {
+  std::size_t begin = 0;
+  int num_tokens = 0, per_token = 1;
+};
+
+// What was found out about one request.
+struct Outcome {
+  Verdict verdict;
+  std::string error;          // why it fails after the verdict's tokens; empty: it does not
+  bool is_corrupted = false;  // the error is that of a row of logits
+  LogprobRange prompt_logprobs, logprobs;
+
+  void Clear();
+};
+
+// A candidate of a drafter, with the drafter's probability.
+struct TopToken {
+  TokenId token = -1;  // -1: there is none
+  float probability = 0.0f;
+
+  friend bool operator==(const TopToken&, const TopToken&) = default;
+};
+
+// One thread at a time.
+class Verifier {
+ public:
+  virtual ~Verifier() = default;
+
+  // Starts the verification of a step. Row by row the logits [rows, vocab_size], in the backend's
+  // memory, belong to the requests, in their order. All arguments are borrowed until Finish.
+  // Throws DeviceError.
+  virtual void Begin(ConstRows logits, std::span<const SampleRequest> requests) = 0;
+
+  // Waits for the outcomes, one per request, valid until the next Begin. A request whose own rows
+  // or hooks are broken has an error, and the others are as they would be without it. Throws
+  // DeviceError; the step can then be begun again. REQUIRES: Begin was called before.
+  virtual std::span<const Outcome> Finish() = 0;
+
+  // What the ranges of the last Finish index. The caller may take the contents away.
+  virtual std::vector<TokenLogprob>& logprobs() = 0;
+
+  // Of each row of logits, in the backend's memory, the `count` first tokens in the order of
+  // preference, with their share of the weights at temperature 1; tokens without weight are
+  // missing, and so are all tokens of a row with NaN, +infinity, or nothing above -infinity.
+  // Waits. `out` [rows, count]. Throws DeviceError.
+  virtual void Top(ConstRows logits, int count, std::span<TopToken> out) = 0;
+};
+
+// The outcome of one request, by definition: the prompt's log-probabilities, Verify, then the
+// log-probabilities of the tokens that it emits, from the raw rows. The first broken row of the
+// prompt ends it; a broken row of an emitted token cuts the verdict before that token. `logits`
+// begin with the request's first row, on the host. Appends to `logprobs`; overwrites `outcome`.
+void VerifyRequest(const SampleRequest& request, RowLogits logits, SamplerScratch& scratch,
+                   Outcome& outcome, std::vector<TokenLogprob>& logprobs);
+
+// On the host, request by request.
+class HostVerifier : public Verifier {
+ public:
+  explicit HostVerifier(const VerifierLimits& limits) : outcomes_(limits.max_requests) {}
+
+  void Begin(ConstRows logits, std::span<const SampleRequest> requests) override;
+  std::span<const Outcome> Finish() override;
+  std::vector<TokenLogprob>& logprobs() override { return logprobs_; }
+  void Top(ConstRows logits, int count, std::span<TopToken> out) override;
+
+ private:
+  // Of the step.
+  ConstRows logits_;
+  std::span<const SampleRequest> requests_;
+
+  // Kept for their memory.
+  SamplerScratch scratch_;
+  std::vector<Outcome> outcomes_;
+  std::vector<TokenLogprob> logprobs_;
+  std::vector<RankedToken> top_;
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_VERIFY_VERIFIER_H_
