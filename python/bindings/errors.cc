@@ -9,7 +9,7 @@ namespace {
 namespace py = pybind11;
 
 struct ErrorClasses {
-  py::object invalid_argument, checkpoint, busy, internal;
+  py::object invalid_argument, checkpoint, device, busy, internal;
 };
 
 const ErrorClasses& Classes() {
@@ -18,13 +18,16 @@ const ErrorClasses& Classes() {
       .call_once_and_store_result([] {
         py::module_ errors = py::module_::import("forerun.errors");
         return ErrorClasses{errors.attr("InvalidArgumentError"), errors.attr("CheckpointError"),
-                            errors.attr("EngineBusyError"), errors.attr("InternalError")};
+                            errors.attr("DeviceError"), errors.attr("EngineBusyError"),
+                            errors.attr("InternalError")};
       })
       .get_stored();
 }
 
-void RaiseFields(const py::object& cls, const InvalidArgument& error) {
-  py::object instance = cls(error.field(), error.value(), error.expected());
+// An error of three texts, which its class in Python has as attributes.
+void RaiseTexts(const py::object& cls, const std::string& first, const std::string& second,
+                const std::string& third) {
+  py::object instance = cls(first, second, third);
   PyErr_SetObject(cls.ptr(), instance.ptr());
 }
 
@@ -37,9 +40,11 @@ void RegisterErrors(py::module_&) {
     try {
       std::rethrow_exception(pointer);
     } catch (const CheckpointError& error) {
-      RaiseFields(Classes().checkpoint, error);
+      RaiseTexts(Classes().checkpoint, error.field(), error.value(), error.expected());
     } catch (const InvalidArgument& error) {
-      RaiseFields(Classes().invalid_argument, error);
+      RaiseTexts(Classes().invalid_argument, error.field(), error.value(), error.expected());
+    } catch (const DeviceError& error) {
+      RaiseTexts(Classes().device, error.wanted(), error.found(), error.remedy());
     } catch (const EngineBusy& error) {
       PyErr_SetString(Classes().busy.ptr(), error.what());
     } catch (const InternalError& error) {

@@ -6,6 +6,7 @@ from forerun.beam_search import BeamSearchOutput, BeamSearchParams, BeamSearchSe
 from forerun.engine_args import EngineArgs
 from forerun.errors import (
     CheckpointError,
+    DeviceError,
     EngineBusyError,
     ForerunError,
     InternalError,
@@ -53,6 +54,7 @@ __all__ = [
     "CompletionDelta",
     "CompletionOutput",
     "Counter",
+    "DeviceError",
     "EngineArgs",
     "EngineBusyError",
     "FlatLogprobs",

@@ -87,6 +87,25 @@ class CheckpointError(InvalidArgumentError):
     """A model directory or file that is missing, damaged, or of a kind that is not understood."""
 
 
+class DeviceError(ForerunError, RuntimeError):
+    """A device, its driver or its library that is missing, does not suit, or failed.
+
+    Attributes:
+        wanted: what was attempted.
+        found: what is there instead.
+        remedy: what to do about it.
+    """
+
+    def __init__(self, wanted: str, found: str, remedy: str) -> None:
+        super().__init__(wanted, found, remedy)
+        self.wanted = wanted
+        self.found = found
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"wanted {self.wanted}; found {self.found}; {self.remedy}"
+
+
 class EngineBusyError(ForerunError, RuntimeError):
     """A call of a model by code that this model called, such as a logits processor."""
 

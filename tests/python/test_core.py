@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from forerun import CheckpointError, ForerunError, InternalError, InvalidArgumentError, _core
+from forerun import (
+    CheckpointError,
+    DeviceError,
+    ForerunError,
+    InternalError,
+    InvalidArgumentError,
+    _core,
+)
 
 
 def make_engine(directory: Path, **options: Any) -> _core.Engine:
@@ -194,6 +201,7 @@ def test_exceptions_carry_field_value_and_what_is_valid(tiny_dir: Path, tmp_path
     for cls, bases in (
         (InvalidArgumentError, (ForerunError, ValueError)),
         (CheckpointError, (InvalidArgumentError,)),
+        (DeviceError, (ForerunError, RuntimeError)),
         (InternalError, (ForerunError, RuntimeError)),
     ):
         assert all(issubclass(cls, base) for base in bases)

@@ -31,6 +31,24 @@ class CheckpointError : public InvalidArgument {
   using InvalidArgument::InvalidArgument;
 };
 
+// A device, its driver or its library that is missing, does not suit, or failed.
+class DeviceError : public std::runtime_error {
+ public:
+  // `wanted`: what was attempted; `found`: what is there instead; `remedy`: what to do about it.
+  DeviceError(std::string wanted, std::string found, std::string remedy)
+      : std::runtime_error("wanted " + wanted + "; found " + found + "; " + remedy),
+        wanted_(std::move(wanted)),
+        found_(std::move(found)),
+        remedy_(std::move(remedy)) {}
+
+  const std::string& wanted() const { return wanted_; }
+  const std::string& found() const { return found_; }
+  const std::string& remedy() const { return remedy_; }
+
+ private:
+  std::string wanted_, found_, remedy_;
+};
+
 // A call while another one runs: from a second thread, or from a hook that the first one called.
 class EngineBusy : public std::logic_error {
  public:
