@@ -1,8 +1,9 @@
 """Fails when an include or an import points up or sideways in the levels of docs/architecture.md.
 
-C++: a header may be included from its own folder and from folders of a higher level. Python: the
-same for imports of modules, those inside functions too (not those for type checkers), and no
-modules may import each other in a circle.
+C++: a header may be included from its own folder and from folders of a higher level; cuda/ has
+levels of its own and may include cpp/ up to ops, and cpp/ never includes cuda/. Python: the same
+for imports of modules, those inside functions too (not those for type checkers), and no modules may
+import each other in a circle.
 """
 
 import ast
@@ -21,12 +22,15 @@ LEVELS = {
     "draft_tree": 2,
     "sampling": 3,
     "verify": 4,
-    "ops": 3,
-    "model": 4,
-    "draft": 5,
-    "sched": 5,
-    "engine": 6,
+    "ops": 5,
+    "model": 6,
+    "draft": 7,
+    "sched": 7,
+    "engine": 8,
 }
+# The folders of cuda/. They may include cpp/ up to LAST_OF_CUDA; nothing in cpp/ includes them.
+CUDA_LEVELS = {"cuda": 0, "cuda/verify": 1, "cuda/emulation": 2, "cuda/library": 3}
+LAST_OF_CUDA = LEVELS["ops"]
 # The folders of python/forerun and, by name, the modules beside them.
 PYTHON_LEVELS = [
     {"_core", "errors", "version"},
@@ -46,25 +50,42 @@ GROUPS = {
     "speculative_config",
     "llm": "beam_search engine_args llm llm_engine unsupported",
 }
-INCLUDE = re.compile(r'^\s*#include "(?:cpp/(\w+)/|(forerun)/)', re.MULTILINE)
+INCLUDE = re.compile(r'^\s*#include "(?:cpp/(\w+)/|(forerun)/|(cuda(?:/\w+)?)/)', re.MULTILINE)
+SOURCES = {".h", ".cc", ".cu", ".cuh"}
+
+
+def layer_of(path: pathlib.PurePath) -> str:
+    """The layer of a file, given from the root."""
+    if path.parts[0] == "cuda":
+        return "/".join(path.parts[: min(2, len(path.parts) - 1)])
+    return "forerun" if "include" in path.parts else path.parts[1]
+
+
+def include_problem(layer: str, target: str) -> str:
+    """What is wrong with a layer that includes another; empty if nothing is."""
+    levels = LEVELS | CUDA_LEVELS
+    if target not in levels or layer not in levels:
+        return f"unknown layer '{target if target not in levels else layer}'"
+    is_wrong = levels[target] >= levels[layer]
+    if layer in CUDA_LEVELS and target in LEVELS:
+        is_wrong = LEVELS[target] > LAST_OF_CUDA
+    elif layer in LEVELS and target in CUDA_LEVELS:
+        is_wrong = True
+    if target == layer or not is_wrong:
+        return ""
+    return f"{layer} (level {levels[layer]}) includes {target} (level {levels[target]})"
 
 
 def check_includes(problems: list[str]) -> int:
     num_includes = 0
-    for path in sorted((ROOT / "cpp").rglob("*")):
-        if path.suffix not in {".h", ".cc"}:
+    for path in sorted([*(ROOT / "cpp").rglob("*"), *(ROOT / "cuda").rglob("*")]):
+        if path.suffix not in SOURCES:
             continue
-        layer = "forerun" if "include" in path.parts else path.relative_to(ROOT / "cpp").parts[0]
-        for match in INCLUDE.finditer(path.read_text()):
-            target = match.group(1) or match.group(2)
+        name = path.relative_to(ROOT)
+        for match in INCLUDE.finditer(path.read_text(encoding="utf-8")):
             num_includes += 1
-            if target not in LEVELS:
-                problems.append(f"{path.relative_to(ROOT)}: unknown layer '{target}'")
-            elif target != layer and LEVELS[target] >= LEVELS[layer]:
-                problems.append(
-                    f"{path.relative_to(ROOT)}: {layer} (level {LEVELS[layer]}) includes "
-                    f"{target} (level {LEVELS[target]})"
-                )
+            if problem := include_problem(layer_of(name), next(filter(None, match.groups()))):
+                problems.append(f"{name}: {problem}")
     return num_includes
 
 

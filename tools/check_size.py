@@ -40,7 +40,7 @@ def file_budget(path: pathlib.Path) -> int:
         return 500
     if path.suffix == ".h":
         return 200
-    return 400 if path.suffix in {".cc", ".cu"} else 500
+    return 400 if path.suffix in {".cc", ".cu", ".cuh"} else 500
 
 
 def python_functions(text: str) -> Iterator[Function]:
