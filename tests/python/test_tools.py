@@ -14,6 +14,7 @@ import check_cpp  # noqa: E402
 import check_layers  # noqa: E402
 import check_size  # noqa: E402
 import check_words  # noqa: E402
+import cuda_table  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -36,6 +37,80 @@ def test_words_that_the_glossary_replaces_are_found_in_prose_and_names(
 def test_other_meanings_of_these_words_are_allowed() -> None:
     assert check_words.problems_of("changes the row in place, to two decimal places") == []
     assert check_words.problems_of("replaced placeholders and overstepped standards") == []
+
+
+@pytest.mark.parametrize(
+    ("layer", "target", "is_allowed"),
+    [
+        ("engine", "ops", True),
+        ("ops", "engine", False),
+        ("draft", "sched", False),
+        ("engine", "cuda/library", False),
+        ("cuda/verify", "verify", True),
+        ("cuda/library", "ops", True),
+        ("cuda/library", "model", False),
+        ("cuda/library", "cuda/verify", True),
+        ("cuda/verify", "cuda/emulation", False),
+        ("cuda/verify", "cuda", True),
+        ("verify", "unknown", False),
+    ],
+)
+def test_includes_point_down_and_none_of_cpp_into_cuda(
+    layer: str, target: str, is_allowed: bool
+) -> None:
+    assert (check_layers.include_problem(layer, target) == "") is is_allowed
+
+
+def test_a_file_is_in_the_layer_of_its_folder() -> None:
+    layers = {
+        "cpp/include/forerun/error.h": "forerun",
+        "cpp/ops/cpu/cpu_ops.cc": "ops",
+        "cuda/portable.cuh": "cuda",
+        "cuda/verify/device.cuh": "cuda/verify",
+        "cuda/emulation/include/cuda_runtime.h": "cuda/emulation",
+    }
+    for name, layer in layers.items():
+        assert check_layers.layer_of(Path(name)) == layer
+        for include in (f"cuda/{part}x.h" for part in ("", "verify/")):
+            (match,) = check_layers.INCLUDE.finditer(f'#include "{include}"')
+            assert match.group(3) == include.rpartition("/")[0]
+
+
+LOG = """
+ptxas info    : 0 bytes gmem
+ptxas info    : Compiling entry function '_Z5firstPf' for 'sm_80'
+ptxas info    : Function properties for _Z5firstPf
+    8 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads
+ptxas info    : Used 32 registers, used 1 barriers, 40 bytes smem, 400 bytes cmem[0]
+ptxas info    : Compiling entry function '_Z6secondPf' for 'sm_90'
+ptxas info    : Function properties for _Z6secondPf
+    0 bytes stack frame, 12 bytes spill stores, 4 bytes spill loads
+ptxas info    : Used 255 registers, used 0 barriers
+"""
+
+
+def test_what_kernels_take_is_read_from_the_log_of_nvcc(tmp_path: Path) -> None:
+    (tmp_path / "kernels.o.log").write_text(LOG)
+    found = cuda_table.read_logs(tmp_path)
+    assert found == {
+        ("first", 80): cuda_table.Usage(registers=32, shared=40, stack=8, spilled=0),
+        ("second", 90): cuda_table.Usage(registers=255, shared=0, stack=0, spilled=16),
+    }
+    assert cuda_table.parse_table(cuda_table.format_table("13.0.88", found)) == ("13.0.88", found)
+
+
+def test_a_spill_that_the_table_does_not_list_fails_with_any_nvcc() -> None:
+    usage = cuda_table.Usage(registers=32, shared=0, stack=0, spilled=8)
+    found = {("kernel", 80): usage}
+    assert cuda_table.compare(found, found, is_same_nvcc=True) == []
+    without = {("kernel", 80): usage._replace(spilled=0)}
+    (problem,) = cuda_table.compare(found, without, is_same_nvcc=False)
+    assert problem == "kernel, compute capability 80: spills 8 bytes, the table has 0"
+    others = {("kernel", 80): usage._replace(registers=40)}
+    assert cuda_table.compare(found, others, is_same_nvcc=False) == []
+    assert len(cuda_table.compare(found, others, is_same_nvcc=True)) == 1
+    (problem,) = cuda_table.compare(found, {}, is_same_nvcc=False)
+    assert problem.endswith("only in the build")
 
 
 def test_imports_inside_functions_count_and_those_for_type_checkers_do_not() -> None:
