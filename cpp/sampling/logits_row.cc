@@ -58,14 +58,17 @@ RankedToken BeyondMass(const Row& row, const RankedToken& cut, double wanted) {
 
 }  // namespace
 
+std::string BrokenLogitMessage(TokenId token, float logit) {
+  return "the logit of token " + std::to_string(token) + " is " + std::to_string(logit);
+}
+
 void ThrowNumericError(std::span<const float> logits) {
   for (std::size_t token = 0; token < logits.size(); ++token) {
     if (std::isnan(logits[token]) || logits[token] == kInfinity) {
-      throw NumericError("the logit of token " + std::to_string(token) + " is " +
-                         std::to_string(logits[token]));
+      throw NumericError(BrokenLogitMessage(static_cast<TokenId>(token), logits[token]));
     }
   }
-  throw NumericError("no token can be sampled: every logit is -infinity or ruled out");
+  throw NumericError(kNothingToSample);
 }
 
 double InverseTemperature(double temperature) { return 1.0 / std::clamp(temperature, 1e-30, 1e30); }

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <limits>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "cpp/sampling/row_scan.h"
@@ -54,6 +55,11 @@ struct Row {
     }
   }
 };
+
+// What NumericError says: of the first logit that is NaN or +infinity, or where there is no token.
+std::string BrokenLogitMessage(TokenId token, float logit);
+inline constexpr char kNothingToSample[] =
+    "no token can be sampled: every logit is -infinity or ruled out";
 
 // REQUIRES: no token can be sampled from them.
 [[noreturn]] void ThrowNumericError(std::span<const float> logits);
