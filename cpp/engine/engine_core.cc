@@ -175,8 +175,8 @@ void EngineCore::CommitRequest(const PlannedRequest& planned,
   Request& request = *planned.request;
   const int num_before = static_cast<int>(request.tokens.size());
   const int num_committed = request.table.num_committed();
-  recorder_.CountPrompt(std::max(
-      0, std::min(num_committed + planned.num_pending, request.num_prompt_tokens) - num_committed));
+  const int num_known = std::min(num_committed + planned.num_pending, request.num_prompt_tokens);
+  recorder_.CountPrompt(request, std::max(0, num_known - num_committed));
 
   for (TokenId token : outcome.verdict.tokens) {
     CommitToken(vocabulary_, token, request);

@@ -94,7 +94,8 @@ void MetricsRecorder::BeginCommits(double now) {
   num_step_tokens_ = 0;
 }
 
-void MetricsRecorder::CountPrompt(int num_computed_tokens) {
+void MetricsRecorder::CountPrompt(Request& request, int num_computed_tokens) {
+  request.num_computed_prompt_tokens += num_computed_tokens;
   counters_.num_prompt_tokens += num_computed_tokens;
   num_step_tokens_ += num_computed_tokens;
 }
@@ -107,7 +108,10 @@ void MetricsRecorder::CountEmitted(Request& request, int num_emitted, int num_ac
     metrics.first_token_ts = commit_time_;
     Observe(commit_time_ - metrics.queued_ts, counters_.histograms.time_to_first_token_seconds);
     counters_.num_prefilled_tokens += request.num_prompt_tokens;
-    counters_.num_prefilled_from_cache += request.num_cached_tokens;
+    // num_cached_tokens does not tell: a request preempted before its first token may find more of
+    // its prompt in the cache when it is admitted again.
+    counters_.num_prefilled_from_cache +=
+        std::max(0, request.num_prompt_tokens - request.num_computed_prompt_tokens);
   } else {
     Observe(commit_time_ - metrics.last_token_ts, counters_.histograms.inter_token_latency_seconds);
   }

@@ -28,7 +28,7 @@ class MetricsRecorder {
 
   // Around the commits of one step. A request's commit comes before its draft is cleared.
   void BeginCommits(double now);
-  void CountPrompt(int num_computed_tokens);
+  void CountPrompt(Request& request, int num_computed_tokens);
   void CountEmitted(Request& request, int num_emitted, int num_accepted);
   void EndCommits();
   // Ends the trace's step too.

@@ -68,6 +68,7 @@ struct Request {
   BlockTable table;
   // Prompt tokens found in the prefix cache at first admission; -1: not yet admitted.
   int num_cached_tokens = -1;
+  int num_computed_prompt_tokens = 0;  // again after a preemption
   TextTail text_tail;
   std::int64_t num_text_bytes = 0;
   FinishReason finish_reason = FinishReason::kNone;

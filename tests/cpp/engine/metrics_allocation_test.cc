@@ -26,7 +26,7 @@ TEST(MetricsAllocationTest, CountingAStepAllocatesNothing) {
   const std::int64_t before = testing::NumAllocations();
   for (int step = 0; step < 8; ++step) {
     recorder.BeginCommits(1e9 + step);
-    recorder.CountPrompt(3);
+    recorder.CountPrompt(request, 3);
     recorder.CountEmitted(request, 2, 1);
     recorder.EndCommits();
     published = recorder.counters();

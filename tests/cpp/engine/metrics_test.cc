@@ -139,6 +139,26 @@ TEST_F(MetricsTest, APromptIsCountedOnceHoweverOftenItIsComputed) {
   EXPECT_EQ(metrics.histograms.iteration_tokens_total.count, metrics.num_steps);
 }
 
+TEST_F(MetricsTest, APromptCachedByOthersWhileItsRequestWaitedIsCountedAsCached) {
+  config_.num_blocks = 16;
+  config_.max_num_batched_tokens = 8;
+  config_.scheduling_policy = SchedulingPolicy::kPriority;
+  EngineCore engine = MakeEngine();
+  std::vector<TokenId> prompt(40);
+  for (int i = 0; i < 40; ++i) prompt[i] = i % 7 + 1;
+  engine.Submit(std::vector<TokenId>(21, 9), Greedy(20), {}, {.priority = 0});
+  engine.Submit(prompt, Greedy(2), {}, {.priority = 2});
+  while (engine.metrics().num_preemptions == 0) engine.Step();
+  EXPECT_EQ(engine.metrics().num_prefilled_tokens, 21) << "preempted before its first token";
+  engine.Submit(prompt, Greedy(2), {}, {.priority = 1});
+  RunToEnd(engine);
+  const EngineMetrics metrics = engine.metrics();
+  EXPECT_EQ(metrics.num_preemptions, 1);
+  EXPECT_EQ(metrics.num_prefilled_tokens, 21 + 40 + 40);
+  EXPECT_GT(metrics.num_prefilled_from_cache, 40 / 2);
+  EXPECT_EQ(metrics.num_prompt_tokens + metrics.num_prefilled_from_cache, 21 + 40 + 40);
+}
+
 TEST_F(MetricsTest, PreemptionsOfAFailedStepAreCounted) {
   config_.num_blocks = 16;
   EngineCore engine = MakeEngine();
