@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -12,8 +13,13 @@ class Alarm(Exception):
 
 
 def interrupt(call: Callable[[], Any], seconds: float) -> bool:
-    """Whether the call was ended by an alarm after that time."""
+    """Whether the call was ended by an alarm after that time.
+
+    Python drops what a handler raises within a destructor or a callback of the garbage collector
+    (libraries such as Hypothesis have some), and reports it as unraisable: that call goes on.
+    """
     fired = False
+    report_unraisable = sys.unraisablehook
 
     def handler(*_: object) -> None:
         nonlocal fired
@@ -21,6 +27,11 @@ def interrupt(call: Callable[[], Any], seconds: float) -> bool:
             fired = True
             raise Alarm
 
+    def report_others(unraisable: sys.UnraisableHookArgs) -> None:
+        if not isinstance(unraisable.exc_value, Alarm):
+            report_unraisable(unraisable)
+
+    sys.unraisablehook = report_others
     previous = signal.signal(signal.SIGALRM, handler)
     was_interrupted = False
     try:
@@ -31,4 +42,5 @@ def interrupt(call: Callable[[], Any], seconds: float) -> bool:
     fired = True
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, previous)
+    sys.unraisablehook = report_unraisable
     return was_interrupted
