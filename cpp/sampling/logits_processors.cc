@@ -152,13 +152,8 @@ std::span<const float> LogitsProcessors::Apply(std::span<const float> logits, in
     allowed = hooks_.constraint->Allowed(row_index);
     row.KeepOnly(allowed);
   }
-  for (const std::vector<TokenId>& word : params_.bad_words) {
-    if (Completes(word, path)) row.data()[word.back()] = kMinusInfinity;
-  }
-  if (num_output(path) < params_.min_tokens &&
-      !AllowsOnly(allowed, end_tokens_, static_cast<int>(logits.size()))) {
-    for (TokenId token : end_tokens_) row.data()[token] = kMinusInfinity;
-  }
+  EachBan(allowed, path, static_cast<int>(logits.size()),
+          [&](TokenId token) { row.data()[token] = kMinusInfinity; });
   for (const auto& [token, bias] : params_.logit_bias) {
     row.data()[token] += static_cast<float>(bias);
   }
@@ -168,6 +163,24 @@ std::span<const float> LogitsProcessors::Apply(std::span<const float> logits, in
   }
   if (has_penalties_ && !(counts_.entries().empty() && path.empty())) Penalize(path, row.data());
   return row.get();
+}
+
+void LogitsProcessors::AppendBans(std::span<const std::uint32_t> allowed,
+                                  std::span<const TokenId> path, int vocab_size,
+                                  std::vector<TokenId>& bans) const {
+  EachBan(allowed, path, vocab_size, [&](TokenId token) { bans.push_back(token); });
+}
+
+template <typename Ban>
+void LogitsProcessors::EachBan(std::span<const std::uint32_t> allowed,
+                               std::span<const TokenId> path, int vocab_size, Ban ban) const {
+  for (const std::vector<TokenId>& word : params_.bad_words) {
+    if (Completes(word, path)) ban(word.back());
+  }
+  if (num_output(path) >= params_.min_tokens || AllowsOnly(allowed, end_tokens_, vocab_size)) {
+    return;
+  }
+  for (TokenId token : end_tokens_) ban(token);
 }
 
 void LogitsProcessors::ApplyHook(std::span<const TokenId> path, std::span<float> logits) const {

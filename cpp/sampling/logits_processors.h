@@ -8,6 +8,7 @@
 #ifndef FORERUN_CPP_SAMPLING_LOGITS_PROCESSORS_H_
 #define FORERUN_CPP_SAMPLING_LOGITS_PROCESSORS_H_
 
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -53,10 +54,25 @@ class LogitsProcessors {
   std::span<const float> Apply(std::span<const float> logits, int row_index,
                                std::span<const TokenId> path, std::vector<float>& copy) const;
 
+  // What Apply does, as data.
+  const SamplingParams& params() const { return params_; }
+  const RowHooks& hooks() const { return hooks_; }
+  bool has_penalties() const { return has_penalties_; }
+  const Penalties& penalties() const { return penalties_; }
+  // What penalties look at in the committed tokens.
+  const TokenCounts& counts() const { return counts_; }
+  // Appends the tokens that bad_words and min_tokens rule out after the committed tokens and then
+  // `path`, where the constraint allows `allowed` (empty: there is none).
+  void AppendBans(std::span<const std::uint32_t> allowed, std::span<const TokenId> path,
+                  int vocab_size, std::vector<TokenId>& bans) const;
+
  private:
   int num_output(std::span<const TokenId> path) const {
     return static_cast<int>(tokens_.size() + path.size()) - num_prompt_;
   }
+  template <typename Ban>
+  void EachBan(std::span<const std::uint32_t> allowed, std::span<const TokenId> path,
+               int vocab_size, Ban ban) const;
   void ApplyHook(std::span<const TokenId> path, std::span<float> logits) const;
   bool Completes(std::span<const TokenId> word, std::span<const TokenId> path) const;
   void Penalize(std::span<const TokenId> path, float* logits) const;

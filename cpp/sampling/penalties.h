@@ -7,7 +7,8 @@
 namespace forerun {
 
 struct Penalties {
-  float repetition = 1.0f, frequency = 0.0f, presence = 0.0f;
+  float repetition;           // 1: none
+  float frequency, presence;  // 0: none
 };
 
 // The logit of a token that occurs in the output so often; 0: in the prompt alone.

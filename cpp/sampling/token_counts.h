@@ -23,7 +23,9 @@ class TokenCounts {
   void AddFromPrompt(TokenId token) { EntryOf(token); }
   void AddFromOutput(TokenId token) { ++EntryOf(token).num_in_output; }
 
-  bool Contains(TokenId token) const { return slots_[SlotOf(token)] != kEmpty; }
+  bool Contains(TokenId token) const { return IndexOf(token) >= 0; }
+  // In entries(); -1: it does not occur.
+  int IndexOf(TokenId token) const { return slots_[SlotOf(token)]; }
   // Every token that occurs, once, in the order of first occurrence.
   std::span<const Entry> entries() const { return entries_; }
 

@@ -18,6 +18,8 @@
 
 namespace forerun {
 
+class LogitsProcessors;
+
 // More log-probabilities beside a token's own are left to the host.
 inline constexpr int kMaxBatchLogprobs = 32;
 
@@ -144,12 +146,15 @@ struct SampleBatch {
 
  private:
   void AddRequest(const SampleRequest& request);
-  void AddLogits(const SampleRequest& request, SampleRule& rule);
+  void AddRule(const SampleRequest& request, SampleRule& rule);
   void AddEdits(const SampleRequest& request, SampleRule& rule);
-  void AddSampledRows(const SampleRequest& request);
+  void AddSampledRows(const SampleRequest& request, std::int32_t index);
+  // Fills in the row's mask, bans or status. REQUIRES: path_ leads to it.
+  void RuleOut(const LogitsProcessors& processors, SampleRow& row);
+  std::int32_t AddMask();  // of zeros
 
   std::vector<std::string> failures_;
-  std::vector<TokenId> path_;
+  std::vector<TokenId> path_;  // kept for its memory
 };
 
 // Applies a row's masks, bans, biases and penalties to its logits [vocab_size], on the host.

@@ -40,7 +40,7 @@ struct SampleRequest {
   std::span<const TokenId> scored_tokens = {};
   // How many of the most probable tokens are reported with each token; -1: all of them. Absent: no
   // log-probabilities. REQUIRES: prompt_logprobs, where there are scored tokens.
-  std::optional<int> prompt_logprobs, logprobs;
+  std::optional<int> prompt_logprobs = {}, logprobs = {};
   // Reported with each sampled token instead of the most probable ones; null: absent.
   const std::vector<TokenId>* logprob_token_ids = nullptr;
 
