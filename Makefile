@@ -5,22 +5,24 @@ BIN := $(VENV)/bin
 # As in CMakePresets.json.
 BUILD := build
 JOBS ?= $(shell nproc)
-CPP_SOURCES := $(shell git ls-files '*.h' '*.cc' 2>/dev/null)
-PACKAGE_SOURCES := $(shell git ls-files pyproject.toml CMakeLists.txt cmake cpp python 2>/dev/null)
+CPP_SOURCES := $(shell git ls-files '*.h' '*.cc' '*.cu' '*.cuh' 2>/dev/null)
+PACKAGE_SOURCES := $(shell git ls-files pyproject.toml CMakeLists.txt cmake cpp cuda python 2>/dev/null)
 CMAKE_COMMON = -G Ninja -DPython3_EXECUTABLE=$(CURDIR)/$(BIN)/python -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja
 # Without their headers the C++ tests and the benchmarks are left out, loudly.
 HAVE_GTEST := $(wildcard /usr/include/gtest/gtest.h /usr/local/include/gtest/gtest.h)
 HAVE_BENCHMARK := $(wildcard /usr/include/benchmark/benchmark.h /usr/local/include/benchmark/benchmark.h)
 RELEASE_OPTIONS = -DFORERUN_BUILD_TESTS=$(if $(HAVE_GTEST),ON,OFF) -DFORERUN_BUILD_BENCH=$(if $(HAVE_BENCHMARK),ON,OFF)
 
-.PHONY: demo model heads test test-python test-cpp test-long lint format sanitize sanitize-threads fuzz bench-smoke install-test clean
+.PHONY: demo model heads test test-python test-cpp test-long cuda cuda-emulated lint format sanitize sanitize-threads fuzz bench-smoke install-test clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
+# Of the package, as in cmake/cuda_toolkit.cmake.
+CUDA ?= AUTO
 $(VENV)/.package: $(BIN)/python $(PACKAGE_SOURCES)
-	$(BIN)/python -m pip install --quiet .
+	$(BIN)/python -m pip install --quiet . -C cmake.define.FORERUN_CUDA=$(CUDA)
 	touch $@
 
 $(VENV)/.model: $(BIN)/python
@@ -36,7 +38,14 @@ $(VENV)/.lint: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet $(shell $(PYTHON) tools/extra.py lint)
 	touch $@
 
+# One line, where the installed package cannot use a GPU.
+define SAY_WITHOUT_CUDA
+@ls $(VENV)/lib/python3*/site-packages/forerun/libforerun_cuda.so >/dev/null 2>&1 || \
+  echo "CUDA left out of the package: nvcc 12.8 or later was not found when it was built. 'make cuda' gets it from PyPI."
+endef
+
 demo: $(VENV)/.package $(VENV)/.model
+	$(SAY_WITHOUT_CUDA)
 	$(BIN)/python -m forerun.tools.demo --head bench/heads/smollm2-135m-eagle3
 
 # The demo's model as a directory, for the commands of the README.
@@ -73,7 +82,8 @@ heads: $(MODEL)/config.json $(VENV)/.train
 
 test: test-python test-cpp
 
-test-python: $(VENV)/.package $(VENV)/.model $(VENV)/.test
+test-python: $(VENV)/.package $(VENV)/.model $(VENV)/.test cuda-emulated
+	$(SAY_WITHOUT_CUDA)
 	$(BIN)/python -m pytest
 
 test-long: test-cpp $(VENV)/.package $(VENV)/.model $(VENV)/.test
@@ -89,6 +99,26 @@ test-cpp: $(VENV)/.test
 	$(BIN)/cmake --build $(BUILD)/release -j $(JOBS)
 	$(BIN)/ctest --test-dir $(BUILD)/release --output-on-failure -j $(JOBS)
 endif
+
+# The library that runs kernels on the emulated GPU; FORERUN_CUDA_LIBRARY makes Python use it.
+cuda-emulated: $(VENV)/.test
+	$(BIN)/cmake --preset release $(CMAKE_COMMON) $(RELEASE_OPTIONS)
+	$(BIN)/cmake --build $(BUILD)/release -j $(JOBS) -t forerun_cuda_emulated
+	mkdir -p $(BUILD)/cuda
+	cp $(BUILD)/release/cuda/libforerun_cuda_emulated.so $(BUILD)/cuda/
+
+# nvcc of PyPI, where the machine has none.
+$(VENV)/.nvcc: $(BIN)/python
+	command -v nvcc >/dev/null || $(BIN)/python -m pip install --quiet "cuda-toolkit[nvcc,cudart]==13.0.*"
+	touch $@
+
+# The library for GPUs, and the check of what its kernels take.
+cuda: $(VENV)/.test $(VENV)/.nvcc
+	$(BIN)/cmake --preset release $(CMAKE_COMMON) $(RELEASE_OPTIONS) -DFORERUN_CUDA=ON
+	$(BIN)/cmake --build $(BUILD)/release -j $(JOBS) -t forerun_cuda
+	mkdir -p $(BUILD)/cuda
+	cp $(BUILD)/release/cuda/libforerun_cuda.so $(BUILD)/cuda/
+	$(BIN)/python tools/cuda_table.py $(BUILD)/release/nvcc
 
 lint: $(VENV)/.lint $(VENV)/.package
 	$(BIN)/python tools/check_layers.py

@@ -1,0 +1,22 @@
+// A machine that holds logits and verifies them: the CPU or a GPU.
+#ifndef FORERUN_CPP_OPS_DEVICE_H_
+#define FORERUN_CPP_OPS_DEVICE_H_
+
+#include <cstdint>
+#include <string>
+
+namespace forerun {
+
+// Must outlive all that it makes and all that is in its memory.
+class Device {
+ public:
+  virtual ~Device() = default;
+
+  virtual const std::string& name() const = 0;
+  // Memory that is free.
+  virtual std::int64_t AvailableBytes() const = 0;
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_OPS_DEVICE_H_

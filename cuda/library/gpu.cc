@@ -1,0 +1,33 @@
+#include "cuda/library/gpu.h"
+
+#include <cuda_runtime.h>
+
+#include <string>
+#include <utility>
+
+#include "cuda/check_cuda.h"
+#include "cuda/library/find_gpu.h"
+
+namespace forerun::cuda {
+namespace {
+
+class Gpu : public Device {
+ public:
+  explicit Gpu(std::string name) : name_(std::move(name)) {}
+
+  const std::string& name() const override { return name_; }
+  std::int64_t AvailableBytes() const override {
+    std::size_t num_free = 0, num_total = 0;
+    CheckCuda(cudaMemGetInfo(&num_free, &num_total), "the size of the GPU's memory");
+    return static_cast<std::int64_t>(num_free);
+  }
+
+ private:
+  std::string name_;
+};
+
+}  // namespace
+
+std::unique_ptr<Device> OpenGpu() { return std::make_unique<Gpu>(FindGpu()); }
+
+}  // namespace forerun::cuda

@@ -1,0 +1,16 @@
+// A GPU as a device of the engine.
+#ifndef FORERUN_CUDA_LIBRARY_GPU_H_
+#define FORERUN_CUDA_LIBRARY_GPU_H_
+
+#include <memory>
+
+#include "cpp/ops/device.h"
+
+namespace forerun::cuda {
+
+// The GPU of FindGpu. Throws DeviceError.
+std::unique_ptr<Device> OpenGpu();
+
+}  // namespace forerun::cuda
+
+#endif  // FORERUN_CUDA_LIBRARY_GPU_H_
