@@ -20,6 +20,7 @@
 #include "cpp/engine/memory_plan.h"
 #include "cpp/model/model_files.h"
 #include "cpp/model/transformer.h"
+#include "cpp/ops/cuda_library.h"
 #include "cpp/ops/ops.h"
 #include "cpp/util/machine.h"
 #include "cpp/util/thread_team.h"
@@ -77,6 +78,18 @@ void StartTraceFromEnvironment(EngineCore& core) {
   }
   core.StartTrace(path.string(), "FORERUN_TRACE");
   num_traces[value] = number;
+}
+
+// The GPU that the options ask for; null: none.
+std::unique_ptr<Device> OpenGpu(const EngineOptions& options) {
+  if (options.device != "cuda" && options.verify_device != "cuda") return nullptr;
+  std::unique_ptr<Device> gpu = OpenCudaLibrary().open_gpu();
+  if (options.device == "cuda") {
+    throw DeviceError("a model on the GPU",
+                      gpu->name() + ", which verifies: in this version models run on the CPU",
+                      "use device 'cpu', or forerun.kernels for the logits of another engine");
+  }
+  return gpu;
 }
 
 // Owns everything an engine is made of; members below use those above.
@@ -158,6 +171,7 @@ std::unique_ptr<Engine> Engine::Create(const EngineOptions& options) {
 
 std::unique_ptr<Engine> CreateEngine(const EngineOptions& given, DraftRecorder* recorder) {
   CheckEngineOptions(given);
+  const std::unique_ptr<Device> gpu = OpenGpu(given);
   ModelFiles files(given.model, given.dtype);
   for (TokenId token : given.eos_token_ids) files.spec.AddEosToken(token);
   EngineOptions options = given;

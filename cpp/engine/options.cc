@@ -144,6 +144,12 @@ void CheckEngineOptions(const EngineOptions& options) {
   if (options.dtype != "auto" && options.dtype != "bfloat16" && options.dtype != "float32") {
     throw InvalidArgument("dtype", "'" + options.dtype + "'", "'auto', 'bfloat16' or 'float32'");
   }
+  if (options.device != "auto" && options.device != "cpu" && options.device != "cuda") {
+    throw InvalidArgument("device", "'" + options.device + "'", "'auto', 'cpu' or 'cuda'");
+  }
+  if (options.verify_device != "cpu" && options.verify_device != "cuda") {
+    throw InvalidArgument("verify_device", "'" + options.verify_device + "'", "'cpu' or 'cuda'");
+  }
   if (options.max_model_len) CheckAtLeast("max_model_len", *options.max_model_len, 2);
   CheckAtLeast("max_num_seqs", options.max_num_seqs, 1);
   CheckAtMost("max_num_seqs", options.max_num_seqs, 1 << 16,

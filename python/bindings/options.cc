@@ -101,6 +101,7 @@ void RegisterEngineOptions(py::module_& module) {
       .def(py::init<>(), "All defaults; `model` must be set.")
       .def_readwrite("model", &Options::model)
       .def_readwrite("eos_token_ids", &Options::eos_token_ids)
+      .def_readwrite("device", &Options::device)
       .def_readwrite("dtype", &Options::dtype)
       .def_readwrite("max_model_len", &Options::max_model_len)
       .def_readwrite("max_num_seqs", &Options::max_num_seqs)
@@ -113,7 +114,8 @@ void RegisterEngineOptions(py::module_& module) {
       .def_readwrite("num_threads", &Options::num_threads)
       .def_readwrite("speculative", &Options::speculative)
       .def_readwrite("record_draft_steps", &Options::record_draft_steps)
-      .def_readwrite("check_invariants", &Options::check_invariants);
+      .def_readwrite("check_invariants", &Options::check_invariants)
+      .def_readwrite("verify_device", &Options::verify_device);
   module.def(
       "check_engine_options", &CheckEngineOptions, py::arg("options"),
       "Raises InvalidArgumentError that names the first wrong field; the model is not read.");

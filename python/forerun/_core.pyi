@@ -363,12 +363,14 @@ class EngineOptions:
     How an engine is set up.
     """
     check_invariants: bool
+    device: str
     dtype: str
     enable_prefix_caching: bool
     model: str
     record_draft_steps: bool
     scheduling_policy: SchedulingPolicy
     speculative: SpeculativeOptions
+    verify_device: str
     def __init__(self) -> None:
         """
         All defaults; `model` must be set.

@@ -132,6 +132,9 @@ struct EngineOptions {
   // tokenizer, which the engine does not read. Ids beyond the vocabulary end nothing.
   std::vector<TokenId> eos_token_ids;
 
+  // Where the model runs: "cpu", which "auto" means, or "cuda". In this version a model runs on the
+  // CPU only: with "cuda" Create throws a DeviceError that says what was found.
+  std::string device = "auto";
   std::string dtype = "auto";         // "auto", "bfloat16" or "float32": weights and KV cache
   std::optional<int> max_model_len;   // absent: the model's own limit, if the cache can hold it
   int max_num_seqs = 32;              // requests that run at the same time
@@ -147,6 +150,8 @@ struct EngineOptions {
 
   bool record_draft_steps = false;  // keep each draft's counts in RequestMetrics::draft_steps
   bool check_invariants = false;    // verify every account after every step; for tests
+  // "cpu", or "cuda": logits are copied to the GPU and verified there; for tests.
+  std::string verify_device = "cpu";
 };
 
 // The same, of all fields but `model`.

@@ -48,6 +48,7 @@ def _check_dtype(field: str, value: Any) -> str:
 
 
 _ENGINE_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
+    "device": lambda name, value: check_choice(name, value, ("auto", "cpu", "cuda")),
     "dtype": _check_dtype,
     "max_model_len": check_int,
     "max_num_seqs": check_int,
@@ -61,6 +62,7 @@ _ENGINE_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "seed": lambda name, value: check_int(name, value, least=0, most=2**64 - 1),
     "num_threads": check_int,
     "check_invariants": check_bool,
+    "verify_device": lambda name, value: check_choice(name, value, ("cpu", "cuda")),
 }
 # None is the default, as in vLLM.
 _MAY_BE_NONE = {

@@ -226,7 +226,10 @@ ENGINE_ARGS: dict[str, Field] = {
         moe_backend="auto",
     ),
     **all_fixed(_CPU, device_ids=None),
-    "device": fixed("auto", _CPU, "cpu"),
+    "device": runs(
+        "auto",
+        "`cpu`, which `auto` means; `cuda` raises a DeviceError: models run on the CPU so far",
+    ),
     **no_effect(
         _NO_GRAPHS,
         enforce_eager=False,
@@ -374,6 +377,7 @@ ENGINE_ARGS: dict[str, Field] = {
     # Forerun's own.
     "num_threads": own("threads that compute; 0: one for each available core"),
     "check_invariants": own("check every account after every step; for tests"),
+    "verify_device": own("`cuda` verifies on the GPU what the CPU computed; for tests"),
 }
 
 PROFILER_CONFIG: dict[str, Field] = {
