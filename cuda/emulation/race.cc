@@ -93,7 +93,7 @@ class RaceDetector final : public Detector {
     if (space == Space::kLocal || space == Space::kConstant) return;
     is_shared_ = space == Space::kShared;
     if (!is_shared_) Count(begin, bytes, kind);
-    shadows_.ForEach(begin, bytes, [&](Shadow& shadow, std::uintptr_t at) {
+    shadows_.ForEach(begin, bytes, [&](Shadow& shadow, std::uintptr_t at, std::size_t) {
       // A block begins with nothing in its shared memory.
       if (is_shared_ && shadow.write.block != block_ && shadow.write.block != 0) shadow = {};
       if (is_shared_ && shadow.read[0].block != block_ && shadow.read[0].block != 0) shadow = {};
@@ -102,7 +102,6 @@ class RaceDetector final : public Detector {
       } else {
         Store(shadow, at, kind == AccessKind::kAtomic);
       }
-      return true;
     });
     if (is_interrupting_ && --accesses_to_interrupt_ == 0) {
       accesses_to_interrupt_ = 1 + scheduler().Random() % 64;
@@ -112,29 +111,25 @@ class RaceDetector final : public Detector {
 
   void Copied(const void* to, const void* from, std::size_t bytes) override {
     if (!device_memory().InRange(to)) return;
+    // What nothing wrote stays so when it is copied.
+    std::vector<bool> is_written(bytes, true);
+    if (from != nullptr && device_memory().InRange(from)) {
+      const auto source = reinterpret_cast<std::uintptr_t>(from);
+      shadows_.ForEach(source, bytes, [&](Shadow& shadow, std::uintptr_t at, std::size_t unit) {
+        const auto first = is_written.begin() + static_cast<std::ptrdiff_t>(at - source);
+        std::fill_n(first, unit, shadow.write.block != 0);
+      });
+    }
     const auto target = reinterpret_cast<std::uintptr_t>(to);
-    const bool is_from_device = from != nullptr && device_memory().InRange(from);
-    const auto source = reinterpret_cast<std::uintptr_t>(from);
-    shadows_.ForEach(target, bytes, [&](Shadow& shadow, std::uintptr_t at) {
+    shadows_.ForEach(target, bytes, [&](Shadow& shadow, std::uintptr_t at, std::size_t) {
       shadow = {};
-      shadow.write.block = kHostBlock;
-      // What nothing wrote stays so when it is copied.
-      if (is_from_device) {
-        shadows_.ForEach(source + (at - target), 1, [&](Shadow& original, std::uintptr_t) {
-          shadow.write.block = original.write.block != 0 ? kHostBlock : 0;
-          return false;
-        });
-      }
-      return true;
+      shadow.write.block = is_written[at - target] ? kHostBlock : 0;
     });
   }
 
   void Freed(const void* address, std::size_t bytes) override {
     shadows_.ForEach(reinterpret_cast<std::uintptr_t>(address), bytes,
-                     [](Shadow& shadow, std::uintptr_t) {
-                       shadow = {};
-                       return true;
-                     });
+                     [](Shadow& shadow, std::uintptr_t, std::size_t) { shadow = {}; });
   }
 
   void NoteMisaligned(const void* address, std::size_t bytes, const void* pc) {
@@ -175,7 +170,7 @@ class RaceDetector final : public Detector {
       return Space::kShared;
     }
     if (const StaticObject* object = SharedObject(begin); object != nullptr) {
-      if (begin + bytes > object->end) Report("access beyond the shared " + object->name);
+      if (begin + bytes > object->end) Report("access beyond the shared " + object->Name());
       shared_in_use_.insert(object);
       return Space::kShared;
     }
@@ -278,7 +273,8 @@ class RaceDetector final : public Detector {
     }
     const StaticObject* const object = SharedObject(at);
     if (object == nullptr) return "shared memory (dynamic)";
-    return "shared memory (" + object->name + ", byte " + std::to_string(at - object->begin) + ")";
+    return "shared memory (" + object->Name() + ", byte " + std::to_string(at - object->begin) +
+           ")";
   }
 
   static std::string NameOfThread(unsigned thread) { return "thread " + std::to_string(thread); }

@@ -10,7 +10,6 @@
 
 #include "cuda/emulation/detector.h"
 #include "cuda/emulation/device_memory.h"
-#include "cuda/emulation/symbols.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
@@ -28,8 +27,7 @@ std::string Triple(unsigned x, unsigned y, unsigned z) {
   return "(" + std::to_string(x) + "," + std::to_string(y) + "," + std::to_string(z) + ")";
 }
 
-// Of the exact size, so that AddressSanitizer sees an access beyond the end. Filled with 0xff at
-// each block, so that what a block did not write does not look sane.
+// Of the exact size, so that AddressSanitizer sees an access beyond the end.
 class DynamicSharedBuffer {
  public:
   explicit DynamicSharedBuffer(std::size_t bytes) {
@@ -224,7 +222,11 @@ void Scheduler::StartBlock() {
     PrepareFiber(thread, FiberMain);
   }
   Release(0, num_threads_, State::kReady);
+  // What a block did not write must not look sane.
   std::memset(dynamic_shared_, 0xff, launch_->dynamic_shared_bytes);
+  for (const StaticObject& object : static_shared_) {
+    std::memset(reinterpret_cast<void*>(object.begin), 0xff, object.end - object.begin);
+  }
   if (detector != nullptr) detector->BeginBlock(num_threads_);
 }
 
@@ -245,6 +247,7 @@ void Scheduler::Run(const Launched& launch) {
   num_threads_ = launch.block.x * launch.block.y * launch.block.z;
   const DynamicSharedBuffer buffer(launch.dynamic_shared_bytes);
   dynamic_shared_ = buffer.get();
+  static_shared_ = StaticObjectsOf(launch.function);
   const DeviceMemory::Open open(device_memory());
   if (detector != nullptr) detector->BeginLaunch(launch.function);
 

@@ -15,6 +15,7 @@
 
 #include "cuda/emulation/emulation.h"
 #include "cuda/emulation/fibers.h"
+#include "cuda/emulation/symbols.h"
 
 namespace forerun::emulation {
 
@@ -88,6 +89,7 @@ class Scheduler {
   const Launched* launch_ = nullptr;
   unsigned num_threads_ = 0;
   char* dynamic_shared_ = nullptr;
+  std::vector<StaticObject> static_shared_;
 
   // Change as a block runs.
   bool is_running_ = false;

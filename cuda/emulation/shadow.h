@@ -23,7 +23,7 @@ struct PastAccess {
 struct Shadow {
   PastAccess write;    // the last one
   PastAccess read[2];  // since then, of two threads, of two warps or blocks if there were such
-  // More readers of the same warp are in Detector's overflow list.
+  // More readers of the same warp are in the detector's overflow list.
   bool has_more_reads = false;
 };
 
@@ -31,7 +31,7 @@ struct Shadow {
 // and from then on one for each byte.
 class ShadowMemory {
  public:
-  // Calls visit(shadow, address) for each unit of the range.
+  // Calls visit(shadow, address, bytes) for each unit of the range.
   template <class Visit>
   void ForEach(std::uintptr_t begin, std::size_t bytes, Visit visit) {
     const std::uintptr_t end = begin + bytes;
@@ -41,7 +41,7 @@ class ShadowMemory {
       const std::uintptr_t stop = end < page_end ? end : page_end;
       if (page.unit == 4 && ((at | stop) & 3) != 0) Split(page);
       for (; at < stop; at += page.unit) {
-        if (!visit(page.shadows[at % kPageBytes / page.unit], at)) return;
+        visit(page.shadows[at % kPageBytes / page.unit], at, page.unit);
       }
     }
   }

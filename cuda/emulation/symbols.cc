@@ -38,14 +38,14 @@ const T* At(const std::string& file, std::size_t offset, std::size_t count = 1) 
   return reinterpret_cast<const T*>(file.data() + offset);
 }
 
-void AddSymbol(const Elf64_Sym& symbol, const char* name, Image& image) {
+void AddSymbol(const Elf64_Sym& symbol, const char* name, bool is_zeroed, Image& image) {
   const auto address = image.base + symbol.st_value;
   const unsigned type = ELF64_ST_TYPE(symbol.st_info);
   if (symbol.st_value == 0 || symbol.st_size == 0) return;
   if (type == STT_FUNC) image.functions.emplace(address, name);
   // The mangled name of what is local to a function begins so.
-  if (type == STT_OBJECT && std::strncmp(name, "_ZZ", 3) == 0) {
-    image.static_objects.push_back({address, address + symbol.st_size, Demangled(name)});
+  if (type == STT_OBJECT && is_zeroed && std::strncmp(name, "_ZZ", 3) == 0) {
+    image.static_objects.push_back({address, address + symbol.st_size, name});
   }
 }
 
@@ -70,8 +70,10 @@ void ReadSymbols(Image& image) {
     const Elf64_Shdr& names = sections[sections[i].sh_link];
     const char* const text = At<char>(file, names.sh_offset, names.sh_size);
     for (std::size_t s = 0; symbols != nullptr && text != nullptr && s < count; ++s) {
-      if (symbols[s].st_name < names.sh_size)
-        AddSymbol(symbols[s], text + symbols[s].st_name, image);
+      const auto section = symbols[s].st_shndx;
+      if (symbols[s].st_name >= names.sh_size || section >= header->e_shnum) continue;
+      AddSymbol(symbols[s], text + symbols[s].st_name, sections[section].sh_type == SHT_NOBITS,
+                image);
     }
   }
   std::sort(image.static_objects.begin(), image.static_objects.end(),
@@ -115,6 +117,19 @@ std::string FunctionName(const void* function) {
 }
 
 const std::vector<StaticObject>& StaticObjects() { return ThisImage().static_objects; }
+
+std::string StaticObject::Name() const { return Demangled(symbol.c_str()); }
+
+std::vector<StaticObject> StaticObjectsOf(const void* function) {
+  const auto found = ThisImage().functions.find(reinterpret_cast<std::uintptr_t>(function));
+  if (found == ThisImage().functions.end()) return {};
+  const std::string prefix = "_ZZ" + found->second.substr(2) + "E";
+  std::vector<StaticObject> objects;
+  for (const StaticObject& object : ThisImage().static_objects) {
+    if (object.symbol.starts_with(prefix)) objects.push_back(object);
+  }
+  return objects;
+}
 
 bool IsInImage(const void* address) {
   const auto at = reinterpret_cast<std::uintptr_t>(address);

@@ -13,12 +13,15 @@ namespace forerun::emulation {
 // Demangled, without parameters; an address in digits if the table was stripped.
 std::string FunctionName(const void* function);
 
-// A static object of a function: in the functions of a kernel file, an array in shared memory.
+// A static object of a function that begins as zeros: in a kernel file, shared memory.
 struct StaticObject {
   std::uintptr_t begin, end;
-  std::string name;  // demangled
+  std::string symbol;
+  std::string Name() const;  // demangled
 };
 const std::vector<StaticObject>& StaticObjects();  // by address
+// Those of this very function. Objects of functions that it calls are not among them.
+std::vector<StaticObject> StaticObjectsOf(const void* function);
 
 // In the code or the data of the program or library.
 bool IsInImage(const void* address);
