@@ -4,6 +4,7 @@
 
 #include <cuda_runtime.h>
 
+#include <ostream>
 #include <string>
 #include <utility>
 #include <vector>
@@ -27,6 +28,8 @@ struct PlantedError {
   FoundBy found_by;
   std::string (*run)();  // what was found, but for an Error; empty for nothing
 };
+
+inline void PrintTo(const PlantedError& planted, std::ostream* out) { *out << planted.name; }
 
 std::vector<PlantedError> PlantedDivergence();
 std::vector<PlantedError> PlantedRaces();

@@ -3,7 +3,6 @@
 
 #include <gtest/gtest.h>
 
-#include <ostream>
 #include <set>
 
 #include "cuda/emulation/in_every_order.h"
@@ -22,8 +21,6 @@ constexpr bool kIsAsanBuild = false;
 const char* MessageHere(const FoundBy& by) {
   return kIsAsanBuild ? by.asan : DetectsRaces() ? by.race : by.plain;
 }
-
-void PrintTo(const PlantedError& planted, std::ostream* out) { *out << planted.name; }
 
 std::vector<PlantedError> AllPlanted() {
   std::vector<PlantedError> all;
