@@ -109,7 +109,7 @@ cuda-emulated: $(VENV)/.test
 
 # nvcc of PyPI, where the machine has none.
 $(VENV)/.nvcc: $(BIN)/python
-	command -v nvcc >/dev/null || $(BIN)/python -m pip install --quiet "cuda-toolkit[nvcc,cudart]==13.0.*"
+	command -v nvcc >/dev/null || $(BIN)/python -m pip install --quiet "cuda-toolkit[nvcc,cudart,cccl]==13.0.*"
 	touch $@
 
 # The library for GPUs, and the check of what its kernels take.

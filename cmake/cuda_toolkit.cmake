@@ -7,7 +7,7 @@ set(FORERUN_CUDA AUTO CACHE STRING "Build libforerun_cuda.so: ON, OFF, or AUTO, 
 set_property(CACHE FORERUN_CUDA PROPERTY STRINGS AUTO ON OFF)
 set(FORERUN_CUDA_ARCHITECTURES 80 90 100 CACHE STRING
     "Compute capabilities that have machine code; the last has PTX too, for later ones")
-set(FORERUN_CUDA_PACKAGES "cuda-toolkit[nvcc,cudart]==13.0.*")
+set(FORERUN_CUDA_PACKAGES "cuda-toolkit[nvcc,cudart,cccl]==13.0.*")
 set(FORERUN_NVCC_MINIMUM 12.8)  # the first that knows compute capability 10.0
 
 # forerun_find_nvcc(path): nvcc of $CUDACXX, of the PATH, of /usr/local/cuda, or of PyPI's packages in the environment
@@ -46,8 +46,10 @@ function(forerun_check_toolkit nvcc problem)
   set(targets ${root}/targets/${CMAKE_HOST_SYSTEM_PROCESSOR}-linux)
   find_path(include_dir NO_CACHE NAMES cuda_runtime.h HINTS ${root}/include ${targets}/include)
   find_library(cudart NO_CACHE NAMES libcudart_static.a HINTS ${root}/lib64 ${root}/lib ${targets}/lib)
-  if(NOT include_dir OR NOT cudart)
-    set(${problem} "${root} has no cuda_runtime.h or no libcudart_static.a" PARENT_SCOPE)
+  # cuda_fp16.h includes it; in PyPI it is a package of its own.
+  find_path(cccl_dir NO_CACHE NAMES nv/target HINTS ${include_dir} ${include_dir}/cccl)
+  if(NOT include_dir OR NOT cudart OR NOT cccl_dir)
+    set(${problem} "${root} lacks cuda_runtime.h, nv/target or libcudart_static.a" PARENT_SCOPE)
     return()
   endif()
   set(${problem} "" PARENT_SCOPE)

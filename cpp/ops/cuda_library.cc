@@ -33,7 +33,7 @@ const CudaLibrary& OpenCudaLibrary() {
   std::error_code ignored;
   if (!std::filesystem::exists(path, ignored)) {
     Fail("no file " + path.string(),
-         "build with nvcc (pip install \"cuda-toolkit[nvcc,cudart]==13.0.*\") and "
+         "build with nvcc (pip install \"cuda-toolkit[nvcc,cudart,cccl]==13.0.*\") and "
          "FORERUN_CUDA=ON, or set " +
              std::string(kVariable));
   }

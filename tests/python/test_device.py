@@ -42,7 +42,7 @@ def test_a_missing_library_is_one_error_that_says_what_to_do(
     with pytest.raises(DeviceError) as error:
         load(tiny_dir, **{option: "cuda"})
     assert error.value.found == f"no file {missing}"
-    assert 'pip install "cuda-toolkit[nvcc,cudart]==13.0.*"' in error.value.remedy
+    assert 'pip install "cuda-toolkit[nvcc,cudart,cccl]==13.0.*"' in error.value.remedy
     assert "device 'cpu'" in error.value.remedy
     assert str(error.value) == (
         f"wanted {error.value.wanted}; found {error.value.found}; {error.value.remedy}"
