@@ -107,9 +107,10 @@ cuda-emulated: $(VENV)/.test
 	mkdir -p $(BUILD)/cuda
 	cp $(BUILD)/release/cuda/libforerun_cuda_emulated.so $(BUILD)/cuda/
 
-# nvcc of PyPI, where the machine has none.
+# nvcc of PyPI, where the machine has none or an old one.
 $(VENV)/.nvcc: $(BIN)/python
-	command -v nvcc >/dev/null || $(BIN)/python -m pip install --quiet "cuda-toolkit[nvcc,cudart,cccl]==13.0.*"
+	nvcc --version 2>/dev/null | grep -Eq "release (12\.[89]|1[3-9]\.|[2-9][0-9]\.)" || \
+	  $(BIN)/python -m pip install --quiet "cuda-toolkit[nvcc,cudart,cccl]==13.0.*"
 	touch $@
 
 # The library for GPUs, and the check of what its kernels take.

@@ -10,9 +10,9 @@ set(FORERUN_CUDA_ARCHITECTURES 80 90 100 CACHE STRING
 set(FORERUN_CUDA_PACKAGES "cuda-toolkit[nvcc,cudart,cccl]==13.0.*")
 set(FORERUN_NVCC_MINIMUM 12.8)  # the first that knows compute capability 10.0
 
-# forerun_find_nvcc(path): nvcc of $CUDACXX, of the PATH, of /usr/local/cuda, or of PyPI's packages in the environment
-# of the Python that is used.
-function(forerun_find_nvcc path)
+# forerun_list_nvcc(paths): nvcc of $CUDACXX, of the PATH or /usr/local/cuda, and of PyPI's packages in the environment of
+# the Python that is used.
+function(forerun_list_nvcc paths)
   if(Python3_EXECUTABLE)
     set(python ${Python3_EXECUTABLE})
   elseif(Python_EXECUTABLE)
@@ -22,9 +22,11 @@ function(forerun_find_nvcc path)
   endif()
   execute_process(COMMAND ${python} -c "import sysconfig; print(sysconfig.get_path('platlib'))"
                   OUTPUT_VARIABLE packages OUTPUT_STRIP_TRAILING_WHITESPACE ERROR_QUIET)
-  find_program(found nvcc NO_CACHE NAMES $ENV{CUDACXX} nvcc HINTS ENV CUDA_HOME
-               PATHS /usr/local/cuda/bin ${packages}/nvidia/cu13/bin PATH_SUFFIXES bin)
-  set(${path} "${found}" PARENT_SCOPE)
+  find_program(chosen NO_CACHE NAMES $ENV{CUDACXX} nvcc HINTS ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin)
+  find_program(package NO_CACHE NAMES nvcc PATHS ${packages}/nvidia/cu13/bin NO_DEFAULT_PATH)
+  set(found ${chosen} ${package})
+  list(FILTER found EXCLUDE REGEX "-NOTFOUND$")
+  set(${paths} ${found} PARENT_SCOPE)
 endfunction()
 
 # forerun_check_toolkit(nvcc problem): sets FORERUN_CUDA_INCLUDE_DIR and FORERUN_CUDART, or says what is wrong.
@@ -62,15 +64,15 @@ set(FORERUN_NVCC "")
 if(FORERUN_CUDA STREQUAL "OFF")
   set(problem "FORERUN_CUDA is OFF")
 else()
-  forerun_find_nvcc(nvcc)
-  if(nvcc)
+  set(problem "nvcc was not found")
+  forerun_list_nvcc(candidates)
+  foreach(nvcc IN LISTS candidates)
     forerun_check_toolkit(${nvcc} problem)
-  else()
-    set(problem "nvcc was not found")
-  endif()
-  if(NOT problem)
-    set(FORERUN_NVCC ${nvcc})
-  endif()
+    if(NOT problem)
+      set(FORERUN_NVCC ${nvcc})
+      break()
+    endif()
+  endforeach()
 endif()
 if(FORERUN_NVCC)
   file(WRITE ${PROJECT_BINARY_DIR}/nvcc/version.txt "${FORERUN_NVCC_VERSION}\n")  # beside the logs
@@ -78,6 +80,8 @@ if(FORERUN_NVCC)
 elseif(FORERUN_CUDA STREQUAL "ON")
   message(FATAL_ERROR "FORERUN_CUDA is ON, but ${problem}. Install nvcc ${FORERUN_NVCC_MINIMUM} or later, for example by "
                       "'pip install \"${FORERUN_CUDA_PACKAGES}\"', or set CUDACXX to its path.")
+elseif(FORERUN_CUDA STREQUAL "OFF")
+  message(STATUS "CUDA left out: ${problem}")
 else()
   message(STATUS "CUDA left out: ${problem} (pip install \"${FORERUN_CUDA_PACKAGES}\" has it)")
 endif()
