@@ -4,15 +4,24 @@
 
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <string>
 
 #include "forerun/error.h"
 
 namespace forerun::cuda {
 
-// Throws DeviceError unless a call of CUDA's runtime succeeded; `wanted` says what it was to do.
+// Throws DeviceError unless a call of CUDA's runtime succeeded; `wanted` says what it was to do. An
+// allocation's error says how much memory is free.
 inline void CheckCuda(cudaError_t status, const std::string& wanted) {
   if (status == cudaSuccess) return;
+  cudaGetLastError();  // else the next check of a launch finds it again
+  std::size_t num_free = 0, num_total = 0;
+  if (status == cudaErrorMemoryAllocation && cudaMemGetInfo(&num_free, &num_total) == cudaSuccess) {
+    throw DeviceError(wanted,
+                      std::to_string(num_free) + " bytes free of " + std::to_string(num_total),
+                      "lower max_num_seqs or max_num_batched_tokens, or free memory of the GPU");
+  }
   throw DeviceError(
       wanted, "CUDA error " + std::to_string(status) + " (" + cudaGetErrorString(status) + ")",
       "the process can go on on the CPU; compute-sanitizer tells more of failed "
