@@ -14,9 +14,8 @@
 #include <vector>
 
 #include "bench/read_bandwidth.h"
-#include "cpp/ops/ops.h"
+#include "cpp/ops/cpu/cpu_backend.h"
 #include "cpp/util/clock.h"
-#include "cpp/util/thread_team.h"
 
 namespace forerun {
 namespace {
@@ -43,7 +42,7 @@ constexpr int kBlockSize = 16;
 
 class ContextBench {
  public:
-  ContextBench(Ops& ops, const Heads& heads, int num_positions, double total_bytes)
+  ContextBench(CpuOps& ops, const Heads& heads, int num_positions, double total_bytes)
       : ops_(ops), heads_(heads), num_positions_(num_positions) {
     KvLayout layout{1, heads.num_kv_heads, heads.head_dim, kBlockSize, 2};
     const int num_blocks = (num_positions + kBlockSize - 1) / kBlockSize;
@@ -67,9 +66,12 @@ class ContextBench {
     const int cols = heads_.num_heads * heads_.head_dim;
     const AttentionShape shape{heads_.num_heads, heads_.num_kv_heads, heads_.head_dim, 0.1f, 0, 0};
     const SequenceRows last{0, rows, num_positions_ - rows, table_};
+    const std::vector<TokenId> tokens(rows);
+    const ForwardRows& batch =
+        ops_.Begin({.tokens = tokens, .cache = cache_.get(), .sequences = {&last, 1}});
     const double begin = Now();
     for (int i = 0; i < calls; ++i) {
-      ops_.Attention(ConstRows(query_.data(), rows, cols), *cache_, next_, shape, {&last, 1},
+      ops_.Attention(ConstRows(query_.data(), rows, cols), batch, RowSet::kAll, next_, shape,
                      Rows(out_.data(), rows, cols));
       next_ = (next_ + 1) % num_layers();
     }
@@ -85,7 +87,7 @@ class ContextBench {
   }
 
  private:
-  Ops& ops_;
+  CpuOps& ops_;
   Heads heads_;
   int num_positions_;
   double layer_bytes_ = 0;
@@ -95,7 +97,7 @@ class ContextBench {
   int next_ = 0;
 };
 
-void RunContext(Ops& ops, Reader& reader, const Heads& heads, int num_positions,
+void RunContext(CpuOps& ops, Reader& reader, const Heads& heads, int num_positions,
                 const Settings& settings) {
   ContextBench layers(ops, heads, num_positions, settings.smoke ? 1e6 : 128e6);
   constexpr int kNumRows = sizeof(kRows) / sizeof(kRows[0]);
@@ -142,14 +144,15 @@ int Main(int argc, char** argv) {
       return 2;
     }
   }
-  ThreadTeam team(settings.threads);
-  const auto ops = MakeCpuOps(team, settings.isa);
-  std::printf("isa %s, %d threads\n", ops->isa().c_str(), team.num_threads());
+  CpuBackend backend(settings.threads, settings.isa);
+  CpuOps& ops = backend.ops();
+  ThreadTeam& team = backend.team();
+  std::printf("isa %s, %d threads\n", ops.isa().c_str(), team.num_threads());
   Reader reader(team, settings.smoke ? 4'000'000 : 128'000'000);
   for (const Heads& heads : kHeads) {
     for (int context : kContexts) {
       if (settings.smoke && context > 512) continue;
-      RunContext(*ops, reader, heads, context, settings);
+      RunContext(ops, reader, heads, context, settings);
     }
   }
   return 0;

@@ -19,6 +19,7 @@
 #include "cpp/model/model_files.h"
 #include "cpp/model/transformer.h"
 #include "cpp/model/weights.h"
+#include "cpp/ops/cpu/cpu_backend.h"
 #include "cpp/verify/verify.h"
 #include "forerun/engine.h"
 
@@ -37,20 +38,21 @@ struct Settings {
 
 constexpr int kBlockSize = 16;
 constexpr int kMaxContext = 1024;
+constexpr int kMaxLogits = 80;  // rows of a step of 16 requests with 5 rows each
 constexpr int kRowCounts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 32};
 
 // One sequence on a transformer of its own.
 class ModelBench {
  public:
   explicit ModelBench(const Settings& settings)
-      : team_(settings.num_threads), ops_(MakeCpuOps(team_)), reader_(team_, settings.read_bytes) {
+      : backend_(settings.num_threads), reader_(backend_.team(), settings.read_bytes) {
     ModelFiles files(settings.model, settings.dtype);
     const int num_blocks = kMaxContext / kBlockSize;
     const int max_len = std::min(kMaxContext, files.spec.max_position);
     const double begin = Now();
-    model_ = files.Load(*ops_, {settings.num_prefill, max_len, kBlockSize, num_blocks});
-    std::printf("%s, %d threads, %s; packed in %.2f s\n", ops_->isa().c_str(), team_.num_threads(),
-                Name(files.dtype), Now() - begin);
+    model_ = files.Load(ops_, {settings.num_prefill, max_len, kBlockSize, num_blocks, kMaxLogits});
+    std::printf("%s, %d threads, %s; packed in %.2f s\n", ops_.isa().c_str(),
+                backend_.team().num_threads(), Name(files.dtype), Now() - begin);
     for (const LayerWeights& layer : model_->weights().layers) {
       for (const auto* matrix :
            {&layer.qkv, &layer.attention_output, &layer.gate_up, &layer.down}) {
@@ -96,8 +98,8 @@ class ModelBench {
     y_.resize(static_cast<std::size_t>(kRows) * most);
     const double begin = Now();
     for (const PackedMatrix* matrix : matrices_) {
-      ops_->MatMul(ConstRows(x_.data(), kRows, matrix->num_inputs()), *matrix, nullptr, false,
-                   Rows(y_.data(), kRows, matrix->num_outputs()));
+      ops_.MatMul(ConstRows(x_.data(), kRows, matrix->num_inputs()), *matrix, nullptr, false,
+                  Rows(y_.data(), kRows, matrix->num_outputs()));
     }
     return (Now() - begin) / kRows;
   }
@@ -106,8 +108,8 @@ class ModelBench {
   std::int64_t bytes_per_token() const { return model_->num_bytes_per_token(); }
 
  private:
-  ThreadTeam team_;
-  std::unique_ptr<Ops> ops_;
+  CpuBackend backend_;
+  Ops& ops_ = backend_.ops();
   Reader reader_;
   std::vector<const PackedMatrix*> matrices_;
   std::unique_ptr<Transformer> model_;

@@ -15,9 +15,8 @@
 #include <vector>
 
 #include "bench/read_bandwidth.h"
-#include "cpp/ops/ops.h"
+#include "cpp/ops/cpu/cpu_backend.h"
 #include "cpp/util/clock.h"
-#include "cpp/util/thread_team.h"
 
 namespace forerun {
 namespace {
@@ -137,13 +136,14 @@ int Main(int argc, char** argv) {
       return 2;
     }
   }
-  ThreadTeam team(settings.threads);
-  const auto ops = MakeCpuOps(team, settings.isa);
-  std::printf("isa %s, %d threads, %s\n", ops->isa().c_str(), team.num_threads(),
+  CpuBackend backend(settings.threads, settings.isa);
+  CpuOps& ops = backend.ops();
+  ThreadTeam& team = backend.team();
+  std::printf("isa %s, %d threads, %s\n", ops.isa().c_str(), team.num_threads(),
               Name(settings.dtype));
   Reader reader(team, static_cast<std::size_t>(settings.total_bytes));
   for (const Shape& shape : kShapes) {
-    if (only.empty() || only == shape.name) RunShape(*ops, reader, shape, settings);
+    if (only.empty() || only == shape.name) RunShape(ops, reader, shape, settings);
   }
   return 0;
 }

@@ -1,7 +1,5 @@
 #include "cpp/engine/create_engine.h"
 
-#include <unistd.h>
-
 #include <algorithm>
 #include <cstdlib>
 #include <filesystem>
@@ -20,19 +18,13 @@
 #include "cpp/engine/memory_plan.h"
 #include "cpp/model/model_files.h"
 #include "cpp/model/transformer.h"
+#include "cpp/ops/cpu/cpu_backend.h"
 #include "cpp/ops/cuda_library.h"
-#include "cpp/ops/ops.h"
-#include "cpp/util/machine.h"
-#include "cpp/util/thread_team.h"
+#include "cpp/sched/scheduler.h"
 #include "forerun/engine.h"
 
 namespace forerun {
 namespace {
-
-std::int64_t AvailableBytes() {
-  return AvailableMemoryBytes().value_or(std::int64_t{sysconf(_SC_AVPHYS_PAGES)} *
-                                         sysconf(_SC_PAGESIZE));
-}
 
 MemoryNeeds NeedsOf(const ModelFiles& files, int block_size) {
   MemoryNeeds needs;
@@ -40,6 +32,15 @@ MemoryNeeds NeedsOf(const ModelFiles& files, int block_size) {
   needs.row = ScratchBytesPerRow(files.spec);
   needs.weights = files.checkpoint.num_elements() * static_cast<std::int64_t>(SizeOf(files.dtype));
   return needs;
+}
+
+// Rows of one step whose logits are wanted: those of prompts that are scored, where each request
+// may have one beyond the limit, and of each request the newest token's and its draft's.
+int MaxLogitsRows(const EngineOptions& options) {
+  const std::int64_t num_rows =
+      SchedulerLimits().max_scored_rows +
+      std::int64_t{options.max_num_seqs} * (2 + MaxDraftTokens(options.speculative));
+  return static_cast<int>(std::min<std::int64_t>(num_rows, options.max_num_batched_tokens));
 }
 
 EngineConfig MakeConfig(const EngineOptions& options, const MemoryPlan& memory,
@@ -96,7 +97,7 @@ std::unique_ptr<Device> OpenGpu(const EngineOptions& options) {
 class NativeEngine : public Engine {
  public:
   NativeEngine(const EngineOptions& options, ModelFiles& files, DraftRecorder* recorder)
-      : team_(options.num_threads), ops_(MakeCpuOps(team_)) {
+      : backend_(options.num_threads) {
     std::optional<ModelDrafterSource> source;
     if (FindModelOptions(options.speculative.method) != nullptr) {
       source.emplace(options.speculative, files.spec, options.model);
@@ -110,13 +111,14 @@ class NativeEngine : public Engine {
     const int model_max_len = files.spec.max_position;
     const MemoryPlan memory =
         PlanMemory(options, model_max_len, std::max(options.max_num_batched_tokens, num_level_rows),
-                   needs, AvailableBytes());
+                   needs, backend_.AvailableBytes());
     TransformerLimits limits = {options.max_num_batched_tokens, memory.max_model_len,
-                                options.block_size, memory.num_blocks};
-    transformer_ = files.Load(*ops_, limits, source ? source->features() : FeatureSpec());
+                                options.block_size, memory.num_blocks, MaxLogitsRows(options)};
+    transformer_ = files.Load(backend_.ops(), limits, source ? source->features() : FeatureSpec());
     if (source) {
       limits.max_rows = std::max(limits.max_rows, num_level_rows);
-      drafter_ = source->Load(*transformer_, *ops_, limits, recorder);
+      limits.max_logits_rows = num_level_rows;
+      drafter_ = source->Load(*transformer_, backend_.ops(), limits, recorder);
     } else {
       drafter_ = MakeDrafter(options.speculative);
     }
@@ -132,8 +134,8 @@ class NativeEngine : public Engine {
                .num_bytes_per_token = transformer_->num_bytes_per_token(),
                .eos_token_ids = config.eos_token_ids,
                .dtype = Name(files.dtype),
-               .isa = ops_->isa(),
-               .num_threads = team_.num_threads()};
+               .isa = backend_.ops().isa(),
+               .num_threads = backend_.team().num_threads()};
   }
 
   void SetTokenBytes(std::vector<std::string> token_bytes,
@@ -155,8 +157,7 @@ class NativeEngine : public Engine {
   const ModelLimits& limits() const override { return limits_; }
 
  private:
-  ThreadTeam team_;
-  std::unique_ptr<Ops> ops_;
+  CpuBackend backend_;
   std::unique_ptr<Transformer> transformer_;
   std::unique_ptr<Drafter> drafter_;
   std::unique_ptr<EngineCore> core_;

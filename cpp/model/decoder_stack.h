@@ -22,6 +22,7 @@ struct TransformerLimits {
   int max_model_len = 0;  // positions of one sequence
   int block_size = 16;
   int num_blocks = 0;
+  int max_logits_rows = 0;  // of one forward
 };
 
 // The KV cache that the layers need. Keys and values are stored in the weights' dtype.
@@ -38,39 +39,36 @@ class DecoderStack {
   DecoderStack(const ModelSpec& spec, std::span<const LayerWeights> layers, DType dtype, Ops& ops,
                const TransformerLimits& limits, int first_position = 0);
 
-  // Throws InternalError unless the sequences cover `num_rows` rows within the limits.
-  void CheckSequences(std::span<const SequenceRows> sequences, int num_rows) const;
-
-  // Sets the rows of the layers to come.
-  void Begin(std::span<const SequenceRows> sequences);
+  // Starts a forward pass, with the cache's keys and values as data.cache. Throws InternalError
+  // unless the sequences cover the rows within the limits.
+  const ForwardRows& Begin(ForwardData data);
 
   // Runs a layer over all rows of `hidden`, in place. `attention_input`, where given, is taken as
   // it is in place of the normed hidden states.
   void RunLayer(int layer, Rows hidden, std::optional<ConstRows> attention_input = {});
 
-  // The same of the last layer that is to run: all rows leave keys and values, only `wanted`
-  // (ascending) go on. Returns their hidden states, valid until the next call.
-  Rows RunLastLayer(int layer, Rows hidden, std::span<const std::int32_t> wanted,
-                    std::optional<ConstRows> attention_input = {});
+  // The same of the last layer that is to run: all rows leave keys and values, only the wanted ones
+  // go on. Returns their hidden states, valid until the next call.
+  Rows RunLastLayer(int layer, Rows hidden, std::optional<ConstRows> attention_input = {});
 
   void MoveKv(std::span<const KvMove> moves) { ops_.MoveKv(moves, *cache_); }
   const KvLayout& kv_layout() const { return cache_->layout(); }
 
   // out = the norm of x's rows.
-  void Normalize(ConstRows x, const std::vector<float>& weight, Rows out) const {
+  void Normalize(ConstRows x, const FloatVector& weight, Rows out) const {
     ops_.RmsNorm(x, weight.data(), spec_.hidden_size, spec_.rms_norm_eps, out);
   }
 
  private:
+  NormWeight NormOf(const FloatVector& weight) const { return {weight.data(), spec_.rms_norm_eps}; }
   ConstRows StoreKvAndMakeQuery(int layer, ConstRows hidden,
                                 const std::optional<ConstRows>& attention_input);
-  // The sequences of some of the rows alone.
-  std::span<const SequenceRows> Select(std::span<const std::int32_t> wanted);
-  void Attend(int layer, ConstRows query, std::span<const SequenceRows> sequences, Rows hidden);
+  void Attend(int layer, ConstRows query, RowSet which, Rows hidden);
   void RunMlp(int layer, Rows hidden);
-  // hidden += x W^T + bias, with the norm in between where there is one.
-  void AddProjection(ConstRows x, const PackedMatrix& weight, const std::vector<float>& bias,
-                     const std::vector<float>& post_norm, Rows hidden);
+  // Calls project(accumulate, out) so that hidden += its product, with the norm in between where
+  // there is one.
+  template <typename Project>
+  void AddProjection(const FloatVector& post_norm, Rows hidden, const Project& project);
 
   // Constant after construction.
   const ModelSpec& spec_;
@@ -78,28 +76,22 @@ class DecoderStack {
   Ops& ops_;
   const TransformerLimits limits_;
   const int first_position_;
-  const int q_size_, kv_size_;              // heads * head_dim, kv_heads * head_dim
-  std::vector<AlignedBuffer> rope_tables_;  // per ModelSpec::ropes
+  const int q_size_, kv_size_;            // heads * head_dim, kv_heads * head_dim
+  std::vector<FloatVector> rope_tables_;  // per ModelSpec::ropes
 
   std::unique_ptr<KvCache> cache_;
 
-  // Scratch of one forward, for limits_.max_rows rows.
-  std::span<const SequenceRows> sequences_;
-  std::vector<std::int32_t> positions_;
-  std::vector<SequenceRows> selected_sequences_;
-  AlignedBuffer normed_, qkv_, attended_, projected_;
+  const ForwardRows* rows_ = nullptr;  // of this forward
+
+  // Scratch of one forward: for limits_.max_rows rows, then for those with logits.
+  AlignedBuffer qkv_, attended_, projected_;
   AlignedBuffer selected_hidden_, selected_query_;
-  AlignedBuffer gate_up_, activated_;  // for kMlpRows rows
 };
 
-// Rows at the start of a buffer.
-inline Rows RowsOf(const AlignedBuffer& buffer, int rows, int cols) {
-  return {buffer.as<float>(), rows, cols};
-}
-AlignedBuffer MakeScratch(int rows, int cols);
-inline const float* DataOrNull(const std::vector<float>& values) {
-  return values.empty() ? nullptr : values.data();
-}
+// Room for float rows in the memory of `ops`.
+AlignedBuffer MakeScratch(Ops& ops, int rows, int cols);
+// Rows at the start of a buffer. Throws InternalError if it is too small for them.
+Rows RowsOf(const AlignedBuffer& buffer, int rows, int cols);
 
 }  // namespace forerun
 

@@ -14,39 +14,24 @@ FeatureStore::FeatureStore(FeatureSpec spec, int hidden_size, int num_blocks, in
       hidden_size_(hidden_size),
       block_size_(block_size),
       ops_(ops),
-      memory_(static_cast<std::size_t>(num_blocks) * block_size * spec_.num_bytes(hidden_size)) {
+      memory_(ops.memory(),
+              static_cast<std::size_t>(num_blocks) * block_size * spec_.num_bytes(hidden_size)) {
   const std::int64_t num_slots = std::int64_t{num_blocks} * block_size;
   FORERUN_CHECK(num_slots <= std::numeric_limits<std::int32_t>::max(), std::to_string(num_slots));
   rows_ = {memory_.as<float>(), static_cast<int>(num_slots), spec_.width(hidden_size)};
 }
 
-void FeatureStore::Begin(std::span<const SequenceRows> sequences) {
-  slots_.clear();
-  for (const SequenceRows& sequence : sequences) {
-    for (int i = 0; i < sequence.num_rows; ++i) {
-      slots_.push_back(RowOf(sequence.block_table, sequence.num_context + i));
-    }
-  }
-}
-
-void FeatureStore::KeepResidual(int num_layers, ConstRows hidden) {
+void FeatureStore::KeepResidual(int num_layers, ConstRows hidden, const ForwardRows& rows) {
   for (int i = 0; i < std::ssize(spec_.aux_layers); ++i) {
     if (spec_.aux_layers[i] != num_layers) continue;
-    ops_.ScatterRows(hidden, slots_, rows_.Columns(i * hidden_size_, hidden_size_));
+    ops_.ScatterRows(hidden, rows, RowIndices::kSlots,
+                     rows_.Columns(i * hidden_size_, hidden_size_));
   }
 }
 
-void FeatureStore::KeepFinal(ConstRows normed) {
+void FeatureStore::KeepFinal(ConstRows normed, const ForwardRows& rows) {
   const int begin = static_cast<int>(spec_.aux_layers.size()) * hidden_size_;
-  ops_.ScatterRows(normed, slots_, rows_.Columns(begin, hidden_size_));
-}
-
-void FeatureStore::Move(std::span<const KvMove> moves) {
-  for (const KvMove& move : moves) {
-    const auto to = static_cast<std::int32_t>(move.to);
-    const ConstRows from(rows_.row(static_cast<int>(move.from)), 1, rows_.cols);
-    ops_.ScatterRows(from, {&to, 1}, rows_);
-  }
+  ops_.ScatterRows(normed, rows, RowIndices::kSlots, rows_.Columns(begin, hidden_size_));
 }
 
 }  // namespace forerun

@@ -46,12 +46,10 @@ class FeatureStore {
     return static_cast<std::int32_t>(CacheSlot(block_table, slot, block_size_));
   }
 
-  // Sets the slots of the rows to come.
-  void Begin(std::span<const SequenceRows> sequences);
   // Keeps the residual stream of all rows after `num_layers` layers, if it is an auxiliary one.
-  void KeepResidual(int num_layers, ConstRows hidden);
-  void KeepFinal(ConstRows normed);
-  void Move(std::span<const KvMove> moves);
+  void KeepResidual(int num_layers, ConstRows hidden, const ForwardRows& rows);
+  void KeepFinal(ConstRows normed, const ForwardRows& rows);
+  void Move(std::span<const KvMove> moves) { ops_.MoveRows(moves, rows_); }
 
  private:
   const FeatureSpec spec_;
@@ -60,7 +58,6 @@ class FeatureStore {
   Ops& ops_;
   AlignedBuffer memory_;
   Rows rows_;
-  std::vector<std::int32_t> slots_;  // of this forward's rows
 };
 
 }  // namespace forerun

@@ -12,9 +12,9 @@ struct LogitsShape {
   float scale = 1.0f;     // after the cap
 };
 
-// The logits [states.rows, head.num_outputs()], in `memory`, which grows as needed.
+// The logits [states.rows, head.num_outputs()], in `scratch`, which must have room for them.
 ConstRows ComputeLogits(Ops& ops, ConstRows states, const PackedMatrix& head, LogitsShape shape,
-                        AlignedBuffer& memory);
+                        const AlignedBuffer& scratch);
 
 }  // namespace forerun
 

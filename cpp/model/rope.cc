@@ -72,12 +72,12 @@ std::vector<double> RopeFrequencies(const RopeSpec& spec, int head_dim) {
   return frequencies;
 }
 
-AlignedBuffer MakeRopeTable(const RopeSpec& spec, int head_dim, int num_positions) {
+std::vector<float> MakeRopeTable(const RopeSpec& spec, int head_dim, int num_positions) {
   // Sine and cosine are taken anew at every kStride-th position and turned by one position's angle
   // in between: as exact as float32 can hold, and a long table costs milliseconds.
   constexpr int kStride = 64;
   const int num_pairs = head_dim / 2;
-  AlignedBuffer table(sizeof(float) * num_positions * head_dim);
+  std::vector<float> table(static_cast<std::size_t>(num_positions) * head_dim);
   const std::vector<double> frequencies = RopeFrequencies(spec, head_dim);
   std::vector<double> cosine(num_pairs), sine(num_pairs), step_cosine(num_pairs),
       step_sine(num_pairs);
@@ -86,7 +86,7 @@ AlignedBuffer MakeRopeTable(const RopeSpec& spec, int head_dim, int num_position
     step_sine[i] = std::sin(frequencies[i]);
   }
   for (int position = 0; position < num_positions; ++position) {
-    float* row = table.as<float>() + std::int64_t{position} * head_dim;
+    float* row = table.data() + std::int64_t{position} * head_dim;
     for (int i = 0; i < num_pairs; ++i) {
       if (position % kStride == 0) {
         cosine[i] = std::cos(position * frequencies[i]);

@@ -5,16 +5,15 @@
 #include <vector>
 
 #include "cpp/model/spec/spec.h"
-#include "cpp/tensor/tensor.h"
 
 namespace forerun {
 
 // Radians per position of each of the head_dim / 2 pairs.
 std::vector<double> RopeFrequencies(const RopeSpec& spec, int head_dim);
 
-// Floats [num_positions, head_dim] as Ops::Rope wants them: per position head_dim / 2 cosines, then
-// as many sines, both times the spec's attention factor.
-AlignedBuffer MakeRopeTable(const RopeSpec& spec, int head_dim, int num_positions);
+// Floats [num_positions, head_dim] as Ops::RotateAndStore wants them: per position head_dim / 2
+// cosines, then as many sines, both times the spec's attention factor.
+std::vector<float> MakeRopeTable(const RopeSpec& spec, int head_dim, int num_positions);
 
 }  // namespace forerun
 

@@ -1,7 +1,6 @@
 #include "cpp/model/scorer.h"
 
 #include <algorithm>
-#include <cstring>
 #include <numeric>
 
 #include "cpp/kv/slot_map.h"
@@ -14,6 +13,7 @@ namespace {
 constexpr int kBlockSize = 16;
 constexpr int kDefaultMaxLen = 4096;
 constexpr int kDefaultChunk = 256;
+constexpr int kMaxChunk = 1024;
 
 int CheckThreads(int num_threads) {
   if (num_threads < 0 || num_threads > 1024) {
@@ -34,15 +34,16 @@ int ResolveMaxLen(const ScorerOptions& options, const ModelSpec& spec) {
 }  // namespace
 
 Scorer::Scorer(const ScorerOptions& options)
-    : team_(CheckThreads(options.num_threads)), ops_(MakeCpuOps(team_, options.isa)) {
+    : backend_(CheckThreads(options.num_threads), options.isa) {
   ModelFiles files(options.model, options.dtype);
   max_model_len_ = ResolveMaxLen(options, files.spec);
   TransformerLimits limits;
-  limits.max_rows = max_model_len_;
+  limits.max_rows = std::min(max_model_len_, kMaxChunk);
+  limits.max_logits_rows = limits.max_rows;
   limits.max_model_len = max_model_len_;
   limits.block_size = kBlockSize;
   limits.num_blocks = NumBlocksFor(max_model_len_, kBlockSize);
-  transformer_ = files.Load(*ops_, limits);
+  transformer_ = files.Load(ops_, limits);
   blocks_.resize(limits.num_blocks);
   std::iota(blocks_.begin(), blocks_.end(), 0);
 }
@@ -73,13 +74,15 @@ void Scorer::CheckTokens(std::span<const TokenId> tokens, std::span<const int> c
 void Scorer::ComputeLogits(std::span<const TokenId> tokens, std::span<const int> chunks, Rows out) {
   const int num_tokens = static_cast<int>(tokens.size());
   int num_context = 0;
-  for (int chunk : chunks) {
-    RunChunk(tokens, num_context, chunk, out);
-    num_context += chunk;
-  }
-  for (; num_context < num_tokens; num_context += kDefaultChunk) {
-    RunChunk(tokens, num_context, std::min(kDefaultChunk, num_tokens - num_context), out);
-  }
+  const auto run_until = [&](int end, int most_rows) {
+    while (num_context < end) {
+      const int num_rows = std::min(most_rows, end - num_context);
+      RunChunk(tokens, num_context, num_rows, out);
+      num_context += num_rows;
+    }
+  };
+  for (int chunk : chunks) run_until(num_context + chunk, kMaxChunk);
+  run_until(num_tokens, kDefaultChunk);
 }
 
 void Scorer::RunChunk(std::span<const TokenId> tokens, int num_context, int num_rows, Rows out) {
@@ -89,7 +92,8 @@ void Scorer::RunChunk(std::span<const TokenId> tokens, int num_context, int num_
   const ConstRows logits = transformer_->Forward(
       {tokens.subspan(num_context, num_rows), std::span(&sequence, 1), rows_});
   for (int r = 0; r < num_rows; ++r) {
-    std::memcpy(out.row(num_context + r), logits.row(r), sizeof(float) * logits.cols);
+    backend_.memory().Download(out.row(num_context + r), logits.row(r),
+                               sizeof(float) * logits.cols);
   }
 }
 

@@ -9,8 +9,7 @@
 #include <vector>
 
 #include "cpp/model/transformer.h"
-#include "cpp/ops/ops.h"
-#include "cpp/util/thread_team.h"
+#include "cpp/ops/cpu/cpu_backend.h"
 #include "forerun/types.h"
 
 namespace forerun {
@@ -32,21 +31,22 @@ class Scorer {
   int vocab_size() const { return transformer_->vocab_size(); }
   int max_model_len() const { return max_model_len_; }
   const char* dtype() const { return Name(transformer_->dtype()); }
-  std::string isa() const { return ops_->isa(); }
+  std::string isa() const { return ops_.isa(); }
 
   // Throws InvalidArgument unless `tokens` are 1 to max_model_len ids of the vocabulary and
   // `chunks`, where there are any, add up to their number.
   void CheckTokens(std::span<const TokenId> tokens, std::span<const int> chunks) const;
 
   // out[i] predicts the token after tokens[i]; out [tokens.size(), vocab_size]. The tokens are fed
-  // in forwards of these many rows, which changes no logit. REQUIRES: CheckTokens passes.
+  // in forwards of these many rows, or of fewer where that is more than the logits have room for,
+  // which changes no logit. REQUIRES: CheckTokens passes.
   void ComputeLogits(std::span<const TokenId> tokens, std::span<const int> chunks, Rows out);
 
  private:
   void RunChunk(std::span<const TokenId> tokens, int num_context, int num_rows, Rows out);
 
-  ThreadTeam team_;
-  std::unique_ptr<Ops> ops_;
+  CpuBackend backend_;
+  Ops& ops_ = backend_.ops();
   int max_model_len_ = 0;
   std::unique_ptr<Transformer> transformer_;
   std::vector<BlockId> blocks_;

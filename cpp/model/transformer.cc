@@ -14,21 +14,24 @@ Transformer::Transformer(ModelSpec spec, ModelWeights weights, Ops& ops,
       weights_(std::move(weights)),
       ops_(ops),
       stack_(spec_, weights_.layers, weights_.dtype, ops, limits),
-      hidden_(MakeScratch(limits.max_rows, spec_.hidden_size)),
-      normed_(MakeScratch(limits.max_rows, spec_.hidden_size)) {
+      hidden_(MakeScratch(ops, limits.max_rows, spec_.hidden_size)),
+      normed_(MakeScratch(ops, limits.max_rows, spec_.hidden_size)),
+      logits_(MakeScratch(ops, limits.max_logits_rows, vocab_size())) {
   if (features.empty()) return;
   for (int layer : features.aux_layers) {
     FORERUN_CHECK(layer >= 0 && layer <= spec_.num_layers, std::to_string(layer));
   }
   features_.emplace(features, spec_.hidden_size, limits.num_blocks, limits.block_size, ops);
-  wanted_ = MakeScratch(limits.max_rows, spec_.hidden_size);
+  wanted_ = MakeScratch(ops, limits.max_logits_rows, spec_.hidden_size);
 }
 
 ConstRows Transformer::Forward(const ForwardBatch& batch) {
-  CheckBatch(batch);
-  stack_.Begin(batch.sequences);
-  if (features_) features_->Begin(batch.sequences);
-  return ComputeLogits(ops_, RunLayers(batch), weights_.head(), {.soft_cap = spec_.final_soft_cap},
+  for (TokenId token : batch.tokens) {
+    FORERUN_CHECK(token >= 0 && token < vocab_size(), std::to_string(token));
+  }
+  const ForwardRows& rows = stack_.Begin(
+      {.tokens = batch.tokens, .sequences = batch.sequences, .wanted = batch.logits_rows});
+  return ComputeLogits(ops_, RunLayers(rows), weights_.head(), {.soft_cap = spec_.final_soft_cap},
                        logits_);
 }
 
@@ -37,45 +40,32 @@ void Transformer::MoveKv(std::span<const KvMove> moves) {
   if (features_) features_->Move(moves);
 }
 
-void Transformer::CheckBatch(const ForwardBatch& batch) const {
-  const int num_rows = static_cast<int>(batch.tokens.size());
-  for (TokenId token : batch.tokens) {
-    FORERUN_CHECK(token >= 0 && token < vocab_size(), std::to_string(token));
-  }
-  stack_.CheckSequences(batch.sequences, num_rows);
-  int last = -1;
-  for (std::int32_t logits_row : batch.logits_rows) {
-    FORERUN_CHECK(logits_row > last && logits_row < num_rows, "logits rows must ascend");
-    last = logits_row;
-  }
-}
-
-ConstRows Transformer::RunLayers(const ForwardBatch& batch) {
-  const int num_rows = static_cast<int>(batch.tokens.size());
+ConstRows Transformer::RunLayers(const ForwardRows& rows) {
+  const int num_rows = rows.num_rows();
   const Rows hidden = RowsOf(hidden_, num_rows, spec_.hidden_size);
-  ops_.Embed(batch.tokens, *weights_.embedding, spec_.embedding_scale, hidden);
+  ops_.Embed(rows, *weights_.embedding, spec_.embedding_scale, hidden);
   const int last = spec_.num_layers - 1;
   for (int layer = 0; layer < last; ++layer) {
-    if (features_) features_->KeepResidual(layer, hidden);
+    if (features_) features_->KeepResidual(layer, hidden, rows);
     stack_.RunLayer(layer, hidden);
   }
-  const int num_wanted = static_cast<int>(batch.logits_rows.size());
-  if (features_) features_->KeepResidual(last, hidden);
+  const int num_wanted = static_cast<int>(rows.indices(RowIndices::kWanted).size());
+  if (features_) features_->KeepResidual(last, hidden, rows);
   if (!features_ || !features_->spec().reads_last_layer(spec_.num_layers)) {
     // After the last layer's keys and values are stored, only the wanted rows are computed.
-    const ConstRows wanted = stack_.RunLastLayer(last, hidden, batch.logits_rows);
+    const ConstRows wanted = stack_.RunLastLayer(last, hidden);
     const Rows normed = RowsOf(normed_, num_wanted, spec_.hidden_size);
     if (num_wanted > 0) stack_.Normalize(wanted, weights_.final_norm, normed);
     return normed;
   }
   stack_.RunLayer(last, hidden);
-  features_->KeepResidual(last + 1, hidden);
+  features_->KeepResidual(last + 1, hidden, rows);
   const Rows normed = RowsOf(normed_, num_rows, spec_.hidden_size);
   stack_.Normalize(hidden, weights_.final_norm, normed);
-  if (features_->spec().final_norm) features_->KeepFinal(normed);
+  if (features_->spec().final_norm) features_->KeepFinal(normed, rows);
   if (num_wanted == num_rows) return normed;
   const Rows wanted = RowsOf(wanted_, num_wanted, spec_.hidden_size);
-  ops_.GatherRows(normed, batch.logits_rows, wanted);
+  ops_.GatherRows(normed, rows, RowIndices::kWanted, wanted);
   return wanted;
 }
 

@@ -18,8 +18,7 @@
 
 namespace forerun {
 
-// Owns the KV cache and all scratch memory; a forward allocates nothing, but for the logits when
-// more rows ask for them than ever before. The Ops must outlive it.
+// Owns the KV cache and all scratch memory; a forward allocates nothing. The Ops must outlive it.
 class Transformer : public ModelExecutor {
  public:
   Transformer(ModelSpec spec, ModelWeights weights, Ops& ops, const TransformerLimits& limits,
@@ -42,9 +41,8 @@ class Transformer : public ModelExecutor {
   std::int64_t num_bytes_per_token() const { return weights_.num_bytes_per_token(); }
 
  private:
-  void CheckBatch(const ForwardBatch& batch) const;
   // The normed hidden states of the rows whose logits are wanted.
-  ConstRows RunLayers(const ForwardBatch& batch);
+  ConstRows RunLayers(const ForwardRows& rows);
 
   // Constant after construction.
   const ModelSpec spec_;

@@ -58,8 +58,8 @@ class Loader {
     return reader_.TakeMatrix(parts, num_inputs, dtype_, ops_);
   }
 
-  std::vector<float> Norm(const std::string& name, int size) {
-    return reader_.TakeVector(prefix_ + name + ".weight", size, spec_.norm_weight_offset);
+  FloatVector Norm(const std::string& name, int size) {
+    return reader_.TakeVector(prefix_ + name + ".weight", size, ops_, spec_.norm_weight_offset);
   }
 
   void LoadHead(ModelWeights& weights) {
@@ -173,14 +173,14 @@ LayerWeights LoadLayer(const ModelSpec& spec, const LayerTensors& tensors, Weigh
   weights.attention_output = reader.TakeMatrix({o}, q_size, dtype, ops);
   weights.gate_up = reader.TakeMatrix({gate, up}, hidden, dtype, ops);
   weights.down = reader.TakeMatrix({down}, intermediate, dtype, ops);
-  if (spec.qkv_bias) weights.qkv_bias = reader.TakeBias({q, k, v});
-  if (spec.output_bias) weights.attention_output_bias = reader.TakeBias({o});
+  if (spec.qkv_bias) weights.qkv_bias = reader.TakeBias({q, k, v}, ops);
+  if (spec.output_bias) weights.attention_output_bias = reader.TakeBias({o}, ops);
   if (spec.mlp_bias) {
-    weights.gate_up_bias = reader.TakeBias({gate, up});
-    weights.down_bias = reader.TakeBias({down});
+    weights.gate_up_bias = reader.TakeBias({gate, up}, ops);
+    weights.down_bias = reader.TakeBias({down}, ops);
   }
   const auto norm = [&](const char* name, int size) {
-    return reader.TakeVector(layer + name + ".weight", size, spec.norm_weight_offset);
+    return reader.TakeVector(layer + name + ".weight", size, ops, spec.norm_weight_offset);
   };
   if (tensors.has_attention_norm) weights.attention_norm = norm("input_layernorm", hidden);
   // post_attention_layernorm is the norm before the MLP, except in families with norms after

@@ -15,24 +15,25 @@
 namespace forerun {
 
 // Shapes are [outputs, inputs]; d = head_dim. A vector is empty where the spec has no such weight.
+// All are in the memory of the Ops that they are loaded for.
 struct LayerWeights {
   std::unique_ptr<PackedMatrix> qkv;               // [(heads + 2 kv_heads) d, hidden]
   std::unique_ptr<PackedMatrix> attention_output;  // [hidden, heads d]
   std::unique_ptr<PackedMatrix> gate_up;           // [2 intermediate, hidden], gates first
   std::unique_ptr<PackedMatrix> down;              // [hidden, intermediate]
-  std::vector<float> qkv_bias, attention_output_bias, gate_up_bias, down_bias;
+  FloatVector qkv_bias, attention_output_bias, gate_up_bias, down_bias;
 
   // Norms have the family's offset added.
-  std::vector<float> attention_norm, post_attention_norm;  // [hidden]
-  std::vector<float> mlp_norm, post_mlp_norm;              // [hidden]
-  std::vector<float> q_norm, k_norm;                       // [d]
+  FloatVector attention_norm, post_attention_norm;  // [hidden]
+  FloatVector mlp_norm, post_mlp_norm;              // [hidden]
+  FloatVector q_norm, k_norm;                       // [d]
 };
 
 struct ModelWeights {
   DType dtype = DType::kFloat32;            // of the matrices
   std::unique_ptr<PackedMatrix> embedding;  // [vocab, hidden]
   std::unique_ptr<PackedMatrix> lm_head;    // [logits, hidden]; null when tied to the embedding
-  std::vector<float> final_norm;            // [hidden]
+  FloatVector final_norm;                   // [hidden]
   std::vector<LayerWeights> layers;
 
   const PackedMatrix& head() const { return lm_head != nullptr ? *lm_head : *embedding; }

@@ -1,5 +1,10 @@
 // The operations a transformer needs, as one interface. CpuOps implements it.
 //
+// Rows and vectors lie in the Ops' memory(): callers may do arithmetic on their pointers, but not
+// read or write through them. Token ids, sequences and row indices are the host's, and are passed
+// once per forward pass, to Begin. An operation may return before it is done; the operations after
+// it and memory().Download see its results.
+//
 // Activations are float32 rows. Every output element is computed in an order that depends on the
 // model's shape and on the row's own sequence only: never on the number of rows, their order, the
 // chunking or the threads. Shapes that contradict each other throw InternalError. An Ops is driven
@@ -14,13 +19,12 @@
 
 #include "cpp/kv/layout.h"
 #include "cpp/ops/activation.h"
+#include "cpp/ops/forward_rows.h"
 #include "cpp/ops/sequence_rows.h"
 #include "cpp/tensor/tensor.h"
 #include "forerun/types.h"
 
 namespace forerun {
-
-class ThreadTeam;
 
 // A [num_outputs, num_inputs] weight in its Ops' own layout. The Ops must outlive it; it keeps the
 // memory of weights that are gone.
@@ -69,49 +73,92 @@ struct AttentionShape {
   int first_position = 0;  // positions before it are not attended to
 };
 
+// Of an RMS norm over whole rows. weight [cols].
+struct NormWeight {
+  const float* weight = nullptr;
+  float eps = 0.0f;
+};
+
+// Norms over the query and the key heads [head_dim]; null: none.
+struct QkNorms {
+  const float* query = nullptr;
+  const float* key = nullptr;
+  float eps = 0.0f;
+};
+
+// An MLP's weights: gate_up [2 m, k], gates first, and down [n, m]. Biases may be null.
+struct GatedMlp {
+  const PackedMatrix& gate_up;
+  const float* gate_up_bias;
+  Activation activation;
+  const PackedMatrix& down;
+  const float* down_bias;
+};
+
+// The most that forward passes ask for.
+struct OpsLimits {
+  int max_rows = 0;
+  int max_inputs = 0;  // columns of a product's x, or of activations
+  int max_gated = 0;   // m of an MLP
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
 
   virtual std::string isa() const = 0;
 
-  // Packs float32, bfloat16 or float16 matrices [n_i, k], stacked by outputs, into `dtype`
-  // (kFloat32 or kBFloat16).
+  // Where the rows and the vectors of all operations lie.
+  virtual Memory& memory() = 0;
+
+  // Allocates the operations' own scratch, so that forward passes within the limits need not.
+  virtual void Reserve(const OpsLimits& limits) = 0;
+
+  // Packs float32, bfloat16 or float16 matrices [n_i, k] of the host, stacked by outputs, into
+  // `dtype` (kFloat32 or kBFloat16).
   virtual std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources, DType dtype) = 0;
 
   virtual std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) = 0;
 
-  // out[r] = scale * row tokens[r] of `table`, whose outputs are the vocabulary.
-  virtual void Embed(std::span<const TokenId> tokens, const PackedMatrix& table, float scale,
-                     Rows out) = 0;
+  // Starts a forward pass. `rows` below are what it returns.
+  virtual const ForwardRows& Begin(const ForwardData& data) = 0;
+
+  // out[r] = scale * the row of `table` of the r-th row's token; the table's outputs are the
+  // vocabulary.
+  virtual void Embed(const ForwardRows& rows, const PackedMatrix& table, float scale, Rows out) = 0;
 
   // y = x W^T (+ bias [num_outputs]) (+ y when `accumulate`).
   virtual void MatMul(ConstRows x, const PackedMatrix& weight, const float* bias, bool accumulate,
                       Rows y) = 0;
 
+  // y = RmsNorm(x) W^T (+ bias [num_outputs]).
+  virtual void NormMatMul(ConstRows x, const NormWeight& norm, const PackedMatrix& weight,
+                          const float* bias, Rows y) = 0;
+
+  // With [g, u] = gate_up(RmsNorm(x)): y = down(activation(g) * u) (+ y when `accumulate`). y may
+  // be x.
+  virtual void GatedMatMul(ConstRows x, const NormWeight& norm, const GatedMlp& mlp,
+                           bool accumulate, Rows y) = 0;
+
   // out = x / sqrt(mean(x^2) + eps) * weight, over each row's `group` consecutive values
   // (group = cols for a layer norm, head_dim for a q or k norm). weight [group]. out may be x.
   virtual void RmsNorm(ConstRows x, const float* weight, int group, float eps, Rows out) = 0;
 
-  // Rotates each head of x [rows, num_heads * head_dim] in place, halves paired (i, i + head_dim /
-  // 2). cos_sin [max_position, head_dim]: head_dim / 2 cosines, then as many sines.
-  virtual void Rope(Rows x, int head_dim, std::span<const std::int32_t> positions,
-                    const float* cos_sin) = 0;
-
-  // Writes row r of keys and values [rows, num_kv_heads * head_dim] to its sequence's slot in
-  // `layer`.
-  virtual void StoreKv(ConstRows keys, ConstRows values, std::span<const SequenceRows> sequences,
-                       int layer, KvCache& cache) = 0;
+  // qkv [num_rows, (heads + 2 kv_heads) * head_dim]: normalizes the query and key heads, if there
+  // are norms, and rotates them by their rows' positions, in place, halves paired (i, i + head_dim
+  // / 2). Then writes keys and values to their slots in `layer` of the cache. cos_sin
+  // [max_position, head_dim]: head_dim / 2 cosines, then as many sines.
+  virtual void RotateAndStore(Rows qkv, const QkNorms& norms, const ForwardRows& rows,
+                              const float* cos_sin, int layer) = 0;
 
   // Copies tokens' keys and values within the cache, in all layers, one move after the other.
   virtual void MoveKv(std::span<const KvMove> moves, KvCache& cache) = 0;
 
-  // Attention of every row over the cached positions that it sees, its own included (StoreKv comes
-  // first). A tree's node gets the bits that it would get were its path all that follows the
-  // context. query, out [rows, num_heads * head_dim].
-  virtual void Attention(ConstRows query, const KvCache& cache, int layer,
-                         const AttentionShape& shape, std::span<const SequenceRows> sequences,
-                         Rows out) = 0;
+  // Attention of all rows, or of the wanted ones, over the cached positions that they see, their
+  // own included (RotateAndStore comes first). A tree's node gets the bits that it would get were
+  // its path all that follows the context. query, out [rows, num_heads * head_dim].
+  virtual void Attention(ConstRows query, const ForwardRows& rows, RowSet which, int layer,
+                         const AttentionShape& shape, Rows out) = 0;
 
   // out[:, i] = activation(gate_up[:, i]) * gate_up[:, cols(out) + i].
   virtual void GatedActivation(ConstRows gate_up, Activation activation, Rows out) = 0;
@@ -128,15 +175,21 @@ class Ops {
   // x -> cap * tanh(x / cap), in place.
   virtual void SoftCap(Rows x, float cap) = 0;
 
-  // out[i] = x[rows[i]].
-  virtual void GatherRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) = 0;
+  // x = 0.
+  virtual void Zero(Rows x) = 0;
 
-  // out[rows[i]] = x[i], one after the other.
-  virtual void ScatterRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) = 0;
+  // out = x.
+  virtual void Copy(ConstRows x, Rows out) = 0;
+
+  // With i the indices: out[r] = x[i[r]].
+  virtual void GatherRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) = 0;
+
+  // With i the indices: out[i[r]] = x[r], one after the other.
+  virtual void ScatterRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) = 0;
+
+  // x[to] = x[from], one move after the other.
+  virtual void MoveRows(std::span<const KvMove> moves, Rows x) = 0;
 };
-
-// `isa` as FindIsa takes it (util/simd/isa.h). The team must outlive the Ops.
-std::unique_ptr<Ops> MakeCpuOps(ThreadTeam& team, const std::string& isa = "");
 
 }  // namespace forerun
 

@@ -1,12 +1,14 @@
 #ifndef FORERUN_CPP_TENSOR_TENSOR_H_
 #define FORERUN_CPP_TENSOR_TENSOR_H_
 
+#include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "cpp/tensor/dtype.h"
+#include "cpp/tensor/memory.h"
 
 namespace forerun {
 
@@ -45,19 +47,20 @@ struct BasicRows {
   T* row(int r) const { return data + r * stride; }
   // Columns [begin, begin + count) of every row.
   BasicRows Columns(int begin, int count) const { return {data + begin, rows, count, stride}; }
-  BasicRows First(int count) const { return {data, count, cols, stride}; }
+  // Rows [begin, begin + count).
+  BasicRows Slice(int begin, int count) const { return {row(begin), count, cols, stride}; }
 };
 using Rows = BasicRows<float>;
 using ConstRows = BasicRows<const float>;
 
-// Owned, 64-byte aligned, uninitialised memory; grows when asked and never shrinks.
+// Owned, 64-byte aligned, uninitialised memory of a fixed size. The Memory must outlive it.
 class AlignedBuffer {
  public:
   AlignedBuffer() = default;
-  explicit AlignedBuffer(std::size_t num_bytes) { Grow(num_bytes); }
-
-  // Contents are lost when it grows.
-  void Grow(std::size_t num_bytes);
+  AlignedBuffer(Memory& memory, std::size_t num_bytes)
+      : data_(num_bytes > 0 ? static_cast<std::byte*>(memory.Allocate(num_bytes)) : nullptr,
+              Free{&memory}),
+        num_bytes_(num_bytes) {}
 
   std::size_t num_bytes() const { return num_bytes_; }
   template <typename T>
@@ -67,10 +70,29 @@ class AlignedBuffer {
 
  private:
   struct Free {
-    void operator()(std::byte* data) const { std::free(data); }
+    Memory* memory;
+    void operator()(std::byte* data) const { memory->Free(data); }
   };
   std::unique_ptr<std::byte, Free> data_;
   std::size_t num_bytes_ = 0;
+};
+
+// Floats that are written once, at load: norms, biases, tables. The Memory must outlive it.
+class FloatVector {
+ public:
+  FloatVector() = default;
+  FloatVector(Memory& memory, std::span<const float> values)
+      : buffer_(memory, values.size_bytes()) {
+    if (!values.empty()) memory.Upload(buffer_.as<float>(), values.data(), values.size_bytes());
+  }
+
+  bool empty() const { return buffer_.num_bytes() == 0; }
+  int size() const { return static_cast<int>(buffer_.num_bytes() / sizeof(float)); }
+  // Null when empty.
+  const float* data() const { return buffer_.as<float>(); }
+
+ private:
+  AlignedBuffer buffer_;
 };
 
 }  // namespace forerun

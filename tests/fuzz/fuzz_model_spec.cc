@@ -30,7 +30,7 @@ void CheckSpec(const ModelSpec& spec) {
   }
   if (spec.head_dim > 1024) return;
   for (const RopeSpec& rope : spec.ropes) {
-    const AlignedBuffer table = MakeRopeTable(rope, spec.head_dim, 4);
+    const std::vector<float> table = MakeRopeTable(rope, spec.head_dim, 4);
     for (int i = 0; i < 4 * spec.head_dim; ++i) {
       FORERUN_CHECK(std::isfinite(table.as<float>()[i]), "rotations are finite");
     }

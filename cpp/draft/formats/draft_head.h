@@ -57,11 +57,11 @@ struct DraftHeadSpec {
 struct DraftHeadWeights {
   std::unique_ptr<PackedMatrix> embedding;  // null: the target's
   std::unique_ptr<PackedMatrix> fusion;     // null: features are taken as they are
-  std::vector<float> fusion_bias;
-  std::vector<std::vector<float>> feature_norms;
-  std::vector<float> embedding_norm, hidden_norm;  // of the fusion's or the first layer's inputs
+  FloatVector fusion_bias;
+  std::vector<FloatVector> feature_norms;
+  FloatVector embedding_norm, hidden_norm;  // of the fusion's or the first layer's inputs
   std::vector<LayerWeights> layers;
-  std::vector<float> final_norm;          // empty: none
+  FloatVector final_norm;                 // empty: none
   std::unique_ptr<PackedMatrix> lm_head;  // null: the target's
   std::vector<TokenId> target_ids;        // of the head's logits; empty: their own number
 };

@@ -20,23 +20,24 @@ DraftHeadWeights DraftHeadReader::Load(DType dtype, Ops& ops) {
   const int hidden = spec_.layers.hidden_size;
   const float offset = spec_.layers.norm_weight_offset;
   const auto norm = [&](const std::string& name, int size) {
-    return name.empty() ? std::vector<float>() : reader_.TakeVector(name + ".weight", size, offset);
+    return name.empty() ? FloatVector() : reader_.TakeVector(name + ".weight", size, ops, offset);
   };
   if (spec_.fuses_features) {
     const bool is_eagle3 = spec_.kind == DraftHeadKind::kEagle3;
     const int inputs = is_eagle3 ? spec_.feature_size : hidden + spec_.feature_size;
     weights.fusion = reader_.TakeMatrix({{names_.fusion, hidden}}, inputs, dtype, ops);
     if (reader_.Has(names_.fusion + ".bias")) {
-      weights.fusion_bias = reader_.TakeBias({{names_.fusion, hidden}});
+      weights.fusion_bias = reader_.TakeBias({{names_.fusion, hidden}}, ops);
     }
   }
   if (spec_.num_feature_norms == 1 && reader_.Has("input_norm.weight")) {
-    weights.feature_norms.push_back(reader_.TakeVector("input_norm.weight", spec_.feature_size));
+    weights.feature_norms.push_back(
+        reader_.TakeVector("input_norm.weight", spec_.feature_size, ops));
   } else {
     for (int i = 0; i < spec_.num_feature_norms; ++i) {
       weights.feature_norms.push_back(
           reader_.TakeVector("fc_norm." + std::to_string(i) + ".weight",
-                             spec_.feature_size / spec_.num_feature_norms));
+                             spec_.feature_size / spec_.num_feature_norms, ops));
     }
   }
   weights.embedding_norm = norm(names_.embedding_norm, hidden);

@@ -1,7 +1,6 @@
 #include "cpp/draft/neural/head_network.h"
 
-#include <cstring>
-#include <numeric>
+#include <algorithm>
 #include <utility>
 
 #include "cpp/model/logits.h"
@@ -17,25 +16,24 @@ HeadNetwork::HeadNetwork(DraftHeadSpec spec, DraftHeadWeights weights, const Tra
       ops_(ops),
       hidden_size_(spec_.layers.hidden_size),
       stack_(spec_.layers, weights_.layers, target.dtype(), ops, limits, /*first_position=*/1),
-      outputs_(MakeScratch(limits.max_rows, hidden_size_)),
-      next_outputs_(MakeScratch(limits.max_rows, hidden_size_)),
-      features_(MakeScratch(limits.max_rows, spec_.feature_size)),
-      combined_(MakeScratch(limits.max_rows, 2 * hidden_size_)),
-      hidden_(MakeScratch(limits.max_rows, hidden_size_)),
-      normed_(MakeScratch(limits.max_rows, hidden_size_)),
-      zero_(MakeScratch(1, hidden_size_)),
-      all_rows_(limits.max_rows) {
+      outputs_(MakeScratch(ops, limits.max_logits_rows, hidden_size_)),
+      next_outputs_(MakeScratch(ops, limits.max_logits_rows, hidden_size_)),
+      features_(MakeScratch(ops, limits.max_rows, spec_.feature_size)),
+      combined_(MakeScratch(ops, limits.max_rows, 2 * hidden_size_)),
+      hidden_(MakeScratch(ops, limits.max_rows, hidden_size_)),
+      normed_(MakeScratch(ops, limits.max_logits_rows, hidden_size_)),
+      logits_(MakeScratch(ops, limits.max_logits_rows, head().num_outputs())) {
   FORERUN_CHECK(target.features() != nullptr, "the target keeps no features");
-  std::memset(zero_.as<float>(), 0, sizeof(float) * hidden_size_);
-  std::iota(all_rows_.begin(), all_rows_.end(), 0);
+  ops.Reserve({limits.max_rows, std::max(2 * hidden_size_, spec_.feature_size)});
 }
 
 ConstRows HeadNetwork::Forward(const DraftBatch& batch) {
-  const int num_rows = static_cast<int>(batch.tokens.size());
-  stack_.CheckSequences(batch.sequences, num_rows);
-  stack_.Begin(batch.sequences);
-  const ConstRows states = RunLayers(batch);
-  if (states.rows == 0) return RowsOf(logits_, 0, spec_.layers.vocab_size);
+  const ForwardRows& rows = stack_.Begin({.tokens = batch.tokens,
+                                          .sequences = batch.sequences,
+                                          .wanted = batch.logits_rows,
+                                          .sources = batch.sources});
+  const ConstRows states = RunLayers(rows, batch.depth);
+  if (states.rows == 0) return RowsOf(logits_, 0, head().num_outputs());
 
   ConstRows normed = states;
   if (!weights_.final_norm.empty()) {
@@ -43,78 +41,73 @@ ConstRows HeadNetwork::Forward(const DraftBatch& batch) {
     stack_.Normalize(states, weights_.final_norm, out);
     normed = out;
   }
-  ops_.GatherRows(spec_.feeds_back_normed ? normed : states,
-                  std::span(all_rows_).first(states.rows),
-                  RowsOf(next_outputs_, states.rows, hidden_size_));
+  ops_.Copy(spec_.feeds_back_normed ? normed : states,
+            RowsOf(next_outputs_, states.rows, hidden_size_));
   std::swap(outputs_, next_outputs_);
   num_outputs_ = states.rows;
-  const PackedMatrix& head =
-      weights_.lm_head != nullptr ? *weights_.lm_head : target_.weights().head();
-  return ComputeLogits(ops_, normed, head, {spec_.soft_cap, spec_.logit_scale}, logits_);
+  return ComputeLogits(ops_, normed, head(), {spec_.soft_cap, spec_.logit_scale}, logits_);
 }
 
-void HeadNetwork::EmbedTokens(const DraftBatch& batch, Rows out) {
+void HeadNetwork::EmbedTokens(const ForwardRows& rows, Rows out) {
   const PackedMatrix& table =
       weights_.embedding != nullptr ? *weights_.embedding : *target_.weights().embedding;
-  ops_.Embed(batch.tokens, table, spec_.embedding_scale, out);
+  ops_.Embed(rows, table, spec_.embedding_scale, out);
   if (!spec_.masks_first_token) return;
-  for (const SequenceRows& sequence : batch.sequences) {
+  for (const SequenceRows& sequence : rows.sequences(RowSet::kAll)) {
     if (sequence.num_context != first_slot() || sequence.num_rows == 0) continue;
-    const std::int32_t row = sequence.row_begin;
-    ops_.ScatterRows(RowsOf(zero_, 1, hidden_size_), {&row, 1}, out);
+    ops_.Zero(out.Slice(sequence.row_begin, 1));
   }
 }
 
-void HeadNetwork::GatherFeatures(const DraftBatch& batch, Rows out) {
-  if (batch.depth > 0) {
-    ops_.GatherRows(RowsOf(outputs_, num_outputs_, hidden_size_), batch.sources, out);
+void HeadNetwork::GatherFeatures(const ForwardRows& rows, int depth, Rows out) {
+  if (depth > 0) {
+    ops_.GatherRows(RowsOf(outputs_, num_outputs_, hidden_size_), rows, RowIndices::kSources, out);
     return;
   }
   const ConstRows store = target_.features()->rows();
   const bool is_fused_here = spec_.kind == DraftHeadKind::kEagle3 && spec_.fuses_features;
   if (!is_fused_here) {
-    ops_.GatherRows(store, batch.sources, out);
+    ops_.GatherRows(store, rows, RowIndices::kSources, out);
     return;
   }
   const Rows features = RowsOf(features_, out.rows, spec_.feature_size);
-  ops_.GatherRows(store, batch.sources, features);
+  ops_.GatherRows(store, rows, RowIndices::kSources, features);
   for (int i = 0; i < spec_.num_feature_norms; ++i) {
     const int width = spec_.feature_size / spec_.num_feature_norms;
     const Rows part = features.Columns(i * width, width);
     ops_.RmsNorm(part, weights_.feature_norms[i].data(), width, spec_.layers.rms_norm_eps, part);
   }
-  ops_.MatMul(features, *weights_.fusion, DataOrNull(weights_.fusion_bias), /*accumulate=*/false,
-              out);
+  ops_.MatMul(features, *weights_.fusion, weights_.fusion_bias.data(), /*accumulate=*/false, out);
 }
 
-ConstRows HeadNetwork::RunLayers(const DraftBatch& batch) {
-  const int num_rows = static_cast<int>(batch.tokens.size());
+ConstRows HeadNetwork::RunLayers(const ForwardRows& rows, int depth) {
+  const int num_rows = rows.num_rows();
   const Rows hidden = RowsOf(hidden_, num_rows, hidden_size_);
   const Rows combined = RowsOf(combined_, num_rows, 2 * hidden_size_);
   const Rows embedding = combined.Columns(spec_.hidden_first ? hidden_size_ : 0, hidden_size_);
   const Rows feature = combined.Columns(spec_.hidden_first ? 0 : hidden_size_, hidden_size_);
-  EmbedTokens(batch, embedding);
+  EmbedTokens(rows, embedding);
   if (!weights_.embedding_norm.empty()) {
     stack_.Normalize(embedding, weights_.embedding_norm, embedding);
   }
   std::optional<ConstRows> first_input;
   switch (spec_.kind) {
     case DraftHeadKind::kEagle3:
-      GatherFeatures(batch, hidden);
+      GatherFeatures(rows, depth, hidden);
       stack_.Normalize(hidden, weights_.hidden_norm, feature);
       if (spec_.norm_before_residual) stack_.Normalize(hidden, weights_.hidden_norm, hidden);
       first_input = combined;
       break;
     case DraftHeadKind::kEagle:
-      GatherFeatures(batch, feature);
-      ops_.MatMul(combined, *weights_.fusion, DataOrNull(weights_.fusion_bias),
+      GatherFeatures(rows, depth, feature);
+      ops_.MatMul(combined, *weights_.fusion, weights_.fusion_bias.data(),
                   /*accumulate=*/false, hidden);
       first_input = hidden;
       break;
     case DraftHeadKind::kMtp:
-      GatherFeatures(batch, feature);
+      GatherFeatures(rows, depth, feature);
       stack_.Normalize(feature, weights_.hidden_norm, feature);
-      ops_.MatMul(combined, *weights_.fusion, DataOrNull(weights_.fusion_bias),
+      ops_.MatMul(combined, *weights_.fusion, weights_.fusion_bias.data(),
                   /*accumulate=*/false, hidden);
       break;
   }
@@ -122,8 +115,7 @@ ConstRows HeadNetwork::RunLayers(const DraftBatch& batch) {
   for (int layer = 0; layer < last; ++layer) {
     stack_.RunLayer(layer, hidden, layer == 0 ? first_input : std::nullopt);
   }
-  return stack_.RunLastLayer(last, hidden, batch.logits_rows,
-                             last == 0 ? first_input : std::nullopt);
+  return stack_.RunLastLayer(last, hidden, last == 0 ? first_input : std::nullopt);
 }
 
 }  // namespace forerun

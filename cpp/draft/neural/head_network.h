@@ -26,10 +26,13 @@ class HeadNetwork : public DraftNetwork {
   std::span<const TokenId> target_ids() const override { return weights_.target_ids; }
 
  private:
-  void EmbedTokens(const DraftBatch& batch, Rows out);
+  const PackedMatrix& head() const {
+    return weights_.lm_head != nullptr ? *weights_.lm_head : target_.weights().head();
+  }
+  void EmbedTokens(const ForwardRows& rows, Rows out);
   // Fused features of known tokens, outputs of drafted ones, [rows, width]; out may be any columns.
-  void GatherFeatures(const DraftBatch& batch, Rows out);
-  ConstRows RunLayers(const DraftBatch& batch);
+  void GatherFeatures(const ForwardRows& rows, int depth, Rows out);
+  ConstRows RunLayers(const ForwardRows& rows, int depth);
 
   // Constant after construction.
   const DraftHeadSpec spec_;
@@ -43,8 +46,7 @@ class HeadNetwork : public DraftNetwork {
   int num_outputs_ = 0;
 
   // Scratch of one forward.
-  AlignedBuffer features_, combined_, hidden_, normed_, zero_, logits_;
-  std::vector<std::int32_t> all_rows_;
+  AlignedBuffer features_, combined_, hidden_, normed_, logits_;
 };
 
 }  // namespace forerun

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
 #include <utility>
+#include <vector>
 
 #include "cpp/draft/formats/draft_head.h"
 #include "cpp/model/checkpoint/json.h"
@@ -53,10 +53,10 @@ LstmNetwork::LstmNetwork(const std::string& directory, const Transformer& target
     projections_[i] = reader.TakeMatrix({part(kForget), part(kInput), part(kOutput), part(kCell)},
                                         i == 0 ? hidden : size_, dtype, ops);
   }
-  cell_norm_ = reader.TakeVector("cell_ln.0.weight", size_);
-  cell_bias_ = reader.TakeVector("cell_ln.0.bias", size_);
-  state_norm_ = reader.TakeVector("state_ln.0.weight", size_);
-  state_bias_ = reader.TakeVector("state_ln.0.bias", size_);
+  cell_norm_ = reader.TakeVector("cell_ln.0.weight", size_, ops);
+  cell_bias_ = reader.TakeVector("cell_ln.0.bias", size_, ops);
+  state_norm_ = reader.TakeVector("state_ln.0.weight", size_, ops);
+  state_bias_ = reader.TakeVector("state_ln.0.bias", size_, ops);
   head_ = reader.TakeMatrix({{"head.0", vocab}}, size_, dtype, ops);
   reader.CheckLeftovers([](const std::string&) { return false; },
                         "only tensors of an LSTM speculator with tied weights");
@@ -64,15 +64,16 @@ LstmNetwork::LstmNetwork(const std::string& directory, const Transformer& target
   embedding_scale_ = static_cast<float>(
       std::sqrt((1.0 - state_weight * state_weight) * size_ / 2.0) / state_weight);
   if (config.Bool("scale_input", false)) {
-    input_scale_.assign(hidden, static_cast<float>(1.0 / std::sqrt(2.0)));
+    input_scale_ = {ops.memory(),
+                    std::vector<float>(hidden, static_cast<float>(1.0 / std::sqrt(2.0)))};
   }
-  outputs_ = MakeScratch(max_rows, 2 * size_);
-  next_outputs_ = MakeScratch(max_rows, 2 * size_);
-  input_ = MakeScratch(max_rows, std::max(hidden, 2 * size_));
-  gates_ = MakeScratch(max_rows, kNumGates * size_);
-  pair_ = MakeScratch(max_rows, 2 * size_);
-  all_rows_.resize(max_rows);
-  std::iota(all_rows_.begin(), all_rows_.end(), 0);
+  outputs_ = MakeScratch(ops, max_rows, 2 * size_);
+  next_outputs_ = MakeScratch(ops, max_rows, 2 * size_);
+  input_ = MakeScratch(ops, max_rows, std::max(hidden, 2 * size_));
+  gates_ = MakeScratch(ops, max_rows, kNumGates * size_);
+  pair_ = MakeScratch(ops, max_rows, 2 * size_);
+  logits_ = MakeScratch(ops, max_rows, vocab);
+  ops.Reserve({max_rows, std::max(hidden, size_)});
 }
 
 ConstRows LstmNetwork::Forward(const DraftBatch& batch) {
@@ -85,11 +86,11 @@ ConstRows LstmNetwork::Forward(const DraftBatch& batch) {
   const Rows pair = RowsOf(pair_, num_rows, 2 * size_);
   const Rows left = pair.Columns(0, size_), right = pair.Columns(size_, size_);
   const ConstRows before = RowsOf(outputs_, num_outputs_, 2 * size_);
-  const std::span<const std::int32_t> rows = std::span(all_rows_).first(num_rows);
+  const ForwardRows& rows = ops_.Begin({.tokens = batch.tokens, .sources = batch.sources});
 
   const Rows input = RowsOf(input_, num_rows, num_inputs);
-  ops_.GatherRows(is_first ? target_.features()->rows() : before.Columns(0, size_), batch.sources,
-                  input);
+  ops_.GatherRows(is_first ? target_.features()->rows() : before.Columns(0, size_), rows,
+                  RowIndices::kSources, input);
   if (is_first && !input_scale_.empty()) {
     ops_.RmsNorm(input, input_scale_.data(), num_inputs, kEps, input);
   }
@@ -97,23 +98,23 @@ ConstRows LstmNetwork::Forward(const DraftBatch& batch) {
   for (int gate = 0; gate < kNumGates; ++gate) {
     const auto& own = embeddings_[gate];
     const PackedMatrix& table = own != nullptr ? *own : *embeddings_[kForget];
-    ops_.Embed(batch.tokens, table, embedding_scale_, left);
+    ops_.Embed(rows, table, embedding_scale_, left);
     ops_.Add(left, gates.Columns(gate * size_, size_));
   }
   const auto gate = [&](Gate which) { return gates.Columns(which * size_, size_); };
   ops_.RmsNorm(gate(kCell), cell_norm_.data(), size_, kEps, right);
   ops_.Activate(right, cell_bias_.data(), Activation::kGelu, right);
-  ops_.GatherRows(gate(kInput), rows, left);
+  ops_.Copy(gate(kInput), left);
   ops_.GatedActivation(pair, Activation::kSigmoid, cell);
   if (!is_first) {
-    ops_.GatherRows(gate(kForget), rows, left);
-    ops_.GatherRows(before.Columns(size_, size_), batch.sources, right);
+    ops_.Copy(gate(kForget), left);
+    ops_.GatherRows(before.Columns(size_, size_), rows, RowIndices::kSources, right);
     ops_.GatedActivation(pair, Activation::kSigmoid, state);
     ops_.Add(state, cell);
   }
   ops_.RmsNorm(cell, state_norm_.data(), size_, kEps, right);
   ops_.Activate(right, state_bias_.data(), Activation::kGelu, right);
-  ops_.GatherRows(gate(kOutput), rows, left);
+  ops_.Copy(gate(kOutput), left);
   ops_.GatedActivation(pair, Activation::kSigmoid, state);
   std::swap(outputs_, next_outputs_);
   num_outputs_ = num_rows;

@@ -10,7 +10,6 @@
 #include <array>
 #include <memory>
 #include <string>
-#include <vector>
 
 #include "cpp/draft/neural/draft_network.h"
 #include "cpp/model/transformer.h"
@@ -38,15 +37,14 @@ class LstmNetwork : public DraftNetwork {
   int max_depth_ = 0;
   int size_ = 0;  // of state, cell and gates
   float embedding_scale_ = 0.0f;
-  std::vector<float> input_scale_;  // empty: the input is not scaled
+  FloatVector input_scale_;  // empty: the input is not scaled
   std::array<std::unique_ptr<PackedMatrix>, kNumGates> embeddings_;  // null: that of kForget
   std::array<std::unique_ptr<PackedMatrix>, 2> projections_;         // [gates * size, inputs]
-  std::vector<float> cell_norm_, cell_bias_, state_norm_, state_bias_;
+  FloatVector cell_norm_, cell_bias_, state_norm_, state_bias_;
   std::unique_ptr<PackedMatrix> head_;
   AlignedBuffer outputs_, next_outputs_;  // state and cell, side by side
   AlignedBuffer input_, gates_, pair_, logits_;
   int num_outputs_ = 0;
-  std::vector<std::int32_t> all_rows_;
 };
 
 }  // namespace forerun

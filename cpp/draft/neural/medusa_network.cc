@@ -32,10 +32,12 @@ MedusaNetwork::MedusaNetwork(const std::string& directory, const Transformer& ta
   ReadVocabulary(config, target_directory, reader);
   reader.CheckLeftovers([](const std::string&) { return false; }, "only tensors of Medusa heads");
   logit_scale_ = static_cast<float>(config.PositiveNumber("logit_scale", 1.0));
-  outputs_ = MakeScratch(max_rows, hidden_size_);
-  next_outputs_ = MakeScratch(max_rows, hidden_size_);
-  state_ = MakeScratch(max_rows, hidden_size_);
-  block_ = MakeScratch(max_rows, hidden_size_);
+  outputs_ = MakeScratch(ops, max_rows, hidden_size_);
+  next_outputs_ = MakeScratch(ops, max_rows, hidden_size_);
+  state_ = MakeScratch(ops, max_rows, hidden_size_);
+  block_ = MakeScratch(ops, max_rows, hidden_size_);
+  logits_ = MakeScratch(ops, max_rows, vocab_size_);
+  ops.Reserve({max_rows, hidden_size_});
 }
 
 void MedusaNetwork::ReadHead(int index, bool is_original, bool has_biases, WeightReader& reader) {
@@ -50,7 +52,7 @@ void MedusaNetwork::ReadHead(int index, bool is_original, bool has_biases, Weigh
     const std::string name = block(num_blocks);
     Block& read = head.blocks.emplace_back();
     read.weight = reader.TakeMatrix({{name, hidden_size_}}, hidden_size_, target_.dtype(), ops_);
-    if (has_biases) read.bias = reader.TakeBias({{name, hidden_size_}});
+    if (has_biases) read.bias = reader.TakeBias({{name, hidden_size_}}, ops_);
   }
   const std::string output =
       is_original ? number + "." + std::to_string(num_blocks) : "lm_heads." + number;
@@ -108,15 +110,16 @@ ConstRows MedusaNetwork::Forward(const DraftBatch& batch) {
   const ConstRows source = batch.depth == 0
                                ? target_.features()->rows()
                                : ConstRows(RowsOf(outputs_, num_outputs_, hidden_size_));
-  ops_.GatherRows(source, batch.sources, input);
-  ops_.GatherRows(source, batch.sources, state);
+  const ForwardRows& rows = ops_.Begin({.tokens = batch.tokens, .sources = batch.sources});
+  ops_.GatherRows(source, rows, RowIndices::kSources, input);
+  ops_.Copy(input, state);
   std::swap(outputs_, next_outputs_);
   num_outputs_ = num_rows;
 
   const Rows block = RowsOf(block_, num_rows, hidden_size_);
   for (const Block& residual : head.blocks) {
     ops_.MatMul(state, *residual.weight, nullptr, /*accumulate=*/false, block);
-    ops_.Activate(block, DataOrNull(residual.bias), Activation::kSilu, block);
+    ops_.Activate(block, residual.bias.data(), Activation::kSilu, block);
     ops_.Add(block, state);
   }
   const PackedMatrix* output = head.output.get();

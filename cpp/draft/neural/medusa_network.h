@@ -35,7 +35,7 @@ class MedusaNetwork : public DraftNetwork {
  private:
   struct Block {
     std::unique_ptr<PackedMatrix> weight;
-    std::vector<float> bias;
+    FloatVector bias;
   };
   struct Head {
     std::vector<Block> blocks;

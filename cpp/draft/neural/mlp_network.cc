@@ -50,8 +50,8 @@ MlpNetwork::MlpNetwork(const std::string& directory, const Transformer& target, 
         {matrix(TiedName(reader, "emb", i), vocab, inner_size_),
          matrix(TiedName(reader, "proj", i), inner_size_, i == 0 ? hidden : inner_size_),
          matrix(TiedName(reader, "head", i), vocab, inner_size_),
-         reader.TakeVector(norm + ".weight", inner_size_),
-         reader.TakeVector(norm + ".bias", inner_size_)});
+         reader.TakeVector(norm + ".weight", inner_size_, ops),
+         reader.TakeVector(norm + ".bias", inner_size_, ops)});
   }
   reader.CheckLeftovers(
       [](const std::string&) { return false; },
@@ -60,12 +60,15 @@ MlpNetwork::MlpNetwork(const std::string& directory, const Transformer& target, 
   embedding_scale_ = static_cast<float>(
       std::sqrt((1.0 - state_weight * state_weight) * inner_size_ / 2.0) / state_weight);
   if (config.Bool("scale_input", false)) {
-    input_scale_.assign(hidden, static_cast<float>(1.0 / std::sqrt(2.0)));
+    input_scale_ = {ops.memory(),
+                    std::vector<float>(hidden, static_cast<float>(1.0 / std::sqrt(2.0)))};
   }
-  outputs_ = MakeScratch(max_rows, inner_size_);
-  next_outputs_ = MakeScratch(max_rows, inner_size_);
-  input_ = MakeScratch(max_rows, std::max(hidden, inner_size_));
-  embedded_ = MakeScratch(max_rows, inner_size_);
+  outputs_ = MakeScratch(ops, max_rows, inner_size_);
+  next_outputs_ = MakeScratch(ops, max_rows, inner_size_);
+  input_ = MakeScratch(ops, max_rows, std::max(hidden, inner_size_));
+  embedded_ = MakeScratch(ops, max_rows, inner_size_);
+  logits_ = MakeScratch(ops, max_rows, vocab);
+  ops.Reserve({max_rows, std::max(hidden, inner_size_)});
 }
 
 ConstRows MlpNetwork::Forward(const DraftBatch& batch) {
@@ -73,16 +76,17 @@ ConstRows MlpNetwork::Forward(const DraftBatch& batch) {
   const Head& head = heads_.at(batch.depth);
   const bool is_first = batch.depth == 0;
   const Rows input = RowsOf(input_, num_rows, head.projection->num_inputs());
+  const ForwardRows& rows = ops_.Begin({.tokens = batch.tokens, .sources = batch.sources});
   ops_.GatherRows(
-      is_first ? target_.features()->rows() : RowsOf(outputs_, num_outputs_, inner_size_),
-      batch.sources, input);
+      is_first ? target_.features()->rows() : RowsOf(outputs_, num_outputs_, inner_size_), rows,
+      RowIndices::kSources, input);
   if (is_first && !input_scale_.empty()) {
     ops_.RmsNorm(input, input_scale_.data(), input.cols, kEps, input);
   }
   const Rows state = RowsOf(next_outputs_, num_rows, inner_size_);
   const Rows embedded = RowsOf(embedded_, num_rows, inner_size_);
   ops_.MatMul(input, *head.projection, nullptr, /*accumulate=*/false, state);
-  ops_.Embed(batch.tokens, *head.embedding, embedding_scale_, embedded);
+  ops_.Embed(rows, *head.embedding, embedding_scale_, embedded);
   ops_.Add(embedded, state);
   ops_.RmsNorm(state, head.norm.data(), inner_size_, kEps, state);
   ops_.Activate(state, head.bias.data(), Activation::kGelu, state);

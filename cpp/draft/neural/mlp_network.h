@@ -31,7 +31,7 @@ class MlpNetwork : public DraftNetwork {
   // Of one depth. Matrices may be shared with other depths.
   struct Head {
     const PackedMatrix *embedding, *projection, *output;
-    std::vector<float> norm, bias;
+    FloatVector norm, bias;
   };
 
   const Transformer& target_;
@@ -40,7 +40,7 @@ class MlpNetwork : public DraftNetwork {
   std::vector<Head> heads_;
   int inner_size_ = 0;
   float embedding_scale_ = 0.0f;
-  std::vector<float> input_scale_;  // empty: the input is not scaled
+  FloatVector input_scale_;  // empty: the input is not scaled
   AlignedBuffer outputs_, next_outputs_, input_, embedded_, logits_;
   int num_outputs_ = 0;
 };

@@ -199,12 +199,12 @@ std::unique_ptr<DraftNetwork> ModelDrafterSource::LoadNetwork(const Transformer&
   }
   if (model_options_.method == ModelMethod::kMedusa) {
     return std::make_unique<MedusaNetwork>(model_options_.model, target, target_directory_, ops,
-                                           limits.max_rows);
+                                           limits.max_logits_rows);
   }
   if (LstmNetwork::IsIn(model_options_.model)) {
-    return std::make_unique<LstmNetwork>(model_options_.model, target, ops, limits.max_rows);
+    return std::make_unique<LstmNetwork>(model_options_.model, target, ops, limits.max_logits_rows);
   }
-  return std::make_unique<MlpNetwork>(model_options_.model, target, ops, limits.max_rows);
+  return std::make_unique<MlpNetwork>(model_options_.model, target, ops, limits.max_logits_rows);
 }
 
 }  // namespace forerun

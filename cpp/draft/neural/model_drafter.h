@@ -35,8 +35,8 @@ class ModelDrafterSource {
   // Beside the target's keys and values, per block.
   std::int64_t block_bytes(DType dtype, int block_size) const;
 
-  // `limits` are the target's, with room for all of a level's rows in a forward. The target and the
-  // Ops must outlive the drafter, and so must the recorder, which may be null.
+  // `limits` are the target's, with room for all of a level's rows, which have logits. The target
+  // and the Ops must outlive the drafter, and so must the recorder, which may be null.
   std::unique_ptr<Drafter> Load(const Transformer& target, Ops& ops,
                                 const TransformerLimits& limits, DraftRecorder* recorder);
 

@@ -279,7 +279,7 @@ TensorView Checkpoint::Get(const std::string& name) {
   const std::byte* data = tensor.file->bytes().data() + entry.begin;
   if (reinterpret_cast<std::uintptr_t>(data) % SizeOf(entry.dtype) != 0) {
     if (tensor.aligned.num_bytes() == 0 && entry.end > entry.begin) {
-      tensor.aligned.Grow(entry.end - entry.begin);
+      tensor.aligned = AlignedBuffer(HostMemory(), entry.end - entry.begin);
       std::memcpy(tensor.aligned.as<std::byte>(), data, entry.end - entry.begin);
     }
     data = tensor.aligned.as<std::byte>();

@@ -100,7 +100,7 @@ std::unique_ptr<PackedMatrix> WeightReader::TakeRows(const std::string& name, co
                                                      Ops& ops) {
   const TensorView matrix = Take(name, shape);
   const std::size_t row_bytes = SizeOf(matrix.dtype) * shape[1];
-  AlignedBuffer gathered(rows.size() * row_bytes);
+  AlignedBuffer gathered(HostMemory(), rows.size() * row_bytes);
   for (std::size_t i = 0; i < rows.size(); ++i) {
     std::memcpy(gathered.as<std::byte>() + i * row_bytes,
                 static_cast<const std::byte*>(matrix.data) + rows[i] * row_bytes, row_bytes);
@@ -110,18 +110,18 @@ std::unique_ptr<PackedMatrix> WeightReader::TakeRows(const std::string& name, co
   return ops.Pack({&view, 1}, dtype);
 }
 
-std::vector<float> WeightReader::TakeBias(std::initializer_list<Part> parts) {
+FloatVector WeightReader::TakeBias(std::initializer_list<Part> parts, Ops& ops) {
   std::vector<float> bias;
   for (const Part& part : parts) {
     AppendFloats(Take(part.name + ".bias", {part.num_outputs}), 0.0f, bias);
   }
-  return bias;
+  return {ops.memory(), bias};
 }
 
-std::vector<float> WeightReader::TakeVector(const std::string& name, int size, float offset) {
+FloatVector WeightReader::TakeVector(const std::string& name, int size, Ops& ops, float offset) {
   std::vector<float> values;
   AppendFloats(Take(name, {size}), offset, values);
-  return values;
+  return {ops.memory(), values};
 }
 
 std::vector<std::int64_t> WeightReader::TakeIntegers(const std::string& name, int size,

@@ -47,8 +47,8 @@ class WeightReader {
   std::unique_ptr<PackedMatrix> TakeRows(const std::string& name, const Shape& shape,
                                          std::span<const TokenId> rows, DType dtype, Ops& ops);
   // The parts' biases, concatenated.
-  std::vector<float> TakeBias(std::initializer_list<Part> parts);
-  std::vector<float> TakeVector(const std::string& name, int size, float offset = 0.0f);
+  FloatVector TakeBias(std::initializer_list<Part> parts, Ops& ops);
+  FloatVector TakeVector(const std::string& name, int size, Ops& ops, float offset = 0.0f);
   // Of an integer type. Throws for values outside [least, most].
   std::vector<std::int64_t> TakeIntegers(const std::string& name, int size, std::int64_t least,
                                          std::int64_t most);

@@ -62,10 +62,10 @@ void CpuOps::PlanAttention(const AttentionTask& shared, const KvLayout& layout, 
   }
 }
 
-void CpuOps::Attention(ConstRows query, const KvCache& cache, int layer,
-                       const AttentionShape& shape, std::span<const SequenceRows> sequences,
-                       Rows out) {
-  const auto* kv = dynamic_cast<const CpuKvCache*>(&cache);
+void CpuOps::Attention(ConstRows query, const ForwardRows& rows, RowSet which, int layer,
+                       const AttentionShape& shape, Rows out) {
+  const std::span<const SequenceRows> sequences = rows.sequences(which);
+  const auto* kv = dynamic_cast<const CpuKvCache*>(rows.cache());
   FORERUN_CHECK(kv != nullptr, "a KV cache of another Ops");
   const KvLayout& layout = kv->layout();
   FORERUN_CHECK(layer >= 0 && layer < layout.num_layers, "no such layer");
@@ -77,7 +77,9 @@ void CpuOps::Attention(ConstRows query, const KvCache& cache, int layer,
                     out.rows == query.rows,
                 "queries or outputs do not fit the heads");
   FORERUN_CHECK(shape.sliding_window >= 0 && shape.soft_cap >= 0.0f, "a negative window or cap");
-  CheckSequences(sequences, cache, query.rows);
+  const auto num_rows =
+      which == RowSet::kAll ? rows.num_rows() : std::ssize(rows.indices(RowIndices::kWanted));
+  FORERUN_CHECK(query.rows == num_rows, "a query for each of the rows");
   for (const SequenceRows& sequence : sequences) {
     FORERUN_CHECK(shape.first_position >= 0 && sequence.num_context >= shape.first_position,
                   "a row that sees nothing");
@@ -111,7 +113,7 @@ void CpuOps::RunAttention() {
     num_floats = std::max(num_floats, AttentionScratchFloats(num_queries, task.head_dim));
     num_parts += task.part_end - task.part_begin;
   }
-  for (AlignedBuffer& scratch : member_scratch_) scratch.Grow(num_floats * sizeof(float));
+  for (HostScratch& scratch : member_scratch_) scratch.Grow(num_floats * sizeof(float));
   const int num_tasks = static_cast<int>(attention_tasks_.size());
   if (num_parts > num_tasks && num_tasks < kTasksPerThread * team_.num_threads()) {
     return RunAttentionParts();

@@ -64,7 +64,7 @@ void MoveSlots(std::span<const KvMove> moves, int layer, const CpuKvCache& cache
 CpuKvCache::CpuKvCache(const KvLayout& layout, int num_blocks)
     : KvCache(layout, num_blocks),
       layer_bytes_(num_blocks * layout.block_elements() * layout.element_bytes),
-      data_(2 * layout.num_layers * layer_bytes_ + kOverreadBytes) {}
+      data_(HostMemory(), 2 * layout.num_layers * layer_bytes_ + kOverreadBytes) {}
 
 std::unique_ptr<KvCache> CpuOps::MakeKvCache(const KvLayout& layout, int num_blocks) {
   FORERUN_CHECK(
@@ -102,6 +102,22 @@ void CpuOps::StoreKv(ConstRows keys, ConstRows values, std::span<const SequenceR
   } else {
     team_.Run(layout.num_kv_heads, store);
   }
+}
+
+void CpuOps::RotateAndStore(Rows qkv, const QkNorms& norms, const ForwardRows& rows,
+                            const float* cos_sin, int layer) {
+  FORERUN_CHECK(rows.cache() != nullptr, "a pass without keys and values");
+  const KvLayout& layout = rows.cache()->layout();
+  const int head_dim = layout.head_dim, kv_cols = layout.num_kv_heads * head_dim;
+  const int query_cols = qkv.cols - 2 * kv_cols;
+  FORERUN_CHECK(qkv.rows == rows.num_rows() && query_cols > 0, "qkv does not fit the KV cache");
+  const Rows query = qkv.Columns(0, query_cols), key = qkv.Columns(query_cols, kv_cols);
+  if (norms.query != nullptr) RmsNorm(query, norms.query, head_dim, norms.eps, query);
+  if (norms.key != nullptr) RmsNorm(key, norms.key, head_dim, norms.eps, key);
+  // Query and key heads lie side by side and turn alike.
+  Rope(qkv.Columns(0, query_cols + kv_cols), head_dim, rows.positions(), cos_sin);
+  StoreKv(key, qkv.Columns(query_cols + kv_cols, kv_cols), rows.sequences(RowSet::kAll), layer,
+          *rows.cache());
 }
 
 void CpuOps::MoveKv(std::span<const KvMove> moves, KvCache& cache) {

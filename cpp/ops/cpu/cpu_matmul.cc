@@ -35,9 +35,14 @@ struct TileRuns {
 
 }  // namespace
 
+std::int64_t CpuOps::ReserveRounded(int rows, int cols) {
+  const std::int64_t stride = (cols + 1) / 2 * 2;
+  rounded_.Grow(rows * stride * sizeof(std::uint16_t));
+  return stride;
+}
+
 void CpuOps::RoundActivations(ConstRows x, MatMulTask& task) {
-  const std::int64_t stride = (x.cols + 1) / 2 * 2;
-  rounded_.Grow(x.rows * stride * sizeof(std::uint16_t));
+  const std::int64_t stride = ReserveRounded(x.rows, x.cols);
   auto* rounded = rounded_.as<std::uint16_t>();
   ForRows(x.rows, x.cols,
           [&](int row) { kernels_.round_row(x.row(row), x.cols, rounded + row * stride); });
@@ -97,6 +102,27 @@ void CpuOps::MatMul(ConstRows x, const PackedMatrix& weight, const float* bias, 
     RoundActivations(x, task);
   }
   RunProduct(*matrix, task);
+}
+
+void CpuOps::NormMatMul(ConstRows x, const NormWeight& norm, const PackedMatrix& weight,
+                        const float* bias, Rows y) {
+  const Rows normed = normed_.AsRows(x.rows, x.cols);
+  RmsNorm(x, norm.weight, x.cols, norm.eps, normed);
+  MatMul(normed, weight, bias, /*accumulate=*/false, y);
+}
+
+void CpuOps::GatedMatMul(ConstRows x, const NormWeight& norm, const GatedMlp& mlp, bool accumulate,
+                         Rows y) {
+  FORERUN_CHECK(x.rows == y.rows, "x and y differ in rows");
+  const int num_gated = mlp.down.num_inputs();
+  for (int begin = 0; begin < x.rows; begin += kMlpRows) {
+    const int num_rows = std::min(kMlpRows, x.rows - begin);
+    const Rows gate_up = gate_up_.AsRows(num_rows, 2 * num_gated);
+    const Rows activated = activated_.AsRows(num_rows, num_gated);
+    NormMatMul(x.Slice(begin, num_rows), norm, mlp.gate_up, mlp.gate_up_bias, gate_up);
+    GatedActivation(gate_up, mlp.activation, activated);
+    MatMul(activated, mlp.down, mlp.down_bias, accumulate, y.Slice(begin, num_rows));
+  }
 }
 
 }  // namespace forerun

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "cpp/util/check.h"
-#include "cpp/util/simd/isa.h"
 
 namespace forerun {
 namespace {
@@ -19,12 +18,28 @@ void CheckSameShape(ConstRows a, ConstRows b) {
 CpuOps::CpuOps(ThreadTeam& team, std::string isa, const CpuKernels& kernels)
     : team_(team), isa_(std::move(isa)), kernels_(kernels), member_scratch_(team.num_threads()) {}
 
+void CpuOps::Reserve(const OpsLimits& limits) {
+  const int mlp_rows = std::min(limits.max_rows, kMlpRows);
+  rows_.Reserve(limits.max_rows);
+  ReserveRounded(limits.max_rows, limits.max_inputs);
+  ReserveRounded(mlp_rows, limits.max_gated);
+  normed_.AsRows(limits.max_rows, limits.max_inputs);
+  gate_up_.AsRows(mlp_rows, 2 * limits.max_gated);
+  activated_.AsRows(mlp_rows, limits.max_gated);
+  if (std::ssize(ones_) < limits.max_inputs) ones_.resize(limits.max_inputs, 1.0f);
+}
+
 std::unique_ptr<PackedMatrix> CpuOps::Pack(std::span<const TensorView> sources, DType dtype) {
   return PackMatrix(sources, dtype, team_, weights_);
 }
 
-void CpuOps::Embed(std::span<const TokenId> tokens, const PackedMatrix& table, float scale,
-                   Rows out) {
+const ForwardRows& CpuOps::Begin(const ForwardData& data) {
+  rows_.Set(data);
+  return rows_;
+}
+
+void CpuOps::Embed(const ForwardRows& rows, const PackedMatrix& table, float scale, Rows out) {
+  const std::span<const TokenId> tokens = rows.tokens();
   const auto* matrix = dynamic_cast<const CpuMatrix*>(&table);
   FORERUN_CHECK(matrix != nullptr, "packed by another Ops");
   FORERUN_CHECK(static_cast<int>(tokens.size()) == out.rows && out.cols == table.num_inputs(),
@@ -104,27 +119,43 @@ void CpuOps::SoftCap(Rows x, float cap) {
   });
 }
 
-void CpuOps::GatherRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) {
-  FORERUN_CHECK(static_cast<int>(rows.size()) == out.rows && x.cols == out.cols,
+void CpuOps::Zero(Rows x) {
+  for (int i = 0; i < x.rows; ++i) std::memset(x.row(i), 0, sizeof(float) * x.cols);
+}
+
+void CpuOps::Copy(ConstRows x, Rows out) {
+  CheckSameShape(x, out);
+  for (int i = 0; i < x.rows; ++i) std::memcpy(out.row(i), x.row(i), sizeof(float) * x.cols);
+}
+
+void CpuOps::GatherRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) {
+  const std::span<const std::int32_t> sources = rows.indices(indices);
+  FORERUN_CHECK(std::ssize(sources) == out.rows && x.cols == out.cols,
                 "gathered rows differ in shape");
   for (int i = 0; i < out.rows; ++i) {
-    FORERUN_CHECK(rows[i] >= 0 && rows[i] < x.rows, "no such row");
-    std::memcpy(out.row(i), x.row(rows[i]), sizeof(float) * x.cols);
+    FORERUN_CHECK(sources[i] >= 0 && sources[i] < x.rows, "no such row");
+    std::memcpy(out.row(i), x.row(sources[i]), sizeof(float) * x.cols);
   }
 }
 
-void CpuOps::ScatterRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) {
-  FORERUN_CHECK(static_cast<int>(rows.size()) == x.rows && x.cols == out.cols,
+void CpuOps::ScatterRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) {
+  const std::span<const std::int32_t> targets = rows.indices(indices);
+  FORERUN_CHECK(std::ssize(targets) == x.rows && x.cols == out.cols,
                 "scattered rows differ in shape");
   for (int i = 0; i < x.rows; ++i) {
-    FORERUN_CHECK(rows[i] >= 0 && rows[i] < out.rows, "no such row");
-    std::memcpy(out.row(rows[i]), x.row(i), sizeof(float) * x.cols);
+    FORERUN_CHECK(targets[i] >= 0 && targets[i] < out.rows, "no such row");
+    std::memcpy(out.row(targets[i]), x.row(i), sizeof(float) * x.cols);
   }
 }
 
-std::unique_ptr<Ops> MakeCpuOps(ThreadTeam& team, const std::string& isa) {
-  const Isa found = FindIsa(isa);
-  return std::make_unique<CpuOps>(team, Name(found), CpuKernelsOf(found));
+void CpuOps::MoveRows(std::span<const KvMove> moves, Rows x) {
+  for (const KvMove& move : moves) {
+    FORERUN_CHECK(std::min(move.from, move.to) >= 0 && std::max(move.from, move.to) < x.rows,
+                  "no such row");
+    if (move.from == move.to) continue;
+    std::memcpy(x.row(static_cast<int>(move.to)), x.row(static_cast<int>(move.from)),
+                sizeof(float) * x.cols);
+  }
 }
 
 }  // namespace forerun

@@ -9,50 +9,72 @@
 #include <vector>
 
 #include "cpp/ops/cpu/cpu_kv_cache.h"
+#include "cpp/ops/cpu/host_scratch.h"
 #include "cpp/ops/cpu/kernels.h"
 #include "cpp/ops/cpu/packed_matrix.h"
 #include "cpp/ops/cpu/tree_tails.h"
 #include "cpp/ops/ops.h"
+#include "cpp/util/simd/isa.h"
 #include "cpp/util/thread_team.h"
 
 namespace forerun {
 
 class CpuOps final : public Ops {
  public:
+  // The team must outlive it.
+  CpuOps(ThreadTeam& team, Isa isa) : CpuOps(team, Name(isa), CpuKernelsOf(isa)) {}
   CpuOps(ThreadTeam& team, std::string isa, const CpuKernels& kernels);
 
   std::string isa() const override { return isa_; }
+  Memory& memory() override { return HostMemory(); }
+  void Reserve(const OpsLimits& limits) override;
   std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources, DType dtype) override;
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override;
 
-  void Embed(std::span<const TokenId> tokens, const PackedMatrix& table, float scale,
-             Rows out) override;
+  const ForwardRows& Begin(const ForwardData& data) override;
+  void Embed(const ForwardRows& rows, const PackedMatrix& table, float scale, Rows out) override;
   void MatMul(ConstRows x, const PackedMatrix& weight, const float* bias, bool accumulate,
               Rows y) override;
+  void NormMatMul(ConstRows x, const NormWeight& norm, const PackedMatrix& weight,
+                  const float* bias, Rows y) override;
+  void GatedMatMul(ConstRows x, const NormWeight& norm, const GatedMlp& mlp, bool accumulate,
+                   Rows y) override;
   void RmsNorm(ConstRows x, const float* weight, int group, float eps, Rows out) override;
-  void Rope(Rows x, int head_dim, std::span<const std::int32_t> positions,
-            const float* cos_sin) override;
-  void StoreKv(ConstRows keys, ConstRows values, std::span<const SequenceRows> sequences, int layer,
-               KvCache& cache) override;
+  void RotateAndStore(Rows qkv, const QkNorms& norms, const ForwardRows& rows, const float* cos_sin,
+                      int layer) override;
   void MoveKv(std::span<const KvMove> moves, KvCache& cache) override;
-  void Attention(ConstRows query, const KvCache& cache, int layer, const AttentionShape& shape,
-                 std::span<const SequenceRows> sequences, Rows out) override;
+  void Attention(ConstRows query, const ForwardRows& rows, RowSet which, int layer,
+                 const AttentionShape& shape, Rows out) override;
   void GatedActivation(ConstRows gate_up, Activation activation, Rows out) override;
   void Activate(ConstRows x, const float* bias, Activation activation, Rows out) override;
   void Add(ConstRows y, Rows x) override;
   void Scale(float factor, Rows x) override;
   void SoftCap(Rows x, float cap) override;
-  void GatherRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) override;
-  void ScatterRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) override;
+  void Zero(Rows x) override;
+  void Copy(ConstRows x, Rows out) override;
+  void GatherRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) override;
+  void ScatterRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) override;
+  void MoveRows(std::span<const KvMove> moves, Rows x) override;
+
+  // The parts of RotateAndStore.
+  // Rotates each head of x [rows, num_heads * head_dim] in place.
+  void Rope(Rows x, int head_dim, std::span<const std::int32_t> positions, const float* cos_sin);
+  // Writes row r of keys and values [rows, num_kv_heads * head_dim] to its sequence's slot.
+  void StoreKv(ConstRows keys, ConstRows values, std::span<const SequenceRows> sequences, int layer,
+               KvCache& cache);
 
  private:
   // Values under which an element-wise operation is over sooner than other threads would join.
   static constexpr int kSerialValues = 16384;
+  // The MLP's wide activations are made for this many rows at a time, so that they stay in cache.
+  static constexpr int kMlpRows = 256;
 
   // Calls fn(row) for each row; on this thread alone unless rows * cols is worth waking the others.
   template <typename Fn>
   void ForRows(int rows, int cols, const Fn& fn);
 
+  // Room for rounded activations; returns their stride.
+  std::int64_t ReserveRounded(int rows, int cols);
   // x as the bfloat16 kernel takes it; sets the task's x and stride.
   void RoundActivations(ConstRows x, MatMulTask& task);
   // Runs the product of every row of `task` with all tiles of the matrix.
@@ -78,15 +100,17 @@ class CpuOps final : public Ops {
 
   WeightArena weights_;
 
+  ForwardRows rows_;  // of the last Begin
+
   // Scratch of one call; grows to the largest and stays.
-  AlignedBuffer rounded_;
+  HostScratch rounded_, normed_, gate_up_, activated_;
   std::vector<float> ones_;
-  std::vector<AlignedBuffer> member_scratch_;
+  std::vector<HostScratch> member_scratch_;
   std::vector<RowRun> row_runs_;
   TreeTails tree_tails_;
   std::vector<AttentionTask> attention_tasks_;
   std::vector<AttentionTask> part_tasks_;
-  AlignedBuffer part_states_;
+  HostScratch part_states_;
 };
 
 template <typename Fn>

@@ -119,7 +119,7 @@ std::byte* WeightArena::Allocate(std::int64_t num_bytes) {
   const std::int64_t rounded = (num_bytes + 63) / 64 * 64;
   if (rounded > num_free_) {
     const std::int64_t usable = std::max(rounded, kChunk);
-    AlignedBuffer& chunk = chunks_.emplace_back(usable + kHugePage);
+    AlignedBuffer& chunk = chunks_.emplace_back(HostMemory(), usable + kHugePage);
     void* begin = chunk.as<std::byte>();
     std::size_t size = chunk.num_bytes();
     free_ = static_cast<std::byte*>(std::align(kHugePage, usable, begin, size));

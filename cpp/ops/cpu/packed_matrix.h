@@ -12,6 +12,8 @@
 
 namespace forerun {
 
+class ThreadTeam;
+
 // Memory for weights, in huge pages where the system has them: products that stream them are a
 // tenth faster. Given back all at once, when the arena goes.
 class WeightArena {

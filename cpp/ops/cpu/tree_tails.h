@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "cpp/ops/cpu/cpu_kv_cache.h"
+#include "cpp/ops/cpu/host_scratch.h"
 #include "cpp/ops/cpu/kernels.h"
 #include "cpp/ops/sequence_rows.h"
 #include "cpp/util/thread_team.h"
@@ -46,8 +47,8 @@ class TreeTails {
   // Of the last Gather.
   std::int64_t head_elements_ = 0;  // keys, or values, of one head
   int element_bytes_ = 0;
-  AlignedBuffer keys_;    // [num_kv_heads, num_blocks, head_dim, block_size]
-  AlignedBuffer values_;  // [num_kv_heads, num_blocks, block_size, head_dim]
+  HostScratch keys_;    // [num_kv_heads, num_blocks, head_dim, block_size]
+  HostScratch values_;  // [num_kv_heads, num_blocks, block_size, head_dim]
 };
 
 }  // namespace forerun

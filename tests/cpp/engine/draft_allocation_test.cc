@@ -9,7 +9,7 @@
 #include "cpp/draft/neural/model_drafter.h"
 #include "cpp/engine/engine_core.h"
 #include "cpp/model/transformer.h"
-#include "cpp/util/thread_team.h"
+#include "cpp/ops/cpu/cpu_backend.h"
 #include "tests/cpp/engine/counted_allocation.h"
 #include "tests/cpp/testing/tiny_model.h"
 
@@ -201,18 +201,18 @@ TEST_P(DraftAllocationTest, DraftingAllocatesNothingInTheLongRun) {
   options.num_speculative_tokens = 5;
   WriteDrafter(*drafting.method, GetParam().is_lstm, spec, target_directory, drafter_directory);
 
-  ThreadTeam team(2);
-  const std::unique_ptr<Ops> ops = MakeCpuOps(team, "");
+  CpuBackend backend(/*num_threads=*/2);
   TransformerLimits limits;
   limits.max_rows = kMaxRows;
   limits.max_model_len = 350;
   limits.block_size = kBlockSize;
   limits.num_blocks = kNumBlocks;
+  limits.max_logits_rows = kMaxRows;
   ModelDrafterSource source(options, spec, target_directory.path());
   Checkpoint checkpoint(target_directory.path());
-  Transformer target(spec, LoadWeights(spec, checkpoint, DType::kFloat32, *ops), *ops, limits,
-                     source.features());
-  const std::unique_ptr<Drafter> model = source.Load(target, *ops, limits, nullptr);
+  Transformer target(spec, LoadWeights(spec, checkpoint, DType::kFloat32, backend.ops()),
+                     backend.ops(), limits, source.features());
+  const std::unique_ptr<Drafter> model = source.Load(target, backend.ops(), limits, nullptr);
   CountedDrafter drafter(*model);
   EngineConfig config;
   config.max_model_len = limits.max_model_len;

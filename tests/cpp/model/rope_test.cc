@@ -41,10 +41,10 @@ TEST(RopeTest, TheTableHoldsCosinesThenSinesOfEveryPosition) {
   spec.attention_factor = 1.25;
   constexpr int kHeadDim = 16, kNumPositions = 5000;
   const std::vector<double> frequencies = RopeFrequencies(spec, kHeadDim);
-  const AlignedBuffer table = MakeRopeTable(spec, kHeadDim, kNumPositions);
+  const std::vector<float> table = MakeRopeTable(spec, kHeadDim, kNumPositions);
   for (int position = 0; position < kNumPositions; ++position) {
     for (int i = 0; i < kHeadDim / 2; ++i) {
-      const float* row = table.as<float>() + position * kHeadDim;
+      const float* row = table.data() + position * kHeadDim;
       ASSERT_NEAR(row[i], 1.25 * std::cos(position * frequencies[i]), 1e-7) << position;
       ASSERT_NEAR(row[kHeadDim / 2 + i], 1.25 * std::sin(position * frequencies[i]), 1e-7);
     }

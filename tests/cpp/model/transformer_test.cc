@@ -9,6 +9,7 @@
 #include <numeric>
 #include <tuple>
 
+#include "cpp/ops/cpu/cpu_ops.h"
 #include "cpp/util/simd/isa.h"
 #include "cpp/util/thread_team.h"
 #include "forerun/error.h"
@@ -63,7 +64,7 @@ class TransformerTest : public ::testing::TestWithParam<Param> {
     if (name == "naive") {
       ops_ = std::make_unique<NaiveOps>();
     } else {
-      ops_ = MakeCpuOps(team_, name);
+      ops_ = std::make_unique<CpuOps>(team_, FindIsa(name));
     }
   }
 
@@ -71,7 +72,7 @@ class TransformerTest : public ::testing::TestWithParam<Param> {
 
   std::unique_ptr<Transformer> Make(Ops& ops, DType dtype) const {
     Checkpoint checkpoint(directory_.path());
-    const TransformerLimits limits = {4 * kMaxLen, kMaxLen, kBlockSize, kNumBlocks};
+    const TransformerLimits limits = {4 * kMaxLen, kMaxLen, kBlockSize, kNumBlocks, 4 * kMaxLen};
     return std::make_unique<Transformer>(spec_, LoadWeights(spec_, checkpoint, dtype, ops), ops,
                                          limits);
   }

@@ -65,13 +65,14 @@ TEST(WeightsTest, StacksProjectionsInOrder) {
   EXPECT_EQ(At(*layer.qkv, 0, 3), Element(draft.at(name + "self_attn.q_proj.weight"), 3));
   EXPECT_EQ(At(*layer.qkv, 40, 3), Element(draft.at(name + "self_attn.k_proj.weight"), 3));
   EXPECT_EQ(At(*layer.qkv, 61, 3), Element(draft.at(name + "self_attn.v_proj.weight"), 24 + 3));
-  EXPECT_EQ(layer.qkv_bias.size(), 80u);
-  EXPECT_EQ(layer.qkv_bias[60], Element(draft.at(name + "self_attn.v_proj.bias"), 0));
-  EXPECT_EQ(layer.attention_output_bias.size(), 24u);
+  EXPECT_EQ(layer.qkv_bias.size(), 80);
+  EXPECT_EQ(layer.qkv_bias.data()[60], Element(draft.at(name + "self_attn.v_proj.bias"), 0));
+  EXPECT_EQ(layer.attention_output_bias.size(), 24);
   EXPECT_EQ(At(*layer.gate_up, 36, 0), Element(draft.at(name + "mlp.up_proj.weight"), 0));
-  EXPECT_EQ(layer.gate_up_bias[36], Element(draft.at(name + "mlp.up_proj.bias"), 0));
+  EXPECT_EQ(layer.gate_up_bias.data()[36], Element(draft.at(name + "mlp.up_proj.bias"), 0));
   EXPECT_EQ(At(*layer.down, 2, 1), Element(draft.at(name + "mlp.down_proj.weight"), 72 + 1));
-  EXPECT_EQ(layer.mlp_norm[4], Element(draft.at(name + "post_attention_layernorm.weight"), 4));
+  EXPECT_EQ(layer.mlp_norm.data()[4],
+            Element(draft.at(name + "post_attention_layernorm.weight"), 4));
   EXPECT_TRUE(layer.post_attention_norm.empty() && layer.q_norm.empty());
   EXPECT_NE(weights.lm_head, nullptr);
   EXPECT_EQ(weights.num_bytes() - weights.num_bytes_per_token(), 101 * 24 * 4);
@@ -82,12 +83,13 @@ TEST(WeightsTest, GemmaNormsHaveTheirOffsetFoldedIn) {
   const ModelWeights weights = draft.Load();
   const LayerWeights& layer = weights.layers[0];
   const std::string name = "model.layers.0.";
-  EXPECT_EQ(layer.attention_norm[7], 1.0f + Element(draft.at(name + "input_layernorm.weight"), 7));
-  EXPECT_EQ(layer.post_attention_norm[7],
+  EXPECT_EQ(layer.attention_norm.data()[7],
+            1.0f + Element(draft.at(name + "input_layernorm.weight"), 7));
+  EXPECT_EQ(layer.post_attention_norm.data()[7],
             1.0f + Element(draft.at(name + "post_attention_layernorm.weight"), 7));
-  EXPECT_EQ(layer.mlp_norm[7],
+  EXPECT_EQ(layer.mlp_norm.data()[7],
             1.0f + Element(draft.at(name + "pre_feedforward_layernorm.weight"), 7));
-  EXPECT_EQ(layer.q_norm[7], 1.0f + Element(draft.at(name + "self_attn.q_norm.weight"), 7));
+  EXPECT_EQ(layer.q_norm.data()[7], 1.0f + Element(draft.at(name + "self_attn.q_norm.weight"), 7));
   EXPECT_EQ(weights.lm_head, nullptr);
   EXPECT_EQ(&weights.head(), weights.embedding.get());
   EXPECT_EQ(weights.num_bytes(), weights.num_bytes_per_token());

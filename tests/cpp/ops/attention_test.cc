@@ -154,14 +154,14 @@ TEST_P(AttentionTest, ContradictingShapesThrow) {
   const SequenceRows good{0, 2, 38, blocks}, outside{1, 2, 38, blocks}, beyond{0, 2, 47, blocks},
       no_block{0, 2, 38, absent};
   AttentionShape shape = test.shape;
-  ops_->Attention(q, *cache, 0, shape, {&good, 1}, out);
-  EXPECT_THROW(ops_->Attention(q, *cache, 0, shape, {&outside, 1}, out), InternalError);
-  EXPECT_THROW(ops_->Attention(q, *cache, 0, shape, {&beyond, 1}, out), InternalError);
-  EXPECT_THROW(ops_->Attention(q, *cache, 0, shape, {&no_block, 1}, out), InternalError);
-  EXPECT_THROW(ops_->Attention(q, *cache, 1, shape, {&good, 1}, out), InternalError);
-  EXPECT_THROW(ops_->Attention(narrow, *cache, 0, shape, {&good, 1}, out), InternalError);
+  Attend(*ops_, q, *cache, 0, shape, {&good, 1}, out);
+  EXPECT_THROW(Attend(*ops_, q, *cache, 0, shape, {&outside, 1}, out), InternalError);
+  EXPECT_THROW(Attend(*ops_, q, *cache, 0, shape, {&beyond, 1}, out), InternalError);
+  EXPECT_THROW(Attend(*ops_, q, *cache, 0, shape, {&no_block, 1}, out), InternalError);
+  EXPECT_THROW(Attend(*ops_, q, *cache, 1, shape, {&good, 1}, out), InternalError);
+  EXPECT_THROW(Attend(*ops_, narrow, *cache, 0, shape, {&good, 1}, out), InternalError);
   shape.num_kv_heads += 1;
-  EXPECT_THROW(ops_->Attention(q, *cache, 0, shape, {&good, 1}, out), InternalError);
+  EXPECT_THROW(Attend(*ops_, q, *cache, 0, shape, {&good, 1}, out), InternalError);
   EXPECT_THROW(ops_->StoreKv(narrow, narrow, {&good, 1}, 0, *cache), InternalError);
 }
 

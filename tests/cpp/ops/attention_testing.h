@@ -36,6 +36,14 @@ inline std::vector<AttentionCase> AllAttentionCases() {
   };
 }
 
+// The attention of the sequences' rows, as in a forward pass of these.
+inline void Attend(Ops& ops, ConstRows query, KvCache& cache, int layer,
+                   const AttentionShape& shape, std::span<const SequenceRows> sequences, Rows out) {
+  const std::vector<TokenId> tokens(query.rows);
+  const ForwardRows& rows = ops.Begin({.tokens = tokens, .cache = &cache, .sequences = sequences});
+  ops.Attention(query, rows, RowSet::kAll, layer, shape, out);
+}
+
 class AttentionModel {
  public:
   struct Part {
@@ -66,7 +74,7 @@ class AttentionModel {
   }
 
   // A cache whose every slot is NaN, but for the positions that the parts may see.
-  std::unique_ptr<KvCache> Store(Ops& ops, const std::vector<Part>& parts) const {
+  std::unique_ptr<KvCache> Store(CpuOps& ops, const std::vector<Part>& parts) const {
     const KvLayout layout{1, test_.shape.num_kv_heads, test_.shape.head_dim, test_.block_size,
                           test_.element_bytes};
     auto cache = ops.MakeKvCache(layout, num_blocks_);
@@ -83,7 +91,7 @@ class AttentionModel {
     return cache;
   }
 
-  TestRows Run(Ops& ops, const std::vector<Part>& parts) const {
+  TestRows Run(CpuOps& ops, const std::vector<Part>& parts) const {
     const auto cache = Store(ops, parts);
     int num_rows = 0;
     std::vector<SequenceRows> sequences;
@@ -99,7 +107,7 @@ class AttentionModel {
                     query.row(sequences[p].row_begin + i));
       }
     }
-    ops.Attention(query, *cache, 0, test_.shape, sequences, out);
+    Attend(ops, query, *cache, 0, test_.shape, sequences, out);
     return out;
   }
 

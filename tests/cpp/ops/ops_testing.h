@@ -100,8 +100,8 @@ inline std::vector<std::string> TestedIsas() {
   return names;
 }
 
-inline std::unique_ptr<Ops> MakeTestedOps(ThreadTeam& team, const std::string& isa) {
-  if (isa != "wide") return MakeCpuOps(team, isa);
+inline std::unique_ptr<CpuOps> MakeTestedOps(ThreadTeam& team, const std::string& isa) {
+  if (isa != "wide") return std::make_unique<CpuOps>(team, FindIsa(isa));
   return std::make_unique<CpuOps>(team, isa, wide_test::kKernels);
 }
 
@@ -118,7 +118,7 @@ class OpsTest : public ::testing::TestWithParam<std::string> {
   }
 
   ThreadTeam team_{2};
-  std::unique_ptr<Ops> ops_ = MakeTestedOps(team_, GetParam());
+  std::unique_ptr<CpuOps> ops_ = MakeTestedOps(team_, GetParam());
 };
 
 inline std::string IsaName(const ::testing::TestParamInfo<std::string>& param) {

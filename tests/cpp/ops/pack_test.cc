@@ -12,7 +12,7 @@ class PackTest : public OpsTest {
     std::vector<TokenId> all(matrix.num_outputs());
     for (int i = 0; i < matrix.num_outputs(); ++i) all[i] = i;
     TestRows out(matrix.num_outputs(), matrix.num_inputs());
-    ops_->Embed(all, matrix, 1.0f, out);
+    ops_->Embed(ops_->Begin({all}), matrix, 1.0f, out);
     return out;
   }
 };
@@ -124,7 +124,7 @@ TEST_P(PackTest, EmbedScalesTheRowsOfItsTokens) {
     const TestRows rows = Unpack(*table);
     const std::vector<TokenId> tokens = {39, 0, 17, 17, 16, 15};
     TestRows out(6, 51, /*padding=*/4);
-    ops_->Embed(tokens, *table, 2.5f, out);
+    ops_->Embed(ops_->Begin({tokens}), *table, 2.5f, out);
     for (int i = 0; i < 6; ++i) {
       for (int k = 0; k < 51; ++k) ASSERT_EQ(out.row(i)[k], 2.5f * rows.row(tokens[i])[k]);
     }
@@ -137,11 +137,11 @@ TEST_P(PackTest, EmbedRefusesTokensAndRowsThatDoNotFit) {
   const auto table = Pack(weight.view, DType::kFloat32);
   TestRows out(1, 4), narrow(1, 3);
   const std::vector<TokenId> good = {9}, high = {10}, negative = {-1}, two = {1, 2};
-  ops_->Embed(good, *table, 1.0f, out);
-  EXPECT_THROW(ops_->Embed(high, *table, 1.0f, out), InternalError);
-  EXPECT_THROW(ops_->Embed(negative, *table, 1.0f, out), InternalError);
-  EXPECT_THROW(ops_->Embed(two, *table, 1.0f, out), InternalError);
-  EXPECT_THROW(ops_->Embed(good, *table, 1.0f, narrow), InternalError);
+  ops_->Embed(ops_->Begin({good}), *table, 1.0f, out);
+  EXPECT_THROW(ops_->Embed(ops_->Begin({high}), *table, 1.0f, out), InternalError);
+  EXPECT_THROW(ops_->Embed(ops_->Begin({negative}), *table, 1.0f, out), InternalError);
+  EXPECT_THROW(ops_->Embed(ops_->Begin({two}), *table, 1.0f, out), InternalError);
+  EXPECT_THROW(ops_->Embed(ops_->Begin({good}), *table, 1.0f, narrow), InternalError);
 }
 
 FORERUN_FOR_EVERY_ISA(PackTest);

@@ -28,6 +28,11 @@ class RowOpsTest : public OpsTest {
     }
   }
 
+  // A pass whose rows have these sources.
+  const ForwardRows& Gathering(const std::vector<std::int32_t>& sources) {
+    return ops_->Begin({.tokens = {}, .sources = sources});
+  }
+
   std::vector<float> Activate(Activation activation, const std::vector<float>& gates) {
     const int n = static_cast<int>(gates.size());
     std::vector<float> gate_up = gates;
@@ -243,7 +248,7 @@ TEST_P(RowOpsTest, GatherRowsCopies) {
   const TestRows x = random.NormalRows(7, 33, 1.0f, /*padding=*/2);
   const std::vector<std::int32_t> rows = {6, 0, 0, 3};
   TestRows out(4, 33, /*padding=*/5);
-  ops_->GatherRows(x, rows, out);
+  ops_->GatherRows(x, Gathering(rows), RowIndices::kSources, out);
   for (int i = 0; i < 4; ++i) EXPECT_TRUE(SameBits(out.row(i), x.row(rows[i]), 33));
 }
 
@@ -272,7 +277,7 @@ TEST_P(RowOpsTest, ScatterRowsCopies) {
   const TestRows x = random.NormalRows(3, 33, 1.0f, /*padding=*/2);
   const std::vector<std::int32_t> rows = {6, 0, 3};
   TestRows out(7, 33, /*padding=*/5);
-  ops_->ScatterRows(x, rows, out);
+  ops_->ScatterRows(x, Gathering(rows), RowIndices::kSources, out);
   for (int i = 0; i < 3; ++i) EXPECT_TRUE(SameBits(out.row(rows[i]), x.row(i), 33));
 }
 
@@ -292,10 +297,10 @@ TEST_P(RowOpsTest, ContradictingShapesThrow) {
   EXPECT_THROW(ops_->GatedActivation(a, Activation::kSilu, b), InternalError);
   EXPECT_THROW(ops_->GatedActivation(c, Activation::kSilu, half), InternalError);
   EXPECT_THROW(ops_->SoftCap(a, 0.0f), InternalError);
-  EXPECT_THROW(ops_->GatherRows(a, beyond, a), InternalError);
-  EXPECT_THROW(ops_->GatherRows(a, one, c), InternalError);
-  EXPECT_THROW(ops_->ScatterRows(a, beyond, a), InternalError);
-  EXPECT_THROW(ops_->ScatterRows(a, one, c), InternalError);
+  EXPECT_THROW(ops_->GatherRows(a, Gathering(beyond), RowIndices::kSources, a), InternalError);
+  EXPECT_THROW(ops_->GatherRows(a, Gathering(one), RowIndices::kSources, c), InternalError);
+  EXPECT_THROW(ops_->ScatterRows(a, Gathering(beyond), RowIndices::kSources, a), InternalError);
+  EXPECT_THROW(ops_->ScatterRows(a, Gathering(one), RowIndices::kSources, c), InternalError);
   EXPECT_THROW(ops_->Activate(a, nullptr, Activation::kSilu, b), InternalError);
 }
 

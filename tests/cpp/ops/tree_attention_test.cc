@@ -52,7 +52,7 @@ TestRows Gathered(const TestRows& rows, const std::vector<int>& slots) {
 class TreeAttentionTest : public OpsTest {
  protected:
   // A cache of NaNs with random pages for each of the sequences.
-  void MakeCache(Ops& ops, const AttentionCase& test, std::vector<int> num_slots) {
+  void MakeCache(CpuOps& ops, const AttentionCase& test, std::vector<int> num_slots) {
     int num_blocks = 3;
     for (int slots : num_slots) num_blocks += (slots + test.block_size - 1) / test.block_size;
     cache_ = ops.MakeKvCache(
@@ -84,15 +84,14 @@ class TreeAttentionTest : public OpsTest {
       ops_->StoreKv(Gathered(tree.keys, slots), Gathered(tree.values, slots), {&whole, 1}, 0,
                     *cache_);
       TestRows out(1, tree.query.view.cols);
-      ops_->Attention(Gathered(tree.query, {slots.back()}), *cache_, 0, test.shape, {&last, 1},
-                      out);
+      Attend(*ops_, Gathered(tree.query, {slots.back()}), *cache_, 0, test.shape, {&last, 1}, out);
       rows[node] = out.values;
     }
     return rows;
   }
 
   // One batch of all trees, each with its last `num_known` context rows in front.
-  TestRows Together(Ops& ops, const AttentionCase& test,
+  TestRows Together(CpuOps& ops, const AttentionCase& test,
                     const std::vector<const TreeSequence*>& trees, int num_known) {
     std::vector<int> num_slots;
     int num_rows = 0;
@@ -119,7 +118,7 @@ class TreeAttentionTest : public OpsTest {
         std::copy_n(tree.query.row(slot), cols, query.row(num_rows));
       }
     }
-    ops.Attention(query, *cache_, 0, test.shape, sequences, out);
+    Attend(ops, query, *cache_, 0, test.shape, sequences, out);
     return out;
   }
 
@@ -187,7 +186,7 @@ TEST_P(TreeAttentionTest, SomeOfTheRowsGiveTheSameBits) {
     for (int i = 0; i < count; ++i) {
       std::copy_n(tree.query.row(70 + begin + i), query.view.cols, query.row(i));
     }
-    ops_->Attention(query, *cache_, 0, test.shape, {&rows, 1}, out);
+    Attend(*ops_, query, *cache_, 0, test.shape, {&rows, 1}, out);
     for (int i = 0; i < count; ++i) {
       ASSERT_TRUE(SameBits(out.row(i), expected.row(begin + i), out.view.cols)) << begin + i;
     }
@@ -213,7 +212,7 @@ TEST_P(TreeAttentionTest, AMovedPathServesAsContext) {
     const int position = context + static_cast<int>(path.size()) - 1;
     const SequenceRows last{0, 1, position, tables_[0]};
     TestRows out(1, tree.query.view.cols);
-    ops_->Attention(Gathered(tree.query, {context + 11}), *cache_, 0, test.shape, {&last, 1}, out);
+    Attend(*ops_, Gathered(tree.query, {context + 11}), *cache_, 0, test.shape, {&last, 1}, out);
     EXPECT_TRUE(SameBits(out.row(0), PathsAlone(test, tree)[11].data(), out.view.cols)) << test;
   }
 }
@@ -254,7 +253,7 @@ TEST_P(TreeAttentionTest, TreesThatContradictTheirRowsThrow) {
   const auto attend = [&](const std::vector<std::int32_t>& parents, int first_slot) {
     const SequenceRows rows{0, 4, 20, tables_[0], {first_slot, parents}};
     TestRows query(4, tree.query.view.cols), out(4, tree.query.view.cols);
-    ops_->Attention(query, *cache_, 0, test.shape, {&rows, 1}, out);
+    Attend(*ops_, query, *cache_, 0, test.shape, {&rows, 1}, out);
   };
   EXPECT_NO_THROW(attend({-1, -1, 0, 1}, 20));
   EXPECT_THROW(attend({-1, 1, 0, 1}, 20), InternalError);

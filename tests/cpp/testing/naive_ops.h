@@ -71,6 +71,8 @@ class NaiveKvCache : public KvCache {
 class NaiveOps : public Ops {
  public:
   std::string isa() const override { return "naive"; }
+  Memory& memory() override { return HostMemory(); }
+  void Reserve(const OpsLimits&) override {}
 
   std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources, DType dtype) override {
     std::vector<float> values;
@@ -92,8 +94,13 @@ class NaiveOps : public Ops {
     return std::make_unique<NaiveKvCache>(layout, num_blocks);
   }
 
-  void Embed(std::span<const TokenId> tokens, const PackedMatrix& table, float scale,
-             Rows out) override {
+  const ForwardRows& Begin(const ForwardData& data) override {
+    rows_.Set(data);
+    return rows_;
+  }
+
+  void Embed(const ForwardRows& rows, const PackedMatrix& table, float scale, Rows out) override {
+    const std::span<const TokenId> tokens = rows.tokens();
     const auto& matrix = static_cast<const NaiveMatrix&>(table);
     for (int r = 0; r < out.rows; ++r) {
       for (int c = 0; c < out.cols; ++c) out.row(r)[c] = scale * matrix.at(tokens[r], c);
@@ -116,6 +123,22 @@ class NaiveOps : public Ops {
     }
   }
 
+  void NormMatMul(ConstRows x, const NormWeight& norm, const PackedMatrix& weight,
+                  const float* bias, Rows y) override {
+    const Scratch normed(x.rows, x.cols);
+    RmsNorm(x, norm.weight, x.cols, norm.eps, normed.rows);
+    MatMul(normed.rows, weight, bias, /*accumulate=*/false, y);
+  }
+
+  void GatedMatMul(ConstRows x, const NormWeight& norm, const GatedMlp& mlp, bool accumulate,
+                   Rows y) override {
+    const Scratch gate_up(x.rows, mlp.gate_up.num_outputs());
+    const Scratch activated(x.rows, mlp.down.num_inputs());
+    NormMatMul(x, norm, mlp.gate_up, mlp.gate_up_bias, gate_up.rows);
+    GatedActivation(gate_up.rows, mlp.activation, activated.rows);
+    MatMul(activated.rows, mlp.down, mlp.down_bias, accumulate, y);
+  }
+
   void RmsNorm(ConstRows x, const float* weight, int group, float eps, Rows out) override {
     FORERUN_CHECK(x.cols % group == 0 && x.cols == out.cols && x.rows == out.rows);
     for (int r = 0; r < x.rows; ++r) {
@@ -132,8 +155,21 @@ class NaiveOps : public Ops {
     }
   }
 
-  void Rope(Rows x, int head_dim, std::span<const std::int32_t> positions,
-            const float* cos_sin) override {
+  void RotateAndStore(Rows qkv, const QkNorms& norms, const ForwardRows& rows, const float* cos_sin,
+                      int layer) override {
+    const int head_dim = rows.cache()->layout().head_dim;
+    const int kv_cols = rows.cache()->layout().num_kv_heads * head_dim;
+    const int query_cols = qkv.cols - 2 * kv_cols;
+    const Rows query = qkv.Columns(0, query_cols), key = qkv.Columns(query_cols, kv_cols);
+    const Rows value = qkv.Columns(query_cols + kv_cols, kv_cols);
+    if (norms.query != nullptr) RmsNorm(query, norms.query, head_dim, norms.eps, query);
+    if (norms.key != nullptr) RmsNorm(key, norms.key, head_dim, norms.eps, key);
+    for (const Rows& part : {query, key}) Rotate(part, head_dim, rows.positions(), cos_sin);
+    StoreKv(key, value, rows.sequences(RowSet::kAll), layer, *rows.cache());
+  }
+
+  static void Rotate(Rows x, int head_dim, std::span<const std::int32_t> positions,
+                     const float* cos_sin) {
     const int half = head_dim / 2;
     for (int r = 0; r < x.rows; ++r) {
       const float* cosines = cos_sin + std::int64_t{positions[r]} * head_dim;
@@ -150,8 +186,8 @@ class NaiveOps : public Ops {
     }
   }
 
-  void StoreKv(ConstRows keys, ConstRows values, std::span<const SequenceRows> sequences, int layer,
-               KvCache& cache) override {
+  static void StoreKv(ConstRows keys, ConstRows values, std::span<const SequenceRows> sequences,
+                      int layer, KvCache& cache) {
     auto& naive = static_cast<NaiveKvCache&>(cache);
     const int block_size = cache.layout().block_size;
     const bool rounds = cache.layout().element_bytes == 2;
@@ -184,10 +220,10 @@ class NaiveOps : public Ops {
     }
   }
 
-  void Attention(ConstRows query, const KvCache& cache, int layer, const AttentionShape& shape,
-                 std::span<const SequenceRows> sequences, Rows out) override {
-    const auto& naive = static_cast<const NaiveKvCache&>(cache);
-    for (const SequenceRows& sequence : sequences) {
+  void Attention(ConstRows query, const ForwardRows& rows, RowSet which, int layer,
+                 const AttentionShape& shape, Rows out) override {
+    const auto& naive = static_cast<const NaiveKvCache&>(*rows.cache());
+    for (const SequenceRows& sequence : rows.sequences(which)) {
       for (int i = 0; i < sequence.num_rows; ++i) {
         const int row = sequence.row_begin + i;
         for (int head = 0; head < shape.num_heads; ++head) {
@@ -238,19 +274,42 @@ class NaiveOps : public Ops {
     }
   }
 
-  void GatherRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) override {
-    for (int r = 0; r < out.rows; ++r) {
-      for (int c = 0; c < out.cols; ++c) out.row(r)[c] = x.row(rows[r])[c];
+  void Zero(Rows x) override {
+    for (int r = 0; r < x.rows; ++r) {
+      for (int c = 0; c < x.cols; ++c) x.row(r)[c] = 0.0f;
     }
   }
 
-  void ScatterRows(ConstRows x, std::span<const std::int32_t> rows, Rows out) override {
-    for (int r = 0; r < x.rows; ++r) {
-      for (int c = 0; c < out.cols; ++c) out.row(rows[r])[c] = x.row(r)[c];
+  void Copy(ConstRows x, Rows out) override {
+    for (int r = 0; r < out.rows; ++r) CopyRow(x, r, out, r);
+  }
+
+  void GatherRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) override {
+    for (int r = 0; r < out.rows; ++r) CopyRow(x, rows.indices(indices)[r], out, r);
+  }
+
+  void ScatterRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) override {
+    for (int r = 0; r < x.rows; ++r) CopyRow(x, r, out, rows.indices(indices)[r]);
+  }
+
+  void MoveRows(std::span<const KvMove> moves, Rows x) override {
+    for (const KvMove& move : moves) {
+      CopyRow(x, static_cast<int>(move.from), x, static_cast<int>(move.to));
     }
   }
 
  private:
+  struct Scratch {
+    Scratch(int num_rows, int cols)
+        : values(static_cast<std::size_t>(num_rows) * cols), rows(values.data(), num_rows, cols) {}
+    std::vector<float> values;
+    Rows rows;
+  };
+
+  static void CopyRow(ConstRows x, int from, Rows out, int to) {
+    for (int c = 0; c < out.cols; ++c) out.row(to)[c] = x.row(from)[c];
+  }
+
   static float Rounded(float value) { return BFloat16ToFloat(FloatToBFloat16(value)); }
 
   static float ElementOf(const TensorView& view, std::int64_t i) {
@@ -314,6 +373,8 @@ class NaiveOps : public Ops {
       out[i] = static_cast<float>(mean);
     }
   }
+
+  ForwardRows rows_;  // of the last Begin
 };
 
 }  // namespace forerun
