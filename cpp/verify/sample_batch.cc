@@ -169,6 +169,7 @@ void SampleBatch::AddEdits(const SampleRequest& request, SampleRule& rule) {
   for (TokenId token : request.draft->tokens) {
     if (processors.has_penalties() && !has_edit(token)) edits.push_back({token, 0, 0.0f, 0});
   }
+  std::ranges::sort(std::span(edits).subspan(first), {}, &TokenEdit::token);
   rule.first_edit = static_cast<std::int32_t>(first);
   rule.num_edits = static_cast<std::int32_t>(edits.size() - first);
 }

@@ -41,8 +41,8 @@ struct SampleRule {
   std::int32_t num_prompt_top;  // of scored tokens
   std::int32_t num_top;         // of emitted tokens; -1: no log-probabilities
   std::int32_t first_logprob_id, num_logprob_ids;
-  std::int32_t mask;  // of allowed_token_ids; -1: none
-  std::int32_t first_edit, num_edits;
+  std::int32_t mask;                   // of allowed_token_ids; -1: none
+  std::int32_t first_edit, num_edits;  // by ascending token
   // Of the draft weights from which the chain's first token was drawn, node i from drawn_row + i;
   // -1: all nodes are certain.
   std::int32_t drawn_row;
