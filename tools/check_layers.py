@@ -40,7 +40,7 @@ PYTHON_LEVELS = [
     {"values"},
     {"checkpoints"},
     {"engine"},
-    {"llm"},
+    {"llm", "kernels"},
     {"training"},
     {"tools"},
     {"forerun", "__main__"},

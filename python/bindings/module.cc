@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, module) {
   forerun::RegisterTurns(module);
   forerun::RegisterEngine(module);
   forerun::RegisterFiles(module);
+  forerun::RegisterKernels(module);
 #ifdef FORERUN_BIND_MODEL
   forerun::RegisterModel(module);
 #endif

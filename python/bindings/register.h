@@ -12,6 +12,7 @@ void RegisterMetrics(pybind11::module_& module);
 void RegisterTurns(pybind11::module_& module);
 void RegisterEngine(pybind11::module_& module);
 void RegisterFiles(pybind11::module_& module);
+void RegisterKernels(pybind11::module_& module);
 void RegisterModel(pybind11::module_& module);
 
 }  // namespace forerun

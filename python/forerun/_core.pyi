@@ -6,7 +6,8 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens']
+import typing_extensions
+__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens', 'top_rows', 'verify_rows']
 class NgramOptions:
     """
     Drafts what followed the last tokens before.
@@ -1074,6 +1075,53 @@ class WeightFiles:
         """
         File names, sorted; empty where there are no weights.
         """
+class Tensor:
+    """
+    A tensor of another library.
+    """
+    def __init__(self, capsule: typing_extensions.CapsuleType) -> None:
+        """
+        Takes over what the tensor's `__dlpack__` returned.
+        """
+    def integers(self) -> list[int]:
+        """
+        The elements of a vector, or of a matrix row by row. The dtype is int32 or int64.
+        """
+    @property
+    def device(self) -> str:
+        """
+        Where it is: 'cpu', 'cuda:0' or another device.
+        """
+    @property
+    def dtype(self) -> str:
+        """
+        Its type, such as 'float32'.
+        """
+    @property
+    def shape(self) -> list[int]:
+        """
+        Its extents.
+        """
+class SamplingRule:
+    """
+    The options that select a token.
+    """
+    def __init__(self, temperature: typing.SupportsFloat | typing.SupportsIndex, top_k: typing.SupportsInt | typing.SupportsIndex, top_p: typing.SupportsFloat | typing.SupportsIndex, min_p: typing.SupportsFloat | typing.SupportsIndex, seed: typing.SupportsInt | typing.SupportsIndex, acceptance_method: AcceptanceMethod) -> None:
+        """
+        Raises InvalidArgumentError that names the first option out of its range.
+        """
+class Draft:
+    """
+    The draft tokens of one request.
+    """
+    def __init__(self, tokens: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], parents: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], probs: Tensor | None) -> None:
+        """
+        Node i is tokens[i] after node parents[i], -1 for the root; probs [tokens, vocab] has the probabilities that each was drawn from, None where they are certain.
+        """
+    def __len__(self) -> int:
+        """
+        The number of draft tokens.
+        """
 class Model:
     """
     A model without an engine: the logits of tokens that are already known.
@@ -1157,5 +1205,13 @@ def num_gil_acquisitions() -> int:
 def proposed_tokens(config: bytes) -> int | None:
     """
     The number of draft tokens that a config proposes, if any.
+    """
+def top_rows(logits: Tensor, count: typing.SupportsInt | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.float32]]:
+    """
+    The most probable tokens and their probabilities, both [rows, count].
+    """
+def verify_rows(logits: Tensor, drafts: collections.abc.Sequence[Draft], rules: collections.abc.Sequence[SamplingRule], output_indices: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.int32], dict[int, str]]:
+    """
+    Emitted tokens, accepted nodes (both padded with -1), numbers of tokens, and error texts by request.
     """
 MAX_JSON_DEPTH: int = 128
