@@ -7,7 +7,8 @@
 
 namespace forerun::emulation {
 
-enum class AccessKind : std::uint8_t { kLoad, kStore, kAtomic };
+// kBeginCopy: a store from now on, whose value nothing may read yet.
+enum class AccessKind : std::uint8_t { kLoad, kStore, kAtomic, kBeginCopy };
 
 class Detector {
  public:

@@ -69,23 +69,15 @@ void MultiplyTiles(const std::uint64_t* values) {
 
 // ---- ldmatrix
 struct MatrixRow {
-  unsigned* result;
   const void* row;
+  const void** rows;  // of all lanes, for the lane's own reads
 };
 
-template <bool kTransposed>
-void DistributeMatrices(const std::uint64_t* values) {
-  for (unsigned matrix = 0; matrix < 4; ++matrix) {
-    std::uint16_t elements[8][8];
-    for (unsigned row = 0; row < 8; ++row) {
-      const auto& theirs = *reinterpret_cast<const MatrixRow*>(values[matrix * 8 + row]);
-      std::memcpy(elements[row], theirs.row, kRowBytes);
-    }
-    for (unsigned lane = 0; lane < kWarpSize; ++lane) {
-      const unsigned row = lane / 4, pair = lane % 4 * 2;
-      const std::uint32_t low = kTransposed ? elements[pair][row] : elements[row][pair];
-      const std::uint32_t high = kTransposed ? elements[pair + 1][row] : elements[row][pair + 1];
-      reinterpret_cast<const MatrixRow*>(values[lane])->result[matrix] = low | high << 16;
+void ShareRows(const std::uint64_t* values) {
+  for (unsigned lane = 0; lane < kWarpSize; ++lane) {
+    const auto& mine = *reinterpret_cast<const MatrixRow*>(values[lane]);
+    for (unsigned other = 0; other < kWarpSize; ++other) {
+      mine.rows[other] = reinterpret_cast<const MatrixRow*>(values[other])->row;
     }
   }
 }
@@ -98,12 +90,26 @@ void RunInstruction(void (*instruction)(const std::uint64_t*), const void* mine,
              site);
 }
 
+// Each lane reads its elements of the rows of others: what they wrote must be ordered before.
 template <bool kTransposed>
 void LoadMatrices(unsigned (&result)[4], const void* row, const void* pc, const Site& site) {
   CheckAligned("ldmatrix", row, kRowBytes);
-  Note(row, kRowBytes, AccessKind::kLoad, pc);
-  const MatrixRow mine = {result, row};
-  RunInstruction(DistributeMatrices<kTransposed>, &mine, site);
+  const void* rows[kWarpSize];
+  const MatrixRow mine = {row, rows};
+  RunInstruction(ShareRows, &mine, site);
+  const unsigned lane = scheduler().thread() % kWarpSize, group = lane / 4, pair = lane % 4 * 2;
+  for (unsigned matrix = 0; matrix < 4; ++matrix) {
+    std::uint16_t elements[2];
+    for (unsigned i = 0; i < 2; ++i) {
+      const unsigned from_row = kTransposed ? pair + i : group;
+      const unsigned from_column = kTransposed ? group : pair + i;
+      const auto* const element =
+          static_cast<const std::uint16_t*>(rows[matrix * 8 + from_row]) + from_column;
+      Note(element, sizeof *element, AccessKind::kLoad, pc);
+      elements[i] = *element;
+    }
+    result[matrix] = elements[0] | static_cast<unsigned>(elements[1]) << 16;
+  }
 }
 
 // ---- cp.async
@@ -145,6 +151,8 @@ void CopyAsync16(void* shared, const void* global) {
   CheckAligned("cp.async to shared memory", shared, kRowBytes);
   CheckAligned("cp.async from global memory", global, kRowBytes);
   Note(global, kRowBytes, AccessKind::kLoad, __builtin_return_address(0));
+  Note(shared, kRowBytes, AccessKind::kBeginCopy, __builtin_return_address(0));
+  std::memset(shared, 0xff, kRowBytes);
   PendingCopies& mine = Pending();
   mine.copies.push_back({shared, global, __builtin_return_address(0), mine.group});
 }

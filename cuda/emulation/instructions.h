@@ -18,7 +18,8 @@ void LoadMatrixX4Transposed(unsigned (&result)[4], const void* row,
                             const Site& site = Site::current());
 
 // cp.async.cg.shared.global of 16 bytes. The copy is made as late as is legal, in the wait for its
-// group, so that a missing wait reads what was there before.
+// group, and until then the target holds noise: a missing wait shows, and so does a copy into what
+// others still read.
 void CopyAsync16(void* shared, const void* global);
 void CommitCopies();
 void WaitForCopies(int num_pending_groups);  // all but the last ones committed

@@ -101,6 +101,7 @@ class RaceDetector final : public Detector {
         Load(shadow, at);
       } else {
         Store(shadow, at, kind == AccessKind::kAtomic);
+        if (kind == AccessKind::kBeginCopy) shadow.write.block = 0;
       }
     });
     if (is_interrupting_ && --accesses_to_interrupt_ == 0) {
@@ -193,7 +194,7 @@ class RaceDetector final : public Detector {
   }
 
   void Count(std::uintptr_t begin, std::size_t bytes, AccessKind kind) {
-    if (kind != AccessKind::kStore) {
+    if (kind == AccessKind::kLoad || kind == AccessKind::kAtomic) {
       counters().bytes_loaded += bytes;
       kernel_counters_->bytes_loaded += bytes;
       if (begin >= watched_loads.begin && begin < watched_loads.end) {

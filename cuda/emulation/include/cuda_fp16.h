@@ -14,10 +14,11 @@ struct alignas(4) __half2 {
 inline unsigned short __half_as_ushort(__half value) { return value.bits; }
 inline __half __ushort_as_half(unsigned short bits) { return {bits}; }
 
-// Exact: each half, subnormals and NaN payloads included, is a float.
+// Exact, subnormals included; each NaN becomes 0x7fffffff, as in CUDA.
 inline float __half2float(__half value) {
   const unsigned sign = (value.bits & 0x8000u) << 16, magnitude = value.bits & 0x7fffu;
-  if (magnitude >= 0x7c00u) return __uint_as_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  if (magnitude > 0x7c00u) return __uint_as_float(0x7fffffffu);
+  if (magnitude == 0x7c00u) return __uint_as_float(sign | 0x7f800000u);
   // As a float of the same bits the half is too small by 2^(127 - 15).
   const float scaled = __uint_as_float(magnitude << 13) * 0x1p112f;
   return __uint_as_float(sign | __float_as_uint(scaled));

@@ -124,6 +124,20 @@ __global__ void CopyUsedWithoutBarrier(int* out, const int* in) {
   emulation::WaitForCopies(0);
   out[Thread()] = tile[4 * (31 - Thread())];
 }
+__global__ void CopyIntoWhatOthersRead(int* out, const int* in) {
+  __shared__ __align__(16) int tile[128];
+  for (int i = 0; i < 4; ++i) tile[4 * Thread() + i] = i;
+  __syncthreads();
+  out[Thread()] = tile[4 * (31 - Thread())];
+  emulation::CopyAsync16(tile + 4 * Thread(), in + 4 * Thread());
+}
+__global__ void MatrixRowsOfLanesNotWaitedFor(int* out) {
+  __shared__ __align__(16) int tile[128];
+  for (int i = 0; i < 4; ++i) tile[4 * Thread() + i] = i;
+  unsigned result[4];
+  emulation::LoadMatrixX4(result, tile + 4 * Thread());
+  out[Thread()] = static_cast<int>(result[0]);
+}
 
 template <auto kKernel, unsigned kBlocks, unsigned kThreads, std::size_t kDynamicBytes = 0>
 std::string RunOn() {
@@ -206,6 +220,10 @@ std::vector<PlantedError> PlantedRaces() {
        RunOnInput<CopyUsedWithoutWait>},
       {"CopyUsedAfterWaitForOther", InRaceBuild("uninitialised shared memory"),
        RunOnInput<CopyUsedAfterWaitForOther>},
+      {"CopyIntoWhatOthersRead", InRaceBuild("race on shared memory"),
+       RunOnInput<CopyIntoWhatOthersRead>},
+      {"MatrixRowsOfLanesNotWaitedFor", InRaceBuild("race on shared memory"),
+       RunOn<MatrixRowsOfLanesNotWaitedFor, 1, 32>},
       {"CopyUsedWithoutBarrier", InRaceBuild("shared memory"), RunOnInput<CopyUsedWithoutBarrier>},
   };
 }

@@ -1,0 +1,141 @@
+"""Removes one barrier of the CUDA kernels at a time; reports the removals that no test notices.
+
+    python tools/cuda_mutate.py --build build/mutants --tests cuda_rows cuda_verifier --write
+
+Each mutant is built into the test binaries forerun_<test>_<variant>_test that hold the file, on the
+emulated GPU: first those of the race variant, then of the plain one. A vote of a barrier becomes
+its argument. The build directory must be configured with -DFORERUN_BUILD_TESTS=ON. Sources are
+restored afterwards: run it in a checkout of its own. --write keeps the result in
+cuda/barriers.txt, which a test compares with the sources. A barrier that no test notices is
+superfluous, or a test is missing.
+"""
+
+import argparse
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+LIST = ROOT / "cuda" / "barriers.txt"
+COLUMNS = "# file, number of the barrier in it, barrier: what notices its removal"
+BARRIER = re.compile(r"\b__sync(?:threads|warp)(?:_count|_and|_or)?\(")
+COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
+VARIANTS = ("race", "plain")
+TIMEOUT_S = 300
+
+
+class Barrier(NamedTuple):
+    path: pathlib.Path
+    number: int  # in its file, from 1
+    begin: int
+    end: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.path.relative_to(ROOT).as_posix()} {self.number} {self.text}"
+
+    def removed_from(self, source: str) -> str:
+        """The source without the barrier; of a vote its argument stays, as (predicate)."""
+        name, _, arguments = self.text.partition("(")
+        stays = f"({arguments}" if name.count("_") > 2 else "static_cast<void>(0)"
+        return source[: self.begin] + stays + source[self.end :]
+
+
+def find_barriers(path: pathlib.Path, source: str) -> Iterator[Barrier]:
+    code = COMMENT.sub(lambda match: re.sub(r"[^\n]", " ", match.group()), source)
+    for number, match in enumerate(BARRIER.finditer(code), start=1):
+        end, depth = match.end(), 1
+        while depth > 0:
+            depth += (code[end] == "(") - (code[end] == ")")
+            end += 1
+        yield Barrier(path, number, match.start(), end, source[match.start() : end])
+
+
+def kernel_files() -> list[pathlib.Path]:
+    files = [*(ROOT / "cuda").rglob("*.cu"), *(ROOT / "cuda").rglob("*.cuh")]
+    return sorted(file for file in files if "emulation" not in file.parts)
+
+
+def all_barriers(files: Iterable[pathlib.Path]) -> list[Barrier]:
+    return [barrier for file in files for barrier in find_barriers(file, file.read_text())]
+
+
+def built(build: pathlib.Path, name: str) -> tuple[pathlib.Path, int] | None:
+    """A test binary and when it was linked."""
+    found = [path for path in (build / "tests" / "cuda").rglob(name) if path.is_file()]
+    return (found[0], found[0].stat().st_mtime_ns) if found else None
+
+
+def failure_of(build: pathlib.Path, test: str, variant: str) -> str:
+    """How the tests fail, or nothing; nothing as well where no part of them has changed."""
+    name = f"forerun_{test}_{variant}_test"
+    before = built(build, name)
+    ninja = subprocess.run(["ninja", "-C", build, name], capture_output=True, check=False)
+    after = built(build, name)
+    if ninja.returncode != 0 or after is None:
+        return "does not compile"
+    if after == before:
+        return ""
+    binary, _ = after
+    try:
+        run = subprocess.run(
+            [binary, "--gtest_brief=1", "--gtest_fail_fast"],
+            capture_output=True,
+            check=False,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return f"{variant} {test}: does not end"
+    if run.returncode == 0:
+        return ""
+    failed = re.search(r"\[  FAILED  \] ([^\s,]+)", run.stdout)
+    return f"{variant} {test}: " + (failed.group(1) if failed else f"exit code {run.returncode}")
+
+
+def survey(barriers: list[Barrier], notice: Callable[[], str]) -> dict[Barrier, str]:
+    """What notices the removal of each barrier; empty for nothing."""
+    noticed = {}
+    for barrier in barriers:
+        source = barrier.path.read_text()
+        barrier.path.write_text(barrier.removed_from(source))
+        try:
+            noticed[barrier] = notice()
+        finally:
+            barrier.path.write_text(source)
+        print(f"{barrier}: {noticed[barrier] or 'NOT NOTICED'}", flush=True)
+    return noticed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("files", nargs="*", type=pathlib.Path, help="default: all kernels of cuda/")
+    parser.add_argument("--build", type=pathlib.Path, required=True)
+    parser.add_argument("--tests", nargs="+", required=True, help="as cuda_rows")
+    parser.add_argument("--write", action="store_true", help="writes cuda/barriers.txt")
+    options = parser.parse_args()
+    files = [file.resolve() for file in options.files] or kernel_files()
+    runs = [(test, variant) for variant in VARIANTS for test in options.tests]
+    for test, variant in runs:
+        if failure := failure_of(options.build, test, variant):
+            raise SystemExit(f"the tests fail before anything is removed: {failure}")
+
+    def notice() -> str:
+        failures = (failure_of(options.build, test, variant) for test, variant in runs)
+        return next(filter(None, failures), "")
+
+    noticed = survey(all_barriers(files), notice)
+    survivors = [barrier for barrier, by in noticed.items() if not by]
+    print(f"{len(survivors)} of {len(noticed)} removals are not noticed")
+    if options.write:
+        lines = [f"{barrier}: {by or 'NOT NOTICED'}" for barrier, by in noticed.items()]
+        LIST.write_text("\n".join([COLUMNS, *lines]) + "\n")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
