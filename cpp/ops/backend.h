@@ -1,24 +1,16 @@
-// A machine that models run on: its operations, its memory, and how much of it is free. What an
-// engine, a scorer or a benchmark is assembled from.
+// A device that models run on: what an engine, a scorer or a benchmark is assembled from.
 #ifndef FORERUN_CPP_OPS_BACKEND_H_
 #define FORERUN_CPP_OPS_BACKEND_H_
 
-#include <cstdint>
-
+#include "cpp/ops/device.h"
 #include "cpp/ops/ops.h"
-#include "cpp/tensor/memory.h"
 
 namespace forerun {
 
-// Must outlive all that is made with its operations and in its memory.
-class Backend {
+class Backend : public Device {
  public:
-  virtual ~Backend() = default;
-
+  // Over memory().
   virtual Ops& ops() = 0;
-  virtual Memory& memory() = 0;
-  // Memory that is free for a model, its keys and values and its buffers.
-  virtual std::int64_t AvailableBytes() const = 0;
 };
 
 }  // namespace forerun

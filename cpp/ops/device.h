@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <string>
 
+#include "cpp/tensor/memory.h"
+
 namespace forerun {
 
 // Must outlive all that it makes and all that is in its memory.
@@ -13,7 +15,8 @@ class Device {
   virtual ~Device() = default;
 
   virtual const std::string& name() const = 0;
-  // Memory that is free.
+  virtual Memory& memory() = 0;
+  // How much of it is free.
   virtual std::int64_t AvailableBytes() const = 0;
 };
 

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "cuda/check_cuda.h"
+#include "cuda/gpu_memory.h"
 #include "cuda/library/find_gpu.h"
 
 namespace forerun::cuda {
@@ -16,6 +17,7 @@ class Gpu : public Device {
   explicit Gpu(std::string name) : name_(std::move(name)) {}
 
   const std::string& name() const override { return name_; }
+  Memory& memory() override { return memory_; }
   std::int64_t AvailableBytes() const override {
     std::size_t num_free = 0, num_total = 0;
     CheckCuda(cudaMemGetInfo(&num_free, &num_total), "the size of the GPU's memory");
@@ -24,6 +26,7 @@ class Gpu : public Device {
 
  private:
   std::string name_;
+  GpuMemory memory_;
 };
 
 }  // namespace

@@ -17,11 +17,13 @@ class CpuBackend final : public Backend {
   explicit CpuBackend(int num_threads, const std::string& isa = "");
 
   ThreadTeam& team() { return team_; }
+  const std::string& name() const override { return name_; }
   CpuOps& ops() override { return ops_; }
   Memory& memory() override { return HostMemory(); }
   std::int64_t AvailableBytes() const override;
 
  private:
+  const std::string name_ = "CPU";
   ThreadTeam team_;
   CpuOps ops_;
 };

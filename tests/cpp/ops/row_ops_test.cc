@@ -281,6 +281,39 @@ TEST_P(RowOpsTest, ScatterRowsCopies) {
   for (int i = 0; i < 3; ++i) EXPECT_TRUE(SameBits(out.row(rows[i]), x.row(i), 33));
 }
 
+TEST_P(RowOpsTest, CopyAndZeroKeepTheirColumns) {
+  Random random(14);
+  const TestRows x = random.NormalRows(3, 33, 1.0f, /*padding=*/2);
+  TestRows out(3, 33, /*padding=*/5);
+  ops_->Copy(x, out);
+  EXPECT_TRUE(SameBits(out, x));
+  ops_->Zero(out.view.Columns(4, 7));
+  for (int r = 0; r < 3; ++r) {
+    for (int c = 0; c < 38; ++c) {
+      const float value = out.view.row(r)[c];
+      if (c < 33) {
+        ASSERT_EQ(value, c >= 4 && c < 11 ? 0.0f : x.row(r)[c]);
+      } else {
+        ASSERT_TRUE(std::isnan(value));
+      }
+    }
+  }
+}
+
+// A path's moves overlap: the second reads what the first has left.
+TEST_P(RowOpsTest, RowsMoveOneAfterTheOther) {
+  Random random(15);
+  const TestRows before = random.NormalRows(6, 33);
+  TestRows x(6, 33, /*padding=*/1);
+  ops_->Copy(before, x);
+  const std::vector<KvMove> moves = {{2, 1}, {4, 2}, {2, 3}, {5, 5}};
+  ops_->MoveRows(moves, x);
+  const int sources[] = {0, 2, 4, 4, 4, 5};
+  for (int r = 0; r < 6; ++r) EXPECT_TRUE(SameBits(x.row(r), before.row(sources[r]), 33)) << r;
+  EXPECT_THROW(ops_->MoveRows(std::vector<KvMove>{{0, 6}}, x), InternalError);
+  EXPECT_THROW(ops_->MoveRows(std::vector<KvMove>{{-1, 0}}, x), InternalError);
+}
+
 TEST_P(RowOpsTest, ContradictingShapesThrow) {
   TestRows a(2, 12), b(2, 11), c(3, 12), half(2, 6);
   const std::vector<float> weight(12, 1.0f);
@@ -301,6 +334,7 @@ TEST_P(RowOpsTest, ContradictingShapesThrow) {
   EXPECT_THROW(ops_->GatherRows(a, Gathering(one), RowIndices::kSources, c), InternalError);
   EXPECT_THROW(ops_->ScatterRows(a, Gathering(beyond), RowIndices::kSources, a), InternalError);
   EXPECT_THROW(ops_->ScatterRows(a, Gathering(one), RowIndices::kSources, c), InternalError);
+  EXPECT_THROW(ops_->Copy(a, b), InternalError);
   EXPECT_THROW(ops_->Activate(a, nullptr, Activation::kSilu, b), InternalError);
 }
 

@@ -1,0 +1,34 @@
+// A GPU's memory.
+#ifndef FORERUN_CUDA_GPU_MEMORY_H_
+#define FORERUN_CUDA_GPU_MEMORY_H_
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <string>
+
+#include "cpp/tensor/memory.h"
+#include "cuda/check_cuda.h"
+
+namespace forerun::cuda {
+
+// Of the current GPU. Copies wait for all work of the GPU that was enqueued before.
+class GpuMemory : public Memory {
+ public:
+  void* Allocate(std::size_t num_bytes) override {
+    void* data = nullptr;
+    CheckCuda(cudaMalloc(&data, num_bytes), std::to_string(num_bytes) + " bytes of GPU memory");
+    return data;
+  }
+  void Free(void* data) noexcept override { cudaFree(data); }
+  void Upload(void* to, const void* from, std::size_t num_bytes) override {
+    CheckCuda(cudaMemcpy(to, from, num_bytes, cudaMemcpyHostToDevice), "a copy to the GPU");
+  }
+  void Download(void* to, const void* from, std::size_t num_bytes) override {
+    CheckCuda(cudaMemcpy(to, from, num_bytes, cudaMemcpyDeviceToHost), "a copy from the GPU");
+  }
+};
+
+}  // namespace forerun::cuda
+
+#endif  // FORERUN_CUDA_GPU_MEMORY_H_
