@@ -83,11 +83,21 @@ class RowReader {
     is_edited_ = rule_.mask >= 0 || row_.mask >= 0 || row_.num_bans > 0 || rule_.num_edits > 0;
   }
 
+  // The row as the model computed it.
+  __device__ RowReader WithoutEdits() const {
+    RowReader raw = *this;
+    raw.is_edited_ = false;
+    return raw;
+  }
+
+  __device__ const SampleRow& row() const { return row_; }
   __device__ const SampleRule& rule() const { return rule_; }
   __device__ int vocab_size() const { return arrays_.vocab_size; }
   __device__ int output_index() const { return rule_.first_output_index + row_.depth; }
-  // Whether a token is sampled from the row.
+  // False: no state is wanted.
   __device__ bool is_sampled() const { return row_.node >= -1; }
+  // False: the kept tokens are wanted, but none of them is sampled.
+  __device__ bool wants_token() const { return rule_.samples != 0; }
   __device__ bool is_greedy() const { return rule_.inverse_temperature == 0.0; }
 
   __device__ float At(TokenId token) const {

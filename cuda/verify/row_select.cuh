@@ -1,7 +1,8 @@
 // How a block finds cuts and samples in a row that was scanned tile by tile.
 //
-// A tile is kTileTokens tokens. Thread t of a block has its own tokens of every tile, kQuads quads;
-// the highest logit of these, the group maximum, spares most of a row later reads.
+// A tile is kTileTokens tokens. Thread t of a block has its own tokens of every tile, a group of
+// kQuads quads; the code of a group's first token, in the order of preference, shows which groups
+// need not be read.
 #ifndef FORERUN_CUDA_VERIFY_ROW_SELECT_CUH_
 #define FORERUN_CUDA_VERIFY_ROW_SELECT_CUH_
 
@@ -72,12 +73,12 @@ struct Selected {
 template <typename T>
 class RowSelector {
  public:
-  // `tiles` and `group_max` are those of the row.
-  __device__ RowSelector(const RowReader<T>& row, const TileState* tiles, const float* group_max,
+  // `tiles` and `groups` are those of the row.
+  __device__ RowSelector(const RowReader<T>& row, const TileState* tiles, const Code* groups,
                          float max, SelectScratch& scratch)
       : row_(row),
         tiles_(tiles),
-        group_max_(group_max),
+        groups_(groups),
         num_tiles_(NumTiles(row.vocab_size())),
         max_(max),
         scratch_(scratch) {}
@@ -85,26 +86,23 @@ class RowSelector {
   __device__ double Scaled(float logit) const { return row_.Scaled(logit, max_); }
   __device__ Mass WeightOf(Code code) const { return row_.WeightAt(LogitOf(code), max_); }
 
-  // Calls visit(code) for this thread's tokens in [first, last], in the groups that are `wanted`
-  // by their maximum. Reads no group that has no such token.
+  // Calls visit(code) for this thread's tokens in [first, last], in the groups that are wanted(code
+  // of their first token).
   template <typename Wanted, typename Visit>
   __device__ void VisitRow(Code first, Code last, Wanted wanted, Visit visit) const {
-    const float floor = last == kKeepAllCode ? -INFINITY : LogitOf(last);
-    const bool is_tie = LogitOf(first) == floor;
+    const bool is_tie = LogitOf(first) == LogitOf(last);
     const TokenId first_token = is_tie ? TokenOf(first) : 0;
-    const TokenId last_token =
-        is_tie ? min(TokenOf(last), row_.vocab_size() - 1) : row_.vocab_size() - 1;
+    const TokenId last_token = Min()(is_tie ? TokenOf(last) : kNoToken, row_.vocab_size() - 1);
     for (int tile = first_token / kTileTokens; tile <= last_token / kTileTokens; ++tile) {
-      const float group_max = GroupMax(tile);
-      if (group_max == -INFINITY || group_max < floor || !wanted(group_max)) continue;
+      const Code group = GroupFirst(tile);
+      if (group > last || !wanted(group)) continue;
       for (int q = 0; q < kQuads; ++q) {
         const TokenId token = QuadToken(tile, q);
-        if (token + 3 < first_token || token > last_token) continue;
+        if (token + 3 < first_token || CodeOf(LogitOf(group), token) > last) continue;
         const Quad quad = row_.QuadAt(token);
         for (int i = 0; i < 4; ++i) {
-          if (!(quad.logits[i] > -INFINITY)) continue;
           const Code code = CodeOf(quad.logits[i], token + i);
-          if (first <= code && code <= last) visit(code);
+          if (first <= code && code <= last && token + i <= last_token) visit(code);
         }
       }
     }
@@ -132,14 +130,15 @@ class RowSelector {
   }
 
   // The last candidate in [first, last] with less than `limit` before it, where candidates weigh
-  // amount(code) and visit_range(first, last, visit) visits them; kKeepAllCode if all together do
-  // not weigh `limit`. REQUIRES: limit > 0.
+  // amount(code) and visit_range(first, last, visit) visits them; `last` if all together do not
+  // weigh `limit`. REQUIRES: limit > 0.
   //
   // A digit after the other: each pass narrows the range to the candidates that share one more
   // digit with the one wanted, eight bits of what the candidates left differ in.
   template <typename VisitRange, typename Amount>
   __device__ Selected Select(Code first, Code last, Mass limit, VisitRange visit_range,
                              Amount amount) {
+    const Code end = last;
     Mass before = 0;
     bool is_one = false;
     while (!is_one) {
@@ -147,7 +146,7 @@ class RowSelector {
           last - first < kDigits ? 0 : 56 - __clzll(static_cast<long long>(last - first));
       for (int digit = Thread(); digit < kDigits; digit += kRowThreads) {
         scratch_.mass[digit] = 0;
-        scratch_.first[digit] = kKeepAllCode;
+        scratch_.first[digit] = ~Code{0};
         scratch_.last[digit] = 0;
       }
       __syncthreads();
@@ -158,13 +157,53 @@ class RowSelector {
         atomicMax(&scratch_.last[digit], code);
       });
       __syncthreads();
-      if (!SelectDigit(limit, before)) return {kKeepAllCode, before};
+      if (!SelectDigit(limit, before)) return {end, before};
       first = scratch_.selected_first;
       last = scratch_.selected_last;
       before = scratch_.selected_before;
       is_one = first == last;
     }
     return {first, before};
+  }
+
+  // Lowers `last` to the last of the first `count` tokens, and lists these and perhaps some more.
+  // False: there were too many more, and the list means nothing.
+  __device__ bool ListFirst(int count, Code& last) {
+    const auto one = [](Code) { return Mass{1}; };
+    const auto limit = static_cast<Mass>(count);
+    const Code first = CodeOf(max_, 0);
+    // The `count` best groups alone hold `count` tokens up to the last of their first ones.
+    const auto visit_groups = [&](Code from, Code to, auto visit) {
+      for (int tile = 0; tile < num_tiles_; ++tile) {
+        const Code code = GroupFirst(tile);
+        if (from <= code && code <= to) visit(code);
+      }
+    };
+    last = Select(first, last, limit, visit_groups, one).code;
+    const auto all = [](Code) { return true; };
+    const auto visit_row = [&](Code from, Code to, auto visit) { VisitRow(from, to, all, visit); };
+    const auto visit_list = [&](Code from, Code to, auto visit) { VisitList(from, to, visit); };
+    const bool is_listed = Collect([&](auto visit) { visit_row(first, last, visit); });
+    const Selected token = is_listed ? Select(first, last, limit, visit_list, one)
+                                     : Select(first, last, limit, visit_row, one);
+    last = token.code;
+    return is_listed;
+  }
+
+  // Lists at least the first `count` tokens up to `last`, or all, and returns the last of the
+  // `count`. REQUIRES: count <= kMaxListed.
+  __device__ Code ListTop(int count, Code last) {
+    const auto all = [](Code) { return true; };
+    if (!ListFirst(count, last)) {
+      Collect([&](auto visit) { VisitRow(CodeOf(max_, 0), last, all, visit); });
+    }
+    return last;
+  }
+  // How many listed tokens come before one.
+  __device__ int RankInList(Code code) const {
+    int rank = 0;
+    for (int i = 0; i < scratch_.num_listed; ++i) rank += scratch_.list[i] < code;
+    return rank;
   }
 
   // The winner of SampleToken among the tokens up to `cut`. REQUIRES: there is one.
@@ -201,8 +240,8 @@ class RowSelector {
     return CodeOf(best.logit, best.index);
   }
 
-  // The group maximum of this thread's tokens of a tile.
-  __device__ float GroupMax(int tile) const { return group_max_[tile * kRowThreads + Thread()]; }
+  // The first of this thread's tokens of a tile.
+  __device__ Code GroupFirst(int tile) const { return groups_[tile * kRowThreads + Thread()]; }
 
  private:
   // Finds the digit in which the limit lies, and what is before it. False: there is none, and
@@ -241,7 +280,7 @@ class RowSelector {
 
   const RowReader<T>& row_;
   const TileState* const tiles_;
-  const float* const group_max_;
+  const Code* const groups_;
   const int num_tiles_;
   const float max_;
   SelectScratch& scratch_;

@@ -19,9 +19,11 @@ using Mass = unsigned long long;
 // A token's position in the order of preference.
 using Code = unsigned long long;
 
-inline constexpr Code kKeepAllCode = ~Code{0};
+inline constexpr TokenId kNoToken = 0x7fffffff;
+// The cut of all tokens above -infinity: after the lowest finite logit.
+inline constexpr Code kKeepAllCode = Code{0xff7fffff} << 32 | kNoToken;
 
-// Of a logit that is no NaN. -0 counts as 0.
+// Of a logit that is not NaN. -0 counts as 0.
 FORERUN_HOST_DEVICE inline Code CodeOf(float logit, TokenId token) {
   const auto bits = __builtin_bit_cast(std::uint32_t, logit == 0.0f ? 0.0f : logit);
   const std::uint32_t descending = (bits >> 31) != 0 ? bits : bits ^ 0x7fffffffu;
@@ -35,8 +37,6 @@ FORERUN_HOST_DEVICE inline float LogitOf(Code code) {
 FORERUN_HOST_DEVICE inline TokenId TokenOf(Code code) {
   return static_cast<TokenId>(code & 0xffffffffu);
 }
-
-inline constexpr TokenId kNoToken = 0x7fffffff;
 
 // A block reads a row tile by tile. Each of its threads has kQuads x 4 tokens of a tile, a group.
 inline constexpr int kRowThreads = 128;
@@ -78,6 +78,7 @@ struct RowState {
 // What a scan found in a tile of a row.
 struct TileState {
   Code first;         // kKeepAllCode: every logit is -infinity
+  Code last;          // with a finite logit
   double best_score;  // of SampleToken, as if `first` were the row's; -infinity: none
   TokenId broken;     // the first with NaN or +infinity, or kNoToken
   std::int32_t unused;
@@ -87,8 +88,8 @@ struct TileState {
 struct RowWorkspace {
   RowState* states;  // [rows]
   TileState* tiles;  // [rows, tiles]
-  float* group_max;  // [rows, tiles, kRowThreads]: the highest logit of each group
-  Mass* bins;        // [rows, kDepthBins]: weight of the tokens by their depth below the highest
+  Code* groups;      // [rows, tiles, kRowThreads]: the first token of each group
+  Mass* bins;  // [rows, kDepthBins]: weight of the tokens by how far they are below the highest
 
   static std::size_t NumBytes(int max_rows, int vocab_size);
   // In `memory`, aligned to 16, of NumBytes.

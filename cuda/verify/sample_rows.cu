@@ -19,19 +19,38 @@ __device__ bool IsCoupled(const SampleRule& rule) {
 }
 __device__ bool NeedsMass(const SampleRule& rule) { return rule.top_p < 1.0 || !IsCoupled(rule); }
 
-// The bins of weights are equally wide in depth, and no token with weight is deeper than 24.
-__device__ int BinOf(double scaled) {
-  return scaled > -24.0 ? static_cast<int>(scaled * (-kDepthBins / 24.0)) : kDepthBins - 1;
-}
+// Bins of tokens by how far their logits are below the highest: equally wide, down to the cut or to
+// where no token has weight.
+class Bins {
+ public:
+  template <typename T>
+  __device__ Bins(const RowReader<T>& row, const RowState& state) {
+    const double depth = Min()(-row.Scaled(LogitOf(state.cut), state.max), 24.0);
+    per_depth_ = depth > 0.0 ? kDepthBins / depth : 0.0;
+  }
+  __device__ int BinOf(double scaled) const {
+    return static_cast<int>(Min()(-scaled * per_depth_, kDepthBins - 1.0));
+  }
+
+  // The most that a token of a bin weighs, up to rounding.
+  __device__ Mass MaxWeight(int bin) const {
+    return static_cast<Mass>(Weight(per_depth_ > 0.0 ? -bin / per_depth_ : 0.0) * 0x1p32);
+  }
+
+ private:
+  double per_depth_;
+};
 
 struct TileScan {
-  Code first;
+  Code first, last;
   TokenId broken;
   std::int32_t unused;
 };
+__device__ TileScan NothingScanned() { return {kKeepAllCode, 0, kNoToken, 0}; }
+__device__ TileScan ScanOf(Code code) { return {code, code, kNoToken, 0}; }
 struct JoinScans {
   __device__ TileScan operator()(const TileScan& a, const TileScan& b) const {
-    return {Min()(a.first, b.first), Min()(a.broken, b.broken), 0};
+    return {Min()(a.first, b.first), Max()(a.last, b.last), Min()(a.broken, b.broken), 0};
   }
 };
 
@@ -48,7 +67,7 @@ __global__ void __launch_bounds__(kRowThreads)
   if (!row.is_sampled()) return;
 
   Quad quads[kQuads];
-  TileScan scan = {kKeepAllCode, kNoToken, 0};
+  TileScan scan = NothingScanned();
 #pragma unroll
   for (int q = 0; q < kQuads; ++q) {
     const TokenId token = QuadToken(tile, q);
@@ -56,20 +75,19 @@ __global__ void __launch_bounds__(kRowThreads)
     for (int i = 0; i < 4; ++i) {
       const float logit = quads[q].logits[i];
       if (logit > -INFINITY && logit < INFINITY) {
-        scan.first = Min()(scan.first, CodeOf(logit, token + i));
+        scan = JoinScans()(scan, ScanOf(CodeOf(logit, token + i)));
       } else if (logit != -INFINITY) {
         scan.broken = Min()(scan.broken, token + i);
       }
     }
   }
   if (NeedsMass(row.rule()) || row.rule().top_k > 0) {
-    work.group_max[tile_index * kRowThreads + Thread()] =
-        scan.first == kKeepAllCode ? -INFINITY : LogitOf(scan.first);
+    work.groups[tile_index * kRowThreads + Thread()] = scan.first;
   }
   scan = block.Reduce(scan, JoinScans());
 
   double best_score = -INFINITY;
-  if (!row.is_greedy() && scan.first != kKeepAllCode) {
+  if (!row.is_greedy() && row.wants_token() && scan.first != kKeepAllCode) {
 #pragma unroll
     for (int q = 0; q < kQuads; ++q) {
       ScoreQuad(row, LogitOf(scan.first), QuadToken(tile, q), quads[q], best_score,
@@ -77,20 +95,20 @@ __global__ void __launch_bounds__(kRowThreads)
     }
     best_score = block.Reduce(best_score, Max());
   }
-  if (Thread() == 0) work.tiles[tile_index] = {scan.first, best_score, scan.broken, 0};
+  if (Thread() == 0) work.tiles[tile_index] = {scan.first, scan.last, best_score, scan.broken, 0};
 }
 
 // What the tiles' states say of a row, without the token that is sampled.
 template <typename T>
 __device__ RowState JoinTiles(const RowReader<T>& row, const TileState* tiles,
                               RowCollectives& block) {
-  TileScan scan = {kKeepAllCode, kNoToken, 0};
+  TileScan scan = NothingScanned();
   for (int tile = Thread(); tile < NumTiles(row.vocab_size()); tile += kRowThreads) {
-    scan = JoinScans()(scan, {tiles[tile].first, tiles[tile].broken, 0});
+    scan = JoinScans()(scan, {tiles[tile].first, tiles[tile].last, tiles[tile].broken, 0});
   }
   scan = block.Reduce(scan, JoinScans());
   RowState state = {};
-  state.cut = kKeepAllCode;
+  state.cut = scan.last;
   if (scan.broken != kNoToken) {
     state.status = kRowBroken;
     state.broken_token = scan.broken;
@@ -110,40 +128,6 @@ __device__ Code MinPCut(const SampleRule& rule, float max) {
   if (floor < -3.4028234663852886e38) return kKeepAllCode;
   const auto rounded = static_cast<float>(floor);
   return CodeOf(rounded < floor ? nextafterf(rounded, INFINITY) : rounded, kNoToken);
-}
-
-// Lowers `cut` to that of top_k. Whether all tokens up to the cut are listed then.
-template <typename T>
-__device__ bool CutTopK(RowSelector<T>& selector, const RowReader<T>& row, const RowState& state,
-                        Code& cut) {
-  const auto one = [](Code) { return Mass{1}; };
-  const auto top_k = static_cast<Mass>(row.rule().top_k);
-  const Code first = CodeOf(state.max, 0);
-  // The top_k best groups alone hold top_k logits as high as the least of their maxima.
-  const auto visit_groups = [&](Code from, Code to, auto visit) {
-    for (int tile = 0; tile < NumTiles(row.vocab_size()); ++tile) {
-      const float group_max = selector.GroupMax(tile);
-      if (group_max == -INFINITY) continue;
-      const Code code = CodeOf(group_max, tile * kRowThreads + Thread());
-      if (from <= code && code <= to) visit(code);
-    }
-  };
-  const Selected group = selector.Select(first, kKeepAllCode, top_k, visit_groups, one);
-  Code last = cut;
-  if (group.code != kKeepAllCode) last = Min()(cut, CodeOf(LogitOf(group.code), kNoToken));
-
-  const auto all = [](float) { return true; };
-  const auto visit_row = [&](Code from, Code to, auto visit) {
-    selector.VisitRow(from, to, all, visit);
-  };
-  const auto visit_list = [&](Code from, Code to, auto visit) {
-    selector.VisitList(from, to, visit);
-  };
-  const bool is_listed = selector.Collect([&](auto visit) { visit_row(first, last, visit); });
-  const Selected token = is_listed ? selector.Select(first, last, top_k, visit_list, one)
-                                   : selector.Select(first, last, top_k, visit_row, one);
-  cut = Min()(Min()(cut, last), token.code);
-  return is_listed;
 }
 
 // The least mass that is not below a share of another.
@@ -171,7 +155,7 @@ __device__ void FinishListed(RowSelector<T>& selector, const RowReader<T>& row,
     state.cut = last.code;
     state.mass = last.before + weight(last.code);
   }
-  state.sampled = TokenOf(selector.SampleListed(state.cut));
+  if (row.wants_token()) state.sampled = TokenOf(selector.SampleListed(state.cut));
 }
 
 // One block per row: the states of rows that need no mass of more tokens than can be listed.
@@ -189,11 +173,10 @@ __global__ void __launch_bounds__(kRowThreads)
   const TileState* const tiles = work.tiles + first_tile;
   RowState state = JoinTiles(row, tiles, scratch.block);
   if (state.status == kRowOk && !row.is_greedy()) {
-    RowSelector<T> selector(row, tiles, work.group_max + first_tile * kRowThreads, state.max,
-                            scratch);
-    state.cut = MinPCut(rule, state.max);
+    RowSelector<T> selector(row, tiles, work.groups + first_tile * kRowThreads, state.max, scratch);
+    state.cut = Min()(state.cut, MinPCut(rule, state.max));
     const bool has_top_k = rule.top_k > 0 && rule.top_k < row.vocab_size();
-    if (has_top_k && CutTopK(selector, row, state, state.cut)) {
+    if (has_top_k && selector.ListFirst(rule.top_k, state.cut)) {
       FinishListed(selector, row, scratch.block, state);
     } else if (NeedsMass(rule)) {
       state.is_pending = 1;
@@ -231,18 +214,20 @@ __global__ void __launch_bounds__(kRowThreads)
 
   const bool has_top_p = row.rule().top_p < 1.0;
   const std::int64_t tile_index = std::int64_t{r} * gridDim.x + tile;
-  const float group_max = work.group_max[tile_index * kRowThreads + Thread()];
+  const Bins bins_of(row, state);
+  const Code group = work.groups[tile_index * kRowThreads + Thread()];
   Mass mass = 0;
-  if (row.Scaled(group_max, state.max) > kZeroWeight && CodeOf(group_max, 0) <= state.cut) {
+  if (group <= state.cut && row.Scaled(LogitOf(group), state.max) > kZeroWeight) {
     for (int q = 0; q < kQuads; ++q) {
       const TokenId token = QuadToken(tile, q);
+      if (CodeOf(LogitOf(group), token) > state.cut) continue;
       const Quad quad = row.QuadAt(token);
       for (int i = 0; i < 4; ++i) {
         const double scaled = row.Scaled(quad.logits[i], state.max);
         if (!(scaled > kZeroWeight) || CodeOf(quad.logits[i], token + i) > state.cut) continue;
         const Mass weight = row.WeightAt(quad.logits[i], state.max);
         mass += weight;
-        if (has_top_p) atomicAdd(&bins[BinOf(scaled)], weight);
+        if (has_top_p) atomicAdd(&bins[bins_of.BinOf(scaled)], weight);
       }
     }
   }
@@ -254,10 +239,11 @@ __global__ void __launch_bounds__(kRowThreads)
   }
 }
 
-// The bin in which the weight of the tokens before reaches `limit`, and the weight before the bin.
+// The bin in which the weight of the tokens before reaches `limit`, what is before the bin and in
+// it.
 struct FoundBin {
   int bin;
-  Mass before;
+  Mass before, mass;
 };
 __device__ FoundBin FindBin(const Mass* bins, Mass limit, SelectScratch& scratch) {
   constexpr int kOwn = kDepthBins / kRowThreads;
@@ -275,29 +261,32 @@ __device__ FoundBin FindBin(const Mass* bins, Mass limit, SelectScratch& scratch
     before += own[i];
   }
   __syncthreads();
-  const FoundBin found = {static_cast<int>(scratch.selected_first), scratch.selected_before};
+  const auto bin = static_cast<int>(scratch.selected_first);
+  const FoundBin found = {bin, scratch.selected_before, bins[bin]};
   __syncthreads();
   return found;
 }
 
 // Lowers the cut to that of top_p, unless the token that is sampled follows without.
 template <typename T>
-__device__ void FinishTopP(RowSelector<T>& selector, const SampleRule& rule, const Mass* bins,
+__device__ void FinishTopP(RowSelector<T>& selector, const RowReader<T>& row, const Mass* bins,
                            SelectScratch& scratch, RowState& state) {
+  const SampleRule& rule = row.rule();
+  const Bins bins_of(row, state);
   const Mass limit = ShareOf(rule.top_p, state.mass);
   const FoundBin found = FindBin(bins, limit, scratch);
-  const auto bin_of = [&](float logit) { return BinOf(selector.Scaled(logit)); };
+  const auto bin_of = [&](Code code) { return bins_of.BinOf(selector.Scaled(LogitOf(code))); };
   Code winner = kKeepAllCode;
   if (IsCoupled(rule)) {
     // If the winner over a superset is kept, it also wins over the kept tokens.
     winner = selector.Sample(state.cut);
     state.sampled = TokenOf(winner);
-    if (bin_of(LogitOf(winner)) < found.bin) return;
+    if (bin_of(winner) < found.bin) return;
   }
-  const auto wanted = [&](float group_max) { return bin_of(group_max) <= found.bin; };
+  const auto wanted = [&](Code group) { return bin_of(group) <= found.bin; };
   const auto visit_bin = [&](Code from, Code to, auto visit) {
     selector.VisitRow(from, to, wanted, [&](Code code) {
-      if (bin_of(LogitOf(code)) == found.bin) visit(code);
+      if (bin_of(code) == found.bin) visit(code);
     });
   };
   const auto visit_list = [&](Code from, Code to, auto visit) {
@@ -306,13 +295,17 @@ __device__ void FinishTopP(RowSelector<T>& selector, const SampleRule& rule, con
   const auto weight = [&](Code code) { return selector.WeightOf(code); };
   const Code first = CodeOf(state.max, 0);
   const Mass wanted_mass = limit - found.before;
-  const bool is_listed = selector.Collect([&](auto visit) { visit_bin(first, state.cut, visit); });
+  // A heavy bin has more tokens than can be listed.
+  const bool is_light = found.mass <= kMaxListed * bins_of.MaxWeight(found.bin);
+  const bool is_listed =
+      is_light && selector.Collect([&](auto visit) { visit_bin(first, state.cut, visit); });
   const Selected last = is_listed
                             ? selector.Select(first, state.cut, wanted_mass, visit_list, weight)
                             : selector.Select(first, state.cut, wanted_mass, visit_bin, weight);
   state.cut = last.code;
   state.mass = found.before + last.before + weight(last.code);
-  if (!IsCoupled(rule) || winner > state.cut) state.sampled = TokenOf(selector.Sample(state.cut));
+  if (winner <= state.cut || rule.samples == 0) return;
+  state.sampled = TokenOf(selector.Sample(state.cut));
 }
 
 // One block per row: the states that are pending.
@@ -330,11 +323,11 @@ __global__ void __launch_bounds__(kRowThreads)
   if (!state.is_pending) return;
   state.is_pending = 0;
   const std::int64_t first_tile = std::int64_t{r} * NumTiles(row.vocab_size());
-  RowSelector<T> selector(row, work.tiles + first_tile, work.group_max + first_tile * kRowThreads,
+  RowSelector<T> selector(row, work.tiles + first_tile, work.groups + first_tile * kRowThreads,
                           state.max, scratch);
   if (row.rule().top_p < 1.0) {
-    FinishTopP(selector, row.rule(), work.bins + std::int64_t{r} * kDepthBins, scratch, state);
-  } else {
+    FinishTopP(selector, row, work.bins + std::int64_t{r} * kDepthBins, scratch, state);
+  } else if (row.wants_token()) {
     state.sampled = TokenOf(selector.Sample(state.cut));
   }
   if (Thread() == 0) work.states[r] = state;
@@ -360,7 +353,7 @@ std::size_t RowWorkspace::NumBytes(int max_rows, int vocab_size) {
   const auto rows = static_cast<std::size_t>(max_rows);
   const std::size_t tiles = rows * NumTiles(vocab_size);
   return Aligned(rows * sizeof(RowState)) + Aligned(tiles * sizeof(TileState)) +
-         Aligned(tiles * kRowThreads * sizeof(float)) + rows * kDepthBins * sizeof(Mass);
+         Aligned(tiles * kRowThreads * sizeof(Code)) + rows * kDepthBins * sizeof(Mass);
 }
 
 RowWorkspace RowWorkspace::In(void* memory, int max_rows, int vocab_size) {
@@ -375,7 +368,7 @@ RowWorkspace RowWorkspace::In(void* memory, int max_rows, int vocab_size) {
   RowWorkspace work = {};
   work.states = reinterpret_cast<RowState*>(take(rows * sizeof(RowState)));
   work.tiles = reinterpret_cast<TileState*>(take(tiles * sizeof(TileState)));
-  work.group_max = reinterpret_cast<float*>(take(tiles * kRowThreads * sizeof(float)));
+  work.groups = reinterpret_cast<Code*>(take(tiles * kRowThreads * sizeof(Code)));
   work.bins = reinterpret_cast<Mass*>(take(rows * kDepthBins * sizeof(Mass)));
   return work;
 }

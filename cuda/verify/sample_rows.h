@@ -13,7 +13,7 @@ namespace forerun::cuda {
 // SampleToken and KeepTokens (cpp/sampling) say of its edited logits, bit for bit. Enqueues two
 // kernels, or four where a rule has top_p or another method than kCoupled: `needs_mass`.
 //
-// How often a row is read from memory, its groups' maxima (1/16 of it) and a tile aside:
+// How often a row is read from memory, what was kept of its groups and a tile or two aside:
 //   1      greedy; coupled; coupled with min_p, unless the winner of a tile is cut off
 //   <= 2   rejection and block; coupled with top_p, where the winner is clearly kept
 //   <= 3   with top_k or top_p; 1 with a top_k up to about 500

@@ -197,6 +197,10 @@ TEST(SampleBatchTest, EditsOfARowAreWhatTheProcessorsDo) {
       }
     }
     ASSERT_EQ(row, std::ssize(batch.rows));
+    for (const SampleRule& rule : batch.rules) {
+      const auto edits = std::span(batch.edits).subspan(rule.first_edit, rule.num_edits);
+      ASSERT_TRUE(std::ranges::is_sorted(edits, {}, &TokenEdit::token));
+    }
   }
   EXPECT_GT(num_rows, 1000);
   EXPECT_GT(num_failures, 100);
