@@ -17,11 +17,7 @@
 namespace forerun::emulation {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__)
 constexpr std::size_t kStackBytes = 256 << 10;
-#else
-constexpr std::size_t kStackBytes = 64 << 10;
-#endif
 constexpr std::size_t kGuardBytes = 4096;  // closed, below each stack
 constexpr std::size_t kStride = kStackBytes + kGuardBytes;
 

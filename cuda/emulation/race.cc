@@ -78,7 +78,7 @@ class RaceDetector final : public Detector {
   }
 
   void Access(const void* address, std::size_t bytes, AccessKind kind, const void* pc) override {
-    if (!scheduler().is_running()) return;
+    if (!Scheduler::is_running()) return;
     current_ = {block_,
                 interval_,
                 OffsetOf(pc),
@@ -134,7 +134,7 @@ class RaceDetector final : public Detector {
   }
 
   void NoteMisaligned(const void* address, std::size_t bytes, const void* pc) {
-    if (!scheduler().is_running() || OwnerOfStack(address) != kHost) return;
+    if (!Scheduler::is_running() || OwnerOfStack(address) != kHost) return;
     scheduler().GiveUp("misaligned access of " + std::to_string(bytes) + " bytes at " +
                        LinesOf(OffsetOf(pc)));
   }

@@ -58,6 +58,7 @@ struct BlockOrder {
 }  // namespace
 
 Detector* detector = nullptr;
+thread_local bool Scheduler::is_running_ = false;
 
 Scheduler& scheduler() {
   static Scheduler instance;

@@ -45,7 +45,8 @@ class Scheduler {
   [[noreturn]] void Fail(const std::string& what) const;
   [[noreturn]] void GiveUp(const std::string& what);
 
-  bool is_running() const { return is_running_; }
+  // Whether the calling host thread is the one that runs a kernel.
+  static bool is_running() { return is_running_; }
   unsigned thread() const { return thread_; }
   const Launched& launch() const { return *launch_; }
   char* dynamic_shared() const { return dynamic_shared_; }
@@ -92,7 +93,7 @@ class Scheduler {
   std::vector<StaticObject> static_shared_;
 
   // Change as a block runs.
-  bool is_running_ = false;
+  static thread_local bool is_running_;
   unsigned thread_ = 0;
   unsigned num_live_ = 0;
   std::array<Thread, kMaxThreads> threads_;

@@ -135,7 +135,11 @@ TEST_F(EmulatedRuntimeTest, EveryHostThreadMayLaunch) {
   launch(3);
   EXPECT_EQ(out.Download()[63], 3);
   std::vector<std::thread> threads;
-  for (int i = 0; i < 4; ++i) threads.emplace_back(launch, i);
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&, i] {
+      for (int repeat = 0; repeat < 25; ++repeat) launch(i);
+    });
+  }
   for (std::thread& thread : threads) thread.join();
 }
 
