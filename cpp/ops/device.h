@@ -3,9 +3,11 @@
 #define FORERUN_CPP_OPS_DEVICE_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "cpp/tensor/memory.h"
+#include "cpp/verify/verifier.h"
 
 namespace forerun {
 
@@ -18,6 +20,8 @@ class Device {
   virtual Memory& memory() = 0;
   // How much of it is free.
   virtual std::int64_t AvailableBytes() const = 0;
+  // Of logits in memory().
+  virtual std::unique_ptr<Verifier> MakeVerifier(const VerifierLimits& limits) = 0;
 };
 
 }  // namespace forerun

@@ -2,12 +2,14 @@
 
 #include <cuda_runtime.h>
 
+#include <memory>
 #include <string>
 #include <utility>
 
 #include "cuda/check_cuda.h"
 #include "cuda/gpu_memory.h"
 #include "cuda/library/find_gpu.h"
+#include "cuda/verify/cuda_verifier.h"
 
 namespace forerun::cuda {
 namespace {
@@ -22,6 +24,10 @@ class Gpu : public Device {
     std::size_t num_free = 0, num_total = 0;
     CheckCuda(cudaMemGetInfo(&num_free, &num_total), "the size of the GPU's memory");
     return static_cast<std::int64_t>(num_free);
+  }
+
+  std::unique_ptr<Verifier> MakeVerifier(const VerifierLimits& limits) override {
+    return std::make_unique<CudaVerifier>(limits);
   }
 
  private:

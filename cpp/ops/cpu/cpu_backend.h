@@ -3,6 +3,7 @@
 #define FORERUN_CPP_OPS_CPU_CPU_BACKEND_H_
 
 #include <cstdint>
+#include <memory>
 #include <string>
 
 #include "cpp/ops/backend.h"
@@ -21,6 +22,9 @@ class CpuBackend final : public Backend {
   CpuOps& ops() override { return ops_; }
   Memory& memory() override { return HostMemory(); }
   std::int64_t AvailableBytes() const override;
+  std::unique_ptr<Verifier> MakeVerifier(const VerifierLimits& limits) override {
+    return std::make_unique<HostVerifier>(limits);
+  }
 
  private:
   const std::string name_ = "CPU";
