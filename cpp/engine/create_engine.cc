@@ -123,7 +123,10 @@ class NativeEngine : public Engine {
       drafter_ = MakeDrafter(options.speculative);
     }
     const EngineConfig config = MakeConfig(options, memory, transformer_->spec());
-    core_ = std::make_unique<EngineCore>(config, *transformer_, drafter_.get());
+    core_ = std::make_unique<EngineCore>(
+        config, *transformer_,
+        std::make_unique<HostVerifier>(config.verifier_limits(transformer_->vocab_size())),
+        drafter_.get());
     StartTraceFromEnvironment(*core_);
     limits_ = {.vocab_size = transformer_->vocab_size(),
                .max_model_len = memory.max_model_len,

@@ -12,7 +12,8 @@
 
 namespace forerun {
 
-EngineCore::EngineCore(EngineConfig config, ModelExecutor& executor, Drafter* drafter)
+EngineCore::EngineCore(EngineConfig config, ModelExecutor& executor,
+                       std::unique_ptr<Verifier> verifier, Drafter* drafter)
     : config_(std::move(config)),
       executor_(executor),
       pool_(config_.num_blocks, config_.block_size, config_.enable_prefix_caching),
@@ -23,7 +24,7 @@ EngineCore::EngineCore(EngineConfig config, ModelExecutor& executor, Drafter* dr
       recorder_(config_.max_model_len, config_.num_speculative_tokens, config_.record_draft_steps),
       masks_(executor.vocab_size()),
       batch_(config_.max_num_seqs, config_.max_num_batched_tokens),
-      verification_(config_.max_num_seqs, executor.vocab_size()) {
+      verification_(std::move(verifier), config_.max_num_seqs) {
   FORERUN_CHECK(config_.num_blocks >= NumBlocksFor(config_.max_model_len, config_.block_size),
                 "a request that runs alone must fit");
   vocabulary_.eos_token_ids = config_.eos_token_ids;
@@ -170,8 +171,7 @@ void EngineCore::CommitStep() {
   recorder_.EndCommits();
 }
 
-void EngineCore::CommitRequest(const PlannedRequest& planned,
-                               const StepVerification::Outcome& outcome) {
+void EngineCore::CommitRequest(const PlannedRequest& planned, const Outcome& outcome) {
   Request& request = *planned.request;
   const int num_before = static_cast<int>(request.tokens.size());
   const int num_committed = request.table.num_committed();
@@ -202,8 +202,7 @@ void EngineCore::CommitRequest(const PlannedRequest& planned,
   if (request.finished()) Finish(request);
 }
 
-void EngineCore::AddUpdate(const Request& request, int num_emitted,
-                           const StepVerification::Outcome& outcome) {
+void EngineCore::AddUpdate(const Request& request, int num_emitted, const Outcome& outcome) {
   const int num_logprobs = std::min(num_emitted, outcome.logprobs.num_tokens);
   const int num_prompt_logprobs = outcome.prompt_logprobs.num_tokens;
   updates_.Add(

@@ -6,7 +6,9 @@
 #ifndef FORERUN_CPP_ENGINE_ENGINE_CORE_H_
 #define FORERUN_CPP_ENGINE_ENGINE_CORE_H_
 
+#include <algorithm>
 #include <atomic>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -24,6 +26,7 @@
 #include "cpp/kv/block_pool.h"
 #include "cpp/model/executor.h"
 #include "cpp/sched/scheduler.h"
+#include "cpp/verify/verifier.h"
 #include "forerun/engine.h"
 
 namespace forerun {
@@ -44,12 +47,26 @@ struct EngineConfig {
   std::vector<TokenId> eos_token_ids;
   bool record_draft_steps = false;
   bool check_invariants = false;
+
+  VerifierLimits verifier_limits(int vocab_size) const {
+    return {vocab_size, max_num_seqs, max_logits_rows(), max_model_len};
+  }
+  // Of one step: rows of prompts that are scored, where each request may have one beyond the limit,
+  // and of each request the newest token's and its draft's.
+  int max_logits_rows() const {
+    const std::int64_t num_rows = SchedulerLimits().max_scored_rows +
+                                  std::int64_t{max_num_seqs} * (2 + num_speculative_tokens);
+    return static_cast<int>(std::min<std::int64_t>(num_rows, max_num_batched_tokens));
+  }
 };
 
 class EngineCore {
  public:
-  // The executor and the drafter (null: plain decoding) must outlive the core.
-  EngineCore(EngineConfig config, ModelExecutor& executor, Drafter* drafter);
+  // The verifier reads logits where the executor leaves them; it has room for
+  // config.verifier_limits. The executor and the drafter (null: plain decoding) must outlive the
+  // core.
+  EngineCore(EngineConfig config, ModelExecutor& executor, std::unique_ptr<Verifier> verifier,
+             Drafter* drafter);
   ~EngineCore();
 
   // As in forerun::Engine.
@@ -93,8 +110,8 @@ class EngineCore {
   // The parts that may throw, and the commit, which may not.
   void RunStep();
   void CommitStep();
-  void CommitRequest(const PlannedRequest& planned, const StepVerification::Outcome& outcome);
-  void AddUpdate(const Request& request, int num_emitted, const StepVerification::Outcome& outcome);
+  void CommitRequest(const PlannedRequest& planned, const Outcome& outcome);
+  void AddUpdate(const Request& request, int num_emitted, const Outcome& outcome);
   void Finish(Request& request);
   void PublishMetrics();
 

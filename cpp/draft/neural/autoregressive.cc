@@ -10,30 +10,12 @@
 #include "cpp/util/check.h"
 
 namespace forerun {
-namespace {
-
-// The `count` first tokens of the order of preference.
-void FindTop(const Row& row, int count, std::vector<RankedToken>& top) {
-  top.clear();
-  const auto wanted = [&](float group_max) {
-    return static_cast<int>(top.size()) < count || group_max > top.back().logit;
-  };
-  row.VisitGroups(wanted, [&](TokenId first_token, const float* logits) {
-    for (int i = 0; i < kScanGroup && first_token + i < row.size(); ++i) {
-      const RankedToken token = {logits[i], first_token + i};
-      if (static_cast<int>(top.size()) == count && !Before(token, top.back())) continue;
-      top.insert(std::ranges::upper_bound(top, token, Before), token);
-      if (static_cast<int>(top.size()) > count) top.pop_back();
-    }
-  });
-}
-
-}  // namespace
-
 AutoregressiveDrafter::AutoregressiveDrafter(std::unique_ptr<DraftNetwork> network,
+                                             std::unique_ptr<Verifier> verifier,
                                              const FeatureStore* features,
                                              const AutoregressiveSetting& setting)
     : network_(std::move(network)),
+      verifier_(std::move(verifier)),
       features_(features),
       setting_(setting),
       synced_(setting.num_blocks) {
@@ -199,7 +181,7 @@ void AutoregressiveDrafter::RunKnown(std::span<const KnownRun> runs, bool with_l
   ++report_.num_forwards;
   const ConstRows logits = network_->Forward({tokens_, sequences_, logits_rows_, sources_, 0});
   if (!with_logits) return;
-  for (Job& job : std::span(jobs_).first(num_jobs_)) Grow(job, 0, logits);
+  Grow(0, logits);
 }
 
 void AutoregressiveDrafter::RunLevel(int depth) {
@@ -233,32 +215,71 @@ void AutoregressiveDrafter::RunLevel(int depth) {
   if (tokens_.empty()) return;
   ++report_.num_forwards;
   const ConstRows logits = network_->Forward({tokens_, sequences_, logits_rows_, sources_, depth});
+  Grow(depth, logits);
+}
+
+void AutoregressiveDrafter::Grow(int depth, ConstRows logits) {
+  FindCandidates(depth, logits);
   for (Job& job : std::span(jobs_).first(num_jobs_)) {
-    if (job.num_rows > 0) Grow(job, depth, logits);
+    if (job.num_rows > 0) GrowJob(job, depth, logits);
   }
 }
 
-void AutoregressiveDrafter::Grow(Job& job, int depth, ConstRows logits) {
-  if (setting_.recorder != nullptr) Record(job, depth, logits);
-  const auto row = [&](int i) {
-    const float* values = logits.row(job.first_output + std::min(i, job.num_rows - 1));
-    return std::span(values, static_cast<std::size_t>(logits.cols));
+int AutoregressiveDrafter::NumRanked(const Job& job, int parent) const {
+  const TreeShape& shape = setting_.shape;
+  if (shape.empty()) return setting_.width;
+  return shape.NumRanked(parent == kDraftRoot ? kDraftRoot : job.tree.node(parent).shape_node);
+}
+
+void AutoregressiveDrafter::FindCandidates(int depth, ConstRows logits) {
+  num_ranked_ = 0;
+  for (const Job& job : std::span(jobs_).first(num_jobs_)) {
+    if (job.is_sampled || job.num_rows == 0) continue;
+    if (depth == 0) num_ranked_ = std::max(num_ranked_, NumRanked(job, kDraftRoot));
+    for (int parent : job.tree.open()) num_ranked_ = std::max(num_ranked_, NumRanked(job, parent));
+  }
+  candidates_.resize(static_cast<std::size_t>(logits.rows) * num_ranked_);
+  int begin = 0, end = 0;  // rows of jobs that follow each other
+  const auto find = [&] {
+    if (begin == end) return;
+    const auto first = static_cast<std::size_t>(begin) * num_ranked_;
+    const auto count = static_cast<std::size_t>(end - begin) * num_ranked_;
+    verifier_->Top({logits.row(begin), end - begin, logits.cols, logits.stride}, num_ranked_,
+                   std::span(candidates_).subspan(first, count));
   };
-  const int max_nodes = job.request->max_tokens;
-  try {
-    if (job.is_sampled) {
-      GrowSampled(job, depth, row(0));
-    } else {
-      // The tree's own list of open nodes changes below.
-      const int num_parents = depth == 0 ? 1 : static_cast<int>(job.tree.open().size());
-      for (int i = 0; i < num_parents; ++i) {
-        const int parent = depth == 0 ? kDraftRoot : job.tree.open()[i];
-        AddCandidates(job, parent, row(i));
-        AddPriorDraft(job, parent);
-      }
+  for (const Job& job : std::span(jobs_).first(num_jobs_)) {
+    if (job.is_sampled || job.num_rows == 0) continue;
+    if (job.first_output != end) {
+      find();
+      begin = job.first_output;
     }
-  } catch (const NumericError&) {
-    // The network's logits for this request are not finite: its draft ends here.
+    end = job.first_output + job.num_rows;
+  }
+  find();
+}
+
+void AutoregressiveDrafter::GrowJob(Job& job, int depth, ConstRows logits) {
+  if (setting_.recorder != nullptr) Record(job, depth, logits);
+  const int max_nodes = job.request->max_tokens;
+  bool is_finite = true;
+  if (job.is_sampled) {
+    try {
+      GrowSampled(job, depth,
+                  {logits.row(job.first_output), static_cast<std::size_t>(logits.cols)});
+    } catch (const NumericError&) {
+      is_finite = false;
+    }
+  } else {
+    // The tree's own list of open nodes changes below.
+    const int num_parents = depth == 0 ? 1 : static_cast<int>(job.tree.open().size());
+    for (int i = 0; i < num_parents && is_finite; ++i) {
+      const int parent = depth == 0 ? kDraftRoot : job.tree.open()[i];
+      is_finite = AddCandidates(job, parent, std::min(i, job.num_rows - 1));
+      if (is_finite) AddPriorDraft(job, parent);
+    }
+  }
+  if (!is_finite) {
+    // The draft ends here.
     job.sampled.Clear();
     job.is_over = true;
     return;
@@ -269,23 +290,22 @@ void AutoregressiveDrafter::Grow(Job& job, int depth, ConstRows logits) {
   job.tree.OpenNext({width, max_nodes - 1, max_nodes, least});
 }
 
-void AutoregressiveDrafter::AddCandidates(Job& job, int parent, std::span<const float> logits) {
+bool AutoregressiveDrafter::AddCandidates(Job& job, int parent, int i) {
   const TreeShape& shape = setting_.shape;
   const int shape_node = parent == kDraftRoot ? kDraftRoot : job.tree.node(parent).shape_node;
-  const int num_ranked = shape.empty() ? setting_.width : shape.NumRanked(shape_node);
-  const KeptTokens kept = KeepTokens(logits, SamplingRule{.temperature = 1.0}, scratch_);
-  FindTop(kept.row, num_ranked, top_);
-  for (int rank = 0; rank < static_cast<int>(top_.size()); ++rank) {
-    const double weight = kept.row.WeightAt(top_[rank].logit);
-    if (weight == 0.0) break;
-    const TokenId token = TargetId(top_[rank].token);
-    const auto probability = static_cast<float>(weight / kept.mass);
+  const auto first = static_cast<std::size_t>(job.first_output + i) * num_ranked_;
+  const auto candidates = std::span(candidates_).subspan(first, num_ranked_);
+  const int num_ranked = NumRanked(job, parent);
+  for (int rank = 0; rank < num_ranked && candidates[rank].token >= 0; ++rank) {
+    const TokenId token = TargetId(candidates[rank].token);
+    const float probability = candidates[rank].probability;
     if (shape.empty()) {
       job.tree.Add(token, parent, probability);
     } else if (const int child = shape.Child(shape_node, rank); child != kNoNode) {
       job.tree.Add(token, parent, probability, child, shape.NumRanked(child) > 0);
     }
   }
+  return num_ranked == 0 || candidates[0].token >= 0;
 }
 
 void AutoregressiveDrafter::AddPriorDraft(Job& job, int parent) {

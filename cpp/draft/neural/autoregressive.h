@@ -26,6 +26,7 @@
 #include "cpp/draft/neural/tree_shape.h"
 #include "cpp/model/features.h"
 #include "cpp/sampling/sampler.h"
+#include "cpp/verify/verifier.h"
 
 namespace forerun {
 
@@ -43,9 +44,10 @@ struct AutoregressiveSetting {
 
 class AutoregressiveDrafter : public Drafter {
  public:
-  // `features` are the target's, null for a network that reads none; they must outlive the drafter.
-  AutoregressiveDrafter(std::unique_ptr<DraftNetwork> network, const FeatureStore* features,
-                        const AutoregressiveSetting& setting);
+  // The verifier finds candidates in the network's logits. `features` are the target's, null for a
+  // network that reads none; they must outlive the drafter.
+  AutoregressiveDrafter(std::unique_ptr<DraftNetwork> network, std::unique_ptr<Verifier> verifier,
+                        const FeatureStore* features, const AutoregressiveSetting& setting);
 
   void Begin(RequestId /*id*/, std::span<const TokenId> /*prompt*/) override {}
   void Observe(RequestId /*id*/, std::span<const TokenId> /*committed*/) override {}
@@ -84,9 +86,15 @@ class AutoregressiveDrafter : public Drafter {
   void RunKnownTokens();
   void RunKnown(std::span<const KnownRun> runs, bool with_logits);
   void RunLevel(int depth);
-  void Grow(Job& job, int depth, ConstRows logits);
-  // Adds the network's candidates after a node.
-  void AddCandidates(Job& job, int parent, std::span<const float> logits);
+  // Continues all drafts from the logits of a forward pass.
+  void Grow(int depth, ConstRows logits);
+  // Finds candidates_ of the jobs whose drafts are not sampled.
+  void FindCandidates(int depth, ConstRows logits);
+  int NumRanked(const Job& job, int parent) const;  // how many candidates after a node matter
+  void GrowJob(Job& job, int depth, ConstRows logits);
+  // Adds the network's candidates after a node, which are those of its i-th row. False: the row is
+  // not finite.
+  bool AddCandidates(Job& job, int parent, int i);
   // Adds the prior draft's tokens after a node, if the node is in the prior draft too.
   void AddPriorDraft(Job& job, int parent);
   void GrowSampled(Job& job, int depth, std::span<const float> logits);
@@ -100,6 +108,7 @@ class AutoregressiveDrafter : public Drafter {
 
   // Fixed at construction.
   const std::unique_ptr<DraftNetwork> network_;
+  const std::unique_ptr<Verifier> verifier_;
   const FeatureStore* const features_;
   const AutoregressiveSetting setting_;
 
@@ -115,7 +124,8 @@ class AutoregressiveDrafter : public Drafter {
   std::vector<TokenId> tokens_;
   std::vector<SequenceRows> sequences_;
   std::vector<std::int32_t> logits_rows_, sources_;
-  std::vector<RankedToken> top_;
+  std::vector<TopToken> candidates_;  // [rows of logits, num_ranked_]
+  int num_ranked_ = 0;
   std::vector<TokenId> path_;
   std::vector<float> target_logits_, target_weights_;
 };

@@ -167,8 +167,10 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Ops
   setting.recorder = recorder;
   std::unique_ptr<DraftNetwork> network = LoadNetwork(target, ops, limits);
   CheckDepth(options_, model_options_, network->max_depth());
-  auto model =
-      std::make_unique<AutoregressiveDrafter>(std::move(network), target.features(), setting);
+  auto verifier = std::make_unique<HostVerifier>(
+      VerifierLimits{.vocab_size = setting.vocab_size, .max_rows = setting.max_rows});
+  auto model = std::make_unique<AutoregressiveDrafter>(std::move(network), std::move(verifier),
+                                                       target.features(), setting);
   const auto* hybrid = std::get_if<HybridOptions>(&options_.method);
   if (hybrid == nullptr) return model;
   return std::make_unique<HybridDrafter>(

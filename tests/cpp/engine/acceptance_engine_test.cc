@@ -7,11 +7,11 @@
 #include <stdexcept>
 #include <vector>
 
-#include "cpp/engine/engine_core.h"
 #include "tests/cpp/testing/chi_square.h"
 #include "tests/cpp/testing/naive_generate.h"
 #include "tests/cpp/testing/sampling_drafter.h"
 #include "tests/cpp/testing/scripted_executor.h"
+#include "tests/cpp/testing/test_engine.h"
 
 namespace forerun {
 namespace {
@@ -83,7 +83,7 @@ class Served {
   }
 
   ScriptedExecutor executor;
-  EngineCore engine;
+  testing::TestEngine engine;
   int num_failures = 0;
 };
 

@@ -7,10 +7,10 @@
 #include <vector>
 
 #include "cpp/draft/neural/model_drafter.h"
-#include "cpp/engine/engine_core.h"
 #include "cpp/model/transformer.h"
 #include "cpp/ops/cpu/cpu_backend.h"
 #include "tests/cpp/engine/counted_allocation.h"
+#include "tests/cpp/testing/test_engine.h"
 #include "tests/cpp/testing/tiny_model.h"
 
 namespace forerun {
@@ -222,7 +222,7 @@ TEST_P(DraftAllocationTest, DraftingAllocatesNothingInTheLongRun) {
   config.max_num_batched_tokens = 40;
   config.num_speculative_tokens = 5;
   config.adaptive = false;
-  EngineCore engine(config, target, &drafter);
+  testing::TestEngine engine(config, target, &drafter);
 
   for (int i = 0; i < config.max_num_seqs; ++i) {
     SamplingParams params;

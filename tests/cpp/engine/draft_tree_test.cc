@@ -68,7 +68,7 @@ const std::set<int> kRight = {1, 3, 4};
 
 TEST_F(DraftTreeTest, AnAcceptedPathIsMovedRightAfterTheContextAndCountedByDepth) {
   FixedTree tree(kParents, kRight);
-  EngineCore engine(config_, executor_, &tree.drafter());
+  testing::TestEngine engine(config_, executor_, &tree.drafter());
   const Finished result = Run(engine, {1, 2}, 17);
   EXPECT_EQ(result.tokens, Count(3, 17));
   // The prompt's pass emits one token, three passes with six nodes each emit four. Four tokens
@@ -84,7 +84,7 @@ TEST_F(DraftTreeTest, AnAcceptedPathIsMovedRightAfterTheContextAndCountedByDepth
 
 TEST_F(DraftTreeTest, AnAcceptedPathOfFirstChildrenMovesNothing) {
   FixedTree tree({-1, 0, -1, 1, 0}, {0, 1, 3});
-  EngineCore engine(config_, executor_, &tree.drafter());
+  testing::TestEngine engine(config_, executor_, &tree.drafter());
   EXPECT_EQ(Run(engine, {1, 2}, 17).tokens, Count(3, 17));
   EXPECT_GT(executor_.num_trees(), 0);
   EXPECT_EQ(executor_.num_moved(), 0);
@@ -92,7 +92,7 @@ TEST_F(DraftTreeTest, AnAcceptedPathOfFirstChildrenMovesNothing) {
 
 TEST_F(DraftTreeTest, BlocksOfAMovedPathAreSharedAsAPrefix) {
   FixedTree tree(kParents, kRight);
-  EngineCore engine(config_, executor_, &tree.drafter());
+  testing::TestEngine engine(config_, executor_, &tree.drafter());
   std::vector<TokenId> text = {1, 2};
   const std::vector<TokenId> output = Run(engine, text, 20).tokens;
   text.insert(text.end(), output.begin(), output.end());
@@ -104,7 +104,7 @@ TEST_F(DraftTreeTest, BlocksOfAMovedPathAreSharedAsAPrefix) {
 TEST_F(DraftTreeTest, AShortBudgetTakesTheFirstNodes) {
   config_.max_num_batched_tokens = 5;
   FixedTree tree(kParents, kRight);
-  EngineCore engine(config_, executor_, &tree.drafter());
+  testing::TestEngine engine(config_, executor_, &tree.drafter());
   const Finished result = Run(engine, {1, 2}, 17);
   EXPECT_EQ(result.tokens, Count(3, 17));
   EXPECT_LE(executor_.max_rows_seen(), 5);
@@ -116,7 +116,7 @@ TEST_F(DraftTreeTest, AShortBudgetTakesTheFirstNodes) {
 TEST_F(DraftTreeTest, NodesNeverNeedMoreSlotsThanTheRequestMayHave) {
   config_.num_blocks = 16;  // one request of full length
   FixedTree tree({-1, -1, -1, -1, -1, 4}, {4, 5});
-  EngineCore engine(config_, executor_, &tree.drafter());
+  testing::TestEngine engine(config_, executor_, &tree.drafter());
   EXPECT_EQ(Run(engine, std::vector<TokenId>(54, 1), 100).tokens, Count(2, 10));
 }
 
@@ -124,7 +124,7 @@ TEST_F(DraftTreeTest, AFailureWhileMovingChangesNothing) {
   FixedTree tree(kParents, kRight);
   for (int failing_call = 0; failing_call < 8; ++failing_call) {
     ScriptedExecutor executor(kVocabSize, config_.num_blocks, config_.block_size, CountingLogits);
-    EngineCore engine(config_, executor, &tree.drafter());
+    testing::TestEngine engine(config_, executor, &tree.drafter());
     engine.Submit(std::vector<TokenId>{1, 2}, Greedy(17));
     executor.FailAfter(failing_call);
     std::vector<TokenId> tokens;

@@ -123,7 +123,7 @@ class DrafterFailureTest : public CountingEngineTest {
 TEST_F(DrafterFailureTest, AFailureInOneRequestsCallCostsThatRequestItsDrafts) {
   for (Call call : {Call::kBegin, Call::kPropose, Call::kObserve}) {
     SCOPED_TRACE(static_cast<int>(call));
-    EngineCore engine = MakeEngine(&drafter_);
+    testing::TestEngine engine = MakeEngine(&drafter_);
     drafter_.ThrowIn(call, ThrowOwnFailure);
     const auto results = Serve(engine);
     ExpectWhole(results);
@@ -137,7 +137,7 @@ TEST_F(DrafterFailureTest, AFailureInOneRequestsCallCostsThatRequestItsDrafts) {
 }
 
 TEST_F(DrafterFailureTest, AFailureInPrepareCostsAllRequestsTheirDrafts) {
-  EngineCore engine = MakeEngine(&drafter_);
+  testing::TestEngine engine = MakeEngine(&drafter_);
   drafter_.ThrowIn(Call::kPrepare, ThrowOwnFailure);
   const auto results = Serve(engine);
   ExpectWhole(results);
@@ -148,7 +148,7 @@ TEST_F(DrafterFailureTest, AFailureInPrepareCostsAllRequestsTheirDrafts) {
 }
 
 TEST_F(DrafterFailureTest, OnlyTheFirstMessageIsKept) {
-  EngineCore engine = MakeEngine(&drafter_);
+  testing::TestEngine engine = MakeEngine(&drafter_);
   drafter_.ThrowIn(Call::kBegin, ThrowOwnFailure);
   ExpectWhole(Serve(engine));
   drafter_.ThrowIn(Call::kBegin, [] { throw std::runtime_error("another failure"); });
@@ -159,7 +159,7 @@ TEST_F(DrafterFailureTest, OnlyTheFirstMessageIsKept) {
 }
 
 TEST_F(DrafterFailureTest, NoFailureHasNoMessage) {
-  EngineCore engine = MakeEngine(&drafter_);
+  testing::TestEngine engine = MakeEngine(&drafter_);
   ExpectWhole(Serve(engine));
   EXPECT_EQ(engine.metrics().num_drafting_failures, 0);
   EXPECT_EQ(engine.metrics().first_drafting_failure, "");
@@ -169,7 +169,7 @@ TEST_F(DrafterFailureTest, BugsAndMemoryShortagesWhileDraftingLeaveStepAndChange
   for (Call call : {Call::kEstimate, Call::kPrepare, Call::kPropose}) {
     for (auto* thrower : {ThrowInternalError, ThrowBadAlloc}) {
       SCOPED_TRACE(static_cast<int>(call));
-      EngineCore engine = MakeEngine(&drafter_);
+      testing::TestEngine engine = MakeEngine(&drafter_);
       drafter_.ThrowIn(call, thrower, /*num_calls=*/1);
       num_thrown_ = 0;
       const auto results = Serve(engine);
@@ -191,7 +191,7 @@ TEST_F(DrafterFailureTest, BugsAndMemoryShortagesAtCommitLeaveStepWhenTheCommitI
   for (Call call : {Call::kBegin, Call::kObserve, Call::kEnd}) {
     for (auto* thrower : {ThrowInternalError, ThrowBadAlloc}) {
       SCOPED_TRACE(static_cast<int>(call));
-      EngineCore engine = MakeEngine(&drafter_);
+      testing::TestEngine engine = MakeEngine(&drafter_);
       drafter_.ThrowIn(call, thrower);
       num_thrown_ = 0;
       const auto results = Serve(engine);
@@ -212,7 +212,7 @@ TEST_F(DrafterFailureTest, BugsAndMemoryShortagesAtCommitLeaveStepWhenTheCommitI
 TEST_F(DrafterFailureTest, ADraftBeyondItsLimitIsOurBug) {
   ScriptedDrafter drafter(RightToken,
                           [](int max_nodes) { return ScriptedDrafter::Chain(max_nodes + 1); });
-  EngineCore engine = MakeEngine(&drafter);
+  testing::TestEngine engine = MakeEngine(&drafter);
   engine.Submit(std::vector<TokenId>{1}, Greedy(12));
   engine.Step();
   EXPECT_THROW(engine.Step(), InternalError);

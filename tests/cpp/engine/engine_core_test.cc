@@ -29,7 +29,7 @@ using EngineCoreTest = CountingEngineTest;
 
 TEST_F(EngineCoreTest, ARightDrafterNeedsOnePassPerDraftAndBonus) {
   ScriptedDrafter drafter(RightToken);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   const RequestId id = engine.Submit(std::vector<TokenId>{1, 2}, Greedy(11));
   const Finished result = RunToEnd(engine).at(id);
   EXPECT_EQ(result.tokens, (std::vector<TokenId>{3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13}));
@@ -46,7 +46,7 @@ TEST_F(EngineCoreTest, ARightDrafterNeedsOnePassPerDraftAndBonus) {
 
 TEST_F(EngineCoreTest, AWrongDrafterChangesNoTokenAndNothingCountsAsAccepted) {
   ScriptedDrafter drafter(WrongToken);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   const RequestId id = engine.Submit(std::vector<TokenId>{1}, Greedy(6));
   const Finished result = RunToEnd(engine).at(id);
   EXPECT_EQ(result.tokens, (std::vector<TokenId>{2, 3, 4, 5, 6, 7}));
@@ -56,7 +56,7 @@ TEST_F(EngineCoreTest, AWrongDrafterChangesNoTokenAndNothingCountsAsAccepted) {
 
 TEST_F(EngineCoreTest, DraftsNeverReachBeyondMaxTokensOrTheModelsLength) {
   ScriptedDrafter drafter(RightToken);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   const RequestId two = engine.Submit(std::vector<TokenId>{1}, Greedy(3));
   EXPECT_EQ(RunToEnd(engine).at(two).tokens.size(), 3u);
   EXPECT_EQ(drafter.max_proposed(), 1);
@@ -69,7 +69,7 @@ TEST_F(EngineCoreTest, DraftsNeverReachBeyondMaxTokensOrTheModelsLength) {
 
 TEST_F(EngineCoreTest, AStopInsideAnAcceptedDraftCutsIdsTextAndUsageAtTheSameToken) {
   ScriptedDrafter drafter(RightToken);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   std::vector<std::string> bytes(kVocabSize);
   for (int token = 0; token < kVocabSize; ++token) bytes[token] = std::string(1, 'a' + token);
   engine.SetTokenBytes(bytes);
@@ -94,7 +94,7 @@ TEST_F(EngineCoreTest, AStopInsideAnAcceptedDraftCutsIdsTextAndUsageAtTheSameTok
 
 TEST_F(EngineCoreTest, RequestsCanDisableOrLimitDrafts) {
   ScriptedDrafter drafter(RightToken);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   SamplingParams off = Greedy(8);
   off.speculative = false;
   SamplingParams capped = Greedy(8);
@@ -110,7 +110,7 @@ TEST_F(EngineCoreTest, RequestsCanDisableOrLimitDrafts) {
 }
 
 TEST_F(EngineCoreTest, APromptSeenBeforeComesFromThePrefixCache) {
-  EngineCore engine = MakeEngine();
+  testing::TestEngine engine = MakeEngine();
   const std::vector<TokenId> prompt{1, 2, 3, 4, 5, 6, 7, 8, 9};
   const RequestId first = engine.Submit(prompt, Greedy(2));
   EXPECT_EQ(RunToEnd(engine).at(first).last.num_cached_tokens, 0);
@@ -124,7 +124,7 @@ TEST_F(EngineCoreTest, APromptSeenBeforeComesFromThePrefixCache) {
 }
 
 TEST_F(EngineCoreTest, ACommonPrefixOfPromptsIsComputedOnce) {
-  EngineCore engine = MakeEngine();
+  testing::TestEngine engine = MakeEngine();
   const std::vector<TokenId> prompt{1, 2, 3, 4, 5, 6, 7, 8, 9};
   for (int i = 0; i < 4; ++i) engine.Submit(prompt, Greedy(2));
   const auto results = RunToEnd(engine);
@@ -134,7 +134,7 @@ TEST_F(EngineCoreTest, ACommonPrefixOfPromptsIsComputedOnce) {
 
 TEST_F(EngineCoreTest, AShortageOfBlocksPreemptsAndChangesNoToken) {
   config_.num_blocks = 16;  // exactly one request of full length
-  EngineCore engine = MakeEngine();
+  testing::TestEngine engine = MakeEngine();
   std::vector<RequestId> ids;
   for (TokenId i = 1; i <= 4; ++i) {
     ids.push_back(engine.Submit(std::vector<TokenId>{i, i, i}, Greedy(40)));
@@ -149,7 +149,7 @@ TEST_F(EngineCoreTest, AShortageOfBlocksPreemptsAndChangesNoToken) {
 
 TEST_F(EngineCoreTest, CancelledRequestsEndWithAnAbortAndFreeTheirBlocks) {
   ScriptedDrafter drafter(RightToken);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   const RequestId kept = engine.Submit(std::vector<TokenId>{1}, Greedy(9));
   const RequestId dropped = engine.Submit(std::vector<TokenId>{1}, Greedy(50));
   engine.Step();
@@ -169,7 +169,7 @@ TEST_F(EngineCoreTest, LogitsThatAreNotFiniteFailTheirRequestAlone) {
     if (prefix[0] == 7 && prefix.size() > 4) logits[3] = std::nanf("");
     return logits;
   });
-  EngineCore engine(config_, executor, nullptr);
+  testing::TestEngine engine(config_, executor, nullptr);
   const RequestId good = engine.Submit(std::vector<TokenId>{1}, Greedy(10));
   const RequestId bad = engine.Submit(std::vector<TokenId>{7}, Greedy(10));
   const auto results = RunToEnd(engine);
@@ -183,7 +183,7 @@ TEST_F(EngineCoreTest, AStepThatFailsChangesNothing) {
   ScriptedDrafter drafter(RightToken);
   for (int failing_call = 0; failing_call < 4; ++failing_call) {
     ScriptedExecutor executor(kVocabSize, config_.num_blocks, config_.block_size, CountingLogits);
-    EngineCore engine(config_, executor, &drafter);
+    testing::TestEngine engine(config_, executor, &drafter);
     engine.Submit(std::vector<TokenId>{1, 2, 3}, Greedy(12));
     executor.FailAfter(failing_call);
     std::vector<TokenId> tokens;
@@ -205,7 +205,7 @@ TEST_F(EngineCoreTest, AStepThatFailsChangesNothing) {
 TEST_F(EngineCoreTest, ADrafterThatThrowsChangesNoTokenAndIsCounted) {
   for (int call = 0; call < 6; ++call) {
     ScriptedDrafter drafter(RightToken);
-    EngineCore engine(config_, executor_, &drafter);
+    testing::TestEngine engine(config_, executor_, &drafter);
     const RequestId first = engine.Submit(std::vector<TokenId>{1}, Greedy(12));
     const RequestId second = engine.Submit(std::vector<TokenId>{5}, Greedy(12));
     drafter.ThrowAfter(call);
@@ -219,7 +219,7 @@ TEST_F(EngineCoreTest, ADrafterThatThrowsChangesNoTokenAndIsCounted) {
 }
 
 TEST_F(EngineCoreTest, RequestsThatCanNeverBeServedAreRefusedWithNumbers) {
-  EngineCore engine = MakeEngine();
+  testing::TestEngine engine = MakeEngine();
   const auto field_of = [&](std::vector<TokenId> prompt, const SamplingParams& params) {
     try {
       engine.Submit(prompt, params);
@@ -256,7 +256,7 @@ TEST_F(EngineCoreTest, RequestsThatCanNeverBeServedAreRefusedWithNumbers) {
 
 TEST_F(EngineCoreTest, SubmitAndCancelMayComeFromOtherThreads) {
   ScriptedDrafter drafter(RightToken);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   constexpr int kNumThreads = 3;
   constexpr int kNumRequests = 40;
   std::vector<std::thread> threads;

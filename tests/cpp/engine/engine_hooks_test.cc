@@ -71,7 +71,7 @@ using EngineHooksTest = CountingEngineTest;
 
 TEST_F(EngineHooksTest, ForcedTokensAreDraftedWithoutADrafterUntilTheEnd) {
   const Tokens output = {5, 5, 9, 1, 7, 7, 2, 3, 4};
-  EngineCore engine(config_, executor_, nullptr);
+  testing::TestEngine engine(config_, executor_, nullptr);
   engine.Submit(Tokens{1, 2}, Greedy(30), Constrain(Exactly(output)));
   const Finished result = RunToEnd(engine)[0];
   Tokens expected = output;
@@ -86,13 +86,13 @@ TEST_F(EngineHooksTest, ForcedTokensAreDraftedWithoutADrafterUntilTheEnd) {
 TEST_F(EngineHooksTest, NothingIsDraftedWhereDraftsAreNotWanted) {
   SamplingParams params = Greedy(30);
   params.speculative = false;
-  EngineCore engine(config_, executor_, nullptr);
+  testing::TestEngine engine(config_, executor_, nullptr);
   engine.Submit(Tokens{1, 2}, params, Constrain(Exactly({5, 5, 9})));
   params.speculative = true;
   params.max_draft_tokens = 1;
   engine.Submit(Tokens{1, 2}, params, Constrain(Exactly({5, 5, 9})));
   config_.num_speculative_tokens = 0;
-  EngineCore plain(config_, executor_, nullptr);
+  testing::TestEngine plain(config_, executor_, nullptr);
   plain.Submit(Tokens{1, 2}, Greedy(30), Constrain(Exactly({5, 5, 9})));
   auto results = RunToEnd(engine);
   EXPECT_EQ(results[0].metrics.num_target_passes, 4);
@@ -104,7 +104,7 @@ TEST_F(EngineHooksTest, NothingIsDraftedWhereDraftsAreNotWanted) {
 TEST_F(EngineHooksTest, DraftTokensThatAGrammarRulesOutNeverReachTheTarget) {
   ScriptedDrafter drafter(testing::WrongToken);  // token 0
   config_.adaptive = false;
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   ToyGrammar grammar = {std::vector<std::vector<int>>(1, std::vector<int>(kVocabSize, 0))};
   grammar.next[0][0] = -1;
   engine.Submit(Tokens{1, 2}, Greedy(10), Constrain(grammar));
@@ -116,7 +116,7 @@ TEST_F(EngineHooksTest, DraftTokensThatAGrammarRulesOutNeverReachTheTarget) {
 TEST_F(EngineHooksTest, AFailingHookFailsItsRequestAloneAtTheSameTokenWithAnyDraft) {
   for (const auto& next_token : {testing::RightToken, testing::WrongToken}) {
     ScriptedDrafter drafter(next_token);
-    EngineCore engine(config_, executor_, &drafter);
+    testing::TestEngine engine(config_, executor_, &drafter);
     const auto fail_after_three = [](std::span<const TokenId> output, std::span<float>) {
       if (output.size() == 3) throw std::runtime_error("three is enough");
     };
@@ -136,7 +136,7 @@ TEST_F(EngineHooksTest, AFailingHookFailsItsRequestAloneAtTheSameTokenWithAnyDra
 TEST_F(EngineHooksTest, AConstraintThatFailsAtAnyCallFailsItsRequestAlone) {
   for (int num_calls = 0; num_calls < 12; ++num_calls) {
     ScriptedDrafter drafter(testing::RightToken);
-    EngineCore engine(config_, executor_, &drafter);
+    testing::TestEngine engine(config_, executor_, &drafter);
     const Tokens output = {5, 5, 9, 1, 7, 7, 2, 3, 4, 4, 5};
     engine.Submit(Tokens{1, 2}, Greedy(10));
     engine.Submit(Tokens{1, 2}, Greedy(10), Constrain(Exactly(output), num_calls));
@@ -153,7 +153,7 @@ TEST_F(EngineHooksTest, AConstraintThatFailsAtAnyCallFailsItsRequestAlone) {
 TEST_F(EngineHooksTest, AnInterruptLeavesTheStepAndChangesNothing) {
   for (int num_calls = 0; num_calls < 8; ++num_calls) {
     ScriptedDrafter drafter(testing::RightToken);
-    EngineCore engine(config_, executor_, &drafter);
+    testing::TestEngine engine(config_, executor_, &drafter);
     int num_left = num_calls;
     engine.Submit(Tokens{1, 2}, Greedy(10));
     engine.Submit(Tokens{1, 2}, Greedy(10), Hook([&](auto, auto) {
@@ -187,7 +187,7 @@ TEST_F(EngineHooksTest, AnInterruptWhileDraftingLeavesTheStepAndChangesNothing) 
     bool is_first = true;
   };
   ScriptedDrafter drafter(testing::RightToken);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   RequestHooks hooks;
   hooks.constraint = std::make_unique<Interrupting>(Exactly({5, 5, 9}));
   engine.Submit(Tokens{1, 2}, Greedy(10));
@@ -203,7 +203,7 @@ TEST_F(EngineHooksTest, AnInterruptWhileDraftingLeavesTheStepAndChangesNothing) 
 TEST_F(EngineHooksTest, AStepComputesTheMasksOfAllRequestsAndDraftsInOneCall) {
   testing::ToyBatch batch;
   ScriptedDrafter drafter(testing::RightToken);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   const Tokens output = {5, 5, 9, 1, 7, 7, 2, 3, 4};
   for (int i = 0; i < 6; ++i) {  // more than run at a time
     RequestHooks hooks;
@@ -235,7 +235,7 @@ TEST_F(EngineHooksTest, AnInterruptOfTheMasksLeavesTheStepAndChangesNothing) {
   for (int num_calls = 0; num_calls < 3; ++num_calls) {
     Interrupting batch;
     batch.num_left = num_calls;
-    EngineCore engine(config_, executor_, nullptr);
+    testing::TestEngine engine(config_, executor_, nullptr);
     RequestHooks hooks;
     hooks.constraint = std::make_unique<ToyConstraint>(Exactly({5, 5, 9}), -1, &batch);
     engine.Submit(Tokens{1, 2}, Greedy(10), std::move(hooks));
@@ -273,7 +273,7 @@ TEST_F(EngineHooksTest, AMaskThatFailsAfterARejectedNodeFailsNoRequest) {
   grammar.next[1][6] = 2;
   for (const TokenId preferred : {5, 6}) {
     ScriptedDrafter drafter([](std::span<const TokenId>) { return 6; });
-    EngineCore engine(config_, executor_, &drafter);
+    testing::TestEngine engine(config_, executor_, &drafter);
     RequestHooks hooks;
     hooks.constraint = std::make_unique<Failing>(grammar);
     engine.Submit(Tokens{preferred - 2}, Greedy(4), std::move(hooks));
@@ -308,7 +308,7 @@ bool IsBusy(EngineCore& engine) {
 
 TEST_F(EngineHooksTest, AHookAndAnotherThreadMayNotStepTheEngine) {
   ScriptedDrafter drafter(testing::RightToken);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   int num_calls = 0;
   const auto meddle = [&](auto, auto) {
     EXPECT_TRUE(IsBusy(engine));
@@ -327,7 +327,7 @@ TEST_F(EngineHooksTest, AHookAndAnotherThreadMayNotStepTheEngine) {
 
 TEST_F(EngineHooksTest, AnUpdateHasTheNumberOfEarlierTokens) {
   ScriptedDrafter drafter(testing::RightToken);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   SamplingParams params = Greedy(9);
   params.prompt_logprobs = 0;
   engine.Submit(Tokens(40, 2), params);

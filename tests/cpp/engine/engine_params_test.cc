@@ -27,7 +27,7 @@ using EngineParamsTest = CountingEngineTest;
 
 TEST_F(EngineParamsTest, LogprobsComeWithTheTokensThatAreEmittedAndNoOthers) {
   ScriptedDrafter drafter(RightToken);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   SamplingParams params = Greedy(30);
   params.stop_token_ids = {9};
   params.logprobs = 2;
@@ -58,13 +58,13 @@ TEST_F(EngineParamsTest, LogprobsComeWithTheTokensThatAreEmittedAndNoOthers) {
 }
 
 TEST_F(EngineParamsTest, APriorityNeedsThePolicy) {
-  EngineCore fcfs(config_, executor_, nullptr);
+  testing::TestEngine fcfs(config_, executor_, nullptr);
   EXPECT_THROW(fcfs.Submit(std::vector<TokenId>{1}, Greedy(1), {}, {.priority = 1}),
                InvalidArgument);
   EXPECT_FALSE(fcfs.HasUnfinished());
   config_.scheduling_policy = SchedulingPolicy::kPriority;
   config_.max_num_seqs = 1;
-  EngineCore engine(config_, executor_, nullptr);
+  testing::TestEngine engine(config_, executor_, nullptr);
   std::vector<RequestId> finished;
   for (int priority : {2, 0, 1}) {
     engine.Submit(std::vector<TokenId>{1}, Greedy(2), {}, {.priority = priority});
@@ -89,7 +89,7 @@ TEST_F(EngineParamsTest, PromptLogprobsComeOnceAndInOrderForAnyChunks) {
   }
   for (int max_rows : {4, 7, 32, 100}) {
     config_.max_num_batched_tokens = max_rows;
-    EngineCore engine = MakeEngine();
+    testing::TestEngine engine = MakeEngine();
     for (int round = 0; round < 2; ++round) {  // the second time the prompt's blocks are cached
       std::vector<TokenLogprob> got;
       engine.Submit(prompt, params);
@@ -108,7 +108,7 @@ TEST_F(EngineParamsTest, PromptLogprobsComeOnceAndInOrderForAnyChunks) {
 TEST_F(EngineParamsTest, PromptLogprobsOfAPreemptedRequestAreReportedOnce) {
   config_.num_blocks = 16;
   config_.max_num_batched_tokens = 5;
-  EngineCore engine = MakeEngine();
+  testing::TestEngine engine = MakeEngine();
   engine.Submit(std::vector<TokenId>{1}, Greedy(60));
   SamplingParams params = Greedy(1);
   params.prompt_logprobs = 0;
@@ -128,7 +128,7 @@ TEST_F(EngineParamsTest, RowsWithPromptLogprobsAreLimitedPerStep) {
   config_.num_blocks = 1000;
   config_.max_num_batched_tokens = 2048;
   ScriptedExecutor executor(kVocabSize, config_.num_blocks, config_.block_size, CountingLogits);
-  EngineCore engine(config_, executor, nullptr);
+  testing::TestEngine engine(config_, executor, nullptr);
   SamplingParams params = Greedy(1);
   params.prompt_logprobs = 0;
   engine.Submit(std::vector<TokenId>(600, 1), params);
@@ -149,7 +149,7 @@ TEST_F(EngineParamsTest, LogitsOfAPromptThatAreNotFiniteFailTheRequestAlone) {
     if (prefix[0] == 7 && prefix.size() == 6) logits[3] = std::nanf("");
     return logits;
   });
-  EngineCore engine(config_, executor, nullptr);
+  testing::TestEngine engine(config_, executor, nullptr);
   SamplingParams params = Greedy(4);
   params.prompt_logprobs = 0;
   const RequestId good = engine.Submit(std::vector<TokenId>(10, 1), params);
@@ -168,7 +168,7 @@ TEST_F(EngineParamsTest, LogitsOfAPromptThatAreNotFiniteFailTheRequestAlone) {
 }
 
 TEST_F(EngineParamsTest, SpecialTokensArePartOfTheTextOnlyWithoutSkipSpecialTokens) {
-  EngineCore engine = MakeEngine();
+  testing::TestEngine engine = MakeEngine();
   std::vector<std::string> bytes(kVocabSize);
   for (int token = 0; token < kVocabSize; ++token) bytes[token] = std::string(1, 'a' + token);
   engine.SetTokenBytes(bytes, {3});
@@ -185,7 +185,7 @@ TEST_F(EngineParamsTest, SpecialTokensArePartOfTheTextOnlyWithoutSkipSpecialToke
 }
 
 TEST_F(EngineParamsTest, ARequestWithoutAnAllowedTokenFailsWithAMessage) {
-  EngineCore engine = MakeEngine();
+  testing::TestEngine engine = MakeEngine();
   SamplingParams params = Greedy(5);
   params.allowed_token_ids = {{3}};
   params.bad_words = {{3, 3}};

@@ -1,6 +1,7 @@
-// Failure at every move of a step: each call of the executor and the drafter, and each allocation,
-// fails once, in a run of its own. A step that throws is simply called again; whatever failed,
-// every request must end with the output it would have had, and every block must be accounted for.
+// Failure at every move of a step: each call of the executor, the verifier and the drafter, and
+// each allocation, fails once, in a run of its own. A step that throws is simply called again;
+// whatever failed, every request must end with the output it would have had, and every block must
+// be accounted for.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -8,12 +9,12 @@
 
 #include "cpp/draft/make_drafter.h"
 #include "cpp/draft/text/suffix.h"
-#include "cpp/engine/engine_core.h"
 #include "tests/cpp/engine/counted_allocation.h"
 #include "tests/cpp/testing/metrics_account.h"
 #include "tests/cpp/testing/naive_generate.h"
 #include "tests/cpp/testing/num_examples.h"
 #include "tests/cpp/testing/scripted_executor.h"
+#include "tests/cpp/testing/test_engine.h"
 
 namespace forerun {
 namespace {
@@ -77,6 +78,36 @@ class FailingDrafter : public Drafter {
   bool has_failed_ = false;
 };
 
+// Throws once, in the call that FailAfter selects: before a step is verified, or after.
+class FailingVerifier : public Verifier {
+ public:
+  explicit FailingVerifier(std::unique_ptr<Verifier> inner) : inner_(std::move(inner)) {}
+
+  void Begin(ConstRows logits, std::span<const SampleRequest> requests) override {
+    CountDown();
+    inner_->Begin(logits, requests);
+  }
+  std::span<const Outcome> Finish() override {
+    const std::span<const Outcome> outcomes = inner_->Finish();
+    CountDown();
+    return outcomes;
+  }
+  std::vector<TokenLogprob>& logprobs() override { return inner_->logprobs(); }
+  void Top(ConstRows logits, int count, std::span<TopToken> out) override {
+    inner_->Top(logits, count, out);
+  }
+  void FailAfter(int num_calls) { calls_before_failure_ = num_calls; }
+
+ private:
+  void CountDown() {
+    if (calls_before_failure_ < 0 || calls_before_failure_-- > 0) return;
+    throw DeviceError("a step", "scripted failure", "begin it again");
+  }
+
+  const std::unique_ptr<Verifier> inner_;
+  int calls_before_failure_ = -1;
+};
+
 // One run over a small pool: prompts that share prefixes, stop strings, preemptions, a request
 // that is cancelled.
 class Scenario {
@@ -101,12 +132,17 @@ class Scenario {
     drafter_ = std::make_unique<FailingDrafter>(MakeDrafter(options));
     executor_ = std::make_unique<testing::ScriptedExecutor>(kVocabSize, config_.num_blocks,
                                                             config_.block_size);
-    engine_ = std::make_unique<EngineCore>(config_, *executor_, drafter_.get());
+    auto verifier = std::make_unique<FailingVerifier>(
+        testing::TestedVerifier().make(config_.verifier_limits(kVocabSize)));
+    verifier_ = verifier.get();
+    engine_ =
+        std::make_unique<EngineCore>(config_, *executor_, std::move(verifier), drafter_.get());
     engine_->SetTokenBytes(model_.token_bytes);
   }
 
   FailingDrafter& drafter() { return *drafter_; }
   testing::ScriptedExecutor& executor() { return *executor_; }
+  FailingVerifier& verifier() { return *verifier_; }
 
   // Makes the allocation of that number within Submit and Step fail. Returns whether there was one.
   bool ToEnd(std::int64_t failing_allocation = -1) {
@@ -197,6 +233,7 @@ class Scenario {
   EngineConfig config_;
   std::unique_ptr<FailingDrafter> drafter_;
   std::unique_ptr<testing::ScriptedExecutor> executor_;
+  FailingVerifier* verifier_ = nullptr;  // the engine's
   std::unique_ptr<EngineCore> engine_;
   std::map<RequestId, testing::NaiveResult> expected_;
   std::map<RequestId, std::vector<TokenId>> got_;
@@ -223,6 +260,18 @@ TEST_P(FaultInjectionTest, AnyCallOfTheExecutorMayFail) {
     if (HasFailure() || run.num_failed_steps() == 0) break;
   }
   EXPECT_GT(num_calls, 10);
+}
+
+TEST_P(FaultInjectionTest, AnyCallOfTheVerifierMayFail) {
+  int num_calls = 0;
+  for (;; ++num_calls) {
+    SCOPED_TRACE("call " + std::to_string(num_calls));
+    Scenario run(GetParam());
+    run.verifier().FailAfter(num_calls);
+    run.ToEnd();
+    if (HasFailure() || run.num_failed_steps() == 0) break;
+  }
+  EXPECT_GT(num_calls, 20);
 }
 
 TEST_P(FaultInjectionTest, AnyCallOfTheDrafterMayFail) {

@@ -9,9 +9,9 @@
 #include <vector>
 
 #include "cpp/draft/neural/autoregressive.h"
-#include "cpp/engine/engine_core.h"
 #include "tests/cpp/testing/scripted_executor.h"
 #include "tests/cpp/testing/scripted_network.h"
+#include "tests/cpp/testing/test_engine.h"
 
 namespace forerun {
 namespace {
@@ -47,8 +47,8 @@ SpecDecodeCounters ServeTwice(double share_known) {
   drafting.max_rows = 64;
   drafting.num_blocks = kNumBlocks;
   auto model = std::make_unique<Model>(
-      std::make_unique<ScriptedNetwork>(kVocabSize, kNumBlocks, kBlockSize, share_known), nullptr,
-      drafting);
+      std::make_unique<ScriptedNetwork>(kVocabSize, kNumBlocks, kBlockSize, share_known),
+      testing::MakeDrafterVerifier(kVocabSize, drafting.max_rows), nullptr, drafting);
   auto index = std::make_unique<SuffixDrafter>(SuffixOptions(), /*max_draft_tokens=*/2);
   HybridDrafter drafter(std::move(index), std::move(model),
                         /*enough_tokens=*/kDepth);
@@ -61,7 +61,7 @@ SpecDecodeCounters ServeTwice(double share_known) {
   config.num_speculative_tokens = 12;
   config.adaptive = false;
   config.check_invariants = true;
-  EngineCore engine(config, executor, &drafter);
+  testing::TestEngine engine(config, executor, &drafter);
   EngineMetrics first;
   for (int run = 0; run < 2; ++run) {
     first = engine.metrics();
@@ -102,8 +102,8 @@ TEST(HybridTest, ReportsWhatTheIndexWouldHaveDraftedAlone) {
   HybridDrafter drafter(
       std::make_unique<SuffixDrafter>(SuffixOptions()),
       std::make_unique<AutoregressiveDrafter>(
-          std::make_unique<ScriptedNetwork>(kVocabSize, kNumBlocks, kBlockSize, 1.0), nullptr,
-          drafting),
+          std::make_unique<ScriptedNetwork>(kVocabSize, kNumBlocks, kBlockSize, 1.0),
+          testing::MakeDrafterVerifier(kVocabSize, drafting.max_rows), nullptr, drafting),
       /*enough_tokens=*/kDepth);
   const std::vector<TokenId> text = {1, 2, 3, 4, 5, 6, 1, 2, 3};
   drafter.Begin(7, text);

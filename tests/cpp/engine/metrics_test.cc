@@ -31,7 +31,7 @@ std::vector<double> Bounds(const Histogram& histogram) {
 
 TEST_F(MetricsTest, DraftsThatNeverReachedAPositionAreNotCountedThere) {
   ScriptedDrafter drafter(RightToken);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   SamplingParams params = Greedy(8);
   params.max_draft_tokens = 2;
   engine.Submit(std::vector<TokenId>{1}, params);     // drafts of 2, 2 and 1: 1 + 3 + 3 + 1 tokens
@@ -54,7 +54,7 @@ TEST_F(MetricsTest, ShortenedDraftsKeepTheRateOfThePositionsTheyHave) {
     return text.size() % 3 == 0 ? TokenId{0} : Successor(text.back());
   };
   ScriptedDrafter drafter(next_token);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   SamplingParams one = Greedy(12);
   one.max_draft_tokens = 1;
   const RequestId id = engine.Submit(std::vector<TokenId>{1, 2}, one);
@@ -70,7 +70,7 @@ TEST_F(MetricsTest, ATreeCountsThePositionsUpToItsDepth) {
     return std::vector<std::int32_t>(parents.begin(), parents.begin() + std::min(6, max_nodes));
   };
   ScriptedDrafter drafter(testing::WrongToken, shape);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   const RequestId id = engine.Submit(std::vector<TokenId>{1}, Greedy(8));
   const SpecDecodeCounters counters = RunToEnd(engine).at(id).metrics.spec_decode;
   // With 7 to 2 tokens left there are 6, 5, 4, 3, 2 and 1 nodes.
@@ -82,7 +82,7 @@ TEST_F(MetricsTest, ATreeCountsThePositionsUpToItsDepth) {
 TEST_F(MetricsTest, AStopInsideAnAcceptedDraftCutsTheCountersToo) {
   config_.record_draft_steps = true;
   ScriptedDrafter drafter(RightToken);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   SamplingParams params = Greedy(30);
   params.stop_token_ids = {9};
   const RequestId id = engine.Submit(std::vector<TokenId>{1}, params);
@@ -101,13 +101,13 @@ TEST_F(MetricsTest, AStopInsideAnAcceptedDraftCutsTheCountersToo) {
 
 TEST_F(MetricsTest, DraftStepsAreRecordedOnlyOnRequest) {
   ScriptedDrafter drafter(RightToken);
-  EngineCore engine(config_, executor_, &drafter);
+  testing::TestEngine engine(config_, executor_, &drafter);
   const RequestId id = engine.Submit(std::vector<TokenId>{1}, Greedy(12));
   EXPECT_TRUE(RunToEnd(engine).at(id).metrics.draft_steps.empty());
 }
 
 TEST_F(MetricsTest, BoundsAreInclusiveAndEndBeforeTheModelsLength) {
-  EngineCore engine = MakeEngine();
+  testing::TestEngine engine = MakeEngine();
   for (int length : {1, 2, 5, 6, 50, 51}) {
     engine.Submit(std::vector<TokenId>(length, 1), Greedy(1));
   }
@@ -124,7 +124,7 @@ TEST_F(MetricsTest, BoundsAreInclusiveAndEndBeforeTheModelsLength) {
 TEST_F(MetricsTest, APromptIsCountedOnceHoweverOftenItIsComputed) {
   config_.num_blocks = 16;  // exactly one request of full length
   config_.enable_prefix_caching = false;
-  EngineCore engine = MakeEngine();
+  testing::TestEngine engine = MakeEngine();
   std::int64_t num_preemptions = 0;
   for (TokenId i = 1; i <= 4; ++i) engine.Submit(std::vector<TokenId>{i, i, i}, Greedy(40));
   for (const auto& [id, result] : RunToEnd(engine))
@@ -143,7 +143,7 @@ TEST_F(MetricsTest, APromptCachedByOthersWhileItsRequestWaitedIsCountedAsCached)
   config_.num_blocks = 16;
   config_.max_num_batched_tokens = 8;
   config_.scheduling_policy = SchedulingPolicy::kPriority;
-  EngineCore engine = MakeEngine();
+  testing::TestEngine engine = MakeEngine();
   std::vector<TokenId> prompt(40);
   for (int i = 0; i < 40; ++i) prompt[i] = i % 7 + 1;
   engine.Submit(std::vector<TokenId>(21, 9), Greedy(20), {}, {.priority = 0});
@@ -161,7 +161,7 @@ TEST_F(MetricsTest, APromptCachedByOthersWhileItsRequestWaitedIsCountedAsCached)
 
 TEST_F(MetricsTest, PreemptionsOfAFailedStepAreCounted) {
   config_.num_blocks = 16;
-  EngineCore engine = MakeEngine();
+  testing::TestEngine engine = MakeEngine();
   MetricsAccount account;
   for (TokenId i = 1; i <= 4; ++i) {
     account.Submitted(engine.Submit(std::vector<TokenId>{i, i, i}, Greedy(40)), 3, 40);
@@ -177,7 +177,7 @@ TEST_F(MetricsTest, PreemptionsOfAFailedStepAreCounted) {
 }
 
 TEST_F(MetricsTest, QueriesOfThePrefixCacheAreHitsAndMisses) {
-  EngineCore engine = MakeEngine();
+  testing::TestEngine engine = MakeEngine();
   const std::vector<TokenId> prompt{1, 2, 3, 4, 5, 6, 7, 8, 9};
   for (int i = 0; i < 3; ++i) {
     engine.Submit(prompt, Greedy(2));
@@ -198,7 +198,7 @@ TEST_F(MetricsTest, QueriesOfThePrefixCacheAreHitsAndMisses) {
 
 TEST_F(MetricsTest, AbortsOfRunningAndWaitingRequestsAreCounted) {
   config_.max_num_seqs = 1;
-  EngineCore engine = MakeEngine();
+  testing::TestEngine engine = MakeEngine();
   MetricsAccount account;
   for (int i = 0; i < 4; ++i) {
     account.Submitted(engine.Submit(std::vector<TokenId>{1, 2}, Greedy(5)), 2, 5);
@@ -225,7 +225,7 @@ TEST_F(MetricsTest, ARequestWithLogitsThatAreNotFiniteIsCorruptedAndCountsItsTok
     if (prefix[0] == 7 && prefix.size() > 4) logits[3] = std::nanf("");
     return logits;
   });
-  EngineCore engine(config_, executor, nullptr);
+  testing::TestEngine engine(config_, executor, nullptr);
   const RequestId broken = engine.Submit(std::vector<TokenId>{7}, Greedy(20));
   const RequestId sound = engine.Submit(std::vector<TokenId>{1}, Greedy(20));
   const auto results = RunToEnd(engine);

@@ -7,9 +7,9 @@
 
 #include "cpp/draft/hybrid.h"
 #include "cpp/draft/neural/autoregressive.h"
-#include "cpp/engine/engine_core.h"
 #include "tests/cpp/testing/scripted_executor.h"
 #include "tests/cpp/testing/scripted_network.h"
+#include "tests/cpp/testing/test_engine.h"
 
 namespace forerun {
 namespace {
@@ -45,7 +45,9 @@ class Served {
     drafting.vocab_size = kVocabSize;
     drafting.max_rows = setting.max_rows;
     drafting.num_blocks = setting.num_blocks;
-    drafter_ = std::make_unique<Model>(std::move(network), nullptr, drafting);
+    drafter_ = std::make_unique<Model>(std::move(network),
+                                       testing::MakeDrafterVerifier(kVocabSize, drafting.max_rows),
+                                       nullptr, drafting);
     EngineConfig config;
     config.max_model_len = 60;
     config.num_blocks = setting.num_blocks;
@@ -55,7 +57,7 @@ class Served {
     config.num_speculative_tokens = setting.width > 1 ? 12 : setting.depth;
     config.adaptive = setting.adaptive;
     config.check_invariants = true;
-    core_ = std::make_unique<EngineCore>(config, executor_, drafter_.get());
+    core_ = std::make_unique<testing::TestEngine>(config, executor_, drafter_.get());
   }
 
   void Submit(const std::vector<TokenId>& prompt, int max_tokens, bool drafts = true) {
@@ -78,7 +80,7 @@ class Served {
   ScriptedExecutor executor_;
   ScriptedNetwork* network_;
   std::unique_ptr<Model> drafter_;
-  std::unique_ptr<EngineCore> core_;
+  std::unique_ptr<testing::TestEngine> core_;
 };
 
 std::vector<TokenId> RandomPrompt(std::mt19937& random, int length) {
@@ -238,7 +240,9 @@ TEST(ModelDrafterTest, TheTokensToCatchUpWithAreCounted) {
   const ScriptedNetwork& seen = *network;
   HybridDrafter drafter(
       std::make_unique<SuffixDrafter>(SuffixOptions()),
-      std::make_unique<AutoregressiveDrafter>(std::move(network), nullptr, setting),
+      std::make_unique<AutoregressiveDrafter>(
+          std::move(network), testing::MakeDrafterVerifier(kVocabSize, setting.max_rows), nullptr,
+          setting),
       /*enough_tokens=*/100);
   BlockPool pool(kNumBlocks, kBlockSize, /*enable_prefix_caching=*/false);
   BlockTable table(pool);

@@ -7,10 +7,10 @@
 #include <random>
 
 #include "cpp/draft/make_drafter.h"
-#include "cpp/engine/engine_core.h"
 #include "tests/cpp/engine/counted_allocation.h"
 #include "tests/cpp/testing/num_examples.h"
 #include "tests/cpp/testing/random_engine.h"
+#include "tests/cpp/testing/test_engine.h"
 
 namespace forerun {
 namespace {
@@ -35,7 +35,7 @@ class Soak {
     drafter_ = MakeDrafter(options);
     executor_ = std::make_unique<testing::ScriptedExecutor>(kVocabSize, config_.num_blocks,
                                                             config_.block_size);
-    engine_ = std::make_unique<EngineCore>(config_, *executor_, drafter_.get());
+    engine_ = std::make_unique<testing::TestEngine>(config_, *executor_, drafter_.get());
     std::vector<std::string> token_bytes;
     for (TokenId token = 0; token < kVocabSize; ++token) {
       token_bytes.push_back(std::string(1 + token % 2, "abc"[token % 3]));
@@ -81,7 +81,7 @@ class Soak {
   EngineConfig config_;
   std::unique_ptr<Drafter> drafter_;
   std::unique_ptr<testing::ScriptedExecutor> executor_;
-  std::unique_ptr<EngineCore> engine_;
+  std::unique_ptr<testing::TestEngine> engine_;
   std::map<RequestId, bool> unfinished_;
   int num_aborted_ = 0;
 };

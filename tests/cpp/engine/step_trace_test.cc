@@ -210,7 +210,7 @@ TEST_F(StepTraceTest, AnEngineTracesItsStepsAndThoseThatThrow) {
   const EngineConfig config = testing::SmallConfig();
   testing::ScriptedExecutor executor(testing::kVocabSize, config.num_blocks, config.block_size,
                                      testing::CountingLogits);
-  EngineCore engine(config, executor, nullptr);
+  testing::TestEngine engine(config, executor, nullptr);
   ASSERT_TRUE(engine.StartTrace(path_));
   engine.Submit(std::vector<TokenId>{1, 2, 3}, testing::Greedy(3));
   executor.FailAfter(1);

@@ -22,7 +22,7 @@ class WaitingRequestTest : public testing::CountingEngineTest {
   std::int64_t BytesOf(const std::function<void(SamplingParams&, RequestHooks&)>& change) {
     testing::ScriptedExecutor executor(testing::kVocabSize, config_.num_blocks, config_.block_size,
                                        testing::CountingLogits);
-    EngineCore engine(config_, executor, nullptr);
+    testing::TestEngine engine(config_, executor, nullptr);
     const auto submit = [&] {
       SamplingParams params = testing::Greedy(1 << 20);
       RequestHooks hooks;

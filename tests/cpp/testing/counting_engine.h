@@ -8,8 +8,8 @@
 #include <string>
 #include <vector>
 
-#include "cpp/engine/engine_core.h"
 #include "tests/cpp/testing/scripted_executor.h"
+#include "tests/cpp/testing/test_engine.h"
 
 namespace forerun::testing {
 
@@ -71,8 +71,8 @@ inline std::map<RequestId, Finished> RunToEnd(EngineCore& engine) {
 
 class CountingEngineTest : public ::testing::Test {
  protected:
-  EngineCore MakeEngine(Drafter* drafter = nullptr) {
-    return EngineCore(config_, executor_, drafter);
+  TestEngine MakeEngine(Drafter* drafter = nullptr) {
+    return TestEngine(config_, executor_, drafter);
   }
 
   EngineConfig config_ = SmallConfig();

@@ -15,7 +15,6 @@
 #include "cpp/draft/hybrid.h"
 #include "cpp/draft/make_drafter.h"
 #include "cpp/draft/neural/autoregressive.h"
-#include "cpp/engine/engine_core.h"
 #include "tests/cpp/testing/knowing_drafter.h"
 #include "tests/cpp/testing/metrics_account.h"
 #include "tests/cpp/testing/naive_generate.h"
@@ -23,6 +22,7 @@
 #include "tests/cpp/testing/random_tree_shape.h"
 #include "tests/cpp/testing/scripted_executor.h"
 #include "tests/cpp/testing/scripted_network.h"
+#include "tests/cpp/testing/test_engine.h"
 
 namespace forerun::testing {
 
@@ -115,7 +115,7 @@ class RandomEngine {
   // Returns the number of requests that were compared.
   int Run() {
     ScriptedExecutor executor(kVocabSize, config_.num_blocks, config_.block_size);
-    EngineCore engine(config_, executor, drafter_.get());
+    TestEngine engine(config_, executor, drafter_.get());
     engine.SetTokenBytes(model_.token_bytes, model_.special_tokens);
     const int num_requests = Pick(1, 12);
     int num_to_submit = num_requests;
@@ -213,7 +213,7 @@ class RandomEngine {
     auto model = std::make_unique<AutoregressiveDrafter>(
         std::make_unique<ScriptedNetwork>(kVocabSize, config_.num_blocks, config_.block_size,
                                           Pick(3, 10) / 10.0),
-        nullptr, setting);
+        MakeDrafterVerifier(kVocabSize, setting.max_rows), nullptr, setting);
     if (kind != DraftKind::kHybrid) {
       drafter_ = std::move(model);
       return;
@@ -280,8 +280,8 @@ class RandomEngine {
     Append(update.logprobs, got.logprobs);
     Append(update.prompt_logprobs, got.prompt_logprobs);
     ASSERT_TRUE(IsBeginning(got.tokens, expected.tokens));
-    ASSERT_TRUE(IsBeginning(got.logprobs, expected.logprobs));
-    ASSERT_TRUE(IsBeginning(got.prompt_logprobs, expected.prompt_logprobs));
+    ASSERT_TRUE(IsBeginning(got.logprobs, expected.logprobs, IsLogprob));
+    ASSERT_TRUE(IsBeginning(got.prompt_logprobs, expected.prompt_logprobs, IsLogprob));
     if (update.finish_reason == FinishReason::kNone) return;
     if (update.finish_reason != FinishReason::kAbort) {
       EXPECT_EQ(got.tokens.size(), expected.tokens.size());
@@ -294,9 +294,11 @@ class RandomEngine {
     expected_.erase(it);
   }
 
-  template <typename T>
-  static bool IsBeginning(const std::vector<T>& part, const std::vector<T>& whole) {
-    return part.size() <= whole.size() && std::equal(part.begin(), part.end(), whole.begin());
+  template <typename T, typename Equal = std::equal_to<>>
+  static bool IsBeginning(const std::vector<T>& part, const std::vector<T>& whole,
+                          Equal equal = {}) {
+    return part.size() <= whole.size() &&
+           std::equal(part.begin(), part.end(), whole.begin(), equal);
   }
 
   static void Append(const TokenLogprobs& from, std::vector<TokenLogprob>& to) {

@@ -15,6 +15,7 @@
 #include "forerun/error.h"
 #include "tests/cpp/testing/random_tree_shape.h"
 #include "tests/cpp/testing/scripted_network.h"
+#include "tests/cpp/testing/test_engine.h"
 
 namespace forerun {
 namespace {
@@ -66,7 +67,7 @@ TEST(TreeShapeTest, ADraftHasThePathsOfTheShape) {
     setting.num_blocks = kNumBlocks;
     AutoregressiveDrafter drafter(
         std::make_unique<testing::ScriptedNetwork>(kVocabSize, kNumBlocks, kBlockSize, 1.0),
-        nullptr, setting);
+        testing::MakeDrafterVerifier(kVocabSize, setting.max_rows), nullptr, setting);
     BlockPool pool(kNumBlocks, kBlockSize, /*enable_prefix_caching=*/false);
     BlockTable table(pool);
     const std::vector<TokenId> text = {3, static_cast<TokenId>(random() % kVocabSize), 5, 7};
