@@ -137,7 +137,7 @@ void CudaVerifier::Enqueue(const SampleArrays& arrays) {
   const bool needs_mass = std::ranges::any_of(batch_.rules, NeedsMass);
   CheckCuda(SampleRows(logits_, arrays, needs_mass, work_.rows, stream_), kWanted);
   const WalkArrays walk = {.batch = arrays,
-                           .states = work_.rows.states,
+                           .rows = work_.rows,
                            .num_drawn_rows = static_cast<int>(batch_.drawn_rows.size()),
                            .draft_sums = work_.draft_sums,
                            .scratch = work_.walk_rows,

@@ -1,7 +1,8 @@
 // Draws a token from a row of masses that are computed, not stored.
 //
-// The first pass adds up the masses of tiles of tokens, one warp a tile. The draw finds the tile in
-// which its point lies, and one warp reads that tile once more.
+// The first pass adds up the masses of parts of the row, one warp a part; a group of tokens that is
+// cut off or weighs nothing, as its maximum says, is not read. The draw finds the part in which its
+// point lies, and one warp reads that part once more.
 #ifndef FORERUN_CUDA_VERIFY_RESIDUAL_CUH_
 #define FORERUN_CUDA_VERIFY_RESIDUAL_CUH_
 
@@ -10,92 +11,111 @@
 
 namespace forerun::cuda {
 
-inline constexpr int kMaxMassTiles = 256;
-inline constexpr int kMinMassTile = 1024;  // tokens
+inline constexpr int kMaxRowParts = 256;
 
 // What of a row's kept tokens may be drawn.
 template <typename T>
 struct Residual {
   const RowReader<T>& row;
   const RowState& state;
+  const float* group_max;      // of the row, as in RowWorkspace
   const float* draft_weights;  // [vocab_size]; null: the draft is certain
   double target_scale, draft_scale;
 
   // Of a unit of mass.
   __device__ double unit() const { return draft_weights == nullptr ? 0x1p-32 : 0x1p-52; }
   // What the draft leaves of the target; the token's weight where the draft is certain.
-  __device__ Mass operator()(TokenId token) const {
-    const Mass weight = row.KeptWeight(state, token);
+  __device__ Mass Of(float logit, TokenId token) const {
+    if (CodeOf(logit, token) > state.cut) return 0;
+    const Mass weight = row.WeightAt(logit, state.max);
     if (weight == 0 || draft_weights == nullptr) return weight;
     const double mass =
         static_cast<double>(weight) * 0x1p-32 * target_scale - draft_weights[token] * draft_scale;
     return mass > 0.0 ? static_cast<Mass>(RoundMass(mass) * 0x1p52) : 0;
   }
+  // Whether a token with this logit can have any mass.
+  __device__ bool IsWanted(float logit) const {
+    return CodeOf(logit, 0) <= state.cut && row.Scaled(logit, state.max) > kZeroWeight;
+  }
 };
 
 __device__ inline int LaneIndex() { return static_cast<int>(threadIdx.x) % kWarpSize; }
 
-__device__ inline int MassTileSize(int vocab_size) {
-  int size = kMinMassTile;
-  while (size * kMaxMassTiles < vocab_size) size *= 2;
-  return size;
+// Parts of a row are whole tiles.
+__device__ inline int TilesPerPart(int vocab_size) {
+  return (NumTiles(vocab_size) - 1) / kMaxRowParts + 1;
+}
+__device__ inline int PartTokens(int vocab_size) { return TilesPerPart(vocab_size) * kTileTokens; }
+__device__ inline int NumParts(int vocab_size) {
+  return (vocab_size - 1) / PartTokens(vocab_size) + 1;
 }
 
-// tiles[i] = the mass of the tokens [i, i + 1) * MassTileSize. By all threads of the block, which
-// has to wait before `tiles` are read.
-template <typename MassOf>
-__device__ void SumTiles(int vocab_size, const MassOf& mass_of, Mass* tiles) {
-  const int tile_size = MassTileSize(vocab_size);
-  const int num_warps = static_cast<int>(blockDim.x) / kWarpSize;
-  for (int tile = static_cast<int>(threadIdx.x) / kWarpSize; tile * tile_size < vocab_size;
-       tile += num_warps) {
-    const int end = min((tile + 1) * tile_size, vocab_size);
-    Mass sum = 0;
-    for (int token = tile * tile_size + LaneIndex(); token < end; token += kWarpSize) {
-      sum += mass_of(token);
+template <typename T>
+__device__ Mass MassOfTile(const Residual<T>& residual, int tile) {
+  Mass sum = 0;
+  for (int group = LaneIndex(); group < kRowThreads; group += kWarpSize) {
+    if (!residual.IsWanted(residual.group_max[tile * kRowThreads + group])) continue;
+#pragma unroll
+    for (int q = 0; q < kQuads; ++q) {
+      const TokenId first = tile * kTileTokens + (q * kRowThreads + group) * 4;
+      const Quad quad = residual.row.QuadAt(first);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum += residual.Of(quad.logits[i], first + i);
     }
+  }
+  return sum;
+}
+
+// parts[i] = the mass of part i. By all threads of the block, which has to wait before `parts` are
+// read.
+template <typename T>
+__device__ void SumParts(int vocab_size, const Residual<T>& residual, Mass* parts) {
+  const int num_warps = static_cast<int>(blockDim.x) / kWarpSize;
+  const int tiles_per_part = TilesPerPart(vocab_size);
+  for (int part = static_cast<int>(threadIdx.x) / kWarpSize; part < NumParts(vocab_size);
+       part += num_warps) {
+    const int end = min((part + 1) * tiles_per_part, NumTiles(vocab_size));
+    Mass sum = 0;
+    for (int tile = part * tiles_per_part; tile < end; ++tile) sum += MassOfTile(residual, tile);
 #pragma unroll
     for (int mask = kWarpSize / 2; mask > 0; mask /= 2) {
       sum += __shfl_xor_sync(kFullWarp, sum, mask);
     }
-    if (LaneIndex() == 0) tiles[tile] = sum;
+    if (LaneIndex() == 0) parts[part] = sum;
   }
 }
 
-__device__ inline int NumMassTiles(int vocab_size) {
-  return (vocab_size - 1) / MassTileSize(vocab_size) + 1;
-}
-__device__ inline Mass SumOfTiles(int vocab_size, const Mass* tiles) {
+__device__ inline Mass SumOfParts(int vocab_size, const Mass* parts) {
   Mass sum = 0;
-  for (int i = 0; i < NumMassTiles(vocab_size); ++i) sum += tiles[i];
+  for (int i = 0; i < NumParts(vocab_size); ++i) sum += parts[i];
   return sum;
 }
 
-// A tile and the mass before it.
-struct TileStart {
-  int tile;
+// A part and the mass before it.
+struct PartStart {
+  int part;
   Mass before;
 };
 
-// The tile in which the mass of all tokens up to one exceeds `point`. By one thread.
-__device__ inline TileStart FindTile(int vocab_size, const Mass* tiles, double unit, double point) {
-  const int num_tiles = NumMassTiles(vocab_size);
-  TileStart start = {0, 0};
-  while (start.tile + 1 < num_tiles &&
-         static_cast<double>(start.before + tiles[start.tile]) * unit <= point) {
-    start.before += tiles[start.tile++];
+// The part in which the mass of all tokens up to one exceeds `point`. By one thread.
+__device__ inline PartStart FindPart(int vocab_size, const Mass* parts, double unit, double point) {
+  PartStart start = {0, 0};
+  while (start.part + 1 < NumParts(vocab_size) &&
+         static_cast<double>(start.before + parts[start.part]) * unit <= point) {
+    start.before += parts[start.part++];
   }
   return start;
 }
 
-// The first token of the tile with which the mass exceeds `point`. By one warp; all lanes get it.
+// The first token of the part with which the mass exceeds `point`; mass_of(token) says which mass a
+// token has. By one warp; all lanes get it.
 template <typename MassOf>
-__device__ TokenId FindToken(int vocab_size, const MassOf& mass_of, TileStart start, double unit,
+__device__ TokenId FindToken(int vocab_size, const MassOf& mass_of, PartStart start, double unit,
                              double point) {
-  const int tile_size = MassTileSize(vocab_size);
-  const int end = min((start.tile + 1) * tile_size, vocab_size);
+  const int part_tokens = PartTokens(vocab_size);
+  const int end = min((start.part + 1) * part_tokens, vocab_size);
   Mass before = start.before;
-  for (int first = start.tile * tile_size; first < end; first += kWarpSize) {
+  for (int first = start.part * part_tokens; first < end; first += kWarpSize) {
     const int token = first + LaneIndex();
     Mass sum = token < end ? mass_of(token) : 0;
 #pragma unroll

@@ -12,8 +12,8 @@ constexpr int kThreads = 256;
 struct WalkShared {
   WalkStop stop;
   WalkQuery query;
-  TileStart start;
-  Mass tiles[kMaxMassTiles];
+  PartStart start;
+  Mass parts[kMaxRowParts];
 };
 
 // Of each row of draft weights the sum, in units of 2^-32.
@@ -80,11 +80,11 @@ __device__ void PrepareRows(const DeviceLogits& logits, const WalkArrays& arrays
     row.token_weight = 0.0;
     const int parent_row = rule.RowAfter(draft.parents[node]);
     if (is_coupled || arrays.batch.rows[parent_row].status != 0 ||
-        arrays.states[parent_row].status != kRowOk || draft.RepeatsSibling(node)) {
+        arrays.rows.states[parent_row].status != kRowOk || draft.RepeatsSibling(node)) {
       continue;
     }
     const RowReader<T> reader(logits, arrays.batch, parent_row);
-    const Mass weight = reader.KeptWeight(arrays.states[parent_row], draft.tokens[node]);
+    const Mass weight = reader.KeptWeight(arrays.rows.states[parent_row], draft.tokens[node]);
     row.token_weight = static_cast<double>(weight) * 0x1p-32;
   }
 }
@@ -102,14 +102,14 @@ __device__ void WriteOutcome(const WalkArrays& arrays, const SampleRule& rule,
 
 // Children's tokens cannot be drawn.
 __device__ void TakeOutChildren(const WalkArrays& arrays, const SampleRule& rule, int node,
-                                Mass* tiles) {
+                                Mass* parts) {
   const Draft draft = DraftOf(arrays, rule);
-  const int tile_size = MassTileSize(arrays.batch.vocab_size);
+  const int part_tokens = PartTokens(arrays.batch.vocab_size);
   for (int child = draft.FirstChildAfter(node, node); child != kNoNode;
        child = draft.FirstChildAfter(child, node)) {
     const double weight = arrays.scratch[rule.RowAfter(child)].token_weight;
     if (weight == 0.0) continue;
-    tiles[draft.tokens[child] / tile_size] -= static_cast<Mass>(weight * 0x1p32);
+    parts[draft.tokens[child] / part_tokens] -= static_cast<Mass>(weight * 0x1p32);
   }
 }
 
@@ -122,19 +122,23 @@ __device__ void ReadRow(const DeviceLogits& logits, const WalkArrays& arrays,
   const RowReader<T> row(logits, arrays.batch, row_index);
   const bool is_drawn = shared.stop != WalkStop::kDrawUnclaimed;
   const auto drawn_row = static_cast<std::int64_t>(rule.drawn_row + shared.query.node + 1);
+  const auto first_group = std::int64_t{row_index} * NumTiles(vocab_size) * kRowThreads;
   const Residual<T> residual = {
-      row, arrays.states[row_index],
+      row,
+      arrays.rows.states[row_index],
+      arrays.rows.group_max + first_group,
       is_drawn ? arrays.batch.draft_weights + drawn_row * vocab_size : nullptr,
-      shared.query.target_scale, shared.query.draft_scale};
+      shared.query.target_scale,
+      shared.query.draft_scale};
   // A residual that is drawn from was summed just before.
-  if (shared.stop != WalkStop::kDrawResidual) SumTiles(vocab_size, residual, shared.tiles);
+  if (shared.stop != WalkStop::kDrawResidual) SumParts(vocab_size, residual, shared.parts);
   __syncthreads();
   if (threadIdx.x == 0) {
-    if (!is_drawn) TakeOutChildren(arrays, rule, shared.query.node, shared.tiles);
+    if (!is_drawn) TakeOutChildren(arrays, rule, shared.query.node, shared.parts);
     if (shared.stop == WalkStop::kSumResiduals) {
-      steps.SetSum(SumOfTiles(vocab_size, shared.tiles));
+      steps.SetSum(SumOfParts(vocab_size, shared.parts));
     } else {
-      shared.start = FindTile(vocab_size, shared.tiles, residual.unit(), shared.query.point);
+      shared.start = FindPart(vocab_size, shared.parts, residual.unit(), shared.query.point);
     }
   }
   __syncthreads();
@@ -142,7 +146,7 @@ __device__ void ReadRow(const DeviceLogits& logits, const WalkArrays& arrays,
   const Draft draft = DraftOf(arrays, rule);
   const int node = shared.query.node;
   const auto mass_of = [&](TokenId token) {
-    return !is_drawn && draft.HasChild(node, token) ? Mass{0} : residual(token);
+    return !is_drawn && draft.HasChild(node, token) ? Mass{0} : residual.Of(row.At(token), token);
   };
   steps.SetDrawn(FindToken(vocab_size, mass_of, shared.start, residual.unit(), shared.query.point));
 }

@@ -39,7 +39,7 @@ struct WalkRow {
 // All in device memory.
 struct WalkArrays {
   SampleArrays batch;
-  const RowState* states;  // [num_rows]
+  RowWorkspace rows;  // as SampleRows left it
   int num_drawn_rows;
   Mass* draft_sums;       // [num_drawn_rows], scratch: of each row of draft weights
   WalkRow* scratch;       // [num_rows]

@@ -82,7 +82,7 @@ class WalkSteps {
 
   __device__ WalkRow& Row(int node) { return arrays_.scratch[rule_.RowAfter(node)]; }
   __device__ TokenId Token(int node) const { return arrays_.batch.tokens[rule_.first_node + node]; }
-  __device__ const RowState& State() const { return arrays_.states[rule_.RowAfter(node_)]; }
+  __device__ const RowState& State() const { return arrays_.rows.states[rule_.RowAfter(node_)]; }
   __device__ double KeptMass() const { return static_cast<double>(State().mass) * 0x1p-32; }
   __device__ bool is_drawn() const { return rule_.drawn_row >= 0; }
   // Of the row that the children of the node were drawn from.
