@@ -1,7 +1,7 @@
 // Draws a token from a row of masses that are computed, not stored.
 //
 // The first pass adds up the masses of parts of the row, one warp a part; a group of tokens that is
-// cut off or weighs nothing, as its maximum says, is not read. The draw finds the part in which its
+// cut off or weighs nothing, as its first one says, is not read. The draw finds the part in which its
 // point lies, and one warp reads that part once more.
 #ifndef FORERUN_CUDA_VERIFY_RESIDUAL_CUH_
 #define FORERUN_CUDA_VERIFY_RESIDUAL_CUH_
@@ -18,7 +18,7 @@ template <typename T>
 struct Residual {
   const RowReader<T>& row;
   const RowState& state;
-  const float* group_max;      // of the row, as in RowWorkspace
+  const Code* groups;          // of the row, as in RowWorkspace
   const float* draft_weights;  // [vocab_size]; null: the draft is certain
   double target_scale, draft_scale;
 
@@ -33,9 +33,9 @@ struct Residual {
         static_cast<double>(weight) * 0x1p-32 * target_scale - draft_weights[token] * draft_scale;
     return mass > 0.0 ? static_cast<Mass>(RoundMass(mass) * 0x1p52) : 0;
   }
-  // Whether a token with this logit can have any mass.
-  __device__ bool IsWanted(float logit) const {
-    return CodeOf(logit, 0) <= state.cut && row.Scaled(logit, state.max) > kZeroWeight;
+  // Whether any of the tokens from this one down can have mass.
+  __device__ bool IsWanted(Code first) const {
+    return first <= state.cut && row.Scaled(LogitOf(first), state.max) > kZeroWeight;
   }
 };
 
@@ -54,7 +54,7 @@ template <typename T>
 __device__ Mass MassOfTile(const Residual<T>& residual, int tile) {
   Mass sum = 0;
   for (int group = LaneIndex(); group < kRowThreads; group += kWarpSize) {
-    if (!residual.IsWanted(residual.group_max[tile * kRowThreads + group])) continue;
+    if (!residual.IsWanted(residual.groups[tile * kRowThreads + group])) continue;
 #pragma unroll
     for (int q = 0; q < kQuads; ++q) {
       const TokenId first = tile * kTileTokens + (q * kRowThreads + group) * 4;

@@ -126,7 +126,7 @@ __device__ void ReadRow(const DeviceLogits& logits, const WalkArrays& arrays,
   const Residual<T> residual = {
       row,
       arrays.rows.states[row_index],
-      arrays.rows.group_max + first_group,
+      arrays.rows.groups + first_group,
       is_drawn ? arrays.batch.draft_weights + drawn_row * vocab_size : nullptr,
       shared.query.target_scale,
       shared.query.draft_scale};
