@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <fstream>
+#include <iterator>
 #include <set>
 
 #include "cuda/emulation/in_every_order.h"
@@ -79,6 +81,22 @@ TEST(PlantedErrorsTest, AreManyAndEachIsFoundBySomeBuild) {
     EXPECT_TRUE(names.insert(planted.name).second) << planted.name;
   }
   EXPECT_GE(names.size(), 40u);
+}
+
+// The list in the repository, one error a line with the builds that find it.
+TEST(PlantedErrorsTest, AreListed) {
+  std::string expected;
+  for (const PlantedError& planted : AllPlanted()) {
+    const FoundBy& by = planted.found_by;
+    expected += planted.name;
+    if (*by.plain != '\0' || by.by_death_in_plain_and_race) expected += " plain";
+    if (*by.asan != '\0') expected += " asan";
+    if (*by.race != '\0' || by.by_death_in_plain_and_race) expected += " race";
+    expected += '\n';
+  }
+  std::ifstream list(FORERUN_PLANTED_ERRORS);
+  const std::string listed((std::istreambuf_iterator<char>(list)), {});
+  EXPECT_EQ(listed, expected);
 }
 
 // A kernel that was given up leaves nothing that the next one trips over.
