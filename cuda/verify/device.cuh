@@ -65,7 +65,7 @@ template <int kThreads>
 class BlockCollectives {
   static_assert(kThreads % kWarpSize == 0);
   static constexpr int kWarps = kThreads / kWarpSize;
-  static constexpr int kMaxWords = 6;
+  static constexpr int kMaxWords = 8;
 
  public:
   // REQUIRES: join is associative and commutative.
