@@ -43,6 +43,8 @@ __global__ void Reverse(const int* in, int* out, bool is_dynamic) {
   __shared__ int tile[kTile];
   int* const buffer = is_dynamic ? static_cast<int*>(emulation::DynamicShared()) : tile;
   const int t = static_cast<int>(threadIdx.x), first = static_cast<int>(blockIdx.x) * kTile;
+  cudaGridDependencySynchronize();
+  cudaTriggerProgrammaticLaunchCompletion();
   buffer[t] = in[first + t];
   __syncthreads();
   out[first + t] = buffer[kTile - 1 - t];
@@ -63,6 +65,11 @@ cudaError_t LaunchSum(const int* in, int num, unsigned long long* out, cudaStrea
 cudaError_t LaunchReverse(const int* in, int* out, int num_blocks, bool is_dynamic) {
   cudaLaunchConfig_t config = Config(static_cast<unsigned>(num_blocks), kTile, nullptr);
   config.dynamicSmemBytes = is_dynamic ? kTile * sizeof(int) : 0;
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  config.attrs = &overlap;
+  config.numAttrs = 1;
   return cudaLaunchKernelEx(&config, Reverse, in, out, is_dynamic);
 }
 
