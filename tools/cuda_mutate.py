@@ -11,6 +11,7 @@ superfluous, or a test is missing.
 """
 
 import argparse
+import hashlib
 import pathlib
 import re
 import subprocess
@@ -63,38 +64,49 @@ def all_barriers(files: Iterable[pathlib.Path]) -> list[Barrier]:
     return [barrier for file in files for barrier in find_barriers(file, file.read_text())]
 
 
-def built(build: pathlib.Path, name: str) -> tuple[pathlib.Path, int] | None:
-    """A test binary and when it was linked."""
-    found = [path for path in (build / "tests" / "cuda").rglob(name) if path.is_file()]
-    return (found[0], found[0].stat().st_mtime_ns) if found else None
+def digest_of(build: pathlib.Path, name: str) -> tuple[pathlib.Path, bytes]:
+    """A test binary, built anew, and the digest of its contents."""
+    subprocess.run(["ninja", "-C", build, name], capture_output=True, check=True)
+    binary = next(path for path in (build / "tests" / "cuda").rglob(name) if path.is_file())
+    return binary, hashlib.sha256(binary.read_bytes()).digest()
 
 
-def failure_of(build: pathlib.Path, test: str, variant: str) -> str:
-    """How the tests fail, or nothing; nothing as well where no part of them has changed."""
-    name = f"forerun_{test}_{variant}_test"
-    before = built(build, name)
-    ninja = subprocess.run(["ninja", "-C", build, name], capture_output=True, check=False)
-    after = built(build, name)
-    if ninja.returncode != 0 or after is None:
-        return "does not compile"
-    if after == before:
+class Tests:
+    """The test binaries, and which of their contents are known to pass."""
+
+    def __init__(self, build: pathlib.Path, names: list[str]) -> None:
+        self.build = build
+        self.runs = [(name, variant) for variant in VARIANTS for name in names]
+        self.sound: set[bytes] = set()
+
+    def failure(self) -> str:
+        """How the first of them that fails does; nothing if none does."""
+        return next(filter(None, (self.failure_of(*run) for run in self.runs)), "")
+
+    def failure_of(self, test: str, variant: str) -> str:
+        try:
+            binary, digest = digest_of(self.build, f"forerun_{test}_{variant}_test")
+        except subprocess.CalledProcessError:
+            return "does not compile"
+        if digest in self.sound:  # a binary that does not hold what was removed
+            return ""
+        try:
+            run = subprocess.run(
+                [binary, "--gtest_brief=1", "--gtest_fail_fast"],
+                capture_output=True,
+                check=False,
+                text=True,
+                errors="replace",
+                timeout=TIMEOUT_S,
+            )
+        except subprocess.TimeoutExpired:
+            return f"{variant} {test}: does not end"
+        if run.returncode != 0:
+            failed = re.search(r"\[  FAILED  \] ([^\s,]+)", run.stdout)
+            why = failed.group(1) if failed else f"exit code {run.returncode}"
+            return f"{variant} {test}: {why}"
+        self.sound.add(digest)
         return ""
-    binary, _ = after
-    try:
-        run = subprocess.run(
-            [binary, "--gtest_brief=1", "--gtest_fail_fast"],
-            capture_output=True,
-            check=False,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        return f"{variant} {test}: does not end"
-    if run.returncode == 0:
-        return ""
-    failed = re.search(r"\[  FAILED  \] ([^\s,]+)", run.stdout)
-    return f"{variant} {test}: " + (failed.group(1) if failed else f"exit code {run.returncode}")
 
 
 def survey(barriers: list[Barrier], notice: Callable[[], str]) -> dict[Barrier, str]:
@@ -119,16 +131,10 @@ def main() -> int:
     parser.add_argument("--write", action="store_true", help="writes cuda/barriers.txt")
     options = parser.parse_args()
     files = [file.resolve() for file in options.files] or kernel_files()
-    runs = [(test, variant) for variant in VARIANTS for test in options.tests]
-    for test, variant in runs:
-        if failure := failure_of(options.build, test, variant):
-            raise SystemExit(f"the tests fail before anything is removed: {failure}")
-
-    def notice() -> str:
-        failures = (failure_of(options.build, test, variant) for test, variant in runs)
-        return next(filter(None, failures), "")
-
-    noticed = survey(all_barriers(files), notice)
+    tests = Tests(options.build, options.tests)
+    if failure := tests.failure():
+        raise SystemExit(f"the tests fail before anything is removed: {failure}")
+    noticed = survey(all_barriers(files), tests.failure)
     survivors = [barrier for barrier, by in noticed.items() if not by]
     print(f"{len(survivors)} of {len(noticed)} removals are not noticed")
     if options.write:
