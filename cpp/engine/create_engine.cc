@@ -118,7 +118,7 @@ class NativeEngine : public Engine {
     if (source) {
       limits.max_rows = std::max(limits.max_rows, num_level_rows);
       limits.max_logits_rows = num_level_rows;
-      drafter_ = source->Load(*transformer_, backend_.ops(), limits, recorder);
+      drafter_ = source->Load(*transformer_, backend_, limits, recorder);
     } else {
       drafter_ = MakeDrafter(options.speculative);
     }

@@ -153,7 +153,7 @@ std::int64_t ModelDrafterSource::block_bytes(DType dtype, int block_size) const 
   return num_bytes;
 }
 
-std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Ops& ops,
+std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Backend& backend,
                                                   const TransformerLimits& limits,
                                                   DraftRecorder* recorder) {
   AutoregressiveSetting setting;
@@ -165,10 +165,10 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Ops
   setting.max_rows = limits.max_rows;
   setting.num_blocks = limits.num_blocks;
   setting.recorder = recorder;
-  std::unique_ptr<DraftNetwork> network = LoadNetwork(target, ops, limits);
+  std::unique_ptr<DraftNetwork> network = LoadNetwork(target, backend.ops(), limits);
   CheckDepth(options_, model_options_, network->max_depth());
-  auto verifier = std::make_unique<HostVerifier>(
-      VerifierLimits{.vocab_size = setting.vocab_size, .max_rows = setting.max_rows});
+  std::unique_ptr<Verifier> verifier =
+      backend.MakeVerifier({.vocab_size = setting.vocab_size, .max_rows = limits.max_logits_rows});
   auto model = std::make_unique<AutoregressiveDrafter>(std::move(network), std::move(verifier),
                                                        target.features(), setting);
   const auto* hybrid = std::get_if<HybridOptions>(&options_.method);

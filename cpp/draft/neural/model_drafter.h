@@ -13,6 +13,7 @@
 #include "cpp/draft/neural/draft_recorder.h"
 #include "cpp/model/features.h"
 #include "cpp/model/transformer.h"
+#include "cpp/ops/backend.h"
 #include "forerun/options.h"
 
 namespace forerun {
@@ -35,9 +36,9 @@ class ModelDrafterSource {
   // Beside the target's keys and values, per block.
   std::int64_t block_bytes(DType dtype, int block_size) const;
 
-  // `limits` are the target's, with room for all of a level's rows, which have logits. The target
-  // and the Ops must outlive the drafter, and so must the recorder, which may be null.
-  std::unique_ptr<Drafter> Load(const Transformer& target, Ops& ops,
+  // `limits` are the target's, with room for all rows of a level, which have logits. The target and
+  // the backend must outlive the drafter, and so must the recorder, which may be null.
+  std::unique_ptr<Drafter> Load(const Transformer& target, Backend& backend,
                                 const TransformerLimits& limits, DraftRecorder* recorder);
 
  private:
