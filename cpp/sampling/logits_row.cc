@@ -59,7 +59,9 @@ RankedToken BeyondMass(const Row& row, const RankedToken& cut, double wanted) {
 }  // namespace
 
 std::string BrokenLogitMessage(TokenId token, float logit) {
-  return "the logit of token " + std::to_string(token) + " is " + std::to_string(logit);
+  // A NaN's sign means nothing, and arithmetic on devices drops it.
+  const std::string value = std::isnan(logit) ? "nan" : std::to_string(logit);
+  return "the logit of token " + std::to_string(token) + " is " + value;
 }
 
 void ThrowNumericError(std::span<const float> logits) {
