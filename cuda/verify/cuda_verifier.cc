@@ -4,9 +4,11 @@
 #include <type_traits>
 
 #include "cpp/sampling/logits_row.h"
+#include "cpp/sampling/logprobs.h"
 #include "cpp/util/check.h"
 #include "cuda/check_cuda.h"
 #include "cuda/verify/sample_rows.h"
+#include "cuda/verify/top_rows.h"
 
 namespace forerun::cuda {
 namespace {
@@ -60,6 +62,11 @@ bool NeedsMass(const SampleRule& rule) {
          (rule.top_p < 1.0 || rule.method != static_cast<int>(AcceptanceMethod::kCoupled));
 }
 
+void SetBroken(std::int32_t status, TokenId token, float logit, Outcome& outcome) {
+  outcome.is_corrupted = true;
+  outcome.error = status == kRowEmpty ? kNothingToSample : BrokenLogitMessage(token, logit);
+}
+
 float ToFloat(DType dtype, const void* values, std::size_t i) {
   if (dtype == DType::kFloat32) return static_cast<const float*>(values)[i];
   const std::uint16_t bits = static_cast<const std::uint16_t*>(values)[i];
@@ -76,8 +83,24 @@ CudaVerifier::Work::Work(const std::byte* memory, const VerifierLimits& limits) 
   walk_rows = parts.Take<WalkRow>(limits.max_rows);
   draft_sums = parts.Take<Mass>(limits.max_rows);
   emitted = parts.Take<TokenId>(limits.max_rows);
-  outcomes = parts.Take<WalkOutcome>(limits.max_requests);
+  results = parts.Take<std::byte>(MaxResultBytes(limits));
   num_bytes = parts.num_bytes();
+}
+
+CudaVerifier::Results::Results(const void* memory, int num_requests, int num_rows,
+                               std::size_t num_entries) {
+  Parts parts(memory);
+  outcomes = parts.Take<WalkOutcome>(num_requests);
+  if (num_entries > 0) {
+    statuses = parts.Take<LogprobStatus>(num_rows);
+    entries = parts.Take<TokenLogprob>(num_entries);
+  }
+  num_bytes = parts.num_bytes();
+}
+
+std::size_t CudaVerifier::MaxResultBytes(const VerifierLimits& limits) {
+  const auto max_entries = static_cast<std::size_t>(limits.max_rows) * (1 + kMaxBatchLogprobs);
+  return Results(nullptr, limits.max_requests, limits.max_rows, max_entries).num_bytes;
 }
 
 CudaVerifier::CudaVerifier(const VerifierLimits& limits, cudaStream_t stream)
@@ -91,9 +114,12 @@ CudaVerifier::CudaVerifier(const VerifierLimits& limits, cudaStream_t stream)
       batch_memory_(0),
       work_memory_(Work(nullptr, limits).num_bytes),
       staging_(0),
-      results_(limits.max_requests * sizeof(WalkOutcome)),
+      result_memory_(MaxResultBytes(limits)),
       host_rows_(0),
       work_(work_memory_.data(), limits),
+      top_memory_(0),
+      top_tokens_(0),
+      top_results_(0),
       outcomes_(limits.max_requests) {}
 
 CudaVerifier::~CudaVerifier() {
@@ -115,16 +141,32 @@ void CudaVerifier::Begin(const DeviceLogits& logits, int num_rows,
   requests_ = requests;
   batch_.Build(requests, limits_.vocab_size);
   FORERUN_CHECK(std::ssize(batch_.rows) == num_rows, "the requests have every row of logits");
+  FindFirstEntries();
   is_enqueued_ = true;
   Enqueue(Upload());
 }
 
+void CudaVerifier::FindFirstEntries() {
+  num_entries_ = 0;
+  first_entry_.assign(batch_.rows.size(), -1);
+  for (std::size_t row = 0; row < batch_.rows.size(); ++row) {
+    const std::int32_t node = batch_.rows[row].node;
+    const SampleRule& rule = batch_.rules[batch_.rows[row].request];
+    if (node == kHostRow || (node != kScoredRow && rule.num_top < 0)) continue;
+    first_entry_[row] = static_cast<std::int32_t>(num_entries_);
+    num_entries_ +=
+        1 + (node == kScoredRow ? rule.num_prompt_top : rule.num_top + rule.num_logprob_ids);
+  }
+}
+
 SampleArrays CudaVerifier::Upload() {
   Stager counter(nullptr, nullptr);
+  counter.Add(first_entry_);
   Stage(batch_, counter);
   staging_.Grow(counter.num_bytes());
   batch_memory_.Grow(counter.num_bytes());
   Stager stager(staging_.data(), batch_memory_.data());
+  device_first_entry_ = stager.Add(first_entry_);
   const SampleArrays arrays = Stage(batch_, stager);
   CheckCuda(cudaMemcpyAsync(batch_memory_.data(), staging_.data(), stager.num_bytes(),
                             cudaMemcpyHostToDevice, stream_),
@@ -136,18 +178,27 @@ void CudaVerifier::Enqueue(const SampleArrays& arrays) {
   if (arrays.num_requests == 0) return;
   const bool needs_mass = std::ranges::any_of(batch_.rules, NeedsMass);
   CheckCuda(SampleRows(logits_, arrays, needs_mass, work_.rows, stream_), kWanted);
+  const Results results(work_.results, arrays.num_requests, arrays.num_rows, num_entries_);
+  results_ = Results(result_memory_.data(), arrays.num_requests, arrays.num_rows, num_entries_);
   const WalkArrays walk = {.batch = arrays,
                            .rows = work_.rows,
                            .num_drawn_rows = static_cast<int>(batch_.drawn_rows.size()),
                            .draft_sums = work_.draft_sums,
                            .scratch = work_.walk_rows,
-                           .outcomes = work_.outcomes,
+                           .outcomes = results.outcomes,
                            .emitted = work_.emitted};
   CheckCuda(LaunchWalk(logits_, walk, stream_), kWanted);
-  CheckCuda(
-      cudaMemcpyAsync(results_.data(), work_.outcomes, arrays.num_requests * sizeof(WalkOutcome),
-                      cudaMemcpyDeviceToHost, stream_),
-      kWanted);
+  if (num_entries_ > 0) {
+    const LogprobArrays logprobs = {.batch = arrays,
+                                    .emitted = work_.emitted,
+                                    .first_entry = device_first_entry_,
+                                    .statuses = results.statuses,
+                                    .entries = results.entries};
+    CheckCuda(LogprobRows(logits_, logprobs, work_.rows, stream_), kWanted);
+  }
+  CheckCuda(cudaMemcpyAsync(result_memory_.data(), work_.results, results.num_bytes,
+                            cudaMemcpyDeviceToHost, stream_),
+            kWanted);
   CheckCuda(cudaEventRecord(done_.get(), stream_), kWanted);
 }
 
@@ -157,10 +208,8 @@ std::span<const Outcome> CudaVerifier::Finish() {
   logprobs_.clear();
   auto host_request = batch_.host_requests.begin();
   for (std::size_t i = 0; i < requests_.size(); ++i) {
-    const bool is_hosts =
-        host_request != batch_.host_requests.end() && *host_request == static_cast<int>(i);
-    if (is_hosts) ++host_request;
-    if (is_hosts || requests_[i].num_scored() > 0 || requests_[i].wants_logprobs()) {
+    if (host_request != batch_.host_requests.end() && *host_request == static_cast<int>(i)) {
+      ++host_request;
       VerifyOnHost(i);
     } else {
       ReadOutcome(i);
@@ -169,15 +218,41 @@ std::span<const Outcome> CudaVerifier::Finish() {
   return std::span(outcomes_).first(requests_.size());
 }
 
+// In the order of VerifyRequest.
 void CudaVerifier::ReadOutcome(std::size_t i) {
+  const SampleRequest& request = requests_[i];
+  const SampleRule& rule = batch_.rules[i];
   Outcome& outcome = outcomes_[i];
   outcome.Clear();
-  outcome.prompt_logprobs.begin = logprobs_.size();
-  const SampleRule& rule = batch_.rules[i];
-  if (rule.samples == 0) return;
-  const WalkOutcome& walk = Parts(results_.data()).Take<WalkOutcome>(i + 1)[i];
-  Verdict& verdict = outcome.verdict;
+  LogprobRange& prompt = outcome.prompt_logprobs;
+  prompt.begin = logprobs_.size();
+  prompt.per_token = 1 + rule.num_prompt_top;
+  while (prompt.num_tokens < rule.num_scored && outcome.error.empty()) {
+    prompt.num_tokens +=
+        AppendEntries(rule.first_row + prompt.num_tokens, prompt.per_token, outcome);
+  }
+  if (rule.samples != 0 && outcome.error.empty()) ReadVerdict(i, outcome);
+  if (!request.wants_logprobs()) return;
+  LogprobRange& emitted = outcome.logprobs;
+  emitted.begin = logprobs_.size();
+  emitted.per_token = request.logprob_token_ids != nullptr
+                          ? 1 + static_cast<int>(request.logprob_token_ids->size())
+                          : NumLogprobEntries(*request.logprobs, limits_.vocab_size);
+  std::vector<TokenId>& tokens = outcome.verdict.tokens;
+  while (emitted.num_tokens < std::ssize(tokens)) {
+    const int row = rule.RowAfter(outcome.verdict.row(emitted.num_tokens) - 1);
+    if (AppendEntries(row, emitted.per_token, outcome)) {
+      ++emitted.num_tokens;
+    } else {
+      tokens.resize(emitted.num_tokens);
+    }
+  }
+}
+
+void CudaVerifier::ReadVerdict(std::size_t i, Outcome& outcome) const {
+  const WalkOutcome& walk = results_.outcomes[i];
   const DraftTree& draft = *requests_[i].draft;
+  Verdict& verdict = outcome.verdict;
   for (int node = walk.last_node; node != kDraftRoot; node = draft.parents[node]) {
     verdict.accepted_nodes.push_back(node);
   }
@@ -186,11 +261,20 @@ void CudaVerifier::ReadOutcome(std::size_t i) {
   if (walk.token >= 0) verdict.tokens.push_back(walk.token);
   if (walk.status > 0) outcome.error = batch_.failure(walk.status);
   if (walk.status < 0) {
-    outcome.is_corrupted = true;
-    outcome.error = walk.status == kWalkBroken + kRowEmpty
-                        ? kNothingToSample
-                        : BrokenLogitMessage(walk.broken_token, walk.broken_logit);
+    SetBroken(walk.status - kWalkBroken, walk.broken_token, walk.broken_logit, outcome);
   }
+}
+
+// False if the row has none, which becomes the outcome's error.
+bool CudaVerifier::AppendEntries(int row, int per_token, Outcome& outcome) {
+  const LogprobStatus& status = results_.statuses[row];
+  if (status.status != kRowOk) {
+    SetBroken(status.status, status.broken_token, status.broken_logit, outcome);
+    return false;
+  }
+  const TokenLogprob* const entries = results_.entries + first_entry_[row];
+  logprobs_.insert(logprobs_.end(), entries, entries + per_token);
+  return true;
 }
 
 void CudaVerifier::VerifyOnHost(std::size_t i) {
@@ -202,9 +286,40 @@ void CudaVerifier::VerifyOnHost(std::size_t i) {
 }
 
 void CudaVerifier::Top(ConstRows logits, int count, std::span<TopToken> out) {
-  logits_ = {logits.data, DType::kFloat32, logits.stride};
-  const std::vector<float> rows = DownloadRows(0, logits.rows);
-  HostVerifier({}).Top({rows.data(), logits.rows, logits.cols}, count, out);
+  FORERUN_CHECK(std::ssize(out) == std::int64_t{logits.rows} * count, "top tokens: [rows, count]");
+  FORERUN_CHECK(logits.rows <= limits_.max_rows, "more rows than the verifier's limit");
+  if (out.empty()) return;
+  if (top_batch_.num_rows == 0) UploadTopBatch();
+  SampleArrays arrays = top_batch_;
+  arrays.num_rows = logits.rows;
+  top_tokens_.Grow(out.size_bytes());
+  top_results_.Grow(out.size_bytes());
+  auto* const found = Parts(top_tokens_.data()).Take<TopToken>(out.size());
+  CheckCuda(TopRows({logits.data, DType::kFloat32, logits.stride}, arrays, count, work_.rows, found,
+                    stream_),
+            kWanted);
+  CheckCuda(cudaMemcpyAsync(top_results_.data(), found, out.size_bytes(), cudaMemcpyDeviceToHost,
+                            stream_),
+            kWanted);
+  CheckCuda(cudaStreamSynchronize(stream_), kWanted);
+  std::ranges::copy_n(Parts(top_results_.data()).Take<TopToken>(out.size()), std::ssize(out),
+                      out.begin());
+}
+
+// Once, at the first call of Top.
+void CudaVerifier::UploadTopBatch() {
+  const SampleBatch batch = TopBatch(limits_.max_rows, limits_.vocab_size);
+  Stager counter(nullptr, nullptr);
+  Stage(batch, counter);
+  const PinnedBuffer staging(counter.num_bytes());
+  top_memory_.Grow(counter.num_bytes());
+  Stager stager(staging.data(), top_memory_.data());
+  const SampleArrays arrays = Stage(batch, stager);
+  CheckCuda(cudaMemcpyAsync(top_memory_.data(), staging.data(), stager.num_bytes(),
+                            cudaMemcpyHostToDevice, stream_),
+            kWanted);
+  CheckCuda(cudaStreamSynchronize(stream_), kWanted);
+  top_batch_ = arrays;
 }
 
 std::vector<float> CudaVerifier::DownloadRows(int first_row, int num_rows) {

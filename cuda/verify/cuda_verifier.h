@@ -18,6 +18,7 @@
 
 #include "cpp/verify/sample_batch.h"
 #include "cpp/verify/verifier.h"
+#include "cuda/verify/logprob_rows.h"
 #include "cuda/verify/row_state.h"
 #include "cuda/verify/step_buffer.h"
 #include "cuda/verify/walk.h"
@@ -45,6 +46,18 @@ class CudaVerifier : public Verifier {
     void operator()(cudaEvent_t event) const { cudaEventDestroy(event); }
   };
 
+  // What comes back of a step, in device memory or on the host.
+  struct Results {
+    Results() = default;
+    // Null: to learn num_bytes. Without entries, `statuses` do not come back.
+    Results(const void* memory, int num_requests, int num_rows, std::size_t num_entries);
+
+    WalkOutcome* outcomes = nullptr;    // [num_requests]
+    LogprobStatus* statuses = nullptr;  // [num_rows]
+    TokenLogprob* entries = nullptr;    // [num_entries]
+    std::size_t num_bytes = 0;
+  };
+
   // What kernels write, in device memory.
   struct Work {
     // Null: to learn num_bytes.
@@ -54,15 +67,20 @@ class CudaVerifier : public Verifier {
     WalkRow* walk_rows;
     Mass* draft_sums;
     TokenId* emitted;
-    WalkOutcome* outcomes;
+    std::byte* results;
     std::size_t num_bytes;
   };
 
+  static std::size_t MaxResultBytes(const VerifierLimits& limits);
+  void FindFirstEntries();
   SampleArrays Upload();
   void Enqueue(const SampleArrays& arrays);
   void ReadOutcome(std::size_t i);
+  void ReadVerdict(std::size_t i, Outcome& outcome) const;
+  bool AppendEntries(int row, int per_token, Outcome& outcome);
   void VerifyOnHost(std::size_t i);
   std::vector<float> DownloadRows(int first_row, int num_rows);
+  void UploadTopBatch();
 
   const VerifierLimits limits_;
   const cudaStream_t stream_;
@@ -71,13 +89,22 @@ class CudaVerifier : public Verifier {
   // Device memory: what was uploaded, and what kernels write.
   DeviceBuffer batch_memory_, work_memory_;
   // The host's: what is uploaded, what comes back, and rows of logits that come back.
-  PinnedBuffer staging_, results_, host_rows_;
+  PinnedBuffer staging_, result_memory_, host_rows_;
   const Work work_;  // in work_memory_
+
+  // Of Top: its batch, in top_memory_, and what it finds.
+  SampleArrays top_batch_ = {};
+  DeviceBuffer top_memory_, top_tokens_;
+  PinnedBuffer top_results_;
 
   // Of the step.
   DeviceLogits logits_;
   std::span<const SampleRequest> requests_;
   bool is_enqueued_ = false;
+  std::vector<std::int32_t> first_entry_;  // [rows]: of log-probabilities; -1: none
+  std::size_t num_entries_ = 0;
+  const std::int32_t* device_first_entry_ = nullptr;
+  Results results_;  // in result_memory_
 
   // Kept for their memory.
   SampleBatch batch_;

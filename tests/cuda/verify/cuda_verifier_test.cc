@@ -18,24 +18,35 @@ namespace {
 using testing::RandomNumbers;
 using testing::RandomStep;
 
-// Logits in device memory.
-class DeviceRows {
+template <typename T>
+class DeviceValues {
  public:
-  explicit DeviceRows(const testing::RandomLogits& logits) : rows_(logits.rows()) {
-    const std::span<const float> values = logits.values();
+  explicit DeviceValues(std::span<const T> values) {
     EXPECT_EQ(cudaMalloc(&data_, values.size_bytes() + 1), cudaSuccess);
     EXPECT_EQ(cudaMemcpy(data_, values.data(), values.size_bytes(), cudaMemcpyHostToDevice),
               cudaSuccess);
-    rows_.data = data_;
   }
-  DeviceRows(const DeviceRows&) = delete;
-  DeviceRows& operator=(const DeviceRows&) = delete;
-  ~DeviceRows() { cudaFree(data_); }
+  DeviceValues(const DeviceValues&) = delete;
+  DeviceValues& operator=(const DeviceValues&) = delete;
+  ~DeviceValues() { cudaFree(data_); }
 
+  const T* data() const { return data_; }
+
+ private:
+  T* data_ = nullptr;
+};
+
+// Logits in device memory.
+class DeviceRows {
+ public:
+  explicit DeviceRows(const testing::RandomLogits& logits)
+      : values_(logits.values()), rows_(logits.rows()) {
+    rows_.data = values_.data();
+  }
   ConstRows rows() const { return rows_; }
 
  private:
-  float* data_ = nullptr;
+  const DeviceValues<float> values_;
   ConstRows rows_;
 };
 
@@ -44,12 +55,14 @@ struct Answers {
   std::vector<Outcome> outcomes;
   std::vector<TokenLogprob> logprobs;
 
-  Answers(Verifier& verifier, ConstRows logits, const RandomStep& step) {
-    verifier.Begin(logits, step.requests());
+  // Of the step that was begun.
+  explicit Answers(Verifier& verifier) {
     const std::span<const Outcome> found = verifier.Finish();
     outcomes.assign(found.begin(), found.end());
     logprobs = verifier.logprobs();
   }
+  Answers(Verifier& verifier, ConstRows logits, const RandomStep& step)
+      : Answers((verifier.Begin(logits, step.requests()), verifier)) {}
 };
 
 // Of tests that compare: what was compared.
@@ -67,7 +80,12 @@ struct Account {
   }
 };
 
-bool AreOneStepApart(float a, float b) { return a == b || a == std::nextafter(b, a); }
+// Within one float step; or, near 0, within what the host's sum of doubles, one per
+// token, is rounded by. The GPU's sum is exact.
+bool AreSameLogprobs(float a, float b, int vocab_size) {
+  if (std::fabs(a - b) <= vocab_size * 0x1p-53) return true;
+  return a == b || a == std::nextafter(b, a);
+}
 
 std::string Described(const SampleRequest& request) {
   std::ostringstream text;
@@ -104,7 +122,8 @@ void ExpectSame(const RandomStep& step, const Answers& found, const Answers& exp
   for (std::size_t i = 0; i < expected.logprobs.size(); ++i) {
     const TokenLogprob& a = found.logprobs[i];
     const TokenLogprob& b = expected.logprobs[i];
-    EXPECT_TRUE(a.token == b.token && a.rank == b.rank && AreOneStepApart(a.logprob, b.logprob))
+    EXPECT_TRUE(a.token == b.token && a.rank == b.rank &&
+                AreSameLogprobs(a.logprob, b.logprob, step.logits().rows().cols))
         << "entry " << i << ": token " << a.token << " " << a.logprob << " rank " << a.rank
         << ", not token " << b.token << " " << b.logprob << " rank " << b.rank;
   }
@@ -165,6 +184,157 @@ TEST(CudaVerifyTest, RandomStepsHaveTheOutcomesOfTheHost) {
   RecordProperty("tokens", account.num_tokens);
   RecordProperty("accepted", account.num_accepted);
 }
+
+TEST(CudaVerifyTest, LargeVocabulariesToo) {
+  RandomNumbers random(2);
+  for (int vocab_size : {49152, 128256, 262144}) {
+    Account account;
+    const int num_requests = IsSlow() ? 0 : testing::NumExamples(2, 200);
+    while (account.num_requests < num_requests && !HasFailure()) {
+      CompareSteps(random, vocab_size, 1, account);
+    }
+  }
+}
+
+// Logits of 16 bits, and what they are as floats.
+template <DType kType>
+void CompareTyped() {
+  constexpr int kVocabSize = 70;
+  RandomNumbers random(3);
+  const VerifierLimits limits = {.vocab_size = kVocabSize, .max_requests = 6, .max_rows = 300};
+  HostVerifier host(limits);
+  CudaVerifier verifier(limits);
+  for (int i = 0; i < (IsSlow() ? 5 : 40); ++i) {
+    const RandomStep step(random, kVocabSize, 4);
+    const ConstRows rows = step.logits().rows();
+    std::vector<std::uint16_t> bits;
+    std::vector<float> floats;
+    for (float logit : step.logits().values()) {
+      bits.push_back(FloatToBFloat16(logit));
+      floats.push_back(kType == DType::kBFloat16 ? BFloat16ToFloat(bits.back())
+                                                 : Float16ToFloat(bits.back()));
+    }
+    host.Begin({floats.data(), rows.rows, rows.cols, rows.stride}, step.requests());
+    const Answers expected(host);
+    const DeviceValues<std::uint16_t> values(bits);
+    verifier.Begin({values.data(), kType, rows.stride}, rows.rows, step.requests());
+    ExpectSame(step, Answers(verifier), expected);
+  }
+}
+TEST(CudaVerifyTest, BFloat16LogitsAreWhatTheyAreAsFloats) { CompareTyped<DType::kBFloat16>(); }
+// Any bits are some float16.
+TEST(CudaVerifyTest, Float16LogitsAreWhatTheyAreAsFloats) { CompareTyped<DType::kFloat16>(); }
+
+TEST(CudaVerifyTest, TopTokensAreThoseOfTheHost) {
+  RandomNumbers random(4);
+  for (int i = 0; i < (IsSlow() ? 5 : 30); ++i) {
+    const int vocab_size = PickVocabSize(random);
+    const VerifierLimits limits = {.vocab_size = vocab_size, .max_requests = 1, .max_rows = 9};
+    HostVerifier host(limits);
+    CudaVerifier verifier(limits);
+    for (int num_rows : {0, 3, 9}) {
+      testing::RandomLogits logits(random, vocab_size);
+      for (int row = 0; row < num_rows; ++row) logits.AddRow();
+      const int count = random.Pick(1, 9);
+      std::vector<TopToken> expected(num_rows * count), found(num_rows * count);
+      host.Top(logits.rows(), count, expected);
+      const DeviceRows rows(logits);
+      verifier.Top(rows.rows(), count, found);
+      EXPECT_EQ(found, expected);
+    }
+  }
+}
+
+#ifdef FORERUN_EMULATED_GPU
+
+bool NeedsLogits(const SampleRequest& request, int vocab_size) {
+  SampleBatch batch;
+  batch.Build({&request, 1}, vocab_size);
+  return !batch.host_requests.empty();
+}
+
+std::size_t NumHosts(const RandomStep& step, int vocab_size) {
+  return std::ranges::count_if(step.requests(), [&](const SampleRequest& request) {
+    return NeedsLogits(request, vocab_size);
+  });
+}
+
+TEST(CudaVerifyTest, AStepIsOneCopyEachWayAndOneWait) {
+  RandomNumbers random(5);
+  constexpr int kVocabSize = 1500;
+  const VerifierLimits limits = {.vocab_size = kVocabSize, .max_requests = 8, .max_rows = 300};
+  CudaVerifier verifier(limits);
+  std::int64_t num_host_rows = 0;
+  for (int i = 0; i < (IsSlow() ? 5 : 40); ++i) {
+    const RandomStep step(random, kVocabSize, 8);
+    const DeviceRows rows(step.logits());
+    Answers(verifier, rows.rows(), step);  // after which its memory has grown
+    std::size_t max_bytes = 0, num_logits = 0;
+    const emulation::Counters before = emulation::counters();
+    const Answers found(verifier, rows.rows(), step);
+    const emulation::Counters& after = emulation::counters();
+    for (std::size_t r = 0; r < found.outcomes.size(); ++r) {
+      const SampleRequest& request = step.requests()[r];
+      const bool is_hosts = NeedsLogits(request, kVocabSize);
+      if (is_hosts) num_logits += request.num_rows();
+      max_bytes += 256 + 16 * found.outcomes[r].verdict.tokens.size();
+      if (request.num_scored() > 0 || request.wants_logprobs()) {
+        max_bytes += request.num_rows() * (12 + 33 * sizeof(TokenLogprob));
+      }
+    }
+    num_host_rows += 2 * static_cast<std::int64_t>(num_logits);
+    EXPECT_EQ(verifier.num_host_verified_rows(), num_host_rows);
+    EXPECT_LE(after.bytes_from_device - before.bytes_from_device,
+              max_bytes + num_logits * kVocabSize * sizeof(float));
+    EXPECT_EQ(after.copies_to_device - before.copies_to_device, 1u);
+    EXPECT_EQ(after.copies_from_device - before.copies_from_device, 1 + num_logits);
+    EXPECT_EQ(after.allocations, before.allocations);
+    EXPECT_EQ(after.waits - before.waits, 1 + NumHosts(step, kVocabSize));
+  }
+  EXPECT_GT(num_host_rows, 0);
+}
+
+TEST(CudaVerifyTest, AStepWhoseLaunchFailedCanBeBegunAgain) {
+  RandomNumbers random(6);
+  const VerifierLimits limits = {.vocab_size = 50, .max_requests = 6, .max_rows = 300};
+  HostVerifier host(limits);
+  CudaVerifier verifier(limits);
+  const RandomStep step(random, 50, 6);
+  const Answers expected(host, step.logits().rows(), step);
+  const DeviceRows rows(step.logits());
+  int num_failures = 0;
+  for (int launch = 1; num_failures == launch - 1; ++launch) {
+    emulation::options().launch_error = cudaErrorLaunchOutOfResources;
+    emulation::options().failing_launch = launch;
+    try {
+      Answers(verifier, rows.rows(), step);
+    } catch (const DeviceError& error) {
+      EXPECT_EQ(error.wanted(), "the verification of drafts on the GPU");
+      ++num_failures;
+    }
+    emulation::options().failing_launch = 0;
+    ExpectSame(step, Answers(verifier, rows.rows(), step), expected);
+  }
+  EXPECT_GE(num_failures, 5);  // sampling, walking, scoring
+}
+
+TEST(CudaVerifyTest, MemoryThatIsShortIsADeviceError) {
+  const VerifierLimits limits = {.vocab_size = 50, .max_requests = 6, .max_rows = 300};
+  int num_failures = 0;
+  for (int allocation = 1; num_failures == allocation - 1; ++allocation) {
+    emulation::options().failing_allocation = allocation;
+    try {
+      CudaVerifier verifier(limits);
+    } catch (const DeviceError& error) {
+      EXPECT_NE(error.wanted().find(" memory to verify drafts"), std::string::npos);
+      ++num_failures;
+    }
+    emulation::options().failing_allocation = 0;
+  }
+  EXPECT_EQ(num_failures, 2);
+}
+
+#endif  // FORERUN_EMULATED_GPU
 
 }  // namespace
 }  // namespace forerun::cuda
