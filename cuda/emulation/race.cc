@@ -129,8 +129,7 @@ class RaceDetector final : public Detector {
   }
 
   void Freed(const void* address, std::size_t bytes) override {
-    shadows_.ForEach(reinterpret_cast<std::uintptr_t>(address), bytes,
-                     [](Shadow& shadow, std::uintptr_t, std::size_t) { shadow = {}; });
+    shadows_.Forget(reinterpret_cast<std::uintptr_t>(address), bytes);
   }
 
   void NoteMisaligned(const void* address, std::size_t bytes, const void* pc) {

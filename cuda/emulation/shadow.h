@@ -46,6 +46,14 @@ class ShadowMemory {
     }
   }
 
+  // Drops the whole pages of a range whose addresses are not used again.
+  void Forget(std::uintptr_t begin, std::size_t bytes) {
+    const std::uintptr_t first = (begin + kPageBytes - 1) / kPageBytes;
+    const std::uintptr_t end = (begin + bytes) / kPageBytes;
+    for (std::uintptr_t number = first; number < end; ++number) pages_.erase(number);
+    cache_ = {};
+  }
+
  private:
   static constexpr std::size_t kPageBytes = 4096;
   static constexpr std::size_t kCachedPages = 64;
