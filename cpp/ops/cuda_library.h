@@ -12,11 +12,15 @@
 
 namespace forerun {
 
+class TensorVerifier;
+
 // The table of the library's functions; its only symbol is forerun_cuda_library.
 struct CudaLibrary {
   const char* build_id;
   // The first GPU that CUDA shows. Throws DeviceError.
   std::unique_ptr<Device> (*open_gpu)();
+  // On the same GPU. Throws DeviceError.
+  std::unique_ptr<TensorVerifier> (*open_tensor_verifier)();
 };
 using GetCudaLibrary = const CudaLibrary* (*)();
 inline constexpr char kGetCudaLibrary[] = "forerun_cuda_library";

@@ -286,18 +286,21 @@ void CudaVerifier::VerifyOnHost(std::size_t i) {
 }
 
 void CudaVerifier::Top(ConstRows logits, int count, std::span<TopToken> out) {
-  FORERUN_CHECK(std::ssize(out) == std::int64_t{logits.rows} * count, "top tokens: [rows, count]");
-  FORERUN_CHECK(logits.rows <= limits_.max_rows, "more rows than the verifier's limit");
+  Top({logits.data, DType::kFloat32, logits.stride}, logits.rows, count, out);
+}
+
+void CudaVerifier::Top(const DeviceLogits& logits, int num_rows, int count,
+                       std::span<TopToken> out) {
+  FORERUN_CHECK(std::ssize(out) == std::int64_t{num_rows} * count, "top tokens: [rows, count]");
+  FORERUN_CHECK(num_rows <= limits_.max_rows, "more rows than the verifier's limit");
   if (out.empty()) return;
   if (top_batch_.num_rows == 0) UploadTopBatch();
   SampleArrays arrays = top_batch_;
-  arrays.num_rows = logits.rows;
+  arrays.num_rows = num_rows;
   top_tokens_.Grow(out.size_bytes());
   top_results_.Grow(out.size_bytes());
   auto* const found = Parts(top_tokens_.data()).Take<TopToken>(out.size());
-  CheckCuda(TopRows({logits.data, DType::kFloat32, logits.stride}, arrays, count, work_.rows, found,
-                    stream_),
-            kWanted);
+  CheckCuda(TopRows(logits, arrays, count, work_.rows, found, stream_), kWanted);
   CheckCuda(cudaMemcpyAsync(top_results_.data(), found, out.size_bytes(), cudaMemcpyDeviceToHost,
                             stream_),
             kWanted);

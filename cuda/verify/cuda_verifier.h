@@ -37,6 +37,8 @@ class CudaVerifier : public Verifier {
   std::span<const Outcome> Finish() override;
   std::vector<TokenLogprob>& logprobs() override { return logprobs_; }
   void Top(ConstRows logits, int count, std::span<TopToken> out) override;
+  // The same with logits [num_rows, limits.vocab_size] of any type that kernels read.
+  void Top(const DeviceLogits& logits, int num_rows, int count, std::span<TopToken> out);
 
   // Of all steps: rows that were copied to the host and verified there.
   std::int64_t num_host_verified_rows() const { return num_host_verified_rows_; }

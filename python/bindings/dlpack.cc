@@ -6,7 +6,8 @@ namespace forerun {
 
 namespace py = pybind11;
 
-BorrowedTensor::BorrowedTensor(const py::capsule& capsule) {
+BorrowedTensor::BorrowedTensor(const py::capsule& capsule, std::uintptr_t stream)
+    : stream_(stream) {
   void* const pointer = PyCapsule_GetPointer(capsule.ptr(), "dltensor");
   if (pointer == nullptr) throw py::error_already_set();
   managed_ = static_cast<dlpack::ManagedTensor*>(pointer);
@@ -15,7 +16,7 @@ BorrowedTensor::BorrowedTensor(const py::capsule& capsule) {
 }
 
 BorrowedTensor::BorrowedTensor(BorrowedTensor&& other) noexcept
-    : managed_(std::exchange(other.managed_, nullptr)) {}
+    : managed_(std::exchange(other.managed_, nullptr)), stream_(other.stream_) {}
 
 BorrowedTensor::~BorrowedTensor() {
   if (managed_ != nullptr && managed_->deleter != nullptr) managed_->deleter(managed_);
@@ -61,6 +62,35 @@ std::string BorrowedTensor::device_name() const {
   if (is_on_host()) return "cpu";
   if (is_on_cuda()) return "cuda:" + std::to_string(managed_->tensor.device_id);
   return "DLPack device type " + std::to_string(managed_->tensor.device_type);
+}
+
+namespace {
+
+struct Export {
+  ExportedTensor tensor;
+  dlpack::ManagedTensor managed;
+};
+
+// Of a capsule that nothing has consumed.
+void DeleteCapsule(PyObject* capsule) {
+  if (PyCapsule_IsValid(capsule, "dltensor") == 0) return;
+  auto* managed = static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule, "dltensor"));
+  managed->deleter(managed);
+}
+
+}  // namespace
+
+py::capsule ExportTensor(const ExportedTensor& tensor) {
+  auto* exported = new Export{tensor, {}};
+  exported->managed = {
+      {tensor.data, tensor.device_type, 0, static_cast<std::int32_t>(tensor.shape.size()),
+       tensor.type_code, tensor.bits, 1, exported->tensor.shape.data(),
+       exported->tensor.strides.data(), tensor.byte_offset},
+      exported,
+      [](dlpack::ManagedTensor* managed) {
+        delete static_cast<Export*>(managed->manager_context);
+      }};
+  return py::capsule(&exported->managed, "dltensor", &DeleteCapsule);
 }
 
 }  // namespace forerun

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -43,9 +44,9 @@ struct ManagedTensor {
 
 class BorrowedTensor {
  public:
-  // Takes over a capsule that nothing else has consumed. REQUIRES: the GIL, here and at
-  // destruction.
-  explicit BorrowedTensor(const pybind11::capsule& capsule);
+  // Takes over a capsule that nothing else has consumed. A tensor on a GPU is complete on `stream`,
+  // a handle of CUDA's. REQUIRES: the GIL, here and at destruction.
+  BorrowedTensor(const pybind11::capsule& capsule, std::uintptr_t stream);
   BorrowedTensor(BorrowedTensor&& other) noexcept;
   BorrowedTensor(const BorrowedTensor&) = delete;
   BorrowedTensor& operator=(const BorrowedTensor&) = delete;
@@ -59,6 +60,7 @@ class BorrowedTensor {
   // "float32", "int64", "uint8", ...
   std::string dtype_name() const;
   bool is_on_host() const;
+  void* stream() const { return reinterpret_cast<void*>(stream_); }
   bool is_on_cuda() const { return managed_->tensor.device_type == dlpack::kCuda; }
   // "cpu", "cuda:0", "DLPack device type 8".
   std::string device_name() const;
@@ -69,7 +71,20 @@ class BorrowedTensor {
 
  private:
   dlpack::ManagedTensor* managed_;
+  std::uintptr_t stream_;
 };
+
+// A capsule of a tensor; `owner` lives as long as what consumes it. Strides are in elements.
+struct ExportedTensor {
+  void* data;
+  dlpack::DeviceType device_type;
+  dlpack::TypeCode type_code;
+  std::uint8_t bits;
+  std::vector<std::int64_t> shape, strides;
+  std::uint64_t byte_offset;
+  std::shared_ptr<void> owner;
+};
+pybind11::capsule ExportTensor(const ExportedTensor& tensor);
 
 }  // namespace forerun
 

@@ -4,17 +4,22 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <utility>
 #include <vector>
 
 #include "cpp/draft_tree/draft_tree.h"
+#include "cpp/ops/cuda_library.h"
 #include "cpp/sampling/draft_sampling.h"
 #include "cpp/sampling/sampler.h"
 #include "cpp/tensor/tensor.h"
+#include "cpp/verify/tensor_verifier.h"
 #include "cpp/verify/verifier.h"
 #include "forerun/error.h"
 #include "python/bindings/dlpack.h"
@@ -34,48 +39,104 @@ T Load(const std::byte* from) {
   return value;
 }
 
-// Elements of one dimension of a tensor.
-template <typename Visit>
-void VisitElements(const BorrowedTensor& tensor, const std::byte* first, int dimension,
-                   const Visit& visit) {
-  const auto step = tensor.stride(dimension) * static_cast<std::int64_t>(SizeOf(*tensor.dtype()));
-  for (std::int64_t i = 0; i < tensor.extent(dimension); ++i) visit(first + i * step);
-}
-
-// Row `row` of a matrix of floats. REQUIRES: to has tensor.extent(1) elements.
-void ReadRow(const BorrowedTensor& tensor, std::int64_t row, float* to) {
-  const DType dtype = *tensor.dtype();
-  const std::byte* const first =
-      tensor.data() + row * tensor.stride(0) * static_cast<std::int64_t>(SizeOf(dtype));
-  if (dtype == DType::kBFloat16) {
-    VisitElements(tensor, first, 1, [&](const std::byte* from) {
-      *to++ = BFloat16ToFloat(Load<std::uint16_t>(from));
-    });
-  } else if (dtype == DType::kFloat16) {
-    VisitElements(tensor, first, 1, [&](const std::byte* from) {
-      *to++ = Float16ToFloat(Load<std::uint16_t>(from));
-    });
-  } else {
-    VisitElements(tensor, first, 1, [&](const std::byte* from) { *to++ = Load<float>(from); });
+// The GPU's, opened when it is needed first. Calls take turns.
+class Gpu {
+ public:
+  static Gpu& Get() {
+    // Never destroyed: CUDA's own state may be gone when the process ends.
+    static Gpu& gpu = *new Gpu(OpenCudaLibrary().open_tensor_verifier());
+    return gpu;
   }
+
+  // call(the verifier), which must not acquire the GIL.
+  template <typename Call>
+  auto Run(const Call& call) {
+    const std::lock_guard lock(mutex_);
+    return call(*verifier_);
+  }
+
+ private:
+  explicit Gpu(std::unique_ptr<TensorVerifier> verifier) : verifier_(std::move(verifier)) {}
+
+  std::mutex mutex_;
+  const std::unique_ptr<TensorVerifier> verifier_;
+};
+
+// A vector counts as one row.
+DeviceTensor ViewOf(const BorrowedTensor& tensor) {
+  const bool is_vector = tensor.ndim() == 1;
+  return {.data = tensor.data(),
+          .dtype = *tensor.dtype(),
+          .rows = is_vector ? 1 : static_cast<int>(tensor.extent(0)),
+          .cols = static_cast<int>(tensor.extent(is_vector ? 0 : 1)),
+          .row_stride = is_vector ? 0 : tensor.stride(0),
+          .col_stride = tensor.stride(is_vector ? 0 : 1),
+          .stream = tensor.stream()};
 }
 
-// A matrix on the host as float rows: its own memory where that is possible, else a copy.
+// A vector or a matrix whose elements the host can read: a GPU's is copied.
+class HostMatrix {
+ public:
+  explicit HostMatrix(const BorrowedTensor& tensor) : view_(ViewOf(tensor)) {
+    if (!tensor.is_on_cuda()) return;
+    copy_.resize(SizeOf(view_.dtype) * view_.rows * view_.cols);
+    const ReleaseGil release;
+    Gpu::Get().Run([&](TensorVerifier& gpu) { gpu.Download(view_, copy_.data()); });
+    view_ = {.data = copy_.data(),
+             .dtype = view_.dtype,
+             .rows = view_.rows,
+             .cols = view_.cols,
+             .row_stride = view_.cols};
+  }
+  HostMatrix(const HostMatrix&) = delete;
+  HostMatrix& operator=(const HostMatrix&) = delete;
+
+  // visit(the address of an element) for a row's elements.
+  template <typename Visit>
+  void VisitRow(int row, const Visit& visit) const {
+    const auto size = static_cast<std::int64_t>(SizeOf(view_.dtype));
+    const auto* const first =
+        static_cast<const std::byte*>(view_.data) + row * view_.row_stride * size;
+    for (int i = 0; i < view_.cols; ++i) visit(first + i * view_.col_stride * size);
+  }
+
+  // Row `row` as floats, which it has. REQUIRES: to has room for cols().
+  void ReadRow(int row, float* to) const {
+    if (view_.dtype == DType::kBFloat16) {
+      VisitRow(row,
+               [&](const std::byte* from) { *to++ = BFloat16ToFloat(Load<std::uint16_t>(from)); });
+    } else if (view_.dtype == DType::kFloat16) {
+      VisitRow(row,
+               [&](const std::byte* from) { *to++ = Float16ToFloat(Load<std::uint16_t>(from)); });
+    } else {
+      VisitRow(row, [&](const std::byte* from) { *to++ = Load<float>(from); });
+    }
+  }
+
+  int rows() const { return view_.rows; }
+  int cols() const { return view_.cols; }
+  const DeviceTensor& view() const { return view_; }
+
+ private:
+  std::vector<std::byte> copy_;
+  DeviceTensor view_;
+};
+
+// A matrix as float rows: its own memory where that is possible, else a copy.
 class FloatRows {
  public:
-  explicit FloatRows(const BorrowedTensor& tensor) {
-    const auto rows = static_cast<int>(tensor.extent(0));
-    const auto cols = static_cast<int>(tensor.extent(1));
-    const bool is_aligned = reinterpret_cast<std::uintptr_t>(tensor.data()) % alignof(float) == 0;
-    if (tensor.dtype() == DType::kFloat32 && is_aligned && (tensor.stride(1) == 1 || cols == 1)) {
-      rows_ = {reinterpret_cast<const float*>(tensor.data()), rows, cols, tensor.stride(0)};
+  explicit FloatRows(const HostMatrix& matrix) {
+    const DeviceTensor& view = matrix.view();
+    const bool is_aligned = reinterpret_cast<std::uintptr_t>(view.data) % alignof(float) == 0;
+    if (view.dtype == DType::kFloat32 && is_aligned && (view.col_stride == 1 || view.cols == 1)) {
+      rows_ = {static_cast<const float*>(view.data), view.rows, view.cols, view.row_stride};
       return;
     }
-    copy_.resize(static_cast<std::size_t>(rows) * cols);
-    for (int row = 0; row < rows; ++row) {
-      ReadRow(tensor, row, copy_.data() + static_cast<std::int64_t>(row) * cols);
+    copy_.resize(static_cast<std::size_t>(view.rows) * view.cols);
+    for (int row = 0; row < view.rows; ++row) {
+      matrix.ReadRow(row, copy_.data() + static_cast<std::int64_t>(row) * view.cols);
     }
-    rows_ = {copy_.data(), rows, cols};
+    rows_ = {copy_.data(), view.rows, view.cols};
   }
   FloatRows(const FloatRows&) = delete;
   FloatRows& operator=(const FloatRows&) = delete;
@@ -89,16 +150,13 @@ class FloatRows {
 
 // The elements of a vector, or of a matrix row by row.
 std::vector<std::int64_t> ReadIntegers(const BorrowedTensor& tensor) {
+  const HostMatrix matrix(tensor);
   std::vector<std::int64_t> values;
-  const auto append = [&](const std::byte* from) {
-    values.push_back(tensor.dtype() == DType::kInt64 ? Load<std::int64_t>(from)
-                                                     : Load<std::int32_t>(from));
-  };
-  if (tensor.ndim() == 1) {
-    VisitElements(tensor, tensor.data(), 0, append);
-  } else {
-    VisitElements(tensor, tensor.data(), 0,
-                  [&](const std::byte* row) { VisitElements(tensor, row, 1, append); });
+  for (int row = 0; row < matrix.rows(); ++row) {
+    matrix.VisitRow(row, [&](const std::byte* from) {
+      values.push_back(tensor.dtype() == DType::kInt64 ? Load<std::int64_t>(from)
+                                                       : Load<std::int32_t>(from));
+    });
   }
   return values;
 }
@@ -121,12 +179,13 @@ SamplingRule MakeRule(double temperature, int top_k, double top_p, double min_p,
 DraftTree MakeDraft(const std::vector<TokenId>& tokens, const std::vector<std::int32_t>& parents,
                     std::optional<const BorrowedTensor*> probs) {
   DraftTree draft;
+  std::optional<HostMatrix> rows;
+  if (probs) rows.emplace(**probs);
   for (int i = 0; i < static_cast<int>(tokens.size()); ++i) {
     draft.Append(tokens[i], parents[i], 1.0f);
-    if (!probs || !draft.RowAfter(parents[i]).empty()) continue;
-    const std::span<float> row =
-        draft.AddRowAfter(parents[i], static_cast<int>((*probs)->extent(1)));
-    ReadRow(**probs, i, row.data());
+    if (!rows || !draft.RowAfter(parents[i]).empty()) continue;
+    const std::span<float> row = draft.AddRowAfter(parents[i], rows->cols());
+    rows->ReadRow(i, row.data());
     for (std::size_t token = 0; token < row.size(); ++token) {
       if (row[token] >= 0.0f && row[token] <= 1.0f) continue;
       throw InvalidArgument("probs",
@@ -151,13 +210,6 @@ struct Requests {
       request.first_output_index = output_indices[i];
       longest_path = std::max(longest_path, drafts[i]->depth());
     }
-  }
-
-  VerifierLimits Limits(const ConstRows& logits) const {
-    return {.vocab_size = logits.cols,
-            .max_requests = static_cast<int>(list.size()),
-            .max_rows = logits.rows,
-            .max_request_tokens = longest_path};
   }
 
   std::vector<SampleRequest> list;
@@ -193,18 +245,35 @@ VerifiedRows ToArrays(std::span<const Outcome> outcomes, int longest) {
   return {tokens, nodes, counts, errors};
 }
 
+std::vector<Outcome> VerifyOnHost(const BorrowedTensor& logits,
+                                  const std::vector<SampleRequest>& requests) {
+  const HostMatrix matrix(logits);
+  const FloatRows rows(matrix);
+  HostVerifier verifier({.vocab_size = matrix.cols(),
+                         .max_requests = static_cast<int>(requests.size()),
+                         .max_rows = matrix.rows()});
+  verifier.Begin(rows.rows(), requests);
+  const std::span<const Outcome> outcomes = verifier.Finish();
+  return {outcomes.begin(), outcomes.end()};
+}
+
+std::vector<Outcome> VerifyOnGpu(const BorrowedTensor& logits,
+                                 const std::vector<SampleRequest>& requests) {
+  return Gpu::Get().Run([&](TensorVerifier& gpu) {
+    const std::span<const Outcome> outcomes = gpu.Verify(ViewOf(logits), requests);
+    return std::vector<Outcome>(outcomes.begin(), outcomes.end());
+  });
+}
+
 VerifiedRows VerifyRows(const BorrowedTensor& logits, const std::vector<const DraftTree*>& drafts,
                         const std::vector<const SamplingRule*>& rules,
                         const std::vector<int>& output_indices) {
   const Requests requests(drafts, rules, output_indices);
-  std::optional<HostVerifier> verifier;
-  std::span<const Outcome> outcomes;
+  std::vector<Outcome> outcomes;
   {
     const ReleaseGil release;
-    const FloatRows rows(logits);
-    verifier.emplace(requests.Limits(rows.rows()));
-    verifier->Begin(rows.rows(), requests.list);
-    outcomes = verifier->Finish();
+    outcomes = logits.is_on_cuda() ? VerifyOnGpu(logits, requests.list)
+                                   : VerifyOnHost(logits, requests.list);
   }
   return ToArrays(outcomes, requests.longest_path);
 }
@@ -214,9 +283,13 @@ std::pair<IntArray, py::array_t<float>> TopRows(const BorrowedTensor& logits, in
   std::vector<TopToken> top(static_cast<std::size_t>(logits.extent(0)) * count);
   {
     const ReleaseGil release;
-    const FloatRows rows(logits);
-    HostVerifier verifier({.vocab_size = rows.rows().cols, .max_rows = rows.rows().rows});
-    verifier.Top(rows.rows(), count, top);
+    if (logits.is_on_cuda()) {
+      Gpu::Get().Run([&](TensorVerifier& gpu) { gpu.Top(ViewOf(logits), count, top); });
+    } else {
+      const HostMatrix matrix(logits);
+      const FloatRows rows(matrix);
+      HostVerifier({}).Top(rows.rows(), count, top);
+    }
   }
   const std::vector<py::ssize_t> shape = {static_cast<py::ssize_t>(logits.extent(0)), count};
   IntArray tokens(shape);
@@ -228,10 +301,41 @@ std::pair<IntArray, py::array_t<float>> TopRows(const BorrowedTensor& logits, in
   return {tokens, probs};
 }
 
+// An array in the GPU's memory that other libraries can read, without one that has such arrays.
+class DeviceArray {
+ public:
+  DeviceArray(const py::bytes& memory, const std::string& dtype, std::vector<std::int64_t> shape,
+              std::vector<std::int64_t> strides, std::uint64_t byte_offset) {
+    const std::string_view bytes = memory;
+    void* const data = Gpu::Get().Run(
+        [&](TensorVerifier& gpu) { return gpu.Upload(std::as_bytes(std::span(bytes))); });
+    const bool is_bfloat = dtype.starts_with("bfloat");
+    const bool is_integer = dtype.starts_with("int");
+    tensor_ = {.data = data,
+               .device_type = dlpack::kCuda,
+               .type_code = is_bfloat    ? dlpack::kBFloat
+                            : is_integer ? dlpack::kInt
+                                         : dlpack::kFloat,
+               .bits = static_cast<std::uint8_t>(
+                   std::stoi(dtype.substr(dtype.find_first_of("0123456789")))),
+               .shape = std::move(shape),
+               .strides = std::move(strides),
+               .byte_offset = byte_offset,
+               .owner = std::shared_ptr<void>(data, [](void* uploaded) {
+                 Gpu::Get().Run([&](TensorVerifier& gpu) { gpu.Free(uploaded); });
+               })};
+  }
+
+  py::capsule Export() const { return ExportTensor(tensor_); }
+
+ private:
+  ExportedTensor tensor_;
+};
+
 void RegisterTensor(py::module_& module) {
   py::class_<BorrowedTensor>(module, "Tensor", "A tensor of another library.")
-      .def(py::init<const py::capsule&>(), py::arg("capsule"),
-           "Takes over what the tensor's `__dlpack__` returned.")
+      .def(py::init<const py::capsule&, std::uintptr_t>(), py::arg("capsule"), py::arg("stream"),
+           "Takes over what the tensor's `__dlpack__` returned; the stream is a handle of CUDA's.")
       .def_property_readonly(
           "shape",
           [](const BorrowedTensor& tensor) {
@@ -245,6 +349,18 @@ void RegisterTensor(py::module_& module) {
                              "Where it is: 'cpu', 'cuda:0' or another device.")
       .def("integers", &ReadIntegers,
            "The elements of a vector, or of a matrix row by row. The dtype is int32 or int64.");
+  py::class_<DeviceArray>(module, "DeviceArray",
+                          "An array in the GPU's memory, for tests and benchmarks.")
+      .def(py::init<const py::bytes&, const std::string&, std::vector<std::int64_t>,
+                    std::vector<std::int64_t>, std::uint64_t>(),
+           py::arg("memory"), py::arg("dtype"), py::arg("shape"), py::arg("strides"),
+           py::arg("byte_offset"), "A copy of the memory. Strides are in elements.")
+      .def(
+          "__dlpack__", [](const DeviceArray& array, const py::object&) { return array.Export(); },
+          py::kw_only(), py::arg("stream") = py::none(), "Complete on every stream.")
+      .def(
+          "__dlpack_device__", [](const DeviceArray&) { return std::pair(int{dlpack::kCuda}, 0); },
+          "The first GPU.");
 }
 
 }  // namespace

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens', 'top_rows', 'verify_rows']
+__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'DeviceArray', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens', 'top_rows', 'verify_rows']
 class NgramOptions:
     """
     Drafts what followed the last tokens before.
@@ -1079,9 +1079,9 @@ class Tensor:
     """
     A tensor of another library.
     """
-    def __init__(self, capsule: typing_extensions.CapsuleType) -> None:
+    def __init__(self, capsule: typing_extensions.CapsuleType, stream: typing.SupportsInt | typing.SupportsIndex) -> None:
         """
-        Takes over what the tensor's `__dlpack__` returned.
+        Takes over what the tensor's `__dlpack__` returned; the stream is a handle of CUDA's.
         """
     def integers(self) -> list[int]:
         """
@@ -1101,6 +1101,22 @@ class Tensor:
     def shape(self) -> list[int]:
         """
         Its extents.
+        """
+class DeviceArray:
+    """
+    An array in the GPU's memory, for tests and benchmarks.
+    """
+    def __dlpack__(self, *, stream: typing.Any = None) -> typing_extensions.CapsuleType:
+        """
+        Complete on every stream.
+        """
+    def __dlpack_device__(self) -> tuple[int, int]:
+        """
+        The first GPU.
+        """
+    def __init__(self, memory: bytes, dtype: str, shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], strides: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], byte_offset: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        A copy of the memory. Strides are in elements.
         """
 class SamplingRule:
     """

@@ -9,8 +9,10 @@ call would have sampled one by one (`acceptance_method="coupled"`), or have the 
 (`"rejection"`, `"block"`); docs/acceptance.md in the repository explains why.
 
 Logits are tensors that export DLPack, such as torch's and numpy's: float32, bfloat16 or float16,
-with any strides and offset. Nothing is written to them. What is returned are torch tensors on the
-device of the logits where these are torch's, else numpy arrays.
+with any strides and offset, on the CPU or the first GPU. Nothing is written to them. What is
+returned are torch tensors on the device of the logits where these are torch's, else numpy arrays.
+On a GPU the work is enqueued on torch's current stream, or the default one, and a call waits once,
+for its results; draft tokens and `probs` are best on the CPU, where they are read.
 
 Every mistake in an argument raises InvalidArgumentError that names the argument. A row from which
 no token can be sampled (it has a NaN or +infinity, or is all -infinity) fails its request alone:
@@ -25,7 +27,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from forerun import _core
-from forerun.errors import InvalidArgumentError
+from forerun.errors import DeviceError, InvalidArgumentError
 from forerun.util.checks import check_choice, check_int, check_list, check_number
 from forerun.util.interrupts import pass_on_interrupt
 
@@ -49,6 +51,8 @@ _METHODS = {
     "block": _core.AcceptanceMethod.BLOCK,
 }
 _MAX_EXTENT = 2**31 - 1
+_CUDA = 2  # DLPack's device type
+_DEVICES = ("cpu", "cuda:0")
 _Item = TypeVar("_Item")
 
 
@@ -225,10 +229,23 @@ def top(logits: Any, count: int) -> Top:
     return Top(_like(logits, tokens), _like(logits, probs))
 
 
+def _borrowed(value: Any) -> _core.Tensor:
+    if value.__dlpack_device__()[0] != _CUDA:
+        return _core.Tensor(value.__dlpack__(), 0)
+    torch = sys.modules.get("torch")
+    if torch is None or not isinstance(value, torch.Tensor):
+        return _core.Tensor(value.__dlpack__(stream=1), 0)  # 1 is DLPack's for the default stream
+    # What reads the tensor is enqueued on the caller's stream; -1: there is nothing to wait for.
+    stream = torch.cuda.current_stream(value.device).cuda_stream
+    return _core.Tensor(value.__dlpack__(stream=-1), stream)
+
+
 def _tensor(name: str, value: Any, dtypes: tuple[str, ...], ndim: int) -> _core.Tensor:
     """A tensor of another library as one of the core's, on a device that can be read."""
     try:
-        tensor = _core.Tensor(value.__dlpack__())
+        tensor = _borrowed(value)
+    except DeviceError:
+        raise
     except Exception as error:
         pass_on_interrupt(error)
         raise InvalidArgumentError(
@@ -236,8 +253,12 @@ def _tensor(name: str, value: Any, dtypes: tuple[str, ...], ndim: int) -> _core.
             f"a {type(value).__name__}",
             f"a tensor that exports DLPack, such as torch's and numpy's ({error})",
         ) from error
-    if tensor.device != "cpu":
-        raise InvalidArgumentError(name, f"a tensor on {tensor.device}", "a tensor on the CPU")
+    if tensor.device not in _DEVICES:
+        raise InvalidArgumentError(
+            name,
+            f"a tensor on {tensor.device}",
+            "a tensor on the CPU or on the first GPU, cuda:0 (CUDA_VISIBLE_DEVICES chooses it)",
+        )
     if tensor.dtype not in dtypes:
         expected = f"{', '.join(dtypes[:-1])} or {dtypes[-1]}"
         raise InvalidArgumentError(name, f"dtype {tensor.dtype}", f"a tensor of {expected}")

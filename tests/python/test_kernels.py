@@ -1,18 +1,21 @@
-"""forerun.kernels beside the same in torch, and the errors that it raises."""
+"""forerun.kernels beside the same in torch, on the CPU and on the emulated GPU; its errors."""
 
 from __future__ import annotations
 
+import ctypes
 import random
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from emulated_gpu import LIBRARY, VARIABLE, EmulatedGpu
 from kernels_reference import BrokenRow, Rule, Tree, Walk, sample_token
 
-from forerun import kernels
+from forerun import _core, kernels
 from forerun.errors import InvalidArgumentError
 
 NUM_CASES = 1000
@@ -49,6 +52,40 @@ LAYOUTS: tuple[Callable[[torch.Tensor], torch.Tensor], ...] = (
     at_odd_offset,
     sliced,
 )
+
+
+def on_gpu(tensor: torch.Tensor) -> _core.DeviceArray:
+    """A copy on the emulated GPU with the tensor's own strides and offset."""
+    storage = tensor.untyped_storage()
+    return _core.DeviceArray(
+        ctypes.string_at(storage.data_ptr(), storage.nbytes()),
+        str(tensor.dtype).removeprefix("torch."),
+        list(tensor.shape),
+        list(tensor.stride()),
+        tensor.storage_offset() * tensor.element_size(),
+    )
+
+
+Move = Callable[[torch.Tensor], Any]
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmulatedGpu]:
+    if not LIBRARY.exists():
+        pytest.skip("the emulated GPU is not built (make cuda-emulated)")
+    monkeypatch.setenv(VARIABLE, str(LIBRARY))
+    gpu = EmulatedGpu()
+    yield gpu
+    gpu.configure()
+
+
+@pytest.fixture(params=["cpu", "gpu"])
+def move(request: pytest.FixtureRequest) -> Move:
+    """Moves a tensor to the device of the test."""
+    if request.param == "gpu":
+        request.getfixturevalue("gpu")
+        return on_gpu
+    return lambda tensor: tensor
 
 
 def random_logits(rng: random.Random, num_rows: int, vocab: int) -> torch.Tensor:
@@ -106,14 +143,15 @@ def draw_tokens(rng: random.Random, tree: Tree, logits: torch.Tensor) -> None:
             tree.tokens[i] = rng.randrange(vocab)
 
 
-def given(rng: random.Random, tree: Tree) -> Any:
+def given(rng: random.Random, tree: Tree, move: Move) -> Any:
     """The draft as one of the forms that `verify` takes."""
-    tokens: Any = rng.choice([list, np.array, torch.tensor])(tree.tokens) if tree.tokens else []
+    forms: list[Callable[[list[int]], Any]] = [list, np.array, lambda ids: move(torch.tensor(ids))]
+    tokens: Any = rng.choice(forms)(tree.tokens) if tree.tokens else []
     is_chain = tree.parents == list(range(-1, len(tree.parents) - 1))
     if is_chain and tree.probs is None and rng.random() < 0.5:
         return tokens
     parents = None if is_chain else torch.tensor(tree.parents, dtype=torch.int32)
-    probs = None if tree.probs is None else rng.choice(LAYOUTS)(tree.probs)
+    probs = None if tree.probs is None else move(rng.choice(LAYOUTS)(tree.probs))
     return kernels.Draft(tokens, parents, probs)
 
 
@@ -125,7 +163,7 @@ def check_outcome(walk: Walk, result: kernels.Verification, i: int) -> None:
     assert result.errors.get(i, "") == walk.error
 
 
-def test_verify_agrees_with_torch_on_random_cases() -> None:
+def test_verify_agrees_with_torch_on_random_cases(move: Move) -> None:
     rng = random.Random(1)
     torch.manual_seed(1)
     num_accepted = num_errors = 0
@@ -141,12 +179,12 @@ def test_verify_agrees_with_torch_on_random_cases() -> None:
         if rng.random() < 0.2:
             break_rows(rng, logits)
         result = kernels.verify(
-            rng.choice(LAYOUTS)(logits),
-            [given(rng, tree) for tree in trees],
+            move(rng.choice(LAYOUTS)(logits)),
+            [given(rng, tree, move) for tree in trees],
             [kernels.SamplingRule(**vars(rule)) for rule in rules],
             indices,
         )
-        assert result.tokens.dtype == torch.int32
+        assert str(result.tokens.dtype).endswith("int32")
         for i, (tree, part) in enumerate(zip(trees, parts, strict=True)):
             walk = Walk(part.double(), tree, rules[i], indices[i]).run()
             check_outcome(walk, result, i)
@@ -156,7 +194,7 @@ def test_verify_agrees_with_torch_on_random_cases() -> None:
     assert num_errors > 50
 
 
-def test_sample_agrees_with_torch_on_random_cases() -> None:
+def test_sample_agrees_with_torch_on_random_cases(move: Move) -> None:
     rng = random.Random(2)
     torch.manual_seed(2)
     for _ in range(NUM_CASES // 2):
@@ -167,7 +205,7 @@ def test_sample_agrees_with_torch_on_random_cases() -> None:
         rules = [random_rule(rng, vocab) for _ in range(count)]
         index = rng.choice([0, 5, 2**31 - 1])
         result = kernels.sample(
-            rng.choice(LAYOUTS)(logits),
+            move(rng.choice(LAYOUTS)(logits)),
             [kernels.SamplingRule(**vars(rule)) for rule in rules],
             index,
         )
@@ -180,7 +218,7 @@ def test_sample_agrees_with_torch_on_random_cases() -> None:
             assert (int(result.tokens[i]), result.errors.get(i)) == (expected, error)
 
 
-def test_top_agrees_with_torch_on_random_cases() -> None:
+def test_top_agrees_with_torch_on_random_cases(move: Move) -> None:
     rng = random.Random(3)
     torch.manual_seed(3)
     for _ in range(NUM_CASES // 2):
@@ -189,10 +227,11 @@ def test_top_agrees_with_torch_on_random_cases() -> None:
         if rng.random() < 0.2:
             break_rows(rng, logits)
         count = rng.randint(1, min(vocab, 32))
-        result = kernels.top(rng.choice(LAYOUTS)(logits), count)
+        result = kernels.top(move(rng.choice(LAYOUTS)(logits)), count)
         assert result.tokens.shape == result.probs.shape == (len(logits), count)
         for i, row in enumerate(logits.double()):
-            check_top(row, result.tokens[i], result.probs[i])
+            tokens, probs = torch.as_tensor(result.tokens[i]), torch.as_tensor(result.probs[i])
+            check_top(row, tokens, probs)
 
 
 def check_top(row: torch.Tensor, tokens: torch.Tensor, probs: torch.Tensor) -> None:
@@ -354,3 +393,43 @@ def test_a_broken_row_fails_its_request_alone() -> None:
     assert result.errors == {1: "the logit of token 6 is nan"}
     assert result.tokens.tolist() == [[3, 3, -1], [3, -1, -1]]
     assert result.num_tokens.tolist() == [2, 1]
+
+
+def test_a_call_on_the_gpu_waits_once_and_brings_no_logits_back(gpu: EmulatedGpu) -> None:
+    vocab = 5000
+    logits = torch.randn(8, vocab, dtype=torch.bfloat16)
+    rules = [kernels.SamplingRule(), kernels.SamplingRule(temperature=1.0, top_p=0.9, seed=3)]
+    drafts = [[1, 2, 3], [4, 5, 6]]
+    expected = kernels.verify(logits, drafts, rules)
+    array = on_gpu(logits)
+    kernels.verify(array, drafts, rules)  # allocates
+    gpu.configure()
+    result = kernels.verify(array, drafts, rules)
+    assert (gpu.waits, gpu.copies_to_device, gpu.copies_from_device, gpu.allocations) == (
+        1,
+        1,
+        1,
+        0,
+    )
+    assert gpu.bytes_from_device <= 2 * 256 + 16 * int(expected.num_tokens.sum())
+    assert gpu.bytes_to_device < vocab
+    assert result.tokens.tolist() == expected.tokens.tolist()
+
+
+def test_more_top_tokens_than_kernels_list_are_refused_by_name(gpu: EmulatedGpu) -> None:
+    logits = torch.randn(2, 1025)
+    assert kernels.top(on_gpu(logits), 1024).tokens.shape == (2, 1024)
+    with pytest.raises(InvalidArgumentError, match="count: got 1025; expected at most 1024"):
+        kernels.top(on_gpu(logits), 1025)
+
+
+def test_a_gpu_that_is_not_there_is_a_typed_error() -> None:
+    """In a process of its own, since the library is opened once."""
+    script = (
+        "import os; os.environ['FORERUN_CUDA_LIBRARY'] = '/nowhere/libforerun_cuda.so'\n"
+        "from forerun import _core, DeviceError\n"
+        "try: _core.DeviceArray(b'1234', 'float32', [1, 1], [1, 1], 0)\n"
+        "except DeviceError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert "/nowhere/libforerun_cuda.so" in done.stdout, done.stderr
