@@ -21,6 +21,7 @@
 #include "cpp/ops/cpu/cpu_backend.h"
 #include "cpp/ops/cuda_library.h"
 #include "cpp/sched/scheduler.h"
+#include "cpp/verify/uploading_verifier.h"
 #include "forerun/engine.h"
 
 namespace forerun {
@@ -93,11 +94,18 @@ std::unique_ptr<Device> OpenGpu(const EngineOptions& options) {
   return gpu;
 }
 
+// Of logits that the CPU computes: there, or copied to the GPU, unless that is null.
+std::unique_ptr<Verifier> MakeVerifier(Device& cpu, Device* gpu, const VerifierLimits& limits) {
+  if (gpu == nullptr) return cpu.MakeVerifier(limits);
+  return std::make_unique<UploadingVerifier>(gpu->MakeVerifier(limits), gpu->memory(), limits);
+}
+
 // Owns everything an engine is made of; members below use those above.
 class NativeEngine : public Engine {
  public:
-  NativeEngine(const EngineOptions& options, ModelFiles& files, DraftRecorder* recorder)
-      : backend_(options.num_threads) {
+  NativeEngine(const EngineOptions& options, ModelFiles& files, DraftRecorder* recorder,
+               std::unique_ptr<Device> gpu)
+      : backend_(options.num_threads), gpu_(std::move(gpu)) {
     std::optional<ModelDrafterSource> source;
     if (FindModelOptions(options.speculative.method) != nullptr) {
       source.emplace(options.speculative, files.spec, options.model);
@@ -125,7 +133,7 @@ class NativeEngine : public Engine {
     const EngineConfig config = MakeConfig(options, memory, transformer_->spec());
     core_ = std::make_unique<EngineCore>(
         config, *transformer_,
-        std::make_unique<HostVerifier>(config.verifier_limits(transformer_->vocab_size())),
+        MakeVerifier(backend_, gpu_.get(), config.verifier_limits(transformer_->vocab_size())),
         drafter_.get());
     StartTraceFromEnvironment(*core_);
     limits_ = {.vocab_size = transformer_->vocab_size(),
@@ -161,6 +169,7 @@ class NativeEngine : public Engine {
 
  private:
   CpuBackend backend_;
+  std::unique_ptr<Device> gpu_;  // that verifies; null: the CPU does
   std::unique_ptr<Transformer> transformer_;
   std::unique_ptr<Drafter> drafter_;
   std::unique_ptr<EngineCore> core_;
@@ -175,12 +184,12 @@ std::unique_ptr<Engine> Engine::Create(const EngineOptions& options) {
 
 std::unique_ptr<Engine> CreateEngine(const EngineOptions& given, DraftRecorder* recorder) {
   CheckEngineOptions(given);
-  const std::unique_ptr<Device> gpu = OpenGpu(given);
+  std::unique_ptr<Device> gpu = OpenGpu(given);
   ModelFiles files(given.model, given.dtype);
   for (TokenId token : given.eos_token_ids) files.spec.AddEosToken(token);
   EngineOptions options = given;
   options.speculative = ResolveDrafter(given.speculative, given.model);
-  return std::make_unique<NativeEngine>(options, files, recorder);
+  return std::make_unique<NativeEngine>(options, files, recorder, std::move(gpu));
 }
 
 }  // namespace forerun
