@@ -4,6 +4,10 @@
 // row kernels found out; the block comes in where a whole row is read: to draw from the tokens that
 // rejected draft tokens leave, once where these were certain, and once for every node after which
 // a drawn one was rejected. Masses are integers, so that the result has the bits of Verify.
+//
+// So beside what SampleRows reads, a request has one row read once more, and with kBlock and a
+// drawn draft at worst every row; of each the groups of tokens that weigh anything, and one part
+// again.
 #ifndef FORERUN_CUDA_VERIFY_WALK_H_
 #define FORERUN_CUDA_VERIFY_WALK_H_
 

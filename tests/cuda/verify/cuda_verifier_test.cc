@@ -7,6 +7,7 @@
 #include <cmath>
 #include <sstream>
 #include <string>
+#include <utility>
 
 #include "cuda/emulation/in_every_order.h"
 #include "tests/cpp/testing/num_examples.h"
@@ -157,13 +158,15 @@ void CompareSteps(RandomNumbers& random, int vocab_size, int num_steps, Account&
     const Answers expected(host, step.logits().rows(), step);
     const DeviceRows rows(step.logits());
     std::vector<TokenLogprob> first;
-    emulation::InEveryOrder([&] {
-      if (::testing::Test::HasFailure()) return;  // once is enough
-      const Answers found(verifier, rows.rows(), step);
-      ExpectSame(step, found, expected);
-      if (first.empty()) first = found.logprobs;
-      EXPECT_EQ(found.logprobs, first);  // in every bit
-    });
+    emulation::InEveryOrder(
+        [&] {
+          if (::testing::Test::HasFailure()) return;  // once is enough
+          const Answers found(verifier, rows.rows(), step);
+          ExpectSame(step, found, expected);
+          if (first.empty()) first = found.logprobs;
+          EXPECT_EQ(found.logprobs, first);  // in every bit
+        },
+        /*num_random=*/1);
     account.Add(expected);
   }
 }
@@ -292,6 +295,65 @@ TEST(CudaVerifyTest, AStepIsOneCopyEachWayAndOneWait) {
     EXPECT_EQ(after.waits - before.waits, 1 + NumHosts(step, kVocabSize));
   }
   EXPECT_GT(num_host_rows, 0);
+}
+
+constexpr int kReadVocabSize = 10 * kTileTokens;
+
+// How often a step reads each of its logits, on average over peaked and flat rows.
+double NumReads(const SamplingRule& rule, bool is_drawn) {
+  constexpr int kVocabSize = kReadVocabSize, kNumDrafted = 4, kNumSteps = 2;
+  RandomNumbers random(7);
+  CudaVerifier verifier({.vocab_size = kVocabSize, .max_requests = 1, .max_rows = 1 + kNumDrafted});
+  SamplerScratch scratch;
+  std::vector<float> logits((1 + kNumDrafted) * kVocabSize);
+  for (int i = 0; i < kNumSteps; ++i) {
+    for (float& logit : logits) logit = random.Normal();
+    for (std::size_t t = 7; i == 1 && t < logits.size(); t += kVocabSize / 4) logits[t] += 35.0f;
+    DraftTree draft;
+    for (int node = 0; node < kNumDrafted; ++node) {
+      const std::span row(logits.data() + node * kVocabSize, kVocabSize);
+      if (is_drawn) {
+        std::vector<float> near(row.begin(), row.end());
+        for (float& logit : near) logit += 0.5f * random.Normal();
+        FillDraftRow(near, rule, scratch, draft.AddRowAfter(node - 1, kVocabSize));
+        AppendDrawnChild(draft, node - 1, rule.seed, i);
+      } else {
+        draft.AppendToChain(SampleToken(row, rule, i + node + random.Pick(0, 1), scratch), 1.0f);
+      }
+    }
+    const SampleRequest request = {.draft = &draft, .rule = &rule, .first_output_index = i};
+    const DeviceValues<float> values(logits);
+    emulation::WatchLoads(values.data(), logits.size() * sizeof(float));
+    verifier.Begin({values.data(), 1 + kNumDrafted, kVocabSize}, {&request, 1});
+    verifier.Finish();
+  }
+  emulation::WatchLoads(nullptr, 0);
+  const std::uint64_t num_bytes = std::exchange(emulation::counters().watched_bytes_loaded, 0);
+  return static_cast<double>(num_bytes) / (logits.size() * sizeof(float) * kNumSteps);
+}
+
+TEST(CudaVerifyTest, RowsAreReadAsSeldomAsTheRuleAllows) {
+  if (!emulation::DetectsRaces()) GTEST_SKIP() << "only the race build counts loads";
+  constexpr double kOneTile = 0.1;  // is read again where the highest logit was found late
+  for (AcceptanceMethod method :
+       {AcceptanceMethod::kCoupled, AcceptanceMethod::kRejection, AcceptanceMethod::kBlock}) {
+    SCOPED_TRACE(static_cast<int>(method));
+    const double limit = method == AcceptanceMethod::kCoupled ? 1.0 + kOneTile : 2.0;
+    const SamplingRule rule = {.seed = 3, .acceptance_method = method};
+    EXPECT_LE(NumReads(rule, /*is_drawn=*/false), limit);
+    const SamplingRule greedy = {.temperature = 0.0, .acceptance_method = method};
+    EXPECT_LE(NumReads(greedy, /*is_drawn=*/false), 1.0 + kOneTile);
+    SamplingRule cut = rule;
+    cut.top_p = 0.9;
+    EXPECT_LE(NumReads(cut, /*is_drawn=*/false), 3.0);
+    cut.top_k = 50;
+    EXPECT_LE(NumReads(cut, /*is_drawn=*/false), 3.0);
+    if (method == AcceptanceMethod::kCoupled) continue;
+    // Every row once more, if kBlock comes back to the root.
+    EXPECT_LE(NumReads(rule, /*is_drawn=*/true),
+              method == AcceptanceMethod::kBlock ? 2.0 + kOneTile : 2.0);
+    EXPECT_LE(NumReads(cut, /*is_drawn=*/true), 3.0);
+  }
 }
 
 TEST(CudaVerifyTest, AStepWhoseLaunchFailedCanBeBegunAgain) {
