@@ -252,7 +252,7 @@ TEST_P(FaultInjectionTest, TheRunWithoutFailuresPreempts) {
 
 TEST_P(FaultInjectionTest, AnyCallOfTheExecutorMayFail) {
   int num_calls = 0;
-  for (;; ++num_calls) {
+  for (;; num_calls += testing::ExampleStride()) {
     SCOPED_TRACE("call " + std::to_string(num_calls));
     Scenario run(GetParam());
     run.executor().FailAfter(num_calls);
@@ -264,7 +264,7 @@ TEST_P(FaultInjectionTest, AnyCallOfTheExecutorMayFail) {
 
 TEST_P(FaultInjectionTest, AnyCallOfTheVerifierMayFail) {
   int num_calls = 0;
-  for (;; ++num_calls) {
+  for (;; num_calls += testing::ExampleStride()) {
     SCOPED_TRACE("call " + std::to_string(num_calls));
     Scenario run(GetParam());
     run.verifier().FailAfter(num_calls);
@@ -277,7 +277,7 @@ TEST_P(FaultInjectionTest, AnyCallOfTheVerifierMayFail) {
 TEST_P(FaultInjectionTest, AnyCallOfTheDrafterMayFail) {
   int num_calls = 0;
   std::int64_t num_counted = 0;
-  for (;; ++num_calls) {
+  for (;; num_calls += testing::ExampleStride()) {
     SCOPED_TRACE("call " + std::to_string(num_calls));
     Scenario run(GetParam());
     run.drafter().FailAfter(num_calls);
@@ -289,10 +289,11 @@ TEST_P(FaultInjectionTest, AnyCallOfTheDrafterMayFail) {
     if (HasFailure() || !run.drafter().has_failed()) break;
   }
   EXPECT_GT(num_calls, 20);
-  EXPECT_GT(num_counted, num_calls / 2);
+  EXPECT_GT(num_counted, num_calls / testing::ExampleStride() / 2);
 }
 
 TEST_P(FaultInjectionTest, AnyAllocationMayFail) {
+  if (testing::TestedVerifier().allocates_in_steps) GTEST_SKIP();
   const int stride = testing::NumExamples(7, 1);
   std::int64_t allocation = 0;
   for (;; allocation += stride) {

@@ -2,16 +2,32 @@
 #ifndef FORERUN_TESTS_CPP_TESTING_NUM_EXAMPLES_H_
 #define FORERUN_TESTS_CPP_TESTING_NUM_EXAMPLES_H_
 
+#include <algorithm>
 #include <cstdlib>
 #include <string_view>
 
+#include "cpp/util/check.h"
+
 namespace forerun::testing {
+
+// FORERUN_TEST_VERIFIER=cuda in the environment asks for engines that verify on the GPU. Tests then
+// try a part of their examples, since it may be an emulated one.
+inline bool VerifiesOnGpu() {
+  const char* name = std::getenv("FORERUN_TEST_VERIFIER");
+  FORERUN_CHECK(name == nullptr || std::string_view(name) == "cuda");
+  return name != nullptr;
+}
 
 // FORERUN_LONG_TESTS=1 in the environment asks for the long run.
 inline int NumExamples(int usual, int in_long_run) {
   const char* value = std::getenv("FORERUN_LONG_TESTS");
-  return value != nullptr && std::string_view(value) == "1" ? in_long_run : usual;
+  const bool is_long = value != nullptr && std::string_view(value) == "1";
+  const int number = is_long ? in_long_run : usual;
+  return VerifiesOnGpu() ? std::max(1, number / 20) : number;
 }
+
+// Tests that try all numbers from 0 on try every so many of them.
+inline int ExampleStride() { return VerifiesOnGpu() ? 7 : 1; }
 
 }  // namespace forerun::testing
 

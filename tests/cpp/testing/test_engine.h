@@ -1,6 +1,6 @@
-// An engine of which tests give the executor and the drafter. Its verifier is TestedVerifier, which
-// a test binary for another backend replaces before its first test: the engine's tests are then run
-// over that backend as they are.
+// An engine of which tests give the executor and the drafter. Its verifier is TestedVerifier: the
+// CPU's, or with FORERUN_TEST_VERIFIER=cuda in the environment that of the GPU, real or emulated,
+// of which FORERUN_CUDA_LIBRARY names the library. The engine's tests run over both as they are.
 #ifndef FORERUN_TESTS_CPP_TESTING_TEST_ENGINE_H_
 #define FORERUN_TESTS_CPP_TESTING_TEST_ENGINE_H_
 
@@ -12,6 +12,10 @@
 #include <memory>
 
 #include "cpp/engine/engine_core.h"
+#include "cpp/ops/cuda_library.h"
+#include "cpp/ops/device.h"
+#include "cpp/verify/uploading_verifier.h"
+#include "tests/cpp/testing/num_examples.h"
 
 namespace forerun::testing {
 
@@ -21,10 +25,22 @@ struct VerifierUnderTest {
       [](const VerifierLimits& limits) { return std::make_unique<HostVerifier>(limits); };
   // How many floats a log-probability may be away from its definition.
   int max_logprob_distance = 0;
+  // Memory that is not the engine's own: no test makes these allocations fail.
+  bool allocates_in_steps = false;
 };
 
-inline VerifierUnderTest& TestedVerifier() {
-  static VerifierUnderTest tested;
+inline VerifierUnderTest MakeVerifierUnderTest() {
+  if (!VerifiesOnGpu()) return {};
+  static const std::unique_ptr<Device> gpu = OpenCudaLibrary().open_gpu();
+  return {[](const VerifierLimits& limits) {
+            return std::make_unique<UploadingVerifier>(gpu->MakeVerifier(limits), gpu->memory(),
+                                                       limits);
+          },
+          /*max_logprob_distance=*/1, /*allocates_in_steps=*/true};
+}
+
+inline const VerifierUnderTest& TestedVerifier() {
+  static const VerifierUnderTest tested = MakeVerifierUnderTest();
   return tested;
 }
 
