@@ -116,9 +116,9 @@ class RowSelector {
   }
 
   // Lists the candidates that visit_all(visit) visits, as far as there is room. Whether there was.
+  // REQUIRES: a barrier, as in Select, since the list was last read.
   template <typename VisitAll>
   __device__ bool Collect(VisitAll visit_all) {
-    __syncthreads();
     if (Thread() == 0) scratch_.num_listed = 0;
     __syncthreads();
     visit_all([&](Code code) {
