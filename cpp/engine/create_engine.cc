@@ -20,7 +20,6 @@
 #include "cpp/model/transformer.h"
 #include "cpp/ops/cpu/cpu_backend.h"
 #include "cpp/ops/cuda_library.h"
-#include "cpp/sched/scheduler.h"
 #include "cpp/verify/uploading_verifier.h"
 #include "forerun/engine.h"
 
@@ -33,15 +32,6 @@ MemoryNeeds NeedsOf(const ModelFiles& files, int block_size) {
   needs.row = ScratchBytesPerRow(files.spec);
   needs.weights = files.checkpoint.num_elements() * static_cast<std::int64_t>(SizeOf(files.dtype));
   return needs;
-}
-
-// Rows of one step whose logits are wanted: those of prompts that are scored, where each request
-// may have one beyond the limit, and of each request the newest token's and its draft's.
-int MaxLogitsRows(const EngineOptions& options) {
-  const std::int64_t num_rows =
-      SchedulerLimits().max_scored_rows +
-      std::int64_t{options.max_num_seqs} * (2 + MaxDraftTokens(options.speculative));
-  return static_cast<int>(std::min<std::int64_t>(num_rows, options.max_num_batched_tokens));
 }
 
 EngineConfig MakeConfig(const EngineOptions& options, const MemoryPlan& memory,
@@ -120,8 +110,9 @@ class NativeEngine : public Engine {
     const MemoryPlan memory =
         PlanMemory(options, model_max_len, std::max(options.max_num_batched_tokens, num_level_rows),
                    needs, backend_.AvailableBytes());
+    const EngineConfig config = MakeConfig(options, memory, files.spec);
     TransformerLimits limits = {options.max_num_batched_tokens, memory.max_model_len,
-                                options.block_size, memory.num_blocks, MaxLogitsRows(options)};
+                                options.block_size, memory.num_blocks, config.max_logits_rows()};
     transformer_ = files.Load(backend_.ops(), limits, source ? source->features() : FeatureSpec());
     if (source) {
       limits.max_rows = std::max(limits.max_rows, num_level_rows);
@@ -130,7 +121,6 @@ class NativeEngine : public Engine {
     } else {
       drafter_ = MakeDrafter(options.speculative);
     }
-    const EngineConfig config = MakeConfig(options, memory, transformer_->spec());
     core_ = std::make_unique<EngineCore>(
         config, *transformer_,
         MakeVerifier(backend_, gpu_.get(), config.verifier_limits(transformer_->vocab_size())),
