@@ -262,9 +262,7 @@ __device__ FoundBin FindBin(const Mass* bins, Mass limit, SelectScratch& scratch
   }
   __syncthreads();
   const auto bin = static_cast<int>(scratch.selected_first);
-  const FoundBin found = {bin, scratch.selected_before, bins[bin]};
-  __syncthreads();
-  return found;
+  return {bin, scratch.selected_before, bins[bin]};
 }
 
 // Lowers the cut to that of top_p, unless the token that is sampled follows without.

@@ -23,13 +23,12 @@ __global__ void __launch_bounds__(kRowThreads)
   const RowState state = work.states[r];
   out += std::int64_t{r} * count;
   for (int rank = Thread(); rank < count; rank += kRowThreads) out[rank] = {-1, 0.0f};
-  __syncthreads();
   if (state.status != kRowOk) return;
 
   const std::int64_t first_tile = std::int64_t{r} * NumTiles(row.vocab_size());
   RowSelector<T> selector(row, work.tiles + first_tile, work.groups + first_tile * kRowThreads,
                           state.max, scratch);
-  const Code last = selector.ListTop(count, state.cut);
+  const Code last = selector.ListTop(count, state.cut);  // with barriers after the -1
   const double mass = static_cast<double>(state.mass);
   selector.VisitList(0, last, [&](Code code) {
     const Mass weight = selector.WeightOf(code);

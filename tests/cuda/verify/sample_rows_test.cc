@@ -60,11 +60,9 @@ std::string Difference(const Batch& batch, std::size_t r, const RowState& state)
     }
   } catch (const NumericError& error) {
     const std::string found = state.status == kRowBroken
-                                  ? "the logit of token " + std::to_string(state.broken_token) +
-                                        " is " + std::to_string(state.broken_logit)
-                              : state.status == kRowEmpty
-                                  ? "no token can be sampled: every logit is -infinity or ruled out"
-                                  : "none";
+                                  ? BrokenLogitMessage(state.broken_token, state.broken_logit)
+                              : state.status == kRowEmpty ? kNothingToSample
+                                                          : "none";
     return found == error.what() ? "" : "error '" + found + "', not '" + error.what() + "'";
   }
   if (rule.acceptance_method == AcceptanceMethod::kCoupled || rule.temperature == 0.0) return "";
