@@ -18,8 +18,10 @@ inline bool VerifiesOnGpu() {
   return name != nullptr;
 }
 
-// FORERUN_LONG_TESTS=1 in the environment asks for the long run.
+// In the environment, FORERUN_LONG_TESTS=1 asks for the long run and FORERUN_TEST_EXAMPLES=n for n
+// examples, as under a tool that slows the test down.
 inline int NumExamples(int usual, int in_long_run) {
+  if (const char* count = std::getenv("FORERUN_TEST_EXAMPLES")) return std::atoi(count);
   const char* value = std::getenv("FORERUN_LONG_TESTS");
   const bool is_long = value != nullptr && std::string_view(value) == "1";
   const int number = is_long ? in_long_run : usual;
