@@ -106,6 +106,9 @@ class NativeEngine : public Engine {
       needs.block += source->block_bytes(files.dtype, options.block_size);
       num_level_rows = options.max_num_seqs * source->num_level_rows();
     }
+    const int num_logits_rows =
+        MakeConfig(options, {}, files.spec).max_logits_rows() + num_level_rows;
+    needs.logits = num_logits_rows * std::int64_t{sizeof(float)} * files.spec.vocab_size;
     const int model_max_len = files.spec.max_position;
     const MemoryPlan memory =
         PlanMemory(options, model_max_len, std::max(options.max_num_batched_tokens, num_level_rows),

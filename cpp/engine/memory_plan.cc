@@ -23,13 +23,13 @@ MemoryPlan PlanMemory(const EngineOptions& options, int model_max_len, std::int6
         "at most " + std::to_string(model_max_len) + ", the model's max_position_embeddings");
   }
   const std::int64_t buffer_bytes = num_rows * needs.row;
-  if (buffer_bytes > available_bytes) {
+  if (buffer_bytes + needs.logits > available_bytes) {
     const bool by_seqs = num_rows > options.max_num_batched_tokens;
     throw InvalidArgument(
         by_seqs ? "max_num_seqs" : "max_num_batched_tokens",
         std::to_string(by_seqs ? options.max_num_seqs : options.max_num_batched_tokens),
-        "a number whose buffers fit: these take " + std::to_string(buffer_bytes) + " bytes, and " +
-            std::to_string(available_bytes) + " are available");
+        "a number whose buffers fit: these take " + std::to_string(buffer_bytes + needs.logits) +
+            " bytes, and " + std::to_string(available_bytes) + " are available");
   }
   const std::int64_t spare_bytes =
       std::max<std::int64_t>(0, available_bytes - buffer_bytes - needs.weights);

@@ -19,6 +19,7 @@ struct MemoryNeeds {
   std::int64_t block = 0;    // keys and values of one block in all layers
   std::int64_t row = 0;      // a step's buffers, for each of its rows
   std::int64_t weights = 0;  // as packed
+  std::int64_t logits = 0;   // of the largest step and draft, which seldom are that large
 };
 
 // A pure function. Throws InvalidArgument with the numbers when the options contradict each other

@@ -67,6 +67,16 @@ TEST(MemoryPlanTest, AnExplicitLengthMayTakeAllMemoryThatWeightsAndBuffersLeave)
   EXPECT_EQ(PlanMemory(options, 8192, 100, needs, 8'000).num_blocks, 3) << "what is left";
 }
 
+TEST(MemoryPlanTest, LogitsMustFitAndLeaveTheBlocksAsTheyAre) {
+  EngineOptions options = Options();
+  MemoryNeeds needs = {.block = 1000, .row = 10};
+  const int num_blocks = PlanMemory(options, 8192, 100, needs, 20'000).num_blocks;
+  needs.logits = 19'000;
+  EXPECT_EQ(PlanMemory(options, 8192, 100, needs, 20'000).num_blocks, num_blocks);
+  needs.logits = 19'001;
+  EXPECT_THROW(PlanMemory(options, 8192, 100, needs, 20'000), InvalidArgument);
+}
+
 // The message of the error.
 std::string Refusal(const EngineOptions& options, std::int64_t num_rows) {
   try {
