@@ -19,11 +19,13 @@ constexpr char kVariable[] = "FORERUN_CUDA_LIBRARY";
 }
 
 std::filesystem::path LibraryPath() {
-  if (const char* path = std::getenv(kVariable); path != nullptr && *path != '\0') return path;
+  // Absolute, or the loader would search its own folders for it.
+  if (const char* path = std::getenv(kVariable); path != nullptr && *path != '\0')
+    return std::filesystem::absolute(path);
   Dl_info self;
   const void* code = reinterpret_cast<const void*>(&OpenCudaLibrary);
   if (dladdr(code, &self) == 0 || self.dli_fname == nullptr) return "libforerun_cuda.so";
-  return std::filesystem::path(self.dli_fname).parent_path() / "libforerun_cuda.so";
+  return std::filesystem::absolute(self.dli_fname).parent_path() / "libforerun_cuda.so";
 }
 
 }  // namespace
