@@ -91,7 +91,8 @@ struct EngineMetrics {
   std::int64_t num_cached_prompt_tokens = 0;  // found in the prefix cache at first admission
   std::int64_t num_prefix_cache_queries = 0;  // prompt tokens looked up there
   std::int64_t num_prefilled_tokens = 0;      // prompts of requests that emitted a token, once each
-  std::int64_t num_prefilled_from_cache = 0;  // those of them that the request never computed
+  // Those of them beyond what their requests computed, where recomputed ones count again.
+  std::int64_t num_prefilled_from_cache = 0;
   std::int64_t num_generated_tokens = 0;
   std::int64_t num_preemptions = 0;
   std::int64_t num_finished_requests = 0;
