@@ -1,31 +1,34 @@
 """Removes one barrier of the CUDA kernels at a time; reports the removals that no test notices.
 
-    python tools/cuda_mutate.py --build build/mutants --tests cuda_rows cuda_verifier --write
+    python tools/cuda_mutate.py --build build/mutants --tests cuda_rows cuda_verify cuda_collectives
 
 Each mutant is built into the test binaries forerun_<test>_<variant>_test that hold the file, on the
 emulated GPU: first those of the race variant, then of the plain one. A vote of a barrier becomes
 its argument. The build directory must be configured with -DFORERUN_BUILD_TESTS=ON. Sources are
-restored afterwards: run it in a checkout of its own. --write keeps the result in
-cuda/barriers.txt, which a test compares with the sources. A barrier that no test notices is
-superfluous, or a test is missing.
+restored afterwards: run it in a checkout of its own. A barrier that no test notices is superfluous,
+or a test is missing; a test that does not end in time has noticed nothing yet. What fails for
+another reason than the removal, such as a compiler without memory, ends the survey.
 """
 
 import argparse
 import hashlib
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-LIST = ROOT / "cuda" / "barriers.txt"
 COLUMNS = "# file, number of the barrier in it, barrier: what notices its removal"
 BARRIER = re.compile(r"\b__sync(?:threads|warp)(?:_count|_and|_or)?\(")
 COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 VARIANTS = ("race", "plain")
 TIMEOUT_S = 300
+NOT_NOTICED = "NOT NOTICED"
+NOT_ENDED = "DOES NOT END"
 
 
 class Barrier(NamedTuple):
@@ -64,11 +67,14 @@ def all_barriers(files: Iterable[pathlib.Path]) -> list[Barrier]:
     return [barrier for file in files for barrier in find_barriers(file, file.read_text())]
 
 
-def digest_of(build: pathlib.Path, name: str) -> tuple[pathlib.Path, bytes]:
-    """A test binary, built anew, and the digest of its contents."""
-    subprocess.run(["ninja", "-C", build, name], capture_output=True, check=True)
-    binary = next(path for path in (build / "tests" / "cuda").rglob(name) if path.is_file())
-    return binary, hashlib.sha256(binary.read_bytes()).digest()
+class SurveyError(RuntimeError):
+    """Tests could not be built or run, for a reason that says nothing about a barrier."""
+
+
+def has_compile_error(printed: str, file: pathlib.Path) -> bool:
+    """Whether the compiler refuses the file's text; "fatal" and "internal" errors are its own."""
+    name = re.escape(file.relative_to(ROOT).as_posix())
+    return re.search(rf"(?:^|/){name}:\d+:(?:\d+:)? error: ", printed, re.MULTILINE) is not None
 
 
 class Tests:
@@ -79,47 +85,68 @@ class Tests:
         self.runs = [(name, variant) for variant in VARIANTS for name in names]
         self.sound: set[bytes] = set()
 
-    def failure(self) -> str:
-        """How the first of them that fails does; nothing if none does."""
-        return next(filter(None, (self.failure_of(*run) for run in self.runs)), "")
+    def failure(self, mutated: pathlib.Path | None = None) -> str:
+        """How the first of them that fails does; nothing if none does. Throws SurveyError."""
+        return next(filter(None, (self.failure_of(*run, mutated) for run in self.runs)), "")
 
-    def failure_of(self, test: str, variant: str) -> str:
-        try:
-            binary, digest = digest_of(self.build, f"forerun_{test}_{variant}_test")
-        except subprocess.CalledProcessError:
-            return "does not compile"
+    def failure_of(self, test: str, variant: str, mutated: pathlib.Path | None) -> str:
+        target = f"forerun_{test}_{variant}_test"
+        ninja = subprocess.run(
+            ["ninja", "-C", self.build, target],
+            capture_output=True,
+            check=False,
+            text=True,
+            errors="replace",
+            env={**os.environ, "LC_ALL": "C"},
+        )
+        if ninja.returncode != 0:
+            printed = ninja.stdout + ninja.stderr
+            if mutated is not None and has_compile_error(printed, mutated):
+                return "does not compile"
+            raise SurveyError(f"{target} could not be built: {printed[-2000:]}")
+        folder = self.build / "tests" / "cuda"
+        binary = next(path for path in folder.rglob(target) if path.is_file())
+        digest = hashlib.sha256(binary.read_bytes()).digest()
         if digest in self.sound:  # a binary that does not hold what was removed
             return ""
-        try:
-            run = subprocess.run(
-                [binary, "--gtest_brief=1", "--gtest_fail_fast"],
-                capture_output=True,
-                check=False,
-                text=True,
-                errors="replace",
-                timeout=TIMEOUT_S,
-            )
-        except subprocess.TimeoutExpired:
-            return f"{variant} {test}: does not end"
-        if run.returncode != 0:
-            failed = re.search(r"\[  FAILED  \] ([^\s,]+)", run.stdout)
-            why = failed.group(1) if failed else f"exit code {run.returncode}"
-            return f"{variant} {test}: {why}"
+        if failure := failure_in(binary):
+            return f"{variant} {test}: {failure}"
         self.sound.add(digest)
         return ""
 
 
-def survey(barriers: list[Barrier], notice: Callable[[], str]) -> dict[Barrier, str]:
-    """What notices the removal of each barrier; empty for nothing."""
+def failure_in(binary: pathlib.Path) -> str:
+    """The test of the binary that fails, or nothing."""
+    try:
+        run = subprocess.run(
+            [binary, "--gtest_brief=1", "--gtest_fail_fast"],
+            capture_output=True,
+            check=False,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired:
+        return NOT_ENDED
+    if run.returncode in (-signal.SIGKILL, -signal.SIGTERM):
+        raise SurveyError(f"{binary} was stopped by signal {-run.returncode}")
+    if run.returncode == 0:
+        return ""
+    failed = re.search(r"\[  FAILED  \] ([^\s,]+)", run.stdout)
+    return failed.group(1) if failed else f"exit code {run.returncode}"
+
+
+def survey(barriers: list[Barrier], notice: Callable[[pathlib.Path], str]) -> dict[Barrier, str]:
+    """What notices the removal of each barrier, or NOT_NOTICED."""
     noticed = {}
     for barrier in barriers:
         source = barrier.path.read_text()
         barrier.path.write_text(barrier.removed_from(source))
         try:
-            noticed[barrier] = notice()
+            noticed[barrier] = notice(barrier.path) or NOT_NOTICED
         finally:
             barrier.path.write_text(source)
-        print(f"{barrier}: {noticed[barrier] or 'NOT NOTICED'}", flush=True)
+        print(f"{barrier}: {noticed[barrier]}", flush=True)
     return noticed
 
 
@@ -128,19 +155,21 @@ def main() -> int:
     parser.add_argument("files", nargs="*", type=pathlib.Path, help="default: all kernels of cuda/")
     parser.add_argument("--build", type=pathlib.Path, required=True)
     parser.add_argument("--tests", nargs="+", required=True, help="as cuda_rows")
-    parser.add_argument("--write", action="store_true", help="writes cuda/barriers.txt")
+    parser.add_argument("--write", type=pathlib.Path, help="a file that keeps the result")
     options = parser.parse_args()
     files = [file.resolve() for file in options.files] or kernel_files()
     tests = Tests(options.build, options.tests)
     if failure := tests.failure():
         raise SystemExit(f"the tests fail before anything is removed: {failure}")
     noticed = survey(all_barriers(files), tests.failure)
-    survivors = [barrier for barrier, by in noticed.items() if not by]
+    survivors = [barrier for barrier, by in noticed.items() if by == NOT_NOTICED]
+    endless = [barrier for barrier, by in noticed.items() if by.endswith(NOT_ENDED)]
     print(f"{len(survivors)} of {len(noticed)} removals are not noticed")
+    print(f"{len(endless)} of {len(noticed)} removals keep a test from its end ({TIMEOUT_S} s)")
     if options.write:
-        lines = [f"{barrier}: {by or 'NOT NOTICED'}" for barrier, by in noticed.items()]
-        LIST.write_text("\n".join([COLUMNS, *lines]) + "\n")
-    return 1 if survivors else 0
+        lines = [f"{barrier}: {by}" for barrier, by in noticed.items()]
+        options.write.write_text("\n".join([COLUMNS, *lines]) + "\n")
+    return 1 if survivors or endless else 0
 
 
 if __name__ == "__main__":
