@@ -5,8 +5,8 @@
 
 Stages: the package and libforerun_cuda.so (nvcc is got from PyPI where the machine has none), the
 CUDA tests, the tests of small shapes in each tool of compute-sanitizer, times. A stage that fails
-does not stop the others; what is over its time or lacks a program is left out, and said so. Writes
-results.json and results.md to --out. docs/benchmarks_gpu.md keeps results.
+does not stop the others, and one that no time is left for has failed; what lacks a program is left
+out, and said so. Writes results.json and results.md to --out. docs/benchmarks_gpu.md keeps results.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ VENV_PYTHON = ROOT / ".venv" / "bin" / "python"
 RELEASE = ROOT / "build" / "release"
 TESTS = ("cuda_verify", "cuda_rows")
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
+GTEST_HEADERS = [
+    pathlib.Path(folder) / "gtest" / "gtest.h" for folder in ("/usr/include", "/usr/local/include")
+]
+INSTALL_GTEST = "apt-get update -qq && apt-get install -y -qq libgtest-dev"  # as in .ci/run
 # Of the tests in a sanitizer, where each example takes a hundred times as long.
 FEW_EXAMPLES = {"FORERUN_TEST_EXAMPLES": "3"}
 TINY = ["--requests", "1", "2", "--vocab", "300", "--repeats", "2"]
@@ -51,11 +55,14 @@ class Run:
     def leave_out(self, name: str, reason: str) -> None:
         self._add(Stage(name, "left out", detail=reason))
 
+    def fail(self, name: str, reason: str) -> None:
+        self._add(Stage(name, "failed", detail=reason))
+
     def command(self, name: str, words: list[Any], env: dict[str, str] | None = None) -> str | None:
         """Runs a stage; returns what it printed, or None if it did not succeed."""
         left = self.deadline - time.monotonic()
         if left <= 1:
-            return self.leave_out(name, "no time was left")
+            return self.fail(name, "no time was left")
         start = time.monotonic()
         stage, printed = Stage(name, "ok"), None
         try:
@@ -95,12 +102,21 @@ def machine(run: Run, is_emulated: bool) -> dict[str, Any]:
     return found
 
 
+def has_gtest() -> bool:
+    return any(header.exists() for header in GTEST_HEADERS)
+
+
 def build(run: Run) -> None:
+    if not has_gtest() and os.geteuid() == 0:
+        run.command("GoogleTest", ["sh", "-c", INSTALL_GTEST])
     run.command("package", ["make", ".venv/.package", ".venv/.test"], {"CUDA": "OFF"})
     run.command("libforerun_cuda.so", ["make", "cuda"])
 
 
 def test(run: Run) -> None:
+    if not has_gtest():
+        run.fail("CUDA tests", "GoogleTest is not installed (libgtest-dev)")
+        return
     cmake = ROOT / ".venv" / "bin" / "cmake"
     sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
     for name in TESTS:
