@@ -9,16 +9,16 @@
 namespace forerun::cuda {
 
 struct RowGrid {
-  unsigned x, y;
+  unsigned rows, tiles;  // x and y: only along x may a grid have more than 65,535 blocks
   cudaStream_t stream;
 };
 
 // Blocks of kRowThreads threads.
 template <typename Kernel, typename... Args>
 cudaError_t LaunchRows(const RowGrid& grid, Kernel kernel, const Args&... args) {
-  if (grid.x == 0 || grid.y == 0) return cudaSuccess;
+  if (grid.rows == 0 || grid.tiles == 0) return cudaSuccess;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(grid.x, grid.y);
+  config.gridDim = dim3(grid.rows, grid.tiles);
   config.blockDim = dim3(kRowThreads);
   config.stream = grid.stream;
   return cudaLaunchKernelEx(&config, kernel, args...);

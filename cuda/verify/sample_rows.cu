@@ -60,8 +60,8 @@ __global__ void __launch_bounds__(kRowThreads)
     ScanTiles(DeviceLogits logits, SampleArrays arrays, RowWorkspace work) {
   __shared__ RowCollectives block;
   __shared__ SharedRow shared;
-  const int tile = static_cast<int>(blockIdx.x), r = static_cast<int>(blockIdx.y);
-  const std::int64_t tile_index = std::int64_t{r} * gridDim.x + tile;
+  const int r = static_cast<int>(blockIdx.x), tile = static_cast<int>(blockIdx.y);
+  const std::int64_t tile_index = std::int64_t{r} * gridDim.y + tile;
   shared.Load(arrays, r);
   const RowReader<T> row(logits, arrays, r, shared);
   if (!row.is_sampled()) return;
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(kRowThreads)
   __shared__ SharedRow shared;
   __shared__ RowState state;
   __shared__ Mass bins[kDepthBins];
-  const int tile = static_cast<int>(blockIdx.x), r = static_cast<int>(blockIdx.y);
+  const int r = static_cast<int>(blockIdx.x), tile = static_cast<int>(blockIdx.y);
   for (int bin = Thread(); bin < kDepthBins; bin += kRowThreads) bins[bin] = 0;
   shared.Load(arrays, r);
   const RowReader<T> row(logits, arrays, r, shared);
@@ -213,7 +213,7 @@ __global__ void __launch_bounds__(kRowThreads)
   if (!state.is_pending) return;
 
   const bool has_top_p = row.rule().top_p < 1.0;
-  const std::int64_t tile_index = std::int64_t{r} * gridDim.x + tile;
+  const std::int64_t tile_index = std::int64_t{r} * gridDim.y + tile;
   const Bins bins_of(row, state);
   const Code group = work.groups[tile_index * kRowThreads + Thread()];
   Mass mass = 0;
@@ -335,7 +335,7 @@ template <typename T>
 cudaError_t SampleRowsOf(const DeviceLogits& logits, const SampleArrays& arrays, bool needs_mass,
                          const RowWorkspace& work, cudaStream_t stream) {
   const auto rows = static_cast<unsigned>(arrays.num_rows);
-  const RowGrid tiles = {static_cast<unsigned>(NumTiles(arrays.vocab_size)), rows, stream};
+  const RowGrid tiles = {rows, static_cast<unsigned>(NumTiles(arrays.vocab_size)), stream};
   const RowGrid whole = {rows, 1, stream};
   cudaError_t error = LaunchRows(tiles, ScanTiles<T>, logits, arrays, work);
   if (error == cudaSuccess) error = LaunchRows(whole, RankRows<T>, logits, arrays, work);

@@ -33,6 +33,14 @@ inline void Expect(cudaError_t error) {
   ASSERT_EQ(error, cudaSuccess) << cudaGetErrorString(error);
 }
 
+inline bool IsPlainBuild() {
+#ifdef __SANITIZE_ADDRESS__
+  return false;
+#else
+  return !DetectsRaces();
+#endif
+}
+
 template <typename T>
 class DeviceArray {
  public:

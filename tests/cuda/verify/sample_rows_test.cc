@@ -185,6 +185,20 @@ TEST(SampleRowsTest, RowsThatAreNotSampledAreLeftAlone) {
   EXPECT_EQ(std::memcmp(&states[2], &untouched, sizeof untouched), 0);
 }
 
+// More than a grid has blocks along y.
+TEST(SampleRowsTest, TensOfThousandsOfRowsAreSampledAtOnce) {
+  if (!testing::IsPlainBuild()) GTEST_SKIP() << "the plain build alone is fast enough";
+  Batch batch;
+  for (int i = 0; i < 70000; ++i) {
+    const bool is_sampled = i % 10000 == 9999;
+    batch.Add({0.0f, static_cast<float>(i % 3)}, Rejection(i, 0.9));
+    if (!is_sampled) batch.batch.rows[i].node = kScoredRow;  // what only takes time
+  }
+  const DeviceRows rows(batch.rows, DType::kFloat32, 0, 0);
+  const std::vector<RowState> states = StatesOf(rows.logits(), batch.batch);
+  for (int i = 9999; i < 70000; i += 10000) EXPECT_EQ(Difference(batch, i, states[i]), "");
+}
+
 TEST(SampleRowsTest, OtherTypesAreRefused) {
   Batch batch;
   batch.Add({0.0f, 1.0f}, Coupled(1));
