@@ -9,20 +9,26 @@
 namespace forerun {
 namespace {
 
-// The `count` first tokens of the order of preference.
+// The `count` first tokens of the order of preference. A heap whose front is the last of them, so
+// that a count of the whole vocabulary is no slower than a sort.
 void FindTop(const Row& row, int count, std::vector<RankedToken>& top) {
   top.clear();
   const auto wanted = [&](float group_max) {
-    return static_cast<int>(top.size()) < count || group_max > top.back().logit;
+    return static_cast<int>(top.size()) < count || group_max > top.front().logit;
   };
   row.VisitGroups(wanted, [&](TokenId first_token, const float* logits) {
     for (int i = 0; i < kScanGroup && first_token + i < row.size(); ++i) {
       const RankedToken token = {logits[i], first_token + i};
-      if (static_cast<int>(top.size()) == count && !Before(token, top.back())) continue;
-      top.insert(std::ranges::upper_bound(top, token, Before), token);
-      if (static_cast<int>(top.size()) > count) top.pop_back();
+      if (static_cast<int>(top.size()) == count) {
+        if (!Before(token, top.front())) continue;
+        std::ranges::pop_heap(top, Before);
+        top.pop_back();
+      }
+      top.push_back(token);
+      std::ranges::push_heap(top, Before);
     }
   });
+  std::ranges::sort_heap(top, Before);
 }
 
 void ScorePrompt(const SampleRequest& request, RowLogits logits, SamplerScratch& scratch,

@@ -170,7 +170,7 @@ TEST(HostVerifierTest, RowsThatAreNoRequestsAreRefused) {
   HostVerifier verifier({.max_requests = 1});
   Step step(3);
   step.Add(2, {});
-  EXPECT_THROW(verifier.Begin(step.logits().First(2), step.requests()), InternalError);
+  EXPECT_THROW(verifier.Begin(step.logits().Slice(0, 2), step.requests()), InternalError);
   step.Add(2, {});
   EXPECT_THROW(verifier.Begin(step.logits(), step.requests()), InternalError);
 }
@@ -180,7 +180,7 @@ TEST(HostVerifierTest, TopHasTheBestTokensWithTheirShareOfTheWeights) {
   HostVerifier verifier({});
   for (int example = 0; example < testing::NumExamples(300, 30000); ++example) {
     const int size = 1 + static_cast<int>(random() % 300);
-    const int count = 1 + static_cast<int>(random() % 9);
+    const int count = 1 + static_cast<int>(random() % (random() % 3 == 0 ? 400 : 9));
     std::vector<float> logits(size);
     for (float& logit : logits) {
       logit = static_cast<float>(random() % 40) / (random() % 3 == 0 ? 1.0f : 4.0f);
@@ -202,6 +202,18 @@ TEST(HostVerifierTest, TopHasTheBestTokensWithTheirShareOfTheWeights) {
                    : TopToken{};
       EXPECT_EQ(got[rank], expected) << "example " << example << " rank " << rank;
     }
+  }
+}
+
+// In ascending order every token displaces those before it.
+TEST(HostVerifierTest, TopListsAWholeVocabulary) {
+  const int size = 100000;
+  std::vector<float> logits(size);
+  for (int i = 0; i < size; ++i) logits[i] = static_cast<float>(i / 2) * 0x1p-12f;
+  std::vector<TopToken> got(size);
+  HostVerifier({}).Top({logits.data(), 1, size}, size, got);
+  for (int rank = 0; rank < size; ++rank) {
+    ASSERT_EQ(got[rank].token, size - 2 - rank / 2 * 2 + rank % 2) << rank;
   }
 }
 
