@@ -51,6 +51,7 @@ _METHODS = {
     "block": _core.AcceptanceMethod.BLOCK,
 }
 _MAX_EXTENT = 2**31 - 1
+_MAX_OUTPUT_INDEX = 2**30  # with the length of a path, it is still an int of C++
 _CUDA = 2  # DLPack's device type
 _DEVICES = ("cpu", "cuda:0")
 _Item = TypeVar("_Item")
@@ -175,8 +176,8 @@ def verify(
         drafts: one per request: a Draft, or the token ids of a certain chain. A matrix
             [requests, n] of token ids is one chain per row.
         rule: of all requests, or one per request.
-        output_index: how many tokens each request has emitted before; one number for all, or one
-            per request. The noise depends on it, so a wrong one repeats noise.
+        output_index: how many tokens each request has emitted before, from 0 to 2**30; one number
+            for all, or one per request. The noise depends on it, so a wrong one repeats noise.
     """
     rows = _logits(logits)
     trees = [
@@ -205,7 +206,8 @@ def sample(
     Args:
         logits: [rows, vocab].
         rule: of all rows, or one per row.
-        output_index: how many tokens were emitted before; one number for all, or one per row.
+        output_index: how many tokens were emitted before, from 0 to 2**30; one number for all, or
+            one per row.
     """
     rows = _logits(logits)
     count = rows.shape[0]
@@ -221,7 +223,7 @@ def top(logits: Any, count: int) -> Top:
 
     Args:
         logits: [rows, vocab].
-        count: from 1 to vocab.
+        count: from 1 to vocab; on a GPU, at most 1,024 as well.
     """
     rows = _logits(logits)
     count = check_int("count", count, least=1, most=rows.shape[1])
@@ -339,7 +341,7 @@ def _rule(name: str, value: Any) -> SamplingRule:
 
 
 def _output_index(name: str, value: Any) -> int:
-    return check_int(name, value, least=0)
+    return check_int(name, value, least=0, most=_MAX_OUTPUT_INDEX)
 
 
 def _like(logits: Any, array: Any) -> Any:

@@ -171,7 +171,7 @@ def test_verify_agrees_with_torch_on_random_cases(move: Move) -> None:
         vocab = rng.choice([1, 2, 5, 63, 64, 65, 130, 300])
         trees = [random_tree(rng, vocab) for _ in range(rng.randint(1, 4))]
         rules = [random_rule(rng, vocab) for _ in trees]
-        indices = [rng.choice([0, 1, 77, 2**31 - 20]) for _ in trees]
+        indices = [rng.choice([0, 1, 77, 2**30]) for _ in trees]
         logits = random_logits(rng, sum(len(tree.tokens) + 1 for tree in trees), vocab)
         parts = logits.split([len(tree.tokens) + 1 for tree in trees])
         for tree, part in zip(trees, parts, strict=True):
@@ -203,7 +203,7 @@ def test_sample_agrees_with_torch_on_random_cases(move: Move) -> None:
         if rng.random() < 0.2:
             break_rows(rng, logits)
         rules = [random_rule(rng, vocab) for _ in range(count)]
-        index = rng.choice([0, 5, 2**31 - 1])
+        index = rng.choice([0, 5, 2**30])
         result = kernels.sample(
             move(rng.choice(LAYOUTS)(logits)),
             [kernels.SamplingRule(**vars(rule)) for rule in rules],
@@ -378,6 +378,11 @@ BAD_CALLS: dict[str, tuple[Callable[[], object], str, str]] = {
 
 @pytest.mark.parametrize("name", BAD_CALLS)
 def test_errors_name_the_argument(name: str) -> None:
+    "an output index above the limit": (
+        lambda: kernels.sample(GOOD, output_index=2**30 + 1),
+        "output_index",
+        "from 0 to 1073741824",
+    ),
     call, argument, said = BAD_CALLS[name]
     with pytest.raises(InvalidArgumentError) as caught:
         call()
