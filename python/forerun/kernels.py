@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from forerun import _core
@@ -77,12 +77,15 @@ class SamplingRule:
     min_p: float = 0.0
     seed: int = 0
     acceptance_method: str = "coupled"
-    _native: _core.SamplingRule = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Checks the fields."""
+        self._native()
+
+    def _native(self) -> _core.SamplingRule:
+        """The core's. No field keeps it, since it cannot be copied or pickled."""
         method = check_choice("acceptance_method", self.acceptance_method, tuple(_METHODS))
-        rule = _core.SamplingRule(
+        return _core.SamplingRule(
             check_number("temperature", self.temperature),
             check_int("top_k", self.top_k),
             check_number("top_p", self.top_p),
@@ -90,7 +93,6 @@ class SamplingRule:
             check_int("seed", self.seed, least=0, most=2**64 - 1),
             _METHODS[method],
         )
-        object.__setattr__(self, "_native", rule)
 
 
 GREEDY = SamplingRule()
@@ -190,7 +192,7 @@ def verify(
             f"{rows.shape[0]} rows",
             f"{num_rows} rows for these drafts: one per draft token and one more per request",
         )
-    rules = [item._native for item in _per_request("rule", rule, len(trees), _rule)]
+    rules = _per_request("rule", rule, len(trees), _rule)
     indices = _per_request("output_index", output_index, len(trees), _output_index)
     tokens, nodes, counts, errors = _core.verify_rows(rows, trees, rules, indices)
     return Verification(_like(logits, tokens), _like(logits, counts), _like(logits, nodes), errors)
@@ -211,7 +213,7 @@ def sample(
     """
     rows = _logits(logits)
     count = rows.shape[0]
-    rules = [item._native for item in _per_request("rule", rule, count, _rule)]
+    rules = _per_request("rule", rule, count, _rule)
     indices = _per_request("output_index", output_index, count, _output_index)
     trees = [_core.Draft([], [], None)] * count
     tokens, _, _, errors = _core.verify_rows(rows, trees, rules, indices)
@@ -334,10 +336,10 @@ def _per_request(
     return [check(f"{name}[{i}]", item) for i, item in enumerate(items)]
 
 
-def _rule(name: str, value: Any) -> SamplingRule:
+def _rule(name: str, value: Any) -> _core.SamplingRule:
     if not isinstance(value, SamplingRule):
         raise InvalidArgumentError(name, value, "a SamplingRule")
-    return value
+    return value._native()
 
 
 def _output_index(name: str, value: Any) -> int:

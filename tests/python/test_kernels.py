@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
+import dataclasses
+import pickle
 import random
 import subprocess
 import sys
@@ -296,6 +299,21 @@ def test_arguments_are_not_written_and_not_kept() -> None:
     assert (sys.getrefcount(logits), sys.getrefcount(probs)) == references
 
 
+def test_a_rule_can_be_copied_pickled_and_taken_apart() -> None:
+    rule = kernels.SamplingRule(1.5, 7, 0.9, 0.01, 2**64 - 1, "block")
+    logits = torch.randn(50, 100)
+    expected = kernels.sample(logits, rule, 2**30).tokens.tolist()
+    fields = dataclasses.asdict(rule)
+    assert list(fields.values()) == [1.5, 7, 0.9, 0.01, 2**64 - 1, "block"]
+    pickled = pickle.loads(pickle.dumps(rule))
+    for other in (copy.copy(rule), copy.deepcopy(rule), pickled, kernels.SamplingRule(**fields)):
+        assert other == rule
+        assert hash(other) == hash(rule)
+        assert kernels.sample(logits, other, 2**30).tokens.tolist() == expected
+    with pytest.raises(InvalidArgumentError, match="top_p"):
+        dataclasses.replace(rule, top_p=2.0)
+
+
 GOOD = torch.zeros(3, 10)
 ONE = [[1, 2]]
 BAD_CALLS: dict[str, tuple[Callable[[], object], str, str]] = {
@@ -360,6 +378,11 @@ BAD_CALLS: dict[str, tuple[Callable[[], object], str, str]] = {
         "output_index[0]",
         "-1",
     ),
+    "an output index above the limit": (
+        lambda: kernels.sample(GOOD, output_index=2**30 + 1),
+        "output_index",
+        "from 0 to 1073741824",
+    ),
     "no temperature": (lambda: kernels.SamplingRule(temperature=-1), "temperature", "-1"),
     "temperature as text": (lambda: kernels.SamplingRule(temperature="1"), "temperature", "1"),
     "top_p of 0": (lambda: kernels.SamplingRule(top_p=0), "top_p", "0"),
@@ -378,11 +401,6 @@ BAD_CALLS: dict[str, tuple[Callable[[], object], str, str]] = {
 
 @pytest.mark.parametrize("name", BAD_CALLS)
 def test_errors_name_the_argument(name: str) -> None:
-    "an output index above the limit": (
-        lambda: kernels.sample(GOOD, output_index=2**30 + 1),
-        "output_index",
-        "from 0 to 1073741824",
-    ),
     call, argument, said = BAD_CALLS[name]
     with pytest.raises(InvalidArgumentError) as caught:
         call()
