@@ -20,6 +20,8 @@ __device__ int Thread() { return static_cast<int>(threadIdx.x); }
 
 __global__ void MissingBarrier(int* out) {
   __shared__ int tile[64];
+  tile[Thread()] = 0;
+  __syncthreads();
   tile[Thread()] = Thread();
   out[Thread()] = tile[63 - Thread()];
 }
@@ -40,12 +42,16 @@ __global__ void ShuffleTakenForFence(int* out) {
 }
 __global__ void SyncwarpOfHalvesTakenForWhole(int* out) {
   __shared__ int tile[32];
+  tile[Thread()] = 0;
+  __syncthreads();
   tile[Thread()] = 1;
   __syncwarp(threadIdx.x < 16 ? 0xffffu : 0xffff0000u);
   out[Thread()] = tile[31 - Thread()];
 }
 __global__ void SyncwarpTakenForBarrier(int* out) {
   __shared__ int tile[64];
+  tile[Thread()] = 0;
+  __syncthreads();
   tile[Thread()] = 1;
   __syncwarp();
   out[Thread()] = tile[63 - Thread()];
@@ -119,6 +125,8 @@ __global__ void CopyUsedAfterWaitForOther(int* out, const int* in) {
 }
 __global__ void CopyUsedWithoutBarrier(int* out, const int* in) {
   __shared__ __align__(16) int tile[128];
+  for (int i = 0; i < 4; ++i) tile[4 * Thread() + i] = i;
+  __syncthreads();
   emulation::CopyAsync16(tile + 4 * Thread(), in + 4 * Thread());
   emulation::CommitCopies();
   emulation::WaitForCopies(0);
@@ -129,6 +137,7 @@ __global__ void CopyIntoWhatOthersRead(int* out, const int* in) {
   for (int i = 0; i < 4; ++i) tile[4 * Thread() + i] = i;
   __syncthreads();
   out[Thread()] = tile[4 * (31 - Thread())];
+  __shfl_sync(kAllLanes, 0, 0);  // all have read, but nothing orders it
   emulation::CopyAsync16(tile + 4 * Thread(), in + 4 * Thread());
 }
 __global__ void MatrixRowsOfLanesNotWaitedFor(int* out) {
@@ -170,14 +179,15 @@ std::string RunOnInput() {
 
 std::vector<PlantedError> PlantedRaces() {
   return {
-      {"MissingBarrier", InOrdersAndRaceBuild("shared memory"), RunInOrders<MissingBarrier, 64>},
+      {"MissingBarrier", InOrdersAndRaceBuild("race on shared memory"),
+       RunInOrders<MissingBarrier, 64>},
       {"MissingBarrierBeforeReuse", InOrdersAndRaceBuild("race on shared memory"),
        RunInOrders<MissingBarrierBeforeReuse, 64>},
       {"ShuffleTakenForFence", InRaceBuild("race on shared memory"),
        RunOn<ShuffleTakenForFence, 1, 32>},
-      {"SyncwarpOfHalvesTakenForWhole", InRaceBuild("shared memory"),
+      {"SyncwarpOfHalvesTakenForWhole", InRaceBuild("race on shared memory"),
        RunOn<SyncwarpOfHalvesTakenForWhole, 1, 32>},
-      {"SyncwarpTakenForBarrier", InRaceBuild("shared memory"),
+      {"SyncwarpTakenForBarrier", InRaceBuild("race on shared memory"),
        RunOn<SyncwarpTakenForBarrier, 1, 64>},
       {"AllLanesWriteOneWord", InRaceBuild("race on shared memory"),
        RunOn<AllLanesWriteOneWord, 1, 64>},
@@ -220,10 +230,12 @@ std::vector<PlantedError> PlantedRaces() {
        RunOnInput<CopyUsedWithoutWait>},
       {"CopyUsedAfterWaitForOther", InRaceBuild("uninitialised shared memory"),
        RunOnInput<CopyUsedAfterWaitForOther>},
-      {"CopyIntoWhatOthersRead", InRaceBuild("shared memory"), RunOnInput<CopyIntoWhatOthersRead>},
+      {"CopyIntoWhatOthersRead", InRaceBuild("race on shared memory"),
+       RunOnInput<CopyIntoWhatOthersRead>},
       {"MatrixRowsOfLanesNotWaitedFor", InRaceBuild("race on shared memory"),
        RunOn<MatrixRowsOfLanesNotWaitedFor, 1, 32>},
-      {"CopyUsedWithoutBarrier", InRaceBuild("shared memory"), RunOnInput<CopyUsedWithoutBarrier>},
+      {"CopyUsedWithoutBarrier", InRaceBuild("race on shared memory"),
+       RunOnInput<CopyUsedWithoutBarrier>},
   };
 }
 
