@@ -3,8 +3,11 @@
 #define FORERUN_TESTS_CPP_TESTING_NUM_EXAMPLES_H_
 
 #include <algorithm>
+#include <charconv>
 #include <cstdlib>
+#include <cstring>
 #include <string_view>
+#include <system_error>
 
 #include "cpp/util/check.h"
 
@@ -21,7 +24,14 @@ inline bool VerifiesOnGpu() {
 // In the environment, FORERUN_LONG_TESTS=1 asks for the long run and FORERUN_TEST_EXAMPLES=n for n
 // examples, as under a tool that slows the test down.
 inline int NumExamples(int usual, int in_long_run) {
-  if (const char* count = std::getenv("FORERUN_TEST_EXAMPLES")) return std::atoi(count);
+  if (const char* text = std::getenv("FORERUN_TEST_EXAMPLES")) {
+    const char* const text_end = text + std::strlen(text);
+    int number = 0;
+    const auto [end, error] = std::from_chars(text, text_end, number);
+    FORERUN_CHECK(error == std::errc() && end == text_end && number > 0,
+                  "FORERUN_TEST_EXAMPLES is a positive number");
+    return number;
+  }
   const char* value = std::getenv("FORERUN_LONG_TESTS");
   const bool is_long = value != nullptr && std::string_view(value) == "1";
   const int number = is_long ? in_long_run : usual;
