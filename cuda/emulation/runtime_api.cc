@@ -260,8 +260,14 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
         !emulation::IsCapturing()) {
       std::memset(to, 0xa5, bytes);
     }
-    return emulation::Enqueue(stream, emulation::options().launch_us,
-                              [=] { emulation::Copy(to, from, bytes, actual); });
+    const bool to_is_pinned = emulation::IsPinned(to), from_is_pinned = emulation::IsPinned(from);
+    return emulation::Enqueue(stream, emulation::options().launch_us, [=] {
+      if (to_is_pinned != emulation::IsPinned(to) || from_is_pinned != emulation::IsPinned(from)) {
+        throw emulation::Error("a queued copy of " + std::to_string(bytes) +
+                               " bytes found its pinned memory freed");
+      }
+      emulation::Copy(to, from, bytes, actual);
+    });
   });
 }
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
