@@ -35,7 +35,7 @@ class TensorVerifier {
   // to [rows, cols] = from, dense, on the host.
   virtual void Download(const DeviceTensor& from, void* to) = 0;
 
-  // A copy in device memory of bytes on the host; to be freed.
+  // A copy in device memory of bytes on the host, complete for every stream; to be freed.
   virtual void* Upload(std::span<const std::byte> bytes) = 0;
   virtual void Free(void* data) noexcept = 0;
 };

@@ -61,7 +61,10 @@ class GpuTensorVerifier : public TensorVerifier {
     const std::string wanted = std::to_string(bytes.size()) + " bytes of GPU memory";
     void* data = nullptr;
     CheckCuda(cudaMalloc(&data, std::max<std::size_t>(bytes.size(), 1)), wanted);
-    const cudaError_t status = cudaMemcpy(data, bytes.data(), bytes.size(), cudaMemcpyHostToDevice);
+    cudaError_t status = cudaMemcpy(data, bytes.data(), bytes.size(), cudaMemcpyHostToDevice);
+    // From pageable memory that may return before the end of the copy, for which only the default
+    // stream would wait.
+    if (status == cudaSuccess) status = cudaDeviceSynchronize();
     if (status != cudaSuccess) cudaFree(data);
     CheckCuda(status, wanted);
     return data;

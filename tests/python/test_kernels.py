@@ -439,6 +439,15 @@ def test_a_call_on_the_gpu_waits_once_and_brings_no_logits_back(gpu: EmulatedGpu
     assert result.tokens.tolist() == expected.tokens.tolist()
 
 
+def test_an_array_is_complete_on_every_stream_before_it_is_there(gpu: EmulatedGpu) -> None:
+    kernels.top(on_gpu(torch.randn(1, 2)), 1)  # opens the library
+    gpu.configure()
+    array = on_gpu(torch.randn(4, 8))
+    # For the copy, and for all streams: alone the copy from pageable memory orders its own only.
+    assert (gpu.waits, gpu.copies_to_device) == (2, 1)
+    assert array.__dlpack_device__() == (2, 0)
+
+
 def test_more_top_tokens_than_kernels_list_are_refused_by_name(gpu: EmulatedGpu) -> None:
     logits = torch.randn(2, 1025)
     assert kernels.top(on_gpu(logits), 1024).tokens.shape == (2, 1024)
