@@ -173,7 +173,7 @@ def test_a_library_of_another_build_is_refused(
     gpu: EmulatedGpu, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = LIBRARY.read_bytes()
-    (build_id,) = set(re.findall(rb"0\.1\.0 GNU [\d.]+ [0-9a-f]{16}", code))
+    (build_id,) = set(re.findall(rb"0\.1\.0 GNU [\d.]+ \w+ [0-9a-f]{16}", code))
     other = tmp_path / "libother.so"
     other.write_bytes(code.replace(build_id, build_id[:-1] + b"?"))
     monkeypatch.setenv(VARIABLE, str(other))
