@@ -49,7 +49,7 @@ struct EngineConfig {
   bool check_invariants = false;
 
   VerifierLimits verifier_limits(int vocab_size) const {
-    return {vocab_size, max_num_seqs, max_logits_rows(), max_model_len};
+    return {vocab_size, max_num_seqs, max_logits_rows()};
   }
   // Of one step: rows of prompts that are scored, where each request may have one beyond the limit,
   // and of each request the newest token's and its draft's.

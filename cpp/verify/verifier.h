@@ -20,12 +20,14 @@
 
 namespace forerun {
 
-// The most that one step has. What a verifier needs is allocated at construction.
+// The most that one step has. What a verifier needs per row and request, results included, is
+// allocated at construction. What has no such bound (masks, edits, bans, and draft weights of a
+// step on their way to a device; rows that it verifies on the host; what Top finds) is kept and
+// grows until the largest step was seen.
 struct VerifierLimits {
   int vocab_size = 0;
   int max_requests = 0;
-  int max_rows = 0;            // of logits
-  int max_request_tokens = 0;  // of one request: prompt, output and draft
+  int max_rows = 0;  // of logits
 };
 
 // What is wanted of one request. Its rows follow each other in the logits: first one per scored

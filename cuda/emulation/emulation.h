@@ -42,6 +42,8 @@ struct Options {
 
   // The machine.
   int driver_version = 13000;  // 0: no driver
+  // Only the first can do something: where another is a thread's current one, calls that need it
+  // return cudaErrorInvalidDevice.
   int num_devices = 1;
   int capability = 90;  // 10 * major + minor
   std::size_t memory_bytes = std::size_t{1} << 30;

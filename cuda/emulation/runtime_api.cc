@@ -122,22 +122,26 @@ cudaError_t cudaRuntimeGetVersion(int* version) {
 }
 cudaError_t cudaGetDeviceCount(int* count) {
   *count = 0;
-  return Call([&] {
+  return emulation::CallOnAnyDevice([&] {
     *count = emulation::options().num_devices;
     return cudaSuccess;
   });
 }
 cudaError_t cudaGetDevice(int* device) {
-  return Call([&] {
-    *device = 0;
+  return emulation::CallOnAnyDevice([&] {
+    *device = emulation::current_device;
     return cudaSuccess;
   });
 }
 cudaError_t cudaSetDevice(int device) {
-  return Call([&] { return device == 0 ? cudaSuccess : cudaErrorInvalidDevice; });
+  return emulation::CallOnAnyDevice([&] {
+    if (device < 0 || device >= emulation::options().num_devices) return cudaErrorInvalidDevice;
+    emulation::current_device = device;
+    return cudaSuccess;
+  });
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device) {
-  return Call([&] {
+  return emulation::CallOnAnyDevice([&] {
     if (device < 0 || device >= emulation::options().num_devices) return cudaErrorInvalidDevice;
     *properties = {};
     std::snprintf(properties->name, sizeof properties->name, "emulated GPU");

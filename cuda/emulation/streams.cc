@@ -53,6 +53,8 @@ cudaError_t Waited() {
 
 }  // namespace
 
+thread_local int current_device = 0;
+
 std::recursive_mutex& ApiMutex() {
   static std::recursive_mutex mutex;
   return mutex;

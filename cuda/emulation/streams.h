@@ -41,12 +41,21 @@ void ForgetStreams();
 cudaError_t StandingError();
 cudaError_t Remember(cudaError_t error);  // for cudaGetLastError
 
+// Of the calling thread.
+extern thread_local int current_device;
+
 // Calls body() under the lock unless there is a standing error.
 template <class Body>
-cudaError_t Call(Body body) {
+cudaError_t CallOnAnyDevice(Body body) {
   const std::lock_guard lock(ApiMutex());
   if (const cudaError_t error = StandingError(); error != cudaSuccess) return Remember(error);
   return Remember(body());
+}
+
+// The same for what needs the current device, which must be the first.
+template <class Body>
+cudaError_t Call(Body body) {
+  return CallOnAnyDevice([&] { return current_device == 0 ? body() : cudaErrorInvalidDevice; });
 }
 
 bool IsCapturing();

@@ -3,6 +3,7 @@
 #include <cuda_runtime.h>
 
 #include "cuda/check_cuda.h"
+#include "cuda/use_gpu.h"
 #include "forerun/error.h"
 
 namespace forerun::cuda {
@@ -46,6 +47,7 @@ std::string FindGpu() {
   if (gpu.major < kMinComputeCapability) {
     Fail(description, "make another GPU visible (CUDA_VISIBLE_DEVICES)");
   }
+  const UseGpu use;
   CheckCuda(cudaSetDevice(0), "the use of " + description);
   return description;
 }

@@ -6,7 +6,7 @@
 
 namespace forerun::cuda {
 
-// Makes the first visible GPU the current one and returns its name and compute capability.
+// Initializes the first visible GPU, that of UseGpu, and returns its name and compute capability.
 // CUDA_VISIBLE_DEVICES chooses among several. Throws DeviceError where there is no driver, an old
 // one, no GPU, or one that has no machine code here.
 std::string FindGpu();

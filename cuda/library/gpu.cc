@@ -9,6 +9,7 @@
 #include "cuda/check_cuda.h"
 #include "cuda/gpu_memory.h"
 #include "cuda/library/find_gpu.h"
+#include "cuda/use_gpu.h"
 #include "cuda/verify/cuda_verifier.h"
 
 namespace forerun::cuda {
@@ -21,6 +22,7 @@ class Gpu : public Device {
   const std::string& name() const override { return name_; }
   Memory& memory() override { return memory_; }
   std::int64_t AvailableBytes() const override {
+    const UseGpu use;
     std::size_t num_free = 0, num_total = 0;
     CheckCuda(cudaMemGetInfo(&num_free, &num_total), "the size of the GPU's memory");
     return static_cast<std::int64_t>(num_free);

@@ -12,6 +12,7 @@
 
 #include "cuda/check_cuda.h"
 #include "cuda/library/find_gpu.h"
+#include "cuda/use_gpu.h"
 #include "cuda/verify/copy_elements.h"
 #include "cuda/verify/cuda_verifier.h"
 #include "cuda/verify/step_buffer.h"
@@ -24,15 +25,11 @@ class GpuTensorVerifier : public TensorVerifier {
  public:
   std::span<const Outcome> Verify(const DeviceTensor& logits,
                                   std::span<const SampleRequest> requests) override {
-    int longest_path = 0;
-    for (const SampleRequest& request : requests) {
-      longest_path = std::max(longest_path, request.draft->depth());
-    }
+    const UseGpu use;
     CudaVerifier& verifier =
         VerifierFor(logits.stream, {.vocab_size = logits.cols,
                                     .max_requests = static_cast<int>(requests.size()),
-                                    .max_rows = logits.rows,
-                                    .max_request_tokens = longest_path});
+                                    .max_rows = logits.rows});
     verifier.Begin(Dense(logits), logits.rows, requests);
     return verifier.Finish();
   }
@@ -43,12 +40,14 @@ class GpuTensorVerifier : public TensorVerifier {
           "count", std::to_string(count),
           "at most " + std::to_string(kMaxTopTokens) + " tokens of logits on a GPU");
     }
+    const UseGpu use;
     CudaVerifier& verifier = VerifierFor(
         logits.stream, {.vocab_size = logits.cols, .max_requests = 1, .max_rows = logits.rows});
     verifier.Top(Dense(logits), logits.rows, count, out);
   }
 
   void Download(const DeviceTensor& from, void* to) override {
+    const UseGpu use;
     const std::size_t num_bytes = CopyToDense(from);
     if (num_bytes == 0) return;
     const auto stream = static_cast<cudaStream_t>(from.stream);
@@ -58,6 +57,7 @@ class GpuTensorVerifier : public TensorVerifier {
   }
 
   void* Upload(std::span<const std::byte> bytes) override {
+    const UseGpu use;
     const std::string wanted = std::to_string(bytes.size()) + " bytes of GPU memory";
     void* data = nullptr;
     CheckCuda(cudaMalloc(&data, std::max<std::size_t>(bytes.size(), 1)), wanted);
@@ -69,7 +69,10 @@ class GpuTensorVerifier : public TensorVerifier {
     CheckCuda(status, wanted);
     return data;
   }
-  void Free(void* data) noexcept override { cudaFree(data); }
+  void Free(void* data) noexcept override {
+    const UseGpu use;
+    cudaFree(data);
+  }
 
  private:
   static constexpr std::size_t kMaxVerifiers = 8;
@@ -84,19 +87,25 @@ class GpuTensorVerifier : public TensorVerifier {
     const auto key = std::pair(stream, needed.vocab_size);
     if (!verifiers_.contains(key) && verifiers_.size() == kMaxVerifiers) verifiers_.clear();
     Sized& sized = verifiers_[key];
-    VerifierLimits& limits = sized.limits;
-    if (sized.verifier == nullptr || limits.max_requests < needed.max_requests ||
-        limits.max_rows < needed.max_rows ||
-        limits.max_request_tokens < needed.max_request_tokens) {
-      sized.verifier.reset();
-      limits.vocab_size = needed.vocab_size;
-      limits.max_requests = std::max(needed.max_requests, 2 * limits.max_requests);
-      limits.max_rows = std::max(needed.max_rows, 2 * limits.max_rows);
-      limits.max_request_tokens =
-          std::max(needed.max_request_tokens, 2 * limits.max_request_tokens);
-      sized.verifier = std::make_unique<CudaVerifier>(limits, static_cast<cudaStream_t>(stream));
+    const VerifierLimits had = sized.limits;
+    if (sized.verifier == nullptr || had.max_requests < needed.max_requests ||
+        had.max_rows < needed.max_rows) {
+      sized = {};  // frees its memory
+      const VerifierLimits roomy = {
+          .vocab_size = needed.vocab_size,
+          .max_requests = std::max(needed.max_requests, 2 * had.max_requests),
+          .max_rows = std::max(needed.max_rows, 2 * had.max_rows)};
+      try {
+        sized = MakeSized(stream, roomy);
+      } catch (const DeviceError&) {  // perhaps there is memory for less
+        sized = MakeSized(stream, needed);
+      }
     }
     return *sized.verifier;
+  }
+
+  static Sized MakeSized(void* stream, const VerifierLimits& limits) {
+    return {limits, std::make_unique<CudaVerifier>(limits, static_cast<cudaStream_t>(stream))};
   }
 
   // Rows that kernels can read: the tensor itself where they can read it, else a copy.

@@ -7,6 +7,7 @@
 #include "cpp/sampling/logprobs.h"
 #include "cpp/util/check.h"
 #include "cuda/check_cuda.h"
+#include "cuda/use_gpu.h"
 #include "cuda/verify/sample_rows.h"
 #include "cuda/verify/top_rows.h"
 
@@ -107,6 +108,7 @@ CudaVerifier::CudaVerifier(const VerifierLimits& limits, cudaStream_t stream)
     : limits_(limits),
       stream_(stream),
       done_([] {
+        const UseGpu use;
         cudaEvent_t event = nullptr;
         CheckCuda(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), kWanted);
         return event;
@@ -123,6 +125,7 @@ CudaVerifier::CudaVerifier(const VerifierLimits& limits, cudaStream_t stream)
       outcomes_(limits.max_requests) {}
 
 CudaVerifier::~CudaVerifier() {
+  const UseGpu use;
   if (is_enqueued_) cudaStreamSynchronize(stream_);  // or memory in use would be freed
 }
 
@@ -135,6 +138,7 @@ void CudaVerifier::Begin(const DeviceLogits& logits, int num_rows,
                          std::span<const SampleRequest> requests) {
   FORERUN_CHECK(std::ssize(requests) <= limits_.max_requests && num_rows <= limits_.max_rows,
                 "a step is larger than the verifier's limits");
+  const UseGpu use;
   // What a step that failed has left.
   if (is_enqueued_) CheckCuda(cudaStreamSynchronize(stream_), kWanted);
   logits_ = logits;
@@ -203,6 +207,7 @@ void CudaVerifier::Enqueue(const SampleArrays& arrays) {
 }
 
 std::span<const Outcome> CudaVerifier::Finish() {
+  const UseGpu use;
   if (is_enqueued_) CheckCuda(cudaEventSynchronize(done_.get()), kWanted);
   is_enqueued_ = false;
   logprobs_.clear();
@@ -286,6 +291,7 @@ void CudaVerifier::VerifyOnHost(std::size_t i) {
 }
 
 void CudaVerifier::Top(ConstRows logits, int count, std::span<TopToken> out) {
+  FORERUN_CHECK(logits.rows == 0 || logits.cols == limits_.vocab_size, "logits: [rows, vocab]");
   Top({logits.data, DType::kFloat32, logits.stride}, logits.rows, count, out);
 }
 
@@ -294,6 +300,7 @@ void CudaVerifier::Top(const DeviceLogits& logits, int num_rows, int count,
   FORERUN_CHECK(std::ssize(out) == std::int64_t{num_rows} * count, "top tokens: [rows, count]");
   FORERUN_CHECK(num_rows <= limits_.max_rows, "more rows than the verifier's limit");
   if (out.empty()) return;
+  const UseGpu use;
   if (top_batch_.num_rows == 0) UploadTopBatch();
   SampleArrays arrays = top_batch_;
   arrays.num_rows = num_rows;

@@ -1,4 +1,4 @@
-// Verification on the GPU: the Verifier of the CUDA backend.
+// Verification on the GPU of UseGpu: the Verifier of the CUDA backend.
 //
 // Of a step one copy goes to the GPU (a SampleBatch), one comes back (where each request's walk
 // ended, and the log-probabilities that were asked for), and Finish waits once, for an event.

@@ -10,10 +10,11 @@
 #include <string>
 
 #include "cuda/check_cuda.h"
+#include "cuda/use_gpu.h"
 
 namespace forerun::cuda {
 
-// Grows when asked and never shrinks. Throws DeviceError.
+// Of the GPU of UseGpu. Grows when asked and never shrinks. Throws DeviceError.
 template <bool kPinned>
 class StepBuffer {
  public:
@@ -27,6 +28,7 @@ class StepBuffer {
     if (num_bytes <= num_bytes_) return;
     num_bytes = std::max(num_bytes, 2 * num_bytes_);  // so that it seldom grows
     Free();
+    const UseGpu use;
     CheckCuda(kPinned ? cudaMallocHost(&data_, num_bytes) : cudaMalloc(&data_, num_bytes),
               std::to_string(num_bytes) + " bytes of " + (kPinned ? "pinned" : "GPU") +
                   " memory to verify drafts");
@@ -38,6 +40,7 @@ class StepBuffer {
  private:
   // Nothing can be done about an error: an earlier call has reported it.
   void Free() {
+    const UseGpu use;
     if (kPinned) {
       cudaFreeHost(data_);
     } else {

@@ -167,8 +167,10 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Bac
   setting.recorder = recorder;
   std::unique_ptr<DraftNetwork> network = LoadNetwork(target, backend.ops(), limits);
   CheckDepth(options_, model_options_, network->max_depth());
+  const auto num_ids = static_cast<int>(network->target_ids().size());
   std::unique_ptr<Verifier> verifier =
-      backend.MakeVerifier({.vocab_size = setting.vocab_size, .max_rows = limits.max_logits_rows});
+      backend.MakeVerifier({.vocab_size = num_ids > 0 ? num_ids : setting.vocab_size,
+                            .max_rows = limits.max_logits_rows});
   auto model = std::make_unique<AutoregressiveDrafter>(std::move(network), std::move(verifier),
                                                        target.features(), setting);
   const auto* hybrid = std::get_if<HybridOptions>(&options_.method);

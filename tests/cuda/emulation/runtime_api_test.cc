@@ -184,6 +184,22 @@ TEST_F(EmulatedRuntimeTest, ADriverMayBeTooOldOrWithoutDevice) {
   EXPECT_EQ(cudaGetDeviceCount(&count), cudaErrorNoDevice);
 }
 
+TEST_F(EmulatedRuntimeTest, OnlyTheFirstDeviceCanBeUsedAndEachThreadHasItsOwn) {
+  options().num_devices = 2;
+  EXPECT_EQ(cudaSetDevice(2), cudaErrorInvalidDevice);
+  ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
+  int device = -1;
+  EXPECT_EQ(cudaGetDevice(&device), cudaSuccess);
+  EXPECT_EQ(device, 1);
+  void* memory = nullptr;
+  EXPECT_EQ(cudaMalloc(&memory, 8), cudaErrorInvalidDevice);
+  EXPECT_EQ(cudaStreamSynchronize(nullptr), cudaErrorInvalidDevice);
+  std::thread([&] { EXPECT_EQ(cudaGetDevice(&device), cudaSuccess); }).join();
+  EXPECT_EQ(device, 0);
+  EXPECT_EQ(cudaSetDevice(0), cudaSuccess);
+  EXPECT_EQ(cudaStreamSynchronize(nullptr), cudaSuccess);
+}
+
 TEST_F(EmulatedRuntimeTest, AnOldChipHasNoKernels) {
   const DeviceArray<int> out(64);
   options().capability = 75;

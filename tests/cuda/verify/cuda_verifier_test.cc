@@ -150,8 +150,7 @@ int PickVocabSize(RandomNumbers& random) {
 
 // Verifies `num_steps` random steps with one verifier, each in every order of threads.
 void CompareSteps(RandomNumbers& random, int vocab_size, int num_steps, Account& account) {
-  const VerifierLimits limits = {
-      .vocab_size = vocab_size, .max_requests = 6, .max_rows = 300, .max_request_tokens = 100};
+  const VerifierLimits limits = {.vocab_size = vocab_size, .max_requests = 6, .max_rows = 300};
   HostVerifier host(limits);
   CudaVerifier verifier(limits);
   for (int i = 0; i < num_steps && !::testing::Test::HasFailure(); ++i) {
