@@ -54,6 +54,16 @@ std::string StagingBufferReused() {
   return Wrong(host == std::vector<int>(64, 5));
 }
 
+std::string StagingBufferFreed() {
+  const LazyStreams streams;
+  const Scratch in(256);
+  void* staging = nullptr;
+  cudaMallocHost(&staging, 256);
+  cudaMemcpyAsync(in.get(), staging, 256, cudaMemcpyHostToDevice, streams.first);
+  cudaFreeHost(staging);
+  return NameOf(cudaStreamSynchronize(streams.first));
+}
+
 std::string StreamsNotOrdered() {
   const LazyStreams streams;
   const Scratch out(256);
@@ -148,6 +158,7 @@ std::vector<PlantedError> PlantedHostErrors() {
       {"WaitForAnotherStream", Always("the host reads something else"),
        [] { return CopyUsedBeforeWait(/*waits_for_another=*/true); }},
       {"StagingBufferReused", Always("the host reads something else"), StagingBufferReused},
+      {"StagingBufferFreed", Always("found its pinned memory freed"), StagingBufferFreed},
       {"StreamsNotOrdered", Always("the host reads something else"), StreamsNotOrdered},
       {"EventRecordedTooEarly", Always("the host reads something else"), EventRecordedTooEarly},
       {"UseOfDestroyedStream", Always("cudaErrorInvalidResourceHandle"),
