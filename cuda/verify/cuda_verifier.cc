@@ -122,7 +122,10 @@ CudaVerifier::CudaVerifier(const VerifierLimits& limits, cudaStream_t stream)
       top_memory_(0),
       top_tokens_(0),
       top_results_(0),
-      outcomes_(limits.max_requests) {}
+      outcomes_(limits.max_requests) {
+  // Padding comes back too, and entries that no kernel writes.
+  CheckCuda(cudaMemsetAsync(work_.results, 0, MaxResultBytes(limits), stream_), kWanted);
+}
 
 CudaVerifier::~CudaVerifier() {
   const UseGpu use;
