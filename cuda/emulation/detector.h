@@ -20,7 +20,7 @@ class Detector {
   virtual void SyncWarp(unsigned warp, unsigned mask) = 0;
   // By the running thread; `pc` is the instruction after it.
   virtual void Access(const void* address, std::size_t bytes, AccessKind kind, const void* pc) = 0;
-  // By the host; `from` is null for a fill.
+  // By the host, to or from the device; `from` is null for a fill.
   virtual void Copied(const void* to, const void* from, std::size_t bytes) = 0;
   virtual void Freed(const void* address, std::size_t bytes) = 0;
 };

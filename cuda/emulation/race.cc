@@ -111,16 +111,21 @@ class RaceDetector final : public Detector {
   }
 
   void Copied(const void* to, const void* from, std::size_t bytes) override {
-    if (!device_memory().InRange(to)) return;
-    // What nothing wrote stays so when it is copied.
+    // What nothing wrote stays so when it is copied, but the host may not have it.
+    const bool to_device = device_memory().InRange(to);
     std::vector<bool> is_written(bytes, true);
     if (from != nullptr && device_memory().InRange(from)) {
       const auto source = reinterpret_cast<std::uintptr_t>(from);
+      is_shared_ = false;
       shadows_.ForEach(source, bytes, [&](Shadow& shadow, std::uintptr_t at, std::size_t unit) {
+        if (!to_device && shadow.write.block == 0) {
+          throw Error("copy to the host of uninitialised " + NameOfMemory(at));
+        }
         const auto first = is_written.begin() + static_cast<std::ptrdiff_t>(at - source);
         std::fill_n(first, unit, shadow.write.block != 0);
       });
     }
+    if (!to_device) return;
     const auto target = reinterpret_cast<std::uintptr_t>(to);
     shadows_.ForEach(target, bytes, [&](Shadow& shadow, std::uintptr_t at, std::size_t) {
       shadow = {};

@@ -226,6 +226,13 @@ std::vector<PlantedError> PlantedRaces() {
          cudaMemcpy(in.get(), unwritten.get(), 64, cudaMemcpyDeviceToDevice);
          return Run(1, 32, 0, ReadsAll, out.get(), in.get());
        }},
+      {"CopyOfUninitialisedToHost", InRaceBuild("copy to the host of uninitialised global memory"),
+       [] {
+         const Scratch partly(1024, /*is_written=*/false);
+         std::vector<char> host(64);
+         cudaMemset(partly.get(), 0, 63);
+         return NameOf(cudaMemcpy(host.data(), partly.get(), 64, cudaMemcpyDeviceToHost));
+       }},
       {"CopyUsedWithoutWait", InRaceBuild("uninitialised shared memory"),
        RunOnInput<CopyUsedWithoutWait>},
       {"CopyUsedAfterWaitForOther", InRaceBuild("uninitialised shared memory"),

@@ -171,6 +171,8 @@ std::vector<std::byte> CheckLogprobs(LogprobBatch& batch) {
   const DeviceArray<std::int32_t> first_entry(batch.first_entry);
   const DeviceArray<LogprobStatus> statuses(batch.rows.size());
   const DeviceArray<TokenLogprob> entries(batch.num_entries);
+  statuses.Poison();
+  entries.Poison();
   const Workspace work(batch.rows.size(), batch.batch.vocab_size);
   const LogprobArrays arrays = {device_batch.arrays(), emitted.data(), first_entry.data(),
                                 statuses.data(), entries.data()};
@@ -218,6 +220,7 @@ TEST(SampleDraftsTest, WeightsAndTokensAreThoseOfTheHost) {
       const DeviceBatch device_batch(batch.batch);
       const Workspace work(batch.rows.size(), vocab_size);
       const DeviceArray<float> weights(batch.rows.size() * vocab_size);
+      weights.Poison();
       const DeviceArray<DrawnToken> drawn(batch.rows.size());
       testing::Expect(SampleRows(rows.logits(), device_batch.arrays(), true, work.arrays, nullptr));
       testing::Expect(SampleDrafts(rows.logits(), device_batch.arrays(), work.arrays,

@@ -59,6 +59,8 @@ class DeviceArray {
     if (from.empty()) return;
     Expect(cudaMemcpy(data_, from.data(), from.size() * sizeof(T), cudaMemcpyHostToDevice));
   }
+  // For elements that a kernel need not write, and that are downloaded with the others.
+  void Poison() const { Expect(cudaMemset(data_, 0xff, size_ * sizeof(T))); }
   std::vector<T> Download() const {
     std::vector<T> host(size_);
     if (size_ == 0) return host;

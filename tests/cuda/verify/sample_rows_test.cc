@@ -34,11 +34,14 @@ bool NeedsMass(const SampleBatch& batch) {
   });
 }
 
+constexpr int kUntouched = 0xff;  // a byte of a state that no kernel writes
+
 std::vector<RowState> StatesOf(const DeviceLogits& logits, const SampleBatch& batch) {
   const DeviceBatch device_batch(batch);
   const int num_rows = static_cast<int>(batch.rows.size());
   const DeviceArray<std::byte> memory(RowWorkspace::NumBytes(num_rows, batch.vocab_size));
   const RowWorkspace work = RowWorkspace::In(memory.data(), num_rows, batch.vocab_size);
+  testing::Expect(cudaMemset(work.states, kUntouched, num_rows * sizeof(RowState)));
   testing::Expect(SampleRows(logits, device_batch.arrays(), NeedsMass(batch), work, nullptr));
   std::vector<RowState> states(num_rows);
   testing::Expect(
@@ -179,7 +182,7 @@ TEST(SampleRowsTest, RowsThatAreNotSampledAreLeftAlone) {
   const DeviceRows rows(batch.rows, DType::kFloat32, 0, 0);
   const std::vector<RowState> states = StatesOf(rows.logits(), batch.batch);
   RowState untouched;
-  std::memset(&untouched, 0xff, sizeof untouched);  // as device memory begins on an emulated GPU
+  std::memset(&untouched, kUntouched, sizeof untouched);
   EXPECT_EQ(std::memcmp(&states[0], &untouched, sizeof untouched), 0);
   EXPECT_EQ(states[1].status, kRowOk);
   EXPECT_EQ(std::memcmp(&states[2], &untouched, sizeof untouched), 0);
