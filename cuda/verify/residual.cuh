@@ -1,8 +1,8 @@
 // Draws a token from a row of masses that are computed, not stored.
 //
 // The first pass adds up the masses of parts of the row, one warp a part; a group of tokens that is
-// cut off or weighs nothing, as its first one says, is not read. The draw finds the part in which its
-// point lies, and one warp reads that part once more.
+// cut off or weighs nothing, as its first one says, is not read. The draw finds the part in which
+// its point lies, and one warp reads that part once more.
 #ifndef FORERUN_CUDA_VERIFY_RESIDUAL_CUH_
 #define FORERUN_CUDA_VERIFY_RESIDUAL_CUH_
 

@@ -152,7 +152,8 @@ __device__ void ReadRow(const DeviceLogits& logits, const WalkArrays& arrays,
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads, 3) WalkRequests(DeviceLogits logits, WalkArrays arrays) {
+__global__ void __launch_bounds__(kThreads, 3)
+    WalkRequests(DeviceLogits logits, WalkArrays arrays) {
   __shared__ WalkShared shared;
   const SampleRule& rule = arrays.batch.rules[blockIdx.x];
   if (rule.samples == 0) return;
