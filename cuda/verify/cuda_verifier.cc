@@ -123,6 +123,7 @@ CudaVerifier::CudaVerifier(const VerifierLimits& limits, cudaStream_t stream)
       top_tokens_(0),
       top_results_(0),
       outcomes_(limits.max_requests) {
+  const UseGpu use;
   // Padding comes back too, and entries that no kernel writes.
   CheckCuda(cudaMemsetAsync(work_.results, 0, MaxResultBytes(limits), stream_), kWanted);
 }
