@@ -41,7 +41,7 @@ PYTHON_LEVELS = [
     {"checkpoints"},
     {"engine"},
     {"llm", "kernels"},
-    {"training"},
+    {"training", "server"},
     {"tools"},
     {"forerun", "__main__"},
 ]

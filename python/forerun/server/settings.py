@@ -1,0 +1,155 @@
+"""How the server is reached, who may use it, and what a request may ask for."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass, fields
+from typing import Any
+
+from forerun.errors import InvalidArgumentError
+from forerun.util.checks import (
+    Problems,
+    check_bool,
+    check_choice,
+    check_int,
+    check_list,
+    check_name,
+    check_number,
+    check_path,
+    check_str,
+)
+
+LOG_FORMATS = ("text", "json")
+LOG_LEVELS = ("critical", "error", "warning", "info", "debug")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """What `forerun serve` sets besides the options of the LLM.
+
+    Wrong values raise InvalidArgumentError, which lists all of them.
+
+    Attributes:
+        host: the address to listen at; the default is reached from this machine alone.
+        port: 0 takes a free one.
+        api_keys: a request has to send one of them; without any, all requests are served.
+        served_model_names: names of the model in requests, the first in responses; empty: MODEL.
+        root_path: the prefix under which a proxy offers the server, such as "/llm".
+        allowed_origins: web pages of which origins may call the server (CORS); "*" is all.
+        max_body_bytes: of a request; larger ones get status 413.
+        max_tokens_limit: the most tokens a request may generate for each completion.
+        ssl_keyfile, ssl_certfile: PEM files, both or none; with them the server speaks HTTPS.
+        log_format: "text", or "json" for one object a line.
+        log_level: the least severe messages that are logged.
+        log_requests: log a line for each request.
+        tool_call_parser: the format of tool calls; None: as the chat template has them.
+        reasoning_parser: the format of reasoning; None: as the chat template has it.
+        chat_template: used in place of the model's.
+        stream_interval: tokens of one chunk of a stream.
+        drain_seconds: how long running requests may go on after SIGTERM.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()
+    served_model_names: tuple[str, ...] = ()
+    root_path: str = ""
+    allowed_origins: tuple[str, ...] = ()
+    max_body_bytes: int = 32 << 20
+    max_tokens_limit: int | None = None
+    ssl_keyfile: str | None = None
+    ssl_certfile: str | None = None
+    log_format: str = "text"
+    log_level: str = "info"
+    log_requests: bool = True
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
+    chat_template: str | None = None
+    stream_interval: int = 1
+    drain_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        """Checks every field."""
+        problems = Problems()
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None and field.default is None:
+                continue
+            with problems:
+                object.__setattr__(self, field.name, _CHECKS[field.name](field.name, value))
+        if not problems.errors:
+            with problems:
+                self._check_certificate()
+        problems.raise_all()
+
+    def _check_certificate(self) -> None:
+        """Finds out at once whether the two files can be used."""
+        if self.ssl_certfile is None or self.ssl_keyfile is None:
+            for name in ("ssl_certfile", "ssl_keyfile"):
+                if getattr(self, name) is not None:
+                    other = "ssl_keyfile" if name == "ssl_certfile" else "ssl_certfile"
+                    raise InvalidArgumentError(other, None, f"a PEM file, with {name}")
+            return
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+                self.ssl_certfile, self.ssl_keyfile, password=lambda: ""
+            )
+        except OSError as error:
+            raise InvalidArgumentError(
+                "ssl_certfile",
+                f"{self.ssl_certfile} with {self.ssl_keyfile}",
+                f"a certificate and its key without a password, in PEM files ({error})",
+            ) from error
+
+
+def _names(field: str, value: Any) -> tuple[str, ...]:
+    items = check_list(field, value, "a list of strings")
+    return tuple(check_name(f"{field}[{i}]", item) for i, item in enumerate(items))
+
+
+def _keys(field: str, value: Any) -> tuple[str, ...]:
+    """Names of visible ASCII, the only characters that a header can hold without doubt."""
+    keys = _names(field, value)
+    for i, key in enumerate(keys):
+        if not (key.isascii() and key.isprintable() and " " not in key):
+            # The key itself is no one's business.
+            raise InvalidArgumentError(
+                f"{field}[{i}]", "a key with other characters", "visible ASCII characters"
+            )
+    return keys
+
+
+def _root_path(field: str, value: Any) -> str:
+    path = check_str(field, value)
+    if path and (not path.startswith("/") or path.endswith("/")):
+        raise InvalidArgumentError(field, path, "'/' and a path without a slash at its end")
+    return path
+
+
+def _seconds(field: str, value: Any) -> float:
+    seconds = check_number(field, value)
+    if not 0 <= seconds <= 86400:
+        raise InvalidArgumentError(field, value, "seconds from 0 to 86400")
+    return seconds
+
+
+_CHECKS: dict[str, Any] = {
+    "host": check_name,
+    "port": lambda name, value: check_int(name, value, least=0, most=65535),
+    "api_keys": _keys,
+    "served_model_names": _names,
+    "root_path": _root_path,
+    "allowed_origins": _names,
+    "max_body_bytes": lambda name, value: check_int(name, value, least=1),
+    "max_tokens_limit": lambda name, value: check_int(name, value, least=1),
+    "ssl_keyfile": lambda name, value: str(check_path(name, value)),
+    "ssl_certfile": lambda name, value: str(check_path(name, value)),
+    "log_format": lambda name, value: check_choice(name, value, LOG_FORMATS),
+    "log_level": lambda name, value: check_choice(name, value, LOG_LEVELS),
+    "log_requests": check_bool,
+    "tool_call_parser": check_name,
+    "reasoning_parser": check_name,
+    "chat_template": check_name,
+    "stream_interval": lambda name, value: check_int(name, value, least=1),
+    "drain_seconds": _seconds,
+}
