@@ -1,0 +1,33 @@
+"""Tool calls and reasoning in the text that models generate."""
+
+from forerun.text.tool_parsers.events import (
+    ContentDelta,
+    Event,
+    ReasoningDelta,
+    ToolCallArguments,
+    ToolCallStart,
+)
+from forerun.text.tool_parsers.formats import (
+    REASONING_FORMATS,
+    TOOL_FORMATS,
+    detect_formats,
+    make_parser,
+    markers,
+    starts_in_reasoning,
+)
+from forerun.text.tool_parsers.parser import Parser
+
+__all__ = [
+    "REASONING_FORMATS",
+    "TOOL_FORMATS",
+    "ContentDelta",
+    "Event",
+    "Parser",
+    "ReasoningDelta",
+    "ToolCallArguments",
+    "ToolCallStart",
+    "detect_formats",
+    "make_parser",
+    "markers",
+    "starts_in_reasoning",
+]

@@ -1,0 +1,169 @@
+"""The formats of tool calls and reasoning, by vLLM's names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from forerun.text.tool_parsers.events import ContentDelta, Event
+from forerun.text.tool_parsers.json_calls import HermesParser, LlamaParser, MistralParser
+from forerun.text.tool_parsers.parser import Parser, StepParser
+from forerun.text.tool_parsers.reader import Step
+from forerun.text.tool_parsers.reasoning import ReasoningParser
+from forerun.text.tool_parsers.tagged_calls import GemmaParser, QwenCoderParser
+from forerun.util.checks import check_choice
+
+
+class _ToolFormat(NamedTuple):
+    """How a model writes tool calls.
+
+    Attributes:
+        make: makes a parser for a request with these tools.
+        markers: the texts around calls. A tokenizer may have special tokens for them.
+        signs: what a chat template contains whose model writes this format.
+    """
+
+    make: Callable[[Sequence[Any]], Parser]
+    markers: tuple[str, ...]
+    signs: tuple[str, ...]
+
+
+class _ReasoningFormat(NamedTuple):
+    """How a model marks reasoning.
+
+    Attributes:
+        is_special: the opening marker is a special token.
+        signs: what a chat template contains whose model writes this format.
+    """
+
+    opening: str
+    closing: str
+    is_special: bool
+    signs: tuple[str, ...]
+
+
+_GEMMA4 = ("<|tool_call>", "<tool_call|>", '<|"|>')
+_FUNCTIONGEMMA = ("<start_function_call>", "<end_function_call>", "<escape>")
+_HERMES = ("<tool_call>", "</tool_call>")
+
+# In this order a template is searched for the signs.
+_TOOLS = {
+    "gemma4": _ToolFormat(lambda _: GemmaParser(*_GEMMA4), _GEMMA4, ("<|tool_call>",)),
+    "functiongemma": _ToolFormat(
+        lambda _: GemmaParser(*_FUNCTIONGEMMA), _FUNCTIONGEMMA, ("<start_function_call>",)
+    ),
+    "mistral": _ToolFormat(
+        lambda _: MistralParser(), ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"), ("[TOOL_CALLS]",)
+    ),
+    "qwen3_coder": _ToolFormat(QwenCoderParser, _HERMES, ("<function=", "<parameter=")),
+    "hermes": _ToolFormat(lambda _: HermesParser(), _HERMES, ("<tool_call>",)),
+    "llama3_json": _ToolFormat(lambda _: LlamaParser(), ("<|python_tag|>",), ("ipython",)),
+    "smollm": _ToolFormat(lambda _: HermesParser(), _HERMES, ("SmolLM",)),
+}
+_REASONING = {
+    "gemma4": _ReasoningFormat("<|channel>thought", "<channel|>", True, ("<|channel>",)),
+    "mistral": _ReasoningFormat("[THINK]", "[/THINK]", True, ("[THINK]",)),
+    "deepseek_r1": _ReasoningFormat(
+        "<think>", "</think>", False, ("</think>", "<\uff5cAssistant\uff5c>")
+    ),
+    "qwen3": _ReasoningFormat("<think>", "</think>", False, ("</think>",)),
+}
+TOOL_FORMATS = tuple(_TOOLS)
+REASONING_FORMATS = tuple(_REASONING)
+
+
+def detect_formats(chat_template: str) -> tuple[str | None, str | None]:
+    """The formats of tool calls and of reasoning that a chat template's model writes."""
+
+    def find(formats: dict[str, Any]) -> str | None:
+        return next(
+            (
+                name
+                for name, each in formats.items()
+                if all(sign in chat_template for sign in each.signs)
+            ),
+            None,
+        )
+
+    return find(_TOOLS), find(_REASONING)
+
+
+def markers(tools_format: str | None, reasoning_format: str | None) -> tuple[str, ...]:
+    """The texts that the parsers look for.
+
+    If a tokenizer has one of them as a special token, the output must be generated with
+    `skip_special_tokens=False`.
+    """
+    found: tuple[str, ...] = ()
+    if tools_format is not None:
+        found += _TOOLS[check_choice("tool_call_parser", tools_format, TOOL_FORMATS)].markers
+    if reasoning_format is not None:
+        name = check_choice("reasoning_parser", reasoning_format, REASONING_FORMATS)
+        reasoning = _REASONING[name]
+        # A word may follow the token: Gemma's is "<|channel>".
+        found += (reasoning.opening.removesuffix("thought"), reasoning.closing)
+    return found
+
+
+def starts_in_reasoning(reasoning_format: str | None, prompt: str) -> bool:
+    """Whether a rendered prompt ends with the marker that opens the reasoning."""
+    if reasoning_format is None:
+        return False
+    name = check_choice("reasoning_parser", reasoning_format, REASONING_FORMATS)
+    return prompt.rstrip().endswith(_REASONING[name].opening)
+
+
+def make_parser(
+    tools_format: str | None,
+    reasoning_format: str | None,
+    *,
+    starts_in_reasoning: bool,
+    tools: Sequence[Any] = (),
+) -> Parser:
+    """A parser of one output: of its reasoning first, and of the tool calls in the rest.
+
+    Args:
+        tools_format: one of TOOL_FORMATS; None leaves calls in the content.
+        reasoning_format: one of REASONING_FORMATS; None leaves reasoning in the content.
+        starts_in_reasoning: the prompt ends within the reasoning.
+        tools: the request's tools, as chat templates get them.
+    """
+    reasoning: Parser | None = None
+    if reasoning_format is not None:
+        name = check_choice("reasoning_parser", reasoning_format, REASONING_FORMATS)
+        opening, closing, is_special, _ = _REASONING[name]
+        reasoning = ReasoningParser(
+            opening, closing, starts_inside=starts_in_reasoning, is_repeated=is_special
+        )
+    if tools_format is None:
+        return reasoning or _ContentParser()
+    name = check_choice("tool_call_parser", tools_format, TOOL_FORMATS)
+    calls = _TOOLS[name].make(tools)
+    return calls if reasoning is None else _JoinedParser(reasoning, calls)
+
+
+class _ContentParser(StepParser):
+    """All text is content."""
+
+    def _parse(self) -> Step[None]:
+        yield from self._reader.stream_rest(self._content)
+
+
+class _JoinedParser:
+    """Two parsers, the second of which reads the content that the first one finds."""
+
+    def __init__(self, first: Parser, second: Parser) -> None:
+        self._first = first
+        self._second = second
+
+    def push(self, text: str) -> list[Event]:
+        return self._read(self._first.push(text))
+
+    def finish(self) -> list[Event]:
+        return self._read(self._first.finish()) + self._second.finish()
+
+    def _read(self, events: list[Event]) -> list[Event]:
+        read: list[Event] = []
+        for event in events:
+            read += self._second.push(event.text) if isinstance(event, ContentDelta) else [event]
+        return read

@@ -1,0 +1,134 @@
+"""Text that arrives in pieces, read as if it were there as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+from typing import TypeVar
+
+T = TypeVar("T")
+# A step of a parser: it yields where it needs more text, and returns what it has read.
+Step = Generator[None, None, T]
+
+SPACE = " \t\r\n"
+
+
+class Reader:
+    """A cursor over text that is appended piece by piece.
+
+    A step decides from the text alone, never from where a piece ends, so that any division into
+    pieces gives the same result.
+    """
+
+    def __init__(self) -> None:
+        self.text = ""  # from the pinned position on, or else from about `position` on
+        self.position = 0
+        self._is_pinned = False
+        self._has_ended = False
+
+    def append(self, piece: str) -> None:
+        """Adds text."""
+        self.text += piece
+
+    def end(self) -> None:
+        """No more text comes."""
+        self._has_ended = True
+
+    def pin(self) -> None:
+        """Keeps the text from here on, for `rewind`."""
+        self.unpin()
+        self._drop()
+        self._is_pinned = True
+
+    def unpin(self) -> None:
+        """Lets the text before the position go."""
+        self._is_pinned = False
+
+    def rewind(self) -> None:
+        """Goes back to where `pin` was called."""
+        self.position = 0
+
+    def _drop(self) -> None:
+        self.text = self.text[self.position :]
+        self.position = 0
+
+    def more(self) -> Step[bool]:
+        """Waits for more text; False if none comes."""
+        if not self._is_pinned:
+            self._drop()
+        size = len(self.text)
+        while len(self.text) == size and not self._has_ended:
+            yield
+        return len(self.text) > size
+
+    def peek(self) -> Step[str]:
+        """The next character; empty at the end."""
+        while self.position == len(self.text):
+            if not (yield from self.more()):
+                return ""
+        return self.text[self.position]
+
+    def skip(self, characters: str = SPACE) -> Step[str]:
+        """Skips these characters; returns the next other one, empty at the end."""
+        while (character := (yield from self.peek())) and character in characters:
+            self.position += 1
+        return character
+
+    def accept(self, literal: str) -> Step[bool]:
+        """Consumes a literal if it comes next."""
+        while True:
+            following = self.text[self.position : self.position + len(literal)]
+            if following == literal:
+                self.position += len(literal)
+                return True
+            if not literal.startswith(following) or not (yield from self.more()):
+                return False
+
+    def take_while(self, characters: Callable[[str], bool]) -> Step[str]:
+        """Consumes and returns characters as long as a condition holds."""
+        taken = ""
+        while (character := (yield from self.peek())) and characters(character):
+            taken += character
+            self.position += 1
+        return taken
+
+    def stream_until(
+        self, markers: tuple[str, ...], emit: Callable[[str], object], trimmed: str = ""
+    ) -> Step[str]:
+        """Hands on text up to the first of some markers, and holds only what may belong to one.
+
+        Consumes and returns the marker, with all the `trimmed` characters before it; empty at the
+        end of the text, all of which is handed on then.
+        """
+        while True:
+            start, length = self._find(markers)
+            end = start
+            while end > self.position and self.text[end - 1] in trimmed:
+                end -= 1
+            emit(self.text[self.position : end])
+            self.position = end
+            if length:
+                self.position = start + length
+                return self.text[end : self.position]
+            if not (yield from self.more()):
+                emit(self.text[self.position :])
+                self.position = len(self.text)
+                return ""
+
+    def stream_rest(self, emit: Callable[[str], object]) -> Step[None]:
+        """Hands on all text to the end."""
+        while (yield from self.peek()):
+            emit(self.text[self.position :])
+            self.position = len(self.text)
+
+    def _find(self, markers: tuple[str, ...]) -> tuple[int, int]:
+        """Where the first marker begins and its length; the length is 0 if it may still come."""
+        found = [(at, -len(m)) for m in markers if (at := self.text.find(m, self.position)) >= 0]
+        if found:
+            start, length = min(found)
+            return start, -length
+        for start in range(
+            max(self.position, len(self.text) - max(map(len, markers)) + 1), len(self.text)
+        ):
+            if any(marker.startswith(self.text[start:]) for marker in markers):
+                return start, 0
+        return len(self.text), 0

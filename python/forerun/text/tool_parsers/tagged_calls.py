@@ -1,0 +1,232 @@
+"""Calls whose arguments models write in notations of their own, here converted to JSON.
+
+What is converted is passed on as soon as it is certain, string values piece by piece.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from forerun.text.tool_parsers.parser import ToolCallParser
+from forerun.text.tool_parsers.reader import SPACE, Step
+
+_MAX_DEPTH = 64
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+class ConvertingParser(ToolCallParser):
+    """Writes JSON strings piece by piece."""
+
+    def _characters(self, text: str) -> None:
+        """Adds to a string of the arguments."""
+        self._arguments(_json(text)[1:-1])
+
+
+class GemmaParser(ConvertingParser):
+    """`call:name{key:value,...}` between two markers, strings between two quotes.
+
+    Args:
+        opening: the marker before a call.
+        closing: the marker after it.
+        quote: what stands for a quotation mark.
+    """
+
+    def __init__(self, opening: str, closing: str, quote: str) -> None:
+        self._opening = opening
+        self._closing = closing
+        self._quote = quote
+        super().__init__()
+
+    def _parse(self) -> Step[None]:
+        yield from self._parse_marked(self._opening)
+
+    def _marked(self, marker: str) -> Step[bool]:
+        reader = self._reader
+        yield from reader.skip()
+        if not (yield from reader.accept("call:")):
+            return False
+        name = yield from reader.take_while(lambda character: character not in "{<" + SPACE)
+        if not name or (yield from reader.skip()) != "{":
+            return False
+        self._start(name)
+        yield from self._value(0)
+        yield from reader.skip()
+        yield from reader.accept(self._closing)
+        return True
+
+    def _value(self, depth: int) -> Step[bool]:
+        """Converts a value; False if it is malformed."""
+        reader = self._reader
+        first = yield from reader.skip()
+        if depth > _MAX_DEPTH:
+            return False
+        if first and first in "{[":
+            return (yield from self._items(first, depth))
+        if (yield from reader.accept(self._quote)):
+            self._arguments('"')
+            quote = yield from reader.stream_until((self._quote,), self._characters)
+            self._arguments('"' if quote else "")
+            return bool(quote)
+        bare = yield from reader.take_while(lambda character: character not in ",]}<")
+        if not (yield from reader.peek()):
+            return False  # it may not be complete
+        self._arguments(_json(_scalar(bare)))
+        return True
+
+    def _items(self, bracket: str, depth: int) -> Step[bool]:
+        """Converts an object or an array."""
+        reader = self._reader
+        closing = "}" if bracket == "{" else "]"
+        self._arguments(bracket)
+        reader.position += 1
+        separator = ""
+        while (character := (yield from reader.skip())) != closing:
+            if separator and character == ",":
+                reader.position += 1
+                yield from reader.skip()
+            elif separator or not character:
+                return False
+            self._arguments(separator)
+            separator = ", "
+            if bracket == "{" and not (yield from self._key()):
+                return False
+            if not (yield from self._value(depth + 1)):
+                return False
+        self._arguments(closing)
+        reader.position += 1
+        return True
+
+    def _key(self) -> Step[bool]:
+        reader = self._reader
+        is_quoted = yield from reader.accept(self._quote)
+        pieces: list[str] = []
+        end = self._quote if is_quoted else ":"
+        yield from reader.stream_until((end,), pieces.append)
+        key = "".join(pieces)
+        if is_quoted and (yield from reader.skip()) == ":":
+            reader.position += 1
+        self._arguments(_json(key if is_quoted else key.strip()) + ": ")
+        return True
+
+
+_CONSTANTS = {"True": True, "False": False, "None": None}
+
+
+def _scalar(text: str) -> Any:
+    """The value of a text in JSON's notation, or one of Python's constants; else a string."""
+    text = text.strip()
+    if text in _CONSTANTS:
+        return _CONSTANTS[text]
+    try:
+        value = json.loads(text)
+        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):  # also of numbers and characters that JSON cannot write
+        return text
+    return value
+
+
+class QwenCoderParser(ConvertingParser):
+    """`<tool_call><function=name><parameter=key>value</parameter>...</function></tool_call>`.
+
+    Args:
+        tools: the request's tools. Their schemas say which values are not strings.
+    """
+
+    def __init__(self, tools: Any = ()) -> None:
+        self._schemas = {name: schema for name, schema in map(_properties, tools)}
+        super().__init__()
+
+    def _parse(self) -> Step[None]:
+        yield from self._parse_marked("<tool_call>", "<function=")
+
+    def _marked(self, marker: str) -> Step[bool]:
+        reader = self._reader
+        if marker == "<tool_call>":
+            yield from reader.skip()
+            if not (yield from reader.accept("<function=")):
+                return False
+        name = yield from reader.take_while(lambda character: character not in "<>\n")
+        if not name or not (yield from reader.accept(">")):
+            return False
+        self._start(name)
+        separator = "{"
+        yield from reader.skip()
+        while (yield from reader.accept("<parameter=")):
+            key = yield from reader.take_while(lambda character: character not in "<>\n")
+            if not (yield from reader.accept(">")):
+                return True
+            self._arguments(f"{separator}{_json(key)}: ")
+            separator = ", "
+            if not (yield from self._parameter(self._schemas.get(name, {}).get(key))):
+                return True
+            yield from reader.skip()
+        if (yield from reader.peek()):
+            self._arguments("{}" if separator == "{" else "}")
+        yield from reader.accept("</function>")
+        yield from reader.skip()
+        yield from reader.accept("</tool_call>")
+        return True
+
+    def _parameter(self, schema: Any) -> Step[bool]:
+        """Converts a value; False if it does not end. The newlines around it are markup."""
+        reader = self._reader
+        yield from reader.accept("\n")
+        ends = ("\n</parameter>", "</parameter>")
+        types = _types(schema)
+        if types <= {"string"}:
+            self._arguments('"')
+            end = yield from reader.stream_until(ends, self._characters)
+            self._arguments('"' if end else "")
+        else:
+            pieces: list[str] = []
+            end = yield from reader.stream_until(ends, pieces.append)
+            if end:
+                self._arguments(_json(_typed("".join(pieces), types)))
+        return bool(end)
+
+
+def _properties(tool: Any) -> tuple[str, Mapping[str, Any]]:
+    """A tool's name and the schemas of its parameters."""
+    function = tool["function"]
+    parameters = function.get("parameters")
+    properties = parameters.get("properties") if isinstance(parameters, Mapping) else None
+    return function["name"], properties if isinstance(properties, Mapping) else {}
+
+
+_ANY = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
+
+
+def _types(schema: Any) -> frozenset[str]:
+    """The JSON types that a schema allows; an unknown parameter is a string."""
+    if not isinstance(schema, Mapping):
+        return frozenset({"string"})
+    values = [schema["const"]] if "const" in schema else schema.get("enum")
+    if isinstance(values, list):
+        return frozenset(map(_type, values))
+    kinds = schema.get("type")
+    if isinstance(kinds, str | list):
+        return _ANY.intersection([kinds] if isinstance(kinds, str) else kinds)
+    for key in ("anyOf", "oneOf"):
+        if isinstance(schema.get(key), list):
+            return frozenset[str]().union(*map(_types, schema[key]))
+    return _ANY
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, bool):
+        return "boolean"
+    names = {str: "string", int: "integer", float: "number", list: "array", dict: "object"}
+    return names.get(type(value), "null")
+
+
+def _typed(text: str, types: frozenset[str]) -> Any:
+    """A parameter's value; a string where the text is none of the types."""
+    value = _scalar(text)
+    kind = _type(value)
+    fits = kind in types or (kind == "integer" and "number" in types)
+    return value if fits else text
