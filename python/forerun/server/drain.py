@@ -1,0 +1,72 @@
+"""Ends a server without cutting off its running requests."""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from forerun.server.refusals import refuse, route_path
+
+
+class Drain:
+    """Counts running requests, and knows whether new ones are refused.
+
+    Belongs to one event loop: nothing here may be called from another thread.
+    """
+
+    def __init__(self) -> None:
+        self.num_running = 0
+        self.is_draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def enter(self) -> None:
+        """A request begins."""
+        self.num_running += 1
+        self._idle.clear()
+
+    def leave(self) -> None:
+        """A request has ended."""
+        self.num_running -= 1
+        if self.num_running == 0:
+            self._idle.set()
+
+    async def finish(self, seconds: float) -> int:
+        """Refuses new requests and waits for running ones; returns how many still run."""
+        self.is_draining = True
+        try:
+            await asyncio.wait_for(self._idle.wait(), seconds)
+        except asyncio.TimeoutError:
+            return self.num_running
+        return 0
+
+
+class DrainCheck:
+    """Answers 503 while the server drains, so that clients and load balancers go elsewhere.
+
+    /metrics alone goes on being served.
+    """
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        self._app = app
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or route_path(scope) == "/metrics":
+            await self._app(scope, receive, send)
+            return
+        if self._drain.is_draining:
+            await refuse(
+                send,
+                503,
+                "The server is shutting down.",
+                "server_shutting_down",
+                {"connection": "close", "retry-after": "1"},
+            )
+            return
+        self._drain.enter()
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            self._drain.leave()

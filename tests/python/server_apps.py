@@ -1,0 +1,62 @@
+"""Small apps around which tests put what every app of the server has."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.responses import StreamingResponse
+
+from forerun.metrics import Metric
+from forerun.outputs import CompletionOutput, RequestOutput
+from forerun.server.access_log import log_output
+from forerun.server.operations import install
+from forerun.server.settings import ServerSettings
+
+
+class NoMetrics:
+    """An LLM without counters."""
+
+    def get_metrics(self) -> list[Metric]:
+        return []
+
+
+def small_app(llm: Any = None, **settings: Any) -> FastAPI:
+    """An app that tells what reached it, and streams as long as it is asked to."""
+    app = FastAPI()
+
+    @app.post("/v1/echo")
+    async def echo(request: Request) -> Response:
+        return Response(await request.body(), headers={"x-salt": request.state.cache_salt})
+
+    @app.get("/v1/output")
+    async def output(request: Request) -> str:
+        completion = CompletionOutput(0, "text", [1, 2])
+        log_output(request, RequestOutput("0", "a", [1, 2, 3], [completion], True))
+        return "text"
+
+    @app.get("/v1/stream")
+    async def stream(count: int, seconds: float) -> StreamingResponse:
+        async def numbers() -> AsyncIterator[str]:
+            for number in range(count):
+                yield f"{number}\n"
+                await asyncio.sleep(seconds)
+
+        return StreamingResponse(numbers())
+
+    @app.get("/v1/fail")
+    async def fail() -> None:
+        raise RuntimeError("on purpose")
+
+    @app.get("/health")
+    async def health() -> str:
+        return "fine"
+
+    @app.get("/")
+    async def page() -> str:
+        return "a page"
+
+    install(app, llm or NoMetrics(), ServerSettings(**settings))
+    return app

@@ -1,0 +1,316 @@
+"""Keys, limits, CORS, the drain and the log, around a small app."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("fastapi", reason="fastapi is not installed")
+pytest.importorskip("prometheus_client", reason="prometheus_client is not installed")
+
+from server_apps import small_app
+from starlette.testclient import TestClient
+
+from forerun.server.access_log import configure_logs
+from forerun.server.limits import BodyLimit
+from forerun.server.settings import ServerSettings
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+@pytest.fixture(autouse=True)
+def _as_before() -> Iterator[None]:
+    """Leaves the loggers as they were."""
+    loggers = [logging.getLogger(name) for name in ("forerun", "uvicorn", "uvicorn.error")]
+    before = [(list(log.handlers), log.level, log.propagate) for log in loggers]
+    yield
+    for log, (handlers, level, propagate) in zip(loggers, before, strict=True):
+        log.handlers, log.propagate = handlers, propagate
+        log.setLevel(level)
+
+
+# Keys.
+
+
+def test_a_request_needs_one_of_the_keys() -> None:
+    client = TestClient(small_app(api_keys=["one", "two"]))
+    for key in ("one", "two"):
+        assert client.post("/v1/echo", content="x", headers=bearer(key)).text == "x"
+    assert client.post("/v1/echo", headers={"authorization": "bearer  one "}).status_code == 200
+    wrong: list[Any] = [
+        {},
+        bearer(""),
+        bearer("On"),
+        bearer("one two"),
+        {"authorization": "one"},
+        {"authorization": "Basic one"},
+        {"authorization": b"Bearer \xe4"},
+        {"x-api-key": "one"},
+        [("authorization", "Bearer one"), ("authorization", "Bearer one")],
+    ]
+    for headers in wrong:
+        response = client.post("/v1/echo", content="x", headers=headers)
+        assert response.status_code == 401, headers
+        assert response.headers["www-authenticate"] == "Bearer"
+        error = response.json()["error"]
+        assert error["type"] == "invalid_request_error"
+        assert error["code"] == "invalid_api_key"
+        assert error["param"] is None
+
+
+def test_every_route_but_the_page_and_the_health_needs_a_key() -> None:
+    client = TestClient(small_app(api_keys=["one"]))
+    for path in ("/", "/health"):
+        assert client.get(path).status_code == 200
+    for path in ("/metrics", "/docs", "/openapi.json", "/nowhere", "/health/", "/v1/output"):
+        assert client.get(path).status_code == 401, path
+
+
+def test_a_key_is_compared_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[tuple[bytes, bytes]] = []
+    compare = hmac.compare_digest
+
+    def watched(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return compare(one, other)
+
+    client = TestClient(small_app(api_keys=["one", "two", "three"]))
+    monkeypatch.setattr(hmac, "compare_digest", watched)
+    for key in ("one", "three", "none of them", "x"):
+        compared.clear()
+        client.post("/v1/echo", headers=bearer(key))
+        assert len(compared) == 3
+        assert {len(value) for pair in compared for value in pair} == {32}
+
+
+def test_each_key_has_a_salt_of_its_own_which_stays() -> None:
+    def salt(key: str, keys: list[str]) -> str:
+        client = TestClient(small_app(api_keys=keys))
+        return str(client.post("/v1/echo", headers=bearer(key)).headers["x-salt"])
+
+    one, two = salt("one", ["one", "two"]), salt("two", ["one", "two"])
+    assert len({one, two, ""}) == 3
+    assert one == salt("one", ["three", "one"])
+    assert "one" not in one
+    assert TestClient(small_app()).post("/v1/echo").headers["x-salt"] == ""
+
+
+# Bodies.
+
+
+def test_a_body_may_be_as_long_as_the_limit() -> None:
+    client = TestClient(small_app(max_body_bytes=10))
+    assert client.post("/v1/echo", content=b"0123456789").content == b"0123456789"
+    for body in (b"0123456789a", iter([b"01234", b"56789", b"a"])):
+        response = client.post("/v1/echo", content=body)
+        assert response.status_code == 413
+        assert "10 bytes" in response.json()["error"]["message"]
+
+
+def run_limit(
+    messages: list[dict[str, Any]], headers: list[tuple[bytes, bytes]], max_bytes: int
+) -> tuple[list[dict[str, Any]], int, int | None]:
+    """What the app receives, how much was read of the client, and the status of a refusal."""
+    received: list[dict[str, Any]] = []
+    statuses: list[int] = []
+    pending = list(messages)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        received.extend([await receive(), await receive()])
+
+    async def receive() -> Any:
+        return pending.pop(0) if pending else {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    scope = {"type": "http", "headers": headers, "path": "/"}
+    asyncio.run(BodyLimit(app, max_bytes)(scope, receive, send))
+    return received, len(messages) - len(pending), statuses[0] if statuses else None
+
+
+@given(st.lists(st.binary(max_size=8), min_size=1, max_size=8), st.integers(1, 30))
+def test_a_body_reaches_the_app_whole_in_however_many_parts(
+    parts: list[bytes], max_bytes: int
+) -> None:
+    messages = [
+        {"type": "http.request", "body": part, "more_body": i + 1 < len(parts)}
+        for i, part in enumerate(parts)
+    ]
+    body = b"".join(parts)
+    received, _, status = run_limit(messages, [], max_bytes)
+    if len(body) <= max_bytes:
+        assert status is None
+        assert received[0]["body"] == body
+        assert received[1]["type"] == "http.disconnect"
+    else:
+        assert status == 413
+        assert received == []
+
+
+def test_a_body_announced_as_too_long_is_not_read() -> None:
+    messages = [{"type": "http.request", "body": b"x" * 20, "more_body": False}]
+    received, num_read, status = run_limit(messages, [(b"content-length", b"20")], 10)
+    assert (received, num_read, status) == ([], 0, 413)
+
+
+def test_a_client_that_leaves_within_its_body_is_not_served() -> None:
+    messages = [
+        {"type": "http.request", "body": b"{}", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    assert run_limit(messages, [], 10) == ([], 2, None)
+
+
+# CORS and the prefix of a proxy.
+
+
+def test_other_origins_are_refused_unless_they_are_named() -> None:
+    asking = {
+        "origin": "https://a.example",
+        "access-control-request-method": "POST",
+        "access-control-request-headers": "authorization",
+    }
+    closed = TestClient(small_app(api_keys=["one"]))
+    response = closed.post("/v1/echo", headers={**bearer("one"), "origin": "https://a.example"})
+    assert "access-control-allow-origin" not in response.headers
+    assert closed.options("/v1/echo", headers=asking).status_code == 401
+    opened = TestClient(small_app(api_keys=["one"], allowed_origins=["https://a.example"]))
+    preflight = opened.options("/v1/echo", headers=asking)
+    assert preflight.status_code == 200
+    assert preflight.headers["access-control-allow-origin"] == "https://a.example"
+    # A refusal is readable too.
+    refused = opened.post("/v1/echo", headers={"origin": "https://a.example"})
+    assert refused.status_code == 401
+    assert refused.headers["access-control-allow-origin"] == "https://a.example"
+    other = opened.post("/v1/echo", headers={**bearer("one"), "origin": "https://b.example"})
+    assert "access-control-allow-origin" not in other.headers
+
+
+def test_a_proxy_may_keep_its_prefix_or_take_it_off() -> None:
+    client = TestClient(small_app(root_path="/llm", api_keys=["one"]))
+    for path in ("/health", "/llm/health"):
+        assert client.get(path).json() == "fine", path
+    for path in ("/llm/v1/echo", "/v1/echo"):
+        assert client.post(path).status_code == 401, path
+        assert client.post(path, headers=bearer("one")).status_code == 200, path
+    for path in ("/llmhealth", "/llm/llm/health"):
+        assert client.get(path).status_code == 401, path
+
+
+# The drain.
+
+
+def test_a_draining_server_refuses_all_but_its_metrics() -> None:
+    app = small_app()
+    client = TestClient(app)
+    assert client.get("/health").status_code == 200
+    asyncio.run(app.state.drain.finish(0))
+    for path in ("/v1/output", "/health"):
+        response = client.get(path)
+        assert response.status_code == 503
+        assert response.headers["connection"] == "close"
+        assert response.json()["error"]["code"] == "server_shutting_down"
+    assert client.get("/metrics").status_code == 200
+
+
+def test_the_drain_waits_for_all_that_run() -> None:
+    async def run() -> list[int]:
+        drain = small_app().state.drain
+        left = [await drain.finish(0)]
+        drain.enter()
+        drain.enter()
+        left.append(await drain.finish(0.01))
+        waiting = asyncio.create_task(drain.finish(60))
+        for _ in range(2):
+            await asyncio.sleep(0)
+            assert not waiting.done()
+            drain.leave()
+        return [*left, await waiting]
+
+    assert asyncio.run(run()) == [0, 2, 0]
+
+
+def test_a_request_that_fails_has_ended() -> None:
+    app = small_app()
+    client = TestClient(app, raise_server_exceptions=False)
+    assert client.get("/v1/fail").status_code == 500
+    assert app.state.drain.num_running == 0
+
+
+# The log.
+
+
+def log_lines(
+    capsys: pytest.CaptureFixture[str], app: Any, calls: list[tuple[str, dict[str, str]]], form: str
+) -> list[str]:
+    configure_logs(ServerSettings(log_format=form))
+    client = TestClient(app, raise_server_exceptions=False)
+    for path, headers in calls:
+        client.get(path, headers=headers)
+    return capsys.readouterr().err.splitlines()
+
+
+def test_each_request_has_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    calls = [
+        ("/v1/output?secret=1", {"x-request-id": "my-id"}),
+        ("/v1/fail", {}),
+        ("/a%0Ab%1b", {}),
+        ("/v1/stream?count=3&seconds=0", {}),
+    ]
+    lines = log_lines(capsys, small_app(), calls, "text")
+    lines = [line for line in lines if " GET " in line]
+    assert len(lines) == 4
+    assert " GET /v1/output 200 in 0." in lines[0]
+    assert "3 prompt tokens (0 cached), 0 generated" in lines[0]
+    assert lines[0].endswith("[my-id]")
+    assert "secret" not in lines[0]
+    assert " GET /v1/fail 500 " in lines[1]
+    assert " GET /a%0Ab%1B 404 " in lines[2]
+    assert " GET /v1/stream 200 " in lines[3]
+    assert "cut off" not in lines[3]
+
+
+def test_lines_of_json_have_the_same_in_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = log_lines(capsys, small_app(), [("/v1/output", {"x-request-id": "my-id"})], "json")
+    (entry,) = [json.loads(line) for line in lines]
+    assert entry["level"] == "info"
+    assert entry["logger"] == "forerun.server"
+    assert (entry["path"], entry["status"], entry["request_id"]) == ("/v1/output", 200, "my-id")
+    assert (entry["num_prompt_tokens"], entry["num_generated_tokens"]) == (3, 0)
+    assert entry["complete"] is True
+    configure_logs(ServerSettings(log_format="json"))
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        logging.getLogger("uvicorn.error").exception("wrong")
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "two\nlines" in json.loads(line)["exception"]
+
+
+def test_no_line_is_written_where_none_is_wanted(capsys: pytest.CaptureFixture[str]) -> None:
+    app = small_app(log_requests=False)
+    assert log_lines(capsys, app, [("/v1/output", {})], "text") == []
+
+
+def test_a_request_id_is_the_clients_if_it_is_sound() -> None:
+    client = TestClient(small_app(api_keys=["one"]))
+    ids = set()
+    for given_id in ("a" * 129, "a b", "", 'a"'):
+        response = client.get("/v1/output", headers={"x-request-id": given_id})
+        ids.add(response.headers["x-request-id"])
+    assert len(ids) == 4
+    assert all(len(made) == 32 for made in ids)
+    response = client.get("/health", headers={"x-request-id": "a.b-C:1_"})
+    assert response.headers["x-request-id"] == "a.b-C:1_"
