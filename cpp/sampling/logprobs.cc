@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cpp/sampling/logits_row.h"
+#include "cpp/sampling/weight_math.h"
 
 namespace forerun {
 namespace {
@@ -55,9 +56,12 @@ RowLogprobs ReadRow(std::span<const float> logits, SamplerScratch& scratch) {
   const RowScan& scan = BestRowScan();
   scratch.group_max.resize((size + kScanGroup - 1) / kScanGroup);
   const bool has_nan = scan.find_group_maxima(logits.data(), size, scratch.group_max.data());
-  const double max = *std::ranges::max_element(scratch.group_max);
+  const auto group = std::ranges::max_element(scratch.group_max);
+  const float max = *group;
   if (has_nan || !std::isfinite(max)) ThrowNumericError(logits);
-  return {logits, max, std::log(scan.sum_exp(logits.data(), size, max))};
+  const auto first = logits.begin() + (group - scratch.group_max.begin()) * kScanGroup;
+  const auto highest = static_cast<TokenId>(std::find(first, logits.end(), max) - logits.begin());
+  return {logits, max, Log1pOf(scan.sum_exp_of_others(logits.data(), size, highest))};
 }
 
 }  // namespace

@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "cpp/sampling/weight_math.h"
+#include "forerun/types.h"
 
 namespace forerun {
 
@@ -40,10 +41,11 @@ struct RowScan {
   double (*group_mass_above)(const float* logits, float floor, double max_logit,
                              double inverse_temperature);
 
-  // The sum of e^(logit - max_logit), at least e^-700 each. REQUIRES: no logit is above max_logit.
-  // Always added up in the same order: kSumLanes sums of every kSumLanes-th term, these one after
-  // the other, then what remains.
-  double (*sum_exp)(const float* logits, int size, double max_logit);
+  // The sum of e^(logit - logits[highest]), at least e^-700 each, and e^-700 of `highest` itself:
+  // its 1 would round what the others add. REQUIRES: no logit is higher. Always added up in the
+  // same order: kSumLanes sums of every kSumLanes-th term, these one after the other, then what
+  // remains.
+  double (*sum_exp_of_others)(const float* logits, int size, TokenId highest);
 };
 
 inline constexpr int kSumLanes = 8;

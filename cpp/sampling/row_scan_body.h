@@ -72,16 +72,24 @@ inline void AddExp(const float* logits, double max_logit, Doubles* sums) {
   }
 }
 
-double SumExp(const float* logits, int size, double max_logit) {
+double SumExpOfOthers(const float* logits, int size, TokenId highest) {
+  const double max_logit = logits[highest];
   Doubles sums[kSumLanes / kDoubleLanes] = {};
-  int first = 0;
-  for (; first + kSumLanes <= size; first += kSumLanes) AddExp(logits + first, max_logit, sums);
+  const int end = size - size % kSumLanes;
+  for (int first = 0; first < end; first += kSumLanes) {
+    float others[kSumLanes];
+    const bool has_highest = first == highest - highest % kSumLanes;
+    for (int lane = 0; has_highest && lane < kSumLanes; ++lane) {
+      others[lane] = first + lane == highest ? kMinusInfinity : logits[first + lane];
+    }
+    AddExp(has_highest ? others : logits + first, max_logit, sums);
+  }
   double sum = 0.0;
   for (const Doubles& lanes : sums) {
     for (int lane = 0; lane < kDoubleLanes; ++lane) sum += lanes[lane];
   }
-  for (; first < size; ++first) {
-    const double z = logits[first] - max_logit;
+  for (int token = end; token < size; ++token) {
+    const double z = token == highest ? -700.0 : logits[token] - max_logit;
     sum += ExpOf<double, std::uint64_t>(z < -700.0 ? -700.0 : z);
   }
   return sum;
@@ -181,7 +189,7 @@ std::uint64_t FilterGroup(const NoiseFilter& filter, std::uint32_t first_token,
 }  // namespace
 
 extern const RowScan kRowScan;
-const RowScan kRowScan = {FindGroupMaxima, FilterGroup, GroupMassAbove, SumExp};
+const RowScan kRowScan = {FindGroupMaxima, FilterGroup, GroupMassAbove, SumExpOfOthers};
 
 }  // namespace forerun::FORERUN_ISA
 

@@ -1,7 +1,8 @@
 // What the threads of a block compute together.
 //
-// All threads of the block call these functions, and all get the result. Values are joined by exact
-// operations alone (integer sums, least and greatest), so results do not depend on an order.
+// All threads of the block call these functions, and all get the result. Values are joined in a
+// fixed order, whatever the schedule of the threads: sums of doubles are reproducible. What is
+// compared with the CPU bit for bit is joined by exact operations (integer sums, least, greatest).
 #ifndef FORERUN_CUDA_VERIFY_DEVICE_CUH_
 #define FORERUN_CUDA_VERIFY_DEVICE_CUH_
 
@@ -68,7 +69,7 @@ class BlockCollectives {
   static constexpr int kMaxWords = 8;
 
  public:
-  // REQUIRES: join is associative and commutative.
+  // REQUIRES: join is commutative.
   template <typename T, typename Join>
   __device__ T Reduce(T value, Join join) {
     static_assert(sizeof(T) <= kMaxWords * sizeof(unsigned));

@@ -19,25 +19,6 @@ struct JoinMax {
   }
 };
 
-// Exact: multiples of 2^-38 and of 2^-62.
-struct ExpSum {
-  Mass high, low;
-
-  __device__ void Add(double exponential) {
-    const auto scaled = static_cast<Mass>(exponential * 0x1p62);
-    high += scaled >> 24;
-    low += scaled & 0xffffff;
-  }
-  __device__ double value() const {
-    return static_cast<double>(high) * 0x1p-38 + static_cast<double>(low) * 0x1p-62;
-  }
-};
-struct JoinSums {
-  __device__ ExpSum operator()(const ExpSum& a, const ExpSum& b) const {
-    return {a.high + b.high, a.low + b.low};
-  }
-};
-
 // Finds the highest logit, the first broken one, and the groups' first tokens.
 template <typename T>
 __device__ RowMax FindMax(const RowReader<T>& row, Code* groups, RowCollectives& block) {
@@ -65,11 +46,13 @@ struct RankedTokens {
   int size;
 };
 
-// The sum of e^(logit - max), and how many tokens come before each of `ranked`.
+// The sum of e^(logit - max) of all tokens but the first of the row, and how many tokens come
+// before each of `ranked`. Added up in the same order by every schedule of the threads.
 template <typename T>
-__device__ double SumAndRank(const RowReader<T>& row, float max, RankedTokens& ranked,
+__device__ double SumAndRank(const RowReader<T>& row, Code first, RankedTokens& ranked,
                              RowCollectives& block) {
-  ExpSum sum = {0, 0};
+  const double max = LogitOf(first);
+  double sum = 0.0;
   int num_before[kMaxRanked];
   for (int k = 0; k < ranked.size; ++k) num_before[k] = 0;
   for (int tile = 0; tile < NumTiles(row.vocab_size()); ++tile) {
@@ -77,9 +60,9 @@ __device__ double SumAndRank(const RowReader<T>& row, float max, RankedTokens& r
       const TokenId token = QuadToken(tile, q);
       const Quad quad = row.QuadAt(token);
       for (int i = 0; i < 4 && token + i < row.vocab_size(); ++i) {
-        const double z = quad.logits[i] - static_cast<double>(max);
-        sum.Add(ExpOf<double, std::uint64_t>(z < -700.0 ? -700.0 : z));
+        const double z = quad.logits[i] - max;
         const Code code = CodeOf(quad.logits[i], token + i);
+        if (code != first) sum += ExpOf<double, std::uint64_t>(z < -700.0 ? -700.0 : z);
         for (int k = 0; k < ranked.size; ++k) num_before[k] += code < ranked.codes[k];
       }
     }
@@ -88,7 +71,7 @@ __device__ double SumAndRank(const RowReader<T>& row, float max, RankedTokens& r
     const int total = block.Reduce(num_before[k], Sum());
     if (Thread() == 0) ranked.num_before[k] = total;
   }
-  return block.Reduce(sum, JoinSums()).value();
+  return block.Reduce(sum, Sum());
 }
 
 // The token whose log-probability is wanted of a row, and how many top tokens with it.
@@ -138,7 +121,7 @@ __global__ void __launch_bounds__(kRowThreads)
     arrays.statuses[r] = {kRowOk, kNoToken, 0.0f};
   }
   __syncthreads();
-  const double log_sum = LogOf(SumAndRank(row, max, ranked, scratch.block));
+  const double log_sum = Log1pOf(SumAndRank(row, found.first, ranked, scratch.block));
   const auto entry = [&](Code code, int rank) {
     const double logprob = LogitOf(code) - static_cast<double>(max) - log_sum;
     return TokenLogprob{TokenOf(code), static_cast<float>(logprob), rank};

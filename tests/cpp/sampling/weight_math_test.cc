@@ -45,6 +45,19 @@ TEST(LogOfTest, HoldsAtTheEndsOfItsDomain) {
   }
 }
 
+TEST(Log1pOfTest, IsWithinTwiceTenToMinus15OfTheLogarithm) {
+  EXPECT_EQ(Log1pOf(0.0), 0.0);
+  EXPECT_EQ(Log1pOf(std::numeric_limits<double>::denorm_min()),
+            std::numeric_limits<double>::denorm_min());
+  std::mt19937_64 random(1);
+  std::uniform_real_distribution<double> exponent(-1022.0, 1022.0), near_zero(-80.0, 20.0);
+  for (int i = 0; i < testing::NumExamples(100000, 10000000); ++i) {
+    const double x = std::exp2(i % 4 == 0 ? exponent(random) : near_zero(random));
+    const long double expected = std::log1p(static_cast<long double>(x));
+    ASSERT_LT(std::abs(Log1pOf(x) - expected), 2e-15L * expected) << x;
+  }
+}
+
 TEST(GumbelNoiseTest, IsPinned) {
   EXPECT_EQ(GumbelOfBits(0), -0x1.90a3aa15a0b5dp+1);
   EXPECT_EQ(GumbelOfBits(0x80000000u), 0x1.774f29c39c0bdp-2);
