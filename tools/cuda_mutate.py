@@ -12,14 +12,13 @@ another reason than the removal, such as a compiler without memory, ends the sur
 
 import argparse
 import hashlib
-import os
 import pathlib
 import re
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
+
+from mutant_tests import NOT_ENDED, builds, failure_in
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COLUMNS = "# file, number of the barrier in it, barrier: what notices its removal"
@@ -28,7 +27,6 @@ COMMENT = re.compile(r"//[^\n]*|/\*.*?\*/", re.DOTALL)
 VARIANTS = ("race", "plain")
 TIMEOUT_S = 300
 NOT_NOTICED = "NOT NOTICED"
-NOT_ENDED = "DOES NOT END"
 
 
 class Barrier(NamedTuple):
@@ -67,16 +65,6 @@ def all_barriers(files: Iterable[pathlib.Path]) -> list[Barrier]:
     return [barrier for file in files for barrier in find_barriers(file, file.read_text())]
 
 
-class SurveyError(RuntimeError):
-    """Tests could not be built or run, for a reason that says nothing about a barrier."""
-
-
-def has_compile_error(printed: str, file: pathlib.Path) -> bool:
-    """Whether the compiler refuses the file's text; "fatal" and "internal" errors are its own."""
-    name = re.escape(file.relative_to(ROOT).as_posix())
-    return re.search(rf"(?:^|/){name}:\d+:(?:\d+:)? error: ", printed, re.MULTILINE) is not None
-
-
 class Tests:
     """The test binaries, and which of their contents are known to pass."""
 
@@ -91,49 +79,17 @@ class Tests:
 
     def failure_of(self, test: str, variant: str, mutated: pathlib.Path | None) -> str:
         target = f"forerun_{test}_{variant}_test"
-        ninja = subprocess.run(
-            ["ninja", "-C", self.build, target],
-            capture_output=True,
-            check=False,
-            text=True,
-            errors="replace",
-            env={**os.environ, "LC_ALL": "C"},
-        )
-        if ninja.returncode != 0:
-            printed = ninja.stdout + ninja.stderr
-            if mutated is not None and has_compile_error(printed, mutated):
-                return "does not compile"
-            raise SurveyError(f"{target} could not be built: {printed[-2000:]}")
+        if not builds(self.build, target, mutated):
+            return "does not compile"
         folder = self.build / "tests" / "cuda"
         binary = next(path for path in folder.rglob(target) if path.is_file())
         digest = hashlib.sha256(binary.read_bytes()).digest()
         if digest in self.sound:  # a binary that does not hold what was removed
             return ""
-        if failure := failure_in(binary):
+        if failure := failure_in(binary, TIMEOUT_S):
             return f"{variant} {test}: {failure}"
         self.sound.add(digest)
         return ""
-
-
-def failure_in(binary: pathlib.Path) -> str:
-    """The test of the binary that fails, or nothing."""
-    try:
-        run = subprocess.run(
-            [binary, "--gtest_brief=1", "--gtest_fail_fast"],
-            capture_output=True,
-            check=False,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        return NOT_ENDED
-    if run.returncode in (-signal.SIGKILL, -signal.SIGTERM):
-        raise SurveyError(f"{binary} was stopped by signal {-run.returncode}")
-    if run.returncode == 0:
-        return ""
-    failed = re.search(r"\[  FAILED  \] ([^\s,]+)", run.stdout)
-    return failed.group(1) if failed else f"exit code {run.returncode}"
 
 
 def survey(barriers: list[Barrier], notice: Callable[[pathlib.Path], str]) -> dict[Barrier, str]:

@@ -12,10 +12,11 @@ import argparse
 import pathlib
 import random
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple
+
+from mutant_tests import builds, failure_in
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMPARISONS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
@@ -67,28 +68,13 @@ def find_mutants(folder: pathlib.Path) -> Iterator[Mutant]:
                     yield Mutant(path, number, match.start(), token, mutate(token))
 
 
-def failure_of(build: pathlib.Path, layer: str) -> str:
+def failure_of(build: pathlib.Path, layer: str, mutated: pathlib.Path) -> str:
     """How the layer's tests fail, or nothing."""
     target = f"forerun_{layer}_test"
-    ninja = subprocess.run(["ninja", "-C", build, target], capture_output=True, check=False)
-    if ninja.returncode != 0:
+    if not builds(build, target, mutated):
         return "does not compile"
-    binary = build / "tests" / "cpp" / layer / target
-    try:
-        run = subprocess.run(
-            [binary, "--gtest_brief=1", "--gtest_fail_fast"],
-            capture_output=True,
-            check=False,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_S,
-        )
-    except subprocess.TimeoutExpired:
-        return f"{layer}: does not end"
-    if run.returncode == 0:
-        return ""
-    failed = re.search(r"\[  FAILED  \] ([^\s,]+)", run.stdout)
-    return f"{layer}: " + (failed.group(1) if failed else f"exit code {run.returncode}")
+    failure = failure_in(build / "tests" / "cpp" / layer / target, TIMEOUT_S)
+    return failure and f"{layer}: {failure}"
 
 
 def main() -> int:
@@ -108,7 +94,8 @@ def main() -> int:
         mutant.path.write_text(mutant.apply(text))
         try:
             layers = list(dict.fromkeys([own, *options.then]))
-            killer = next(filter(None, (failure_of(options.build, layer) for layer in layers)), "")
+            failures = (failure_of(options.build, layer, mutant.path) for layer in layers)
+            killer = next(filter(None, failures), "")
         finally:
             mutant.path.write_text(text)
         num_survivors += not killer

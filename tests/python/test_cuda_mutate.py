@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tools"))
 
 import cuda_mutate  # noqa: E402
+import mutant_tests  # noqa: E402
 
 KERNEL = """\
 __global__ void Sum(int* out) {
@@ -129,15 +130,15 @@ def test_only_a_compile_error_in_the_file_notices_a_removal(
     if is_of_the_file:
         assert tests.failure(checkout / "cuda" / "sum.cu") == "does not compile"
     else:
-        with pytest.raises(cuda_mutate.SurveyError, match="forerun_sum_race_test could not be"):
+        with pytest.raises(mutant_tests.SurveyError, match="forerun_sum_race_test could not be"):
             tests.failure(checkout / "cuda" / "sum.cu")
-    with pytest.raises(cuda_mutate.SurveyError):  # nothing is removed
+    with pytest.raises(mutant_tests.SurveyError):  # nothing is removed
         tests.failure()
 
 
 def test_a_test_that_is_killed_ends_the_survey(checkout: Path) -> None:
     write_ninja(checkout, "kill -9 $$")
-    with pytest.raises(cuda_mutate.SurveyError, match=f"by signal {int(signal.SIGKILL)}"):
+    with pytest.raises(mutant_tests.SurveyError, match=f"by signal {int(signal.SIGKILL)}"):
         cuda_mutate.Tests(checkout / "build", ["sum"]).failure()
 
 
