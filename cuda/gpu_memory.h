@@ -13,7 +13,8 @@
 
 namespace forerun::cuda {
 
-// Of the GPU of UseGpu. Copies wait for all work of the GPU that was enqueued before.
+// Of the GPU of UseGpu. Copies are in the order of its default stream; Upload does not wait: CUDA
+// itself copies what is not pinned before it returns.
 class GpuMemory : public Memory {
  public:
   void* Allocate(std::size_t num_bytes) override {
@@ -28,7 +29,7 @@ class GpuMemory : public Memory {
   }
   void Upload(void* to, const void* from, std::size_t num_bytes) override {
     const UseGpu use;
-    CheckCuda(cudaMemcpy(to, from, num_bytes, cudaMemcpyHostToDevice), "a copy to the GPU");
+    CheckCuda(cudaMemcpyAsync(to, from, num_bytes, cudaMemcpyHostToDevice), "a copy to the GPU");
   }
   void Download(void* to, const void* from, std::size_t num_bytes) override {
     const UseGpu use;
