@@ -176,6 +176,7 @@ void SampleBatch::AddEdits(const SampleRequest& request, SampleRule& rule) {
 
 void SampleBatch::AddSampledRows(const SampleRequest& request, std::int32_t index) {
   const DraftTree& draft = *request.draft;
+  const std::size_t first_row = rows.size();
   for (int node = kDraftRoot; node < draft.size(); ++node) {
     path_.clear();
     for (int i = node; i != kDraftRoot; i = draft.parents[i]) path_.push_back(draft.tokens[i]);
@@ -189,6 +190,8 @@ void SampleBatch::AddSampledRows(const SampleRequest& request, std::int32_t inde
     if (request.rule->processors != nullptr) RuleOut(*request.rule->processors, row);
     rows.push_back(row);
   }
+  if (rules[index].method == static_cast<std::int32_t>(AcceptanceMethod::kCoupled)) return;
+  for (std::int32_t parent : draft.parents) rows[first_row + 1 + parent].needs_mass = 1;
 }
 
 void SampleBatch::RuleOut(const LogitsProcessors& processors, SampleRow& row) {

@@ -67,6 +67,9 @@ struct SampleRow {
   // 0, or why the row cannot be sampled, see SampleBatch::failure. Matters only if the walk gets
   // there, and comes before errors of its logits.
   std::int32_t status;
+  // 1: the weight of the tokens that it keeps is wanted, as a draft token after it is accepted or
+  // rejected by its share of it.
+  std::int32_t needs_mass;
 };
 
 // A token of a request with a bias or a penalty, at most one per token.

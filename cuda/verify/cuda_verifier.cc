@@ -58,9 +58,12 @@ SampleArrays Stage(const SampleBatch& batch, Stager& stager) {
   return arrays;
 }
 
-bool NeedsMass(const SampleRule& rule) {
-  return rule.samples != 0 &&
-         (rule.top_p < 1.0 || rule.method != static_cast<int>(AcceptanceMethod::kCoupled));
+bool NeedsMass(const SampleBatch& batch) {
+  const auto has_top_p = [](const SampleRule& rule) {
+    return rule.samples != 0 && rule.top_p < 1.0;
+  };
+  const auto needs_mass = [](const SampleRow& row) { return row.needs_mass != 0; };
+  return std::ranges::any_of(batch.rules, has_top_p) || std::ranges::any_of(batch.rows, needs_mass);
 }
 
 void SetBroken(std::int32_t status, TokenId token, float logit, Outcome& outcome) {
@@ -184,8 +187,7 @@ SampleArrays CudaVerifier::Upload() {
 
 void CudaVerifier::Enqueue(const SampleArrays& arrays) {
   if (arrays.num_requests == 0) return;
-  const bool needs_mass = std::ranges::any_of(batch_.rules, NeedsMass);
-  CheckCuda(SampleRows(logits_, arrays, needs_mass, work_.rows, stream_), kWanted);
+  CheckCuda(SampleRows(logits_, arrays, NeedsMass(batch_), work_.rows, stream_), kWanted);
   const Results results(work_.results, arrays.num_requests, arrays.num_rows, num_entries_);
   results_ = Results(result_memory_.data(), arrays.num_requests, arrays.num_rows, num_entries_);
   const WalkArrays walk = {.batch = arrays,

@@ -1,8 +1,9 @@
 // Draws a token from a row of masses that are computed, not stored.
 //
 // The first pass adds up the masses of parts of the row, one warp a part; a group of tokens that is
-// cut off or weighs nothing, as its first one says, is not read. The draw finds the part in which
-// its point lies, and one warp reads that part once more.
+// cut off or weighs nothing, as its first one says, is not read. Where SampleRows has left the
+// masses of tiles, nothing is read. The draw finds the part in which its point lies, and one warp
+// reads that part once more.
 #ifndef FORERUN_CUDA_VERIFY_RESIDUAL_CUH_
 #define FORERUN_CUDA_VERIFY_RESIDUAL_CUH_
 
@@ -82,6 +83,18 @@ __device__ void SumParts(int vocab_size, const Residual<T>& residual, Mass* part
       sum += __shfl_xor_sync(kFullWarp, sum, mask);
     }
     if (LaneIndex() == 0) parts[part] = sum;
+  }
+}
+
+// The same where the masses are those of the row's tiles.
+__device__ inline void SumTiles(int vocab_size, const TileState* tiles, Mass* parts) {
+  const int tiles_per_part = TilesPerPart(vocab_size);
+  for (int part = static_cast<int>(threadIdx.x); part < NumParts(vocab_size);
+       part += static_cast<int>(blockDim.x)) {
+    const int end = min((part + 1) * tiles_per_part, NumTiles(vocab_size));
+    Mass sum = 0;
+    for (int tile = part * tiles_per_part; tile < end; ++tile) sum += tiles[tile].mass;
+    parts[part] = sum;
   }
 }
 

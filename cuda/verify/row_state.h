@@ -68,9 +68,11 @@ struct RowState {
   float max;        // of the edited logits
   TokenId sampled;  // what SampleToken samples from the row
   // Whether more kernels are needed for `sampled`, `cut` and `mass`. False in the end.
-  std::int32_t is_pending;
-  // The last kept token and the weight of all kept ones, as KeepTokens. Only of rows that are
-  // verified by kRejection or kBlock.
+  std::int16_t is_pending;
+  // Whether TileState::mass was written.
+  std::int16_t has_tile_masses;
+  // The last kept token and the weight of all kept ones, as KeepTokens. Only of rows with
+  // SampleRow::needs_mass.
   Code cut;
   Mass mass;
 };
@@ -82,6 +84,7 @@ struct TileState {
   double best_score;  // of SampleToken, as if `first` were the row's; -infinity: none
   TokenId broken;     // the first with NaN or +infinity, or kNoToken
   std::int32_t unused;
+  Mass mass;  // of its kept tokens, where RowState::has_tile_masses
 };
 
 // Device memory of SampleRows.

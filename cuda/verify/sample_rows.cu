@@ -17,7 +17,10 @@ std::size_t Aligned(std::size_t bytes) {
 __device__ bool IsCoupled(const SampleRule& rule) {
   return rule.method == static_cast<std::int32_t>(AcceptanceMethod::kCoupled);
 }
-__device__ bool NeedsMass(const SampleRule& rule) { return rule.top_p < 1.0 || !IsCoupled(rule); }
+template <typename T>
+__device__ bool NeedsMass(const RowReader<T>& row) {
+  return row.rule().top_p < 1.0 || row.row().needs_mass != 0;
+}
 
 // Bins of tokens by how far their logits are below the highest: equally wide, down to the cut or to
 // where no token has weight.
@@ -81,7 +84,7 @@ __global__ void __launch_bounds__(kRowThreads)
       }
     }
   }
-  if (NeedsMass(row.rule()) || row.rule().top_k > 0) {
+  if (NeedsMass(row) || row.rule().top_k > 0) {
     work.groups[tile_index * kRowThreads + Thread()] = scan.first;
   }
   scan = block.Reduce(scan, JoinScans());
@@ -95,7 +98,8 @@ __global__ void __launch_bounds__(kRowThreads)
     }
     best_score = block.Reduce(best_score, Max());
   }
-  if (Thread() == 0) work.tiles[tile_index] = {scan.first, scan.last, best_score, scan.broken, 0};
+  if (Thread() != 0) return;
+  work.tiles[tile_index] = {scan.first, scan.last, best_score, scan.broken, 0, 0};
 }
 
 // What the tiles' states say of a row, without the token that is sampled.
@@ -140,7 +144,7 @@ template <typename T>
 __device__ void FinishListed(RowSelector<T>& selector, const RowReader<T>& row,
                              RowCollectives& block, RowState& state) {
   const auto weight = [&](Code code) { return selector.WeightOf(code); };
-  if (NeedsMass(row.rule())) {
+  if (NeedsMass(row)) {
     Mass mass = 0;
     selector.VisitList(0, state.cut, [&](Code code) { mass += weight(code); });
     state.mass = block.Reduce(mass, Sum());
@@ -178,8 +182,9 @@ __global__ void __launch_bounds__(kRowThreads)
     const bool has_top_k = rule.top_k > 0 && rule.top_k < row.vocab_size();
     if (has_top_k && selector.ListFirst(rule.top_k, state.cut)) {
       FinishListed(selector, row, scratch.block, state);
-    } else if (NeedsMass(rule)) {
+    } else if (NeedsMass(row)) {
       state.is_pending = 1;
+      state.has_tile_masses = rule.top_p == 1.0;
       for (int bin = Thread(); bin < kDepthBins; bin += kRowThreads) {
         work.bins[std::int64_t{r} * kDepthBins + bin] = 0;
       }
@@ -233,7 +238,10 @@ __global__ void __launch_bounds__(kRowThreads)
   }
   mass = block.Reduce(mass, Sum());  // a barrier, too
   if (Thread() == 0 && mass > 0) atomicAdd(&work.states[r].mass, mass);
-  if (!has_top_p) return;
+  if (!has_top_p) {
+    if (Thread() == 0) work.tiles[tile_index].mass = mass;
+    return;
+  }
   for (int bin = Thread(); bin < kDepthBins; bin += kRowThreads) {
     if (bins[bin] > 0) atomicAdd(&work.bins[std::int64_t{r} * kDepthBins + bin], bins[bin]);
   }

@@ -11,11 +11,11 @@ namespace forerun::cuda {
 
 // Writes workspace.states[row] for each row of the batch from which a token is sampled: what
 // SampleToken and KeepTokens (cpp/sampling) say of its edited logits, bit for bit. Enqueues two
-// kernels, or four where a rule has top_p or another method than kCoupled: `needs_mass`.
+// kernels, or four where a rule has top_p or a row needs its mass: `needs_mass`.
 //
 // How often a row is read from memory, what was kept of its groups and a tile or two aside:
 //   1      greedy; coupled; coupled with min_p, unless the winner of a tile is cut off
-//   <= 2   rejection and block; coupled with top_p, where the winner is clearly kept
+//   <= 2   a row that needs its mass; coupled with top_p, where the winner is clearly kept
 //   <= 3   with top_k or top_p; 1 with a top_k up to about 500
 //   <= 10  if more than 1024 tokens compete for a cut and differ in every digit of their logits
 // Tokens that weigh nothing (23 temperatures below the highest) are read once, up to their group.

@@ -46,7 +46,6 @@ SampleBatch TopBatch(int max_rows, int vocab_size) {
   rule.inverse_temperature = 1.0;
   rule.top_p = 1.0;
   rule.min_p_depth = -std::numeric_limits<double>::infinity();
-  rule.method = static_cast<std::int32_t>(AcceptanceMethod::kRejection);  // the mass is wanted
   rule.penalties = {.repetition = 1.0f, .frequency = 0.0f, .presence = 0.0f};
   rule.mask = rule.drawn_row = rule.num_top = -1;
   batch.rules.push_back(rule);
@@ -56,7 +55,8 @@ SampleBatch TopBatch(int max_rows, int vocab_size) {
                                .mask = -1,
                                .first_ban = 0,
                                .num_bans = 0,
-                               .status = 0});
+                               .status = 0,
+                               .needs_mass = 1});
   batch.vocab_size = vocab_size;
   return batch;
 }

@@ -122,16 +122,20 @@ __device__ void ReadRow(const DeviceLogits& logits, const WalkArrays& arrays,
   const RowReader<T> row(logits, arrays.batch, row_index);
   const bool is_drawn = shared.stop != WalkStop::kDrawUnclaimed;
   const auto drawn_row = static_cast<std::int64_t>(rule.drawn_row + shared.query.node + 1);
-  const auto first_group = std::int64_t{row_index} * NumTiles(vocab_size) * kRowThreads;
+  const auto first_tile = std::int64_t{row_index} * NumTiles(vocab_size);
   const Residual<T> residual = {
       row,
       arrays.rows.states[row_index],
-      arrays.rows.groups + first_group,
+      arrays.rows.groups + first_tile * kRowThreads,
       is_drawn ? arrays.batch.draft_weights + drawn_row * vocab_size : nullptr,
       shared.query.target_scale,
       shared.query.draft_scale};
   // A residual that is drawn from was summed just before.
-  if (shared.stop != WalkStop::kDrawResidual) SumParts(vocab_size, residual, shared.parts);
+  if (!is_drawn && residual.state.has_tile_masses != 0) {
+    SumTiles(vocab_size, arrays.rows.tiles + first_tile, shared.parts);
+  } else if (shared.stop != WalkStop::kDrawResidual) {
+    SumParts(vocab_size, residual, shared.parts);
+  }
   __syncthreads();
   if (threadIdx.x == 0) {
     if (!is_drawn) TakeOutChildren(arrays, rule, shared.query.node, shared.parts);

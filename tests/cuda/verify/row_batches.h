@@ -22,7 +22,9 @@ struct Batch {
     batch.words_per_mask = (batch.vocab_size + 31) / 32;
     const auto request = static_cast<std::int32_t>(rules.size());
     batch.rules.push_back(RuleOf(rule, output_index));
-    batch.rows.push_back({request, -1, 0, -1, 0, 0, 0});
+    const bool is_coupled =
+        batch.rules.back().method == static_cast<std::int32_t>(AcceptanceMethod::kCoupled);
+    batch.rows.push_back({request, -1, 0, -1, 0, 0, 0, is_coupled ? 0 : 1});
     rules.push_back(rule);
     rows.push_back(std::move(logits));
   }

@@ -29,9 +29,9 @@ using testing::kInfinity;
 using testing::kNan;
 
 bool NeedsMass(const SampleBatch& batch) {
-  return std::ranges::any_of(batch.rules, [](const SampleRule& rule) {
-    return rule.top_p < 1.0 || rule.method != static_cast<int>(AcceptanceMethod::kCoupled);
-  });
+  return std::ranges::any_of(batch.rules,
+                             [](const SampleRule& rule) { return rule.top_p < 1.0; }) ||
+         std::ranges::any_of(batch.rows, [](const SampleRow& row) { return row.needs_mass != 0; });
 }
 
 constexpr int kUntouched = 0xff;  // a byte of a state that no kernel writes
@@ -68,7 +68,7 @@ std::string Difference(const Batch& batch, std::size_t r, const RowState& state)
                                                           : "none";
     return found == error.what() ? "" : "error '" + found + "', not '" + error.what() + "'";
   }
-  if (rule.acceptance_method == AcceptanceMethod::kCoupled || rule.temperature == 0.0) return "";
+  if (batch.batch.rows[r].needs_mass == 0) return "";
   const KeptTokens kept = KeepTokens(logits, rule, scratch);
   if (static_cast<double>(state.mass) * 0x1p-32 != kept.mass) return "another mass";
   for (TokenId token = 0; token < std::ssize(logits); ++token) {
