@@ -11,6 +11,7 @@ from typing import Any
 import llguidance
 
 _MOST_STEPS = 200
+_SPECIAL_TOKEN = re.compile(r"<\[[0-9,-]+\]>")
 # These bytes bring a text to its end sooner.
 _CLOSING = tuple(b'}]">)')
 
@@ -53,6 +54,15 @@ def expression_error(expression: str) -> str:
     return reason(matcher) if matcher.is_error() else ""
 
 
+def schema_error(schema: Mapping[str, Any]) -> str:
+    """Why llguidance cannot compile a JSON schema; empty where it can."""
+    try:
+        matcher = _matcher(llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema)))
+    except ValueError as error:
+        return str(error)
+    return reason(matcher) if matcher.is_error() else ""
+
+
 def accepts(schema: Mapping[str, Any], beginning: str) -> bool:
     """Whether a text without whitespace may have this prefix under a schema of objects."""
     grammar = llguidance.LLMatcher.grammar_from_json_schema(
@@ -65,8 +75,10 @@ def accepts(schema: Mapping[str, Any], beginning: str) -> bool:
 def dead_end(grammar: str) -> str:
     """Why every text of a grammar ends in a dead end; empty if a short search does not show that.
 
-    Searches depth first for a text that may end.
+    Searches depth first for a text that may end. Grammars with special tokens are not searched.
     """
+    if _SPECIAL_TOKEN.search(grammar):
+        return ""
     start = _matcher(grammar)
     why = "no text matches it"
     waiting = [b""]

@@ -64,7 +64,7 @@ def closed(schema: Schema) -> Schema:
     return result
 
 
-class _References:
+class References:
     """The targets of the references of a schema."""
 
     def __init__(self, root: Schema) -> None:
@@ -102,7 +102,7 @@ class _References:
 
 def check_depth(root: Schema) -> None:
     """Raises InvalidArgumentError for a schema that is nested too deep, references followed."""
-    references = _References(root)
+    references = References(root)
     seen = {id(root)}
     path = [_nested(root, references)]
     while path:
@@ -120,7 +120,7 @@ def check_depth(root: Schema) -> None:
                 )
 
 
-def _nested(schema: Schema, references: _References) -> Iterator[Schema]:
+def _nested(schema: Schema, references: References) -> Iterator[Schema]:
     target = references.target(schema)
     if target is not None:
         yield target
@@ -153,7 +153,7 @@ def without_dead_ends(root: Schema, accepts: Accepts) -> Schema:
 
 def _endless(root: Schema) -> set[int]:
     """The ids of subschemas that no finite text satisfies, because they require themselves."""
-    references = _References(root)
+    references = References(root)
     schemas: dict[int, Schema] = {}
     waiting = [root]
     while waiting:
@@ -175,7 +175,7 @@ def _endless(root: Schema) -> set[int]:
         unsatisfied -= found
 
 
-def _ends_with(schema: Mapping[str, Any], references: _References, ends: Any) -> bool:
+def _ends_with(schema: Mapping[str, Any], references: References, ends: Any) -> bool:
     """Whether a finite text may satisfy the schema; `ends` answers that for its parts."""
     target = references.target(schema)
     if target is not None and not ends(target):

@@ -12,9 +12,10 @@ from forerun.text.tool_parsers.formats import (
     TOOL_FORMATS,
     detect_formats,
     make_parser,
-    markers,
+    special_markers,
     starts_in_reasoning,
 )
+from forerun.text.tool_parsers.grammar import tool_grammar
 from forerun.text.tool_parsers.parser import Parser
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ToolCallStart",
     "detect_formats",
     "make_parser",
-    "markers",
+    "special_markers",
     "starts_in_reasoning",
+    "tool_grammar",
 ]

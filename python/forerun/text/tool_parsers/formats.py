@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from forerun.text.tokenizer import Tokenizer
 from forerun.text.tool_parsers.events import ContentDelta, Event
 from forerun.text.tool_parsers.json_calls import HermesParser, LlamaParser, MistralParser
 from forerun.text.tool_parsers.parser import Parser, StepParser
@@ -14,7 +15,7 @@ from forerun.text.tool_parsers.tagged_calls import GemmaParser, QwenCoderParser
 from forerun.util.checks import check_choice
 
 
-class _ToolFormat(NamedTuple):
+class ToolFormat(NamedTuple):
     """How a model writes tool calls.
 
     Attributes:
@@ -28,7 +29,7 @@ class _ToolFormat(NamedTuple):
     signs: tuple[str, ...]
 
 
-class _ReasoningFormat(NamedTuple):
+class ReasoningFormat(NamedTuple):
     """How a model marks reasoning.
 
     Attributes:
@@ -47,29 +48,29 @@ _FUNCTIONGEMMA = ("<start_function_call>", "<end_function_call>", "<escape>")
 _HERMES = ("<tool_call>", "</tool_call>")
 
 # In this order a template is searched for the signs.
-_TOOLS = {
-    "gemma4": _ToolFormat(lambda _: GemmaParser(*_GEMMA4), _GEMMA4, ("<|tool_call>",)),
-    "functiongemma": _ToolFormat(
+TOOLS = {
+    "gemma4": ToolFormat(lambda _: GemmaParser(*_GEMMA4), _GEMMA4, ("<|tool_call>",)),
+    "functiongemma": ToolFormat(
         lambda _: GemmaParser(*_FUNCTIONGEMMA), _FUNCTIONGEMMA, ("<start_function_call>",)
     ),
-    "mistral": _ToolFormat(
+    "mistral": ToolFormat(
         lambda _: MistralParser(), ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"), ("[TOOL_CALLS]",)
     ),
-    "qwen3_coder": _ToolFormat(QwenCoderParser, _HERMES, ("<function=", "<parameter=")),
-    "hermes": _ToolFormat(lambda _: HermesParser(), _HERMES, ("<tool_call>",)),
-    "llama3_json": _ToolFormat(lambda _: LlamaParser(), ("<|python_tag|>",), ("ipython",)),
-    "smollm": _ToolFormat(lambda _: HermesParser(), _HERMES, ("SmolLM",)),
+    "qwen3_coder": ToolFormat(QwenCoderParser, _HERMES, ("<function=", "<parameter=")),
+    "hermes": ToolFormat(lambda _: HermesParser(), _HERMES, ("<tool_call>",)),
+    "llama3_json": ToolFormat(lambda _: LlamaParser(), ("<|python_tag|>",), ("ipython",)),
+    "smollm": ToolFormat(lambda _: HermesParser(), _HERMES, ("SmolLM",)),
 }
-_REASONING = {
-    "gemma4": _ReasoningFormat("<|channel>thought", "<channel|>", True, ("<|channel>",)),
-    "mistral": _ReasoningFormat("[THINK]", "[/THINK]", True, ("[THINK]",)),
-    "deepseek_r1": _ReasoningFormat(
+REASONING = {
+    "gemma4": ReasoningFormat("<|channel>thought", "<channel|>", True, ("<|channel>",)),
+    "mistral": ReasoningFormat("[THINK]", "[/THINK]", True, ("[THINK]",)),
+    "deepseek_r1": ReasoningFormat(
         "<think>", "</think>", False, ("</think>", "<\uff5cAssistant\uff5c>")
     ),
-    "qwen3": _ReasoningFormat("<think>", "</think>", False, ("</think>",)),
+    "qwen3": ReasoningFormat("<think>", "</think>", False, ("</think>",)),
 }
-TOOL_FORMATS = tuple(_TOOLS)
-REASONING_FORMATS = tuple(_REASONING)
+TOOL_FORMATS = tuple(TOOLS)
+REASONING_FORMATS = tuple(REASONING)
 
 
 def detect_formats(chat_template: str) -> tuple[str | None, str | None]:
@@ -85,24 +86,36 @@ def detect_formats(chat_template: str) -> tuple[str | None, str | None]:
             None,
         )
 
-    return find(_TOOLS), find(_REASONING)
+    return find(TOOLS), find(REASONING)
 
 
-def markers(tools_format: str | None, reasoning_format: str | None) -> tuple[str, ...]:
-    """The texts that the parsers look for.
-
-    If a tokenizer has one of them as a special token, the output must be generated with
-    `skip_special_tokens=False`.
-    """
+def _markers(tools_format: str | None, reasoning_format: str | None) -> tuple[str, ...]:
+    """The texts that the parsers look for."""
     found: tuple[str, ...] = ()
     if tools_format is not None:
-        found += _TOOLS[check_choice("tool_call_parser", tools_format, TOOL_FORMATS)].markers
+        found += TOOLS[check_choice("tool_call_parser", tools_format, TOOL_FORMATS)].markers
     if reasoning_format is not None:
         name = check_choice("reasoning_parser", reasoning_format, REASONING_FORMATS)
-        reasoning = _REASONING[name]
+        reasoning = REASONING[name]
         # A word may follow the token: Gemma's is "<|channel>".
         found += (reasoning.opening.removesuffix("thought"), reasoning.closing)
     return found
+
+
+def special_markers(
+    tokenizer: Tokenizer, tools_format: str | None, reasoning_format: str | None
+) -> dict[str, int]:
+    """The ids of the formats' markers that are special tokens of a model.
+
+    Where there are any, outputs must be generated with `skip_special_tokens=False`.
+    """
+    special = set(tokenizer.special_token_ids)
+    vocabulary = tokenizer.get_added_vocab()
+    return {
+        marker: vocabulary[marker]
+        for marker in _markers(tools_format, reasoning_format)
+        if vocabulary.get(marker) in special
+    }
 
 
 def starts_in_reasoning(reasoning_format: str | None, prompt: str) -> bool:
@@ -110,7 +123,7 @@ def starts_in_reasoning(reasoning_format: str | None, prompt: str) -> bool:
     if reasoning_format is None:
         return False
     name = check_choice("reasoning_parser", reasoning_format, REASONING_FORMATS)
-    return prompt.rstrip().endswith(_REASONING[name].opening)
+    return prompt.rstrip().endswith(REASONING[name].opening)
 
 
 def make_parser(
@@ -131,14 +144,14 @@ def make_parser(
     reasoning: Parser | None = None
     if reasoning_format is not None:
         name = check_choice("reasoning_parser", reasoning_format, REASONING_FORMATS)
-        opening, closing, is_special, _ = _REASONING[name]
+        opening, closing, is_special, _ = REASONING[name]
         reasoning = ReasoningParser(
             opening, closing, starts_inside=starts_in_reasoning, is_repeated=is_special
         )
     if tools_format is None:
         return reasoning or _ContentParser()
     name = check_choice("tool_call_parser", tools_format, TOOL_FORMATS)
-    calls = _TOOLS[name].make(tools)
+    calls = TOOLS[name].make(tools)
     return calls if reasoning is None else _JoinedParser(reasoning, calls)
 
 

@@ -177,7 +177,7 @@ class QwenCoderParser(ConvertingParser):
         reader = self._reader
         yield from reader.accept("\n")
         ends = ("\n</parameter>", "</parameter>")
-        types = _types(schema)
+        types = allowed_types(schema)
         if types <= {"string"}:
             self._arguments('"')
             end = yield from reader.stream_until(ends, self._characters)
@@ -201,7 +201,7 @@ def _properties(tool: Any) -> tuple[str, Mapping[str, Any]]:
 _ANY = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
 
 
-def _types(schema: Any) -> frozenset[str]:
+def allowed_types(schema: Any) -> frozenset[str]:
     """The JSON types that a schema allows; an unknown parameter is a string."""
     if not isinstance(schema, Mapping):
         return frozenset({"string"})
@@ -213,7 +213,7 @@ def _types(schema: Any) -> frozenset[str]:
         return _ANY.intersection([kinds] if isinstance(kinds, str) else kinds)
     for key in ("anyOf", "oneOf"):
         if isinstance(schema.get(key), list):
-            return frozenset[str]().union(*map(_types, schema[key]))
+            return frozenset[str]().union(*map(allowed_types, schema[key]))
     return _ANY
 
 

@@ -1,0 +1,183 @@
+"""Grammars that make a model write tool calls in the format that the parser reads."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from forerun.errors import InvalidArgumentError
+from forerun.text.json_schemas import check_depth, without_dead_ends
+from forerun.text.structured_outputs import StructuredOutputsParams
+from forerun.text.tool_parsers.argument_grammars import Rules, gemma_object, qwen_parameters
+from forerun.text.tool_parsers.formats import REASONING, TOOLS, ToolFormat
+from forerun.util.checks import check_choice
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]+")
+_CHOICES = "'none', 'auto', 'required' or {'type': 'function', 'function': {'name': ...}}"
+
+
+def tool_grammar(
+    tools_format: str,
+    tools: Sequence[Any],
+    tool_choice: Any,
+    *,
+    parallel_tool_calls: bool = True,
+    reasoning_format: str | None = None,
+    starts_in_reasoning: bool = False,
+    special_tokens: Mapping[str, int] | None = None,
+) -> StructuredOutputsParams | None:
+    """The constraint on an output that has to call tools, or to call strict ones as they want.
+
+    With "required" or a named function, the output is calls alone, after the reasoning. With
+    "auto", text may be anything, and calls are constrained if a tool has `"strict": True`: their
+    form and, of strict tools, the arguments.
+
+    Args:
+        tools: the request's tools, in OpenAI's form.
+        tool_choice: OpenAI's: "none", "auto", "required", or a dict that names a function.
+        parallel_tool_calls: allow more than one call.
+        reasoning_format: the format of the reasoning before the calls.
+        starts_in_reasoning: the prompt ends within the reasoning.
+        special_tokens: what `special_markers` returns.
+
+    Returns:
+        None where nothing is constrained.
+
+    Raises:
+        InvalidArgumentError: the choice is none of these or names no tool, or a tool's parameters
+            are no JSON schema of an object.
+    """
+    name = check_choice("tool_call_parser", tools_format, tuple(TOOLS))
+    functions = [_function(index, tool) for index, tool in enumerate(tools)]
+    chosen = _chosen(functions, tool_choice)
+    is_auto = tool_choice == "auto"
+    if not chosen or (is_auto and not any(each.get("strict") is True for each in chosen)):
+        return None
+    rules = Rules(special_tokens or {})
+    calls = [_call(rules, name, each, is_auto and not each.get("strict")) for each in chosen]
+    rules.add("call", " | ".join(calls))
+    body = _Composer(rules, TOOLS[name], parallel_tool_calls).body(name, is_auto)
+    if reasoning_format is not None:
+        format_name = check_choice("reasoning_parser", reasoning_format, tuple(REASONING))
+        body = _with_reasoning(rules, format_name, body, starts_in_reasoning)
+    return StructuredOutputsParams(grammar=f"start: {body}\n{rules.text()}")
+
+
+def _function(index: int, tool: Any) -> Mapping[str, Any]:
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
+        expected = "a dict with 'type': 'function' and a 'function' that has a name"
+        raise InvalidArgumentError(f"tools[{index}]", tool, expected)
+    parameters = function.get("parameters")
+    field = f"tools[{index}].function.parameters"
+    schema = {"type": "object", **parameters} if isinstance(parameters, Mapping) else None
+    if parameters is not None and (schema is None or schema["type"] != "object"):
+        raise InvalidArgumentError(field, parameters, "a JSON schema of an object")
+    schema = schema or {"type": "object"}
+    # What a function does not name, it does not accept.
+    if not {"additionalProperties", "unevaluatedProperties", "patternProperties"} & set(schema):
+        schema["additionalProperties"] = False
+    return {**function, "parameters": _without_dead_ends(field, schema)}
+
+
+def _without_dead_ends(field: str, schema: Mapping[str, Any]) -> Any:
+    from forerun.text.grammar_probes import accepts, schema_error
+
+    try:
+        check_depth(schema)
+        reduced = without_dead_ends(schema, accepts)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(field, error.value, error.expected) from None
+    if why := schema_error(reduced):
+        raise InvalidArgumentError(field, schema, f"what llguidance can compile: {why}")
+    return reduced
+
+
+def _chosen(functions: list[Mapping[str, Any]], choice: Any) -> list[Mapping[str, Any]]:
+    """The functions that may be called."""
+    if isinstance(choice, str) and choice in ("none", "auto", "required"):
+        return [] if choice == "none" else functions
+    named = choice.get("function") if isinstance(choice, Mapping) else None
+    name = named.get("name") if isinstance(named, Mapping) else None
+    if not isinstance(name, str):
+        raise InvalidArgumentError("tool_choice", choice, _CHOICES)
+    found = [function for function in functions if function["name"] == name]
+    if not found:
+        listed = ", ".join(repr(function["name"]) for function in functions)
+        raise InvalidArgumentError("tool_choice", name, f"one of the tools: {listed or 'none'}")
+    return found[:1]
+
+
+def _call(rules: Rules, name: str, function: Mapping[str, Any], is_free: bool) -> str:
+    """The rule for a call of one function, without what is around calls."""
+    schema = {"type": "object"} if is_free else function["parameters"]
+    called = function["name"]
+    if not _NAME.fullmatch(called):
+        raise InvalidArgumentError("tools", called, "names of letters, digits, '_', '-' and '.'")
+    if name in ("gemma4", "functiongemma"):
+        parts = [
+            rules.literal(f"call:{called}"),
+            gemma_object(rules, schema, TOOLS[name].markers[2]),
+        ]
+    elif name == "qwen3_coder":
+        parts = [rules.literal(f"<function={called}>\n"), qwen_parameters(rules, schema)]
+        parts.append(rules.literal("</function>"))
+    elif name == "mistral" and "[ARGS]" in rules.special_tokens:
+        parts = [rules.literal(called), rules.marker("[ARGS]"), rules.json(schema)]
+    else:
+        key = "parameters" if name == "llama3_json" else "arguments"
+        start = '{"name": ' + rules.json_text(called) + f', "{key}": '
+        parts = [rules.literal(start), rules.json(schema), rules.literal("}")]
+    return rules.add_new("call", " ".join(parts))
+
+
+class _Composer:
+    """Puts calls together as a format does."""
+
+    def __init__(self, rules: Rules, tools_format: ToolFormat, is_parallel: bool) -> None:
+        self._rules = rules
+        self._format = tools_format
+        self._is_parallel = is_parallel
+
+    def _listed(self, separator: str) -> str:
+        """One call, or several."""
+        literal = self._rules.literal(separator)
+        return f"call ({literal} call)*" if self._is_parallel else "call"
+
+    def body(self, name: str, is_auto: bool) -> str:
+        rules, opening = self._rules, self._format.markers[0]
+        if name == "llama3_json":
+            # An answer that begins like a call is one.
+            text = rules.add_new("TEXT", r"/([^{\[<; \t\r\n](.|\n)*)?/")
+            calls = self._listed("; ")
+            return f"({calls} | {text})" if is_auto else calls
+        closing = self._format.markers[1]
+        if name in ("gemma4", "functiongemma"):
+            unit, separator = ["call", rules.marker(closing)], ""
+        elif name == "smollm" or (name == "mistral" and "[ARGS]" not in rules.special_tokens):
+            listed = [rules.literal("["), self._listed(", "), rules.literal("]")]
+            unit, separator = listed + ([rules.marker(closing)] if name == "smollm" else []), None
+        elif name == "mistral":
+            unit, separator = ["call"], ""
+        else:
+            unit = [rules.literal("\n"), "call", rules.literal("\n"), rules.marker(closing)]
+            separator = "\n"
+        rules.add("unit", " ".join(unit))
+        may_repeat = self._is_parallel and separator is not None
+        if is_auto:
+            text, until = rules.text_until(opening)
+            repeat = "*" if may_repeat else "?"
+            return f"({until} unit){repeat} {text}"
+        marked = f"{rules.marker(opening)} unit"
+        return f"{marked} ({rules.literal(separator or '')} {marked})*" if may_repeat else marked
+
+
+def _with_reasoning(rules: Rules, name: str, body: str, starts_inside: bool) -> str:
+    opening, closing, _, _ = REASONING[name]
+    _, until = rules.text_until(closing)
+    newlines = rules.add_new("NEWLINES", r"/\n*/")
+    rules.add("reasoning", f"{until} {newlines}")
+    if starts_inside:
+        return f"reasoning {body}"
+    return f"({rules.marker(opening)} reasoning)? {body}"

@@ -1,0 +1,216 @@
+"""Grammars for tool calls: what they allow, the parser reads as calls that the tools accept."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import random
+from typing import Any
+
+import jsonschema
+import pytest
+from output_formats import assembled, parse, tool
+from random_schemas import random_schema
+
+from forerun import InvalidArgumentError, StructuredOutputsParams
+from forerun.text.structured_outputs import GrammarCompiler, GrammarTokenizer
+from forerun.text.tool_parsers import TOOL_FORMATS, tool_grammar
+
+SPECIAL = ["[TOOL_CALLS]", "[ARGS]", "<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>"]
+OTHERS = ["<tool_call>", "</tool_call>", "</think>", "<think>", "</parameter>", "</function>"]
+BYTES = [bytes([byte]) for byte in range(256)]
+EOS = len(BYTES)
+VOCABULARY = [*BYTES, b"<end>", *(text.encode() for text in SPECIAL + OTHERS)]
+SPECIAL_IDS = {text: EOS + 1 + index for index, text in enumerate(SPECIAL)}
+PLAIN = {*b'ab01-.{}[]",:<>\n ', *range(EOS + 1, len(VOCABULARY))}
+CLOSING = {*b'"}]<\n', SPECIAL_IDS['<|"|>'], SPECIAL_IDS["<tool_call|>"]}
+
+
+@functools.cache
+def compiler() -> GrammarCompiler:
+    tokenizer = GrammarTokenizer(
+        VOCABULARY, [*SPECIAL_IDS.values()], [EOS], lambda text: list(text.encode())
+    )
+    return GrammarCompiler(tokenizer)
+
+
+def walk(params: StructuredOutputsParams, rng: random.Random) -> tuple[str, bool]:
+    """A random text of a grammar, and whether it is complete."""
+    state = compiler().compile(params)()
+    mask = ctypes.create_string_buffer((len(VOCABULARY) + 31) // 32 * 4)
+    output = b""
+    for _ in range(500):
+        state.fill_mask(ctypes.addressof(mask), len(mask))
+        allowed = [i for i in range(len(VOCABULARY)) if mask.raw[i // 8] >> i % 8 & 1]
+        assert allowed
+        if EOS in allowed and (len(allowed) == 1 or rng.random() < 0.3):
+            return output.decode(errors="replace"), True
+        choice = [i for i in allowed if i != EOS]
+        plain = [i for i in choice if i in PLAIN]
+        closing = [i for i in choice if i in CLOSING] if rng.random() < 0.3 else []
+        token = rng.choice(closing or plain or choice)
+        assert state.advance([token]) == 1
+        output += VOCABULARY[token]
+    return output.decode(errors="replace"), False
+
+
+def relaxed(schema: Any) -> Any:
+    """A schema without the limits of strings, which Gemma's and Qwen's notations do not apply."""
+    if isinstance(schema, list):
+        return [relaxed(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    dropped = ("pattern", "minLength", "maxLength")
+    return {key: relaxed(value) for key, value in schema.items() if key not in dropped}
+
+
+def tools_and_schemas(
+    rng: random.Random, tools_format: str, *, is_strict: bool
+) -> tuple[list[Any], dict[str, Any]]:
+    schemas = {name: random_schema(rng, depth=2) for name in ("f", "get_weather")}
+    if tools_format in ("gemma4", "functiongemma", "qwen3_coder"):
+        schemas = relaxed(schemas)
+    functions: list[dict[str, Any]] = [
+        {"name": name, "parameters": schema} for name, schema in schemas.items()
+    ]
+    functions.append({"name": "none"})
+    tools = [{"type": "function", "function": {**f, "strict": is_strict}} for f in functions]
+    return tools, {**schemas, "none": {"maxProperties": 0}}
+
+
+def named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+CASES: list[tuple[Any, bool]] = [
+    ("required", True),
+    ("required", False),
+    (named("f"), True),
+    ("auto", True),
+]
+
+
+@pytest.mark.parametrize("tools_format", TOOL_FORMATS)
+@pytest.mark.parametrize("has_special", [False, True])
+def test_every_allowed_text_is_read_as_calls_that_tools_accept(
+    tools_format: str, has_special: bool
+) -> None:
+    rng = random.Random(f"{tools_format} {has_special}")
+    num_complete = num_calls = 0
+    for choice, is_parallel in CASES * 2:
+        tools, schemas = tools_and_schemas(rng, tools_format, is_strict=choice == "auto")
+        starts = rng.random() < 0.5
+        reasoning = "qwen3" if starts else None
+        params = tool_grammar(
+            tools_format,
+            tools,
+            choice,
+            parallel_tool_calls=is_parallel,
+            reasoning_format=reasoning,
+            starts_in_reasoning=starts,
+            special_tokens=SPECIAL_IDS if has_special else {},
+        )
+        assert params is not None
+        text, is_complete = walk(params, rng)
+        if not is_complete:
+            continue
+        events = parse(list(text), tools_format, reasoning, starts_in_reasoning=starts, tools=tools)
+        output = assembled(events)
+        num_complete += 1
+        num_calls += len(output.calls)
+        for call in output.calls:
+            jsonschema.validate(call.arguments, schemas[call.name])
+        if choice != "auto":
+            assert output.content == ""
+            assert len(output.calls) >= 1
+            assert is_parallel or len(output.calls) == 1
+        if choice == named("f"):
+            assert {call.name for call in output.calls} == {"f"}
+    assert num_complete >= len(CASES)
+    assert num_calls >= 3
+
+
+def allows(params: StructuredOutputsParams | None, text: str) -> bool:
+    """Whether a grammar allows a text, whole."""
+    assert params is not None
+    state = compiler().compile(params)()
+    tokens = [*text.encode(), EOS]
+    return state.advance(tokens) == len(tokens)
+
+
+CITY = tool("weather", {"city": {"type": "string", "enum": ["Rome", "Oslo"]}})
+STRICT = {**CITY, "function": {**CITY["function"], "strict": True}}
+FREE = tool("search", {"query": {"type": "string"}})
+
+
+def test_text_is_free_until_a_strict_tool_is_called() -> None:
+    params = tool_grammar("hermes", [STRICT, FREE], "auto")
+    for text in ("", "Hello.\n", "a < b, </tool_call> and <tool_cal"):
+        assert allows(params, text)
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "%s"}}\n</tool_call>'
+    assert allows(params, "Let me see.\n" + call % "Rome" + "\n" + call % "Oslo" + " Done.")
+    assert not allows(params, call % "Paris")
+    other = '<tool_call>\n{"name": "search", "arguments": {"anything": [1]}}\n</tool_call>'
+    assert allows(params, other)
+    assert not allows(params, other.replace("search", "unknown"))
+    assert not allows(params, "<tool_call>")
+
+
+def test_an_output_that_begins_like_a_call_of_llama_is_one() -> None:
+    params = tool_grammar("llama3_json", [STRICT], "auto")
+    assert allows(params, 'The JSON is {"a": 1}')
+    assert allows(params, '{"name": "weather", "parameters": {"city": "Rome"}}')
+    assert not allows(params, '{"name": "weather", "parameters": {"city": "Paris"}}')
+
+
+def test_reasoning_before_calls_is_free() -> None:
+    call = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+    inside = tool_grammar(
+        "hermes", [CITY], "required", reasoning_format="qwen3", starts_in_reasoning=True
+    )
+    assert allows(inside, f"I use <tool_call>.\n</think>\n\n{call}")
+    assert not allows(inside, call)
+    before = tool_grammar("hermes", [CITY], "required", reasoning_format="qwen3")
+    assert allows(before, f"<think>\nhm\n</think>\n\n{call}")
+    assert allows(before, call)
+
+
+def test_nothing_is_constrained_unless_it_is_asked_for() -> None:
+    assert tool_grammar("hermes", [CITY], "auto") is None
+    assert tool_grammar("hermes", [STRICT], "none") is None
+    assert tool_grammar("hermes", [], "required") is None
+
+
+@pytest.mark.parametrize("tools_format", TOOL_FORMATS)
+@pytest.mark.parametrize(
+    ("tools", "choice", "field"),
+    [
+        ([CITY], "always", "tool_choice"),
+        ([CITY], {"type": "function"}, "tool_choice"),
+        ([CITY], named("time"), "tool_choice"),
+        ([5], "required", "tools[0]"),
+        ([CITY, {"type": "function", "function": {}}], "required", "tools[1]"),
+        ([named("a b")], "required", "tools"),
+        *(
+            (
+                [CITY, {"type": "function", "function": {"name": "f", "parameters": schema}}],
+                "required",
+                "tools[1].function.parameters",
+            )
+            for schema in (
+                [],
+                {"type": "array"},
+                {"properties": 5},
+                {"required": "a"},
+                {"properties": {"a": {"type": "array", "minItems": "x"}}},
+                {"properties": {"a": {"$ref": "#/$defs/missing"}}},
+            )
+        ),
+    ],
+)
+def test_what_is_wrong_with_tools_or_the_choice_is_named(
+    tools_format: str, tools: Any, choice: Any, field: str
+) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        tool_grammar(tools_format, tools, choice)
+    assert caught.value.field == field
