@@ -12,13 +12,23 @@
 
 #include <optional>
 #include <span>
+#include <string_view>
 
 #include "cpp/draft_tree/draft_tree.h"
 #include "cpp/kv/block_table.h"
 #include "cpp/sampling/sampler.h"
+#include "forerun/past_output.h"
 #include "forerun/types.h"
 
 namespace forerun {
+
+// A request that begins.
+struct NewRequest {
+  RequestId id;
+  std::span<const TokenId> prompt;
+  // Whose outputs it may learn from, and who may learn from its own (SubmitOptions::cache_salt).
+  std::string_view tenant = {};
+};
 
 // What a draft is wanted for.
 struct DraftRequest {
@@ -67,7 +77,7 @@ class Drafter {
  public:
   virtual ~Drafter() = default;
 
-  virtual void Begin(RequestId id, std::span<const TokenId> prompt) = 0;
+  virtual void Begin(const NewRequest& request) = 0;
   virtual void Observe(RequestId id, std::span<const TokenId> committed) = 0;
   virtual void End(RequestId id) = 0;
   virtual void Forget(RequestId id) = 0;
@@ -87,6 +97,10 @@ class Drafter {
 
   // Drops what is remembered of past requests.
   virtual void Reset() = 0;
+
+  // Learns from outputs of earlier engines, as Engine::RestoreOutputs does. The only method that
+  // another thread may call while this one is used.
+  virtual bool Restore(std::span<const PastOutput> outputs, bool is_last) = 0;
 };
 
 // A drafter that runs no model.

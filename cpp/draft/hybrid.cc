@@ -9,9 +9,9 @@ HybridDrafter::HybridDrafter(std::unique_ptr<SuffixDrafter> index, std::unique_p
                              double enough_tokens)
     : index_(std::move(index)), model_(std::move(model)), enough_tokens_(enough_tokens) {}
 
-void HybridDrafter::Begin(RequestId id, std::span<const TokenId> prompt) {
-  index_->Begin(id, prompt);
-  model_->Begin(id, prompt);
+void HybridDrafter::Begin(const NewRequest& request) {
+  index_->Begin(request);
+  model_->Begin(request);
 }
 
 void HybridDrafter::Observe(RequestId id, std::span<const TokenId> committed) {

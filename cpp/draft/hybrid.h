@@ -25,7 +25,7 @@ class HybridDrafter : public Drafter {
   HybridDrafter(std::unique_ptr<SuffixDrafter> index, std::unique_ptr<Drafter> model,
                 double enough_tokens);
 
-  void Begin(RequestId id, std::span<const TokenId> prompt) override;
+  void Begin(const NewRequest& request) override;
   void Observe(RequestId id, std::span<const TokenId> committed) override;
   void End(RequestId id) override;
   void Forget(RequestId id) override;
@@ -35,6 +35,9 @@ class HybridDrafter : public Drafter {
   DraftingReport Prepare(std::span<const DraftRequest> requests) override;
   void Propose(const DraftRequest& request, DraftTree& draft) override;
   void Reset() override;
+  bool Restore(std::span<const PastOutput> outputs, bool is_last) override {
+    return index_->Restore(outputs, is_last);
+  }
 
  private:
   struct Job {

@@ -154,6 +154,9 @@ class NativeEngine : public Engine {
   bool HasUnfinished() const override { return core_->HasUnfinished(); }
   std::span<const RequestUpdate> Step() override { return core_->Step(); }
   void ResetCaches() override { core_->ResetCaches(); }
+  bool RestoreOutputs(std::span<const PastOutput> outputs, bool is_last) override {
+    return core_->RestoreOutputs(outputs, is_last);
+  }
   bool ResetPrefixCache() override { return core_->ResetPrefixCache(); }
   bool StartTrace(const std::string& path) override { return core_->StartTrace(path); }
   void StopTrace() override { core_->StopTrace(); }

@@ -254,6 +254,16 @@ void EngineCore::ResetCaches() {
   planner_.Reset();
 }
 
+bool EngineCore::RestoreOutputs(std::span<const PastOutput> outputs, bool is_last) {
+  const std::lock_guard lock(restoring_);
+  for (const PastOutput& output : outputs) {
+    for (const TokenId token : output.tokens) {
+      CheckTokenId("outputs", token, executor_.vocab_size());
+    }
+  }
+  return planner_.Restore(outputs, is_last);
+}
+
 void EngineCore::PublishMetrics() {
   EngineMetrics& counters = recorder_.counters();
   counters.num_preemptions = scheduler_.num_preemptions();

@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -78,6 +79,7 @@ class EngineCore {
   bool HasUnfinished() const { return inbox_.num_unfinished() > 0; }
   std::span<const RequestUpdate> Step();
   void ResetCaches();
+  bool RestoreOutputs(std::span<const PastOutput> outputs, bool is_last);
   bool ResetPrefixCache();
   // `field` is what an error names.
   bool StartTrace(const std::string& path, const std::string& field = "path");
@@ -134,6 +136,7 @@ class EngineCore {
   StepUpdates updates_;
 
   // Shared with other threads.
+  std::mutex restoring_;  // held while outputs are restored
   std::atomic<bool> is_running_{false};
   Inbox inbox_;
 };

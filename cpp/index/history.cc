@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 
 #include "cpp/util/check.h"
 
@@ -9,7 +10,7 @@ namespace forerun {
 
 History::History(int max_requests, std::int64_t max_bytes, int max_depth)
     : max_requests_(max_requests),
-      max_segment_requests_(max_requests / kMaxSegments + (max_requests % kMaxSegments > 0)),
+      max_segment_requests_(SegmentRequests(max_requests)),
       max_bytes_(max_bytes),
       max_depth_(max_depth) {
   FORERUN_CHECK(max_requests >= 0, "max_requests = " + std::to_string(max_requests));
@@ -17,37 +18,59 @@ History::History(int max_requests, std::int64_t max_bytes, int max_depth)
   FORERUN_CHECK(max_depth >= 1, "max_depth = " + std::to_string(max_depth));
 }
 
-void History::Add(std::span<const TokenId> output) {
+void History::Add(std::span<const TokenId> output, std::int64_t time) {
   if (max_requests_ == 0 || output.empty()) return;
   try {
-    AddToNewest(output);
+    AddToNewest(output, time);
   } catch (...) {
     Clear();  // an index that was interrupted while it grew cannot be asked
     throw;
   }
 }
 
-void History::AddToNewest(std::span<const TokenId> output) {
+void History::AddToNewest(std::span<const TokenId> output, std::int64_t time) {
   if (num_requests_ == max_requests_) DropOldest();
   if (segments_.empty() || segments_.back().num_requests == max_segment_requests_ ||
       segments_.back().index.num_bytes() > max_bytes_ / kMaxSegments) {
     if (num_segments() == kMaxSegments) DropOldest();
-    segments_.push_back({next_generation_++, 0, SuffixIndex(max_depth_)});
+    segments_.push_back({next_generation_++, 0, time, SuffixIndex(max_depth_)});
   }
   Segment& newest = segments_.back();
   newest.index.StartSequence();
   for (const TokenId token : output) newest.index.Append(token);
   ++newest.num_requests;
+  newest.time = time;
   ++num_requests_;
   while (!segments_.empty() && num_bytes() > max_bytes_) DropOldest();
+}
+
+// A follower knows a segment by its generation, which must not be used twice: hence no older
+// segments once one was forgotten.
+bool History::AddOlder(SuffixIndex&& index, int num_requests, std::int64_t time) {
+  if (has_forgotten_ || num_segments() == kMaxSegments ||
+      num_requests > max_requests_ - num_requests_ ||
+      index.num_bytes() > max_bytes_ - num_bytes()) {
+    return false;
+  }
+  FORERUN_CHECK(index.max_depth() == max_depth_, "an index of another depth");
+  if (segments_.empty()) {
+    segments_.push_front({next_generation_, num_requests, time, std::move(index)});
+    ++next_generation_;
+  } else {
+    segments_.push_front({segments_.front().generation - 1, num_requests, time, std::move(index)});
+  }
+  num_requests_ += num_requests;
+  return true;
 }
 
 void History::Clear() {
   segments_.clear();
   num_requests_ = 0;
+  has_forgotten_ = true;
 }
 
 void History::DropOldest() {
+  has_forgotten_ = true;
   num_requests_ -= segments_.front().num_requests;
   segments_.pop_front();
 }

@@ -39,13 +39,24 @@ class History {
     std::array<Progress, kMaxSegments> progress_;  // of generation g at g % kMaxSegments
   };
 
+  // The most outputs of a segment.
+  static int SegmentRequests(int max_requests) {
+    return max_requests / kMaxSegments + (max_requests % kMaxSegments > 0);
+  }
+
   // max_requests = 0 remembers nothing. Strings of up to max_depth tokens are counted.
   // REQUIRES: max_requests >= 0, max_bytes >= 0, max_depth >= 1.
   History(int max_requests, std::int64_t max_bytes, int max_depth);
 
   // Remembers an output; forgets the oldest ones as needed, and all when it runs out of memory.
-  void Add(std::span<const TokenId> output);
+  // `time` is that of oldest_time. REQUIRES: it is not before an earlier call's.
+  void Add(std::span<const TokenId> output, std::int64_t time = 0);
+  // Remembers num_requests outputs that are older than all others; `index` has one sequence for
+  // each. False, and nothing changed, when the bound leaves no room or anything was ever forgotten.
+  bool AddOlder(SuffixIndex&& index, int num_requests, std::int64_t time = 0);
   void Clear();
+  // Forgets the oldest segment. REQUIRES: num_segments() > 0.
+  void DropOldest();
 
   // Brings `follower` up to date with `text`, all tokens of its request so far, of which it may
   // have seen a prefix. Costs one step per new token and segment, and at most max_depth - 1 steps
@@ -60,6 +71,8 @@ class History {
   SuffixIndex::Cursor match(int i, const Follower& follower) const;
 
   int num_requests() const { return num_requests_; }
+  // Of the last addition to the oldest segment. REQUIRES: num_segments() > 0.
+  std::int64_t oldest_time() const { return segments_.front().time; }
   std::int64_t num_bytes() const;
 
   // Throws InternalError when an account or an index is broken. For tests.
@@ -69,11 +82,11 @@ class History {
   struct Segment {
     std::int64_t generation;
     int num_requests;
+    std::int64_t time;  // of the last addition
     SuffixIndex index;
   };
 
-  void AddToNewest(std::span<const TokenId> output);
-  void DropOldest();
+  void AddToNewest(std::span<const TokenId> output, std::int64_t time);
   void FollowSegment(const Segment& segment, std::span<const TokenId> text,
                      Follower::Progress& progress) const;
 
@@ -83,10 +96,11 @@ class History {
   std::int64_t max_bytes_;
   int max_depth_;
 
-  // Change only in Add and Clear.
+  // Change only in the calls that add or forget.
   std::deque<Segment> segments_;
-  std::int64_t next_generation_ = 0;
+  std::int64_t next_generation_ = kMaxSegments;  // room for older ones below
   int num_requests_ = 0;
+  bool has_forgotten_ = false;
 };
 
 }  // namespace forerun

@@ -49,7 +49,7 @@ class AutoregressiveDrafter : public Drafter {
   AutoregressiveDrafter(std::unique_ptr<DraftNetwork> network, std::unique_ptr<Verifier> verifier,
                         const FeatureStore* features, const AutoregressiveSetting& setting);
 
-  void Begin(RequestId /*id*/, std::span<const TokenId> /*prompt*/) override {}
+  void Begin(const NewRequest& /*request*/) override {}
   void Observe(RequestId /*id*/, std::span<const TokenId> /*committed*/) override {}
   void End(RequestId /*id*/) override {}
   void Forget(RequestId /*id*/) override {}
@@ -57,6 +57,7 @@ class AutoregressiveDrafter : public Drafter {
   DraftingReport Prepare(std::span<const DraftRequest> requests) override;
   void Propose(const DraftRequest& request, DraftTree& draft) override;
   void Reset() override {}
+  bool Restore(std::span<const PastOutput> /*outputs*/, bool /*is_last*/) override { return false; }
 
  private:
   // The unfinished draft of a request.

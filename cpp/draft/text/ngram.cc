@@ -12,8 +12,8 @@ NgramDrafter::NgramDrafter(const NgramOptions& options)
   FORERUN_CHECK(1 <= lookup_min_ && lookup_min_ <= lookup_max_, "unchecked options");
 }
 
-void NgramDrafter::Begin(RequestId id, std::span<const TokenId> prompt) {
-  requests_.Add(id, OwnIndex(lookup_max_)).Append(prompt);
+void NgramDrafter::Begin(const NewRequest& request) {
+  requests_.Add(request.id, OwnIndex(lookup_max_)).Append(request.prompt);
 }
 
 void NgramDrafter::Observe(RequestId id, std::span<const TokenId> committed) {

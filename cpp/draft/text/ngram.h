@@ -23,12 +23,13 @@ class NgramDrafter : public TextDrafter {
   // REQUIRES: 1 <= prompt_lookup_min <= prompt_lookup_max.
   explicit NgramDrafter(const NgramOptions& options);
 
-  void Begin(RequestId id, std::span<const TokenId> prompt) override;
+  void Begin(const NewRequest& request) override;
   void Observe(RequestId id, std::span<const TokenId> committed) override;
   void End(RequestId id) override;
   void Forget(RequestId id) override;
   void Propose(const DraftRequest& wanted, DraftTree& draft) override;
   void Reset() override {}
+  bool Restore(std::span<const PastOutput> /*outputs*/, bool /*is_last*/) override { return false; }
 
  private:
   // Fixed at construction.

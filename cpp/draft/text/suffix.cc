@@ -1,6 +1,7 @@
 #include "cpp/draft/text/suffix.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "cpp/draft/text/confidence.h"
 #include "cpp/util/check.h"
@@ -23,7 +24,8 @@ SuffixDrafter::SuffixDrafter(const SuffixOptions& options, std::optional<int> ma
       max_draft_tokens_(max_draft_tokens.value_or(max_depth_)),
       min_token_prob_(options.min_token_prob),
       use_tree_(options.use_tree),
-      history_(options.max_cached_requests, max_history_bytes, max_depth_) {
+      restorer_(options.max_cached_requests, max_history_bytes, max_depth_),
+      histories_(options.max_cached_requests, max_history_bytes, max_depth_) {
   FORERUN_CHECK(max_depth_ >= 2 && options.max_spec_factor > 0, "unchecked options");
   for (int match = 0; match < max_depth_; ++match) {
     const double by_factor = options.max_spec_factor * match + kFactorRounding;
@@ -34,26 +36,37 @@ SuffixDrafter::SuffixDrafter(const SuffixOptions& options, std::optional<int> ma
   }
 }
 
-void SuffixDrafter::Begin(RequestId id, std::span<const TokenId> prompt) {
-  Request& request = requests_.Add(id, {OwnIndex(max_depth_ - 1), prompt.size(), {}});
-  request.own.Append(prompt);
+void SuffixDrafter::Begin(const NewRequest& request) {
+  restorer_.TakeInto(histories_);
+  Request begun = {
+      OwnIndex(max_depth_ - 1), request.prompt.size(), histories_.Join(request.tenant), {}};
+  begun.own.Append(request.prompt);
+  requests_.Add(request.id, std::move(begun));
 }
 
 void SuffixDrafter::Observe(RequestId id, std::span<const TokenId> committed) {
+  restorer_.TakeInto(histories_);
   requests_.Get(id).own.Append(committed);
 }
 
 void SuffixDrafter::End(RequestId id) {
   const Request& request = requests_.Get(id);
-  history_.Add(request.own.index().text().subspan(request.num_prompt_tokens));
+  histories_.Add(*request.tenant, request.own.index().text().subspan(request.num_prompt_tokens));
   requests_.Remove(id);
 }
 
 void SuffixDrafter::Forget(RequestId id) { requests_.Remove(id); }
 
+bool SuffixDrafter::Restore(std::span<const PastOutput> outputs, bool is_last) {
+  const bool has_room =
+      std::ranges::all_of(outputs, [&](const PastOutput& output) { return restorer_.Add(output); });
+  if (is_last || !has_room) restorer_.Finish();
+  return has_room;
+}
+
 void SuffixDrafter::Propose(const DraftRequest& wanted, DraftTree& draft) {
   Request& request = requests_.Get(wanted.id);
-  history_.Follow(request.own.index().text(), request.follower);
+  request.tenant->history.Follow(request.own.index().text(), request.follower);
   const int limit = std::min(wanted.max_tokens, max_draft_tokens_);
   use_tree_ ? ProposeTree(request, limit, draft) : ProposeChain(request, limit, draft);
 }
@@ -61,8 +74,9 @@ void SuffixDrafter::Propose(const DraftRequest& wanted, DraftTree& draft) {
 void SuffixDrafter::ProposeChain(const Request& request, int max_tokens, DraftTree& draft) const {
   Candidate best;
   Consider(request.own.index(), request.own.match(), max_tokens, best);
-  for (int i = history_.num_segments() - 1; i >= 0; --i) {
-    Consider(history_.segment(i), history_.match(i, request.follower), max_tokens, best);
+  const History& history = request.tenant->history;
+  for (int i = history.num_segments() - 1; i >= 0; --i) {
+    Consider(history.segment(i), history.match(i, request.follower), max_tokens, best);
   }
   Write(best, draft);
 }
@@ -86,8 +100,9 @@ void SuffixDrafter::ProposeTree(const Request& request, int max_nodes, DraftTree
     tree_builder_.AddSource(index, match);
   };
   add(request.own.index(), request.own.match());
-  for (int i = history_.num_segments() - 1; i >= 0; --i) {
-    add(history_.segment(i), history_.match(i, request.follower));
+  const History& history = request.tenant->history;
+  for (int i = history.num_segments() - 1; i >= 0; --i) {
+    add(history.segment(i), history.match(i, request.follower));
   }
   tree_builder_.Grow({max_nodes, most_tokens_[longest], max_depth_ - 1, min_token_prob_}, draft);
 }

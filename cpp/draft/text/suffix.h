@@ -1,5 +1,6 @@
 // Drafts the most frequent continuation of the last tokens, in the request's own prompt and output
-// and in past outputs: suffix decoding (Oliaro et al., "SuffixDecoding"), with vLLM's options.
+// and in past outputs of its tenant: suffix decoding (Oliaro et al., "SuffixDecoding"), with vLLM's
+// options.
 //
 // Every suffix of the text that occurred earlier and has at most max_tree_depth - 1 tokens has a
 // candidate: the most frequent next token (of equals, the lowest id), and so on. The probability of
@@ -24,6 +25,8 @@
 #include "cpp/draft/text/suffix_tree_builder.h"
 #include "cpp/draft_tree/draft_tree.h"
 #include "cpp/index/history.h"
+#include "cpp/index/segment_restorer.h"
+#include "cpp/index/tenant_histories.h"
 #include "forerun/options.h"
 #include "forerun/types.h"
 
@@ -38,22 +41,24 @@ class SuffixDrafter : public TextDrafter {
   explicit SuffixDrafter(const SuffixOptions& options, std::optional<int> max_draft_tokens = {},
                          std::int64_t max_history_bytes = kMaxHistoryBytes);
 
-  void Begin(RequestId id, std::span<const TokenId> prompt) override;
+  void Begin(const NewRequest& request) override;
   void Observe(RequestId id, std::span<const TokenId> committed) override;
-  // Adds the request's output, without its prompt, to the history of all requests.
+  // Adds the request's output, without its prompt, to the history of its tenant.
   void End(RequestId id) override;
   void Forget(RequestId id) override;
   void Propose(const DraftRequest& wanted, DraftTree& draft) override;
   // The best chain after the request's tokens and then `path`, from the request's own text alone.
   void ProposeAfter(const DraftRequest& wanted, std::span<const TokenId> path, DraftTree& draft);
-  void Reset() override { history_.Clear(); }
+  void Reset() override { histories_.Clear(); }
+  bool Restore(std::span<const PastOutput> outputs, bool is_last) override;
 
-  const History& history() const { return history_; }
+  const TenantHistories& histories() const { return histories_; }
 
  private:
   struct Request {
     OwnIndex own;
     std::size_t num_prompt_tokens = 0;
+    TenantHistories::Member tenant;
     History::Follower follower;
   };
 
@@ -79,8 +84,9 @@ class SuffixDrafter : public TextDrafter {
   std::vector<int> allowed_tokens_;  // [match length]: by the factor and the depth
   std::vector<int> most_tokens_;     // [match length]: allowed for it or any shorter one
 
-  LiveRequests<Request> requests_;
-  History history_;                 // changes only in End and Reset
+  SegmentRestorer restorer_;
+  TenantHistories histories_;       // unchanged between Begin, Observe, End and Reset
+  LiveRequests<Request> requests_;  // members of the histories
   SuffixTreeBuilder tree_builder_;  // of the last ProposeTree
 };
 

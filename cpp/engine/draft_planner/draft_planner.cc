@@ -41,7 +41,7 @@ void DraftPlanner::Register(const Request& request) {
 }
 
 void DraftPlanner::Begin(Request& request) {
-  Guarded(request, [&] { drafter_->Begin(request.id, request.tokens); });
+  Guarded(request, [&] { drafter_->Begin({request.id, request.tokens, request.cache_salt}); });
 }
 
 void DraftPlanner::Observe(Request& request, std::span<const TokenId> committed,
@@ -236,6 +236,10 @@ void DraftPlanner::RethrowFailure() {
 
 void DraftPlanner::Reset() {
   if (drafter_ != nullptr) drafter_->Reset();
+}
+
+bool DraftPlanner::Restore(std::span<const PastOutput> outputs, bool is_last) {
+  return drafter_ != nullptr && drafter_->Restore(outputs, is_last);
 }
 
 }  // namespace forerun

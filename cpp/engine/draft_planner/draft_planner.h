@@ -67,6 +67,8 @@ class DraftPlanner {
   void RethrowFailure();
 
   void Reset();
+  // As Drafter::Restore; may be called in any thread.
+  bool Restore(std::span<const PastOutput> outputs, bool is_last);
 
   // Requests that lost their drafter, and the message of the first failure.
   std::int64_t num_failures() const { return num_failures_; }

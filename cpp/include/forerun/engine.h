@@ -10,8 +10,8 @@
 //   }
 //
 // One thread at a time may be in Step, SetTokenBytes, ResetCaches, StartTrace or StopTrace: a
-// second one, and a hook that calls them, gets EngineBusy. Submit, Cancel, HasUnfinished, metrics
-// and limits may be called from any thread at any time.
+// second one, and a hook that calls them, gets EngineBusy. The others may be called from any thread
+// at any time.
 #ifndef FORERUN_ENGINE_H_
 #define FORERUN_ENGINE_H_
 
@@ -23,6 +23,7 @@
 #include "forerun/error.h"
 #include "forerun/metrics.h"
 #include "forerun/options.h"
+#include "forerun/past_output.h"
 #include "forerun/request_hooks.h"
 #include "forerun/sampling_params.h"
 #include "forerun/types.h"
@@ -112,6 +113,13 @@ class Engine {
   // Drops every cached prefix and every past output that drafters remember.
   // REQUIRES: no request is unfinished.
   virtual void ResetCaches() = 0;
+
+  // Lets drafters learn from outputs of earlier engines, given from the newest to the oldest, in
+  // one call or in several, the last with is_last. They are indexed in the calling thread, a second
+  // for about a million tokens, while others step: requests may draft from them a step later. Calls
+  // wait for each other. False when more are not wanted: memory is full, or no drafter learns from
+  // outputs. Throws InvalidArgument for token ids beyond the vocabulary.
+  virtual bool RestoreOutputs(std::span<const PastOutput> outputs, bool is_last) = 0;
 
   // Drops every cached prefix. False, and nothing dropped, while a request is unfinished.
   virtual bool ResetPrefixCache() = 0;

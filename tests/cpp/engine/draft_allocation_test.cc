@@ -24,13 +24,16 @@ class CountedDrafter : public Drafter {
  public:
   explicit CountedDrafter(Drafter& drafter) : drafter_(drafter) {}
 
-  void Begin(RequestId id, std::span<const TokenId> prompt) override { drafter_.Begin(id, prompt); }
+  void Begin(const NewRequest& request) override { drafter_.Begin(request); }
   void Observe(RequestId id, std::span<const TokenId> committed) override {
     drafter_.Observe(id, committed);
   }
   void End(RequestId id) override { drafter_.End(id); }
   void Forget(RequestId id) override { drafter_.Forget(id); }
   void Reset() override { drafter_.Reset(); }
+  bool Restore(std::span<const PastOutput> outputs, bool is_last) override {
+    return drafter_.Restore(outputs, is_last);
+  }
   std::optional<ModelWork> EstimateModelWork(const DraftRequest& request) const override {
     return drafter_.EstimateModelWork(request);
   }

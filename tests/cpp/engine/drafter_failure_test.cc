@@ -34,8 +34,8 @@ class ThrowingDrafter : public Drafter {
     num_calls_left_ = num_calls;
   }
 
-  void Begin(RequestId id, std::span<const TokenId> prompt) override {
-    inner_.Begin(id, prompt);
+  void Begin(const NewRequest& request) override {
+    inner_.Begin(request);
     MaybeThrow(Call::kBegin);
   }
   void Observe(RequestId id, std::span<const TokenId> committed) override {
@@ -60,6 +60,9 @@ class ThrowingDrafter : public Drafter {
     MaybeThrow(Call::kPropose);
   }
   void Reset() override { inner_.Reset(); }
+  bool Restore(std::span<const PastOutput> outputs, bool is_last) override {
+    return inner_.Restore(outputs, is_last);
+  }
 
  private:
   void MaybeThrow(Call call) const {
@@ -222,12 +225,13 @@ TEST_F(DrafterFailureTest, ADraftBeyondItsLimitIsOurBug) {
 // Forwards what a request's life needs, and forgets EstimateModelWork and Prepare.
 class ForgetfulWrapper : public Drafter {
  public:
-  void Begin(RequestId, std::span<const TokenId>) override {}
+  void Begin(const NewRequest&) override {}
   void Observe(RequestId, std::span<const TokenId>) override {}
   void End(RequestId) override {}
   void Forget(RequestId) override {}
   void Propose(const DraftRequest&, DraftTree&) override {}
   void Reset() override {}
+  bool Restore(std::span<const PastOutput>, bool) override { return false; }
 };
 static_assert(std::is_abstract_v<ForgetfulWrapper>, "a wrapper must forward every method");
 

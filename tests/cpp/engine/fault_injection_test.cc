@@ -33,9 +33,9 @@ class FailingDrafter : public Drafter {
  public:
   explicit FailingDrafter(std::unique_ptr<Drafter> inner) : inner_(std::move(inner)) {}
 
-  void Begin(RequestId id, std::span<const TokenId> prompt) override {
+  void Begin(const NewRequest& request) override {
     CountDown();
-    inner_->Begin(id, prompt);
+    inner_->Begin(request);
   }
   void Observe(RequestId id, std::span<const TokenId> committed) override {
     CountDown();
@@ -57,11 +57,14 @@ class FailingDrafter : public Drafter {
     CountDown();
   }
   void Reset() override { inner_->Reset(); }
+  bool Restore(std::span<const PastOutput> outputs, bool is_last) override {
+    return inner_->Restore(outputs, is_last);
+  }
 
   // Throws InternalError when what is remembered of past outputs is broken.
   void CheckIntegrity() const {
     const auto* suffix = dynamic_cast<const SuffixDrafter*>(inner_.get());
-    if (suffix != nullptr) suffix->history().CheckIntegrity();
+    if (suffix != nullptr) suffix->histories().CheckIntegrity();
   }
   void FailAfter(int num_calls) { calls_before_failure_ = num_calls; }
   bool has_failed() const { return has_failed_; }

@@ -106,7 +106,7 @@ TEST(HybridTest, ReportsWhatTheIndexWouldHaveDraftedAlone) {
           testing::MakeDrafterVerifier(kVocabSize, drafting.max_rows), nullptr, drafting),
       /*enough_tokens=*/kDepth);
   const std::vector<TokenId> text = {1, 2, 3, 4, 5, 6, 1, 2, 3};
-  drafter.Begin(7, text);
+  drafter.Begin({7, text});
   const SamplingRule rule;
   DraftRequest request = {7, 3, rule, 0, text};
   request.may_run_model = false;

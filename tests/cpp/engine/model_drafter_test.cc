@@ -249,7 +249,7 @@ TEST(ModelDrafterTest, TheTokensToCatchUpWithAreCounted) {
   ASSERT_TRUE(table.Reserve(30));
   std::mt19937 random(8);
   std::vector<TokenId> text = RandomPrompt(random, 15);
-  drafter.Begin(1, text);
+  drafter.Begin({1, text});
   const SamplingRule greedy;
   for (int num_new : {15, 1, 3, 7}) {
     if (num_new < 15) {

@@ -25,7 +25,7 @@ class KnowingDrafter : public TextDrafter {
 
   void Tell(RequestId id, std::vector<TokenId> output) { outputs_[id] = {std::move(output), 0}; }
 
-  void Begin(RequestId, std::span<const TokenId>) override {}
+  void Begin(const NewRequest&) override {}
   void Observe(RequestId id, std::span<const TokenId> committed) override {
     outputs_.at(id).num_done += committed.size();
   }
@@ -41,6 +41,7 @@ class KnowingDrafter : public TextDrafter {
     }
   }
   void Reset() override {}
+  bool Restore(std::span<const PastOutput>, bool) override { return false; }
 
  private:
   int Below(int n) { return std::uniform_int_distribution<int>(0, n - 1)(random_); }

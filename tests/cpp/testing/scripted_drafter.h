@@ -33,9 +33,9 @@ class ScriptedDrafter : public TextDrafter {
     return parents;
   }
 
-  void Begin(RequestId id, std::span<const TokenId> prompt) override {
-    FORERUN_CHECK(!texts_.contains(id));
-    texts_[id].assign(prompt.begin(), prompt.end());
+  void Begin(const NewRequest& request) override {
+    FORERUN_CHECK(!texts_.contains(request.id));
+    texts_[request.id].assign(request.prompt.begin(), request.prompt.end());
   }
   void Observe(RequestId id, std::span<const TokenId> committed) override {
     MaybeThrow();
@@ -65,6 +65,7 @@ class ScriptedDrafter : public TextDrafter {
     max_proposed_ = std::max(max_proposed_, wanted.max_tokens);
   }
   void Reset() override {}
+  bool Restore(std::span<const PastOutput>, bool) override { return false; }
 
   void ThrowAfter(int num_calls) { num_calls_before_throw_ = num_calls; }
   const std::vector<TokenId>& text(RequestId id) const { return texts_.at(id); }

@@ -72,7 +72,7 @@ TEST(NgramDrafterTest, EveryDraftEqualsARescan) {
     const int alphabet = 1 + Draw(random, 5);
     Tokens text;
     for (int i = Draw(random, 20); i > 0; --i) text.push_back(Draw(random, alphabet));
-    drafter.Begin(7, text);
+    drafter.Begin({7, text});
     for (int step = 0; step < 20; ++step) {
       Tokens committed;
       for (int i = Draw(random, 4); i > 0; --i) committed.push_back(Draw(random, alphabet));
@@ -95,54 +95,54 @@ TEST(NgramDrafterTest, EveryDraftEqualsARescan) {
 
 TEST(NgramDrafterTest, DraftsTheContinuationOfTheEarliestOccurrence) {
   NgramDrafter drafter({.prompt_lookup_max = 3, .prompt_lookup_min = 2});
-  drafter.Begin(1, Tokens{1, 2, 3, 4, 2, 3, 5, 2, 3});
+  drafter.Begin({1, Tokens{1, 2, 3, 4, 2, 3, 5, 2, 3}});
   EXPECT_EQ(Propose(drafter, 1, 4).tokens, (Tokens{4, 2, 3, 5}));
 }
 
 TEST(NgramDrafterTest, ALongerMatchWinsOverAnEarlierOne) {
   NgramDrafter drafter({.prompt_lookup_max = 3, .prompt_lookup_min = 2});
-  drafter.Begin(1, Tokens{2, 3, 9, 1, 2, 3, 8, 1, 2, 3});
+  drafter.Begin({1, Tokens{2, 3, 9, 1, 2, 3, 8, 1, 2, 3}});
   EXPECT_EQ(Propose(drafter, 1, 2).tokens, (Tokens{8, 1}));
 }
 
 TEST(NgramDrafterTest, TheDraftStopsAtTheEndOfTheText) {
   NgramDrafter drafter({.prompt_lookup_max = 3, .prompt_lookup_min = 2});
-  drafter.Begin(1, Tokens{1, 2, 3, 1, 2});
+  drafter.Begin({1, Tokens{1, 2, 3, 1, 2}});
   EXPECT_EQ(Propose(drafter, 1, 4).tokens, (Tokens{3, 1, 2}));
 }
 
 TEST(NgramDrafterTest, DraftsNothingWithoutAMatchOfTheLeastLength) {
   NgramDrafter drafter({.prompt_lookup_max = 5, .prompt_lookup_min = 3});
-  drafter.Begin(1, Tokens{1, 2, 9, 1, 2});
+  drafter.Begin({1, Tokens{1, 2, 9, 1, 2}});
   EXPECT_TRUE(Propose(drafter, 1, 4).empty());
-  drafter.Begin(2, Tokens{});
+  drafter.Begin({2, Tokens{}});
   EXPECT_TRUE(Propose(drafter, 2, 4).empty());
 }
 
 TEST(NgramDrafterTest, DraftsAsManyTokensAsAreAllowed) {
   NgramDrafter drafter({.prompt_lookup_max = 2, .prompt_lookup_min = 1});
-  drafter.Begin(1, Tokens(30, 4));
+  drafter.Begin({1, Tokens(30, 4)});
   EXPECT_EQ(Propose(drafter, 1, 3).tokens, Tokens(3, 4));
   EXPECT_TRUE(Propose(drafter, 1, 0).empty());
 }
 
 TEST(NgramDrafterTest, LongerMatchesHaveMoreConfidence) {
   NgramDrafter drafter({.prompt_lookup_max = 8, .prompt_lookup_min = 2});
-  drafter.Begin(1, Tokens{1, 2, 3, 4, 5, 6, 9, 7, 1, 2});
-  drafter.Begin(2, Tokens{1, 2, 3, 4, 5, 6, 9, 7, 1, 2, 3, 4, 5, 6});
+  drafter.Begin({1, Tokens{1, 2, 3, 4, 5, 6, 9, 7, 1, 2}});
+  drafter.Begin({2, Tokens{1, 2, 3, 4, 5, 6, 9, 7, 1, 2, 3, 4, 5, 6}});
   EXPECT_LT(Propose(drafter, 1, 1).confidence[0], Propose(drafter, 2, 1).confidence[0]);
 }
 
 TEST(NgramDrafterTest, RequestsDoNotSeeEachOther) {
   NgramDrafter drafter({.prompt_lookup_max = 3, .prompt_lookup_min = 2});
-  drafter.Begin(1, Tokens{1, 2, 3, 4});
-  drafter.Begin(2, Tokens{8, 1, 2});
+  drafter.Begin({1, Tokens{1, 2, 3, 4}});
+  drafter.Begin({2, Tokens{8, 1, 2}});
   EXPECT_TRUE(Propose(drafter, 2, 4).empty());
   drafter.End(1);
   EXPECT_TRUE(Propose(drafter, 2, 4).empty());
   EXPECT_THROW(Propose(drafter, 1, 4), InternalError);
-  drafter.Begin(1, Tokens{5});
-  EXPECT_THROW(drafter.Begin(1, Tokens{5}), InternalError);
+  drafter.Begin({1, Tokens{5}});
+  EXPECT_THROW(drafter.Begin({1, Tokens{5}}), InternalError);
   drafter.Forget(1);
   EXPECT_THROW(drafter.Forget(1), InternalError);
 }

@@ -177,7 +177,7 @@ TEST(SuffixDrafterTest, EveryDraftEqualsABruteForceRecount) {
       const RequestId id = Draw(random, 3);
       if (!live.contains(id)) {
         const Tokens prompt = RandomTokens(random, Draw(random, 12), example.alphabet);
-        drafter.Begin(id, prompt);
+        drafter.Begin({id, prompt});
         live[id] = {prompt, prompt.size()};
         continue;
       }
@@ -214,7 +214,7 @@ TEST(SuffixDrafterTest, EveryDraftEqualsABruteForceRecount) {
       for (int i = 0; i < draft.size(); ++i) ASSERT_EQ(draft.parents[i], i - 1);
       num_drafts += !draft.empty();
     }
-    drafter.history().CheckIntegrity();
+    drafter.histories().CheckIntegrity();
   }
   EXPECT_GT(num_drafts, 1000);
 }
@@ -224,11 +224,11 @@ TEST(SuffixDrafterTest, ProposalsDoNotDependOnOtherLiveRequests) {
     std::mt19937 random(seed);
     SuffixDrafter alone(Options(6)), crowded(Options(6));
     const Tokens prompt = RandomTokens(random, 10, 3);
-    alone.Begin(1, prompt);
-    crowded.Begin(1, prompt);
+    alone.Begin({1, prompt});
+    crowded.Begin({1, prompt});
     for (int step = 0; step < 30; ++step) {
       const RequestId other = 2 + step;
-      crowded.Begin(other, RandomTokens(random, 10, 3));
+      crowded.Begin({other, RandomTokens(random, 10, 3)});
       crowded.Observe(other, RandomTokens(random, 5, 3));
       Propose(crowded, other, 6);
       if (step % 3 == 0) crowded.Forget(other);
@@ -246,36 +246,101 @@ TEST(SuffixDrafterTest, ProposalsDoNotDependOnOtherLiveRequests) {
 
 TEST(SuffixDrafterTest, FollowsTheMostFrequentContinuation) {
   SuffixDrafter drafter(Options(24, 2.0));
-  drafter.Begin(1, Tokens{1, 2, 8, 0, 1, 2, 9, 0, 1, 2, 9, 0, 1, 2});
+  drafter.Begin({1, Tokens{1, 2, 8, 0, 1, 2, 9, 0, 1, 2, 9, 0, 1, 2}});
   EXPECT_EQ(Propose(drafter, 1, 2).tokens, (Tokens{9, 0}));
 }
 
 TEST(SuffixDrafterTest, PastOutputsButNotPastPromptsAreRemembered) {
   SuffixDrafter drafter(Options(8, 4.0));
-  drafter.Begin(1, Tokens{1, 2, 3, 4});
+  drafter.Begin({1, Tokens{1, 2, 3, 4}});
   drafter.Observe(1, Tokens{5, 6, 7});
-  drafter.Begin(2, Tokens{5});
+  drafter.Begin({2, Tokens{5}});
   EXPECT_TRUE(Propose(drafter, 2, 4).empty());
   drafter.End(1);
   EXPECT_EQ(Propose(drafter, 2, 4).tokens, (Tokens{6, 7}));
-  drafter.Begin(3, Tokens{2});
+  drafter.Begin({3, Tokens{2}});
   EXPECT_TRUE(Propose(drafter, 3, 4).empty());
   drafter.Reset();
   EXPECT_TRUE(Propose(drafter, 2, 4).empty());
 }
 
+TEST(SuffixDrafterTest, RequestsLearnFromOutputsOfTheirOwnTenantOnly) {
+  SuffixDrafter drafter(Options(8, 4.0));
+  drafter.Begin({1, Tokens{}, "a"});
+  drafter.Observe(1, Tokens{5, 6, 7});
+  drafter.End(1);
+  drafter.Begin({2, Tokens{5}, "b"});
+  drafter.Begin({3, Tokens{5}});
+  drafter.Begin({4, Tokens{5}, "a"});
+  EXPECT_TRUE(Propose(drafter, 2, 4).empty());
+  EXPECT_TRUE(Propose(drafter, 3, 4).empty());
+  EXPECT_EQ(Propose(drafter, 4, 4).tokens, (Tokens{6, 7}));
+}
+
+TEST(SuffixDrafterTest, DraftsAreThoseOfTheDrafterWhoseOutputsWereRestored) {
+  for (int seed = 0; seed < NumExamples(60, 1000); ++seed) {
+    SCOPED_TRACE(seed);
+    Example example(seed);
+    example.options.max_cached_requests = 1000;  // one segment per tenant
+    SuffixDrafter before(example.options), after(example.options);
+    std::vector<Tokens> outputs;
+    for (RequestId id = 0; id < 20; ++id) {
+      outputs.push_back(RandomTokens(example.random, 1 + Draw(example.random, 20), 4));
+      before.Begin({id, Tokens{}, id % 3 == 0 ? "a" : "b"});
+      before.Observe(id, outputs.back());
+      before.End(id);
+    }
+    for (int i = 19; i >= 0; --i) {
+      const PastOutput output = {outputs[i], i % 3 == 0 ? "a" : "b"};
+      EXPECT_TRUE(after.Restore(std::span(&output, 1), /*is_last=*/i == 0));
+    }
+    for (RequestId id = 100; id < 120; ++id) {
+      const Tokens prompt = RandomTokens(example.random, 3, 4);
+      const char* tenant = id % 2 == 0 ? "a" : "b";
+      before.Begin({id, prompt, tenant});
+      after.Begin({id, prompt, tenant});
+      const DraftTree expected = Propose(before, id, 8);
+      const DraftTree draft = Propose(after, id, 8);
+      ASSERT_EQ(draft.tokens, expected.tokens);
+      ASSERT_EQ(draft.confidence, expected.confidence);
+    }
+    after.histories().CheckIntegrity();
+  }
+}
+
+TEST(SuffixDrafterTest, ARequestThatRunsDraftsFromOutputsRestoredMeanwhile) {
+  SuffixDrafter drafter(Options(8, 4.0));
+  drafter.Begin({1, Tokens{4}});
+  const Tokens output = {5, 6, 7};
+  const PastOutput past = {output};
+  EXPECT_TRUE(drafter.Restore(std::span(&past, 1), /*is_last=*/true));
+  drafter.Observe(1, Tokens{5});
+  EXPECT_EQ(Propose(drafter, 1, 4).tokens, (Tokens{6, 7}));
+}
+
+TEST(SuffixDrafterTest, WhatWasResetIsNotRestored) {
+  SuffixDrafter drafter(Options(8, 4.0));
+  const Tokens output = {5, 6, 7};
+  const PastOutput past = {output};
+  drafter.Restore(std::span(&past, 1), /*is_last=*/true);
+  drafter.Reset();
+  drafter.Begin({1, Tokens{5}});
+  EXPECT_TRUE(Propose(drafter, 1, 4).empty());
+  EXPECT_FALSE(drafter.Restore(std::span(&past, 1), /*is_last=*/true));
+}
+
 TEST(SuffixDrafterTest, ForgottenRequestsLeaveNoTrace) {
   SuffixDrafter drafter(Options(8));
-  drafter.Begin(1, Tokens{});
+  drafter.Begin({1, Tokens{}});
   drafter.Observe(1, Tokens{5, 6, 7});
   drafter.Forget(1);
-  EXPECT_EQ(drafter.history().num_requests(), 0);
+  EXPECT_EQ(drafter.histories().num_requests(), 0);
 }
 
 TEST(SuffixDrafterTest, MatchAndDraftTogetherStayWithinTheTreeDepth) {
   for (int depth = 2; depth <= 12; ++depth) {
     SuffixDrafter drafter(Options(depth, 100.0));
-    drafter.Begin(1, Tokens(50, 3));
+    drafter.Begin({1, Tokens(50, 3)});
     EXPECT_EQ(Propose(drafter, 1, 100).size(), depth - 1);  // a match of 1 leaves the most
   }
 }
@@ -285,7 +350,7 @@ TEST(SuffixDrafterTest, TheDraftIsAtMostTheFactorTimesTheMatch) {
   for (const auto& [factor, expected] :
        {std::pair{1.0, 3}, {2.0, 6}, {0.5, 1}, {0.34, 1}, {0.2, 0}}) {
     SuffixDrafter drafter(Options(24, factor));
-    drafter.Begin(1, text);
+    drafter.Begin({1, text});
     EXPECT_EQ(Propose(drafter, 1, 100).size(), expected) << factor;
   }
 }
@@ -293,8 +358,8 @@ TEST(SuffixDrafterTest, TheDraftIsAtMostTheFactorTimesTheMatch) {
 TEST(SuffixDrafterTest, TokensBelowTheLeastPathProbabilityAreNotDrafted) {
   const Tokens text = {1, 2, 1, 3, 1};
   SuffixDrafter strict(Options(4, 1.0, 0.6)), lenient(Options(4, 1.0, 0.5));
-  strict.Begin(1, text);
-  lenient.Begin(1, text);
+  strict.Begin({1, text});
+  lenient.Begin({1, text});
   EXPECT_TRUE(Propose(strict, 1, 4).empty());
   EXPECT_EQ(Propose(lenient, 1, 4).tokens, Tokens{2});
 }

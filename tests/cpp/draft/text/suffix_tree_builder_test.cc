@@ -165,14 +165,14 @@ TEST(SuffixTreeBuilderTest, EveryTreeEqualsABruteForceRecount) {
     NaiveSuffixIndex past;
     for (RequestId id = 100; id < 100 + static_cast<RequestId>(Draw(random, 4)); ++id) {
       const Tokens output = RandomTokens(random, 1 + Draw(random, 15), alphabet);
-      drafter.Begin(id, Tokens{});
+      drafter.Begin({id, Tokens{}});
       drafter.Observe(id, output);
       drafter.End(id);
       past.StartSequence();
       for (const TokenId token : output) past.Append(token);
     }
     Tokens text = RandomTokens(random, Draw(random, 20), alphabet);
-    drafter.Begin(1, text);
+    drafter.Begin({1, text});
     for (int step = 0; step < 8; ++step) {
       const Tokens committed = RandomTokens(random, Draw(random, 5), alphabet);
       drafter.Observe(1, committed);
@@ -196,7 +196,7 @@ TEST(SuffixTreeBuilderTest, EveryTreeEqualsABruteForceRecount) {
 
 TEST(SuffixTreeBuilderTest, ADominantContinuationMakesAChain) {
   SuffixDrafter drafter(TreeOptions(12, 4.0));
-  drafter.Begin(1, Tokens{1, 2, 3, 4, 5, 6, 1, 2, 3});
+  drafter.Begin({1, Tokens{1, 2, 3, 4, 5, 6, 1, 2, 3}});
   const DraftTree draft = Propose(drafter, 1, 3);
   EXPECT_EQ(draft.tokens, (Tokens{4, 5, 6}));
   EXPECT_TRUE(draft.is_chain());
@@ -204,7 +204,7 @@ TEST(SuffixTreeBuilderTest, ADominantContinuationMakesAChain) {
 
 TEST(SuffixTreeBuilderTest, EqualCountsMakeSiblingsInTheirOrder) {
   SuffixDrafter drafter(TreeOptions(12, 4.0, 0.0));
-  drafter.Begin(1, Tokens{1, 7, 9, 1, 8, 9, 1, 7, 9, 1, 6, 9, 1});
+  drafter.Begin({1, Tokens{1, 7, 9, 1, 8, 9, 1, 7, 9, 1, 6, 9, 1}});
   const DraftTree draft = Propose(drafter, 1, 3);
   EXPECT_EQ(draft.tokens, (Tokens{7, 6, 8}));
   EXPECT_EQ(draft.parents, (std::vector<std::int32_t>{-1, -1, -1}));
@@ -213,7 +213,7 @@ TEST(SuffixTreeBuilderTest, EqualCountsMakeSiblingsInTheirOrder) {
 TEST(SuffixTreeBuilderTest, AShorterSuffixAddsContinuationsThatTheLongerDoesNotHave) {
   // After 5 1 came 2 once; after 1 alone also 3, often.
   SuffixDrafter drafter(TreeOptions(12, 4.0, 0.0));
-  drafter.Begin(1, Tokens{5, 1, 2, 4, 1, 3, 4, 1, 3, 4, 1, 3, 0, 5, 1});
+  drafter.Begin({1, Tokens{5, 1, 2, 4, 1, 3, 4, 1, 3, 4, 1, 3, 0, 5, 1}});
   const DraftTree draft = Propose(drafter, 1, 12);
   std::set<TokenId> children;
   for (int i = 0; i < draft.size(); ++i) {
@@ -227,7 +227,7 @@ TEST(SuffixTreeBuilderTest, SiblingsDifferAndNoPathFallsBelowTheLeastProbability
   for (int seed = 0; seed < 50; ++seed) {
     std::mt19937 random(seed);
     SuffixDrafter drafter(TreeOptions(24, 2.0, 0.05));
-    drafter.Begin(1, RandomTokens(random, 200, 6));
+    drafter.Begin({1, RandomTokens(random, 200, 6)});
     const DraftTree draft = Propose(drafter, 1, 24);
     std::set<std::pair<int, TokenId>> edges;
     std::vector<double> path_probs;
@@ -254,7 +254,7 @@ TEST(SuffixTreeBuilderTest, TheMostFrequentOfManyContinuationsIsNeverMissed) {
     if (token == 200) text.insert(text.end(), {1, 5, 1, 5, 1, 5, 1, 5});
   }
   text.push_back(1);
-  drafter.Begin(1, text);
+  drafter.Begin({1, text});
   EXPECT_EQ(Propose(drafter, 1, 4).tokens[0], 5);
 }
 
