@@ -4,8 +4,11 @@
 #include <pybind11/stl.h>
 
 #include <array>
+#include <cstring>
 #include <memory>
 #include <optional>
+#include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -125,6 +128,25 @@ class PythonEngine {
   bool is_copied_ = true;
   bool is_stepping_ = false;
 };
+
+using SaltedBytes = std::pair<std::string, py::bytes>;
+
+bool RestoreOutputs(PythonEngine& engine, const std::vector<SaltedBytes>& given, bool is_last) {
+  std::vector<std::vector<TokenId>> tokens;
+  std::vector<PastOutput> outputs;
+  tokens.reserve(given.size());
+  for (const auto& [salt, bytes] : given) {
+    const std::string_view view = bytes;
+    if (view.size() % sizeof(TokenId) != 0) {
+      throw InvalidArgument("outputs", std::to_string(view.size()) + " bytes", "int32 numbers");
+    }
+    tokens.emplace_back(view.size() / sizeof(TokenId));
+    std::memcpy(tokens.back().data(), view.data(), view.size());
+    outputs.push_back({tokens.back(), salt});
+  }
+  const ReleaseGil release;
+  return engine.native().RestoreOutputs(outputs, is_last);
+}
 
 RequestId SubmitArray(PythonEngine& engine, const TokenArray& prompt, const SamplingParams& params,
                       const py::object& constraint, const py::object& logits_hook,
@@ -283,6 +305,11 @@ void RegisterEngine(py::module_& module) {
             return engine.native().ResetPrefixCache();
           },
           "Drops every cached prefix; false while a request is unfinished.")
+      .def(
+          "restore_outputs", &RestoreOutputs, py::arg("outputs"), py::arg("is_last"),
+          "Lets drafters learn from outputs of earlier engines, the newest first: pairs of a cache "
+          "salt and token ids as the bytes of int32 numbers. They are indexed here, without the "
+          "GIL, while another thread steps. False: no more are wanted.")
       .def("take_draft_records", &PythonEngine::TakeDraftRecords,
            "What a drafter that is a model computed since the last call, where "
            "record_draft_logits is set.")

@@ -984,6 +984,10 @@ class Engine:
         """
         Drops every cached prefix; false while a request is unfinished.
         """
+    def restore_outputs(self, outputs: collections.abc.Sequence[tuple[str, bytes]], is_last: bool) -> bool:
+        """
+        Lets drafters learn from outputs of earlier engines, the newest first: pairs of a cache salt and token ids as the bytes of int32 numbers. They are indexed here, without the GIL, while another thread steps. False: no more are wanted.
+        """
     def set_token_bytes(self, token_bytes: collections.abc.Sequence[bytes], special_token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = []) -> None:
         """
         Sets the bytes of each token, indexed by id; needed by requests with stop strings.

@@ -15,7 +15,7 @@ from forerun.vllm_fields.arguments import check_constructor
 from forerun.vllm_fields.field import Made
 
 # Options without a default that are not JSON.
-_TEXTS = ("tokenizer", "revision", "spec_method", "spec_model")
+_TEXTS = ("tokenizer", "revision", "spec_method", "spec_model", "suffix_memory")
 _SWITCHES = ("enable_prefix_caching", "enable_chunked_prefill", "async_scheduling")
 
 
@@ -50,7 +50,7 @@ class _EngineArgs:
 
 def _default(name: str, field: Field) -> Any:
     if field.default is NOT_IN_VLLM:
-        return getattr(_core.EngineOptions(), name)
+        return getattr(_core.EngineOptions(), name, None)
     if isinstance(field.default, Made | list | set):
         return None  # means the same, and is never shared
     return field.default

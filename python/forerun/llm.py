@@ -47,7 +47,8 @@ class LLM(LoadedModel, UnsupportedMethods):
         revision: the branch, tag or commit of a model on the hub.
         **options: dtype ("auto", "bfloat16" or "float32"), max_model_len, max_num_seqs,
             max_num_batched_tokens, block_size, enable_prefix_caching, kv_cache_memory_bytes, seed,
-            num_threads, and vLLM's: docs/vllm_compatibility.md has what each of them does here.
+            num_threads, suffix_memory (a file that keeps past outputs: docs/suffix_memory.md), and
+            vLLM's: docs/vllm_compatibility.md has what each of them does here.
 
     Raises:
         CheckpointError: the model is missing, damaged, or of a kind that is not understood.

@@ -103,6 +103,7 @@ def _check_structured_outputs_config(field: str, value: Any) -> None:
 
 _LOADING: dict[str, Callable[[str, Any], Any]] = {
     "tokenizer": lambda name, value: check_path(name, value, "a directory, or None"),
+    "suffix_memory": lambda name, value: check_path(name, value, "a file, or None"),
     "revision": check_name,
     "skip_tokenizer_init": check_bool,
     "generation_config": _check_generation_config,
@@ -133,7 +134,22 @@ def settle_options(
             with problems:
                 check(name, value)
     problems.raise_all()
+    if rest.get("suffix_memory") is not None and num_past_outputs(core) == 0:
+        raise InvalidArgumentError(
+            "suffix_memory",
+            rest["suffix_memory"],
+            "None, unless the method is 'suffix' or 'hybrid', which learn from past outputs, and "
+            "suffix_decoding_max_cached_requests is above 0",
+        )
     return core, speculative
+
+
+def num_past_outputs(options: _core.EngineOptions) -> int:
+    """How many past outputs the drafter learns from."""
+    method = options.speculative.method
+    if isinstance(method, _core.HybridOptions):
+        method = method.suffix
+    return method.max_cached_requests if isinstance(method, _core.SuffixOptions) else 0
 
 
 def engine_options(

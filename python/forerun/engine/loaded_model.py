@@ -6,11 +6,12 @@ import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forerun import _core
 from forerun.checkpoints.loading import resolve_model
-from forerun.engine.config import settle_options
+from forerun.engine.config import num_past_outputs, settle_options
 from forerun.engine.generation_config import recommended_params
 from forerun.engine.prompts import Prompt, params_list, parse_prompt, priority_list, prompt_list
 from forerun.engine.requests import Request
@@ -26,6 +27,7 @@ from forerun.util.checks import check_path
 
 if TYPE_CHECKING:
     from forerun.checkpoints.drafters import Drafter
+    from forerun.engine.suffix_memory import SuffixMemory
     from forerun.text.tokenizer import Tokenizer
     from forerun.text.vocabulary import Vocabulary
 
@@ -64,6 +66,11 @@ class LoadedModel:
             speculative = core_options.speculative
             self.drafter = set_drafter(self.speculative_config, self.directory, speculative)
             core_options.speculative = speculative
+        self._memory: SuffixMemory | None = None
+        if options.get("suffix_memory") is not None:
+            self._memory = _open_memory(
+                options["suffix_memory"], model, self.directory, core_options
+            )
         self._engine = _core.Engine(core_options)
         if self.speculative_config is not None:
             self.speculative_config.check_length(self.limits.max_model_len)
@@ -84,6 +91,8 @@ class LoadedModel:
             self._engine.set_token_bytes(vocabulary.token_bytes, sorted(vocabulary.special))
             self._check_eos(self._tokenizer)
         self._board = Scoreboard(self._engine)
+        if self._memory is not None:
+            self._memory.start(self._engine)
         self._processors = engine_processors(options.get("logits_processors"), self, core_options)
 
     def _check_eos(self, tokenizer: Tokenizer) -> None:
@@ -189,7 +198,21 @@ class LoadedModel:
             request_id,
             reports_drafts=self._reports_drafts,
             engine_processors=self._processors,
+            remember=self._memory.for_tenant(prompt.cache_salt) if self._memory else None,
         )
+
+
+def _open_memory(
+    path: str | os.PathLike[str],
+    model: str | os.PathLike[str],
+    directory: Path,
+    options: _core.EngineOptions,
+) -> SuffixMemory:
+    from forerun.checkpoints.model_identity import identify
+    from forerun.engine.suffix_memory import SuffixMemory
+
+    identity = identify(model, directory)
+    return SuffixMemory(check_path("suffix_memory", path), identity, num_past_outputs(options))
 
 
 def _load_tokenizer(directory: str | os.PathLike[str]) -> Tokenizer:

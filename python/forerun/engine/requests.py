@@ -54,6 +54,7 @@ class Request:
     request_id: str | None = None  # the caller's; None takes the engine's number
     reports_drafts: bool = False
     engine_processors: EngineProcessors | None = None
+    remember: Callable[[list[int]], None] | None = None  # takes outputs that drafts may learn from
     output: RequestOutput | None = None
     finished: set[int] = field(default_factory=set)  # indices; one for all requests of a call
 
@@ -137,6 +138,9 @@ class Request:
                 else None
             ),
         )
+        is_whole = update.finish_reason in (_core.FinishReason.STOP, _core.FinishReason.LENGTH)
+        if self.remember is not None and self.params.speculative and is_whole:
+            self.remember(completion.token_ids)
 
     def _output(self) -> RequestOutput:
         done = self.completions

@@ -1,4 +1,4 @@
-"""The command line: forerun generate | chat | bench | convert | inspect | selftest | train."""
+"""The command line: forerun generate, chat, bench, convert, inspect, memory, selftest, train."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from forerun.tools.cli_chat import add_chat
 from forerun.tools.cli_checkpoints import add_checkpoint_commands
 from forerun.tools.cli_drafters import add_selftest
 from forerun.tools.cli_generate import add_generate
+from forerun.tools.cli_memory import add_memory
 from forerun.tools.cli_train import add_train
 from forerun.version import package_version
 
@@ -31,6 +32,7 @@ examples:
   forerun bench MODEL prompts.jsonl --plot speed.png
   forerun convert model.gguf model-directory
   forerun inspect checkpoint-directory
+  forerun memory show FILE
   forerun selftest MODEL DRAFTER
   forerun train eagle3 --model MODEL --out head-directory
 
@@ -106,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     add_chat(commands)
     add_bench(commands)
     add_checkpoint_commands(commands)
+    add_memory(commands)
     add_selftest(commands)
     add_train(commands)
     return parser

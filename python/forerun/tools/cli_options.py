@@ -112,6 +112,11 @@ def add_engine(parser: argparse.ArgumentParser, with_method: bool = True) -> Non
             help="when a draft token is accepted: coupled keeps the sampled text of --method none, "
             "rejection and block keep its distribution (default: %(default)s)",
         )
+        group.add_argument(
+            "--suffix-memory",
+            metavar="FILE",
+            help="keep outputs in this file, and learn from those of earlier runs (suffix, hybrid)",
+        )
         group.add_argument("--stats", action="store_true", help="print speed and acceptance")
     group.add_argument(
         "--num-speculative-tokens",
@@ -214,6 +219,7 @@ def load(options: argparse.Namespace, config: dict[str, Any] | None) -> LLM:
         num_threads=options.num_threads,
         max_model_len=options.max_model_len,
         kv_cache_memory_bytes=options.kv_cache_memory_bytes,
+        suffix_memory=getattr(options, "suffix_memory", None),
         max_num_seqs=1,
     )
 

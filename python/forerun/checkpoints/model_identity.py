@@ -1,0 +1,50 @@
+"""What tells one model from another: a name for people and a fingerprint of its weights."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from forerun import _core
+from forerun.errors import CheckpointError
+
+_NUM_SAMPLES = 256
+_SAMPLE_BYTES = 4096
+
+
+class ModelIdentity(NamedTuple):
+    """Equal fingerprints: the same weights, wherever they are and whatever they are called."""
+
+    name: str
+    fingerprint: str
+
+
+def identify(model: str | os.PathLike[str], directory: Path) -> ModelIdentity:
+    """The identity of a model.
+
+    Args:
+        model: as its user gave it: the id on the hub, or a path.
+        directory: where resolve_model found it.
+    """
+    path = Path(model).expanduser()
+    name = path.resolve().name if path.exists() else os.fspath(model)
+    return ModelIdentity(name, _fingerprint(directory))
+
+
+def _fingerprint(directory: Path) -> str:
+    """Of samples of the weights, spread so far that a merged adapter shows: gigabytes take long."""
+    digest = hashlib.sha256()
+    for file_name in sorted(_core.find_weight_files(os.fsencode(directory)).names):
+        path = directory / file_name
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                digest.update(f"{size}:".encode())
+                for i in range(_NUM_SAMPLES):
+                    file.seek(max(0, size - _SAMPLE_BYTES) * i // (_NUM_SAMPLES - 1))
+                    digest.update(file.read(_SAMPLE_BYTES))
+        except OSError as error:
+            raise CheckpointError(str(path), str(error.strerror), "a readable file") from error
+    return digest.hexdigest()[:32]
