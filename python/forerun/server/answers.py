@@ -1,0 +1,172 @@
+"""What chats and completions have in common: from an engine's deltas to an answer's choices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from forerun.outputs import CompletionDelta, RequestOutput
+from forerun.server.errors import ApiError
+from forerun.server.model import Stream
+from forerun.server.usage import final_usage, metrics_field, usage
+
+_MAX_QUEUED = 64  # deltas of several prompts that wait for the client
+
+
+class Choice(Protocol):
+    """One choice of an answer, as it grows."""
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """How many of its tokens are reasoning."""
+
+    def take(self, deltas: Sequence[CompletionDelta]) -> dict[str, Any]:
+        """Adds some tokens; returns what a chunk for them says of the choice."""
+
+    def whole(self, output: RequestOutput) -> dict[str, Any]:
+        """The finished choice of a request with this output."""
+
+
+@dataclass(frozen=True)
+class Reports:
+    """What an answer contains besides its choices.
+
+    Attributes:
+        usage: a stream ends with a chunk that has it.
+        usage_so_far: every chunk of a stream has it.
+        drafts: every chunk says whether its token was drafted.
+        metrics: the answer has those of its requests.
+        interval: tokens of one chunk of a choice.
+    """
+
+    usage: bool = False
+    usage_so_far: bool = False
+    drafts: bool = False
+    metrics: bool = False
+    interval: int = 1
+
+
+class Answer:
+    """The answer to one request of a client, from the streams of its prompts.
+
+    Every choice gets one chunk for each of its tokens, however many of them a step of the engine
+    adds. With an interval it gets one for the first token and then one for so many tokens.
+
+    Args:
+        head: what every chunk begins with.
+        choices: those of the first prompt, then those of the next one.
+        on_output: called with each finished prompt.
+    """
+
+    def __init__(
+        self,
+        head: dict[str, Any],
+        choices: Sequence[Choice],
+        num_prompt_tokens: int,
+        on_output: Callable[[RequestOutput], None],
+    ) -> None:
+        self._head = head
+        self._choices = choices
+        self._num_prompt_tokens = num_prompt_tokens
+        self._on_output = on_output
+        self._num_tokens = 0
+        self._outputs: dict[int, RequestOutput] = {}
+
+    async def chunks(
+        self, streams: Sequence[Stream], reports: Reports
+    ) -> AsyncIterator[dict[str, Any]]:
+        """The chunks of a stream."""
+        held: list[list[CompletionDelta]] = [[] for _ in self._choices]
+        num_due = [1] * len(held)
+        async for index, delta in self._deltas(streams):
+            held[index].append(delta)
+            if len(held[index]) < num_due[index] and delta.finish_reason is None:
+                continue
+            chosen = self._choices[index].take(held[index])
+            held[index], num_due[index] = [], 1 if reports.drafts else reports.interval
+            chunk = {**self._head, "choices": [{"index": index, **chosen}]}
+            if reports.usage_so_far:
+                num_reasoning = sum(choice.num_reasoning_tokens for choice in self._choices)
+                chunk["usage"] = usage(self._num_prompt_tokens, self._num_tokens, num_reasoning)
+            if reports.drafts:
+                chunk["forerun"] = {"drafted": getattr(delta, "is_drafted", False)}
+            yield chunk
+        if reports.usage or reports.metrics:
+            end = self._end(reports)
+            yield {**self._head, "choices": [], **end}
+
+    async def whole(self, streams: Sequence[Stream], reports: Reports) -> dict[str, Any]:
+        """The answer in one piece."""
+        async for index, delta in self._deltas(streams):
+            self._choices[index].take([delta])
+        num_each = len(self._choices) // len(streams)
+        choices = [
+            {"index": index, **choice.whole(self._outputs[index // num_each])}
+            for index, choice in enumerate(self._choices)
+        ]
+        return {**self._head, "choices": choices, **self._end(reports)}
+
+    def _end(self, reports: Reports) -> dict[str, Any]:
+        outputs = [self._outputs[number] for number in sorted(self._outputs)]
+        num_reasoning = sum(choice.num_reasoning_tokens for choice in self._choices)
+        end: dict[str, Any] = {"usage": final_usage(outputs, num_reasoning)}
+        if reports.metrics:
+            end["metrics"] = metrics_field(outputs)
+        return end
+
+    async def _deltas(
+        self, streams: Sequence[Stream]
+    ) -> AsyncIterator[tuple[int, CompletionDelta]]:
+        """What the streams add, by the index of the choice."""
+        num_each = len(self._choices) // len(streams)
+        async for number, delta in merged(streams):
+            self._num_tokens += len(delta.token_ids)
+            if delta.output is not None:
+                self._outputs[number] = delta.output
+                self._on_output(delta.output)
+                if delta.output.error is not None:
+                    message = f"the request failed: {delta.output.error}"
+                    raise ApiError(500, message, code="request_failed", kind="server_error")
+            if delta.finish_reason != "error":
+                yield number * num_each + delta.completion_index, delta
+
+
+async def merged(
+    streams: Sequence[Stream],
+) -> AsyncIterator[tuple[int, CompletionDelta]]:
+    """What several streams give, as it comes, with their numbers; closes them at the end."""
+    if len(streams) == 1:
+        async with streams[0] as stream:
+            async for delta in stream:
+                yield 0, delta
+        return
+    queue: asyncio.Queue[tuple[int, CompletionDelta | Exception | None]]
+    queue = asyncio.Queue(_MAX_QUEUED)
+
+    async def read(number: int) -> None:
+        try:
+            async with streams[number] as stream:
+                async for delta in stream:
+                    await queue.put((number, delta))
+        except Exception as error:
+            await queue.put((number, error))
+        else:
+            await queue.put((number, None))
+
+    tasks = [asyncio.ensure_future(read(number)) for number in range(len(streams))]
+    try:
+        num_open = len(tasks)
+        while num_open:
+            number, item = await queue.get()
+            if isinstance(item, Exception):
+                raise item
+            if item is None:
+                num_open -= 1
+            else:
+                yield number, item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

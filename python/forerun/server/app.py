@@ -1,0 +1,124 @@
+"""The application: its paths, over one AsyncLLM."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import Response
+from pydantic import BaseModel
+
+from forerun.server.chat import Chats
+from forerun.server.completions import Completions
+from forerun.server.errors import ApiError, install_errors, json_response
+from forerun.server.model import Model
+from forerun.server.operations import install
+from forerun.server.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
+from forerun.server.serving import Serving
+from forerun.server.settings import ServerSettings
+from forerun.server.tokens import detokenize, tokenize
+from forerun.version import package_version
+
+# Parts of OpenAI's API that a client may try.
+_REFUSED = {
+    "embeddings": "the model generates text; it has no embeddings",
+    "responses": "use /v1/chat/completions",
+    "moderations": "the model generates text; it judges none",
+}
+
+
+class _Fault(BaseModel):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorBody(BaseModel):
+    """What a request that is refused, or that fails, is answered with."""
+
+    error: _Fault
+
+
+def make_app(llm: Model, settings: ServerSettings | None = None) -> FastAPI:
+    """The server's application. The LLM has to outlive it, and is not closed by it."""
+    settings = ServerSettings() if settings is None else settings
+    serving = Serving(llm, settings)
+    app = FastAPI(
+        title="Forerun",
+        version=package_version(),
+        docs_url=None,  # these pages load scripts from elsewhere
+        redoc_url=None,
+        responses={"4XX": {"model": ErrorBody, "description": "Refused"}},
+    )
+    install_errors(app)
+    _add_generation(app, serving)
+    _add_models(app, serving)
+    install(app, llm, settings)
+    return app
+
+
+def _add_generation(app: FastAPI, serving: Serving) -> None:
+    chats, completions = Chats(serving), Completions(serving)
+
+    @app.post("/v1/chat/completions", response_class=Response)
+    async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
+        return await chats.answer(body, request)
+
+    @app.post("/v1/completions", response_class=Response)
+    async def create_completion(body: CompletionRequest, request: Request) -> Response:
+        return await completions.answer(body, request)
+
+    # Not async: encoding a long text must not hold up the streams.
+    @app.post("/tokenize", response_class=Response)
+    def create_tokens(body: TokenizeRequest) -> Response:
+        return json_response(tokenize(serving, body))
+
+    @app.post("/detokenize", response_class=Response)
+    def create_text(body: DetokenizeRequest) -> Response:
+        return json_response(detokenize(serving, body))
+
+    for name, reason in _REFUSED.items():
+        _refuse(app, name, reason)
+
+
+def _refuse(app: FastAPI, name: str, reason: str) -> None:
+    @app.post(f"/v1/{name}", include_in_schema=False)
+    async def refuse() -> Response:
+        raise ApiError(404, f"/v1/{name}: {reason}", code="unsupported_endpoint")
+
+
+def _add_models(app: FastAPI, serving: Serving) -> None:
+    created = int(time.time())
+
+    def card(name: str) -> dict[str, Any]:
+        return {
+            "id": name,
+            "object": "model",
+            "created": created,
+            "owned_by": "forerun",
+            "root": serving.llm.labels["model_name"],
+            "max_model_len": serving.llm.limits.max_model_len,
+        }
+
+    @app.get("/v1/models")
+    async def list_models() -> dict[str, Any]:
+        return {"object": "list", "data": [card(name) for name in serving.names]}
+
+    @app.get("/v1/models/{name:path}")
+    async def retrieve_model(name: str) -> dict[str, Any]:
+        return card(serving.check_model(name))
+
+    @app.get("/health")
+    async def check_health() -> dict[str, Any]:
+        return {}
+
+    @app.get("/version")
+    async def show_version() -> dict[str, str]:
+        return {"version": package_version()}

@@ -1,0 +1,202 @@
+"""/v1/chat/completions: conversations, with tools and reasoning."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from forerun.errors import InvalidArgumentError
+from forerun.outputs import CompletionDelta, RequestOutput
+from forerun.sampling_params import SamplingParams
+from forerun.server.messages import Message
+from forerun.server.params import output_limit, sampling_params, structure_of
+from forerun.server.protocol import ChatRequest, NamedTool
+from forerun.server.serving import Serving
+from forerun.server.token_logprobs import TokenNames, chat_logprobs, prompt_logprobs
+from forerun.text.tool_parsers import detect_formats, make_parser, markers, starts_in_reasoning
+
+_TAIL = 16  # tokens of a prompt's end that may hold the beginning of the reasoning
+
+
+@dataclass(frozen=True)
+class Formats:
+    """How a request's answer is written.
+
+    Attributes:
+        tools: the format of tool calls; None where there may be none.
+        reasoning: the format of reasoning; None where the model does not mark it.
+    """
+
+    tools: str | None
+    reasoning: str | None
+
+
+class ChatChoice:
+    """One message, with what goes with it."""
+
+    def __init__(self, message: Message, names: TokenNames, body: ChatRequest) -> None:
+        self._message = message
+        self._names = names
+        self._num_top = (body.top_logprobs or 0) if body.logprobs else None
+        self._has_ids = bool(body.return_token_ids)
+        self._has_role = False
+        self._logprobs: list[dict[str, Any]] = []
+        self._token_ids: list[int] = []
+        self._finish_reason: str | None = None
+
+    @property
+    def num_reasoning_tokens(self) -> int:
+        """How many of its tokens are reasoning."""
+        return self._message.num_reasoning_tokens
+
+    def take(self, deltas: Sequence[CompletionDelta]) -> dict[str, Any]:
+        """Adds some tokens; returns what a chunk for them says of the choice."""
+        message: dict[str, Any] = {} if self._has_role else {"role": "assistant"}
+        self._has_role = True
+        last = deltas[-1].finish_reason is not None
+        text = "".join(delta.text for delta in deltas)
+        num_tokens = sum(len(delta.token_ids) for delta in deltas)
+        message |= self._message.push(text, num_tokens, is_last=last)
+        if last:
+            self._finish_reason = self._reason(str(deltas[-1].finish_reason))
+        return {"delta": message, **self._beside(deltas), "finish_reason": self._finish_reason}
+
+    def _beside(self, deltas: Sequence[CompletionDelta]) -> dict[str, Any]:
+        found: dict[str, Any] = {"logprobs": None}
+        if self._num_top is not None:
+            content = [
+                entry
+                for delta in deltas
+                if delta.logprobs is not None
+                for entry in chat_logprobs(self._names, delta.logprobs, self._num_top)
+            ]
+            self._logprobs += content
+            found["logprobs"] = {"content": content, "refusal": None}
+        if self._has_ids:
+            found["token_ids"] = [token for delta in deltas for token in delta.token_ids]
+            self._token_ids += found["token_ids"]
+        return found
+
+    def _reason(self, reason: str) -> str:
+        return "tool_calls" if reason == "stop" and self._message.has_calls else reason
+
+    def whole(self, output: RequestOutput) -> dict[str, Any]:
+        """The finished choice."""
+        has_logprobs = self._num_top is not None
+        found: dict[str, Any] = {
+            "message": self._message.whole(),
+            "logprobs": {"content": self._logprobs, "refusal": None} if has_logprobs else None,
+            "finish_reason": self._finish_reason,
+        }
+        if self._has_ids:
+            found |= {"token_ids": self._token_ids, "prompt_token_ids": output.prompt_token_ids}
+        if output.prompt_logprobs is not None:
+            found["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs)
+        return found
+
+
+class Chats:
+    """Answers conversations."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        settings = serving.settings
+        self._names_developer = False
+        try:
+            template = serving.tokenizer.get_chat_template(settings.chat_template)
+        except InvalidArgumentError:
+            detected: tuple[str | None, str | None] = (None, None)  # requests say so
+        else:
+            detected = detect_formats(template)
+            self._names_developer = "developer" in template
+        self._tools = settings.tool_call_parser or detected[0]
+        self._reasoning = settings.reasoning_parser or detected[1]
+        markers(self._tools, self._reasoning)  # raises for names that are unknown
+
+    async def answer(self, body: ChatRequest, request: Request) -> Response:
+        """Generates the next message."""
+        serving = self._serving
+        serving.check_model(body.model)
+        tools = self._tools_of(body)
+        formats = Formats(self._tools if tools else None, self._reasoning)
+        params = self._params(body, formats, tools)
+        prompt = await asyncio.to_thread(self._render, body, tools)
+        inside = starts_in_reasoning(formats.reasoning, serving.tokenizer.decode(prompt[-_TAIL:]))
+        choices = [
+            ChatChoice(
+                Message(
+                    make_parser(
+                        formats.tools, formats.reasoning, starts_in_reasoning=inside, tools=tools
+                    ),
+                    includes_reasoning=body.include_reasoning is not False,
+                ),
+                serving.token_names(body, skips_special=params.skip_special_tokens),
+                body,
+            )
+            for _ in range(params.n)
+        ]
+        return await serving.respond(request, body, [prompt], params, choices)
+
+    def _render(self, body: ChatRequest, tools: list[dict[str, Any]]) -> list[int]:
+        variables = dict(body.chat_template_kwargs or {})
+        if body.reasoning_effort is not None:
+            variables.setdefault("reasoning_effort", body.reasoning_effort)
+        messages = body.messages
+        if not self._names_developer:  # newer than most templates, and the same
+            messages = [
+                {**message, "role": "system"} if message.get("role") == "developer" else message
+                for message in messages
+            ]
+        continues = bool(body.continue_final_message)
+        given = body.add_generation_prompt
+        return self._serving.llm.render_chat(
+            messages,
+            chat_template=self._serving.settings.chat_template,
+            add_generation_prompt=not continues if given is None else given,
+            continue_final_message=continues,
+            tools=tools or None,
+            documents=body.documents,
+            chat_template_kwargs=variables,
+        )["prompt_token_ids"]
+
+    def _tools_of(self, body: ChatRequest) -> list[dict[str, Any]]:
+        """The tools that the model may call, as chat templates get them."""
+        names = [tool.function.name for tool in body.tools or ()]
+        choice = body.tool_choice
+        if not names and choice not in (None, "none"):
+            raise InvalidArgumentError("tool_choice", choice, "tools beside it")
+        if isinstance(choice, NamedTool) and choice.function.name not in names:
+            field = "tool_choice.function.name"
+            raise InvalidArgumentError(field, choice.function.name, f"one of {', '.join(names)}")
+        if not names or choice == "none":
+            return []
+        if self._tools is None:
+            expected = "none: the chat template has no known format of calls (--tool-call-parser)"
+            raise InvalidArgumentError("tools", f"{len(names)} tools", expected)
+        return [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
+
+    def _params(
+        self, body: ChatRequest, formats: Formats, tools: list[dict[str, Any]]
+    ) -> SamplingParams:
+        if body.top_logprobs is not None and not body.logprobs:
+            raise InvalidArgumentError("top_logprobs", body.top_logprobs, "logprobs=true beside it")
+        name = "max_tokens" if body.max_completion_tokens is None else "max_completion_tokens"
+        asked = getattr(body, name)
+        fields: dict[str, Any] = {
+            "max_tokens": output_limit(asked, self._serving.settings.max_tokens_limit, name),
+            "structured_outputs": structure_of(body),
+        }
+        if body.logprobs:
+            fields["logprobs"] = body.top_logprobs or 0
+        special = set(self._serving.tokenizer.all_special_tokens)
+        if special.intersection(markers(formats.tools, formats.reasoning)):
+            fields["skip_special_tokens"] = False
+        recommended = {"max_tokens": None, **self._serving.recommended}
+        return sampling_params(
+            body, recommended, renamed={"logprobs": "top_logprobs", "max_tokens": name}, **fields
+        )

@@ -1,0 +1,140 @@
+"""/v1/completions: texts that the model continues."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from forerun.errors import InvalidArgumentError
+from forerun.outputs import CompletionDelta, RequestOutput
+from forerun.sampling_params import SamplingParams
+from forerun.server.params import output_limit, sampling_params, structure_of, under_names
+from forerun.server.protocol import CompletionRequest
+from forerun.server.serving import Serving
+from forerun.server.token_logprobs import CompletionLogprobs, TokenNames, prompt_logprobs
+
+_MAX_PROMPTS = 1024
+_NUM_TOKENS = 16  # OpenAI's default
+
+
+class CompletionChoice:
+    """One text, with what goes with it.
+
+    Args:
+        echo: the prompt's text where the answer repeats it.
+    """
+
+    num_reasoning_tokens = 0
+
+    def __init__(self, body: CompletionRequest, names: TokenNames, echo: str | None) -> None:
+        self._body = body
+        self._names = names
+        self._echo = echo
+        self._logprobs = CompletionLogprobs(names, offset=len(echo or ""))
+        self._deltas: list[CompletionDelta] = []
+        self._columns: dict[str, list[Any]] = {}
+
+    def take(self, deltas: Sequence[CompletionDelta]) -> dict[str, Any]:
+        """Adds some tokens; returns what a chunk for them says of the choice."""
+        echo = "" if self._deltas or self._echo is None else self._echo
+        self._deltas += deltas
+        columns: dict[str, list[Any]] = {}
+        for delta in deltas:
+            if delta.logprobs is not None:
+                _extend(columns, self._logprobs.take(delta.token_ids, delta.logprobs))
+        _extend(self._columns, columns)
+        return self._choice(echo, deltas, columns)
+
+    def whole(self, output: RequestOutput) -> dict[str, Any]:
+        """The finished choice."""
+        columns = self._columns
+        if self._echo is not None and output.prompt_logprobs is not None and columns:
+            prompt = CompletionLogprobs(self._names).take(
+                output.prompt_token_ids, output.prompt_logprobs
+            )
+            columns = _extend(prompt, columns)
+        found = self._choice(self._echo or "", self._deltas, columns)
+        if self._body.prompt_logprobs is not None:
+            found["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs)
+        if self._body.return_token_ids:
+            found["prompt_token_ids"] = output.prompt_token_ids
+        return found
+
+    def _choice(
+        self, echo: str, deltas: Sequence[CompletionDelta], columns: dict[str, list[Any]]
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = {
+            "text": echo + "".join(delta.text for delta in deltas),
+            "logprobs": columns or None,
+            "finish_reason": deltas[-1].finish_reason,
+        }
+        if self._body.return_token_ids:
+            found["token_ids"] = [token for delta in deltas for token in delta.token_ids]
+        return found
+
+
+def _extend(columns: dict[str, list[Any]], more: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    for name, values in more.items():
+        columns.setdefault(name, []).extend(values)
+    return columns
+
+
+class Completions:
+    """Answers prompts."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    async def answer(self, body: CompletionRequest, request: Request) -> Response:
+        """Continues the prompts."""
+        self._serving.check_model(body.model)
+        params = self._params(body)
+        prompts = _prompts(body)
+        encoded = await asyncio.to_thread(lambda: [self._encode(prompt) for prompt in prompts])
+        names = self._serving.token_names(body, skips_special=params.skip_special_tokens)
+        choices = [
+            CompletionChoice(body, names, self._echo(prompt, names) if body.echo else None)
+            for prompt in prompts
+            for _ in range(params.n)
+        ]
+        return await self._serving.respond(request, body, encoded, params, choices)
+
+    def _encode(self, prompt: str | list[int]) -> list[int]:
+        with under_names({"text": "prompt"}):
+            return self._serving.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+
+    def _echo(self, prompt: str | list[int], names: TokenNames) -> str:
+        return prompt if isinstance(prompt, str) else names.text(prompt)
+
+    def _params(self, body: CompletionRequest) -> SamplingParams:
+        prompt_logprobs = body.prompt_logprobs
+        if body.echo and body.logprobs is not None:
+            if body.stream:
+                expected = "no echo in a stream with logprobs"
+                raise InvalidArgumentError("echo", True, expected)
+            prompt_logprobs = max(prompt_logprobs or 0, body.logprobs)
+        fields: dict[str, Any] = {
+            "max_tokens": output_limit(
+                body.max_tokens, self._serving.settings.max_tokens_limit, "max_tokens"
+            ),
+            "structured_outputs": structure_of(body),
+            "logprobs": body.logprobs,
+            "prompt_logprobs": prompt_logprobs,
+        }
+        recommended = {**self._serving.recommended, "max_tokens": _NUM_TOKENS}
+        return sampling_params(body, recommended, **fields)
+
+
+def _prompts(body: CompletionRequest) -> list[str | list[int]]:
+    """The prompts one by one."""
+    given = body.prompt
+    if isinstance(given, str) or (given and isinstance(given[0], int)):
+        return [given]
+    if not 0 < len(given) <= _MAX_PROMPTS:
+        expected = f"1 to {_MAX_PROMPTS} prompts"
+        raise InvalidArgumentError("prompt", f"{len(given)} prompts", expected)
+    return [*given]

@@ -1,0 +1,53 @@
+"""What the server needs of an AsyncLLM."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from forerun import _core
+from forerun.engine.prompts import Prompt
+from forerun.metrics import Metric
+from forerun.outputs import CompletionDelta, TokensPrompt
+from forerun.sampling_params import SamplingParams
+from forerun.text.tokenizer import Tokenizer
+
+
+class Stream(Protocol):
+    """The deltas of one request; leaving its block cancels the request."""
+
+    def __aiter__(self) -> AsyncIterator[CompletionDelta]: ...
+
+    async def __aenter__(self) -> Stream: ...
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+    async def aclose(self) -> None:
+        """Cancels the request, unless it has finished."""
+
+
+class Model(Protocol):
+    """An AsyncLLM, as far as requests are concerned."""
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Its name, as metrics have it."""
+
+    @property
+    def limits(self) -> _core.ModelLimits:
+        """What it can serve."""
+
+    def get_tokenizer(self) -> Tokenizer:
+        """Its tokenizer."""
+
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What its generation_config.json recommends."""
+
+    def get_metrics(self) -> list[Metric]:
+        """The engine's counters."""
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> TokensPrompt:
+        """A conversation's prompt."""
+
+    def stream(self, prompt: Prompt, sampling_params: SamplingParams, **options: Any) -> Stream:
+        """Generates for one prompt, one token after the other."""

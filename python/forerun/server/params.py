@@ -1,0 +1,123 @@
+"""From a request's body to SamplingParams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from forerun.errors import InvalidArgumentError
+from forerun.sampling_params import SamplingParams
+from forerun.server.protocol import GenerationRequest
+from forerun.text.structured_outputs import StructuredOutputsParams
+
+# Fields that SamplingParams has under the same name.
+_SAME = (
+    *("temperature", "top_p", "top_k", "min_p", "n", "seed", "stop", "max_tokens", "min_tokens"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias"),
+    *("stop_token_ids", "ignore_eos", "include_stop_str_in_output", "skip_special_tokens"),
+    *("allowed_token_ids", "bad_words", "prompt_logprobs", "speculative", "max_draft_tokens"),
+)
+_GUIDED = {
+    "guided_json": "json",
+    "guided_regex": "regex",
+    "guided_choice": "choice",
+    "guided_grammar": "grammar",
+    "guided_json_object": "json_object",
+}
+KINDS = tuple(_GUIDED.values())
+
+
+def sampling_params(
+    body: GenerationRequest,
+    recommended: Mapping[str, Any],
+    *,
+    renamed: Mapping[str, str] | None = None,
+    **fields: Any,
+) -> SamplingParams:
+    """A body's parameters over those that the model recommends.
+
+    Args:
+        recommended: fields of SamplingParams for what the body does not give.
+        renamed: fields of SamplingParams that the body has under another name, for errors.
+        fields: fields of SamplingParams that take precedence, unless they are None.
+    """
+    if body.stream and body.prompt_logprobs is not None:
+        expected = "no prompt_logprobs in a stream"
+        raise InvalidArgumentError("prompt_logprobs", body.prompt_logprobs, expected)
+    given = {name: getattr(body, name) for name in _SAME}
+    given |= {"extra_args": body.vllm_xargs, **fields}
+    given = {name: value for name, value in given.items() if value is not None}
+    with under_names({"extra_args": "vllm_xargs", **(renamed or {})}):
+        return SamplingParams(**{**recommended, **given})
+
+
+@contextmanager
+def under_names(names: Mapping[str, str]) -> Iterator[None]:
+    """Errors in the block name fields as the body does."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        problems = [
+            InvalidArgumentError(names.get(each.field, each.field), each.value, each.expected)
+            for each in error.problems
+        ]
+        raise InvalidArgumentError.of_all(problems) from None
+
+
+def structure_of(body: GenerationRequest) -> StructuredOutputsParams | None:
+    """What the text must be, by the one parameter that says so."""
+    asked = _restrictions(body)
+    if len(asked) > 1:
+        raise InvalidArgumentError(asked[1], "a second restriction", f"none beside {asked[0]}")
+    pattern = body.guided_whitespace_pattern
+    if pattern is not None and not (asked and asked[0].startswith("guided_json")):
+        raise InvalidArgumentError("guided_whitespace_pattern", pattern, "guided_json beside it")
+    if not asked:
+        return None
+    with under_names({**structure_names(body), **dict.fromkeys(KINDS, asked[0])}):
+        if body.structured_outputs is not None:
+            return StructuredOutputsParams(**body.structured_outputs)
+        if asked[0] == "response_format":
+            return _of_format(body)
+        return StructuredOutputsParams(
+            **{_GUIDED[asked[0]]: getattr(body, asked[0])},
+            whitespace_pattern=pattern,
+        )
+
+
+def _restrictions(body: GenerationRequest) -> list[str]:
+    """The parameters that restrict the text."""
+    names = [*_GUIDED, "structured_outputs", "response_format"]
+    given = [name for name in names if getattr(body, name) not in (None, False)]
+    is_text = body.response_format is not None and body.response_format.type == "text"
+    return [name for name in given if name != "response_format" or not is_text]
+
+
+def structure_names(body: GenerationRequest) -> dict[str, str]:
+    """The body's names of the fields of `structured_outputs`, for errors."""
+    name = next(iter(_restrictions(body)), "structured_outputs")
+    if name == "structured_outputs":
+        return {}
+    return {f"structured_outputs.{kind}": name for kind in KINDS} | {"structured_outputs": name}
+
+
+def _of_format(body: GenerationRequest) -> StructuredOutputsParams:
+    given = body.response_format
+    assert given is not None
+    if given.type == "json_object":
+        return StructuredOutputsParams(json_object=True)
+    if given.json_schema is None:
+        field = "response_format.json_schema"
+        raise InvalidArgumentError(field, None, "a schema with type='json_schema'")
+    schema = given.json_schema.schema_
+    return StructuredOutputsParams(json={} if schema is None else schema)
+
+
+def output_limit(asked: int | None, limit: int | None, name: str) -> int | None:
+    """The most tokens to generate: what was asked for, within the server's limit."""
+    if limit is None:
+        return asked
+    if asked is not None and asked > limit:
+        raise InvalidArgumentError(name, asked, f"at most {limit}: the limit of this server")
+    return limit if asked is None else asked

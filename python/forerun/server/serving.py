@@ -1,0 +1,144 @@
+"""What serves chats and completions: the model, its names, and how requests reach the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import Response
+
+from forerun.errors import InvalidArgumentError
+from forerun.outputs import TokensPrompt
+from forerun.sampling_params import SamplingParams
+from forerun.server.access_log import log_output
+from forerun.server.answers import Answer, Choice, Reports
+from forerun.server.errors import ApiError, json_response
+from forerun.server.model import Model, Stream
+from forerun.server.params import structure_names, under_names
+from forerun.server.protocol import ChatRequest, GenerationRequest
+from forerun.server.settings import ServerSettings
+from forerun.server.sse import ClientGoneError, stream_events, while_connected
+from forerun.server.token_logprobs import TokenNames
+
+_CLIENT_CLOSED = 499  # nginx's status for it; no one reads it but the log
+
+
+class Serving:
+    """A model as requests see it."""
+
+    def __init__(self, llm: Model, settings: ServerSettings) -> None:
+        self.llm = llm
+        self.settings = settings
+        self.tokenizer = llm.get_tokenizer()
+        self.names = settings.served_model_names or (str(llm.labels["model_name"]),)
+        # What requests that do not say otherwise sample with.
+        recommended = llm.get_default_sampling_params()
+        self.recommended = {
+            name: getattr(recommended, name)
+            for name in ("temperature", "top_k", "top_p", "min_p", "repetition_penalty")
+        }
+
+    def check_model(self, name: str | None) -> str:
+        """The name to answer with. Raises ApiError if another model is asked for."""
+        if name is None or name in self.names:
+            return name or self.names[0]
+        message = f"model: got {name}; this server has {', '.join(self.names)}"
+        raise ApiError(404, message, param="model", code="model_not_found")
+
+    def token_names(self, body: GenerationRequest, *, skips_special: bool) -> TokenNames:
+        """How an answer names tokens."""
+        as_ids = bool(body.return_tokens_as_token_ids)
+        return TokenNames(self.tokenizer.token_bytes, as_ids, skips_special)
+
+    async def respond(
+        self,
+        request: Request,
+        body: GenerationRequest,
+        prompts: Sequence[list[int]],
+        params: SamplingParams,
+        choices: Sequence[Choice],
+    ) -> Response:
+        """Generates for the prompts and answers, streamed or whole."""
+        reports = self._reports(body)
+        answer = Answer(
+            self._head(request, body),
+            choices,
+            sum(map(len, prompts)),
+            lambda output: log_output(request, output),
+        )
+        with under_names(self._names_of(body)):
+            streams = await self._open(request, body, prompts, params)
+            if body.stream:
+                return await stream_events(answer.chunks(streams, reports))
+            try:
+                whole = answer.whole(streams, reports)
+                return json_response(await while_connected(request, whole))
+            except ClientGoneError:
+                return Response(status_code=_CLIENT_CLOSED)
+
+    def _head(self, request: Request, body: GenerationRequest) -> dict[str, Any]:
+        """What every part of an answer begins with."""
+        is_chat = isinstance(body, ChatRequest)
+        kind = "text_completion"
+        if is_chat:
+            kind = "chat.completion.chunk" if body.stream else "chat.completion"
+        name = body.request_id or request.state.request_id
+        return {
+            "id": f"{'chatcmpl' if is_chat else 'cmpl'}-{name}",
+            "object": kind,
+            "created": int(time.time()),
+            "model": self.check_model(body.model),
+        }
+
+    def _names_of(self, body: GenerationRequest) -> dict[str, str]:
+        """The body's names of what the engine may refuse."""
+        names = structure_names(body)
+        if isinstance(body, ChatRequest):
+            names["prompt"] = "messages"
+        return {**names, "prompts: cache_salt": "cache_salt"}
+
+    async def _open(
+        self,
+        request: Request,
+        body: GenerationRequest,
+        prompts: Sequence[list[int]],
+        params: SamplingParams,
+    ) -> list[Stream]:
+        salts = (request.state.cache_salt, body.cache_salt or "")
+        options: dict[str, Any] = {"timeout": body.timeout, "priority": body.priority or 0}
+        if body.prediction is not None:
+            options["prediction"] = body.prediction.text()
+        streams: list[Stream] = []
+        try:
+            for token_ids in prompts:
+                self._check_length(body, token_ids)
+                prompt = TokensPrompt(prompt_token_ids=token_ids)
+                if any(salts):
+                    prompt["cache_salt"] = "\0".join(salts)
+                streams.append(self.llm.stream(prompt, params, **options))
+        except BaseException:
+            for stream in streams:
+                await stream.aclose()
+            raise
+        return streams
+
+    def _check_length(self, body: GenerationRequest, token_ids: list[int]) -> None:
+        most = self.llm.limits.max_model_len - 1
+        if len(token_ids) > most:
+            name = "messages" if isinstance(body, ChatRequest) else "prompt"
+            message = f"{name}: got {len(token_ids)} tokens; expected at most {most}"
+            raise ApiError(400, message, param=name, code="context_length_exceeded")
+
+    def _reports(self, body: GenerationRequest) -> Reports:
+        options = body.stream_options
+        if options is not None and not body.stream:
+            raise InvalidArgumentError("stream_options", "options", "none without stream=true")
+        return Reports(
+            usage=bool(options and options.include_usage),
+            usage_so_far=bool(options and options.continuous_usage_stats),
+            drafts=bool(options and options.include_drafts),
+            metrics=bool(body.include_metrics),
+            interval=self.settings.stream_interval,
+        )

@@ -1,0 +1,76 @@
+"""Server-sent events, and the end of a request whose client has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, TypeVar
+
+from fastapi import Request
+from fastapi.responses import StreamingResponse
+
+from forerun.server.errors import to_api_error
+
+_T = TypeVar("_T")
+_LOGGER = logging.getLogger("forerun.server")
+_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_DONE = b"data: [DONE]\n\n"
+
+
+class ClientGoneError(Exception):
+    """The client closed the connection before its answer was complete."""
+
+
+def event(body: Any) -> bytes:
+    """One event."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    return b"data: " + text.encode("utf-8", "backslashreplace") + b"\n\n"
+
+
+async def stream_events(
+    chunks: AsyncIterator[dict[str, Any]],
+) -> StreamingResponse:
+    """An answer of one event for each chunk.
+
+    What fails before the first chunk is raised, so that it can be answered with a status; a later
+    failure is an event of its own.
+    """
+    first = await anext(chunks)
+
+    async def events() -> AsyncIterator[bytes]:
+        try:
+            yield event(first)
+            async for chunk in chunks:
+                yield event(chunk)
+        except Exception as error:
+            answer = to_api_error(error)
+            if answer.status == 500:  # there is no status left to tell the server's log
+                _LOGGER.error("a stream failed", exc_info=error)
+            yield event(answer.body())
+        finally:
+            await chunks.aclose()  # type: ignore[attr-defined]
+        yield _DONE
+
+    return StreamingResponse(events(), headers=_HEADERS, media_type="text/event-stream")
+
+
+async def while_connected(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+    """What `work` returns; cancels it and raises ClientGoneError when the client disconnects."""
+    task = asyncio.ensure_future(work)
+    watcher = asyncio.ensure_future(_disconnect(request))
+    try:
+        await asyncio.wait({task, watcher}, return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGoneError
+        return task.result()
+    finally:
+        for each in (task, watcher):
+            each.cancel()
+        await asyncio.gather(task, watcher, return_exceptions=True)
+
+
+async def _disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

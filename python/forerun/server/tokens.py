@@ -1,0 +1,49 @@
+"""/tokenize and /detokenize, as vLLM has them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from forerun.errors import InvalidArgumentError
+from forerun.server.protocol import DetokenizeRequest, TokenizeRequest
+from forerun.server.serving import Serving
+
+
+def tokenize(serving: Serving, body: TokenizeRequest) -> dict[str, Any]:
+    """The token ids of a prompt or of a conversation."""
+    serving.check_model(body.model)
+    if (body.prompt is None) == (body.messages is None):
+        raise InvalidArgumentError("prompt", body.prompt, "either prompt or messages")
+    if body.prompt is not None:
+        adds_special = body.add_special_tokens is not False
+        tokens = serving.tokenizer.encode(body.prompt, add_special_tokens=adds_special)
+    else:
+        continues = bool(body.continue_final_message)
+        given = body.add_generation_prompt
+        tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
+        tokens = serving.llm.render_chat(
+            body.messages or [],
+            chat_template=serving.settings.chat_template,
+            add_generation_prompt=not continues if given is None else given,
+            continue_final_message=continues,
+            tools=tools or None,
+            chat_template_kwargs=body.chat_template_kwargs,
+        )["prompt_token_ids"]
+    found = {
+        "count": len(tokens),
+        "max_model_len": serving.llm.limits.max_model_len,
+        "tokens": tokens,
+    }
+    if body.return_token_strs:
+        found["token_strs"] = serving.tokenizer.convert_ids_to_tokens(tokens)
+    return found
+
+
+def detokenize(serving: Serving, body: DetokenizeRequest) -> dict[str, Any]:
+    """The text of token ids."""
+    serving.check_model(body.model)
+    size = serving.llm.limits.vocab_size
+    for index, token in enumerate(body.tokens):
+        if not 0 <= token < size:
+            raise InvalidArgumentError(f"tokens[{index}]", token, f"an id from 0 to {size - 1}")
+    return {"prompt": serving.tokenizer.decode(body.tokens)}
