@@ -106,6 +106,36 @@ class DeviceError(ForerunError, RuntimeError):
         return f"wanted {self.wanted}; found {self.found}; {self.remedy}"
 
 
+class QueueFullError(ForerunError, RuntimeError):
+    """As many requests wait as may: this one was not taken.
+
+    Attributes:
+        limit: `max_waiting_requests`.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"{self.limit} requests wait already, the most that may (max_waiting_requests)"
+
+
+class DeadlineExceededError(ForerunError, TimeoutError):
+    """A request that was not finished within its `timeout`.
+
+    Attributes:
+        timeout: in seconds.
+    """
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(timeout)
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return f"the request was not finished within its timeout of {self.timeout:g} s"
+
+
 class EngineBusyError(ForerunError, RuntimeError):
     """A call of a model by code that this model called, such as a logits processor."""
 
