@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from fastapi import Request
@@ -18,22 +18,20 @@ from forerun.server.params import output_limit, sampling_params, structure_of
 from forerun.server.protocol import ChatRequest, NamedTool
 from forerun.server.serving import Serving
 from forerun.server.token_logprobs import TokenNames, chat_logprobs, prompt_logprobs
-from forerun.text.tool_parsers import detect_formats, make_parser, markers, starts_in_reasoning
+from forerun.text.structured_outputs import StructuredOutputsParams
+from forerun.text.tool_parsers import (
+    Parser,
+    detect_formats,
+    make_parser,
+    special_markers,
+    starts_in_reasoning,
+    tool_grammar,
+)
 
 _TAIL = 16  # tokens of a prompt's end that may hold the beginning of the reasoning
 
 
-@dataclass(frozen=True)
-class Formats:
-    """How a request's answer is written.
-
-    Attributes:
-        tools: the format of tool calls; None where there may be none.
-        reasoning: the format of reasoning; None where the model does not mark it.
-    """
-
-    tools: str | None
-    reasoning: str | None
+_BESIDE = "beside another restriction of the text"
 
 
 class ChatChoice:
@@ -105,10 +103,10 @@ class Chats:
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        settings = serving.settings
+        settings, tokenizer = serving.settings, serving.tokenizer
         self._names_developer = False
         try:
-            template = serving.tokenizer.get_chat_template(settings.chat_template)
+            template = tokenizer.get_chat_template(settings.chat_template)
         except InvalidArgumentError:
             detected: tuple[str | None, str | None] = (None, None)  # requests say so
         else:
@@ -116,31 +114,42 @@ class Chats:
             self._names_developer = "developer" in template
         self._tools = settings.tool_call_parser or detected[0]
         self._reasoning = settings.reasoning_parser or detected[1]
-        markers(self._tools, self._reasoning)  # raises for names that are unknown
+        special_markers(tokenizer, self._tools, self._reasoning)  # raises for unknown names
 
     async def answer(self, body: ChatRequest, request: Request) -> Response:
         """Generates the next message."""
         serving = self._serving
         serving.check_model(body.model)
-        tools = self._tools_of(body)
-        formats = Formats(self._tools if tools else None, self._reasoning)
-        params = self._params(body, formats, tools)
-        prompt = await asyncio.to_thread(self._render, body, tools)
-        inside = starts_in_reasoning(formats.reasoning, serving.tokenizer.decode(prompt[-_TAIL:]))
+        # Long conversations and new grammars take long: other requests go on meanwhile.
+        prompt, params, new_parser = await asyncio.to_thread(self._prepare, body)
+        names = serving.token_names(body, skips_special=params.skip_special_tokens)
+        shows_reasoning = body.include_reasoning is not False
         choices = [
-            ChatChoice(
-                Message(
-                    make_parser(
-                        formats.tools, formats.reasoning, starts_in_reasoning=inside, tools=tools
-                    ),
-                    includes_reasoning=body.include_reasoning is not False,
-                ),
-                serving.token_names(body, skips_special=params.skip_special_tokens),
-                body,
-            )
+            ChatChoice(Message(new_parser(), shows_reasoning=shows_reasoning), names, body)
             for _ in range(params.n)
         ]
         return await serving.respond(request, body, [prompt], params, choices)
+
+    def _prepare(self, body: ChatRequest) -> tuple[list[int], SamplingParams, Callable[[], Parser]]:
+        """The prompt, how to sample, and what makes a parser of the output."""
+        tools = self._tools_of(body)
+        prompt = self._render(body, tools)
+        formats = (self._tools if tools else None, self._reasoning)
+        tokenizer = self._serving.tokenizer
+        inside = starts_in_reasoning(self._reasoning, tokenizer.decode(prompt[-_TAIL:]))
+        special = special_markers(tokenizer, *formats)
+        structure = structure_of(body)
+        grammar = self._grammar(body, tools, inside, special)
+        if structure is not None and grammar is not None:
+            raise InvalidArgumentError(
+                "tool_choice", "a restriction", f"auto, without strict tools, {_BESIDE}"
+            )
+        params = self._params(body, grammar or structure, is_special=bool(special))
+        return (
+            prompt,
+            params,
+            partial(make_parser, *formats, starts_in_reasoning=inside, tools=tools),
+        )
 
     def _render(self, body: ChatRequest, tools: list[dict[str, Any]]) -> list[int]:
         variables = dict(body.chat_template_kwargs or {})
@@ -180,8 +189,30 @@ class Chats:
             raise InvalidArgumentError("tools", f"{len(names)} tools", expected)
         return [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
 
+    def _grammar(
+        self,
+        body: ChatRequest,
+        tools: list[dict[str, Any]],
+        inside: bool,
+        special: Mapping[str, int],
+    ) -> StructuredOutputsParams | None:
+        """What forces the calls that the request demands, or those of strict tools."""
+        choice: Any = body.tool_choice or "auto"
+        is_strict = any(tool.function.strict for tool in body.tools or ())
+        if not tools or self._tools is None or (choice == "auto" and not is_strict):
+            return None
+        return tool_grammar(
+            self._tools,
+            tools,
+            choice.model_dump() if isinstance(choice, NamedTool) else choice,
+            parallel_tool_calls=body.parallel_tool_calls is not False,
+            reasoning_format=self._reasoning,
+            starts_in_reasoning=inside,
+            special_tokens=special,
+        )
+
     def _params(
-        self, body: ChatRequest, formats: Formats, tools: list[dict[str, Any]]
+        self, body: ChatRequest, structure: StructuredOutputsParams | None, *, is_special: bool
     ) -> SamplingParams:
         if body.top_logprobs is not None and not body.logprobs:
             raise InvalidArgumentError("top_logprobs", body.top_logprobs, "logprobs=true beside it")
@@ -189,14 +220,11 @@ class Chats:
         asked = getattr(body, name)
         fields: dict[str, Any] = {
             "max_tokens": output_limit(asked, self._serving.settings.max_tokens_limit, name),
-            "structured_outputs": structure_of(body),
+            "structured_outputs": structure,
+            "logprobs": (body.top_logprobs or 0) if body.logprobs else None,
+            "skip_special_tokens": False if is_special else None,  # the parsers need them
         }
-        if body.logprobs:
-            fields["logprobs"] = body.top_logprobs or 0
-        special = set(self._serving.tokenizer.all_special_tokens)
-        if special.intersection(markers(formats.tools, formats.reasoning)):
-            fields["skip_special_tokens"] = False
-        recommended = {"max_tokens": None, **self._serving.recommended}
+        recommended = {**self._serving.recommended, "max_tokens": None}
         return sampling_params(
             body, recommended, renamed={"logprobs": "top_logprobs", "max_tokens": name}, **fields
         )

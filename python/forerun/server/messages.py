@@ -21,9 +21,9 @@ class Message:
         num_reasoning_tokens: up to the last one that the reasoning needed.
     """
 
-    def __init__(self, parser: Parser, *, includes_reasoning: bool = True) -> None:
+    def __init__(self, parser: Parser, *, shows_reasoning: bool) -> None:
         self._parser = parser
-        self._includes_reasoning = includes_reasoning
+        self._shows_reasoning = shows_reasoning
         self._num_tokens = 0
         self.num_reasoning_tokens = 0
         self._content: list[str] = []
@@ -54,7 +54,7 @@ class Message:
             else:
                 self._add_arguments(calls, event)
         delta: dict[str, Any] = {}
-        if reasoning and self._includes_reasoning:
+        if reasoning and self._shows_reasoning:
             # The second name is that of newer clients of vLLM.
             delta |= {"reasoning_content": reasoning, "reasoning": reasoning}
         if content:
@@ -83,7 +83,7 @@ class Message:
             "content": None if self._calls and not content else content,
             "refusal": None,
         }
-        if reasoning and self._includes_reasoning:
+        if reasoning and self._shows_reasoning:
             message |= {"reasoning_content": reasoning, "reasoning": reasoning}
         if self._calls:
             message["tool_calls"] = self._calls
