@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from forerun import _core
 from forerun.engine.config import settle_options
 from forerun.errors import InvalidArgumentError
-from forerun.vllm_fields import ENGINE_ARGS, NOT_IN_VLLM, Field
+from forerun.vllm_fields import ENGINE_ARGS, NOT_IN_VLLM, Field, Kind
 from forerun.vllm_fields.arguments import check_constructor
 from forerun.vllm_fields.field import Made
 
@@ -27,18 +28,7 @@ class _EngineArgs:
     @staticmethod
     def add_cli_args(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
         """Adds an option for each field, such as --max-model-len or --max_model_len."""
-        group = parser.add_argument_group("engine")
-        for name, field in ENGINE_ARGS.items():
-            default = _default(name, field)
-            how: dict[str, Any] = {"default": default, "help": field.note.replace("%", "%%")}
-            if isinstance(default, bool) or name in _SWITCHES:
-                how["action"] = argparse.BooleanOptionalAction
-            elif isinstance(default, str) or name in _TEXTS:
-                how["type"] = str
-            else:
-                how["type"] = _json_or_text
-            spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
-            group.add_argument(*spellings, **how)
+        add_engine_options(parser, ENGINE_ARGS)
         return parser
 
     @staticmethod
@@ -46,6 +36,31 @@ class _EngineArgs:
         """The fields that parsed arguments have; other arguments are left alone."""
         given = {name: value for name, value in vars(args).items() if name in ENGINE_ARGS}
         return EngineArgs(**given)
+
+
+def add_engine_options(
+    parser: argparse.ArgumentParser, names: Iterable[str], *, lists_all: bool = True
+) -> None:
+    """Adds an option for each of these fields.
+
+    Args:
+        lists_all: the help also lists fields of which every value, or one alone, holds here.
+    """
+    group = parser.add_argument_group("engine")
+    for name in names:
+        field = ENGINE_ARGS[name]
+        default = _default(name, field)
+        note = field.note.replace("%", "%%")
+        is_listed = lists_all or field.kind is Kind.RUNS
+        how: dict[str, Any] = {"default": default, "help": note if is_listed else argparse.SUPPRESS}
+        if isinstance(default, bool) or name in _SWITCHES:
+            how["action"] = argparse.BooleanOptionalAction
+        elif isinstance(default, str) or name in _TEXTS:
+            how["type"] = str
+        else:
+            how["type"] = _json_or_text
+        spellings = dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}"))
+        group.add_argument(*spellings, **how)
 
 
 def _default(name: str, field: Field) -> Any:

@@ -53,13 +53,31 @@ class Tally:
             raise InvalidArgumentError(
                 "prompts", output.prompt, f"a request without {output.error}"
             )
-        self.token_ids.append(output.outputs[0].token_ids)
-        self.num_tokens += metrics.num_generated_tokens
-        self.num_decoded += metrics.num_generated_tokens - 1
-        self.decode_seconds += metrics.total_seconds - metrics.first_token_seconds
-        self.prompt_seconds += metrics.first_token_seconds - metrics.queue_seconds
-        self.num_target_passes += metrics.num_target_passes
-        self.spec_decode = total_spec_decode_metrics([self.spec_decode, metrics.spec_decode])
+        self.count(
+            output.outputs[0].token_ids,
+            decode_seconds=metrics.total_seconds - metrics.first_token_seconds,
+            prompt_seconds=metrics.first_token_seconds - metrics.queue_seconds,
+            num_target_passes=metrics.num_target_passes,
+            spec_decode=metrics.spec_decode,
+        )
+
+    def count(
+        self,
+        token_ids: list[int],
+        *,
+        decode_seconds: float,
+        prompt_seconds: float,
+        num_target_passes: int,
+        spec_decode: SpecDecodeMetrics,
+    ) -> None:
+        """Counts what one request generated, and how long it took."""
+        self.token_ids.append(token_ids)
+        self.num_tokens += len(token_ids)
+        self.num_decoded += len(token_ids) - 1
+        self.decode_seconds += decode_seconds
+        self.prompt_seconds += prompt_seconds
+        self.num_target_passes += num_target_passes
+        self.spec_decode = total_spec_decode_metrics([self.spec_decode, spec_decode])
 
     @property
     def tokens_per_second(self) -> float:
@@ -252,25 +270,14 @@ def _report(
 ) -> dict[str, Any]:
     first = next(iter(llms))
     limits = llms[first].limits
-    categories = list(dict.fromkeys(case.category for case in cases))
-    methods = {}
-    for method in llms:
-        summary = summarize(tallies[method], tallies[first])
-        share = summary["tokens_per_target_pass"] and (
+    methods = summarize_methods(cases, tallies)
+    for summary in methods.values():
+        summary["share_of_roofline"] = summary["tokens_per_target_pass"] and (
             summary["tokens_per_second"]
             / summary["tokens_per_target_pass"]
             * limits.num_bytes_per_token
             / bandwidth
         )
-        by_category = {}
-        for category in categories:
-            chosen = [i for i, case in enumerate(cases) if case.category == category]
-            ours, theirs = (
-                [[rounds[i] for i in chosen] for rounds in tallies[name]]
-                for name in (method, first)
-            )
-            by_category[category] = summarize(ours, theirs)
-        methods[method] = {**summary, "share_of_roofline": share, "by_category": by_category}
     return {
         "forerun": package_version(),
         "model": str(llms[first].directory),
@@ -287,7 +294,30 @@ def _report(
     }
 
 
-def summarize(ours: list[list[Tally]], baseline: list[list[Tally]]) -> dict[str, Any]:
+def summarize_methods(
+    cases: Sequence[Case], tallies: Mapping[str, Sequence[Sequence[Tally]]]
+) -> dict[str, dict[str, Any]]:
+    """By method, in total and by category; the first is what the others are compared with."""
+    first = next(iter(tallies))
+    categories = list(dict.fromkeys(case.category for case in cases))
+    methods = {}
+    for method in tallies:
+        by_category = {}
+        for category in categories:
+            chosen = [i for i, case in enumerate(cases) if case.category == category]
+            ours, theirs = (
+                [[rounds[i] for i in chosen] for rounds in tallies[name]]
+                for name in (method, first)
+            )
+            by_category[category] = summarize(ours, theirs)
+        summary = summarize(tallies[method], tallies[first])
+        methods[method] = {**summary, "by_category": by_category}
+    return methods
+
+
+def summarize(
+    ours: Sequence[Sequence[Tally]], baseline: Sequence[Sequence[Tally]]
+) -> dict[str, Any]:
     """Medians over the rounds [round][case], with the speed-up over another method's rounds."""
     speeds = [_speed(tallies) for tallies in ours]
     ratios = [

@@ -5,19 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forerun.errors import InvalidArgumentError
 from forerun.tools.cli_options import (
     add_engine,
     add_model,
     add_sampling,
+    add_url,
+    check_remote,
     load,
     model_name,
     sampling_params,
     speculative_configs_of,
 )
+
+if TYPE_CHECKING:
+    from forerun.tools.bench import Case
 
 
 def add_bench(commands: Any) -> None:
@@ -27,11 +33,14 @@ def add_bench(commands: Any) -> None:
         help="compare the speed of drafting methods",
         description="Runs the same prompts with each method, one request at a time and in turns, "
         "and prints medians. Each method has its own copy of the model in memory. The exit status "
-        "is 1 if a method wrote other tokens than the first.",
+        "is 1 if a method wrote other tokens than the first. With --url, which needs a server of "
+        "Forerun's, its drafts are compared with plain decoding: 'forerun bench --url URL "
+        "PROMPTS.jsonl'.",
     )
     add_model(bench)
     bench.add_argument(
         "prompts",
+        nargs="?",
         metavar="PROMPTS.jsonl",
         help='a line per prompt: {"prompt": "text"}, or {"turns": ["text", ...], "category": '
         '"name"} for chats',
@@ -49,17 +58,37 @@ def add_bench(commands: Any) -> None:
     bench.add_argument("--plot", metavar="FILE.png", help="draw a picture (needs the extra 'plot')")
     add_sampling(bench, max_tokens=128)
     add_engine(bench, with_method=False)
-    bench.set_defaults(run=_bench)
+    add_url(bench)
+    bench.set_defaults(run=_bench, optional="prompts")
 
 
 def _bench(options: argparse.Namespace) -> int:
     from forerun.tools import bench, report
 
-    params = sampling_params(options)
+    check_remote(options, with_method=False)
+    if options.url is not None and options.prompts is None:  # the one argument given is the file
+        options.model, options.prompts = None, options.model
+    if options.prompts is None:
+        raise InvalidArgumentError("prompts", None, "a JSONL file after MODEL")
     if options.rounds < 1:
         raise InvalidArgumentError("rounds", options.rounds, "an integer of at least 1")
     for name in ("output", "plot"):
         _check_writable(name, getattr(options, name))
+    measure = _measure_local if options.url is None else _measure_server
+    result = measure(options, lambda: bench.read_cases(options.prompts, options.limit))
+    if options.output:
+        Path(options.output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if options.plot:
+        report.draw(result, options.plot)
+    return 0 if all(summary["same_tokens"] for summary in result["methods"].values()) else 1
+
+
+def _measure_local(
+    options: argparse.Namespace, read_cases: Callable[[], list[Case]]
+) -> dict[str, Any]:
+    from forerun.tools import bench, report
+
+    params = sampling_params(options)
     if options.plot:
         if not options.plot.lower().endswith((".png", ".svg", ".pdf")):
             raise InvalidArgumentError("plot", options.plot, "a .png, .svg or .pdf file")
@@ -68,7 +97,7 @@ def _bench(options: argparse.Namespace) -> int:
     if options.methods is not None:
         methods = [method.strip() for method in options.methods.split(",")]
     configs = speculative_configs_of(options, methods)
-    cases = bench.read_cases(options.prompts, options.limit)
+    cases = read_cases()
     llms = {method: load(options, config) for method, config in configs.items()}
     result = bench.compare(
         llms, cases, params, rounds=options.rounds, model_name=model_name(options.model)
@@ -79,11 +108,26 @@ def _bench(options: argparse.Namespace) -> int:
         f"{result['num_threads']} threads, {result['dtype']}, {result['machine']['isa']}; "
         f"this process reads {result['read_bandwidth_bytes_per_second'] / 1e9:.1f} GB/s"
     )
-    if options.output:
-        Path(options.output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    if options.plot:
-        report.draw(result, options.plot)
-    return 0 if all(summary["same_tokens"] for summary in result["methods"].values()) else 1
+    return result
+
+
+def _measure_server(
+    options: argparse.Namespace, read_cases: Callable[[], list[Case]]
+) -> dict[str, Any]:
+    from forerun.tools import report
+    from forerun.tools.bench_server import compare_on_server
+    from forerun.tools.remote import RemoteModel, request_fields
+
+    fields = request_fields(sampling_params(options), None)
+    for name in ("methods", "plot"):
+        if getattr(options, name) is not None:
+            raise InvalidArgumentError(name, getattr(options, name), "nothing with --url")
+    cases = read_cases()
+    model = RemoteModel(options.url, options.model, options.api_key)
+    result = compare_on_server(model, cases, fields, rounds=options.rounds)
+    print(report.bench_table(result))
+    print(f"\n{model.name} at {options.url}: median of {options.rounds} round(s)")
+    return result
 
 
 def _check_writable(name: str, path: str | None) -> None:

@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from forerun.errors import ForerunError, InvalidArgumentError
+from forerun.errors import ForerunError
+from forerun.tools.chat_models import ChatModel, ConversationTooLongError, LocalModel, ServedModel
 from forerun.tools.cli_options import (
     add_engine,
-    add_model,
     add_sampling,
     add_structure,
-    load_with_method,
-    model_name,
-    print_stats,
-    sampling_params,
+    add_url,
+    check_remote,
     show,
 )
 from forerun.util.checks import check_str
-
-if TYPE_CHECKING:
-    from forerun.llm import LLM
-    from forerun.outputs import RequestOutput
 
 _BLOCK = '"""'
 _HELP = f"""\
@@ -44,22 +39,26 @@ def add_chat(commands: Any) -> None:
         description="Talks with a model that has a chat template. Commands within the chat: /help, "
         "/reset, /quit.",
     )
-    add_model(chat)
+    chat.add_argument(
+        "model", nargs="?", metavar="MODEL", help="a directory, a .gguf file or a hub id"
+    )
+    add_url(chat)
     chat.add_argument(
         "--system", "--system-prompt", metavar="TEXT", help="how the model should behave"
     )
     add_sampling(chat, max_tokens=1024)
     add_structure(chat)
     add_engine(chat)
-    chat.set_defaults(run=_chat)
+    chat.set_defaults(run=_chat, optional="model")
 
 
 def _chat(options: argparse.Namespace) -> int:
-    chat = Chat(options, load_with_method(options))
+    check_remote(options, with_method=True)
+    model: ChatModel = LocalModel(options) if options.url is None else ServedModel(options)
+    chat = Chat(model, options.system, options.stats)
     is_terminal = sys.stdin is not None and sys.stdin.isatty()
     read_line = _line_reader(is_terminal)
-    name = model_name(options.model)
-    _notice(f"Chat with {name}. /help lists commands, Ctrl-C stops an answer, Ctrl-D leaves.")
+    _notice(f"Chat with {model.name}. /help lists commands, Ctrl-C stops an answer, Ctrl-D leaves.")
     while True:
         try:
             message = _read_message(read_line)
@@ -118,15 +117,12 @@ def _notice(text: str) -> None:
 
 
 class Chat:
-    """A conversation: what was said so far, and how the model is asked to go on."""
+    """A conversation: what was said so far, and the model that goes on."""
 
-    def __init__(self, options: argparse.Namespace, llm: LLM) -> None:
-        if llm.get_tokenizer().chat_template is None:
-            raise InvalidArgumentError("model", options.model, "a model with a chat template")
-        self._llm = llm
-        self._params = sampling_params(options)
-        self._shows_stats = options.stats
-        self._system = options.system
+    def __init__(self, model: ChatModel, system: str | None, shows_stats: bool) -> None:
+        self._model = model
+        self._system = system
+        self._shows_stats = shows_stats
         self._reset()
 
     def _reset(self) -> None:
@@ -144,6 +140,8 @@ class Chat:
         elif message:
             try:
                 self._answer(message)
+            except ConversationTooLongError as error:
+                _notice(f"[{error}]")
             except ForerunError as error:
                 _notice(f"[error: {error}]")
 
@@ -151,46 +149,29 @@ class Chat:
         """Streams an answer. Question and answer are kept together or, without text, neither."""
         user = {"role": "user", "content": check_str("message", message)}
         messages = [*self._messages, user]
-        prompt = self._llm.render_chat(messages)
-        num_tokens, limit = len(prompt["prompt_token_ids"]), self._llm.limits.max_model_len
-        if num_tokens >= limit:
-            _notice(
-                f"[too long: the conversation would have {num_tokens} tokens, and the model takes "
-                f"{limit} with the answer; /reset starts a new one]"
-            )
-            return
         text = ""
-        output: RequestOutput | None = None
+        is_complete = False
         try:
-            with self._llm.stream(prompt, self._params) as stream:
-                for delta in stream:
-                    text += delta.text
-                    show(delta.text)
-                    output = delta.output
+            with contextlib.closing(self._model.answer(messages)) as pieces:
+                for piece in pieces:
+                    text += piece
+                    show(piece)
+            is_complete = True
         except KeyboardInterrupt:
-            output = None
+            pass
         if text:
             self._messages = [*messages, {"role": "assistant", "content": text}]
         print(flush=True)
-        self._remark(text, output)
+        self._remark(text, is_complete)
 
-    def _remark(self, text: str, output: RequestOutput | None) -> None:
+    def _remark(self, text: str, is_complete: bool) -> None:
         """Says how an answer ended, unless it ended by itself."""
-        if output is None:
+        if not is_complete:
             _notice("[stopped]" if text else "[stopped before the answer began]")
             return
-        if output.error is not None:
-            _notice(f"[error: {output.error}]")
-        elif output.outputs[0].finish_reason == "length":
-            limit = self._llm.limits.max_model_len
-            num_tokens = len(output.prompt_token_ids) + len(output.outputs[0].token_ids)
-            _notice(
-                f"[cut off: the conversation fills the model's {limit} tokens; /reset starts a new "
-                "one]"
-                if num_tokens >= limit
-                else f"[cut off after {self._params.max_tokens} tokens: --max-tokens]"
-            )
+        if remark := self._model.remark():
+            _notice(f"[{remark}]")
         elif not text:
             _notice("[an empty answer]")
         if self._shows_stats:
-            print_stats(output)
+            self._model.print_stats()

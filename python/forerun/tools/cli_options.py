@@ -141,6 +141,34 @@ def add_engine(parser: argparse.ArgumentParser, with_method: bool = True) -> Non
     )
 
 
+def add_url(parser: argparse.ArgumentParser) -> None:
+    """A server to use in place of a model of this process."""
+    group = parser.add_argument_group("a running server")
+    group.add_argument(
+        "--url",
+        metavar="URL",
+        help="a server with OpenAI's API, such as http://127.0.0.1:8000; MODEL is then its name "
+        "there (default: the first that the server has)",
+    )
+    group.add_argument(
+        "--api-key", metavar="KEY", help="for the server (default: that of FORERUN_API_KEY)"
+    )
+
+
+def check_remote(options: argparse.Namespace, with_method: bool) -> None:
+    """Refuses options of the engine, which the server has set, and of a server without one."""
+    if options.url is None:
+        if options.api_key is not None:
+            raise InvalidArgumentError("api_key", "a key", "nothing without --url")
+        return
+    engine = argparse.ArgumentParser()
+    add_engine(engine, with_method)
+    for name, default in vars(engine.parse_args([])).items():
+        value = getattr(options, name)
+        if value != default and name != "stats":
+            raise InvalidArgumentError(name, value, "nothing with --url: the server has set it")
+
+
 def sampling_params(options: argparse.Namespace) -> SamplingParams:
     """The SamplingParams that the options ask for."""
     from forerun.sampling_params import SamplingParams
@@ -161,11 +189,12 @@ def sampling_params(options: argparse.Namespace) -> SamplingParams:
         min_tokens=options.min_tokens,
         ignore_eos=options.ignore_eos,
         skip_special_tokens=not options.keep_special_tokens,
-        structured_outputs=_structure(options) if "json_schema" in options else None,
+        structured_outputs=structure(options) if "json_schema" in options else None,
     )
 
 
-def _structure(options: argparse.Namespace) -> dict[str, Any] | None:
+def structure(options: argparse.Namespace) -> dict[str, Any] | None:
+    """The structured_outputs that the options of `add_structure` ask for."""
     given = {
         "json": _read("json-schema", options.json_schema),
         "json_object": options.json_object or None,

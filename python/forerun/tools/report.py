@@ -43,19 +43,26 @@ def columns(summary: dict[str, Any]) -> list[str]:
 def bench_table(report: dict[str, Any]) -> str:
     """The methods of a report, one line each, and one per category if there are several."""
     rows = []
+    has_share = "share_of_roofline" in report["methods"][report["baseline"]]
     for method, summary in report["methods"].items():
-        share = f"{100 * summary['share_of_roofline']:.0f} %"
-        rows.append([method, *columns(summary), share])
+        share = [f"{100 * summary['share_of_roofline']:.0f} %"] if has_share else []
+        rows.append([method, *columns(summary), *share])
         categories = summary["by_category"]
         if len(categories) > 1:
-            rows += [[f"  {name}", *columns(part), ""] for name, part in categories.items()]
+            empty = [""] * has_share
+            rows += [[f"  {name}", *columns(part), *empty] for name, part in categories.items()]
+    header = ("method", *HEADER, *(("share of roofline",) if has_share else ()))
     lines = [
-        table(("method", *HEADER, "share of roofline"), rows),
+        table(header, rows),
         "",
         LEGEND,
         f"speed-up: over {report['baseline']}, in the same rounds",
-        "share of roofline: of the speed at which reading the weights would be all that takes time",
     ]
+    if has_share:
+        lines.append(
+            "share of roofline: of the speed at which reading the weights would be all that takes "
+            "time"
+        )
     return "\n".join(lines)
 
 
