@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -140,3 +142,22 @@ def test_requests_are_counted_by_route(llm: LLM) -> None:
 def test_the_process_is_measured(llm: LLM) -> None:
     _, samples = scrape(TestClient(small_app(llm)))
     assert samples["process_resident_memory_bytes", ()] > 1e6
+
+
+def test_the_dashboard_reads_samples_that_exist(llm: LLM) -> None:
+    client = TestClient(small_app(llm))
+    client.get("/v1/output")
+    _, samples = scrape(client)
+    names = {name for name, _ in samples}
+    labels = {label for _, pairs in samples for label, _ in pairs}
+    path = Path(__file__).parents[2] / "docs" / "grafana_dashboard.json"
+    panels = json.loads(path.read_text())["panels"]
+    queries = [target["expr"] for panel in panels for target in panel["targets"]]
+    assert len(queries) > 20
+    for query in queries:
+        # Names are followed by a selection of labels or of a range, or are the whole query.
+        read = re.findall(r"([a-z][a-z0-9_]*(?::[a-z0-9_]+)?)(?=[{\[]|$)", query)
+        assert read, query
+        assert set(read) <= names, query
+        for listed in re.findall(r"by \((\w+)\)", query):
+            assert listed in labels, query
