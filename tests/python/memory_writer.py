@@ -1,6 +1,6 @@
 """Adds numbered outputs to a suffix memory without end and prints how many were certainly kept.
 
-Run as `python memory_writer.py FILE FIRST`; killed by its caller.
+Run as `python memory_writer.py FILE FIRST`; killed by its caller. Tests of the file share the rest.
 """
 
 from __future__ import annotations
@@ -16,6 +16,18 @@ from forerun.engine.memory_file import MemoryFile
 
 IDENTITY = ModelIdentity("numbers", "0" * 32)
 MOST = 500
+
+
+def blob(*tokens: int) -> bytes:
+    return np.asarray(tokens, dtype="<i4").tobytes()
+
+
+def contents(file: MemoryFile) -> list[tuple[str, tuple[int, ...], int]]:
+    """What a file holds, the newest first."""
+    rows = file.newest(None, 10**9)
+    return [
+        (row.tenant, tuple(np.frombuffer(row.tokens, "<i4").tolist()), row.num_uses) for row in rows
+    ]
 
 
 def tokens_of(number: int) -> bytes:

@@ -10,7 +10,9 @@ from typing import NamedTuple
 from forerun import _core
 from forerun.errors import CheckpointError
 
+# Of all files together, and of one file at least.
 _NUM_SAMPLES = 256
+_LEAST_SAMPLES = 16
 _SAMPLE_BYTES = 4096
 
 
@@ -36,14 +38,16 @@ def identify(model: str | os.PathLike[str], directory: Path) -> ModelIdentity:
 def _fingerprint(directory: Path) -> str:
     """Of samples of the weights, spread so far that a merged adapter shows: gigabytes take long."""
     digest = hashlib.sha256()
-    for file_name in sorted(_core.find_weight_files(os.fsencode(directory)).names):
-        path = directory / file_name
+    names = _core.find_weight_files(os.fsencode(directory)).names
+    num_samples = max(_LEAST_SAMPLES, _NUM_SAMPLES // max(1, len(names)))
+    for name in sorted(names):
+        path = directory / name
         try:
             with path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
                 digest.update(f"{size}:".encode())
-                for i in range(_NUM_SAMPLES):
-                    file.seek(max(0, size - _SAMPLE_BYTES) * i // (_NUM_SAMPLES - 1))
+                for i in range(num_samples):
+                    file.seek(max(0, size - _SAMPLE_BYTES) * i // (num_samples - 1))
                     digest.update(file.read(_SAMPLE_BYTES))
         except OSError as error:
             raise CheckpointError(str(path), str(error.strerror), "a readable file") from error

@@ -94,17 +94,38 @@ TEST(HybridTest, TheModelContinuesTheDraftOfTheIndex) {
   EXPECT_GT(mean(with_prior), mean(without_prior) + 0.3);
 }
 
-TEST(HybridTest, ReportsWhatTheIndexWouldHaveDraftedAlone) {
+HybridDrafter MakeHybrid() {
   AutoregressiveSetting drafting;
   drafting.vocab_size = kVocabSize;
   drafting.max_rows = 8;
   drafting.num_blocks = kNumBlocks;
-  HybridDrafter drafter(
+  return HybridDrafter(
       std::make_unique<SuffixDrafter>(SuffixOptions()),
       std::make_unique<AutoregressiveDrafter>(
           std::make_unique<ScriptedNetwork>(kVocabSize, kNumBlocks, kBlockSize, 1.0),
           testing::MakeDrafterVerifier(kVocabSize, drafting.max_rows), nullptr, drafting),
       /*enough_tokens=*/kDepth);
+}
+
+TEST(HybridTest, TheIndexLearnsFromRestoredOutputsOfTheTenant) {
+  HybridDrafter drafter = MakeHybrid();
+  const std::vector<TokenId> output = {4, 5, 6, 7}, prompt = {4, 5};
+  const PastOutput past = {output, "a"};
+  EXPECT_TRUE(drafter.Restore({&past, 1}, /*is_last=*/true));
+  const SamplingRule rule;
+  for (const char* tenant : {"a", "b"}) {
+    const RequestId id = *tenant;
+    drafter.Begin({id, prompt, tenant});
+    DraftRequest request = {id, 2, rule, 0, prompt};
+    request.may_run_model = false;
+    const DraftingReport report = drafter.Prepare({&request, 1});
+    const std::vector<TokenId> drafted = report.requests[0].draft_without_model->tokens;
+    EXPECT_EQ(drafted, *tenant == 'a' ? (std::vector<TokenId>{6, 7}) : std::vector<TokenId>());
+  }
+}
+
+TEST(HybridTest, ReportsWhatTheIndexWouldHaveDraftedAlone) {
+  HybridDrafter drafter = MakeHybrid();
   const std::vector<TokenId> text = {1, 2, 3, 4, 5, 6, 1, 2, 3};
   drafter.Begin({7, text});
   const SamplingRule rule;
