@@ -63,7 +63,7 @@ def divided(text: str, cuts: list[int]) -> list[str]:
 
 
 @pytest.mark.parametrize("tools_format", TOOL_FORMATS)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(
     text=TEXTS,
     reasoning_format=st.sampled_from([None, *REASONING_FORMATS]),
@@ -84,7 +84,7 @@ def test_any_division_of_any_text_gives_the_same_events(
 
 
 @pytest.mark.parametrize("tools_format", TOOL_FORMATS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(text=TEXTS)
 def test_a_text_without_a_call_is_content_as_it_is(tools_format: str, text: str) -> None:
     events = parse(list(text), tools_format)
@@ -107,7 +107,7 @@ WORDS = st.text(alphabet="ab c,é🙂", min_size=1, max_size=20).map(str.strip)
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_what_templates_write_is_read_back(writer: str, data: st.DataObject) -> None:
     tools_format = writer.split("/")[0]

@@ -57,8 +57,10 @@ TOOLS = {
         lambda _: MistralParser(), ("[TOOL_CALLS]", "[ARGS]", "[CALL_ID]"), ("[TOOL_CALLS]",)
     ),
     "qwen3_coder": ToolFormat(QwenCoderParser, _HERMES, ("<function=", "<parameter=")),
-    "hermes": ToolFormat(lambda _: HermesParser(), _HERMES, ("<tool_call>",)),
-    "llama3_json": ToolFormat(lambda _: LlamaParser(), ("<|python_tag|>",), ("ipython",)),
+    "hermes": ToolFormat(lambda _: HermesParser(), _HERMES, ("<tool_call>", '"arguments"')),
+    "llama3_json": ToolFormat(
+        lambda _: LlamaParser(), ("<|python_tag|>",), ("ipython", '"parameters": ')
+    ),
     "smollm": ToolFormat(lambda _: HermesParser(), _HERMES, ("SmolLM",)),
 }
 REASONING = {
