@@ -304,6 +304,15 @@ def test_no_line_is_written_where_none_is_wanted(capsys: pytest.CaptureFixture[s
     assert log_lines(capsys, app, [("/v1/output", {})], "text") == []
 
 
+def test_probes_are_logged_when_they_fail(capsys: pytest.CaptureFixture[str]) -> None:
+    app = small_app()
+    calls: list[tuple[str, dict[str, str]]] = [("/health", {}), ("/metrics", {})]
+    assert log_lines(capsys, app, calls, "text") == []
+    asyncio.run(app.state.drain.finish(0))
+    (line,) = log_lines(capsys, app, calls, "text")
+    assert " GET /health 503 " in line
+
+
 def test_a_request_id_is_the_clients_if_it_is_sound() -> None:
     client = TestClient(small_app(api_keys=["one"]))
     ids = set()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from forerun.outputs import RequestOutput
 
 _LOGGER = logging.getLogger("forerun.server")
+# Paths that machines read every few seconds: logged only if they fail, or at level debug.
+_PROBES = ("/health", "/metrics")
 _REQUEST_ID = re.compile(rb"[\w.:-]{1,128}", re.ASCII)
 
 
@@ -144,7 +146,9 @@ def _log_request(
         )
     if not has_ended:
         text += ", cut off"
-    _LOGGER.info("%s [%s]", text, request_id, extra={"fields": fields})
+    is_probe = scope["path"].endswith(_PROBES) and status < 400
+    level = logging.DEBUG if is_probe else logging.INFO
+    _LOGGER.log(level, "%s [%s]", text, request_id, extra={"fields": fields})
 
 
 class _JsonFormatter(logging.Formatter):

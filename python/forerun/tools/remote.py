@@ -59,23 +59,23 @@ class RemoteModel:
         if not url.startswith(("http://", "https://")):
             raise InvalidArgumentError("url", url, "http://HOST:PORT or https://HOST:PORT")
         key = api_key or os.environ.get("FORERUN_API_KEY", "").partition(" ")[0]
-        self._client = httpx2.Client(
-            base_url=url.rstrip("/").removesuffix("/v1") + "/v1/",
-            headers={"authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx2.Timeout(None, connect=_CONNECT_SECONDS),
-        )
+        self._url = url.rstrip("/").removesuffix("/v1") + "/v1/"
+        self._options: dict[str, Any] = {
+            "headers": {"authorization": f"Bearer {key}"} if key else {},
+            "timeout": httpx2.Timeout(None, connect=_CONNECT_SECONDS),
+        }
         self.name = model or self._first_model()
 
     def _first_model(self) -> str:
         try:
-            response = self._client.get("models")
+            response = httpx2.get(self._url + "models", **self._options)
         except httpx2.HTTPError as error:
             raise self._unreachable(error) from error
         _check_status(response)
         try:
             return str(response.json()["data"][0]["id"])
         except (ValueError, LookupError, TypeError) as error:
-            raise ForerunError(f"{self._client.base_url}models: not OpenAI's API") from error
+            raise ForerunError(f"{self._url}models: not OpenAI's API") from error
 
     def stream(
         self, path: str, body: Mapping[str, Any], answer: RemoteAnswer, *, is_forerun: bool = False
@@ -97,7 +97,7 @@ class RemoteModel:
         }
         begin = time.monotonic()
         try:
-            with self._client.stream("POST", path, json=body) as response:
+            with httpx2.stream("POST", self._url + path, json=body, **self._options) as response:
                 _check_status(response)
                 for piece in _pieces(response.iter_lines(), answer):
                     answer.last_text_seconds = time.monotonic() - begin
@@ -109,7 +109,7 @@ class RemoteModel:
             raise self._unreachable(error) from error
 
     def _unreachable(self, error: httpx2.HTTPError) -> ForerunError:
-        return ForerunError(f"{self._client.base_url}: {error or type(error).__name__}")
+        return ForerunError(f"{self._url}: {error or type(error).__name__}")
 
 
 def _pieces(lines: Iterator[str], answer: RemoteAnswer) -> Iterator[str]:

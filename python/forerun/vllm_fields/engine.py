@@ -25,7 +25,6 @@ _OFFLOAD = "weights are in the CPU's memory already"
 _NO_TRANSFER = "KV blocks and weights stay in this process"
 _NO_PLUGINS = "the engine has no plug-ins for it"
 _NO_TRACES = "traces and metrics are read from the LLM, not exported"
-_NO_SERVER = "there is no server"
 _NO_SLEEP = "the engine has no sleep mode"
 
 ENGINE_ARGS: dict[str, Field] = {
