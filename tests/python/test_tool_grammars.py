@@ -14,7 +14,7 @@ from random_schemas import random_schema
 
 from forerun import InvalidArgumentError, StructuredOutputsParams
 from forerun.text.structured_outputs import GrammarCompiler, GrammarTokenizer
-from forerun.text.tool_parsers import TOOL_FORMATS, tool_grammar
+from forerun.text.tool_parsers import TOOL_FORMATS, after_reasoning, tool_grammar
 
 SPECIAL = ["[TOOL_CALLS]", "[ARGS]", "<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>"]
 OTHERS = ["<tool_call>", "</tool_call>", "</think>", "<think>", "</parameter>", "</function>"]
@@ -175,6 +175,33 @@ def test_reasoning_before_calls_is_free() -> None:
     assert allows(before, call)
 
 
+# vllm-project/vllm 48228: the first token of an answer in the step that ends the reasoning.
+@pytest.mark.parametrize(
+    ("fields", "right", "wrong"),
+    [
+        ({"json": {"type": "object", "maxProperties": 0}}, "{}", "{{}"),
+        ({"json": True, "disable_any_whitespace": True}, '{"a":[1]}', '{"a": [1]}'),
+        ({"json_object": True, "whitespace_pattern": "[ ]{1,2}"}, '{"a": 1}', '{"a":\n1}'),
+        ({"regex": "a/b\\/c\n|d"}, "a/b/c\n", "a/b"),
+        ({"choice": ["yes", "no/"]}, "no/", "maybe"),
+        ({"grammar": 'start: "a" start "b" | "c"'}, "aacbb", "aacb"),
+        ({"grammar": 'root ::= "a" root "b" | "c"'}, "acb", "ab"),
+    ],
+)
+def test_answers_of_every_kind_are_constrained_after_free_reasoning(
+    fields: Any, right: str, wrong: str
+) -> None:
+    structure = StructuredOutputsParams(**fields)
+    inside = after_reasoning(structure, "qwen3", starts_in_reasoning=True)
+    assert allows(inside, f"I say {wrong}.\n</think>\n\n{right}")
+    assert not allows(inside, f"Hm.\n</think>\n\n{wrong}")
+    assert not allows(inside, right)
+    before = after_reasoning(structure, "gemma4", starts_in_reasoning=False)
+    assert allows(before, f"<|channel>thought\nHm.\n<channel|>{right}")
+    assert allows(before, right)
+    assert not allows(before, wrong)
+
+
 def test_nothing_is_constrained_unless_it_is_asked_for() -> None:
     assert tool_grammar("hermes", [CITY], "auto") is None
     assert tool_grammar("hermes", [STRICT], "none") is None
@@ -214,3 +241,10 @@ def test_what_is_wrong_with_tools_or_the_choice_is_named(
     with pytest.raises(InvalidArgumentError) as caught:
         tool_grammar(tools_format, tools, choice)
     assert caught.value.field == field
+
+
+def test_a_wrong_structure_after_reasoning_is_named() -> None:
+    structure = StructuredOutputsParams(json={}, whitespace_pattern="(")
+    with pytest.raises(InvalidArgumentError) as caught:
+        after_reasoning(structure, "qwen3", starts_in_reasoning=True)
+    assert caught.value.field == "structured_outputs.whitespace_pattern"

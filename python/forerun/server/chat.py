@@ -14,13 +14,20 @@ from forerun.errors import InvalidArgumentError
 from forerun.outputs import CompletionDelta, RequestOutput
 from forerun.sampling_params import SamplingParams
 from forerun.server.messages import Message
-from forerun.server.params import output_limit, sampling_params, structure_of
+from forerun.server.params import (
+    output_limit,
+    sampling_params,
+    structure_names,
+    structure_of,
+    under_names,
+)
 from forerun.server.protocol import ChatRequest, NamedTool
 from forerun.server.serving import Serving
 from forerun.server.token_logprobs import TokenNames, chat_logprobs, prompt_logprobs
 from forerun.text.structured_outputs import StructuredOutputsParams
 from forerun.text.tool_parsers import (
     Parser,
+    after_reasoning,
     detect_formats,
     make_parser,
     special_markers,
@@ -144,6 +151,11 @@ class Chats:
             raise InvalidArgumentError(
                 "tool_choice", "a restriction", f"auto, without strict tools, {_BESIDE}"
             )
+        if structure is not None and self._reasoning is not None:
+            with under_names(structure_names(body)):
+                structure = after_reasoning(
+                    structure, self._reasoning, starts_in_reasoning=inside, special_tokens=special
+                )
         params = self._params(body, grammar or structure, is_special=bool(special))
         return (
             prompt,

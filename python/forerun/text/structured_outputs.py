@@ -6,6 +6,7 @@ import ctypes
 import functools
 import json
 import os
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,25 +131,53 @@ class StructuredOutputsParams:
             return {"whitespace_flexible": False}
         return {"whitespace_pattern": self.whitespace_pattern or _WHITESPACE}
 
+    def _finite_schema(self) -> Any:
+        """The schema without what llguidance cannot finish."""
+        from forerun.text.grammar_probes import accepts, expression_error
+
+        if self.whitespace_pattern and (why := expression_error(self.whitespace_pattern)):
+            raise InvalidArgumentError("whitespace_pattern", self.whitespace_pattern, why)
+        return without_dead_ends(self._schema(), accepts)
+
+    def _choices(self) -> str:
+        # One terminal: alternatives of a rule are items of the parser, and those are limited.
+        return "CHOICE: " + " | ".join(
+            json.dumps(text) for text in dict.fromkeys(self.choice or ())
+        )
+
+    def lark_rules(self, name: str) -> str:
+        """Rules in Lark's notation, the first of which, of this name, is the whole text."""
+        if self.kind in ("json", "json_object"):
+            schema = self._finite_schema()
+            if schema is not False:
+                rest = {} if schema is True else schema
+                schema = {"x-guidance": self._whitespace(), **rest}
+            return f"{name}: %json {json.dumps(schema)}\n"
+        if self.choice is not None:
+            return f"{name}: CHOICE\n{self._choices()}\n"
+        if self.grammar is not None:
+            return f"{name}: %lark {{\n{to_lark(self.grammar)}\n}}\n"
+        # What is escaped already stays as it is.
+        regex = re.sub(r"(\\.)|/|\n", _escaped_for_lark, self.regex or "", flags=re.DOTALL)
+        return f"{name}: EXPRESSION\nEXPRESSION: /{regex}/\n"
+
     def _grammar_text(self) -> str:
         """The grammar in llguidance's own notation; equal grammars have equal texts."""
         matcher = _llguidance().LLMatcher
         if self.kind in ("json", "json_object"):
-            from forerun.text.grammar_probes import accepts, expression_error
-
-            if self.whitespace_pattern and (why := expression_error(self.whitespace_pattern)):
-                raise InvalidArgumentError("whitespace_pattern", self.whitespace_pattern, why)
-            schema = without_dead_ends(self._schema(), accepts)
-            text = matcher.grammar_from_json_schema(json.dumps(schema), defaults=self._whitespace())
+            schema = json.dumps(self._finite_schema())
+            text = matcher.grammar_from_json_schema(schema, defaults=self._whitespace())
         elif self.choice is not None:
-            # One terminal: alternatives of a rule are items of the parser, and those are limited.
-            choices = " | ".join(json.dumps(text) for text in dict.fromkeys(self.choice))
-            text = matcher.grammar_from_lark(f"start: CHOICE\nCHOICE: {choices}")
+            text = matcher.grammar_from_lark(f"start: CHOICE\n{self._choices()}")
         elif self.grammar is not None:
             text = matcher.grammar_from_lark(to_lark(self.grammar))
         else:
             text = matcher.grammar_from_regex(self.regex)
         return str(text)
+
+
+def _escaped_for_lark(match: re.Match[str]) -> str:
+    return match[1] or {"/": r"\/", "\n": r"\n"}[match[0]]
 
 
 class GrammarTokenizer:

@@ -64,6 +64,35 @@ def tool_grammar(
     return StructuredOutputsParams(grammar=f"start: {body}\n{rules.text()}")
 
 
+def after_reasoning(
+    structure: StructuredOutputsParams,
+    reasoning_format: str,
+    *,
+    starts_in_reasoning: bool,
+    special_tokens: Mapping[str, int] | None = None,
+) -> StructuredOutputsParams:
+    """A constraint on the answer alone: reasoning before it is free.
+
+    Args:
+        structure: the constraint on the answer.
+        reasoning_format: the format of the reasoning.
+        starts_in_reasoning: the prompt ends within the reasoning.
+        special_tokens: what `special_markers` returns.
+
+    Raises:
+        InvalidArgumentError: llguidance cannot compile the constraint.
+    """
+    name = check_choice("reasoning_parser", reasoning_format, tuple(REASONING))
+    rules = Rules(special_tokens or {})
+    body = _with_reasoning(rules, name, "answer", starts_in_reasoning)
+    try:
+        answer = structure.lark_rules("answer")
+    except InvalidArgumentError as error:
+        field = f"structured_outputs.{error.field}"
+        raise InvalidArgumentError(field, error.value, error.expected) from None
+    return StructuredOutputsParams(grammar=f"start: {body}\n{rules.text()}{answer}")
+
+
 def _function(index: int, tool: Any) -> Mapping[str, Any]:
     function = tool.get("function") if isinstance(tool, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
