@@ -114,11 +114,19 @@ def test_tenants_learn_from_their_own_outputs_only(tiny_dir: Path, tmp_path: Pat
     assert acceptance(ask(load(tiny_dir, tmp_path / "memory"), 1, "a")) > 0.5
 
 
+def fail_at_the_third_token(output: list[int], logits: Any) -> Any:
+    if len(output) > 2:
+        raise RuntimeError("on purpose")
+    return logits
+
+
 def test_only_whole_outputs_of_requests_that_draft_are_kept(tiny_dir: Path, tmp_path: Path) -> None:
     llm = load(tiny_dir, tmp_path / "memory")
     whole = ask(llm, 1, n=2)
     ask(llm, 2, speculative=False)
     ask(llm, 3, max_tokens=1)
+    failed = ask(llm, 4, logits_processors=[fail_at_the_third_token])
+    assert failed.outputs[0].finish_reason == "error"
     with llm.stream([5, 6, 7], SamplingParams(max_tokens=40, ignore_eos=True)) as stream:
         next(stream)
     close(llm)
