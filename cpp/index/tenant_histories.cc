@@ -9,7 +9,7 @@ namespace forerun {
 
 TenantHistories::TenantHistories(int max_requests, std::int64_t max_bytes, int max_depth)
     : max_requests_(max_requests), max_bytes_(max_bytes), max_depth_(max_depth) {
-  const History checked(max_requests, max_bytes, max_depth);
+  const History checked(max_requests, max_bytes, max_depth);  // for its checks of the bounds
 }
 
 TenantHistories::Member TenantHistories::Join(std::string_view name) {

@@ -15,6 +15,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "cpp/index/history.h"
 #include "cpp/index/suffix_index.h"

@@ -115,10 +115,10 @@ class Engine {
   virtual void ResetCaches() = 0;
 
   // Lets drafters learn from outputs of earlier engines, given from the newest to the oldest, in
-  // one call or in several, the last with is_last. They are indexed in the calling thread, a second
-  // for about a million tokens, while others step: requests may draft from them a step later. Calls
-  // wait for each other. False when more are not wanted: memory is full, or no drafter learns from
-  // outputs. Throws InvalidArgument for token ids beyond the vocabulary.
+  // one call or in several, the last with is_last. They are indexed in the calling thread, a
+  // million tokens in a second or two, while others step: requests may draft from them a step
+  // later. Calls wait for each other. False when more are not wanted: memory is full, or no drafter
+  // learns from outputs. Throws InvalidArgument for token ids beyond the vocabulary.
   virtual bool RestoreOutputs(std::span<const PastOutput> outputs, bool is_last) = 0;
 
   // Drops every cached prefix. False, and nothing dropped, while a request is unfinished.

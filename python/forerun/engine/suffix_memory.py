@@ -20,7 +20,7 @@ from forerun.engine.memory_file import MemoryFile
 from forerun.errors import ForerunError
 
 _LOGGER = logging.getLogger("forerun")
-_BATCH = 256  # outputs that are read at a time
+_BATCH = 64  # outputs that are read at a time: a fraction of a second, which an exit may wait for
 # An output that many requests ended with counts as this many, so that it leaves room for others.
 _MAX_REPEATS = 8
 # None: no more will come.
