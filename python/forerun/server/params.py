@@ -75,9 +75,10 @@ def structure_of(body: GenerationRequest) -> StructuredOutputsParams | None:
         raise InvalidArgumentError("guided_whitespace_pattern", pattern, "guided_json beside it")
     if not asked:
         return None
-    with under_names({**structure_names(body), **dict.fromkeys(KINDS, asked[0])}):
-        if body.structured_outputs is not None:
+    if body.structured_outputs is not None:
+        with under_names({name: f"{asked[0]}.{name}" for name in body.structured_outputs}):
             return StructuredOutputsParams(**body.structured_outputs)
+    with under_names({**structure_names(body), **dict.fromkeys(KINDS, asked[0])}):
         if asked[0] == "response_format":
             return _of_format(body)
         return StructuredOutputsParams(

@@ -141,7 +141,7 @@ class GenerationRequest(Body):
     guided_grammar: str | None = None
     guided_json_object: bool | None = None
     guided_whitespace_pattern: str | None = None
-    priority: int | None = None
+    priority: int | None = Field(None, gt=-(2**31), lt=2**31)
     request_id: str | None = None
     cache_salt: str | None = None
     return_tokens_as_token_ids: bool | None = None
