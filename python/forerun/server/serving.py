@@ -116,7 +116,7 @@ class Serving:
                 self._check_length(body, token_ids)
                 prompt = TokensPrompt(prompt_token_ids=token_ids)
                 if any(salts):
-                    prompt["cache_salt"] = "\0".join(salts)
+                    prompt["cache_salt"] = ":".join(salts)  # a key's salt has no colon
                 streams.append(self.llm.stream(prompt, params, **options))
         except BaseException:
             for stream in streams:
