@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from output_formats import assembled, parse, tool
+from output_formats import WRITERS, Call, assembled, parse, tool
 from random_schemas import random_schema
 
 from forerun import InvalidArgumentError, StructuredOutputsParams
@@ -202,6 +202,17 @@ def test_answers_of_every_kind_are_constrained_after_free_reasoning(
     assert not allows(before, wrong)
 
 
+@pytest.mark.parametrize("tools_format", ["hermes", "mistral", "gemma4", "llama3_json"])
+def test_without_parallel_calls_a_free_text_has_at_most_one(tools_format: str) -> None:
+    params = tool_grammar(tools_format, [FREE], "auto", parallel_tool_calls=False)
+    call = WRITERS[tools_format]([Call("search", {"query": "x", "more": 1})])
+    call = call.replace(', "id": "abcdefghi"', "")  # only templates write it
+    assert allows(params, "Hello.")
+    assert allows(params, call)
+    assert not allows(params, f"{call}; {call}")
+    assert not allows(params, call + call)
+
+
 def test_nothing_is_constrained_unless_it_is_asked_for() -> None:
     assert tool_grammar("hermes", [CITY], "auto") is None
     assert tool_grammar("hermes", [STRICT], "none") is None
@@ -228,6 +239,8 @@ def test_nothing_is_constrained_unless_it_is_asked_for() -> None:
                 [],
                 {"type": "array"},
                 {"properties": 5},
+                {"properties": {"a": {"const": float("nan")}}},
+                {"properties": {"a": {"const": object()}}},
                 {"required": "a"},
                 {"properties": {"a": {"type": "array", "minItems": "x"}}},
                 {"properties": {"a": {"$ref": "#/$defs/missing"}}},

@@ -210,8 +210,7 @@ class Chats:
     ) -> StructuredOutputsParams | None:
         """What forces the calls that the request demands, or those of strict tools."""
         choice: Any = body.tool_choice or "auto"
-        is_strict = any(tool.function.strict for tool in body.tools or ())
-        if not tools or self._tools is None or (choice == "auto" and not is_strict):
+        if not tools or self._tools is None:
             return None
         return tool_grammar(
             self._tools,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,8 +32,8 @@ def tool_grammar(
     """The constraint on an output that has to call tools, or to call strict ones as they want.
 
     With "required" or a named function, the output is calls alone, after the reasoning. With
-    "auto", text may be anything, and calls are constrained if a tool has `"strict": True`: their
-    form and, of strict tools, the arguments.
+    "auto", text may be anything, and calls are constrained if a tool has `"strict": True`, or if
+    only one call is allowed: their form and, of strict tools, the arguments.
 
     Args:
         tools: the request's tools, in OpenAI's form.
@@ -49,10 +51,12 @@ def tool_grammar(
             are no JSON schema of an object.
     """
     name = check_choice("tool_call_parser", tools_format, tuple(TOOLS))
+    is_auto = tool_choice == "auto"
+    if is_auto and parallel_tool_calls and not any(map(_is_strict, tools)):
+        return None
     functions = [_function(index, tool) for index, tool in enumerate(tools)]
     chosen = _chosen(functions, tool_choice)
-    is_auto = tool_choice == "auto"
-    if not chosen or (is_auto and not any(each.get("strict") is True for each in chosen)):
+    if not chosen:
         return None
     rules = Rules(special_tokens or {})
     calls = [_call(rules, name, each, is_auto and not each.get("strict")) for each in chosen]
@@ -93,6 +97,11 @@ def after_reasoning(
     return StructuredOutputsParams(grammar=f"start: {body}\n{rules.text()}{answer}")
 
 
+def _is_strict(tool: Any) -> bool:
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    return isinstance(function, Mapping) and function.get("strict") is True
+
+
 def _function(index: int, tool: Any) -> Mapping[str, Any]:
     function = tool.get("function") if isinstance(tool, Mapping) else None
     if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
@@ -111,15 +120,25 @@ def _function(index: int, tool: Any) -> Mapping[str, Any]:
 
 
 def _without_dead_ends(field: str, schema: Mapping[str, Any]) -> Any:
-    from forerun.text.grammar_probes import accepts, schema_error
-
     try:
-        check_depth(schema)
-        reduced = without_dead_ends(schema, accepts)
+        return _reduced(json.dumps(schema, allow_nan=False))
     except InvalidArgumentError as error:
         raise InvalidArgumentError(field, error.value, error.expected) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        expected = f"a JSON schema that JSON can write ({type(error).__name__}: {error})"
+        raise InvalidArgumentError(field, "a dict that is no JSON", expected) from None
+
+
+@functools.lru_cache(maxsize=256)  # conversations send the same tools again and again
+def _reduced(text: str) -> Any:
+    """A schema without what no text satisfies, which nothing may change."""
+    from forerun.text.grammar_probes import accepts, schema_error
+
+    schema = json.loads(text)
+    check_depth(schema)
+    reduced = without_dead_ends(schema, accepts)
     if why := schema_error(reduced):
-        raise InvalidArgumentError(field, schema, f"what llguidance can compile: {why}")
+        raise InvalidArgumentError("json", text, f"what llguidance can compile: {why}")
     return reduced
 
 
@@ -185,7 +204,8 @@ class _Composer:
         if name in ("gemma4", "functiongemma"):
             unit, separator = ["call", rules.marker(closing)], ""
         elif name == "smollm" or (name == "mistral" and "[ARGS]" not in rules.special_tokens):
-            listed = [rules.literal("["), self._listed(", "), rules.literal("]")]
+            space = f"{rules.literal(' ')}?" if name == "mistral" else ""
+            listed = [space, rules.literal("["), self._listed(", "), rules.literal("]")]
             unit, separator = listed + ([rules.marker(closing)] if name == "smollm" else []), None
         elif name == "mistral":
             unit, separator = ["call"], ""

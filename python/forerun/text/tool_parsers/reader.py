@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
@@ -10,6 +12,17 @@ T = TypeVar("T")
 Step = Generator[None, None, T]
 
 SPACE = " \t\r\n"
+
+
+@functools.cache
+def _expression(markers: tuple[str, ...]) -> re.Pattern[str]:
+    """Matches a marker, or at the end of the text the beginning of one."""
+
+    def beginning(marker: str) -> str:
+        rest = f"(?:\\Z|{beginning(marker[1:])})" if len(marker) > 1 else ""
+        return re.escape(marker[0]) + rest
+
+    return re.compile("|".join(map(beginning, sorted(markers, key=len, reverse=True))))
 
 
 class Reader:
@@ -99,15 +112,17 @@ class Reader:
         Consumes and returns the marker, with all the `trimmed` characters before it; empty at the
         end of the text, all of which is handed on then.
         """
+        search = _expression(markers).search
         while True:
-            start, length = self._find(markers)
-            end = start
+            match = search(self.text, self.position)
+            end = match.start() if match else len(self.text)
             while end > self.position and self.text[end - 1] in trimmed:
                 end -= 1
-            emit(self.text[self.position : end])
+            if end > self.position:
+                emit(self.text[self.position : end])
             self.position = end
-            if length:
-                self.position = start + length
+            if match and match[0] in markers:
+                self.position = match.end()
                 return self.text[end : self.position]
             if not (yield from self.more()):
                 emit(self.text[self.position :])
@@ -119,16 +134,3 @@ class Reader:
         while (yield from self.peek()):
             emit(self.text[self.position :])
             self.position = len(self.text)
-
-    def _find(self, markers: tuple[str, ...]) -> tuple[int, int]:
-        """Where the first marker begins and its length; the length is 0 if it may still come."""
-        found = [(at, -len(m)) for m in markers if (at := self.text.find(m, self.position)) >= 0]
-        if found:
-            start, length = min(found)
-            return start, -length
-        for start in range(
-            max(self.position, len(self.text) - max(map(len, markers)) + 1), len(self.text)
-        ):
-            if any(marker.startswith(self.text[start:]) for marker in markers):
-                return start, 0
-        return len(self.text), 0
