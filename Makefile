@@ -13,7 +13,7 @@ HAVE_GTEST := $(wildcard /usr/include/gtest/gtest.h /usr/local/include/gtest/gte
 HAVE_BENCHMARK := $(wildcard /usr/include/benchmark/benchmark.h /usr/local/include/benchmark/benchmark.h)
 RELEASE_OPTIONS = -DFORERUN_BUILD_TESTS=$(if $(HAVE_GTEST),ON,OFF) -DFORERUN_BUILD_BENCH=$(if $(HAVE_BENCHMARK),ON,OFF)
 
-.PHONY: demo model heads test test-python test-cpp test-long cuda cuda-emulated lint format sanitize sanitize-threads fuzz bench-smoke install-test clean
+.PHONY: demo model serve heads test test-python test-cpp test-long cuda cuda-emulated lint format sanitize sanitize-threads fuzz bench-smoke install-test clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -55,6 +55,15 @@ $(MODEL)/config.json: | $(VENV)/.package $(VENV)/.model
 
 model: $(MODEL)/config.json
 	@echo $(MODEL)
+
+# A server with OpenAI's API for that model, at http://127.0.0.1:8000.
+SERVE_OPTIONS ?=
+$(VENV)/.serve: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet $(shell $(PYTHON) tools/extra.py serve)
+	touch $@
+
+serve: $(MODEL)/config.json $(VENV)/.serve
+	$(BIN)/forerun serve $(MODEL) --served-model-name $(notdir $(MODEL)) $(SERVE_OPTIONS)
 
 # Drafters for the demo's model, each in HEADS/<method>/checkpoint. All learn from what the model
 # wrote for the first, to the questions in HEAD_PROMPTS or its own. Hours on two cores, minutes with
