@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel
 
 from forerun.server.chat import Chats
@@ -25,6 +26,8 @@ from forerun.server.settings import ServerSettings
 from forerun.server.tokens import detokenize, tokenize
 from forerun.version import package_version
 
+# Chat for a person: one file that loads nothing else.
+_PAGE = Path(__file__).with_name("page.html")
 # Parts of OpenAI's API that a client may try.
 _REFUSED = {
     "embeddings": "the model generates text; it has no embeddings",
@@ -60,6 +63,7 @@ def make_app(llm: Model, settings: ServerSettings | None = None) -> FastAPI:
     install_errors(app)
     _add_generation(app, serving)
     _add_models(app, serving)
+    _add_page(app)
     install(app, llm, settings)
     return app
 
@@ -122,3 +126,9 @@ def _add_models(app: FastAPI, serving: Serving) -> None:
     @app.get("/version")
     async def show_version() -> dict[str, str]:
         return {"version": package_version()}
+
+
+def _add_page(app: FastAPI) -> None:
+    @app.get("/", include_in_schema=False)
+    async def show_page() -> Response:
+        return FileResponse(_PAGE, headers={"cache-control": "no-cache"})

@@ -1,0 +1,52 @@
+"""The server, running in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from async_over_llm import AsyncLLM
+from starlette.applications import Starlette
+from starlette.routing import Mount
+
+from forerun.server.app import make_app
+from forerun.server.run import listen
+from forerun.server.settings import ServerSettings
+
+
+@contextmanager
+def running_server(model: Path, mount: str = "", **settings: Any) -> Iterator[str]:
+    """Serves a model, below the path `mount`; yields the server's address."""
+    chosen = ServerSettings(port=0, **settings)
+    listener = listen(chosen)
+    starting: Future[uvicorn.Server] = Future()
+
+    async def serve() -> None:
+        llm = AsyncLLM(model, speculative_config={"method": "suffix"}, num_threads=1)
+        app: Any = make_app(llm, chosen)
+        if mount:
+            app = Starlette(routes=[Mount(mount, app)])
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+        starting.set_result(server)
+        await server.serve([listener])
+
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        except BaseException as error:
+            if not starting.done():
+                starting.set_exception(error)
+
+    thread = threading.Thread(target=run)
+    with listener:
+        thread.start()
+        server = starting.result()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join()
