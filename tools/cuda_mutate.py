@@ -1,13 +1,15 @@
 """Removes one barrier of the CUDA kernels at a time; reports the removals that no test notices.
 
-    python tools/cuda_mutate.py --build build/mutants --tests cuda_rows cuda_verify cuda_collectives
+    python tools/cuda_mutate.py --build build/mutants --write cuda/barriers.txt \\
+        --tests cuda_rows cuda_verify cuda_collectives
 
 Each mutant is built into the test binaries forerun_<test>_<variant>_test that hold the file, on the
 emulated GPU: first those of the race variant, then of the plain one. A vote of a barrier becomes
 its argument. The build directory must be configured with -DFORERUN_BUILD_TESTS=ON. Sources are
-restored afterwards: run it in a checkout of its own. A barrier that no test notices is superfluous,
-or a test is missing; a test that does not end in time has noticed nothing yet. What fails for
-another reason than the removal, such as a compiler without memory, ends the survey.
+restored afterwards: run it in a checkout of its own. A test compares cuda/barriers.txt with the
+sources. A barrier that no test notices is superfluous, or a test is missing; a test that does not
+end in time has noticed nothing yet. What fails for another reason than the removal, such as a
+compiler without memory, ends the survey.
 """
 
 import argparse

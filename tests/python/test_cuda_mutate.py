@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import cuda_mutate  # noqa: E402
 import mutant_tests  # noqa: E402
 
+LIST = ROOT / "cuda" / "barriers.txt"
 KERNEL = """\
 __global__ void Sum(int* out) {
   // __syncthreads(); in a comment is none
@@ -169,3 +171,63 @@ def test_the_return_code_says_whether_all_removals_were_noticed(
     compare = f"cmp -s {checkout / 'kept.cu'} {checkout / 'cuda' / 'sum.cu'}"
     write_ninja(checkout, test.format(compare=compare))
     assert survey_of(checkout, monkeypatch) == code
+
+
+def problems_of(
+    listed: list[str], barriers: list[cuda_mutate.Barrier], tests: set[str]
+) -> list[str]:
+    """Barriers that the lines of a list lack, or whose removal no test notices."""
+    noticed_by = {}
+    for line in listed:
+        name, _, by = line.rpartition("): ")
+        noticed_by[f"{name})"] = by
+    names = [str(barrier) for barrier in barriers]
+    problems = [f"not listed: {name}" for name in names if name not in noticed_by]
+    problems += [f"not in the sources: {name}" for name in noticed_by if name not in names]
+    for name, by in noticed_by.items():
+        run = re.fullmatch(r"(?:race|plain) \w+: (exit code -?\d+|[\w./]+)", by)
+        # A parameterised test is <instance>/<suite>.<test>/<parameter>.
+        test = re.sub(r"^\w+/(?=\w+\.)|/\w+$", "", run.group(1)) if run else ""
+        is_noticed = by == "does not compile" or test in tests or test.startswith("exit code")
+        if not is_noticed:
+            problems.append(f"not noticed by a test that exists: {name}: {by}")
+    return problems
+
+
+def defined_tests() -> set[str]:
+    sources = (file.read_text() for file in (ROOT / "tests" / "cuda").rglob("*_test.cc"))
+    definition = re.compile(r"\bTEST(?:_[FP])?\((\w+),\s*(\w+)\)")
+    return {f"{suite}.{test}" for text in sources for suite, test in definition.findall(text)}
+
+
+def test_the_removal_of_each_barrier_is_listed_as_noticed_by_a_test() -> None:
+    """tools/cuda_mutate.py --write cuda/barriers.txt makes the list anew."""
+    columns, *listed = LIST.read_text().splitlines()
+    assert columns == cuda_mutate.COLUMNS
+    barriers = cuda_mutate.all_barriers(cuda_mutate.kernel_files())
+    assert barriers
+    assert problems_of(listed, barriers, defined_tests()) == []
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (None, "not listed: cuda/sum.cu 3"),
+        ("cuda/sum.cu 4 __syncwarp(): race sum: SumTest.Sums", "not in the sources: cuda/sum.cu 4"),
+        ("cuda/sum.cu 3 __syncwarp(0xffffu): NOT NOTICED", "not noticed by"),
+        ("cuda/sum.cu 3 __syncwarp(0xffffu): race sum: DOES NOT END", "not noticed by"),
+        ("cuda/sum.cu 3 __syncwarp(0xffffu): race sum: SumTest.Gone", "not noticed by"),
+        ("cuda/sum.cu 3 __syncwarp(0xffffu): ", "not noticed by"),
+        ("cuda/sum.cu 3 __syncwarp(0xffffu): plain sum: exit code -6", None),
+        ("cuda/sum.cu 3 __syncwarp(0xffffu): race sum: All/SumTest.Sums/2", None),
+        ("cuda/sum.cu 3 __syncwarp(0xffffu): does not compile", None),
+    ],
+)
+def test_a_barrier_that_is_not_noticed_is_a_problem(line: str | None, problem: str | None) -> None:
+    barriers = list(cuda_mutate.find_barriers(ROOT / "cuda" / "sum.cu", KERNEL))
+    listed = [f"{barrier}: race sum: SumTest.Sums" for barrier in barriers[:2]]
+    listed += [] if line is None else [line]
+    problems = problems_of(listed, barriers, {"SumTest.Sums"})
+    assert bool(problems) == (problem is not None)
+    if problem is not None:
+        assert any(found.startswith(problem) for found in problems)
