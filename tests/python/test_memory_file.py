@@ -113,7 +113,7 @@ def test_only_the_owner_may_read_the_file(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "memory").stat().st_mode) == 0o600
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     st.integers(1, 40),
     st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 30)), max_size=5)),
@@ -172,6 +172,20 @@ def test_several_processes_may_open_a_new_file_at_once_and_share_it(tmp_path: Pa
         (writer, i) for writer in range(8) for i in range(20)
     ]
     file.close()
+
+
+def test_a_file_may_be_cleared_while_another_process_uses_it(tmp_path: Path) -> None:
+    writer = MemoryFile(tmp_path / "memory", MODEL)
+    writer.add([("a", blob(1, 2)), ("b", blob(3, 4))])
+    other = MemoryFile(tmp_path / "memory")
+    assert other.clear("a") == 1
+    assert contents(writer) == [("b", (3, 4), 1)]
+    assert other.clear() == 1
+    writer.add([("a", blob(5, 6))])
+    assert contents(other) == [("a", (5, 6), 1)]
+    assert other.clear("missing") == 0
+    writer.close()
+    other.close()
 
 
 def test_the_command_adds_texts_shows_and_clears(

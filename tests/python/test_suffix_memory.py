@@ -219,6 +219,26 @@ def test_the_last_outputs_are_written_when_a_model_is_dropped_or_the_process_end
         file.close()
 
 
+def test_a_forked_process_ends_and_leaves_the_file_to_its_parent(
+    tiny_dir: Path, tmp_path: Path
+) -> None:
+    script = (
+        "import os, sys; from pathlib import Path\n"
+        f"sys.path.append({str(Path(__file__).parent)!r})\n"
+        "from test_suffix_memory import ask, close, load\n"
+        f"llm = load(Path({str(tiny_dir)!r}), Path({str(tmp_path / 'memory')!r}))\n"
+        "ask(llm, 1)\n"
+        "child = os.fork()\n"
+        "if child == 0: sys.exit(3)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3\n"
+        "ask(llm, 2); close(llm)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    file = MemoryFile(tmp_path / "memory")
+    assert len(contents(file)) == 2
+    file.close()
+
+
 def test_a_memory_does_not_keep_its_engine_or_its_thread_alive(
     tiny_dir: Path, tmp_path: Path
 ) -> None:
