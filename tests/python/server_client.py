@@ -90,13 +90,13 @@ class Client:
         return self.post("/v1/completions", body)
 
     def leave(self, path: str, body: Body, num_parts: int) -> int:
-        """Posts, and disconnects after some parts of the answer; returns how many came."""
+        """Posts, and disconnects after some parts of the answer; returns the status."""
 
         async def run() -> int:
             data = json.dumps(body).encode()
             received: list[Body] = [{"type": "http.request", "body": data, "more_body": False}]
             gone = asyncio.Event()
-            num_received = 0
+            num_received = status = 0
 
             async def receive() -> Body:
                 if received:
@@ -105,7 +105,8 @@ class Client:
                 return {"type": "http.disconnect"}
 
             async def send(message: Any) -> None:
-                nonlocal num_received
+                nonlocal num_received, status
+                status = message.get("status", status)
                 num_received += message["type"] == "http.response.body"
                 if num_received >= num_parts:
                     gone.set()
@@ -128,7 +129,7 @@ class Client:
                 "server": ("test", 80),
             }
             await self.app(scope, receive, send)
-            return num_received
+            return status
 
         return self.run(run())
 

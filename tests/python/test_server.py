@@ -376,6 +376,12 @@ def test_a_client_that_leaves_ends_its_requests(
     assert after.num_held_blocks == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_may_leave_before_the_first_token(client: Client, stream: bool) -> None:
+    slow = {"messages": USER, "stream": stream, "vllm_xargs": {"seconds": 0.2}}
+    assert client.leave("/v1/chat/completions", slow, 0) == 499
+
+
 def test_the_models_own_recommendations_are_defaults(tmp_path: Path) -> None:
     target, _ = server_models.write_model(tmp_path)
     (target / "generation_config.json").write_text('{"temperature": 0, "top_k": 1}')

@@ -134,6 +134,17 @@ class LoadedModel:
             self.limits.num_threads,
         )
 
+    def prepare(self, sampling_params: SamplingParams) -> None:
+        """Compiles the grammar of a request to come, which may take long. Threads may call it.
+
+        Raises:
+            InvalidArgumentError: llguidance cannot compile it.
+        """
+        structure = sampling_params.structured_outputs
+        if structure is not None:
+            assert not isinstance(structure, Mapping)  # SamplingParams made it one
+            self._grammars.compile(structure)
+
     @functools.cached_property
     def _recommended(self) -> dict[str, Any]:
         return recommended_params(

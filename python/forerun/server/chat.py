@@ -151,17 +151,16 @@ class Chats:
             raise InvalidArgumentError(
                 "tool_choice", "a restriction", f"auto, without strict tools, {_BESIDE}"
             )
-        if structure is not None and self._reasoning is not None:
-            with under_names(structure_names(body)):
+        names = structure_names(body) if structure else {"structured_outputs.grammar": "tools"}
+        with under_names(names):
+            if structure is not None and self._reasoning is not None:
                 structure = after_reasoning(
                     structure, self._reasoning, starts_in_reasoning=inside, special_tokens=special
                 )
-        params = self._params(body, grammar or structure, is_special=bool(special))
-        return (
-            prompt,
-            params,
-            partial(make_parser, *formats, starts_in_reasoning=inside, tools=tools),
-        )
+            params = self._params(body, grammar or structure, is_special=bool(special))
+            self._serving.llm.prepare(params)
+        new_parser = partial(make_parser, *formats, starts_in_reasoning=inside, tools=tools)
+        return prompt, params, new_parser
 
     def _render(self, body: ChatRequest, tools: list[dict[str, Any]]) -> list[int]:
         variables = dict(body.chat_template_kwargs or {})

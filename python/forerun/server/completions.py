@@ -12,7 +12,13 @@ from fastapi.responses import Response
 from forerun.errors import InvalidArgumentError
 from forerun.outputs import CompletionDelta, RequestOutput
 from forerun.sampling_params import SamplingParams
-from forerun.server.params import output_limit, sampling_params, structure_of, under_names
+from forerun.server.params import (
+    output_limit,
+    sampling_params,
+    structure_names,
+    structure_of,
+    under_names,
+)
 from forerun.server.protocol import CompletionRequest
 from forerun.server.serving import Serving
 from forerun.server.token_logprobs import CompletionLogprobs, TokenNames, prompt_logprobs
@@ -94,7 +100,8 @@ class Completions:
         self._serving.check_model(body.model)
         params = self._params(body)
         prompts = _prompts(body)
-        encoded = await asyncio.to_thread(lambda: [self._encode(prompt) for prompt in prompts])
+        # Long prompts and new grammars take long: other requests go on meanwhile.
+        encoded = await asyncio.to_thread(self._prepare, body, prompts, params)
         names = self._serving.token_names(body, skips_special=params.skip_special_tokens)
         choices = [
             CompletionChoice(body, names, self._echo(prompt, names) if body.echo else None)
@@ -103,9 +110,14 @@ class Completions:
         ]
         return await self._serving.respond(request, body, encoded, params, choices)
 
-    def _encode(self, prompt: str | list[int]) -> list[int]:
-        with under_names({"text": "prompt"}):
-            return self._serving.tokenizer.encode(prompt) if isinstance(prompt, str) else prompt
+    def _prepare(
+        self, body: CompletionRequest, prompts: list[str | list[int]], params: SamplingParams
+    ) -> list[list[int]]:
+        """The prompts' token ids; compiles what the parameters need."""
+        with under_names({"text": "prompt", **structure_names(body)}):
+            self._serving.llm.prepare(params)
+            encode = self._serving.tokenizer.encode
+            return [encode(each) if isinstance(each, str) else each for each in prompts]
 
     def _echo(self, prompt: str | list[int], names: TokenNames) -> str:
         return prompt if isinstance(prompt, str) else names.text(prompt)

@@ -49,5 +49,8 @@ class Model(Protocol):
     def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> TokensPrompt:
         """A conversation's prompt."""
 
+    def prepare(self, sampling_params: SamplingParams) -> None:
+        """Compiles what the parameters need, in any thread."""
+
     def stream(self, prompt: Prompt, sampling_params: SamplingParams, **options: Any) -> Stream:
         """Generates for one prompt, one token after the other."""

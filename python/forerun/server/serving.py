@@ -70,9 +70,9 @@ class Serving:
         )
         with under_names(self._names_of(body)):
             streams = await self._open(request, body, prompts, params)
-            if body.stream:
-                return await stream_events(answer.chunks(streams, reports))
             try:
+                if body.stream:
+                    return await stream_events(request, answer.chunks(streams, reports))
                 whole = answer.whole(streams, reports)
                 return json_response(await while_connected(request, whole))
             except ClientGoneError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -30,14 +30,17 @@ def event(body: Any) -> bytes:
 
 
 async def stream_events(
-    chunks: AsyncIterator[dict[str, Any]],
+    request: Request, chunks: AsyncGenerator[dict[str, Any], None]
 ) -> StreamingResponse:
     """An answer of one event for each chunk.
 
     What fails before the first chunk is raised, so that it can be answered with a status; a later
     failure is an event of its own.
+
+    Raises:
+        ClientGoneError: the client disconnected before the first chunk.
     """
-    first = await anext(chunks)
+    first = await while_connected(request, anext(chunks))
 
     async def events() -> AsyncIterator[bytes]:
         try:
@@ -50,13 +53,13 @@ async def stream_events(
                 _LOGGER.error("a stream failed", exc_info=error)
             yield event(answer.body())
         finally:
-            await chunks.aclose()  # type: ignore[attr-defined]
+            await chunks.aclose()
         yield _DONE
 
     return StreamingResponse(events(), headers=_HEADERS, media_type="text/event-stream")
 
 
-async def while_connected(request: Request, work: Coroutine[Any, Any, _T]) -> _T:
+async def while_connected(request: Request, work: Awaitable[_T]) -> _T:
     """What `work` returns; cancels it and raises ClientGoneError when the client disconnects."""
     task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_disconnect(request))
