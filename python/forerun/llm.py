@@ -19,19 +19,16 @@ from forerun.engine.requests import Request
 from forerun.engine.streams import Stream, run_all, wait_all
 from forerun.engine_args import EngineArgs, fields_of
 from forerun.errors import InvalidArgumentError
-from forerun.metrics import EngineMetrics, Metric
 from forerun.outputs import RequestOutput, TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.speculative_config import SpeculativeConfig
 from forerun.unsupported import UnsupportedMethods
-from forerun.util.checks import check_dict
 from forerun.vllm_fields.arguments import checked_methods
 
 if TYPE_CHECKING:
     from forerun.beam_search import BeamSearchOutput, BeamSearchParams
     from forerun.engine.model_config import ModelConfig
     from forerun.llm_engine import LLMEngine
-    from forerun.text.tokenizer import Tokenizer
 
 
 @checked_methods
@@ -88,10 +85,6 @@ class LLM(LoadedModel, UnsupportedMethods):
     def model_config(self) -> ModelConfig:
         """The model and its limits under vLLM's names, as of `llm_engine`."""
         return self.llm_engine.model_config
-
-    def get_tokenizer(self) -> Tokenizer:
-        """The tokenizer of the model."""
-        return self._require_tokenizer()
 
     def generate(
         self,
@@ -211,36 +204,6 @@ class LLM(LoadedModel, UnsupportedMethods):
             for conversation in conversation_list(messages)
         ]
 
-    def render_chat(
-        self,
-        messages: Messages,
-        *,
-        chat_template: str | None = None,
-        chat_template_content_format: str = "auto",
-        add_generation_prompt: bool = True,
-        continue_final_message: bool = False,
-        tools: Sequence[Any] | None = None,
-        documents: Sequence[Mapping[str, Any]] | None = None,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        **variables: Any,
-    ) -> TokensPrompt:
-        """A conversation's prompt; `variables` and `chat_template_kwargs` go to the template."""
-        tokenizer = self.get_tokenizer()
-        if chat_template_kwargs is not None:
-            variables |= check_dict("chat_template_kwargs", chat_template_kwargs)
-        text = tokenizer.render_chat(
-            messages,
-            template=chat_template,
-            tools=tools,
-            documents=documents,
-            content_format=chat_template_content_format,
-            add_generation_prompt=add_generation_prompt,
-            continue_final_message=continue_final_message,
-            variables=variables,
-        )
-        # The template writes the special tokens itself.
-        return TokensPrompt(prompt_token_ids=tokenizer.encode(text, add_special_tokens=False))
-
     def stream(
         self,
         prompts: Prompt | Sequence[Prompt],
@@ -252,18 +215,6 @@ class LLM(LoadedModel, UnsupportedMethods):
         cancels what has not finished.
         """
         return self._open(self._requests(prompts, sampling_params))
-
-    def get_default_sampling_params(self) -> SamplingParams:
-        """What the model's generation_config.json recommends."""
-        return self._default_params()
-
-    def metrics(self) -> EngineMetrics:
-        """The engine's counters with the ratios that follow from them."""
-        return self._read_metrics()
-
-    def get_metrics(self) -> list[Metric]:
-        """The counters one by one, as vLLM gives them, then those of this engine alone."""
-        return self._read_metrics().as_list(self._labels)
 
     def start_profile(self, profile_prefix: str | None = None) -> None:
         """Writes a trace of the steps to come into the directory that `profiler_config` names.

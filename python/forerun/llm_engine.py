@@ -136,7 +136,7 @@ class LLMEngine:
 
     def get_metrics(self) -> list[Metric]:
         """The counters one by one."""
-        return self._llm._read_metrics().as_list(self._llm._labels)
+        return self._llm.get_metrics()
 
     def reset_prefix_cache(self) -> bool:
         """Forgets cached prefixes; False while a request is unfinished."""

@@ -406,7 +406,7 @@ BEAMS = BeamSearchParams(beam_width=2, max_tokens=1)
         ("reset_prefix_cache", (), {"force": True}, ["force"]),
         ("reset_prefix_cache", (True,), {}, ["reset_running_requests"]),
         ("from_engine_args", (), {}, ["engine_args"]),
-        ("metrics", (3,), {}, ["LLM.metrics"]),
+        ("metrics", (3,), {}, ["LoadedModel.metrics"]),
         ("get_tokenizer", (), {"lora_request": None}, ["lora_request"]),
         ("reset_caches", (1, 2), {}, ["LLM.reset_caches"]),
         ("reset_mm_cache", (1,), {}, ["UnsupportedMethods.reset_mm_cache"]),

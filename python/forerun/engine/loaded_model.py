@@ -13,17 +13,26 @@ from forerun import _core
 from forerun.checkpoints.loading import resolve_model
 from forerun.engine.config import num_past_outputs, settle_options
 from forerun.engine.generation_config import recommended_params
-from forerun.engine.prompts import Prompt, params_list, parse_prompt, priority_list, prompt_list
+from forerun.engine.prompts import (
+    Messages,
+    Prompt,
+    params_list,
+    parse_prompt,
+    priority_list,
+    prompt_list,
+)
 from forerun.engine.requests import Request
 from forerun.engine.scoreboard import Scoreboard
 from forerun.engine.streams import Stream
 from forerun.errors import InvalidArgumentError
 from forerun.logits_processors import engine_processors
-from forerun.metrics import EngineMetrics, engine_metrics
+from forerun.metrics import EngineMetrics, Metric, engine_metrics
+from forerun.outputs import TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.text.detokenizer import TokenBytes
 from forerun.text.structured_outputs import GrammarCompiler, GrammarTokenizer
-from forerun.util.checks import check_path
+from forerun.util.checks import check_dict, check_path
+from forerun.vllm_fields.arguments import checked_arguments
 
 if TYPE_CHECKING:
     from forerun.checkpoints.drafters import Drafter
@@ -49,7 +58,7 @@ class LoadedModel:
         self._generation_overrides = dict(options.get("override_generation_config") or {})
         self.directory = resolve_model(model, revision=options.get("revision"))
         core_options.model = str(self.directory)
-        self._labels = {"model_name": str(model), "engine": "0"}
+        self.labels = {"model_name": str(model), "engine": "0"}
         level = options.get("per_request_spec_decode_metrics", "none")
         self._reports_drafts = level != "none" and self.speculative_config is not None
         self._tokenizer: Tokenizer | None = None
@@ -110,6 +119,57 @@ class LoadedModel:
         """What the loaded model can serve: lengths, KV blocks, bytes per token, threads."""
         return self._engine.limits
 
+    @checked_arguments
+    def get_tokenizer(self) -> Tokenizer:
+        """The tokenizer of the model."""
+        return self._require_tokenizer()
+
+    @checked_arguments
+    def render_chat(
+        self,
+        messages: Messages,
+        *,
+        chat_template: str | None = None,
+        chat_template_content_format: str = "auto",
+        add_generation_prompt: bool = True,
+        continue_final_message: bool = False,
+        tools: Sequence[Any] | None = None,
+        documents: Sequence[Mapping[str, Any]] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        **variables: Any,
+    ) -> TokensPrompt:
+        """A conversation's prompt; `variables` and `chat_template_kwargs` go to the template."""
+        tokenizer = self.get_tokenizer()
+        if chat_template_kwargs is not None:
+            variables |= check_dict("chat_template_kwargs", chat_template_kwargs)
+        text = tokenizer.render_chat(
+            messages,
+            template=chat_template,
+            tools=tools,
+            documents=documents,
+            content_format=chat_template_content_format,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            variables=variables,
+        )
+        # The template writes the special tokens itself.
+        return TokensPrompt(prompt_token_ids=tokenizer.encode(text, add_special_tokens=False))
+
+    @checked_arguments
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What the model's generation_config.json recommends."""
+        return SamplingParams(**self._recommended)
+
+    @checked_arguments
+    def metrics(self) -> EngineMetrics:
+        """The engine's counters with the ratios that follow from them."""
+        return engine_metrics(self._engine.metrics(), self._board.prompt_histograms)
+
+    @checked_arguments
+    def get_metrics(self) -> list[Metric]:
+        """The counters one by one, as vLLM gives them, then those of this engine alone."""
+        return self.metrics().as_list(self.labels)
+
     def _require_tokenizer(self) -> Tokenizer:
         if self._tokenizer is None:
             raise InvalidArgumentError("skip_tokenizer_init", True, "False for text in or out")
@@ -151,15 +211,9 @@ class LoadedModel:
             self.directory, self._generation_config, self._generation_overrides
         )
 
-    def _read_metrics(self) -> EngineMetrics:
-        return engine_metrics(self._engine.metrics(), self._board.prompt_histograms)
-
     def _open(self, requests: list[Request]) -> Stream:
         self._board.submit(requests, self.limits.max_model_len)
         return Stream(self._board, requests)
-
-    def _default_params(self) -> SamplingParams:
-        return SamplingParams(**self._recommended)
 
     def _requests(
         self,
@@ -168,7 +222,7 @@ class LoadedModel:
         priority: int | Sequence[int] | None = None,
     ) -> list[Request]:
         items = prompt_list(prompts)
-        params = params_list(sampling_params, len(items), self._default_params)
+        params = params_list(sampling_params, len(items), self.get_default_sampling_params)
         priorities = priority_list(priority, len(items))
         return [
             self._request(

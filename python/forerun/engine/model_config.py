@@ -26,7 +26,7 @@ class ModelConfig:
 
     def __init__(self, llm: LoadedModel) -> None:
         self._llm = llm
-        self.model = llm._labels["model_name"]
+        self.model = llm.labels["model_name"]
         self.tokenizer = None if llm._tokenizer is None else llm._tokenizer.name_or_path
         self.dtype = llm.limits.dtype
         self.max_model_len = llm.limits.max_model_len

@@ -88,6 +88,15 @@ class Request:
             "logits_hook": chain_processors(processors) if processors else None,
         }
 
+    def submit(self, engine: _core.Engine, completion: Completion, max_model_len: int) -> None:
+        """Submits one completion."""
+        completion.id = engine.submit(
+            self.prompt_token_ids,
+            self.params._to_core(max_model_len, completion.index, self.bad_words),
+            **self.hooks(),
+            options=self.submit_options,
+        )
+
     def take(self, completion: Completion, update: _core.RequestUpdate) -> None:
         """Adds what a step did for one completion; adding the last update again changes nothing."""
         begin = update.num_earlier_tokens

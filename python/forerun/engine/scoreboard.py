@@ -68,13 +68,7 @@ class Scoreboard:
         self, request: Request, completion: Completion, max_model_len: int, *, is_alone: bool
     ) -> None:
         try:
-            params = request.params._to_core(max_model_len, completion.index, request.bad_words)
-            completion.id = self._engine.submit(
-                request.prompt_token_ids,
-                params,
-                **request.hooks(),
-                options=request.submit_options,
-            )
+            request.submit(self._engine, completion, max_model_len)
         except InvalidArgumentError as error:
             if is_alone:
                 raise
@@ -157,16 +151,21 @@ class Scoreboard:
                 self._engine.cancel(update.id)  # no effect unless its submission was interrupted
                 continue
             completion = request.completions[listener.index]
-            request.take(completion, update)
-            if request.output is not None:
-                num_tokens = [len(each.token_ids) for each in request.completions]
-                self.prompt_histograms = self.prompt_histograms.observe(
-                    request.completions[0].id, num_tokens
-                )
+            self.record(request, completion, update)
             if completion.output is not None:
-                self._log_drafting_failure()
                 self._listeners.pop(update.id, None)
         self._is_delivered = True
+
+    def record(self, request: Request, completion: Completion, update: _core.RequestUpdate) -> None:
+        """Adds an update to its request, and a finished request to the histograms."""
+        request.take(completion, update)
+        if request.output is not None:
+            num_tokens = [len(each.token_ids) for each in request.completions]
+            self.prompt_histograms = self.prompt_histograms.observe(
+                request.completions[0].id, num_tokens
+            )
+        if completion.output is not None:
+            self._log_drafting_failure()
 
     def _log_drafting_failure(self) -> None:
         """Logs the first one, once per engine. Called for finished requests: metrics are a copy."""
