@@ -208,6 +208,7 @@ void EngineCore::AddUpdate(const Request& request, int num_emitted, const Outcom
   updates_.Add(
       {.id = request.id,
        .new_tokens = std::span(request.tokens).last(num_emitted),
+       .num_accepted = std::min(num_emitted, outcome.verdict.num_accepted()),
        .num_earlier_tokens = request.num_output_tokens() - num_emitted,
        .num_cached_tokens = std::max(0, request.num_cached_tokens),
        .logprobs = verification_.Logprobs(outcome.logprobs, num_logprobs),

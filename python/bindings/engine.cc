@@ -1,21 +1,15 @@
-#include "forerun/engine.h"
+#include "python/bindings/engine.h"
 
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <array>
 #include <cstring>
 #include <memory>
-#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
-#include "cpp/draft/neural/draft_recorder.h"
-#include "cpp/engine/create_engine.h"
-#include "python/bindings/gil.h"
-#include "python/bindings/hooks.h"
 #include "python/bindings/register.h"
 
 namespace forerun {
@@ -24,32 +18,6 @@ namespace {
 namespace py = pybind11;
 
 using TokenArray = py::array_t<TokenId, py::array::c_style>;
-
-// [tokens, entries per token], owned.
-struct OwnedLogprobs {
-  explicit OwnedLogprobs(const TokenLogprobs& logprobs)
-      : entries(logprobs.entries.begin(), logprobs.entries.end()),
-        shape{logprobs.size(), logprobs.entries_per_token} {}
-
-  std::vector<TokenLogprob> entries;
-  std::array<py::ssize_t, 2> shape;
-};
-
-// A RequestUpdate that owns what it shows, so that Python may keep it beyond the next step.
-struct OwnedUpdate {
-  explicit OwnedUpdate(const RequestUpdate& update)
-      : view(update),
-        new_tokens(update.new_tokens.begin(), update.new_tokens.end()),
-        logprobs(update.logprobs),
-        prompt_logprobs(update.prompt_logprobs) {
-    if (update.metrics != nullptr) metrics = *update.metrics;
-  }
-
-  RequestUpdate view;  // its spans and pointer are stale: never read
-  std::vector<TokenId> new_tokens;
-  OwnedLogprobs logprobs, prompt_logprobs;
-  std::optional<RequestMetrics> metrics;
-};
 
 // Numpy is imported when an array is wanted first. REQUIRES: the GIL is held.
 void RegisterLogprobDtype() {
@@ -67,67 +35,6 @@ py::array ToArray(const py::object& update) {
   const OwnedLogprobs& logprobs = update.cast<const OwnedUpdate&>().*member;
   return py::array_t<TokenLogprob>(logprobs.shape, logprobs.entries.data(), update);
 }
-
-// An engine and the updates of its last step.
-class PythonEngine {
- public:
-  using Updates = std::vector<std::shared_ptr<OwnedUpdate>>;
-
-  PythonEngine(const EngineOptions& options, bool record_draft_logits) {
-    const ReleaseGil release;
-    engine_ = CreateEngine(options, record_draft_logits ? &recorder_ : nullptr);
-  }
-
-  Engine& native() const { return *engine_; }
-  std::vector<DraftRecord> TakeDraftRecords() { return recorder_.Take(); }
-  PythonHooks& hooks() { return hooks_; }
-
-  Updates Step() {
-    // Until the updates are copied, which the engine's own guard does not know of.
-    if (is_stepping_) throw EngineBusy("the engine is in a step of another thread or of this one");
-    is_stepping_ = true;
-    try {
-      const ReleaseGil release;
-      latest_ = engine_->Step();
-      is_copied_ = false;
-    } catch (HookInterrupt& interrupt) {
-      is_stepping_ = false;
-      hooks_.DropEnded();
-      throw interrupt.error;
-    } catch (...) {
-      is_stepping_ = false;
-      hooks_.DropEnded();
-      throw;
-    }
-    is_stepping_ = false;
-    Updates updates = LatestUpdates();
-    hooks_.DropEnded();  // after the copy: a finalizer may let another step run
-    return updates;
-  }
-
-  // Copied here if memory was short when the step ended.
-  Updates LatestUpdates() {
-    if (!is_copied_ && !is_stepping_) {
-      updates_.clear();
-      for (const RequestUpdate& update : latest_) {
-        updates_.push_back(std::make_shared<OwnedUpdate>(update));
-      }
-      is_copied_ = true;
-    }
-    return updates_;
-  }
-
- private:
-  DraftRecorder recorder_;
-  PythonHooks hooks_;
-  std::unique_ptr<Engine> engine_;
-
-  // Change while the GIL is held.
-  std::span<const RequestUpdate> latest_;  // valid until the next step
-  Updates updates_;                        // of latest_
-  bool is_copied_ = true;
-  bool is_stepping_ = false;
-};
 
 using SaltedBytes = std::pair<std::string, py::bytes>;
 
@@ -198,6 +105,8 @@ void RegisterUpdate(py::module_& module) {
           [](const py::object& update) { return ToArray<&OwnedUpdate::prompt_logprobs>(update); },
           "The same of prompt tokens.")
       .def_readonly("metrics", &OwnedUpdate::metrics)
+      .def_property_readonly("num_accepted",
+                             [](const OwnedUpdate& u) { return u.view.num_accepted; })
       .def_property_readonly("num_earlier_tokens",
                              [](const OwnedUpdate& u) { return u.view.num_earlier_tokens; })
       .def_property_readonly(

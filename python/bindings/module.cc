@@ -7,6 +7,7 @@ PYBIND11_MODULE(_core, module) {
   forerun::RegisterMetrics(module);
   forerun::RegisterTurns(module);
   forerun::RegisterEngine(module);
+  forerun::RegisterLoop(module);
   forerun::RegisterFiles(module);
   forerun::RegisterKernels(module);
 #ifdef FORERUN_BIND_MODEL

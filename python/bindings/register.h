@@ -11,6 +11,7 @@ void RegisterOptions(pybind11::module_& module);
 void RegisterMetrics(pybind11::module_& module);
 void RegisterTurns(pybind11::module_& module);
 void RegisterEngine(pybind11::module_& module);
+void RegisterLoop(pybind11::module_& module);
 void RegisterFiles(pybind11::module_& module);
 void RegisterKernels(pybind11::module_& module);
 void RegisterModel(pybind11::module_& module);

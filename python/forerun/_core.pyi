@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'DeviceArray', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens', 'top_rows', 'verify_rows']
+__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'DeviceArray', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineLoop', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'LoopFailure', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens', 'top_rows', 'verify_rows']
 class NgramOptions:
     """
     Drafts what followed the last tokens before.
@@ -865,6 +865,9 @@ class RequestUpdate:
     def new_tokens(self) -> list[int]:
         ...
     @property
+    def num_accepted(self) -> int:
+        ...
+    @property
     def num_cached_tokens(self) -> int:
         ...
     @property
@@ -1026,6 +1029,42 @@ class Engine:
     def limits(self) -> ModelLimits:
         """
         What the loaded model can serve.
+        """
+class LoopFailure:
+    """
+    An exception that a step threw.
+    """
+    def reraise(self) -> None:
+        """
+        Raises it.
+        """
+class EngineLoop:
+    """
+    A thread that steps an engine while there is work, without the GIL.
+    """
+    def __init__(self, engine: typing.Any, file_descriptor: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Starts the thread. A byte is written into file_descriptor when there is something to take.
+        """
+    def cancel(self, request_id: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Ends a request before the next step.
+        """
+    def is_current_thread(self) -> bool:
+        """
+        Whether this is called by what the engine calls.
+        """
+    def stop(self) -> None:
+        """
+        Waits for the end of the current step, and runs no more.
+        """
+    def take(self) -> tuple[list[RequestUpdate], LoopFailure]:
+        """
+        The updates since the last call, and what a step threw after them: that one is tried again when the loop is woken.
+        """
+    def wake(self) -> None:
+        """
+        Makes the thread look for submitted requests.
         """
 class CheckpointFormat:
     """

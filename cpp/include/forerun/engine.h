@@ -46,6 +46,7 @@ struct TokenLogprobs {
 struct RequestUpdate {
   RequestId id = 0;
   std::span<const TokenId> new_tokens = {};  // emitted by this step, in order; may be empty
+  int num_accepted = 0;                      // of new_tokens, from the first: draft tokens
   int num_earlier_tokens = 0;                // of the output, emitted before new_tokens
   FinishReason finish_reason = FinishReason::kNone;
   int num_cached_tokens = 0;    // prompt tokens that the prefix cache provided

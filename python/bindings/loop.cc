@@ -1,0 +1,156 @@
+// The thread that runs an engine for an event loop of Python's.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <unistd.h>
+
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "cpp/util/fork.h"
+#include "forerun/engine_loop.h"
+#include "python/bindings/engine.h"
+#include "python/bindings/gil.h"
+#include "python/bindings/register.h"
+
+namespace forerun {
+namespace {
+
+namespace py = pybind11;
+
+// A step that threw.
+struct LoopFailure {
+  [[noreturn]] void Raise() const {
+    try {
+      std::rethrow_exception(error);
+    } catch (HookInterrupt& interrupt) {
+      throw interrupt.error;
+    }
+  }
+
+  std::exception_ptr error;
+};
+
+// Keeps updates until Python takes them, and writes a byte into a file descriptor when there are
+// some: an event loop that reads it need not hold a thread, and this one needs no GIL.
+class UpdateQueue : public EngineLoop::Listener {
+ public:
+  using Updates = std::vector<std::shared_ptr<OwnedUpdate>>;
+  struct Taken {
+    Updates updates;
+    std::exception_ptr error;  // of a step after them
+  };
+
+  explicit UpdateQueue(int file_descriptor) : file_descriptor_(file_descriptor) {}
+
+  void OnUpdates(std::span<const RequestUpdate> updates) override {
+    Updates owned;
+    for (const RequestUpdate& update : updates) {
+      owned.push_back(std::make_shared<OwnedUpdate>(update));
+    }
+    const std::lock_guard lock(mutex_);
+    taken_.updates.insert(taken_.updates.end(), owned.begin(), owned.end());
+    if (!owned.empty()) Signal();
+  }
+
+  void OnFailure(std::exception_ptr error) noexcept override {
+    const std::lock_guard lock(mutex_);
+    taken_.error = std::move(error);
+    Signal();
+  }
+
+  Taken Take() {
+    const std::lock_guard lock(mutex_);
+    is_signalled_ = false;
+    return std::exchange(taken_, {});
+  }
+
+ private:
+  void Signal() {
+    if (std::exchange(is_signalled_, true)) return;
+    const char byte = 0;
+    // At most one byte lies in a pipe that is empty otherwise: this neither blocks nor fails.
+    static_cast<void>(!write(file_descriptor_, &byte, 1));
+  }
+
+  const int file_descriptor_;
+
+  std::mutex mutex_;
+  Taken taken_;
+  bool is_signalled_ = false;
+};
+
+// Keeps its engine.
+class PythonLoop {
+ public:
+  PythonLoop(py::object engine, int file_descriptor)
+      : parts_(std::make_unique<Parts>(std::move(engine), file_descriptor)) {}
+
+  ~PythonLoop() {
+    // In the child of a fork the engine may be in the middle of a step of a thread that is gone.
+    if (NumForks() != parts_->num_forks) {
+      static_cast<void>(parts_.release());
+      return;
+    }
+    Stop();
+  }
+
+  void Wake() { parts_->loop.Wake(); }
+  void Cancel(RequestId id) { parts_->loop.Cancel(id); }
+  bool IsCurrentThread() const { return parts_->loop.IsCurrentThread(); }
+  void Stop() {
+    const ReleaseGil release;
+    parts_->loop.Stop();
+  }
+
+  std::pair<UpdateQueue::Updates, std::unique_ptr<LoopFailure>> Take() {
+    UpdateQueue::Taken taken = parts_->queue.Take();
+    parts_->engine.hooks().DropEnded();
+    std::unique_ptr<LoopFailure> failure;
+    if (taken.error) failure = std::make_unique<LoopFailure>(std::move(taken.error));
+    return {std::move(taken.updates), std::move(failure)};
+  }
+
+ private:
+  struct Parts {
+    Parts(py::object object, int file_descriptor)
+        : kept(std::move(object)),
+          engine(kept.cast<PythonEngine&>()),
+          queue(file_descriptor),
+          loop(engine.native(), queue) {}
+
+    const int num_forks = NumForks();
+    const py::object kept;
+    PythonEngine& engine;
+    UpdateQueue queue;
+    EngineLoop loop;
+  };
+
+  std::unique_ptr<Parts> parts_;
+};
+
+}  // namespace
+
+void RegisterLoop(py::module_& module) {
+  py::class_<LoopFailure>(module, "LoopFailure", "An exception that a step threw.")
+      .def("reraise", &LoopFailure::Raise, "Raises it.");
+  py::class_<PythonLoop>(module, "EngineLoop",
+                         "A thread that steps an engine while there is work, without the GIL.")
+      .def(py::init<py::object, int>(), py::arg("engine"), py::arg("file_descriptor"),
+           "Starts the thread. A byte is written into file_descriptor when there is something to "
+           "take.")
+      .def("wake", &PythonLoop::Wake, "Makes the thread look for submitted requests.")
+      .def("cancel", &PythonLoop::Cancel, py::arg("request_id"),
+           "Ends a request before the next step.")
+      .def("take", &PythonLoop::Take,
+           "The updates since the last call, and what a step threw after them: that one is tried "
+           "again when the loop is woken.")
+      .def("is_current_thread", &PythonLoop::IsCurrentThread,
+           "Whether this is called by what the engine calls.")
+      .def("stop", &PythonLoop::Stop, "Waits for the end of the current step, and runs no more.");
+}
+
+}  // namespace forerun
