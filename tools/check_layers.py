@@ -48,7 +48,7 @@ PYTHON_LEVELS = [
 GROUPS = {
     "values": "logits_processors logprobs metrics outputs prompt_histograms sampling_params "
     "speculative_config",
-    "llm": "beam_search engine_args llm llm_engine unsupported",
+    "llm": "async_llm beam_search engine_args llm llm_engine unsupported",
 }
 INCLUDE = re.compile(r'^\s*#include "(?:cpp/(\w+)/|(forerun)/|(cuda(?:/\w+)?)/)', re.MULTILINE)
 SOURCES = {".h", ".cc", ".cu", ".cuh"}

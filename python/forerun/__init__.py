@@ -2,15 +2,19 @@
 
 from typing import Any
 
+from forerun.async_llm import AsyncLLM
 from forerun.beam_search import BeamSearchOutput, BeamSearchParams, BeamSearchSequence
 from forerun.engine_args import EngineArgs
 from forerun.errors import (
     CheckpointError,
+    DeadlineExceededError,
     DeviceError,
     EngineBusyError,
+    EngineClosedError,
     ForerunError,
     InternalError,
     InvalidArgumentError,
+    QueueFullError,
 )
 from forerun.llm import LLM
 from forerun.llm_engine import LLMEngine
@@ -46,6 +50,7 @@ from forerun.tools.selftest import SelftestReport, selftest
 __all__ = [
     "LLM",
     "AdapterLogitsProcessor",
+    "AsyncLLM",
     "BatchUpdate",
     "BeamSearchOutput",
     "BeamSearchParams",
@@ -54,9 +59,11 @@ __all__ = [
     "CompletionDelta",
     "CompletionOutput",
     "Counter",
+    "DeadlineExceededError",
     "DeviceError",
     "EngineArgs",
     "EngineBusyError",
+    "EngineClosedError",
     "FlatLogprobs",
     "ForerunError",
     "Gauge",
@@ -68,6 +75,7 @@ __all__ = [
     "Logprob",
     "Metric",
     "MoveDirectionality",
+    "QueueFullError",
     "RequestLogitsProcessor",
     "RequestOutput",
     "RequestOutputKind",

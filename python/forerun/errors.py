@@ -136,6 +136,10 @@ class DeadlineExceededError(ForerunError, TimeoutError):
         return f"the request was not finished within its timeout of {self.timeout:g} s"
 
 
+class EngineClosedError(ForerunError, RuntimeError):
+    """A request to a model that was closed, or one that was not finished when it was closed."""
+
+
 class EngineBusyError(ForerunError, RuntimeError):
     """A call of a model by code that this model called, such as a logits processor."""
 

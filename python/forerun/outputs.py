@@ -110,6 +110,7 @@ class CompletionDelta:
         completion_index: which of the prompt's `n` completions.
         finish_reason: why the completion ended; None while it runs.
         logprobs: of the new tokens, where they were asked for.
+        is_drafted: of an AsyncLLM's delta, whether its token was an accepted draft token.
     """
 
     index: int
@@ -119,6 +120,7 @@ class CompletionDelta:
     completion_index: int = 0
     finish_reason: str | None = None
     logprobs: FlatLogprobs | None = None
+    is_drafted: bool = False
 
     @property
     def finished(self) -> bool:

@@ -1,0 +1,278 @@
+"""Text generation for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import os
+import threading
+import weakref
+from types import TracebackType
+from typing import Any
+
+from forerun import _core
+from forerun.engine.async_streams import AsyncStream
+from forerun.engine.loaded_model import LoadedModel
+from forerun.engine.prompts import Prompt
+from forerun.errors import (
+    EngineBusyError,
+    EngineClosedError,
+    InternalError,
+    InvalidArgumentError,
+    QueueFullError,
+)
+from forerun.outputs import RequestOutput
+from forerun.sampling_params import SamplingParams
+from forerun.util.checks import check_int, check_name, check_number
+from forerun.vllm_fields.arguments import checked_methods
+
+
+class _Receiver(weakref.ref[AsyncStream]):
+    """The stream of a completion; dead once the stream is dropped."""
+
+    id: int
+    index: int  # of the completion
+
+
+@checked_methods
+class AsyncLLM(LoadedModel):
+    """An LLM for asyncio: a thread of its own runs the model, and sleeps when there is no request.
+
+    Requests that run at the same time share the engine's steps. They belong to the event loop that
+    runs when they are made; all unfinished ones belong to the same. Close it, or use it in an
+    `async with` block.
+
+    Args:
+        model: what LLM takes.
+        max_waiting_requests: refuse a request with QueueFullError while `max_num_seqs` requests run
+            and so many wait; each of a request's `n` completions counts. None: no limit.
+        **options: what LLM takes.
+
+    Raises:
+        CheckpointError, InvalidArgumentError: as LLM does.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str],
+        *,
+        max_waiting_requests: int | None = None,
+        **options: Any,
+    ) -> None:
+        self._max_waiting = max_waiting_requests
+        if max_waiting_requests is not None:
+            check_int("max_waiting_requests", max_waiting_requests, least=0)
+        super().__init__(model, options)
+        given = options.get("max_num_seqs")
+        self._max_running = _core.EngineOptions().max_num_seqs if given is None else given
+        self._process = os.getpid()
+        self._receivers: dict[int, _Receiver] = {}
+        self._asyncio: asyncio.AbstractEventLoop | None = None  # that of unfinished requests
+        self._read_end, write_end = os.pipe()
+        os.set_blocking(self._read_end, False)
+        self._loop = _core.EngineLoop(self._engine, write_end)
+        # Also called when the process exits.
+        self._stop = weakref.finalize(self, _stop, self._loop, (self._read_end, write_end))
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> RequestOutput:
+        """Generates for one prompt, with the `n` completions asked for. See `stream`.
+
+        Cancelling the task cancels the request.
+        """
+        stream = self.stream(
+            prompt,
+            sampling_params,
+            request_id=request_id,
+            priority=priority,
+            timeout=timeout,
+        )
+        return await stream.wait_output()
+
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> AsyncStream:
+        """Generates for one prompt: an asynchronous iterator of CompletionDelta, one a token.
+
+        The deltas of a completion are the same with every speculative_config. The last of a request
+        has its whole output. Closing the stream, leaving its `async with` block, cancelling the
+        task that waits for it, or dropping it cancels the request.
+
+        Args:
+            sampling_params: None takes `get_default_sampling_params()`.
+            request_id: the output's; None is a number of the engine's.
+            priority: with scheduling_policy="priority"; lower values run first.
+            timeout: in seconds, from now on. What is not finished then ends with
+                DeadlineExceededError, after the deltas of the tokens so far.
+
+        Raises:
+            InvalidArgumentError: the prompt or the parameters can never be served.
+            QueueFullError: as many requests wait as may.
+            EngineBusyError: another event loop has unfinished requests, or the process was forked
+                after the model was loaded.
+            EngineClosedError: the AsyncLLM was closed.
+        """
+        if sampling_params is not None and not isinstance(sampling_params, SamplingParams):
+            raise InvalidArgumentError(
+                "sampling_params", sampling_params, "SamplingParams, or None"
+            )
+        if request_id is not None:
+            check_name("request_id", request_id)
+        if timeout is not None and not check_number("timeout", timeout) > 0:
+            raise InvalidArgumentError("timeout", timeout, "seconds above 0, or None")
+        self._check_open()
+        request = self._request(
+            "prompt",
+            prompt,
+            self.get_default_sampling_params()
+            if sampling_params is None
+            else sampling_params.clone(),
+            priority=check_int("priority", priority),
+            request_id=request_id,
+        )
+        limit = self._max_waiting
+        if limit is not None and len(self._receivers) >= self._max_running + limit:
+            raise QueueFullError(limit)
+        self._attach()
+        stream = AsyncStream(request, self._board, self._cancel)
+        try:
+            for completion in request.completions:
+                request.submit(self._engine, completion, self.limits.max_model_len)
+                receiver = _Receiver(stream, functools.partial(_drop, self._receivers, self._loop))
+                receiver.id, receiver.index = completion.id, completion.index
+                self._receivers[completion.id] = receiver
+        except BaseException:
+            stream.close()
+            raise
+        finally:
+            self._loop.wake()
+        if timeout is not None:
+            stream.set_timeout(timeout)
+        return stream
+
+    def _check_open(self) -> None:
+        if os.getpid() != self._process:
+            raise EngineBusyError(
+                "the process was forked after the model was loaded; load the model in the child"
+            )
+        if not self._stop.alive:
+            raise EngineClosedError("the AsyncLLM was closed")
+
+    def _attach(self) -> None:
+        """Reads what the engine does in the running event loop."""
+        running = asyncio.get_running_loop()
+        if self._asyncio is not None and self._asyncio.is_closed():
+            self._cancel(list(self._receivers))  # nothing waits for these any more
+            self._asyncio = None
+        if self._asyncio is running:
+            return
+        if self._receivers:
+            raise EngineBusyError("another event loop has unfinished requests")
+        self._detach()
+        running.add_reader(self._read_end, self._take)
+        self._asyncio = running
+
+    def _detach(self) -> None:
+        if self._asyncio is not None and not self._asyncio.is_closed():
+            self._asyncio.remove_reader(self._read_end)
+        self._asyncio = None
+
+    def _take(self) -> None:
+        """Hands updates to their streams."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._read_end, 1)
+        updates, failure = self._loop.take()
+        for update in updates:
+            receiver = self._receivers.get(update.id)
+            stream = receiver() if receiver is not None else None
+            if receiver is None or stream is None:
+                continue
+            if update.finish_reason != _core.FinishReason.NONE:
+                self._receivers.pop(update.id, None)
+            try:
+                stream.receive(receiver.index, update)
+            except Exception as error:  # costs no other request its updates
+                stream.fail(error)
+        if failure is not None:
+            self._fail_all(_raised(failure))
+        if not self._receivers:
+            self._detach()
+
+    def _fail_all(self, error: BaseException) -> None:
+        for receiver in list(self._receivers.values()):
+            stream = receiver()
+            if stream is not None:
+                stream.fail(error)
+
+    def _cancel(self, ids: list[int]) -> None:
+        for id in ids:
+            if self._receivers.pop(id, None) is not None:
+                self._loop.cancel(id)
+
+    async def aclose(self) -> None:
+        """Ends unfinished requests with EngineClosedError, and waits for the end of the step."""
+        self._end_streams()
+        await asyncio.to_thread(self.close)
+
+    def close(self) -> None:
+        """What `aclose` does, without an event loop that runs."""
+        self._end_streams()
+        self._stop()
+        if self._memory is not None:
+            self._memory.close()
+
+    def _end_streams(self) -> None:
+        self._fail_all(EngineClosedError("the AsyncLLM was closed"))
+        if self._stop.alive:
+            self._detach()
+
+    async def __aenter__(self) -> AsyncLLM:
+        """The AsyncLLM itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes it."""
+        await self.aclose()
+
+
+def _raised(failure: _core.LoopFailure) -> BaseException:
+    try:
+        failure.reraise()
+    except BaseException as error:
+        return error
+    raise InternalError("a step failed without an error")
+
+
+def _drop(receivers: dict[int, _Receiver], loop: _core.EngineLoop, receiver: _Receiver) -> None:
+    """Cancels the request of a stream that was dropped. Called in any thread, by any code."""
+    if receivers.pop(receiver.id, None) is not None:
+        loop.cancel(receiver.id)
+
+
+def _stop(loop: _core.EngineLoop, file_descriptors: tuple[int, int]) -> None:
+    """Stops the loop's thread; from that thread, where a collection of garbage may run, later."""
+    if loop.is_current_thread():
+        threading.Thread(target=_stop, args=(loop, file_descriptors)).start()
+        return
+    loop.stop()
+    for file_descriptor in file_descriptors:
+        os.close(file_descriptor)

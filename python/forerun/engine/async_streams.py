@@ -1,0 +1,184 @@
+"""Reading the output of a request token by token, in an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections import deque
+from collections.abc import Callable
+from types import TracebackType
+from typing import NamedTuple
+
+from forerun import _core
+from forerun.engine.requests import Request
+from forerun.engine.scoreboard import Scoreboard
+from forerun.errors import DeadlineExceededError
+from forerun.outputs import CompletionDelta, RequestOutput
+from forerun.text.detokenizer import Detokenizer, TokenBytes
+
+_Reason = _core.FinishReason
+
+
+class _Piece(NamedTuple):
+    """A delta that was not read yet."""
+
+    completion: int  # its index
+    num_tokens: int  # 1, or 0 where a request ends without another token
+    is_last: bool  # of the completion
+    is_drafted: bool
+
+
+class AsyncStream:
+    """An asynchronous iterator over the tokens of one request, made by `AsyncLLM.stream`."""
+
+    def __init__(
+        self, request: Request, board: Scoreboard, cancel: Callable[[list[int]], None]
+    ) -> None:
+        self._request = request
+        self._board = board
+        self._cancel = cancel
+        self._num_read = [0] * len(request.completions)
+        self._num_open = len(request.completions)  # completions without a last delta
+        self._detokenizers = [
+            Detokenizer(
+                request.token_bytes if request.params.detokenize else TokenBytes([], []),
+                request.params.stop_strings(),
+                skip_special_tokens=request.params.skip_special_tokens,
+            )
+            for _ in request.completions
+        ]
+        self._pieces: deque[_Piece] = deque()
+        self._changed = asyncio.Event()
+        self._error: BaseException | None = None  # raised after the pieces
+        self._is_over = False  # no more pieces will come
+        self._timer: asyncio.TimerHandle | None = None
+
+    def __aiter__(self) -> AsyncStream:
+        """The stream itself."""
+        return self
+
+    async def __anext__(self) -> CompletionDelta:
+        """The next token of one of the completions."""
+        while not self._pieces:
+            if self._is_over:
+                self._raise_error()
+                raise StopAsyncIteration
+            await self._wait()
+        return self._delta(self._pieces.popleft())
+
+    async def wait_output(self) -> RequestOutput:
+        """The whole output, once it is there; deltas are not read."""
+        while not self._is_over:
+            await self._wait()
+        self._raise_error()
+        assert self._request.output is not None
+        return self._request.output
+
+    async def _wait(self) -> None:
+        self._changed.clear()
+        try:
+            await self._changed.wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _delta(self, piece: _Piece) -> CompletionDelta:
+        request, index = self._request, piece.completion
+        completion = request.completions[index]
+        begin = self._num_read[index]
+        end = self._num_read[index] = begin + piece.num_tokens
+        new = completion.token_ids[begin:end]
+        delta = CompletionDelta(
+            request.index,
+            "",
+            new,
+            completion_index=index,
+            logprobs=completion.logprobs[begin:end] if request.has_logprobs else None,
+            is_drafted=piece.is_drafted,
+        )
+        if not piece.is_last:
+            delta.text = self._detokenizers[index].push(new)
+            return delta
+        assert completion.output is not None
+        delta.text = self._detokenizers[index].finish(new, completion.num_text_bytes)
+        delta.finish_reason = completion.output.finish_reason
+        self._num_open -= 1
+        delta.output = request.output if self._num_open == 0 else None
+        return delta
+
+    def receive(self, index: int, update: _core.RequestUpdate) -> None:
+        """Takes what a step did for a completion."""
+        completion = self._request.completions[index]
+        self._board.record(self._request, completion, update)
+        reason = update.finish_reason
+        num_tokens = len(update.new_tokens)
+        # Another end has a delta of its own, as it has where a step emits one token.
+        ends_with_token = reason in (_Reason.STOP, _Reason.LENGTH) and num_tokens > 0
+        self._pieces.extend(
+            _Piece(
+                index,
+                1,
+                is_last=ends_with_token and i == num_tokens - 1,
+                is_drafted=i < update.num_accepted,
+            )
+            for i in range(num_tokens)
+        )
+        if reason != _Reason.NONE and not ends_with_token:
+            self._pieces.append(_Piece(index, 0, is_last=True, is_drafted=False))
+        if self._request.output is not None:
+            self._end()
+        self._changed.set()
+
+    def set_timeout(self, timeout: float) -> None:
+        """Ends the request some seconds from now on."""
+        loop = asyncio.get_running_loop()
+        # A timer does not keep the stream in existence.
+        self._timer = loop.call_later(timeout, _expire, weakref.ref(self), timeout)
+
+    def fail(self, error: BaseException) -> None:
+        """Ends the request with an error, which is raised after what was emitted."""
+        if not self._is_over:
+            self._error = error
+            self._end()
+
+    def close(self) -> None:
+        """Cancels the request, unless it has finished. No delta follows."""
+        self._pieces.clear()
+        self._error = None
+        self._end()
+
+    async def aclose(self) -> None:
+        """What `close` does."""
+        self.close()
+
+    def _end(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._is_over = True
+        self._cancel([completion.id for completion in self._request.completions])
+        self._changed.set()
+
+    async def __aenter__(self) -> AsyncStream:
+        """The stream itself."""
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Closes the stream."""
+        self.close()
+
+
+def _expire(stream: weakref.ref[AsyncStream], timeout: float) -> None:
+    alive = stream()
+    if alive is not None:
+        alive.fail(DeadlineExceededError(timeout))
