@@ -91,6 +91,23 @@ def _qwen_coder(calls: list[Call]) -> str:
     return "\n".join(blocks)
 
 
+def _pythonic(calls: list[Call]) -> str:
+    written = [
+        f"{name}({', '.join(f'{key}={value!r}' for key, value in arguments.items())})"
+        for name, arguments in calls
+    ]
+    return f"[{', '.join(written)}]" if calls else ""
+
+
+def _pythonic_json(calls: list[Call]) -> str:
+    """As templates do, whose JSON has all characters as they are."""
+    written = []
+    for name, arguments in calls:
+        pairs = (f"{key}={json.dumps(v, ensure_ascii=False)}" for key, v in arguments.items())
+        written.append(f"{name}({', '.join(pairs)})")
+    return f"[{', '.join(written)}]" if calls else ""
+
+
 # By the name of a format, "/" and its variant.
 WRITERS: dict[str, Callable[[list[Call]], str]] = {
     "hermes": _hermes,
@@ -101,6 +118,8 @@ WRITERS: dict[str, Callable[[list[Call]], str]] = {
     "gemma4": _gemma("<|tool_call>", "<tool_call|>", '<|"|>'),
     "functiongemma": _gemma("<start_function_call>", "<end_function_call>", "<escape>"),
     "qwen3_coder": _qwen_coder,
+    "pythonic": _pythonic,
+    "pythonic/json": _pythonic_json,
 }
 # What templates write before and after reasoning.
 AROUND_REASONING = {

@@ -57,7 +57,9 @@ def generate(
 
 
 # sgl-project/sglang 21723: a grammar that ends within the tokens of a step ends the output there.
-@pytest.mark.parametrize("tools_format", ["hermes", "llama3_json", "gemma4", "qwen3_coder"])
+@pytest.mark.parametrize(
+    "tools_format", ["hermes", "llama3_json", "gemma4", "qwen3_coder", "pythonic"]
+)
 def test_required_calls_are_whole_and_the_same_with_every_method(
     llms: dict[str, LLM], tools_format: str
 ) -> None:

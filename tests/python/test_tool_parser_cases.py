@@ -198,6 +198,22 @@ def test_variants_of_a_call_are_read(text: str, arguments: dict[str, Any]) -> No
     assert read(list(text), "llama3_json") == Output("", "", [Call("f", arguments)])
 
 
+def test_literals_of_python_become_json() -> None:
+    written = (
+        r"""[f(a=True, b=None, c=('x', 2.5,), d={'k': [1], 2: "q'"}, e='é\n\'\x41\u00e9\d'), g()]"""
+    )
+    values = {"a": True, "b": None, "c": ["x", 2.5], "d": {"k": [1], "2": "q'"}}
+    calls = [Call("f", {**values, "e": "é\n'Aé\\d"}), Call("g", {})]
+    assert read(list(written), "pythonic") == Output("", "", calls)
+
+
+@pytest.mark.parametrize(
+    "text", ["[link](https://a.b)", "[1, 2]", "[f(x)]", "[f(a", "[", "f(a=1)", " [x]"]
+)
+def test_a_list_that_has_no_calls_is_an_answer(text: str) -> None:
+    assert read(list(text), "pythonic") == Output("", text, [])
+
+
 def test_values_have_the_types_of_the_schema() -> None:
     parameters = {
         "s": {"type": "string"},
@@ -242,7 +258,7 @@ TEMPLATES = {
     "Qwen3": ('<tool_call>{"name": ..., "arguments": ... </think>', "hermes", "qwen3"),
     "Qwen3.5": ("<tool_call><function=... <parameter=... </think>", "qwen3_coder", "qwen3"),
     "Llama 3.1": ('Environment: ipython ... "parameters": ', "llama3_json", None),
-    "Llama 3.2, pythonic": ("Environment: ipython ... [func_name1(params)]", None, None),
+    "Llama 3.2, pythonic": ("ipython ... [func_name1(params_name1=...)]", "pythonic", None),
     "Mistral": ('"[TOOL_CALLS] [" ... "[/TOOL_RESULTS]"', "mistral", None),
     "Magistral": ('"[THINK]" ... "[/THINK]" ... "[TOOL_CALLS]"', "mistral", "mistral"),
     "Gemma 4": ("<|tool_call>call: ... <|channel>thought", "gemma4", "gemma4"),

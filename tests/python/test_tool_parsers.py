@@ -50,7 +50,25 @@ FRAGMENTS = st.sampled_from(
         *("<|tool_call>", "<tool_call|>", "call:f", "call:f{", "a:", '<|"|>', "<|channel>thought"),
         *("<channel|>", "<start_function_call>", "<end_function_call>", "<escape>", "True"),
         *("<function=f>", "</function>", "<parameter=a>", "<parameter=n>", "</parameter>"),
-        *("<think>", "</think>", "<", "<|", "</", "tool", "_call>", "é", "🙂", "\u2028", "\\", "1"),
+        *(
+            "[f(a=1, n='x')]",
+            "[f(",
+            "a=",
+            "'",
+            ")",
+            "<think>",
+            "</think>",
+            "<",
+            "<|",
+            "</",
+            "tool",
+            "_call>",
+            "é",
+            "🙂",
+            "\u2028",
+            "\\",
+            "1",
+        ),
     ]
 )
 TEXTS = st.lists(FRAGMENTS | st.text(max_size=3), max_size=25).map("".join)
@@ -113,7 +131,7 @@ def test_what_templates_write_is_read_back(writer: str, data: st.DataObject) -> 
     tools_format = writer.split("/")[0]
     calls = data.draw(st.lists(CALLS, max_size=3, unique_by=lambda call: call.name))
     content = data.draw(WORDS | st.just(""))
-    if tools_format == "llama3_json" and calls:
+    if tools_format in ("llama3_json", "pythonic") and calls:
         content = ""  # the template has no content beside calls
     reasoning_format = data.draw(st.sampled_from(REASONING_FORMATS))
     reasoning = data.draw(WORDS | st.just(""))

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from forerun.errors import InvalidArgumentError
 from forerun.text.json_schemas import References
 from forerun.text.tool_parsers.tagged_calls import allowed_types
 
@@ -185,26 +186,41 @@ class _Gemma:
         rules = self._rules
         properties = schema.get("properties", {})
         required = schema.get("required", [])
-        opening, closing, comma = map(rules.literal, "{},")
-        first = after = ""
+        opening, closing = map(rules.literal, "{}")
+        other = None
         if schema.get("additionalProperties") is not False:
             key = rules.add_new("KEY", r"/[A-Za-z_][A-Za-z0-9_]*/")
-            pair = f"{key} {rules.literal(':')} {self.value(_ANYTHING)}"
-            after = rules.add_new("others", f"({comma} {pair})*")
-            first = rules.add_new("others", f"({pair} {after})?")
-        # From the last one on: the rest of the object where it is the first pair, or a later one.
-        for name in sorted(properties, reverse=True):
-            if properties[name] is False:
-                continue
-            pair = f"{self._key(name)} {self.value(properties[name])}"
-            if name in required:
-                first = rules.add_new("pairs", f"{pair} {after}")
-                after = rules.add_new("pairs", f"{comma} {pair} {after}")
-            else:
-                whole = f"{pair} {after} | {first}" if first else f"({pair} {after})?"
-                first = rules.add_new("pairs", whole)
-                after = rules.add_new("pairs", f"({comma} {pair})? {after}")
-        return rules.add_new("object", f"{opening} {first} {closing}")
+            other = f"{key} {rules.literal(':')} {self.value(_ANYTHING)}"
+        pairs = [
+            (f"{self._key(name)} {self.value(part)}", name in required)
+            for name, part in sorted(properties.items())
+            if part is not False
+        ]
+        return rules.add_new("object", f"{opening} {_listed(rules, pairs, ',', other)} {closing}")
+
+
+def _listed(rules: Rules, pairs: list[tuple[str, bool]], comma: str, other: str | None) -> str:
+    """The pairs in this order with commas between them.
+
+    Args:
+        pairs: each with whether it is required.
+        other: any number of these may follow.
+    """
+    separator = rules.literal(comma)
+    first = after = ""
+    if other is not None:
+        after = rules.add_new("others", f"({separator} {other})*")
+        first = rules.add_new("others", f"({other} {after})?")
+    # From the last one on: the rest of the list where it is the first pair, or a later one.
+    for pair, is_required in reversed(pairs):
+        if is_required:
+            first = rules.add_new("pairs", f"{pair} {after}")
+            after = rules.add_new("pairs", f"{separator} {pair} {after}")
+        else:
+            whole = f"{pair} {after} | {first}" if first else f"({pair} {after})?"
+            first = rules.add_new("pairs", whole)
+            after = rules.add_new("pairs", f"({separator} {pair})? {after}")
+    return first
 
 
 _ANYTHING: Mapping[str, Any] = {}
@@ -214,3 +230,21 @@ _LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multip
 def gemma_object(rules: Rules, schema: Mapping[str, Any], quote: str) -> str:
     """The arguments of a call in Gemma's notation."""
     return _Gemma(rules, schema, quote).object(schema)
+
+
+def python_arguments(rules: Rules, schema: Mapping[str, Any]) -> str:
+    """The arguments of a call in Python's notation, with JSON values, as templates write them."""
+    definitions = {name: schema[name] for name in _DEFINITIONS if name in schema}
+    required = schema.get("required", [])
+    pairs = []
+    for name, part in schema.get("properties", {}).items():
+        if not name.isidentifier():
+            raise InvalidArgumentError("tools", name, "parameters whose names Python can write")
+        if part is not False:
+            value = rules.json({**definitions, **part} if isinstance(part, Mapping) else part)
+            pairs.append((f"{rules.literal(f'{name}=')} {value}", name in required))
+    other = None
+    if schema.get("additionalProperties") is not False:
+        name = rules.add_new("NAME", r"/[A-Za-z_][A-Za-z0-9_]*/")
+        other = f"{name} {rules.literal('=')} {rules.json({})}"
+    return _listed(rules, pairs, ", ", other)

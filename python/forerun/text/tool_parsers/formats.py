@@ -11,7 +11,7 @@ from forerun.text.tool_parsers.json_calls import HermesParser, LlamaParser, Mist
 from forerun.text.tool_parsers.parser import Parser, StepParser
 from forerun.text.tool_parsers.reader import Step
 from forerun.text.tool_parsers.reasoning import ReasoningParser
-from forerun.text.tool_parsers.tagged_calls import GemmaParser, QwenCoderParser
+from forerun.text.tool_parsers.tagged_calls import GemmaParser, PythonicParser, QwenCoderParser
 from forerun.util.checks import check_choice
 
 
@@ -58,6 +58,9 @@ TOOLS = {
     ),
     "qwen3_coder": ToolFormat(QwenCoderParser, _HERMES, ("<function=", "<parameter=")),
     "hermes": ToolFormat(lambda _: HermesParser(), _HERMES, ("<tool_call>", '"arguments"')),
+    "pythonic": ToolFormat(
+        lambda _: PythonicParser(), ("<|python_tag|>",), ("func_name1(params_name1",)
+    ),
     "llama3_json": ToolFormat(
         lambda _: LlamaParser(), ("<|python_tag|>",), ("ipython", '"parameters": ')
     ),

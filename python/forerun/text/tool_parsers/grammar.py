@@ -11,7 +11,12 @@ from typing import Any
 from forerun.errors import InvalidArgumentError
 from forerun.text.json_schemas import check_depth, without_dead_ends
 from forerun.text.structured_outputs import StructuredOutputsParams
-from forerun.text.tool_parsers.argument_grammars import Rules, gemma_object, qwen_parameters
+from forerun.text.tool_parsers.argument_grammars import (
+    Rules,
+    gemma_object,
+    python_arguments,
+    qwen_parameters,
+)
 from forerun.text.tool_parsers.formats import REASONING, TOOLS, ToolFormat
 from forerun.util.checks import check_choice
 
@@ -171,6 +176,8 @@ def _call(rules: Rules, name: str, function: Mapping[str, Any], is_free: bool) -
     elif name == "qwen3_coder":
         parts = [rules.literal(f"<function={called}>\n"), qwen_parameters(rules, schema)]
         parts.append(rules.literal("</function>"))
+    elif name == "pythonic":
+        parts = [rules.literal(f"{called}("), python_arguments(rules, schema), rules.literal(")")]
     elif name == "mistral" and "[ARGS]" in rules.special_tokens:
         parts = [rules.literal(called), rules.marker("[ARGS]"), rules.json(schema)]
     else:
@@ -195,10 +202,12 @@ class _Composer:
 
     def body(self, name: str, is_auto: bool) -> str:
         rules, opening = self._rules, self._format.markers[0]
-        if name == "llama3_json":
+        if name in ("llama3_json", "pythonic"):
             # An answer that begins like a call is one.
             text = rules.add_new("TEXT", r"/([^{\[<; \t\r\n](.|\n)*)?/")
             calls = self._listed("; ")
+            if name == "pythonic":
+                calls = f"{rules.literal('[')} {self._listed(', ')} {rules.literal(']')}"
             return f"({calls} | {text})" if is_auto else calls
         closing = self._format.markers[1]
         if name in ("gemma4", "functiongemma"):

@@ -20,11 +20,66 @@ def _json(value: Any) -> str:
 
 
 class ConvertingParser(ToolCallParser):
-    """Writes JSON strings piece by piece."""
+    """Converts values in a notation of its own."""
+
+    # What ends a value that is neither a string nor in brackets.
+    _ends = ",]}"
 
     def _characters(self, text: str) -> None:
         """Adds to a string of the arguments."""
         self._arguments(_json(text)[1:-1])
+
+    def _string(self) -> Step[bool | None]:
+        """Converts a string; False if it does not end, None if there is none."""
+        raise NotImplementedError
+
+    def _key(self) -> Step[bool]:
+        """Converts the key of a pair and what follows it; False if it is malformed."""
+        raise NotImplementedError
+
+    def _value(self, depth: int) -> Step[bool]:
+        """Converts a value; False if it is malformed."""
+        reader = self._reader
+        first = yield from reader.skip()
+        if depth > _MAX_DEPTH:
+            return False
+        if first and first in _BRACKETS:
+            return (yield from self._items(first, depth))
+        is_string = yield from self._string()
+        if is_string is not None:
+            return is_string
+        bare = yield from reader.take_while(lambda character: character not in self._ends)
+        if not (yield from reader.peek()):
+            return False  # it may not be complete
+        self._arguments(_json(_scalar(bare)))
+        return True
+
+    def _items(self, bracket: str, depth: int) -> Step[bool]:
+        """Converts an object or an array."""
+        reader = self._reader
+        closing = _BRACKETS[bracket]
+        self._arguments("{" if bracket == "{" else "[")
+        reader.position += 1
+        separator = ""
+        while (character := (yield from reader.skip())) != closing:
+            if separator and character == ",":
+                reader.position += 1
+                if (yield from reader.skip()) == closing:
+                    continue
+            elif separator or not character:
+                return False
+            self._arguments(separator)
+            separator = ", "
+            if bracket == "{" and not (yield from self._key()):
+                return False
+            if not (yield from self._value(depth + 1)):
+                return False
+        self._arguments("}" if bracket == "{" else "]")
+        reader.position += 1
+        return True
+
+
+_BRACKETS = {"{": "}", "[": "]", "(": ")"}
 
 
 class GemmaParser(ConvertingParser):
@@ -35,6 +90,8 @@ class GemmaParser(ConvertingParser):
         closing: the marker after it.
         quote: what stands for a quotation mark.
     """
+
+    _ends = ",]}<"
 
     def __init__(self, opening: str, closing: str, quote: str) -> None:
         self._opening = opening
@@ -59,47 +116,13 @@ class GemmaParser(ConvertingParser):
         yield from reader.accept(self._closing)
         return True
 
-    def _value(self, depth: int) -> Step[bool]:
-        """Converts a value; False if it is malformed."""
-        reader = self._reader
-        first = yield from reader.skip()
-        if depth > _MAX_DEPTH:
-            return False
-        if first and first in "{[":
-            return (yield from self._items(first, depth))
-        if (yield from reader.accept(self._quote)):
-            self._arguments('"')
-            quote = yield from reader.stream_until((self._quote,), self._characters)
-            self._arguments('"' if quote else "")
-            return bool(quote)
-        bare = yield from reader.take_while(lambda character: character not in ",]}<")
-        if not (yield from reader.peek()):
-            return False  # it may not be complete
-        self._arguments(_json(_scalar(bare)))
-        return True
-
-    def _items(self, bracket: str, depth: int) -> Step[bool]:
-        """Converts an object or an array."""
-        reader = self._reader
-        closing = "}" if bracket == "{" else "]"
-        self._arguments(bracket)
-        reader.position += 1
-        separator = ""
-        while (character := (yield from reader.skip())) != closing:
-            if separator and character == ",":
-                reader.position += 1
-                yield from reader.skip()
-            elif separator or not character:
-                return False
-            self._arguments(separator)
-            separator = ", "
-            if bracket == "{" and not (yield from self._key()):
-                return False
-            if not (yield from self._value(depth + 1)):
-                return False
-        self._arguments(closing)
-        reader.position += 1
-        return True
+    def _string(self) -> Step[bool | None]:
+        if not (yield from self._reader.accept(self._quote)):
+            return None
+        self._arguments('"')
+        quote = yield from self._reader.stream_until((self._quote,), self._characters)
+        self._arguments('"' if quote else "")
+        return bool(quote)
 
     def _key(self) -> Step[bool]:
         reader = self._reader
@@ -112,6 +135,115 @@ class GemmaParser(ConvertingParser):
             reader.position += 1
         self._arguments(_json(key if is_quoted else key.strip()) + ": ")
         return True
+
+
+_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f", "\n": ""}
+_HEX_DIGITS = {"x": 2, "u": 4, "U": 8}
+
+
+class PythonicParser(ConvertingParser):
+    """An output that begins with a list of calls in Python's notation: `[name(key=value), ...]`."""
+
+    _ends = ",]})"
+
+    def _parse(self) -> Step[None]:
+        yield from self._try(self._list())
+        yield from self._reader.stream_rest(self._content)
+
+    def _list(self) -> Step[bool]:
+        reader = self._reader
+        if (yield from reader.skip()) != "[":
+            return False
+        reader.position += 1
+        if not (yield from self._call()):
+            return False
+        while (yield from reader.skip()) == ",":
+            if not (yield from self._try(self._next_call())):
+                return True
+        yield from reader.accept("]")
+        yield from reader.skip()
+        return True
+
+    def _next_call(self) -> Step[bool]:
+        self._reader.position += 1
+        return (yield from self._call())
+
+    def _call(self) -> Step[bool]:
+        reader = self._reader
+        yield from reader.skip()
+        name = yield from reader.take_while(
+            lambda character: character.isalnum() or character in "_.-"
+        )
+        if not name or not (yield from reader.accept("(")):
+            return False
+        separator = "{"
+        while (yield from reader.skip()) != ")":
+            key = yield from reader.take_while(
+                lambda character: character.isalnum() or character == "_"
+            )
+            if not key or (yield from reader.skip()) != "=":
+                return separator != "{"
+            reader.position += 1
+            if separator == "{":
+                self._start(name)
+            self._arguments(f"{separator}{_json(key)}: ")
+            separator = ", "
+            if not (yield from self._value(0)):
+                return True
+            if (yield from reader.skip()) == ",":
+                reader.position += 1
+        reader.position += 1
+        if separator == "{":
+            self._start(name)
+        self._arguments("{}" if separator == "{" else "}")
+        return True
+
+    def _string(self) -> Step[bool | None]:
+        reader = self._reader
+        quote = yield from reader.peek()
+        if not quote or quote not in "'\"":
+            return None
+        reader.position += 1
+        self._arguments('"')
+        while (found := (yield from reader.stream_until((quote, "\\"), self._characters))) == "\\":
+            yield from self._escape()
+        self._arguments('"' if found else "")
+        return bool(found)
+
+    def _escape(self) -> Step[None]:
+        """Converts what follows a backslash. Unknown escapes stay as they are, as in Python."""
+        reader = self._reader
+        kind = yield from reader.peek()
+        reader.position += len(kind)
+        if kind in _HEX_DIGITS:
+            digits = ""
+            while len(digits) < _HEX_DIGITS[kind] and (yield from reader.peek()) in _HEX:
+                digits += reader.text[reader.position]
+                reader.position += 1
+            self._characters(_character(digits, _HEX_DIGITS[kind]) or f"\\{kind}{digits}")
+        else:
+            known = _ESCAPES.get(kind, kind if kind in "'\"\\" else None)
+            self._characters(f"\\{kind}" if known is None else known)
+
+    def _key(self) -> Step[bool]:
+        reader = self._reader
+        is_string = yield from self._string()
+        if is_string is None:  # JSON has no other keys than strings
+            key = yield from reader.take_while(lambda character: character not in ":,}")
+            self._arguments(_json(key.strip()))
+        self._arguments(": ")
+        yield from reader.skip()
+        return (yield from reader.accept(":")) and is_string is not False
+
+
+_HEX = frozenset("0123456789abcdefABCDEF")
+
+
+def _character(digits: str, length: int) -> str | None:
+    """The character of a hexadecimal number; None if there is none."""
+    number = int(digits, 16) if len(digits) == length else -1
+    is_surrogate = 0xD800 <= number < 0xE000
+    return chr(number) if 0 <= number < 0x110000 and not is_surrogate else None
 
 
 _CONSTANTS = {"True": True, "False": False, "None": None}
