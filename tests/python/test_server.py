@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import server_models
-from async_over_llm import AsyncLLM
 from server_client import Body, Client, assembled
 
+from forerun import AsyncLLM
 from forerun.server.app import make_app
 from forerun.server.settings import ServerSettings
 from forerun.version import package_version
@@ -34,25 +34,27 @@ BARE = {"type": "function", "function": {"name": "b"}}
 
 
 @pytest.fixture(scope="module")
-def llm(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AsyncLLM]:
     target, _ = server_models.write_model(tmp_path_factory.mktemp("server"))
-    return AsyncLLM(
+    llm = AsyncLLM(
         target,
         speculative_config={"method": "suffix"},
         max_model_len=128,
         check_invariants=True,
         logits_processors=[server_models.FollowsScript],
     )
+    yield llm
+    llm.close()
 
 
-def make_client(llm: Any, **settings: Any) -> Iterator[Client]:
+def make_client(llm: AsyncLLM, **settings: Any) -> Iterator[Client]:
     client = Client(make_app(llm, ServerSettings(log_requests=False, **settings)))
     yield client
     client.close()
 
 
 @pytest.fixture(scope="module")
-def client(llm: Any) -> Iterator[Client]:
+def client(llm: AsyncLLM) -> Iterator[Client]:
     yield from make_client(llm, served_model_names=("small", "alias"))
 
 
@@ -99,7 +101,7 @@ def test_a_stream_has_one_chunk_for_each_token_and_makes_the_same_answer(client:
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 7, 12])
-def test_stream_interval_coalesces_chunks_after_the_first(llm: Any, num_tokens: int) -> None:
+def test_stream_interval_coalesces_chunks_after_the_first(llm: AsyncLLM, num_tokens: int) -> None:
     clients = make_client(llm, stream_interval=3)
     client = next(clients)
     body = {"prompt": "x", "temperature": 0, "max_tokens": num_tokens, "return_token_ids": True}
@@ -264,7 +266,7 @@ def test_requests_choose_how_they_are_drafted(client: Client) -> None:
     assert last["metrics"]["num_accepted_tokens"] > 10
 
 
-def test_chunks_say_which_tokens_were_drafted(llm: Any) -> None:
+def test_chunks_say_which_tokens_were_drafted(llm: AsyncLLM) -> None:
     clients = make_client(llm, stream_interval=4)
     client = next(clients)
     body = {"prompt": "7 7 7 7 7 7 7 7", **SCRIPTED, "max_tokens": 30, "include_metrics": True}
@@ -363,7 +365,7 @@ def test_a_request_id_names_the_answer(client: Client) -> None:
 )
 @pytest.mark.parametrize("num_parts", [0, 3])
 def test_a_client_that_leaves_ends_its_requests(
-    client: Client, llm: Any, path: str, body: Body, num_parts: int
+    client: Client, llm: AsyncLLM, path: str, body: Body, num_parts: int
 ) -> None:
     endless = {**body, "max_tokens": 110, "ignore_eos": True, "vllm_xargs": {"seconds": 0.005}}
     before = llm.metrics()
@@ -385,7 +387,8 @@ def test_a_client_may_leave_before_the_first_token(client: Client, stream: bool)
 def test_the_models_own_recommendations_are_defaults(tmp_path: Path) -> None:
     target, _ = server_models.write_model(tmp_path)
     (target / "generation_config.json").write_text('{"temperature": 0, "top_k": 1}')
-    clients = make_client(AsyncLLM(target, max_model_len=128))
+    llm = AsyncLLM(target, max_model_len=128)
+    clients = make_client(llm)
     client = next(clients)
     texts = {text_of(client.complete(prompt="x", seed=seed, max_tokens=9)) for seed in range(4)}
     assert len(texts) == 1
@@ -395,13 +398,60 @@ def test_the_models_own_recommendations_are_defaults(tmp_path: Path) -> None:
     }
     assert len(texts) > 1
     next(clients, None)
+    llm.close()
 
 
-def test_the_limit_on_tokens(llm: Any) -> None:
+def test_the_limit_on_tokens(llm: AsyncLLM) -> None:
     clients = make_client(llm, max_tokens_limit=7)
     client = next(clients)
     assert client.complete(prompt="x", max_tokens=8).error["param"] == "max_tokens"
     found = client.chat(messages=USER, max_completion_tokens=8).error["param"]
     assert found == "max_completion_tokens"
     assert client.chat(messages=USER, ignore_eos=True).json["usage"]["completion_tokens"] == 7
+    next(clients, None)
+
+
+def test_a_full_queue_refuses_more_requests(tmp_path: Path) -> None:
+    target, _ = server_models.write_model(tmp_path)
+    llm = AsyncLLM(
+        target,
+        max_model_len=128,
+        max_num_seqs=1,
+        max_waiting_requests=1,
+        logits_processors=[server_models.FollowsScript],
+    )
+    clients = make_client(llm)
+    client = next(clients)
+    slow = {"messages": USER, "max_tokens": 5, "vllm_xargs": {"seconds": 0.02}}
+    calls = [("/v1/chat/completions", {**slow, "stream": index % 2 == 0}) for index in range(6)]
+    replies = client.post_all(calls)
+    assert sorted(reply.status for reply in replies) == [200, 200, 503, 503, 503, 503]
+    refused = [reply for reply in replies if reply.status == 503]
+    assert {reply.error["code"] for reply in refused} == {"queue_full"}
+    assert {reply.headers["retry-after"] for reply in refused} == {"1"}
+    assert client.chat(**slow).status == 200
+    next(clients, None)
+    llm.close()
+
+
+def test_a_request_ends_at_its_timeout(client: Client) -> None:
+    slow = {"prompt": "x", "ignore_eos": True, "max_tokens": 100, "vllm_xargs": {"seconds": 0.02}}
+    reply = client.complete(**slow, timeout=0.1)
+    assert (reply.status, reply.error["code"]) == (408, "deadline_exceeded")
+    *chunks, last = client.complete(**slow, timeout=0.2, stream=True).chunks
+    assert last["error"]["code"] == "deadline_exceeded"
+    assert 0 < len(chunks) < 100
+    assert client.complete(prompt="x", timeout=-1).error["param"] == "timeout"
+    assert client.complete(prompt="x", timeout=60).status == 200
+
+
+def test_a_model_that_was_closed_serves_no_more(tmp_path: Path) -> None:
+    target, _ = server_models.write_model(tmp_path)
+    llm = AsyncLLM(target, max_model_len=128)
+    clients = make_client(llm)
+    client = next(clients)
+    assert client.complete(prompt="x").status == 200
+    llm.close()
+    reply = client.complete(prompt="x")
+    assert (reply.status, reply.error["code"]) == (503, "closed")
     next(clients, None)

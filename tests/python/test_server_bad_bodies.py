@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import server_models
-from async_over_llm import AsyncLLM
 from server_client import Body, Client, Reply
 
+from forerun import AsyncLLM
 from forerun.server.app import make_app
 from forerun.server.protocol import ChatRequest, CompletionRequest
 from forerun.server.settings import ServerSettings
@@ -143,6 +143,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     client = Client(make_app(llm, ServerSettings(log_requests=False)))
     yield client
     client.close()
+    llm.close()
 
 
 def wrong_bodies() -> list[tuple[str, str, Any]]:
@@ -289,3 +290,4 @@ def test_a_failed_request_is_an_error_and_harms_no_other(client: Client, tmp_pat
     assert len(chunks) == 3
     assert last["error"]["code"] == "request_failed"
     failing.close()
+    llm.close()

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import server_models
-from async_over_llm import AsyncLLM
 from server_client import Body, Client
 
+from forerun import AsyncLLM
 from forerun.server.app import make_app
 from forerun.server.settings import ServerSettings
 
@@ -39,7 +39,7 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Clie
         "eagle3": {"model": str(head), "num_speculative_tokens": 4, "adaptive": False},
         "hybrid": {"method": "hybrid", "model": str(head), "adaptive": False},
     }
-    found = {}
+    found, llms = {}, []
     for name, config in configs.items():
         llm = AsyncLLM(
             target,
@@ -49,10 +49,12 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Clie
             check_invariants=True,
             logits_processors=[server_models.FollowsScript],
         )
+        llms.append(llm)
         found[name] = Client(make_app(llm, ServerSettings(log_requests=False)))
     yield found
-    for client in found.values():
+    for client, llm in zip(found.values(), llms, strict=True):
         client.close()
+        llm.close()
 
 
 def random_tools(rng: random.Random) -> Body:

@@ -91,7 +91,7 @@ class Answer:
                 num_reasoning = sum(choice.num_reasoning_tokens for choice in self._choices)
                 chunk["usage"] = usage(self._num_prompt_tokens, self._num_tokens, num_reasoning)
             if reports.drafts:
-                chunk["forerun"] = {"drafted": getattr(delta, "is_drafted", False)}
+                chunk["forerun"] = {"drafted": delta.is_drafted}
             yield chunk
         if reports.usage or reports.metrics:
             end = self._end(reports)

@@ -11,7 +11,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
-from forerun.errors import DeadlineExceededError, InvalidArgumentError, QueueFullError
+from forerun.errors import (
+    DeadlineExceededError,
+    EngineClosedError,
+    ForerunError,
+    InvalidArgumentError,
+    QueueFullError,
+)
 
 _INVALID = "invalid_request_error"
 # What OpenAI's `code` is for pydantic's kinds of errors; all others are "invalid_value".
@@ -73,6 +79,8 @@ def to_api_error(error: Exception) -> ApiError:
         return ApiError(400, str(error), param=error.field, code="invalid_value")
     if isinstance(error, QueueFullError):
         return ApiError(503, str(error), code="queue_full", kind="server_error")
+    if isinstance(error, EngineClosedError):
+        return ApiError(503, str(error), code="closed", kind="server_error")
     if isinstance(error, DeadlineExceededError):
         return ApiError(408, str(error), param="timeout", code="deadline_exceeded", kind="timeout")
     message = f"the server failed: {type(error).__name__}"
@@ -137,5 +145,5 @@ def install_errors(app: FastAPI) -> None:
 
     app.add_exception_handler(RequestValidationError, answer_invalid)
     app.add_exception_handler(HTTPException, answer_http)
-    for kind in (ApiError, InvalidArgumentError, QueueFullError, DeadlineExceededError, Exception):
+    for kind in (ApiError, ForerunError, Exception):
         app.add_exception_handler(kind, answer)

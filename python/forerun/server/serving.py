@@ -97,7 +97,7 @@ class Serving:
         names = structure_names(body)
         if isinstance(body, ChatRequest):
             names["prompt"] = "messages"
-        return {**names, "prompts.prompt_token_ids": "prompt"}
+        return {**names, "prompt.prompt_token_ids": "prompt"}
 
     async def _open(
         self,
