@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
-from async_over_llm import AsyncLLM
 from starlette.applications import Starlette
 from starlette.routing import Mount
 
+from forerun import AsyncLLM
 from forerun.server.app import make_app
 from forerun.server.run import listen
 from forerun.server.settings import ServerSettings
+
+# Not adaptive: what is drafted must not depend on how busy the machine is.
+SUFFIX = {"method": "suffix", "num_speculative_tokens": 4, "adaptive": False}
 
 
 @contextmanager
@@ -28,13 +31,13 @@ def running_server(model: Path, mount: str = "", **settings: Any) -> Iterator[st
     starting: Future[uvicorn.Server] = Future()
 
     async def serve() -> None:
-        llm = AsyncLLM(model, speculative_config={"method": "suffix"}, num_threads=1)
-        app: Any = make_app(llm, chosen)
-        if mount:
-            app = Starlette(routes=[Mount(mount, app)])
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
-        starting.set_result(server)
-        await server.serve([listener])
+        async with AsyncLLM(model, speculative_config=SUFFIX, num_threads=1) as llm:
+            app: Any = make_app(llm, chosen)
+            if mount:
+                app = Starlette(routes=[Mount(mount, app)])
+            server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off"))
+            starting.set_result(server)
+            await server.serve([listener])
 
     def run() -> None:
         try:
