@@ -1,4 +1,4 @@
-"""The command line: forerun generate, chat, bench, convert, inspect, memory, selftest, train."""
+"""The command line: forerun generate, chat, serve, bench, convert, inspect, memory and more."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from forerun.tools.cli_checkpoints import add_checkpoint_commands
 from forerun.tools.cli_drafters import add_selftest
 from forerun.tools.cli_generate import add_generate
 from forerun.tools.cli_memory import add_memory
+from forerun.tools.cli_serve import add_serve
 from forerun.tools.cli_train import add_train
 from forerun.version import package_version
 
@@ -29,6 +30,7 @@ _EXAMPLES = """\
 examples:
   forerun generate MODEL "Once upon a time" --max-tokens 100
   forerun chat MODEL
+  forerun serve MODEL --port 8000
   forerun bench MODEL prompts.jsonl --plot speed.png
   forerun convert model.gguf model-directory
   forerun inspect checkpoint-directory
@@ -106,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add_generate(commands)
     add_chat(commands)
+    add_serve(commands)
     add_bench(commands)
     add_checkpoint_commands(commands)
     add_memory(commands)
