@@ -32,10 +32,10 @@ def bearer(key: str) -> dict[str, str]:
 def _as_before() -> Iterator[None]:
     """Leaves the loggers as they were."""
     loggers = [logging.getLogger(name) for name in ("forerun", "uvicorn", "uvicorn.error")]
-    before = [(list(log.handlers), log.level, log.propagate) for log in loggers]
+    before = [(list(log.handlers), log.level, log.propagate, log.filters) for log in loggers]
     yield
-    for log, (handlers, level, propagate) in zip(loggers, before, strict=True):
-        log.handlers, log.propagate = handlers, propagate
+    for log, (handlers, level, propagate, filters) in zip(loggers, before, strict=True):
+        log.handlers, log.propagate, log.filters = handlers, propagate, filters
         log.setLevel(level)
 
 

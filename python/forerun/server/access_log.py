@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -167,6 +168,12 @@ class _JsonFormatter(logging.Formatter):
         return json.dumps(entry)
 
 
+def _is_not_cancelled(record: logging.LogRecord) -> bool:
+    """False for the trace of a request that the drain cut off, whose own line says so."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncio.CancelledError)
+
+
 def configure_logs(settings: ServerSettings) -> None:
     """Sends what Forerun and uvicorn log to standard error."""
     handler = logging.StreamHandler(sys.stderr)
@@ -181,6 +188,6 @@ def configure_logs(settings: ServerSettings) -> None:
         logger.setLevel(settings.log_level.upper())
         logger.propagate = False
     # What uvicorn says at this level is of its own process and workers.
-    logging.getLogger("uvicorn.error").setLevel(
-        max(logging.WARNING, logging.getLevelName(settings.log_level.upper()))
-    )
+    errors = logging.getLogger("uvicorn.error")
+    errors.setLevel(max(logging.WARNING, logging.getLevelName(settings.log_level.upper())))
+    errors.filters = [_is_not_cancelled]
