@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any, Protocol
 
 from forerun import _core
@@ -20,7 +21,13 @@ class Stream(Protocol):
 
     async def __aenter__(self) -> Stream: ...
 
-    async def __aexit__(self, *_: object) -> None: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+        /,
+    ) -> None: ...
 
     async def aclose(self) -> None:
         """Cancels the request, unless it has finished."""
@@ -52,5 +59,13 @@ class Model(Protocol):
     def prepare(self, sampling_params: SamplingParams) -> None:
         """Compiles what the parameters need, in any thread."""
 
-    def stream(self, prompt: Prompt, sampling_params: SamplingParams, **options: Any) -> Stream:
+    def stream(
+        self,
+        prompt: Prompt,
+        sampling_params: SamplingParams,
+        *,
+        request_id: str | None = None,
+        priority: int = 0,
+        timeout: float | None = None,
+    ) -> Stream:
         """Generates for one prompt, one token after the other."""
