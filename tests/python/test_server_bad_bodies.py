@@ -75,7 +75,6 @@ WRONG: dict[str, list[Any]] = {
         {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": 5}}},
         {"type": "text", "more": 1},
     ],
-    "prediction": [*NO_OBJECT, {}, {"type": "content"}, {"type": "content", "content": 5}],
     "stream_options": [*NO_OBJECT, {"include_usage": 1}, {"foo": True}, {"include_usage": True}],
     "tools": [
         *NO_LIST,
@@ -114,6 +113,7 @@ WRONG_HERE: dict[str, dict[str, list[Any]]] = {
         "functions": [[{"name": "f"}]],
         "function_call": ["auto"],
         "audio": [{"voice": "x"}],
+        "prediction": [{"type": "content", "content": "x"}],
         "modalities": [["audio"], 5],
         "store": [True],
         "service_tier": ["flex"],

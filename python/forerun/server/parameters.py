@@ -14,6 +14,7 @@ _NOT_STORED = "answers are not stored"
 
 _BOTH: dict[str, Field] = {
     "use_beam_search": fixed(False, "search with LLM.beam_search"),
+    "prediction": fixed(None, "drafts come from the server's drafter; `suffix` learns by itself"),
     "length_penalty": fixed(1.0, "it is a parameter of beam search"),
     "truncate_prompt_tokens": fixed(None, "prompts are not cut"),
     "logits_processors": fixed(None, "a server runs no code of its clients"),

@@ -55,26 +55,6 @@ class ResponseFormat(Body):
     json_schema: JsonSchema | None = None
 
 
-class TextPart(Body):
-    """A part of a predicted text."""
-
-    type: Literal["text"]
-    text: str
-
-
-class Prediction(Body):
-    """A text that the answer is likely to be: what is drafted from first."""
-
-    type: Literal["content"]
-    content: str | list[TextPart]
-
-    def text(self) -> str:
-        """The whole text."""
-        if isinstance(self.content, str):
-            return self.content
-        return "".join(part.text for part in self.content)
-
-
 class Function(Body):
     """A function that the model may call."""
 
@@ -121,7 +101,6 @@ class GenerationRequest(Body):
     frequency_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     response_format: ResponseFormat | None = None
-    prediction: Prediction | None = None
     # vLLM's.
     top_k: int | None = None
     min_p: float | None = None

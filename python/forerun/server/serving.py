@@ -108,8 +108,6 @@ class Serving:
     ) -> list[Stream]:
         salts = (request.state.cache_salt, body.cache_salt or "")
         options: dict[str, Any] = {"timeout": body.timeout, "priority": body.priority or 0}
-        if body.prediction is not None:
-            options["prediction"] = body.prediction.text()
         streams: list[Stream] = []
         try:
             for token_ids in prompts:
