@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import functools
 import gc
 import logging
@@ -19,7 +20,7 @@ import numpy as np
 import pytest
 from memory_writer import blob, contents
 
-from forerun import LLM, EngineArgs, InvalidArgumentError, RequestOutput, SamplingParams
+from forerun import LLM, AsyncLLM, EngineArgs, InvalidArgumentError, RequestOutput, SamplingParams
 from forerun.checkpoints.model_identity import ModelIdentity, identify
 from forerun.engine.memory_file import MemoryFile
 from forerun.engine.suffix_memory import SuffixMemory
@@ -44,15 +45,18 @@ def close(llm: LLM) -> None:
     llm._memory.close()
 
 
-def ask(llm: LLM, task: int, salt: str = "", **params: Any) -> RequestOutput:
-    """A task's output: random text, which nothing but memory can draft."""
-    prompt: Any = {"prompt_token_ids": [5 + task, 9, 11]}
+def task(number: int, salt: str = "", **params: Any) -> tuple[Any, SamplingParams]:
+    """A prompt whose output is random text, which nothing but memory can draft."""
+    prompt: Any = {"prompt_token_ids": [5 + number, 9, 11]}
     if salt:
         prompt["cache_salt"] = salt
-    settled = SamplingParams(
-        **{"max_tokens": 48, "seed": task, "ignore_eos": True, "temperature": 1.0, **params}
-    )
-    return llm.generate(prompt, settled, use_tqdm=False)[0]
+    settled = {"max_tokens": 48, "seed": number, "ignore_eos": True, "temperature": 1.0, **params}
+    return prompt, SamplingParams(**settled)
+
+
+def ask(llm: LLM, number: int, salt: str = "", **params: Any) -> RequestOutput:
+    """A task's output."""
+    return llm.generate(*task(number, salt, **params), use_tqdm=False)[0]
 
 
 def acceptance(output: RequestOutput) -> float:
@@ -67,14 +71,14 @@ def test_the_first_request_after_a_restart_is_accepted_as_before(
 ) -> None:
     memory = tmp_path / "memory"
     llm = load(tiny_dir, memory)
-    for task in (1, 2, 3, 2, 1):
-        ask(llm, task)
+    for number in (1, 2, 3, 2, 1):
+        ask(llm, number)
     close(llm)
     shutil.copy(memory, tmp_path / "kept")
-    before = [ask(llm, task) for task in (1, 2, 3)]
-    for task, expected in zip((1, 2, 3), before, strict=True):
+    before = [ask(llm, number) for number in (1, 2, 3)]
+    for number, expected in zip((1, 2, 3), before, strict=True):
         shutil.copy(tmp_path / "kept", memory)
-        after = ask(restarted := load(tiny_dir, memory), task)
+        after = ask(restarted := load(tiny_dir, memory), number)
         close(restarted)
         assert after.outputs[0].token_ids == expected.outputs[0].token_ids
         assert acceptance(expected) > 0.5
@@ -182,6 +186,27 @@ def test_the_option_reaches_the_model_from_a_command_line(tiny_dir: Path, tmp_pa
     assert (tmp_path / "memory").exists()
 
 
+def test_asynchronous_requests_are_kept_and_drafted_from(tiny_dir: Path, tmp_path: Path) -> None:
+    async def run(streamed: bool) -> RequestOutput:
+        options = {"suffix_memory": tmp_path / "memory", "speculative_config": SUFFIX}
+        async with AsyncLLM(tiny_dir, num_threads=1, **options) as llm:
+            assert llm._memory is not None
+            assert llm._memory.wait_restored(60)
+            if not streamed:
+                return await llm.generate(*task(1))
+            async for delta in llm.stream(*task(1)):
+                last = delta.output
+            assert last is not None
+            return last
+
+    outputs = [asyncio.run(run(streamed)) for streamed in (True, False, True)]
+    assert [acceptance(output) > 0.5 for output in outputs] == [False, True, True]
+    assert len({tuple(output.outputs[0].token_ids) for output in outputs}) == 1
+    file = MemoryFile(tmp_path / "memory")
+    assert contents(file) == [("", tuple(outputs[0].outputs[0].token_ids), 3)]
+    file.close()
+
+
 def test_requests_run_while_the_file_is_read_back(tiny_dir: Path, tmp_path: Path) -> None:
     file = MemoryFile(tmp_path / "memory", identify(tiny_dir, tiny_dir))
     generator = np.random.default_rng(1)
@@ -258,7 +283,7 @@ def test_a_file_that_cannot_be_written_costs_no_request(
     connection.execute("DROP TABLE outputs")
     connection.close()
     with caplog.at_level(logging.WARNING, "forerun"):
-        outputs = [ask(llm, task) for task in (1, 1, 2)]
+        outputs = [ask(llm, number) for number in (1, 1, 2)]
         close(llm)
     assert acceptance(outputs[1]) > 0.5, "it still learns in memory"
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
