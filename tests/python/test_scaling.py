@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import socket
 import subprocess
 import sys
 import threading
+import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,6 +55,15 @@ class Cluster:
         }
         with self.open("/v1/chat/completions", {**body, **options}) as response:
             return Response(response.headers["x-replica"], response.read().decode())
+
+    def sum_of(self, metric: str) -> float:
+        """A metric, summed over the replicas. One of them answers, in no order."""
+        pages: dict[str, str] = {}
+        while len(pages) < 2:
+            with self.open("/metrics") as response:
+                pages[response.headers["x-replica"]] = response.read().decode()
+        lines = itertools.chain.from_iterable(page.splitlines() for page in pages.values())
+        return sum(float(line.split()[-1]) for line in lines if line.startswith(metric))
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +126,49 @@ def test_both_replicas_generate_what_one_process_does(cluster: Cluster, smollm_d
         assert events[-2:] == ["data: [DONE]", ""]
         text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
         assert text == expected
+
+
+@pytest.mark.long
+def test_a_request_ends_when_its_client_leaves(cluster: Cluster) -> None:
+    before = cluster.sum_of("vllm:generation_tokens_total")
+    options = {"max_tokens": 2000, "ignore_eos": True, "stream": True}
+    body = {"model": cluster.model, "messages": [user("long")], **options}
+    for _ in range(3):
+        with cluster.open("/v1/chat/completions", body) as stream:
+            assert stream.readline().startswith(b"data: ")
+    end = time.monotonic() + 30
+    while cluster.sum_of("vllm:num_requests_running") > 0:
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    assert cluster.sum_of("vllm:generation_tokens_total") - before < 3 * 2000
+
+
+@pytest.mark.long
+def test_what_a_replica_has_no_room_for_goes_to_the_other(cluster: Cluster) -> None:
+    results: list[Response] = []
+
+    def ask() -> None:
+        results.append(cluster.chat([user("the same")], max_tokens=64))
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (
+        len({json.loads(result.body)["choices"][0]["message"]["content"] for result in results})
+        == 1
+    )
+    assert len({result.replica for result in results}) == 2
+
+
+@pytest.mark.long
+def test_a_bad_request_gets_the_answer_of_a_replica(cluster: Cluster) -> None:
+    for body in ({"messages": "none"}, {"messages": [user("a")], "temperature": -1}):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            cluster.open("/v1/chat/completions", {"model": cluster.model, **body})
+        assert error.value.code == 400
+        assert json.load(error.value)["error"]["param"] in ("messages", "temperature")
 
 
 def manifest() -> tuple[Any, Any]:
