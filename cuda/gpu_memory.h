@@ -13,8 +13,7 @@
 
 namespace forerun::cuda {
 
-// Of the GPU of UseGpu. Copies are in the order of its default stream; Upload does not wait: CUDA
-// itself copies what is not pinned before it returns.
+// Of the GPU of UseGpu. Copies wait for all work of the GPU that was enqueued before.
 class GpuMemory : public Memory {
  public:
   void* Allocate(std::size_t num_bytes) override {
@@ -29,7 +28,7 @@ class GpuMemory : public Memory {
   }
   void Upload(void* to, const void* from, std::size_t num_bytes) override {
     const UseGpu use;
-    CheckCuda(cudaMemcpyAsync(to, from, num_bytes, cudaMemcpyHostToDevice), "a copy to the GPU");
+    CheckCuda(cudaMemcpy(to, from, num_bytes, cudaMemcpyHostToDevice), "a copy to the GPU");
   }
   void Download(void* to, const void* from, std::size_t num_bytes) override {
     const UseGpu use;

@@ -16,8 +16,7 @@ class Memory {
   virtual void Free(void* data) noexcept = 0;
 
   // Copies from the host into this memory and back, after all operations that were started before.
-  // On return `from` of an upload, which is not pinned, may change: operations that are started
-  // later find the copy. A download is complete on return.
+  // The copy is complete on return.
   virtual void Upload(void* to, const void* from, std::size_t num_bytes) = 0;
   virtual void Download(void* to, const void* from, std::size_t num_bytes) = 0;
 };

@@ -4,7 +4,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <map>
-#include <vector>
 
 #include "cuda/emulation/detector.h"
 #include "cuda/emulation/device_memory.h"
@@ -266,14 +265,6 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
       std::memset(to, 0xa5, bytes);
     }
     const bool to_is_pinned = emulation::IsPinned(to), from_is_pinned = emulation::IsPinned(from);
-    if (actual == cudaMemcpyHostToDevice && !from_is_pinned && !emulation::IsCapturing()) {
-      // Of memory that is not pinned CUDA makes a copy before it returns.
-      const auto* const begin = static_cast<const std::byte*>(from);
-      return emulation::Enqueue(stream, emulation::options().launch_us,
-                                [=, staged = std::vector<std::byte>(begin, begin + bytes)] {
-                                  emulation::Copy(to, staged.data(), bytes, actual);
-                                });
-    }
     return emulation::Enqueue(stream, emulation::options().launch_us, [=] {
       if (to_is_pinned != emulation::IsPinned(to) || from_is_pinned != emulation::IsPinned(from)) {
         throw emulation::Error("a queued copy of " + std::to_string(bytes) +

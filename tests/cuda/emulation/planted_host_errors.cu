@@ -1,5 +1,4 @@
 // What the host does wrong: launches, copies, streams, captures. Every build finds these.
-#include <algorithm>
 #include <numeric>
 
 #include "tests/cuda/emulation/planted_errors.h"
@@ -47,15 +46,11 @@ std::string CopyUsedBeforeWait(bool waits_for_another) {
 std::string StagingBufferReused() {
   const LazyStreams streams;
   const Scratch in(256);
-  int* staging = nullptr;
-  cudaMallocHost(&staging, 256);
-  std::fill_n(staging, 64, 5);
-  std::vector<int> host(64);
-  cudaMemcpyAsync(in.get(), staging, 256, cudaMemcpyHostToDevice, streams.first);
-  std::iota(staging, staging + 64, 0);
+  std::vector<int> staging(64, 5), host(64);
+  cudaMemcpyAsync(in.get(), staging.data(), 256, cudaMemcpyHostToDevice, streams.first);
+  std::iota(staging.begin(), staging.end(), 0);
   cudaMemcpyAsync(host.data(), in.get(), 256, cudaMemcpyDeviceToHost, streams.first);
   cudaStreamSynchronize(streams.first);
-  cudaFreeHost(staging);
   return Wrong(host == std::vector<int>(64, 5));
 }
 
