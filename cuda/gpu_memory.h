@@ -13,7 +13,7 @@
 
 namespace forerun::cuda {
 
-// Of the GPU of UseGpu. Copies wait for all work of the GPU that was enqueued before.
+// Of the GPU of UseGpu, in the order of its default stream.
 class GpuMemory : public Memory {
  public:
   void* Allocate(std::size_t num_bytes) override {
@@ -29,6 +29,10 @@ class GpuMemory : public Memory {
   void Upload(void* to, const void* from, std::size_t num_bytes) override {
     const UseGpu use;
     CheckCuda(cudaMemcpy(to, from, num_bytes, cudaMemcpyHostToDevice), "a copy to the GPU");
+  }
+  void StartUpload(void* to, const void* from, std::size_t num_bytes) override {
+    const UseGpu use;
+    CheckCuda(cudaMemcpyAsync(to, from, num_bytes, cudaMemcpyHostToDevice), "a copy to the GPU");
   }
   void Download(void* to, const void* from, std::size_t num_bytes) override {
     const UseGpu use;

@@ -19,6 +19,12 @@ class Memory {
   // The copy is complete on return.
   virtual void Upload(void* to, const void* from, std::size_t num_bytes) = 0;
   virtual void Download(void* to, const void* from, std::size_t num_bytes) = 0;
+
+  // An upload that need not be complete on return: operations that are started later find the copy,
+  // and `from` stays as it is until one of them, or a download, was waited for.
+  virtual void StartUpload(void* to, const void* from, std::size_t num_bytes) {
+    Upload(to, from, num_bytes);
+  }
 };
 
 Memory& HostMemory();

@@ -15,8 +15,8 @@
 
 namespace forerun {
 
-// Takes logits in host memory, copies them to the device in one piece and has them verified there.
-// The memory must outlive it.
+// Takes logits in host memory, copies them to the device in one piece and has them verified there,
+// by a verifier that works in the order of the memory's operations. The memory must outlive it.
 class UploadingVerifier : public Verifier {
  public:
   UploadingVerifier(std::unique_ptr<Verifier> verifier, Memory& memory,
@@ -40,7 +40,7 @@ class UploadingVerifier : public Verifier {
     const std::size_t num_bytes = sizeof(float) * static_cast<std::size_t>(logits.rows) *
                                   static_cast<std::size_t>(logits.cols);
     FORERUN_CHECK(logits.stride == logits.cols && num_bytes <= logits_.num_bytes());
-    if (num_bytes > 0) memory_.Upload(logits_.as<float>(), logits.data, num_bytes);
+    if (num_bytes > 0) memory_.StartUpload(logits_.as<float>(), logits.data, num_bytes);
     return {logits_.as<float>(), logits.rows, logits.cols};
   }
 
