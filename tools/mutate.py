@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from mutant_tests import builds, failure_in
+from mutant_tests import SurveyError, builds, failure_in
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 COMPARISONS = {"<": "<=", "<=": "<", ">": ">=", ">=": ">", "==": "!=", "!=": "=="}
@@ -68,7 +68,7 @@ def find_mutants(folder: pathlib.Path) -> Iterator[Mutant]:
                     yield Mutant(path, number, match.start(), token, mutate(token))
 
 
-def failure_of(build: pathlib.Path, layer: str, mutated: pathlib.Path) -> str:
+def failure_of(build: pathlib.Path, layer: str, mutated: pathlib.Path | None) -> str:
     """How the layer's tests fail, or nothing."""
     target = f"forerun_{layer}_test"
     if not builds(build, target, mutated):
@@ -87,22 +87,29 @@ def main() -> int:
     options = parser.parse_args()
     mutants = [m for folder in options.folders for m in find_mutants(folder.resolve())]
     chosen = random.Random(options.seed).sample(mutants, options.count)
-    num_survivors = 0
+    layers = {m.path.relative_to(ROOT / "cpp").parts[0] for m in chosen} | set(options.then)
+    for layer in sorted(layers):
+        if failure := failure_of(options.build, layer, None):
+            raise SystemExit(f"the tests fail before anything is changed: {failure}")
+    num_survivors = num_unknown = 0
     for mutant in chosen:
         text = mutant.path.read_text()
         own = mutant.path.relative_to(ROOT / "cpp").parts[0]
         mutant.path.write_text(mutant.apply(text))
         try:
-            layers = list(dict.fromkeys([own, *options.then]))
-            failures = (failure_of(options.build, layer, mutant.path) for layer in layers)
+            tested = dict.fromkeys([own, *options.then])
+            failures = (failure_of(options.build, layer, mutant.path) for layer in tested)
             killer = next(filter(None, failures), "")
+        except SurveyError as error:
+            num_unknown += 1
+            killer = f"UNKNOWN: {error}"
         finally:
             mutant.path.write_text(text)
         num_survivors += not killer
         print(f"{mutant}: {killer or 'SURVIVES'}", flush=True)
     of = f"{len(chosen)} of {len(mutants)} mutants, seed {options.seed}"
-    print(f"{num_survivors} survive of {of}")
-    return 1 if num_survivors else 0
+    print(f"{num_survivors} survive, {num_unknown} could not be built or run, of {of}")
+    return 1 if num_survivors or num_unknown else 0
 
 
 if __name__ == "__main__":
