@@ -45,7 +45,8 @@ struct RowLogprobs {
   std::span<const float> logits;
   double max, log_sum;
 
-  float Of(float logit) const { return static_cast<float>(logit - max - log_sum); }
+  // Never -0.
+  float Of(float logit) const { return static_cast<float>(logit - max - log_sum) + 0.0f; }
   TokenLogprob Entry(TokenId token) const {
     return {token, Of(logits[token]), RankOf(logits, token)};
   }

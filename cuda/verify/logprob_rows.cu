@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kRowThreads)
   const double log_sum = Log1pOf(SumAndRank(row, found.first, ranked, scratch.block));
   const auto entry = [&](Code code, int rank) {
     const double logprob = LogitOf(code) - static_cast<double>(max) - log_sum;
-    return TokenLogprob{TokenOf(code), static_cast<float>(logprob), rank};
+    return TokenLogprob{TokenOf(code), static_cast<float>(logprob) + 0.0f, rank};
   };
   TokenLogprob* const entries = arrays.entries + arrays.first_entry[r];
   for (int k = Thread(); k <= wanted.num_ids; k += kRowThreads) {
