@@ -1,10 +1,10 @@
 // Log-probabilities of a row of logits: what the softmax says at temperature 1, before any sampling
 // option.
 //
-//   logprob(t) = (logit(t) - max logit) - log(sum over u of e^(logit(u) - max logit))
+//   logprob(t) = (logit(t) - max logit) - log(1 + sum over u of e^(logit(u) - max logit))
 //
-// In double and in an order fixed by the vocabulary, then rounded to float: a pure function of the
-// row.
+// where u is every token but the first with the highest logit. In double and in an order fixed by
+// the vocabulary, then rounded to float: a pure function of the row.
 #ifndef FORERUN_CPP_SAMPLING_LOGPROBS_H_
 #define FORERUN_CPP_SAMPLING_LOGPROBS_H_
 

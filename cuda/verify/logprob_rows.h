@@ -30,9 +30,9 @@ struct LogprobArrays {
 // sampled row those of the emitted token, as SampleRule orders them, from the raw logits. Reads a
 // row twice, and with top tokens a few of its groups again. Overwrites workspace.groups.
 //
-// The sum of the exponentials is one of integers, multiples of 2^-62, and has no rounding: it does
-// not depend on the order, and log-probabilities differ from those of AppendLogprobs by at most
-// what the latter's sum of doubles is rounded by.
+// The exponentials of all tokens but the highest are added up as doubles, in an order that the
+// schedule of the threads does not change: log-probabilities are those of AppendLogprobs, whose
+// order is another one, within one float step.
 cudaError_t LogprobRows(const DeviceLogits& logits, const LogprobArrays& arrays,
                         const RowWorkspace& workspace, cudaStream_t stream);
 

@@ -69,7 +69,7 @@ struct RowState {
   TokenId sampled;  // what SampleToken samples from the row
   // Whether more kernels are needed for `sampled`, `cut` and `mass`. False in the end.
   std::int16_t is_pending;
-  // Whether TileState::mass was written.
+  // Whether the masses of the row's tiles hold what they say.
   std::int16_t has_tile_masses;
   // The last kept token and the weight of all kept ones, as KeepTokens. Only of rows with
   // SampleRow::needs_mass.

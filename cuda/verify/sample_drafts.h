@@ -15,8 +15,8 @@ struct DrawnToken {
   float probability;
 };
 
-// After SampleRows of a batch whose rows are a drafter's, with kRejection or kBlock: for each
-// sampled row, weights [rows, vocab_size] = what FillDraftRow makes of its edited logits, and
+// After SampleRows of a batch whose rows are a drafter's and have needs_mass: for each sampled
+// row, weights [rows, vocab_size] = what FillDraftRow makes of its edited logits, and
 // drawn [rows] = the first child that AppendDrawnChild draws from it, as node SampleRow::depth of
 // the draft. Reads a row once, and the weights once or twice.
 cudaError_t SampleDrafts(const DeviceLogits& logits, const SampleArrays& arrays,

@@ -196,7 +196,7 @@ __global__ void __launch_bounds__(kRowThreads)
 }
 
 // One block per tile and row: adds the weights of the tile's kept tokens to the row's mass and
-// bins.
+// bins; without top_p they are the tile's mass, too.
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads)
     WeighTiles(DeviceLogits logits, SampleArrays arrays, RowWorkspace work) {

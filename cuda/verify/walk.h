@@ -6,8 +6,9 @@
 // a drawn one was rejected. Masses are integers, so that the result has the bits of Verify.
 //
 // So beside what SampleRows reads, a request with a certain draft has one part of one row read once
-// more, and with top_p that whole row; one with a drawn draft has one row read once more, and with
-// kBlock at worst every row. Of a row those groups of tokens are read that weigh anything.
+// more, and with top_p or a top_k that was listed that whole row; one with a drawn draft has one
+// row read once more, and with kBlock at worst every row. Of a row those groups of tokens are read
+// that weigh anything.
 #ifndef FORERUN_CUDA_VERIFY_WALK_H_
 #define FORERUN_CUDA_VERIFY_WALK_H_
 

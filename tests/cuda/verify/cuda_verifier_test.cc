@@ -302,15 +302,17 @@ TEST(CudaVerifyTest, AStepIsOneCopyEachWayAndOneWait) {
 
 constexpr int kReadVocabSize = 10 * kTileTokens;
 
-// How often a step reads each of its logits, on average over rows whose logits are normal with this
-// standard deviation and such rows with peaks.
-double NumReads(const SamplingRule& rule, float spread, bool is_drawn) {
-  constexpr int kVocabSize = kReadVocabSize, kNumDrafted = 4, kNumSteps = 2;
+// How often steps read each of their logits: the first with rows whose logits are normal with this
+// standard deviation, the second with peaks.
+double NumReads(const SamplingRule& rule, float spread, bool is_drawn, int num_steps = 2) {
+  constexpr int kVocabSize = kReadVocabSize, kNumDrafted = 4;
   RandomNumbers random(7);
-  CudaVerifier verifier({.vocab_size = kVocabSize, .max_requests = 1, .max_rows = 1 + kNumDrafted});
+  const VerifierLimits limits = {
+      .vocab_size = kVocabSize, .max_requests = 1, .max_rows = 1 + kNumDrafted};
+  CudaVerifier verifier(limits);
   SamplerScratch scratch;
   std::vector<float> logits((1 + kNumDrafted) * kVocabSize);
-  for (int i = 0; i < kNumSteps; ++i) {
+  for (int i = 0; i < num_steps; ++i) {
     for (float& logit : logits) logit = spread * random.Normal();
     for (std::size_t t = 7; i == 1 && t < logits.size(); t += kVocabSize / 4) logits[t] += 35.0f;
     DraftTree draft;
@@ -329,16 +331,19 @@ double NumReads(const SamplingRule& rule, float spread, bool is_drawn) {
     const DeviceValues<float> values(logits);
     emulation::WatchLoads(values.data(), logits.size() * sizeof(float));
     verifier.Begin({values.data(), 1 + kNumDrafted, kVocabSize}, {&request, 1});
-    verifier.Finish();
+    const Outcome& found = verifier.Finish()[0];
+    HostVerifier host(limits);
+    host.Begin({logits.data(), 1 + kNumDrafted, kVocabSize}, {&request, 1});
+    EXPECT_EQ(found.verdict.tokens, host.Finish()[0].verdict.tokens);
   }
   emulation::WatchLoads(nullptr, 0);
   const std::uint64_t num_bytes = std::exchange(emulation::counters().watched_bytes_loaded, 0);
-  return static_cast<double>(num_bytes) / (logits.size() * sizeof(float) * kNumSteps);
+  return static_cast<double>(num_bytes) / (logits.size() * sizeof(float) * num_steps);
 }
 
 TEST(CudaVerifyTest, RowsAreReadAsSeldomAsTheRuleAllows) {
   if (!emulation::DetectsRaces()) GTEST_SKIP() << "only the race build counts loads";
-  constexpr double kOneTile = 0.1;  // is read again where the highest logit was found late
+  constexpr double kOneTile = 0.1;  // is read again to sample from it
   for (AcceptanceMethod method :
        {AcceptanceMethod::kCoupled, AcceptanceMethod::kRejection, AcceptanceMethod::kBlock}) {
     const double limit = method == AcceptanceMethod::kCoupled ? 1.0 + kOneTile : 2.0;
@@ -355,6 +360,9 @@ TEST(CudaVerifyTest, RowsAreReadAsSeldomAsTheRuleAllows) {
       cut.top_k = 50;
       EXPECT_LE(NumReads(cut, spread, /*is_drawn=*/false), 3.0);
       if (method == AcceptanceMethod::kCoupled) continue;
+      // Of a flat step: all rows twice but the last one, a tile of each, and a part.
+      EXPECT_LE(NumReads(rule, spread, /*is_drawn=*/false, /*num_steps=*/1),
+                1.0 + 4.0 / 5 + kOneTile + kOneTile / 5);
       EXPECT_LE(NumReads(rule, spread, /*is_drawn=*/true), limit);
       EXPECT_LE(NumReads(cut, spread, /*is_drawn=*/true), 3.0);
     }

@@ -215,6 +215,7 @@ TEST(SampleDraftsTest, WeightsAndTokensAreThoseOfTheHost) {
         batch.batch.rules[r].inverse_temperature = sampling.inverse_temperature;
         batch.batch.rules[r].min_p_depth = sampling.min_p_depth;
         batch.batch.rules[r].method = sampling.method;
+        batch.batch.rows[r].needs_mass = 1;
       }
       const DeviceRows rows(batch.rows, batch.dtype, batch.offset, batch.padding);
       const DeviceBatch device_batch(batch.batch);
