@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,17 @@ def find_package_file(package: str, name: str) -> Path | None:
         return None
     path = Path(spec.submodule_search_locations[0]) / name
     return path if path.exists() else None
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_before() -> Iterator[None]:
+    """Leaves the loggers as they were, which `forerun serve` sets up."""
+    loggers = [logging.getLogger(name) for name in ("forerun", "uvicorn", "uvicorn.error")]
+    before = [(list(log.handlers), log.level, log.propagate, log.filters) for log in loggers]
+    yield
+    for log, (handlers, level, propagate, filters) in zip(loggers, before, strict=True):
+        log.handlers, log.propagate, log.filters = handlers, propagate, filters
+        log.setLevel(level)
 
 
 @pytest.fixture(scope="session")

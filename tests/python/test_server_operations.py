@@ -6,7 +6,6 @@ import asyncio
 import hmac
 import json
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -26,17 +25,6 @@ from forerun.server.settings import ServerSettings
 
 def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
-
-
-@pytest.fixture(autouse=True)
-def _as_before() -> Iterator[None]:
-    """Leaves the loggers as they were."""
-    loggers = [logging.getLogger(name) for name in ("forerun", "uvicorn", "uvicorn.error")]
-    before = [(list(log.handlers), log.level, log.propagate, log.filters) for log in loggers]
-    yield
-    for log, (handlers, level, propagate, filters) in zip(loggers, before, strict=True):
-        log.handlers, log.propagate, log.filters = handlers, propagate, filters
-        log.setLevel(level)
 
 
 # Keys.

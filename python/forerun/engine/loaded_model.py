@@ -200,6 +200,8 @@ class LoadedModel:
         Raises:
             InvalidArgumentError: llguidance cannot compile it.
         """
+        if not isinstance(sampling_params, SamplingParams):
+            raise InvalidArgumentError("sampling_params", sampling_params, "SamplingParams")
         structure = sampling_params.structured_outputs
         if structure is not None:
             assert not isinstance(structure, Mapping)  # SamplingParams made it one
