@@ -94,11 +94,13 @@ class DrafterMethod : public Method {
       : drafter_(options), max_tokens_(max_tokens) {}
 
   void Remember(std::span<const TokenId> output) {
-    drafter_.Begin(0, {});
+    drafter_.Begin({.id = 0, .prompt = {}});
     drafter_.Observe(0, output);
     drafter_.End(0);
   }
-  void Begin(std::span<const TokenId> prompt) override { drafter_.Begin(1, prompt); }
+  void Begin(std::span<const TokenId> prompt) override {
+    drafter_.Begin({.id = 1, .prompt = prompt});
+  }
   int Step(TokenId token) override {
     drafter_.Observe(1, {&token, 1});
     draft_.Clear();
