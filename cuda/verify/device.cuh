@@ -1,7 +1,7 @@
 // What the threads of a block compute together.
 //
 // All threads of the block call these functions, and all get the result. Values are joined in a
-// fixed order, whatever the schedule of the threads: sums of doubles are reproducible. What is
+// fixed order that no schedule of the threads changes: sums of doubles are reproducible. What is
 // compared with the CPU bit for bit is joined by exact operations (integer sums, least, greatest).
 #ifndef FORERUN_CUDA_VERIFY_DEVICE_CUH_
 #define FORERUN_CUDA_VERIFY_DEVICE_CUH_

@@ -17,7 +17,7 @@ _SAMPLE_BYTES = 4096
 
 
 class ModelIdentity(NamedTuple):
-    """Equal fingerprints: the same weights, wherever they are and whatever they are called."""
+    """Equal fingerprints: the same weights, under any path and name."""
 
     name: str
     fingerprint: str

@@ -146,7 +146,7 @@ def _message(body: Any) -> str:
     return str(error.get("message") if isinstance(error, dict) else body)
 
 
-# Fields that are sent whatever they are: a server's own defaults may be the model's.
+# Fields that are always sent: a server's own defaults may be the model's.
 _ALWAYS = ("max_tokens", "temperature")
 _FIELDS = (
     *("top_p", "top_k", "min_p", "seed", "stop", "repetition_penalty", "frequency_penalty"),
