@@ -118,16 +118,7 @@ class JsonCallParser(ToolCallParser):
             emit(text or "")
             return text is not None
         depth = 0
-        while True:
-            match = _STRUCTURE.search(reader.text, reader.position)
-            end = match.start() if match else len(reader.text)
-            emit(reader.text[reader.position : end])
-            reader.position = end
-            if match is None:
-                if not (yield from reader.more()):
-                    return False
-                continue
-            character = match[0]
+        while character := (yield from reader.stream_to(_STRUCTURE, emit)):
             if depth == 0 and character not in "{[":
                 return character not in '"{['
             if character == '"':
@@ -139,33 +130,27 @@ class JsonCallParser(ToolCallParser):
             reader.position += 1
             if depth == 0:
                 return True
+        return False
 
     def _quoted(self, emit: Callable[[str], object]) -> Step[bool]:
         """Hands on a string with its quotes; False if it does not end."""
         reader = self._reader
         emit('"')
         reader.position += 1
-        while True:
-            match = _IN_STRING.search(reader.text, reader.position)
-            end = match.start() if match else len(reader.text)
-            emit(reader.text[reader.position : end])
-            reader.position = end
-            if match is None:
-                if not (yield from reader.more()):
-                    return False
-                continue
-            if match[0] == "\n" and (yield from self._closes()):
+        while character := (yield from reader.stream_to(_IN_STRING, emit)):
+            if character == "\n" and (yield from self._closes()):
                 return False
-            if match[0] == "\\":
+            if character == "\\":
                 reader.position += 1
                 escaped = yield from reader.peek()
                 emit("\\" + escaped)
                 reader.position += len(escaped)
                 continue
-            emit(match[0])
+            emit(character)
             reader.position += 1
-            if match[0] == '"':
+            if character == '"':
                 return True
+        return False
 
     def _closes(self) -> Step[bool]:
         """Whether `_close` follows the newline that comes next; consumes nothing."""

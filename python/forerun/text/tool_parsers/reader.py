@@ -129,6 +129,16 @@ class Reader:
                 self.position = len(self.text)
                 return ""
 
+    def stream_to(self, pattern: re.Pattern[str], emit: Callable[[str], object]) -> Step[str]:
+        """Hands on text up to the first character that matches; returns it, empty at the end."""
+        while True:
+            match = pattern.search(self.text, self.position)
+            end = match.start() if match else len(self.text)
+            emit(self.text[self.position : end])
+            self.position = end
+            if match or not (yield from self.more()):
+                return match[0] if match else ""
+
     def stream_rest(self, emit: Callable[[str], object]) -> Step[None]:
         """Hands on all text to the end."""
         while (yield from self.peek()):
