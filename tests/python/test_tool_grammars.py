@@ -222,6 +222,27 @@ def test_without_parallel_calls_a_free_text_has_at_most_one(tools_format: str) -
     assert not allows(params, call + call)
 
 
+@pytest.mark.parametrize("tools_format", TOOL_FORMATS)
+def test_true_and_false_are_schemas_of_parameters(tools_format: str) -> None:
+    function = {"name": "f", "parameters": {"properties": {"a": True, "b": False}}}
+    params = tool_grammar(tools_format, [{"type": "function", "function": function}], "required")
+    writer = "pythonic/json" if tools_format == "pythonic" else tools_format
+    write = WRITERS[writer]
+    for value in ("x", 5, [True, None]):
+        call = write([Call("f", {"a": value})]).replace(', "id": "abcdefghi"', "")
+        assert allows(params, call)
+    wrong = write([Call("f", {"b": "x"})]).replace(', "id": "abcdefghi"', "")
+    assert not allows(params, wrong)
+
+
+def test_an_alternative_that_nothing_satisfies_is_left_out() -> None:
+    schema = {"properties": {"a": {"anyOf": [False, {"type": "integer"}]}}}
+    function = {"name": "f", "parameters": schema}
+    params = tool_grammar("gemma4", [{"type": "function", "function": function}], "required")
+    assert allows(params, WRITERS["gemma4"]([Call("f", {"a": 5})]))
+    assert not allows(params, WRITERS["gemma4"]([Call("f", {"a": "x"})]))
+
+
 def test_nothing_is_constrained_unless_it_is_asked_for() -> None:
     assert tool_grammar("hermes", [CITY], "auto") is None
     assert tool_grammar("hermes", [STRICT], "none") is None

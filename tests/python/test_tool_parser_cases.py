@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -236,6 +237,26 @@ def test_values_have_the_types_of_the_schema() -> None:
         list(text.replace("5", "many")), "qwen3_coder", tools=[tool("f", parameters)]
     ).calls
     assert call.arguments["n"] == "many"
+
+
+def test_schemas_that_are_none_are_read_as_far_as_they_go() -> None:
+    deep: Any = {"type": "integer"}
+    for _ in range(100_000):
+        deep = {"anyOf": [deep]}
+    parameters = {
+        "a": {"type": [{}, "integer"]},
+        "b": {"type": [[], {}]},
+        "c": {"anyOf": 5},
+        "d": {"enum": {}},
+        "e": True,
+        "f": {"oneOf": [None, {"type": "integer"}]},
+        "g": deep,
+    }
+    body = "".join(f"<parameter={key}>\n5\n</parameter>\n" for key in parameters)
+    text = f"<tool_call>\n<function=f>\n{body}</function>\n</tool_call>"
+    [call] = parse([text], "qwen3_coder", tools=[tool("f", parameters)])[1:]
+    assert isinstance(call, ToolCallArguments)
+    assert json.loads(call.text) == {**dict.fromkeys("acdefg", 5), "b": "5"}
 
 
 def test_ids_are_of_the_form_that_templates_accept() -> None:

@@ -79,8 +79,11 @@ def qwen_parameters(rules: Rules, schema: Mapping[str, Any]) -> str:
     required = schema.get("required", [])
     parts = []
     for key, part in properties.items():
+        if part is False:
+            continue
         closing = "\n</parameter>\n"
         types = allowed_types(part)
+        part = part if isinstance(part, Mapping) else _ANYTHING  # True, which allows any value
         values = part.get("enum", [part["const"]] if "const" in part else [])
         if values:
             written = [each if isinstance(each, str) else rules.json_text(each) for each in values]
@@ -137,7 +140,7 @@ class _Gemma:
             return [self._constant(value) for value in values]
         for key in ("anyOf", "oneOf"):
             if key in schema:
-                return [self.value(part) for part in schema[key]]
+                return [self.value(part) for part in schema[key] if part is not False]
         return [self._typed(kind, schema) for kind in sorted(allowed_types(schema))]
 
     def _constant(self, value: Any) -> str:

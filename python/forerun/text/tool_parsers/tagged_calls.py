@@ -334,19 +334,31 @@ _ANY = frozenset({"string", "integer", "number", "boolean", "null", "array", "ob
 
 
 def allowed_types(schema: Any) -> frozenset[str]:
-    """The JSON types that a schema allows; an unknown parameter is a string."""
-    if not isinstance(schema, Mapping):
-        return frozenset({"string"})
-    values = [schema["const"]] if "const" in schema else schema.get("enum")
-    if isinstance(values, list):
-        return frozenset(map(_type, values))
-    kinds = schema.get("type")
-    if isinstance(kinds, str | list):
-        return _ANY.intersection([kinds] if isinstance(kinds, str) else kinds)
-    for key in ("anyOf", "oneOf"):
-        if isinstance(schema.get(key), list):
-            return frozenset[str]().union(*map(allowed_types, schema[key]))
-    return _ANY
+    """The JSON types that a schema allows; an unknown parameter is a string.
+
+    Of what is no JSON schema, the parts that can be read count: tools are not checked where no
+    grammar is made of them.
+    """
+    found: set[str] = set()
+    waiting = [schema]
+    while waiting:  # no recursion: schemas may be nested deeper than Python's stack
+        each = waiting.pop()
+        if not isinstance(each, Mapping):
+            found |= _ANY if each is True else {"string"}
+            continue
+        values = [each["const"]] if "const" in each else each.get("enum")
+        kinds = each.get("type")
+        parts = next((each[key] for key in ("anyOf", "oneOf") if key in each), None)
+        if isinstance(values, list):
+            found |= set(map(_type, values))
+        elif isinstance(kinds, str | list):
+            named = [kinds] if isinstance(kinds, str) else kinds
+            found |= {kind for kind in named if isinstance(kind, str) and kind in _ANY}
+        elif isinstance(parts, list):
+            waiting += parts
+        else:
+            found |= _ANY
+    return frozenset(found)
 
 
 def _type(value: Any) -> str:
