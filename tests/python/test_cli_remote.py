@@ -150,10 +150,25 @@ def test_how_an_answer_ended_is_told(
     assert "[an empty answer]" in capsys.readouterr().err
 
 
+def test_line_ends_of_unicode_are_part_of_the_text(
+    recorder: Recorder,
+    url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    text = "one\u2028two\u2029three\x85four"
+    line = json.dumps(event(text), ensure_ascii=False)
+    recorder.answer = f"data: {line}\r\rdata: [DONE]\r\n\r\n".encode()
+    assert chat(monkeypatch, ["hi"], "--url", url) == 0
+    assert capsys.readouterr().out == text + "\n"
+
+
 @pytest.mark.parametrize(
     ("status", "answer", "told"),
     [
         (200, [event("Hel"), {"error": {"message": "out of luck"}}], "[error: out of luck]"),
+        (200, b"data: {]\n\n", "[error: the stream is not OpenAI's:  {]]"),
+        (200, b"data: 5\n\n", "[error: the stream is not OpenAI's:  5]"),
         (401, b'{"error": {"message": "no key"}}', "401: no key]"),
         (400, b'{"error": "odd"}', "400: {'error': 'odd'}]"),
         (500, b"<html>", "500: Internal Server Error]"),

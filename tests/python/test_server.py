@@ -207,6 +207,13 @@ def test_log_probabilities_and_echo_of_completions(client: Client) -> None:
     assert len(reported["prompt_logprobs"]) == 2
 
 
+def test_an_event_is_one_line_for_every_reader_of_lines(client: Client) -> None:
+    prompt = "a\u2028b\u2029c\x85d"
+    reply = client.complete(prompt=prompt, echo=True, stream=True, **GREEDY)
+    assert assembled(reply.chunks)[0]["text"].startswith(prompt)
+    assert reply.text.splitlines() == reply.text.split("\n")[:-1]
+
+
 def test_token_prompts_and_token_ids(client: Client) -> None:
     tokens = client.post("/tokenize", {"prompt": "xy é"}).json["tokens"]
     by_ids = client.complete(prompt=tokens, return_token_ids=True, **GREEDY).json["choices"][0]

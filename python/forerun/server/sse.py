@@ -23,9 +23,13 @@ class ClientGoneError(Exception):
     """The client closed the connection before its answer was complete."""
 
 
+# Line ends for str.splitlines, with which many clients read a stream's lines.
+_LINE_ENDS = str.maketrans({char: f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"})
+
+
 def event(body: Any) -> bytes:
-    """One event."""
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+    """One event, on one line for every reader of lines."""
+    text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).translate(_LINE_ENDS)
     return b"data: " + text.encode("utf-8", "backslashreplace") + b"\n\n"
 
 

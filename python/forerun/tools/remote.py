@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx2
 
-from forerun.errors import ForerunError, InvalidArgumentError
+from forerun.errors import ForerunError, InvalidArgumentError, shown
 from forerun.sampling_params import SamplingParams
 
 # How long to wait for a connection, in seconds; an answer may take as long as it needs.
@@ -99,7 +99,7 @@ class RemoteModel:
         try:
             with httpx2.stream("POST", self._url + path, json=body, **self._options) as response:
                 _check_status(response)
-                for piece in _pieces(response.iter_lines(), answer):
+                for piece in _pieces(_lines(response.iter_bytes()), answer):
                     answer.last_text_seconds = time.monotonic() - begin
                     if not answer.text:
                         answer.first_text_seconds = answer.last_text_seconds
@@ -112,13 +112,23 @@ class RemoteModel:
         return ForerunError(f"{self._url}: {error or type(error).__name__}")
 
 
+def _lines(parts: Iterator[bytes]) -> Iterator[str]:
+    """The lines of an event stream. Other line ends than CR and LF are part of the data."""
+    rest = b""
+    for part in parts:
+        *lines, rest = (rest + part).replace(b"\r", b"\n").split(b"\n")
+        for line in lines:
+            yield line.decode(errors="replace")
+    yield rest.decode(errors="replace")
+
+
 def _pieces(lines: Iterator[str], answer: RemoteAnswer) -> Iterator[str]:
     """The texts of the events of a stream."""
     for line in lines:
         kind, _, data = line.partition(":")
         if kind != "data" or data.strip() == "[DONE]":
             continue
-        chunk = json.loads(data)
+        chunk = _parsed(data)
         if "error" in chunk:
             raise ForerunError(_message(chunk))
         answer.usage = chunk.get("usage") or answer.usage
@@ -129,6 +139,16 @@ def _pieces(lines: Iterator[str], answer: RemoteAnswer) -> Iterator[str]:
             text = choice["delta"].get("content") if "delta" in choice else choice.get("text")
             if text:
                 yield text
+
+
+def _parsed(data: str) -> dict[str, Any]:
+    try:
+        chunk = json.loads(data)
+    except ValueError:
+        chunk = None
+    if not isinstance(chunk, dict):
+        raise ForerunError(f"the stream is not OpenAI's: {shown(data)}")
+    return chunk
 
 
 def _check_status(response: httpx2.Response) -> None:
