@@ -3,7 +3,6 @@
 #include "cuda/verify/row_launch.h"
 #include "cuda/verify/row_select.cuh"
 #include "cuda/verify/sample_rows.h"
-#include "forerun/options.h"
 
 namespace forerun::cuda {
 namespace {
@@ -14,9 +13,6 @@ std::size_t Aligned(std::size_t bytes) {
   return (bytes + kAlignment - 1) / kAlignment * kAlignment;
 }
 
-__device__ bool IsCoupled(const SampleRule& rule) {
-  return rule.method == static_cast<std::int32_t>(AcceptanceMethod::kCoupled);
-}
 template <typename T>
 __device__ bool NeedsMass(const RowReader<T>& row) {
   return row.rule().top_p < 1.0 || row.row().needs_mass != 0;
@@ -273,7 +269,7 @@ __device__ FoundBin FindBin(const Mass* bins, Mass limit, SelectScratch& scratch
   return {bin, scratch.selected_before, bins[bin]};
 }
 
-// Lowers the cut to that of top_p, unless the token that is sampled follows without.
+// Lowers the cut to that of top_p, unless only the sampled token is wanted and follows without.
 template <typename T>
 __device__ void FinishTopP(RowSelector<T>& selector, const RowReader<T>& row, const Mass* bins,
                            SelectScratch& scratch, RowState& state) {
@@ -283,7 +279,7 @@ __device__ void FinishTopP(RowSelector<T>& selector, const RowReader<T>& row, co
   const FoundBin found = FindBin(bins, limit, scratch);
   const auto bin_of = [&](Code code) { return bins_of.BinOf(selector.Scaled(LogitOf(code))); };
   Code winner = kKeepAllCode;
-  if (IsCoupled(rule)) {
+  if (row.row().needs_mass == 0) {
     // If the winner over a superset is kept, it also wins over the kept tokens.
     winner = selector.Sample(state.cut);
     state.sampled = TokenOf(winner);

@@ -169,12 +169,15 @@ void CompareSteps(RandomNumbers& random, int vocab_size, int num_steps, Account&
   }
 }
 
-TEST(CudaVerifyTest, RandomStepsHaveTheOutcomesOfTheHost) {
-  RandomNumbers random(1);
+// Several seeds, so that a long run uses several cores.
+class CudaVerifySeedTest : public ::testing::TestWithParam<int> {};
+
+TEST_P(CudaVerifySeedTest, RandomStepsHaveTheOutcomesOfTheHost) {
+  RandomNumbers random(GetParam());
   Account account;
   const int num_requests =
-      IsSlow() ? testing::NumExamples(60, 1000) : testing::NumExamples(400, 100000);
-  while (account.num_requests < num_requests && !::testing::Test::HasFailure()) {
+      IsSlow() ? testing::NumExamples(15, 250) : testing::NumExamples(100, 25000);
+  while (account.num_requests < num_requests && !HasFailure()) {
     CompareSteps(random, PickVocabSize(random), 4, account);
   }
   std::cout << "compared " << account.num_requests << " requests with " << account.num_tokens
@@ -187,6 +190,8 @@ TEST(CudaVerifyTest, RandomStepsHaveTheOutcomesOfTheHost) {
   EXPECT_GT(account.num_errors, account.num_requests / 100);
   EXPECT_GT(account.num_logprobs, account.num_requests);
 }
+
+INSTANTIATE_TEST_SUITE_P(Seeds, CudaVerifySeedTest, ::testing::Range(1, 5));
 
 TEST(CudaVerifyTest, LargeVocabulariesToo) {
   if (IsSlow()) GTEST_SKIP() << "too slow with checks of memory or races";
