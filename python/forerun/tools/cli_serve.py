@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
+import threading
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -166,11 +168,16 @@ def _serve(options: argparse.Namespace) -> int:
 
     configure_logs(settings)
     with listen(settings) as listener:
+        # The web framework is imported while the weights are read.
+        imports = threading.Thread(target=importlib.import_module, args=("forerun.server.app",))
+        imports.start()
         from forerun.async_llm import AsyncLLM
-        from forerun.server.app import make_app
 
         llm = AsyncLLM(options.model, **engine)
         try:
+            imports.join()
+            from forerun.server.app import make_app
+
             app = make_app(llm, settings)
             name = (*settings.served_model_names, options.model)[0]
             call = example_call(address_of(settings, listener), name, bool(settings.api_keys))
