@@ -27,6 +27,9 @@ from forerun.vllm_fields.arguments import checked_arguments, checked_keywords
 
 _MAX_N = 16384  # as in vLLM
 _MAX_LOGPROB_TOKEN_IDS = 128  # as in vLLM
+# How many strings, and how many bytes all of them together. Every token is compared with them.
+_MAX_STOPS = (64, 4096)
+_MAX_BAD_WORDS = (1024, 32768)
 
 
 class RequestOutputKind(Enum):
@@ -58,9 +61,18 @@ def _num_logprobs(field: str, value: Any) -> int | None:
 
 def _stops(field: str, value: Any) -> str | list[str]:
     if isinstance(value, str):
-        return check_str(field, value)
+        return _bounded(field, [check_str(field, value)], _MAX_STOPS)[0]
     stops = check_list(field, value, "a string or a list of strings")
-    return [check_str(field, stop) for stop in stops]
+    return _bounded(field, [check_str(field, stop) for stop in stops], _MAX_STOPS)
+
+
+def _bounded(field: str, texts: list[str], most: tuple[int, int]) -> list[str]:
+    if len(texts) > most[0]:
+        raise InvalidArgumentError(field, f"{len(texts)} strings", f"at most {most[0]}")
+    num_bytes = sum(len(text.encode()) for text in texts)
+    if num_bytes > most[1]:
+        raise InvalidArgumentError(field, f"{num_bytes} bytes", f"at most {most[1]} in all")
+    return texts
 
 
 def _logit_bias(field: str, value: Any) -> dict[int, float]:
@@ -77,7 +89,7 @@ def _bad_words(field: str, value: Any) -> list[str]:
     for word in words:
         if not check_str(field, word).strip():
             raise InvalidArgumentError(field, word, "words of at least one character")
-    return words
+    return _bounded(field, words, _MAX_BAD_WORDS)
 
 
 def _scored_ids(field: str, value: Any) -> list[int]:
@@ -158,12 +170,14 @@ class SamplingParams:
         max_tokens: the most tokens to generate; None is up to the model's length.
         min_tokens: end-of-sequence and stop tokens cannot appear before this many.
         stop: strings that end the text; they are cut off unless include_stop_str_in_output. They
-            may name special tokens, as "<|im_end|>", also where skip_special_tokens omits those.
+            may name special tokens, as "<|im_end|>", also where skip_special_tokens omits those. At
+            most 64, of 4,096 bytes in all.
         stop_token_ids: tokens that end the text, besides the model's own.
         ignore_eos: go on beyond the model's end-of-sequence tokens.
         allowed_token_ids: nothing else can be sampled.
         bad_words: words that cannot be written, neither at the beginning of a text nor after a
             space: the last token of each is ruled out where the ones before it have been sampled.
+            At most 1,024, of 32,768 bytes in all.
         logit_bias: numbers from -100 to 100 that are added to tokens' logits; ids may be text.
         repetition_penalty: divides positive logits and multiplies negative ones of tokens in the
             prompt or the output; above 0, and 1 is off.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Prompt = str | TextPrompt | TokensPrompt | Sequence[int]
 Messages = Sequence[Mapping[str, Any]]
 _EXPECTED = "a string, token ids, or a dict of either"
+_MAX_SALT_LEN = 512  # it is stored with every output of a suffix memory
 
 
 class ParsedPrompt(NamedTuple):
@@ -68,7 +69,7 @@ def parse_prompt(where: str, item: Any, encode: Callable[[str], list[int]]) -> P
         text, token_ids = fields.get("prompt"), fields.get("prompt_token_ids")
         if fields.get("cache_salt") is not None:
             with problems:
-                salt = check_name(f"{where}: cache_salt", fields["cache_salt"])
+                salt = _cache_salt(f"{where}: cache_salt", fields["cache_salt"])
         if text is None and token_ids is None:
             expected = "the key 'prompt' or 'prompt_token_ids'"
             problems.errors.append(InvalidArgumentError(where, list(fields), expected))
@@ -84,6 +85,14 @@ def parse_prompt(where: str, item: Any, encode: Callable[[str], list[int]]) -> P
     return ParsedPrompt(
         text, [check_int(f"{where}.prompt_token_ids", token) for token in items], salt
     )
+
+
+def _cache_salt(field: str, value: Any) -> str:
+    salt = check_name(field, value)
+    if len(salt) > _MAX_SALT_LEN:
+        expected = f"at most {_MAX_SALT_LEN} characters"
+        raise InvalidArgumentError(field, f"{len(salt)} characters", expected)
+    return salt
 
 
 def priority_list(priority: Any, count: int) -> list[int]:

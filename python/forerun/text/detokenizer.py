@@ -163,11 +163,11 @@ class Detokenizer:
 
     def _num_undecided(self, text: bytes) -> int:
         """Length of the longest end of the text that begins a stop string."""
-        for length in range(min(self._longest_beginning, len(text)), 0, -1):
-            tail = text[-length:]
-            if any(len(stop) > length and stop.startswith(tail) for stop in self._stops):
-                return length
-        return 0
+        longest = 0
+        for stop in self._stops:
+            lengths = range(min(len(stop) - 1, len(text)), longest, -1)
+            longest = next((n for n in lengths if text.endswith(stop[:n])), longest)
+        return longest
 
 
 def join_bytes(table: Sequence[bytes], token_ids: Sequence[int]) -> bytes:
