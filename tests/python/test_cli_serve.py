@@ -48,6 +48,7 @@ def test_every_setting_has_an_option(tmp_path: Path) -> None:
         "allowed_origins": ["https://f.example", '["https://g.example"]'],
         "max_body_bytes": ["5"],
         "max_tokens_limit": ["6"],
+        "max_logprobs": ["9"],
         "log_format": ["json"],
         "log_level": ["debug"],
         "tool_call_parser": ["hermes"],
@@ -70,6 +71,7 @@ def test_every_setting_has_an_option(tmp_path: Path) -> None:
         allowed_origins=("https://f.example", "https://g.example"),
         max_body_bytes=5,
         max_tokens_limit=6,
+        max_logprobs=9,
         log_format="json",
         log_level="debug",
         log_requests=False,
@@ -90,6 +92,13 @@ def test_keys_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("FORERUN_API_KEY", "one two")
     assert settings_of(parsed()).api_keys == ("one", "two")
     assert settings_of(parsed("--api-key", "three")).api_keys == ("three", "one", "two")
+
+
+def test_a_variable_without_keys_does_not_open_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("", " "):
+        monkeypatch.setenv("FORERUN_API_KEY", value)
+        with pytest.raises(InvalidArgumentError, match="FORERUN_API_KEY"):
+            settings_of(parsed())
 
 
 def test_every_option_of_the_engine_is_one_of_the_server() -> None:

@@ -19,6 +19,7 @@ WRONG: dict[str, list[Any]] = {
     "allowed_origins": ["*", [""]],
     "max_body_bytes": [0, 1.5],
     "max_tokens_limit": [0, "many"],
+    "max_logprobs": [-2, "all"],
     "log_format": ["xml"],
     "log_level": ["loud"],
     "log_requests": [1],

@@ -38,6 +38,8 @@ class ServerSettings:
         allowed_origins: web pages of which origins may call the server (CORS); "*" is all.
         max_body_bytes: of a request; larger ones get status 413.
         max_tokens_limit: the most tokens a request may generate for each completion.
+        max_logprobs: the most log-probabilities a request may ask for at each position, of its
+            output and of its prompt; -1: as many as the vocabulary has tokens.
         ssl_keyfile, ssl_certfile: PEM files, both or none; with them the server speaks HTTPS.
         log_format: "text", or "json" for one object a line.
         log_level: the least severe messages that are logged.
@@ -55,8 +57,9 @@ class ServerSettings:
     served_model_names: tuple[str, ...] = ()
     root_path: str = ""
     allowed_origins: tuple[str, ...] = ()
-    max_body_bytes: int = 32 << 20
+    max_body_bytes: int = 4 << 20
     max_tokens_limit: int | None = None
+    max_logprobs: int = 20
     ssl_keyfile: str | None = None
     ssl_certfile: str | None = None
     log_format: str = "text"
@@ -142,6 +145,7 @@ _CHECKS: dict[str, Any] = {
     "allowed_origins": _names,
     "max_body_bytes": lambda name, value: check_int(name, value, least=1),
     "max_tokens_limit": lambda name, value: check_int(name, value, least=1),
+    "max_logprobs": lambda name, value: check_int(name, value, least=-1),
     "ssl_keyfile": lambda name, value: str(check_path(name, value)),
     "ssl_certfile": lambda name, value: str(check_path(name, value)),
     "log_format": lambda name, value: check_choice(name, value, LOG_FORMATS),

@@ -22,6 +22,7 @@ _OF_SERVER = {
     "model",
     "chat_template",
     "log_level",
+    "max_logprobs",
     "reasoning_parser",
     "served_model_name",
     "shutdown_timeout",
@@ -126,6 +127,13 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
         help="the most tokens that a request may generate (default: what the model takes)",
     )
     group.add_argument(
+        "--max-logprobs",
+        type=int,
+        metavar="N",
+        help="the most log-probabilities at each position; -1: no limit "
+        f"(default: {_DEFAULTS.max_logprobs})",
+    )
+    group.add_argument(
         "--max-body-bytes",
         type=int,
         metavar="N",
@@ -191,8 +199,11 @@ def settings_of(options: argparse.Namespace) -> ServerSettings:
     """The server's settings that the options and the environment give."""
     names = {field.name for field in fields(ServerSettings)}
     given = {name: value for name, value in vars(options).items() if name in names}
-    keys = os.environ.get("FORERUN_API_KEY", "").split()
-    if keys:
+    variable = os.environ.get("FORERUN_API_KEY")
+    if variable is not None:
+        keys = variable.split()
+        if not keys:  # a secret that is missing must not open the server
+            raise InvalidArgumentError("FORERUN_API_KEY", repr(variable), "keys, or no variable")
         given["api_keys"] = [*given.get("api_keys", ()), *keys]
     if "allowed_origins" in given:
         given["allowed_origins"] = [
