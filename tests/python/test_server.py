@@ -436,6 +436,7 @@ def test_a_full_queue_refuses_more_requests(tmp_path: Path) -> None:
     refused = [reply for reply in replies if reply.status == 503]
     assert {reply.error["code"] for reply in refused} == {"queue_full"}
     assert {reply.headers["retry-after"] for reply in refused} == {"1"}
+    assert not any("x-should-retry" in reply.headers for reply in refused)
     assert client.chat(**slow).status == 200
     next(clients, None)
     llm.close()
@@ -445,6 +446,7 @@ def test_a_request_ends_at_its_timeout(client: Client) -> None:
     slow = {"prompt": "x", "ignore_eos": True, "max_tokens": 100, "vllm_xargs": {"seconds": 0.02}}
     reply = client.complete(**slow, timeout=0.1)
     assert (reply.status, reply.error["code"]) == (408, "deadline_exceeded")
+    assert reply.headers["x-should-retry"] == "false"
     *chunks, last = client.complete(**slow, timeout=0.2, stream=True).chunks
     assert last["error"]["code"] == "deadline_exceeded"
     assert 0 < len(chunks) < 100
@@ -460,5 +462,5 @@ def test_a_model_that_was_closed_serves_no_more(tmp_path: Path) -> None:
     assert client.complete(prompt="x").status == 200
     llm.close()
     reply = client.complete(prompt="x")
-    assert (reply.status, reply.error["code"]) == (503, "closed")
+    assert (reply.status, reply.error["code"]) == (503, "server_shutting_down")
     next(clients, None)

@@ -283,6 +283,7 @@ def test_a_failed_request_is_an_error_and_harms_no_other(client: Client, tmp_pat
     replies = failing.post_all([(COMPLETION, good), (COMPLETION, body), (COMPLETION, good)])
     assert [each.status for each in replies] == [200, 500, 200]
     assert replies[1].error["code"] == "request_failed"
+    assert replies[1].headers["x-should-retry"] == "false"
     assert replies[0].json["choices"] == replies[2].json["choices"]
     assert failing.complete(**body, stream=True).error["code"] == "request_failed"
     late = {**body, "vllm_xargs": {"fail_after": 3}, "stream": True}

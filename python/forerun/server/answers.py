@@ -101,7 +101,13 @@ class Answer:
         """The answer in one piece."""
         async for index, delta in self._deltas(streams):
             self._choices[index].take([delta])
-        num_each = len(self._choices) // len(streams)
+        if any(output.prompt_logprobs is not None for output in self._outputs.values()):
+            # Entries for every token of a long prompt take long: other requests go on meanwhile.
+            return await asyncio.to_thread(self._whole, len(streams), reports)
+        return self._whole(len(streams), reports)
+
+    def _whole(self, num_prompts: int, reports: Reports) -> dict[str, Any]:
+        num_each = len(self._choices) // num_prompts
         choices = [
             {"index": index, **choice.whole(self._outputs[index // num_each])}
             for index, choice in enumerate(self._choices)

@@ -15,6 +15,7 @@ from forerun.outputs import CompletionDelta, RequestOutput
 from forerun.sampling_params import SamplingParams
 from forerun.server.messages import Message
 from forerun.server.params import (
+    check_logprobs,
     output_limit,
     sampling_params,
     structure_names,
@@ -235,6 +236,8 @@ class Chats:
             "skip_special_tokens": False if is_special else None,  # the parsers need them
         }
         recommended = {**self._serving.recommended, "max_tokens": None}
-        return sampling_params(
-            body, recommended, renamed={"logprobs": "top_logprobs", "max_tokens": name}, **fields
-        )
+        renamed = {"logprobs": "top_logprobs", "max_tokens": name}
+        params = sampling_params(body, recommended, renamed=renamed, **fields)
+        with under_names(renamed):
+            check_logprobs(params, self._serving.settings.max_logprobs)
+        return params

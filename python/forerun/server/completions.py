@@ -13,6 +13,7 @@ from forerun.errors import InvalidArgumentError
 from forerun.outputs import CompletionDelta, RequestOutput
 from forerun.sampling_params import SamplingParams
 from forerun.server.params import (
+    check_logprobs,
     output_limit,
     sampling_params,
     structure_names,
@@ -23,7 +24,7 @@ from forerun.server.protocol import CompletionRequest
 from forerun.server.serving import Serving
 from forerun.server.token_logprobs import CompletionLogprobs, TokenNames, prompt_logprobs
 
-_MAX_PROMPTS = 1024
+_MAX_COMPLETIONS = 1024  # of one body: all of its prompts, n times each
 _NUM_TOKENS = 16  # OpenAI's default
 
 
@@ -116,8 +117,16 @@ class Completions:
         """The prompts' token ids; compiles what the parameters need."""
         with under_names({"text": "prompt", **structure_names(body)}):
             self._serving.llm.prepare(params)
-            encode = self._serving.tokenizer.encode
-            return [encode(each) if isinstance(each, str) else each for each in prompts]
+            return [
+                self._encode(prompt, f"prompt[{index}]" if len(prompts) > 1 else "prompt")
+                for index, prompt in enumerate(prompts)
+            ]
+
+    def _encode(self, prompt: str | list[int], where: str) -> list[int]:
+        if isinstance(prompt, str):
+            return self._serving.tokenizer.encode(prompt)
+        self._serving.check_tokens(where, prompt)
+        return prompt
 
     def _echo(self, prompt: str | list[int], names: TokenNames) -> str:
         return prompt if isinstance(prompt, str) else names.text(prompt)
@@ -129,16 +138,19 @@ class Completions:
                 expected = "no echo in a stream with logprobs"
                 raise InvalidArgumentError("echo", True, expected)
             prompt_logprobs = max(prompt_logprobs or 0, body.logprobs)
+        settings = self._serving.settings
+        limit = settings.max_tokens_limit
         fields: dict[str, Any] = {
-            "max_tokens": output_limit(
-                body.max_tokens, self._serving.settings.max_tokens_limit, "max_tokens"
-            ),
+            "max_tokens": output_limit(body.max_tokens, limit, "max_tokens"),
             "structured_outputs": structure_of(body),
             "logprobs": body.logprobs,
             "prompt_logprobs": prompt_logprobs,
         }
-        recommended = {**self._serving.recommended, "max_tokens": _NUM_TOKENS}
-        return sampling_params(body, recommended, **fields)
+        if body.max_tokens is None:
+            fields["max_tokens"] = _NUM_TOKENS if limit is None else min(_NUM_TOKENS, limit)
+        params = sampling_params(body, self._serving.recommended, **fields)
+        check_logprobs(params, settings.max_logprobs)
+        return params
 
 
 def _prompts(body: CompletionRequest) -> list[str | list[int]]:
@@ -146,7 +158,11 @@ def _prompts(body: CompletionRequest) -> list[str | list[int]]:
     given = body.prompt
     if isinstance(given, str) or (given and isinstance(given[0], int)):
         return [given]
-    if not 0 < len(given) <= _MAX_PROMPTS:
-        expected = f"1 to {_MAX_PROMPTS} prompts"
+    if not 0 < len(given) <= _MAX_COMPLETIONS:
+        expected = f"1 to {_MAX_COMPLETIONS} prompts"
         raise InvalidArgumentError("prompt", f"{len(given)} prompts", expected)
+    num_completions = len(given) * (body.n or 1)
+    if num_completions > _MAX_COMPLETIONS:
+        expected = f"at most {_MAX_COMPLETIONS // len(given)} for each of {len(given)} prompts"
+        raise InvalidArgumentError("n", body.n, expected)
     return [*given]

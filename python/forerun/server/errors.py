@@ -26,6 +26,10 @@ _CODES = {
     "extra_forbidden": "unknown_parameter",
     "json_invalid": "invalid_json",
 }
+# OpenAI's clients repeat a request after these statuses. One that failed or took too long would
+# do so again.
+_LATER = {"retry-after": "1"}
+_NEVER = {"x-should-retry": "false"}
 _OWN_MESSAGES = {"missing": "it is missing", "extra_forbidden": "there is no such parameter"}
 
 
@@ -60,7 +64,7 @@ class ApiError(Exception):
 
     def response(self) -> Response:
         """The answer."""
-        headers = {"retry-after": "1"} if self.status == 503 else None
+        headers = {503: _LATER, 408: _NEVER, 500: _NEVER}.get(self.status)
         return json_response(self.body(), self.status, headers)
 
 
@@ -80,7 +84,7 @@ def to_api_error(error: Exception) -> ApiError:
     if isinstance(error, QueueFullError):
         return ApiError(503, str(error), code="queue_full", kind="server_error")
     if isinstance(error, EngineClosedError):
-        return ApiError(503, str(error), code="closed", kind="server_error")
+        return ApiError(503, str(error), code="server_shutting_down", kind="server_error")
     if isinstance(error, DeadlineExceededError):
         return ApiError(408, str(error), param="timeout", code="deadline_exceeded", kind="timeout")
     message = f"the server failed: {type(error).__name__}"

@@ -115,6 +115,15 @@ def _of_format(body: GenerationRequest) -> StructuredOutputsParams:
     return StructuredOutputsParams(json={} if schema is None else schema)
 
 
+def check_logprobs(params: SamplingParams, most: int) -> None:
+    """Refuses more log-probabilities than the server gives; -1 is the whole vocabulary."""
+    for name in ("logprobs", "prompt_logprobs"):
+        asked = getattr(params, name)
+        if asked is not None and most != -1 and (asked == -1 or asked > most):
+            expected = f"at most {most}: the limit of this server"
+            raise InvalidArgumentError(name, asked, expected)
+
+
 def output_limit(asked: int | None, limit: int | None, name: str) -> int | None:
     """The most tokens to generate: what was asked for, within the server's limit."""
     if limit is None:

@@ -6,19 +6,34 @@ SamplingParams and the engine check them. parameters.py lists what is accepted w
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from forerun.server.parameters import CHAT, COMPLETION, without_neutral
 
-TokenIds = list[int]
+_T = TypeVar("_T")
+# A body of nothing but mistakes is answered as fast as one with a few: lists end at the first
+# mistake, and objects have only so many names.
+Items = Annotated[list[_T], Field(fail_fast=True)]
+_MAX_NAMES = 200
+TokenIds = Items[int]
 
 
 class Body(BaseModel):
     """A request's JSON; other parameters than the declared ones are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_size(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and len(given) > _MAX_NAMES:
+            message = f"more than {_MAX_NAMES} parameters, which is more than there are"
+            raise PydanticCustomError("too_many_parameters", message)
+        return given
 
 
 class StreamOptions(Body):
@@ -96,10 +111,11 @@ class GenerationRequest(Body):
     top_p: float | None = None
     n: int | None = Field(None, ge=1, le=128)
     seed: int | None = None
-    stop: str | list[str] | None = None
+    stop: str | Items[str] | None = None
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
-    logit_bias: dict[str, float] | None = None
+    # The numbers are checked where SamplingParams checks them, which ends at the first mistake.
+    logit_bias: dict[str, Any] | None = None
     response_format: ResponseFormat | None = None
     # vLLM's.
     top_k: int | None = None
@@ -111,18 +127,18 @@ class GenerationRequest(Body):
     include_stop_str_in_output: bool | None = None
     skip_special_tokens: bool | None = None
     allowed_token_ids: TokenIds | None = None
-    bad_words: list[str] | None = None
+    bad_words: Items[str] | None = None
     prompt_logprobs: int | None = None
-    structured_outputs: dict[str, Any] | None = None
+    structured_outputs: dict[str, Any] | None = Field(None, max_length=_MAX_NAMES)
     guided_json: str | dict[str, Any] | None = None
     guided_regex: str | None = None
-    guided_choice: list[str] | None = None
+    guided_choice: Items[str] | None = None
     guided_grammar: str | None = None
     guided_json_object: bool | None = None
     guided_whitespace_pattern: str | None = None
     priority: int | None = Field(None, gt=-(2**31), lt=2**31)
-    request_id: str | None = None
-    cache_salt: str | None = None
+    request_id: str | None = Field(None, max_length=128)
+    cache_salt: str | None = Field(None, max_length=256)
     return_tokens_as_token_ids: bool | None = None
     return_token_ids: bool | None = None
     vllm_xargs: dict[str, Any] | None = None
@@ -140,19 +156,19 @@ class GenerationRequest(Body):
 class ChatRequest(GenerationRequest):
     """The body of /v1/chat/completions."""
 
-    messages: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    messages: Items[dict[str, Any]] = Field(min_length=1)
     max_completion_tokens: int | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: list[Tool] | None = None
+    top_logprobs: int | None = Field(None, ge=0)
+    tools: Items[Tool] | None = None
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     include_reasoning: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    documents: list[dict[str, Any]] | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    documents: Items[dict[str, Any]] | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=_MAX_NAMES)
 
     @model_validator(mode="before")
     @classmethod
@@ -163,8 +179,8 @@ class ChatRequest(GenerationRequest):
 class CompletionRequest(GenerationRequest):
     """The body of /v1/completions."""
 
-    prompt: str | TokenIds | list[str] | list[TokenIds]
-    logprobs: int | None = Field(None, ge=0, le=20)
+    prompt: str | TokenIds | Items[str] | Items[TokenIds]
+    logprobs: int | None = Field(None, ge=0)
     echo: bool | None = None
 
     @model_validator(mode="before")
@@ -178,12 +194,12 @@ class TokenizeRequest(Body):
 
     model: str | None = None
     prompt: str | None = None
-    messages: list[dict[str, Any]] | None = None
-    tools: list[Tool] | None = None
+    messages: Items[dict[str, Any]] | None = None
+    tools: Items[Tool] | None = None
     add_special_tokens: bool | None = None
     add_generation_prompt: bool | None = None
     continue_final_message: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=_MAX_NAMES)
     return_token_strs: bool | None = None
 
 

@@ -47,6 +47,14 @@ class Serving:
         message = f"model: got {name}; this server has {', '.join(self.names)}"
         raise ApiError(404, message, param="model", code="model_not_found")
 
+    def check_tokens(self, where: str, tokens: Sequence[int]) -> None:
+        """Raises InvalidArgumentError unless all are ids of the model's tokens."""
+        size = self.llm.limits.vocab_size
+        for index, token in enumerate(tokens):
+            if not 0 <= token < size:
+                expected = f"an id from 0 to {size - 1}"
+                raise InvalidArgumentError(f"{where}[{index}]", token, expected)
+
     def token_names(self, body: GenerationRequest, *, skips_special: bool) -> TokenNames:
         """How an answer names tokens."""
         as_ids = bool(body.return_tokens_as_token_ids)
@@ -97,7 +105,11 @@ class Serving:
         names = structure_names(body)
         if isinstance(body, ChatRequest):
             names["prompt"] = "messages"
-        return {**names, "prompt.prompt_token_ids": "prompt"}
+        return {
+            **names,
+            "prompt.prompt_token_ids": "prompt",
+            "prompt: cache_salt": "cache_salt",
+        }
 
     async def _open(
         self,

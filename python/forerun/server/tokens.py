@@ -42,8 +42,5 @@ def tokenize(serving: Serving, body: TokenizeRequest) -> dict[str, Any]:
 def detokenize(serving: Serving, body: DetokenizeRequest) -> dict[str, Any]:
     """The text of token ids."""
     serving.check_model(body.model)
-    size = serving.llm.limits.vocab_size
-    for index, token in enumerate(body.tokens):
-        if not 0 <= token < size:
-            raise InvalidArgumentError(f"tokens[{index}]", token, f"an id from 0 to {size - 1}")
+    serving.check_tokens("tokens", body.tokens)
     return {"prompt": serving.tokenizer.decode(body.tokens)}

@@ -1,0 +1,135 @@
+"""What one request may cost: large bodies of mistakes, texts, log-probabilities, completions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import server_models
+from server_client import Body, Client
+
+from forerun import AsyncLLM
+from forerun.server.app import make_app
+from forerun.server.protocol import ChatRequest, CompletionRequest
+from forerun.server.settings import ServerSettings
+
+CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+USER = [{"role": "user", "content": "x"}]
+GREEDY = {"temperature": 0, "max_tokens": 2}
+VALID: dict[str, Body] = {CHAT: {"messages": USER, **GREEDY}, COMPLETION: {"prompt": "x", **GREEDY}}
+NAMES: Body = {str(number): None for number in range(500)}
+FUNCTION = {"type": "function", "function": NAMES}
+MANY_MISTAKES = ([None] * 500, [[None] * 50] * 50, NAMES, [NAMES] * 50, [FUNCTION] * 50)
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AsyncLLM]:
+    target, _ = server_models.write_model(tmp_path_factory.mktemp("server"))
+    llm = AsyncLLM(target, max_model_len=128)
+    yield llm
+    llm.close()
+
+
+def make_client(llm: AsyncLLM, **settings: Any) -> Client:
+    return Client(make_app(llm, ServerSettings(log_requests=False, **settings)))
+
+
+@pytest.fixture(scope="module")
+def client(llm: AsyncLLM) -> Iterator[Client]:
+    client = make_client(llm)
+    yield client
+    client.close()
+
+
+@pytest.mark.parametrize("path", [CHAT, COMPLETION])
+def test_a_body_of_mistakes_alone_gets_a_short_answer(client: Client, path: str) -> None:
+    model = ChatRequest if path == CHAT else CompletionRequest
+    for name in model.model_fields:
+        for value in MANY_MISTAKES:
+            reply = client.post(path, {**VALID[path], name: value})
+            if reply.status != 200:  # a dict of anything is valid for some
+                assert reply.status == 400, name
+                assert len(reply.text) < 2000, name
+    reply = client.post(path, NAMES)
+    assert reply.error["code"] == "invalid_value"
+    assert len(reply.text) < 2000
+
+
+def test_only_so_many_strings_end_a_text_or_are_ruled_out(client: Client) -> None:
+    valid: list[tuple[str, Any]] = [
+        ("stop", ["x"] * 64),
+        ("stop", "x" * 4096),
+        ("bad_words", ["x"] * 1024),
+    ]
+    for name, value in valid:
+        assert client.complete(prompt="x", **GREEDY, **{name: value}).status == 200
+    for name, value in [
+        ("stop", ["x"] * 65),
+        ("stop", "x" * 4097),
+        ("stop", ["é" * 1024, "é" * 1025]),
+        ("bad_words", ["x"] * 1025),
+        ("bad_words", ["x" * 20_000, "y" * 20_000]),
+    ]:
+        assert client.complete(prompt="x", **{name: value}).error["param"] == name
+
+
+def test_names_are_limited_because_answers_and_files_repeat_them(client: Client) -> None:
+    for name, most in (("request_id", 128), ("cache_salt", 256)):
+        assert client.complete(prompt="x", **GREEDY, **{name: "a" * most}).status == 200
+        error = client.complete(prompt="x", **{name: "a" * (most + 1)}).error
+        assert error["param"] == name
+    assert client.complete(prompt="x", cache_salt="").status == 200
+    assert client.complete(prompt="x", cache_salt="\ud800").error["param"] == "cache_salt"
+
+
+def test_log_probabilities_are_limited_unless_the_server_says_otherwise(llm: AsyncLLM) -> None:
+    for most, refused in ((20, (21, -1)), (3, (4, 20, -1)), (-1, ()), (0, (1,))):
+        client = make_client(llm, max_logprobs=most)
+        size = llm.limits.vocab_size
+        for number in (0, 1, 3, 4, 20, 21, -1):
+            reply = client.complete(prompt="xy", prompt_logprobs=number, **GREEDY)
+            if most == -1 or 0 <= number <= most:
+                found = reply.json["choices"][0]["prompt_logprobs"][1]
+                wanted = size if number == -1 else number
+                assert wanted <= len(found) <= wanted + 1
+            else:
+                assert reply.error["param"] == "prompt_logprobs"
+                assert f"at most {most}" in reply.error["message"]
+        for number in refused:
+            if number > 0:
+                chat = client.chat(messages=USER, logprobs=True, top_logprobs=number)
+                assert chat.error["param"] == "top_logprobs"
+                assert client.complete(prompt="x", logprobs=number).error["param"] == "logprobs"
+        client.close()
+
+
+def test_a_body_makes_only_so_many_completions(client: Client) -> None:
+    assert client.complete(prompt=["x"] * 1025).error["param"] == "prompt"
+    assert client.complete(prompt=["x"] * 9, n=114).error["param"] == "n"
+    reply = client.complete(prompt=["x"] * 8, n=128, max_tokens=1, seed=1)
+    assert len(reply.json["choices"]) == 1024
+
+
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [
+        ([-10_000_000], "prompt[0]"),
+        ([5, 10**9], "prompt[1]"),
+        ([[5], [5, -1]], "prompt[1][1]"),
+    ],
+)
+@pytest.mark.parametrize("options", [{}, {"echo": True}, {"echo": True, "logprobs": 1}])
+def test_a_token_that_there_is_not_is_named(
+    client: Client, prompt: Any, param: str, options: Body
+) -> None:
+    error = client.complete(prompt=prompt, **options).error
+    assert (error["param"], error["code"]) == (param, "invalid_value")
+
+
+def test_the_limit_on_tokens_lowers_a_default_and_never_raises_it(llm: AsyncLLM) -> None:
+    for limit, expected in ((100, 16), (16, 16), (7, 7), (None, 16)):
+        client = make_client(llm, max_tokens_limit=limit)
+        answer = client.complete(prompt="x", ignore_eos=True).json
+        assert answer["usage"]["completion_tokens"] == expected
+        client.close()
