@@ -191,6 +191,19 @@ def test_the_parts_of_the_manifest_name_each_other() -> None:
     assert mounted == claimed | {volume["name"] for volume in pod["spec"]["volumes"]}
 
 
+def test_prometheus_finds_the_pods_and_has_the_key() -> None:
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    page = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
+    (job,) = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["scrape_configs"]
+    assert "credentials_file" in job["authorization"]
+    pod = manifest()[1]["template"]
+    assert "annotations" not in pod["metadata"], "they cannot give the key"
+    (port,) = pod["spec"]["containers"][0]["ports"]
+    (rule,) = job["relabel_configs"]
+    assert rule["source_labels"][0] == "__meta_kubernetes_pod_label_app"
+    assert rule["regex"] == f"{pod['metadata']['labels']['app']};{port['name']}"
+
+
 def test_the_manifest_starts_a_server_that_fits_it(monkeypatch: pytest.MonkeyPatch) -> None:
     _, replicas = manifest()
     pod = replicas["template"]["spec"]
