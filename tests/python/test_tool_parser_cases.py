@@ -106,6 +106,59 @@ def test_a_stray_marker_before_a_call_is_content() -> None:
     assert output == Output("", "<tool_call>\nHm, I mean", [Call("f", {"a": {}})])
 
 
+CALL = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+CODER_CALL = "<tool_call>\n<function=f>\n<parameter=a>\n1\n</parameter>\n</function>\n</tool_call>"
+F = [Call("f", {"a": 1})]
+A = [tool("f", {"a": {"type": "integer"}})]
+
+
+# vllm-project/vllm 39056.
+@pytest.mark.parametrize(("tools_format", "call"), [("hermes", CALL), ("qwen3_coder", CODER_CALL)])
+@pytest.mark.parametrize("end", ["", "\n", "</think>", "\n</think>\n\n"])
+def test_a_call_that_ends_an_output_within_its_reasoning_is_a_call(
+    tools_format: str, call: str, end: str
+) -> None:
+    options: dict[str, Any] = {"starts_in_reasoning": True, "tools": A}
+    for text in (f"I call f.\n\n{call}{end}", f"<think>\nI call f.\n{call}{end}"):
+        assert read(list(text), tools_format, "qwen3", **options) == Output("I call f.", "", F)
+    twice = read(list(f"{call}\n{call}{end}"), tools_format, "deepseek_r1", **options)
+    assert twice == Output("", "", F * 2)
+    tried = read(list(f"Like {call}?\n{call}{end}"), tools_format, "qwen3", **options)
+    assert tried == Output(f"Like {call}?", "", F)
+
+
+@pytest.mark.parametrize(
+    "tried", [CALL, f"{CALL}\n{CALL}", "<tool_call>", f"<tool_call> or {CALL}"]
+)
+def test_a_call_that_the_reasoning_goes_on_after_is_reasoning(tried: str) -> None:
+    options: dict[str, Any] = {"starts_in_reasoning": True}
+    for end in (
+        " No.",
+        "\nNo.\n",
+        "\n</think>\n\nNo.",
+        f" No.</think>{CALL}",
+        f"\n</think>\n{CALL}",
+    ):
+        output = read(list(f"Maybe\n{tried}{end}"), "hermes", "qwen3", **options)
+        reasoning, _, content = end.partition("</think>")
+        calls = F if CALL in content else []
+        reasoning = f"Maybe\n{tried}{reasoning}"
+        reasoning = reasoning.removesuffix("\n") if "</think>" in end else reasoning
+        assert output == Output(reasoning, "" if calls else content.strip(), calls)
+
+
+@pytest.mark.parametrize("text", ["<tool_call>", "<tool_call>\nnone\n</tool_call>\n", "a\n<tool_"])
+def test_markup_that_ends_an_output_within_its_reasoning_is_reasoning(text: str) -> None:
+    for tools_format in ("hermes", "qwen3_coder"):
+        output = read(list(f"Hm\n{text}"), tools_format, "qwen3", starts_in_reasoning=True)
+        assert output == Output(f"Hm\n{text}", "", [])
+
+
+def test_reasoning_without_tools_holds_nothing() -> None:
+    parser = make_parser(None, "qwen3", starts_in_reasoning=True)
+    assert parser.push(f"Hm\n{CALL} so") == [ReasoningDelta(f"Hm\n{CALL} so")]
+
+
 # sgl-project/sglang 35564 and 37634.
 @pytest.mark.parametrize(
     ("tools_format", "text"),

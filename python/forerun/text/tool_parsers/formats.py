@@ -6,7 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from forerun.text.tokenizer import Tokenizer
-from forerun.text.tool_parsers.events import ContentDelta, Event
+from forerun.text.tool_parsers.events import (
+    ContentDelta,
+    Event,
+    ReasoningDelta,
+    ToolCallStart,
+)
 from forerun.text.tool_parsers.json_calls import HermesParser, LlamaParser, MistralParser
 from forerun.text.tool_parsers.parser import Parser, StepParser
 from forerun.text.tool_parsers.reader import Step
@@ -146,18 +151,23 @@ def make_parser(
         starts_in_reasoning: the prompt ends within the reasoning.
         tools: the request's tools, as chat templates get them.
     """
-    reasoning: Parser | None = None
-    if reasoning_format is not None:
-        name = check_choice("reasoning_parser", reasoning_format, REASONING_FORMATS)
-        opening, closing, is_special, _ = REASONING[name]
-        reasoning = ReasoningParser(
-            opening, closing, starts_inside=starts_in_reasoning, is_repeated=is_special
-        )
-    if tools_format is None:
-        return reasoning or _ContentParser()
-    name = check_choice("tool_call_parser", tools_format, TOOL_FORMATS)
-    calls = TOOLS[name].make(tools)
-    return calls if reasoning is None else _JoinedParser(reasoning, calls)
+    calls: Parser | None = None
+    markers: tuple[str, ...] = ()
+    if tools_format is not None:
+        name = check_choice("tool_call_parser", tools_format, TOOL_FORMATS)
+        calls, markers = TOOLS[name].make(tools), TOOLS[name].markers
+    if reasoning_format is None:
+        return calls or _ContentParser()
+    name = check_choice("reasoning_parser", reasoning_format, REASONING_FORMATS)
+    opening, closing, is_special, _ = REASONING[name]
+    reasoning = ReasoningParser(
+        opening,
+        closing,
+        starts_inside=starts_in_reasoning,
+        is_repeated=is_special,
+        calls=_HERMES if markers == _HERMES and not is_special else None,
+    )
+    return reasoning if calls is None else _JoinedParser(reasoning, calls)
 
 
 class _ContentParser(StepParser):
@@ -168,9 +178,13 @@ class _ContentParser(StepParser):
 
 
 class _JoinedParser:
-    """Two parsers, the second of which reads the content that the first one finds."""
+    """Two parsers, the second of which reads the content that the first one finds.
 
-    def __init__(self, first: Parser, second: Parser) -> None:
+    It also reads calls with which the output ends within the reasoning; if they prove to be none,
+    they are reasoning.
+    """
+
+    def __init__(self, first: ReasoningParser, second: Parser) -> None:
         self._first = first
         self._second = second
 
@@ -178,7 +192,12 @@ class _JoinedParser:
         return self._read(self._first.push(text))
 
     def finish(self) -> list[Event]:
-        return self._read(self._first.finish()) + self._second.finish()
+        events = self._read(self._first.finish())
+        tail = self._first.tail
+        last = (self._second.push(tail) if tail else []) + self._second.finish()
+        if tail and not any(isinstance(event, ToolCallStart) for event in last):
+            last = [ReasoningDelta(tail)]
+        return events + last
 
     def _read(self, events: list[Event]) -> list[Event]:
         read: list[Event] = []
