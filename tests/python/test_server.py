@@ -319,6 +319,7 @@ def test_messages_are_rendered_as_the_template_says(client: Client) -> None:
     assert continued == tokens(messages=USER)[:-1]
     named = {"role": "developer", "content": "x"}
     system = {"role": "system", "content": "x"}
+    assert tokens(messages=[named, *USER]) == tokens(messages=[system, *USER])
     assert (
         client.chat(messages=[named, *USER], **GREEDY).json["choices"]
         == (client.chat(messages=[system, *USER], **GREEDY).json["choices"])

@@ -22,6 +22,7 @@ from forerun.server.params import (
     structure_of,
     under_names,
 )
+from forerun.server.prompts import chat_prompt
 from forerun.server.protocol import ChatRequest, NamedTool
 from forerun.server.serving import Serving
 from forerun.server.token_logprobs import TokenNames, chat_logprobs, prompt_logprobs
@@ -112,14 +113,12 @@ class Chats:
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
         settings, tokenizer = serving.settings, serving.tokenizer
-        self._names_developer = False
         try:
             template = tokenizer.get_chat_template(settings.chat_template)
         except InvalidArgumentError:
             detected: tuple[str | None, str | None] = (None, None)  # requests say so
         else:
             detected = detect_formats(template)
-            self._names_developer = "developer" in template
         self._tools = settings.tool_call_parser or detected[0]
         self._reasoning = settings.reasoning_parser or detected[1]
         special_markers(tokenizer, self._tools, self._reasoning)  # raises for unknown names
@@ -141,7 +140,7 @@ class Chats:
     def _prepare(self, body: ChatRequest) -> tuple[list[int], SamplingParams, Callable[[], Parser]]:
         """The prompt, how to sample, and what makes a parser of the output."""
         tools = self._tools_of(body)
-        prompt = self._render(body, tools)
+        prompt = chat_prompt(self._serving, body, tools)
         formats = (self._tools if tools else None, self._reasoning)
         tokenizer = self._serving.tokenizer
         inside = starts_in_reasoning(self._reasoning, tokenizer.decode(prompt[-_TAIL:]))
@@ -162,28 +161,6 @@ class Chats:
             self._serving.llm.prepare(params)
         new_parser = partial(make_parser, *formats, starts_in_reasoning=inside, tools=tools)
         return prompt, params, new_parser
-
-    def _render(self, body: ChatRequest, tools: list[dict[str, Any]]) -> list[int]:
-        variables = dict(body.chat_template_kwargs or {})
-        if body.reasoning_effort is not None:
-            variables.setdefault("reasoning_effort", body.reasoning_effort)
-        messages = body.messages
-        if not self._names_developer:  # newer than most templates, and the same
-            messages = [
-                {**message, "role": "system"} if message.get("role") == "developer" else message
-                for message in messages
-            ]
-        continues = bool(body.continue_final_message)
-        given = body.add_generation_prompt
-        return self._serving.llm.render_chat(
-            messages,
-            chat_template=self._serving.settings.chat_template,
-            add_generation_prompt=not continues if given is None else given,
-            continue_final_message=continues,
-            tools=tools or None,
-            documents=body.documents,
-            chat_template_kwargs=variables,
-        )["prompt_token_ids"]
 
     def _tools_of(self, body: ChatRequest) -> list[dict[str, Any]]:
         """The tools that the model may call, as chat templates get them."""

@@ -201,6 +201,8 @@ class TokenizeRequest(Body):
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=_MAX_NAMES)
     return_token_strs: bool | None = None
+    documents: list[dict[str, Any]] | None = None
+    reasoning_effort: str | None = None
 
 
 class DetokenizeRequest(Body):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from forerun.errors import InvalidArgumentError
+from forerun.server.prompts import chat_prompt
 from forerun.server.protocol import DetokenizeRequest, TokenizeRequest
 from forerun.server.serving import Serving
 
@@ -18,17 +19,8 @@ def tokenize(serving: Serving, body: TokenizeRequest) -> dict[str, Any]:
         adds_special = body.add_special_tokens is not False
         tokens = serving.tokenizer.encode(body.prompt, add_special_tokens=adds_special)
     else:
-        continues = bool(body.continue_final_message)
-        given = body.add_generation_prompt
         tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
-        tokens = serving.llm.render_chat(
-            body.messages or [],
-            chat_template=serving.settings.chat_template,
-            add_generation_prompt=not continues if given is None else given,
-            continue_final_message=continues,
-            tools=tools or None,
-            chat_template_kwargs=body.chat_template_kwargs,
-        )["prompt_token_ids"]
+        tokens = chat_prompt(serving, body, tools)
     found = {
         "count": len(tokens),
         "max_model_len": serving.llm.limits.max_model_len,
