@@ -210,6 +210,50 @@ def test_answers_of_every_kind_are_constrained_after_free_reasoning(
     assert not allows(before, wrong)
 
 
+@pytest.mark.parametrize("tools_format", TOOL_FORMATS)
+@pytest.mark.parametrize("tools", [[STRICT, FREE], [CITY, FREE]], ids=["strict", "free"])
+def test_with_a_constraint_on_the_answer_the_output_is_calls_or_the_answer(
+    tools_format: str, tools: list[Any]
+) -> None:
+    answer = StructuredOutputsParams(json={"properties": {"x": {"const": 7}}, "required": ["x"]})
+    params = tool_grammar(tools_format, tools, "auto", answer=answer)
+    writer = WRITERS["pythonic/json" if tools_format == "pythonic" else tools_format]
+
+    def write(*calls: Call) -> str:
+        return writer(list(calls)).replace(', "id": "abcdefghi"', "")
+
+    rome, paris = (Call("weather", {"city": city}) for city in ("Rome", "Paris"))
+    assert allows(params, write(rome))
+    assert allows(params, write(rome, Call("search", {"query": "x", "more": 1})))
+    assert allows(params, write(paris)) == (tools[0] is CITY)
+    assert allows(params, '{"x": 7}')
+    for text in ("", "Hello.", '{"x": 8}', f"Hm. {write(rome)}", '{"x": 7}' + write(rome)):
+        assert not allows(params, text)
+    thinking = tool_grammar(
+        tools_format,
+        tools,
+        "auto",
+        answer=answer,
+        reasoning_format="qwen3",
+        starts_in_reasoning=True,
+    )
+    assert allows(thinking, f"Hm.\n</think>\n\n{write(rome)}")
+    assert allows(thinking, 'Hm.\n</think>\n\n{"x": 7}')
+    assert not allows(thinking, "Hm.\n</think>\n\nHello.")
+    demanded = tool_grammar(tools_format, tools, "required", answer=answer)
+    assert allows(demanded, write(rome))
+    assert not allows(demanded, '{"x": 7}')
+
+
+def test_an_answer_in_json_may_begin_like_a_call_of_llama() -> None:
+    answer = StructuredOutputsParams(json_object=True)
+    params = tool_grammar("llama3_json", [STRICT], "auto", answer=answer)
+    for text in ('{"name": "Ada"}', '{"name": "weather", "x": 5}', '{ "name" :5}', '{"namen": []}'):
+        assert allows(params, text)
+    assert allows(params, '{"name": "weather", "parameters": {"city": "Rome"}}')
+    assert not allows(params, "[]")
+
+
 @pytest.mark.parametrize("tools_format", ["hermes", "mistral", "gemma4", "llama3_json", "pythonic"])
 def test_without_parallel_calls_a_free_text_has_at_most_one(tools_format: str) -> None:
     params = tool_grammar(tools_format, [FREE], "auto", parallel_tool_calls=False)
@@ -290,4 +334,7 @@ def test_a_wrong_structure_after_reasoning_is_named() -> None:
     structure = StructuredOutputsParams(json={}, whitespace_pattern="(")
     with pytest.raises(InvalidArgumentError) as caught:
         after_reasoning(structure, "qwen3", starts_in_reasoning=True)
+    assert caught.value.field == "structured_outputs.whitespace_pattern"
+    with pytest.raises(InvalidArgumentError) as caught:
+        tool_grammar("hermes", [CITY], "auto", answer=structure)
     assert caught.value.field == "structured_outputs.whitespace_pattern"

@@ -30,6 +30,7 @@ def tool_grammar(
     tool_choice: Any,
     *,
     parallel_tool_calls: bool = True,
+    answer: StructuredOutputsParams | None = None,
     reasoning_format: str | None = None,
     starts_in_reasoning: bool = False,
     special_tokens: Mapping[str, int] | None = None,
@@ -38,12 +39,14 @@ def tool_grammar(
 
     With "required" or a named function, the output is calls alone, after the reasoning. With
     "auto", text may be anything, and calls are constrained if a tool has `"strict": True`, or if
-    only one call is allowed: their form and, of strict tools, the arguments.
+    only one call is allowed: their form and, of strict tools, the arguments. With a constraint on
+    the answer as well, the output is either calls alone, or the answer.
 
     Args:
         tools: the request's tools, in OpenAI's form.
         tool_choice: OpenAI's: "none", "auto", "required", or a dict that names a function.
         parallel_tool_calls: allow more than one call.
+        answer: the constraint on an answer in place of calls.
         reasoning_format: the format of the reasoning before the calls.
         starts_in_reasoning: the prompt ends within the reasoning.
         special_tokens: what `special_markers` returns.
@@ -52,12 +55,14 @@ def tool_grammar(
         None where nothing is constrained.
 
     Raises:
-        InvalidArgumentError: the choice is none of these or names no tool, or a tool's parameters
-            are no JSON schema of an object.
+        InvalidArgumentError: the choice is none of these or names no tool, a tool's parameters are
+            no JSON schema of an object, or llguidance cannot compile the answer's constraint.
     """
     name = check_choice("tool_call_parser", tools_format, tuple(TOOLS))
     is_auto = tool_choice == "auto"
-    if is_auto and parallel_tool_calls and not any(map(_is_strict, tools)):
+    if not is_auto:
+        answer = None
+    elif answer is None and parallel_tool_calls and not any(map(_is_strict, tools)):
         return None
     functions = [_function(index, tool) for index, tool in enumerate(tools)]
     chosen = _chosen(functions, tool_choice)
@@ -66,11 +71,15 @@ def tool_grammar(
     rules = Rules(special_tokens or {})
     calls = [_call(rules, name, each, is_auto and not each.get("strict")) for each in chosen]
     rules.add("call", " | ".join(calls))
-    body = _Composer(rules, TOOLS[name], parallel_tool_calls).body(name, is_auto)
+    has_text = is_auto and answer is None
+    body = _Composer(rules, TOOLS[name], parallel_tool_calls).body(name, has_text)
+    if answer is not None:
+        body = f"({body} | answer)"
     if reasoning_format is not None:
         format_name = check_choice("reasoning_parser", reasoning_format, tuple(REASONING))
         body = _with_reasoning(rules, format_name, body, starts_in_reasoning)
-    return StructuredOutputsParams(grammar=f"start: {body}\n{rules.text()}")
+    answer_rules = "" if answer is None else _answer_rules(answer)
+    return StructuredOutputsParams(grammar=f"start: {body}\n{rules.text()}{answer_rules}")
 
 
 def after_reasoning(
@@ -94,12 +103,16 @@ def after_reasoning(
     name = check_choice("reasoning_parser", reasoning_format, tuple(REASONING))
     rules = Rules(special_tokens or {})
     body = _with_reasoning(rules, name, "answer", starts_in_reasoning)
+    text = f"start: {body}\n{rules.text()}{_answer_rules(structure)}"
+    return StructuredOutputsParams(grammar=text)
+
+
+def _answer_rules(structure: StructuredOutputsParams) -> str:
     try:
-        answer = structure.lark_rules("answer")
+        return structure.lark_rules("answer")
     except InvalidArgumentError as error:
         field = f"structured_outputs.{error.field}"
         raise InvalidArgumentError(field, error.value, error.expected) from None
-    return StructuredOutputsParams(grammar=f"start: {body}\n{rules.text()}{answer}")
 
 
 def _is_strict(tool: Any) -> bool:
@@ -183,7 +196,10 @@ def _call(rules: Rules, name: str, function: Mapping[str, Any], is_free: bool) -
     else:
         key = "parameters" if name == "llama3_json" else "arguments"
         start = '{"name": ' + rules.json_text(called) + f', "{key}": '
-        parts = [rules.literal(start), rules.json(schema), rules.literal("}")]
+        # Split as JSON is: llguidance's lexer takes the longest literal, and would not find the
+        # beginning of an answer in JSON.
+        literals = re.findall(r'"[^"]*"|.', start) if name == "llama3_json" else [start]
+        parts = [*map(rules.literal, literals), rules.json(schema), rules.literal("}")]
     return rules.add_new("call", " ".join(parts))
 
 
@@ -200,7 +216,7 @@ class _Composer:
         literal = self._rules.literal(separator)
         return f"call ({literal} call)*" if self._is_parallel else "call"
 
-    def body(self, name: str, is_auto: bool) -> str:
+    def body(self, name: str, has_text: bool) -> str:
         rules, opening = self._rules, self._format.markers[0]
         if name in ("llama3_json", "pythonic"):
             # An answer that begins like a call is one.
@@ -208,7 +224,7 @@ class _Composer:
             calls = self._listed("; ")
             if name == "pythonic":
                 calls = f"{rules.literal('[')} {self._listed(', ')} {rules.literal(']')}"
-            return f"({calls} | {text})" if is_auto else calls
+            return f"({calls} | {text})" if has_text else calls
         closing = self._format.markers[1]
         if name in ("gemma4", "functiongemma"):
             unit, separator = ["call", rules.marker(closing)], ""
@@ -223,7 +239,7 @@ class _Composer:
             separator = "\n"
         rules.add("unit", " ".join(unit))
         may_repeat = self._is_parallel and separator is not None
-        if is_auto:
+        if has_text:
             text, until = rules.text_until(opening)
             repeat = "*" if may_repeat else "?"
             return f"({until} unit){repeat} {text}"
