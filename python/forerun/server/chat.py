@@ -40,9 +40,6 @@ from forerun.text.tool_parsers import (
 _TAIL = 16  # tokens of a prompt's end that may hold the beginning of the reasoning
 
 
-_BESIDE = "beside another restriction of the text"
-
-
 class ChatChoice:
     """One message, with what goes with it."""
 
@@ -146,18 +143,10 @@ class Chats:
         inside = starts_in_reasoning(self._reasoning, tokenizer.decode(prompt[-_TAIL:]))
         special = special_markers(tokenizer, *formats)
         structure = structure_of(body)
-        grammar = self._grammar(body, tools, inside, special)
-        if structure is not None and grammar is not None:
-            raise InvalidArgumentError(
-                "tool_choice", "a restriction", f"auto, without strict tools, {_BESIDE}"
-            )
         names = structure_names(body) if structure else {"structured_outputs.grammar": "tools"}
         with under_names(names):
-            if structure is not None and self._reasoning is not None:
-                structure = after_reasoning(
-                    structure, self._reasoning, starts_in_reasoning=inside, special_tokens=special
-                )
-            params = self._params(body, grammar or structure, is_special=bool(special))
+            structure = self._restriction(body, tools, structure, inside, special)
+            params = self._params(body, structure, is_special=bool(special))
             self._serving.llm.prepare(params)
         new_parser = partial(make_parser, *formats, starts_in_reasoning=inside, tools=tools)
         return prompt, params, new_parser
@@ -178,25 +167,33 @@ class Chats:
             raise InvalidArgumentError("tools", f"{len(names)} tools", expected)
         return [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
 
-    def _grammar(
+    def _restriction(
         self,
         body: ChatRequest,
         tools: list[dict[str, Any]],
+        answer: StructuredOutputsParams | None,
         inside: bool,
         special: Mapping[str, int],
     ) -> StructuredOutputsParams | None:
-        """What forces the calls that the request demands, or those of strict tools."""
+        """What the output must be: calls that are demanded or strict, and the answer."""
         choice: Any = body.tool_choice or "auto"
-        if not tools or self._tools is None:
-            return None
-        return tool_grammar(
-            self._tools,
-            tools,
-            choice.model_dump() if isinstance(choice, NamedTool) else choice,
-            parallel_tool_calls=body.parallel_tool_calls is not False,
-            reasoning_format=self._reasoning,
-            starts_in_reasoning=inside,
-            special_tokens=special,
+        if tools and self._tools is not None:
+            grammar = tool_grammar(
+                self._tools,
+                tools,
+                choice.model_dump() if isinstance(choice, NamedTool) else choice,
+                parallel_tool_calls=body.parallel_tool_calls is not False,
+                answer=answer,
+                reasoning_format=self._reasoning,
+                starts_in_reasoning=inside,
+                special_tokens=special,
+            )
+            if grammar is not None:
+                return grammar
+        if answer is None or self._reasoning is None:
+            return answer
+        return after_reasoning(
+            answer, self._reasoning, starts_in_reasoning=inside, special_tokens=special
         )
 
     def _params(
