@@ -31,6 +31,10 @@ _CODES = {
 _LATER = {"retry-after": "1"}
 _NEVER = {"x-should-retry": "false"}
 _OWN_MESSAGES = {"missing": "it is missing", "extra_forbidden": "there is no such parameter"}
+_NO_OBJECT = (
+    "The body is not a JSON object that can be read. Send one, with the header "
+    "'Content-Type: application/json'."
+)
 
 
 class ApiError(Exception):
@@ -101,6 +105,8 @@ def validation_error(error: RequestValidationError) -> ApiError:
     if first["type"] == "json_invalid":
         message = f"the body is not JSON: {first.get('ctx', {}).get('error', first['msg'])}"
         return ApiError(400, message, code=_CODES["json_invalid"])
+    if tuple(first["loc"]) == ("body",) and not isinstance(error.body, dict):
+        return ApiError(400, _NO_OBJECT, code=_CODES["json_invalid"])
     param = param_of(first, error.body)
     reasons = dict.fromkeys(
         _OWN_MESSAGES.get(detail["type"], detail["msg"])
@@ -141,10 +147,12 @@ def install_errors(app: FastAPI) -> None:
 
     async def answer_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        message = str(error.detail)
+        message, code = str(error.detail), None
         if error.status_code in (404, 405):
             message = f"{request.method} {request.url.path}: {error.detail}"
-        answer = ApiError(error.status_code, message)
+        elif error.status_code == 400:  # FastAPI's: JSON that is too deep, or a number too long
+            message, code = _NO_OBJECT, _CODES["json_invalid"]
+        answer = ApiError(error.status_code, message, code=code)
         return json_response(answer.body(), error.status_code, dict(error.headers or {}))
 
     app.add_exception_handler(RequestValidationError, answer_invalid)
