@@ -46,7 +46,11 @@ def test_every_setting_has_an_option(tmp_path: Path) -> None:
         "served_model_names": ["c", "d"],
         "root_path": ["/e"],
         "allowed_origins": ["https://f.example", '["https://g.example"]'],
+        "allowed_hosts": ["h.example", "i.example"],
+        "forwarded_allow_ips": ["10.0.0.1", "10.1.0.0/16"],
         "max_body_bytes": ["5"],
+        "read_seconds": ["10"],
+        "max_concurrent_requests": ["11"],
         "max_tokens_limit": ["6"],
         "max_logprobs": ["9"],
         "log_format": ["json"],
@@ -69,7 +73,11 @@ def test_every_setting_has_an_option(tmp_path: Path) -> None:
         served_model_names=("c", "d"),
         root_path="/e",
         allowed_origins=("https://f.example", "https://g.example"),
+        allowed_hosts=("h.example", "i.example"),
+        forwarded_allow_ips=("10.0.0.1", "10.1.0.0/16"),
         max_body_bytes=5,
+        read_seconds=10.0,
+        max_concurrent_requests=11,
         max_tokens_limit=6,
         max_logprobs=9,
         log_format="json",
@@ -85,7 +93,17 @@ def test_every_setting_has_an_option(tmp_path: Path) -> None:
     assert {field.name for field in fields(settings)} == {*given, *files, "log_requests"}
     for name in files:
         assert getattr(parsed(f"--{name.replace('_', '-')}", "x"), name) == "x"
-    assert settings_of(parsed()) == ServerSettings()
+    assert settings_of(parsed("--allowed-hosts", "*")) == ServerSettings(allowed_hosts=("*",))
+
+
+def test_without_keys_a_server_of_this_machine_is_called_by_its_names_alone() -> None:
+    local = ("localhost", "127.0.0.1", "::1")
+    for host in (None, *local):
+        options = [] if host is None else ["--host", host]
+        assert settings_of(parsed(*options)).allowed_hosts == local
+        assert settings_of(parsed(*options, "--api-key", "a")).allowed_hosts == ()
+    assert settings_of(parsed("--host", "0.0.0.0")).allowed_hosts == ()
+    assert settings_of(parsed("--allowed-hosts", "me.example")).allowed_hosts == ("me.example",)
 
 
 def test_keys_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -352,6 +352,9 @@ def test_models_health_and_version(client: Client) -> None:
     assert client.get("/v1/models/small").json == listed["data"][0]
     assert client.get("/v1/models/other").error["code"] == "model_not_found"
     assert client.get("/health").status == 200
+    for path in ("/health", "/"):
+        reply = client.run(client.call("HEAD", path))
+        assert (reply.status, reply.text) == (200, "")
     assert client.get("/version").json == {"version": package_version()}
 
 

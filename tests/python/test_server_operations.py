@@ -123,8 +123,8 @@ def run_limit(
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
 
-    scope = {"type": "http", "headers": headers, "path": "/"}
-    asyncio.run(BodyLimit(app, max_bytes)(scope, receive, send))
+    scope = {"type": "http", "method": "POST", "headers": headers, "path": "/"}
+    asyncio.run(BodyLimit(app, max_bytes, 60)(scope, receive, send))
     return received, len(messages) - len(pending), statuses[0] if statuses else None
 
 
@@ -161,7 +161,77 @@ def test_a_client_that_leaves_within_its_body_is_not_served() -> None:
     assert run_limit(messages, [], 10) == ([], 2, None)
 
 
-# CORS and the prefix of a proxy.
+def test_a_body_that_does_not_come_is_not_waited_for() -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise AssertionError("it has no body")
+
+    async def silent() -> Any:
+        await asyncio.Event().wait()
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "headers": [], "path": "/"}
+    asyncio.run(BodyLimit(app, 10, 0.01)(scope, silent, send))
+    assert sent[0]["status"] == 408
+    assert (b"connection", b"close") in sent[0]["headers"]
+    assert json.loads(sent[1]["body"])["error"]["code"] == "request_timeout"
+
+
+def test_a_request_that_has_no_body_is_not_read() -> None:
+    client = TestClient(small_app(api_keys=["one"], max_body_bytes=1))
+    for path in ("/", "/health"):
+        response = client.request("GET", path, content=b"more than one byte")
+        assert response.status_code == 200
+        assert client.post(path, content=b"x").status_code == 401
+
+
+def test_more_requests_than_may_be_answered_at_once_are_refused() -> None:
+    app = small_app(max_concurrent_requests=2)
+    client = TestClient(app)
+    app.state.drain.enter()
+    assert client.get("/v1/output").status_code == 200
+    app.state.drain.enter()
+    refused = client.get("/v1/output")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    assert refused.json()["error"]["code"] == "too_many_requests"
+    for path in ("/health", "/metrics"):
+        assert client.get(path).status_code == 200
+    app.state.drain.leave()
+    assert client.get("/v1/output").status_code == 200
+
+
+# Host, CORS and the prefix of a proxy.
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("localhost", 200),
+        ("LOCALHOST:8000", 200),
+        ("127.0.0.1:8000", 200),
+        ("[::1]:8000", 200),
+        ("[::1]", 200),
+        ("evil.example", 403),
+        ("evil.example:8000", 403),
+        ("localhost.evil.example", 403),
+        ("localhost:8000:8000", 403),
+        ("::1", 403),
+        ("", 403),
+    ],
+)
+def test_a_server_is_called_by_its_own_names(host: str, status: int) -> None:
+    app = small_app(allowed_hosts=["localhost", "127.0.0.1", "::1"])
+    for path in ("/", "/health", "/v1/output", "/metrics"):
+        response = TestClient(app).get(path, headers={"host": host})
+        assert response.status_code == status, path
+    if status == 403:
+        assert response.json()["error"]["code"] == "invalid_host"
+    for hosts in ([], ["*"]):
+        client = TestClient(small_app(allowed_hosts=hosts))
+        assert client.get("/health", headers={"host": host}).status_code == 200
 
 
 def test_other_origins_are_refused_unless_they_are_named() -> None:

@@ -147,6 +147,36 @@ def test_a_client_that_leaves_is_logged(start: Start) -> None:
     assert (entry["status"], entry["complete"]) == (200, False)
 
 
+def test_a_client_that_sends_no_request_is_not_waited_for(start: Start) -> None:
+    process, url = start(read_seconds=0.2)
+    host, port = url.removeprefix("http://").split(":")
+    head = b"POST /v1/echo HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+    with httpx2.stream("GET", f"{url}/v1/stream?count=20&seconds=0.05") as stream:
+        for sent in (b"", head[:20], head, head + b"123456789" + head[:20]):
+            with socket.create_connection((host, int(port))) as client:
+                client.settimeout(60)
+                client.sendall(sent)
+                received = b""
+                while part := client.recv(4096):
+                    received += part
+            status = b"HTTP/1.1 " + (b"408" if sent == head else b"200")
+            assert received.startswith(status if len(sent) >= len(head) else b"")
+            assert bool(received) == (len(sent) >= len(head))
+        assert len(list(stream.iter_lines())) == 20, "an answer may take longer"
+    assert httpx2.get(f"{url}/health").json() == "fine"
+    process.send_signal(signal.SIGTERM)
+    assert end_of(process)[0] == 0
+
+
+@pytest.mark.parametrize("proxies", [[], ["127.0.0.1"]])
+def test_a_proxy_is_believed_where_it_is_named(start: Start, proxies: list[str]) -> None:
+    process, url = start(forwarded_allow_ips=proxies, log_format="json")
+    httpx2.get(f"{url}/v1/output", headers={"x-forwarded-for": "192.0.2.7"})
+    process.send_signal(signal.SIGTERM)
+    (entry,) = [json.loads(line) for line in end_of(process)[2].splitlines()]
+    assert entry["client"].startswith("192.0.2.7:" if proxies else "127.0.0.1:")
+
+
 def test_tls_serves_https_alone(start: Start, tmp_path: Path) -> None:
     trustme = pytest.importorskip("trustme", reason="trustme is not installed")
     authority = trustme.CA()

@@ -119,6 +119,7 @@ def _add_models(app: FastAPI, serving: Serving) -> None:
     async def retrieve_model(name: str) -> dict[str, Any]:
         return card(serving.check_model(name))
 
+    @app.head("/health", include_in_schema=False)
     @app.get("/health")
     async def check_health() -> dict[str, Any]:
         return {}
@@ -129,6 +130,7 @@ def _add_models(app: FastAPI, serving: Serving) -> None:
 
 
 def _add_page(app: FastAPI) -> None:
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def show_page() -> Response:
         return FileResponse(_PAGE, headers={"cache-control": "no-cache"})

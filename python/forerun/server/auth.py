@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -12,6 +13,9 @@ from forerun.server.refusals import refuse, route_path
 
 # A load balancer and a person's browser have no key. Neither path tells anything of a request.
 OPEN_PATHS = frozenset({"/", "/health"})
+_OPEN_METHODS = frozenset({"GET", "HEAD"})
+# An IPv6 address or a name, and a port.
+_HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^:\[\]]+))(?::\d*)?")
 
 
 class KeyCheck:
@@ -28,7 +32,8 @@ class KeyCheck:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             salt = self._salt(_bearer_key(scope)) if self._salts else ""
-            if salt is None and route_path(scope) not in OPEN_PATHS:
+            is_open = scope["method"] in _OPEN_METHODS and route_path(scope) in OPEN_PATHS
+            if salt is None and not is_open:
                 await refuse(
                     send,
                     401,
@@ -49,6 +54,38 @@ class KeyCheck:
             if hmac.compare_digest(given, digest):
                 found = salt
         return found if key else None
+
+
+class HostCheck:
+    """Refuses requests that were sent to another name than those of the server.
+
+    A web page may have a name that leads to this machine ("DNS rebinding"). Its requests are of one
+    origin with it, so that CORS does not keep it from reading the answers; its name tells them.
+
+    Args:
+        hosts: names and addresses, in lower case and without a port.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
+        self._app = app
+        self._hosts = frozenset(hosts)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and _host(scope) not in self._hosts:
+            message = (
+                "This server is not called by this name (the request's Host). The option "
+                "--allowed-hosts lists its names."
+            )
+            await refuse(send, 403, message, "invalid_host", {"connection": "close"})
+            return
+        await self._app(scope, receive, send)
+
+
+def _host(scope: Scope) -> str | None:
+    """The one Host, without its port; None where there is none or several."""
+    headers = [value for name, value in scope["headers"] if name == b"host"]
+    found = _HOST.fullmatch(headers[0].decode("latin-1").lower()) if len(headers) == 1 else None
+    return (found[1] or found[2]) if found else None
 
 
 def cache_salt(key: str) -> str:

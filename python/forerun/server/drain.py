@@ -1,4 +1,4 @@
-"""Ends a server without cutting off its running requests."""
+"""Limits how many requests run, and ends a server without cutting them off."""
 
 from __future__ import annotations
 
@@ -43,14 +43,15 @@ class Drain:
 
 
 class DrainCheck:
-    """Answers 503 while the server drains, so that clients and load balancers go elsewhere.
+    """Answers 503 while the server drains or is full, so that clients go elsewhere.
 
-    /metrics alone goes on being served.
+    /metrics alone goes on being served while it drains, and /health too while it is full.
     """
 
-    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, drain: Drain, max_requests: int) -> None:
         self._app = app
         self._drain = drain
+        self._max_requests = max_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or route_path(scope) == "/metrics":
@@ -63,6 +64,15 @@ class DrainCheck:
                 "The server is shutting down.",
                 "server_shutting_down",
                 {"connection": "close", "retry-after": "1"},
+            )
+            return
+        if self._drain.num_running >= self._max_requests and route_path(scope) != "/health":
+            await refuse(
+                send,
+                503,
+                f"The server answers {self._max_requests} requests already, the most that it may.",
+                "too_many_requests",
+                {"retry-after": "1"},
             )
             return
         self._drain.enter()

@@ -1,27 +1,39 @@
-"""A limit on the size of a request's body."""
+"""Limits on a request's body, and on how many requests run at once."""
 
 from __future__ import annotations
+
+import asyncio
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forerun.server.refusals import refuse
 
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})  # no route of these methods reads one
+
 
 class BodyLimit:
-    """Reads a body whole, up to a limit, before the app sees the request."""
+    """Reads a body whole, up to a limit and for a while, before the app sees the request."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, seconds: float) -> None:
         self._app = app
         self._max_bytes = max_bytes
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["method"] in _WITHOUT_BODY:
             await self._app(scope, receive, send)
             return
+        # The rest of a body is not read after a refusal.
         try:
-            body = None if self._announces_more(scope) else await self._read(receive)
+            body = None
+            if not self._announces_more(scope):
+                body = await asyncio.wait_for(self._read(receive), self._seconds)
         except ClientDisconnect:
+            return
+        except asyncio.TimeoutError:
+            message = f"The request's body did not arrive within {self._seconds:g} s."
+            await refuse(send, 408, message, "request_timeout", {"connection": "close"})
             return
         if body is None:
             await refuse(
@@ -30,7 +42,6 @@ class BodyLimit:
                 f"The request's body has more than {self._max_bytes} bytes, the most that this "
                 "server reads.",
                 "request_too_large",
-                # The rest of the body is not read.
                 {"connection": "close"},
             )
             return

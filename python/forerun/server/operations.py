@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from forerun.server.access_log import RequestLog
-from forerun.server.auth import KeyCheck
+from forerun.server.auth import HostCheck, KeyCheck
 from forerun.server.drain import Drain, DrainCheck
 from forerun.server.limits import BodyLimit
 from forerun.server.settings import ServerSettings
@@ -23,9 +23,10 @@ def install(app: FastAPI, llm: HasMetrics, settings: ServerSettings) -> None:
     app.state.drain = Drain()
     http_metrics = install_metrics(app, llm)
     # The last one added sees a request first.
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, seconds=settings.read_seconds)
     app.add_middleware(KeyCheck, keys=settings.api_keys)
-    app.add_middleware(DrainCheck, drain=app.state.drain)
+    most = settings.max_concurrent_requests
+    app.add_middleware(DrainCheck, drain=app.state.drain, max_requests=most)
     if settings.allowed_origins:
         app.add_middleware(
             CORSMiddleware,
@@ -34,4 +35,6 @@ def install(app: FastAPI, llm: HasMetrics, settings: ServerSettings) -> None:
             allow_headers=["*"],
             expose_headers=["*"],
         )
+    if settings.allowed_hosts and "*" not in settings.allowed_hosts:
+        app.add_middleware(HostCheck, hosts=settings.allowed_hosts)
     app.add_middleware(RequestLog, metrics=http_metrics, logs=settings.log_requests)

@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from forerun.errors import InvalidArgumentError
+from forerun.server.connections import protocol_class
 from forerun.server.drain import Drain
 from forerun.server.settings import ServerSettings
 
@@ -112,6 +113,9 @@ def run(
         log_config=None,
         access_log=False,
         server_header=False,
+        http=protocol_class(settings.read_seconds),
+        proxy_headers=bool(settings.forwarded_allow_ips),
+        forwarded_allow_ips=list(settings.forwarded_allow_ips),
         ssl_keyfile=settings.ssl_keyfile,
         ssl_certfile=settings.ssl_certfile,
         timeout_graceful_shutdown=_CLOSE_SECONDS,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import ssl
 from dataclasses import dataclass, fields
 from typing import Any
@@ -36,7 +37,12 @@ class ServerSettings:
         served_model_names: names of the model in requests, the first in responses; empty: MODEL.
         root_path: the prefix under which a proxy offers the server, such as "/llm".
         allowed_origins: web pages of which origins may call the server (CORS); "*" is all.
+        allowed_hosts: names and addresses under which clients may call the server, without ports;
+            "*" or none of them: all.
+        forwarded_allow_ips: proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.
         max_body_bytes: of a request; larger ones get status 413.
+        read_seconds: how long a client may take to send a request.
+        max_concurrent_requests: that are answered at once; further ones get status 503.
         max_tokens_limit: the most tokens a request may generate for each completion.
         max_logprobs: the most log-probabilities a request may ask for at each position, of its
             output and of its prompt; -1: as many as the vocabulary has tokens.
@@ -57,7 +63,11 @@ class ServerSettings:
     served_model_names: tuple[str, ...] = ()
     root_path: str = ""
     allowed_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    forwarded_allow_ips: tuple[str, ...] = ()
     max_body_bytes: int = 4 << 20
+    read_seconds: float = 60.0
+    max_concurrent_requests: int = 1024
     max_tokens_limit: int | None = None
     max_logprobs: int = 20
     ssl_keyfile: str | None = None
@@ -129,6 +139,31 @@ def _root_path(field: str, value: Any) -> str:
     return path
 
 
+def _hosts(field: str, value: Any) -> tuple[str, ...]:
+    hosts = tuple(name.lower() for name in _names(field, value))
+    for i, host in enumerate(hosts):
+        if "/" in host or "[" in host or (":" in host and not _is_ip(host)):
+            expected = "a name or an address, without a scheme or a port"
+            raise InvalidArgumentError(f"{field}[{i}]", host, expected)
+    return hosts
+
+
+def _ips(field: str, value: Any) -> tuple[str, ...]:
+    names = _names(field, value)
+    for i, name in enumerate(names):
+        if name != "*" and not _is_ip(name):
+            raise InvalidArgumentError(f"{field}[{i}]", name, "an address, a network or '*'")
+    return names
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _seconds(field: str, value: Any) -> float:
     seconds = check_number(field, value)
     if not 0 <= seconds <= 86400:
@@ -143,7 +178,11 @@ _CHECKS: dict[str, Any] = {
     "served_model_names": _names,
     "root_path": _root_path,
     "allowed_origins": _names,
+    "allowed_hosts": _hosts,
+    "forwarded_allow_ips": _ips,
     "max_body_bytes": lambda name, value: check_int(name, value, least=1),
+    "read_seconds": _seconds,
+    "max_concurrent_requests": lambda name, value: check_int(name, value, least=1),
     "max_tokens_limit": lambda name, value: check_int(name, value, least=1),
     "max_logprobs": lambda name, value: check_int(name, value, least=-1),
     "ssl_keyfile": lambda name, value: str(check_path(name, value)),

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import os
 import threading
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ _OF_SERVER = {
     "stream_interval",
 }
 _DEFAULTS = ServerSettings()
+_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 def add_serve(commands: Any) -> None:
@@ -45,6 +46,7 @@ def add_serve(commands: Any) -> None:
     add_model(serve)
     _add_access(serve)
     _add_requests(serve)
+    _add_limits(serve)
     _add_logs(serve)
     serve.set_defaults(run=_serve)
     _add_engine(serve)
@@ -73,6 +75,22 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
         metavar="ORIGIN",
         help="web pages of which origins may call the server, as texts or as a JSON list; '*' is "
         "all (default: none)",
+    )
+    group.add_argument(
+        "--allowed-hosts",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="names and addresses under which clients may call the server; '*' is all (default: "
+        "all, and those of this machine with a --host of this machine alone and without keys)",
+    )
+    group.add_argument(
+        "--forwarded-allow-ips",
+        nargs="+",
+        action="extend",
+        metavar="IP",
+        help="proxies whose X-Forwarded-For and X-Forwarded-Proto are believed; '*' is all "
+        "(default: none)",
     )
     group.add_argument("--ssl-keyfile", metavar="FILE", help="PEM; with a certificate: HTTPS")
     group.add_argument("--ssl-certfile", metavar="FILE", help="PEM")
@@ -114,6 +132,10 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--stream-interval", type=int, metavar="N", help="tokens of one chunk (default: 1)"
     )
+
+
+def _add_limits(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("limits")
     group.add_argument(
         "--max-waiting-requests",
         type=int,
@@ -138,6 +160,20 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
         type=int,
         metavar="N",
         help=f"the largest body of a request (default: {_DEFAULTS.max_body_bytes})",
+    )
+    group.add_argument(
+        "--read-seconds",
+        type=float,
+        metavar="S",
+        help=f"how long a client may take to send a request (default: {_DEFAULTS.read_seconds:g})",
+    )
+    group.add_argument(
+        "--max-concurrent-requests",
+        "--limit-concurrency",
+        type=int,
+        metavar="N",
+        help="refuse requests while so many are answered "
+        f"(default: {_DEFAULTS.max_concurrent_requests})",
     )
 
 
@@ -211,7 +247,11 @@ def settings_of(options: argparse.Namespace) -> ServerSettings:
         ]
     if "chat_template" in given:
         given["chat_template"] = _template(given["chat_template"])
-    return ServerSettings(**given)
+    settings = ServerSettings(**given)
+    if "allowed_hosts" not in given and not settings.api_keys and settings.host in _LOCAL_HOSTS:
+        # No key keeps a web page out that has a name which leads to this machine.
+        settings = replace(settings, allowed_hosts=_LOCAL_HOSTS)
+    return settings
 
 
 def engine_options_of(options: argparse.Namespace) -> dict[str, Any]:
