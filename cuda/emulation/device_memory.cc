@@ -47,7 +47,7 @@ void* DeviceMemory::Allocate(std::size_t bytes, std::size_t memory_bytes) {
     void* mapped = mmap(nullptr, kReservedBytes, PROT_NONE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (mapped == MAP_FAILED) return nullptr;
-    base_ = end_ = static_cast<char*>(mapped);
+    base_ = begin_ = end_ = static_cast<char*>(mapped);
   }
   const auto used_addresses = static_cast<std::size_t>(end_ - base_);
   if (bytes > memory_bytes || allocated_bytes_ > memory_bytes - bytes ||
@@ -112,7 +112,8 @@ std::string DeviceMemory::Describe(const void* address) const {
 
 std::string DeviceMemory::CheckRedZones() const {
 #if !defined(__SANITIZE_ADDRESS__)
-  for (const auto& [begin, allocation] : allocations_) {
+  for (auto it = FirstLive(); it != allocations_.end(); ++it) {
+    const auto& [begin, allocation] = *it;
     if (!allocation.is_live) continue;
     const char* const zone = begin + allocation.bytes;
     const char* const end = begin + FullBytes(allocation.bytes);
@@ -123,11 +124,24 @@ std::string DeviceMemory::CheckRedZones() const {
   return {};
 }
 
-// One call for all: a launch costs two system calls, however many allocations there are.
+std::map<const char*, DeviceMemory::Allocation>::const_iterator DeviceMemory::FirstLive() const {
+  return std::find_if(allocations_.lower_bound(begin_), allocations_.end(),
+                      [](const auto& entry) { return entry.second.is_live; });
+}
+
+// One call for all that is live and what lies between: a launch costs two system calls, however
+// many allocations there are. Their time grows with the range, so it leaves out what was freed
+// before the first live allocation.
 void DeviceMemory::Protect(bool open) {
-  if (base_ == end_) return;
-  mprotect(base_, RoundUp(static_cast<std::size_t>(end_ - base_), kPageBytes),
+  if (base_ == nullptr) return;
+  if (open && !is_open_) {  // else what is open would not be closed
+    const auto first = FirstLive();
+    const char* const begin = first == allocations_.end() ? end_ : first->first;
+    begin_ = base_ + static_cast<std::size_t>(begin - base_) / kPageBytes * kPageBytes;
+  }
+  mprotect(begin_, RoundUp(static_cast<std::size_t>(end_ - begin_), kPageBytes),
            open ? PROT_READ | PROT_WRITE : PROT_NONE);
+  is_open_ = open;
 }
 
 DeviceMemory::Open::Open(DeviceMemory& memory) : memory_(memory) {

@@ -48,9 +48,13 @@ class DeviceMemory {
   };
   void Protect(bool open);
   std::map<const char*, Allocation>::const_iterator Before(const void* address) const;
+  std::map<const char*, Allocation>::const_iterator FirstLive() const;
 
   char* base_ = nullptr;
   char* end_ = nullptr;  // of what was ever allocated, red zones included
+  // Nothing before it is live or open.
+  char* begin_ = nullptr;
+  bool is_open_ = false;
   int num_open_ = 0;
   std::size_t allocated_bytes_ = 0;
   std::map<const char*, Allocation> allocations_;  // by address; freed ones stay for reports
