@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import heapq
 import os
 import sqlite3
 import time
@@ -70,6 +71,29 @@ class TenantSummary(NamedTuple):
     last_use: int  # microseconds since 1970
 
 
+class _Owner:
+    """The outputs of one owner, the newest first."""
+
+    def __init__(self) -> None:
+        self._outputs: list[tuple[int, int]] = []  # id, number of tokens
+        self._num_tokens = 0
+
+    def add(self, id: int, num_tokens: int) -> None:
+        """Adds one that is older than all so far."""
+        self._outputs.append((id, num_tokens))
+        self._num_tokens += num_tokens
+
+    def pop_oldest(self) -> tuple[int, int]:
+        """Takes the oldest one away: its id and its number of tokens."""
+        id, num_tokens = self._outputs.pop()
+        self._num_tokens -= num_tokens
+        return id, num_tokens
+
+    def share(self, most: tuple[int, int]) -> float:
+        """Of the outputs or of the tokens that there may be, the larger one."""
+        return max(len(self._outputs) / max(most[0], 1), self._num_tokens / most[1])
+
+
 class MemoryFile:
     """An open file. One thread at a time may use it.
 
@@ -105,7 +129,7 @@ class MemoryFile:
         self._connection.close()
 
     def add(self, outputs: Iterable[tuple[str, bytes]]) -> None:
-        """Keeps outputs (tenant, tokens), the newest last; the oldest of the file go as needed."""
+        """Keeps outputs (tenant, tokens), the newest last; old ones go as needed."""
         now = time.time_ns() // 1000
         with self._transaction():
             for tenant, tokens in outputs:
@@ -133,11 +157,17 @@ class MemoryFile:
         with self._typed():
             return [TenantSummary(*row) for row in self._connection.execute(query)]
 
-    def clear(self, tenant: str | None = None) -> int:
-        """Forgets the outputs of a tenant, or of all, for good; returns how many."""
-        where, values = ("", ()) if tenant is None else (" WHERE tenant = ?", (tenant,))
+    def clear(self, tenant: str | None = None, *, with_parts: bool = False) -> int:
+        """Forgets the outputs of a tenant, or of all, for good; returns how many.
+
+        Args:
+            with_parts: those of the tenants "TENANT:..." too.
+        """
+        condition = "? IS NULL OR tenant = ? OR (? AND substr(tenant, 1, length(?) + 1) = ? || ':')"
+        values = (tenant, tenant, with_parts, tenant, tenant)
         with self._transaction():
-            count = self._connection.execute(f"DELETE FROM outputs{where}", values).rowcount
+            query = f"DELETE FROM outputs WHERE {condition}"
+            count = self._connection.execute(query, values).rowcount
         with self._typed():
             self._connection.execute("VACUUM")
             self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
@@ -185,21 +215,32 @@ class MemoryFile:
         return ModelIdentity(model, fingerprint), default if stored is None else stored
 
     def _trim(self) -> None:
-        """Where there is too much, the oldest go, a sixteenth at once."""
+        """Where there is too much, a sixteenth goes, each time the oldest of the largest owner.
+
+        The owner is what precedes a tenant's first colon: no one displaces the outputs of others
+        by many outputs, or by many salts, of its own.
+        """
         query = "SELECT count(*), coalesce(sum(num_tokens), 0) FROM outputs"
         count, tokens = self._connection.execute(query).fetchone()
         most = (self.max_outputs, _MAX_TOKENS)
         if count <= most[0] and tokens <= most[1]:
             return
         goal = [limit - limit // 16 for limit in most]
-        newest_to_go = 0
-        for last_use, num_tokens in self._connection.execute(
-            "SELECT last_use, num_tokens FROM outputs ORDER BY last_use"
+        owners: dict[str, _Owner] = {}
+        for id, tenant, num_tokens in self._connection.execute(
+            "SELECT id, tenant, num_tokens FROM outputs ORDER BY last_use DESC"
         ):
-            if count <= goal[0] and tokens <= goal[1]:
-                break
-            newest_to_go, count, tokens = last_use, count - 1, tokens - num_tokens
-        self._connection.execute("DELETE FROM outputs WHERE last_use <= ?", (newest_to_go,))
+            owners.setdefault(tenant.partition(":")[0], _Owner()).add(id, num_tokens)
+        heap = [(-owner.share(most), name) for name, owner in owners.items()]
+        heapq.heapify(heap)
+        to_go = []
+        while count > goal[0] or tokens > goal[1]:
+            name = heap[0][1]
+            id, num_tokens = owners[name].pop_oldest()
+            to_go.append((id,))
+            count, tokens = count - 1, tokens - num_tokens
+            heapq.heapreplace(heap, (-owners[name].share(most), name))
+        self._connection.executemany("DELETE FROM outputs WHERE id = ?", to_go)
 
     def _pragma(self, text: str) -> object:
         row = self._connection.execute(f"PRAGMA {text}").fetchone()
