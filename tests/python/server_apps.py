@@ -29,7 +29,7 @@ def small_app(llm: Any = None, **settings: Any) -> FastAPI:
 
     @app.post("/v1/echo")
     async def echo(request: Request) -> Response:
-        return Response(await request.body(), headers={"x-salt": request.state.cache_salt})
+        return Response(await request.body(), headers={"x-tenant": request.state.tenant})
 
     @app.get("/v1/output")
     async def output(request: Request) -> str:

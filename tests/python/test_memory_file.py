@@ -24,6 +24,7 @@ from memory_writer import blob, contents
 from forerun import InvalidArgumentError
 from forerun.checkpoints.model_identity import ModelIdentity
 from forerun.engine.memory_file import MemoryFile
+from forerun.server.tenants import tenant_of_key
 from forerun.text.tokenizer import Tokenizer
 from forerun.tools.cli import main
 
@@ -116,9 +117,11 @@ def test_only_the_owner_may_read_the_file(tmp_path: Path) -> None:
 @settings(max_examples=30, deadline=None)
 @given(
     st.integers(1, 40),
-    st.lists(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 30)), max_size=5)),
+    st.lists(
+        st.lists(st.tuples(st.sampled_from(["a", "b", "b:1", "b:2"]), st.integers(0, 30))),
+    ),
 )
-def test_the_file_holds_the_newest_outputs_by_last_use(
+def test_the_file_holds_the_newest_outputs_of_each_owner_by_last_use(
     most: int, batches: list[list[tuple[str, int]]]
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -128,9 +131,11 @@ def test_the_file_holds_the_newest_outputs_by_last_use(
             file.add((tenant, blob(value, value)) for tenant, value in batch)
             for key in batch:
                 expected[key] = expected.pop(key, 0) + 1
-            if len(expected) > most:
-                for key in list(expected)[: len(expected) - (most - most // 16)]:
-                    del expected[key]
+            goal = most - most // 16 if len(expected) > most else most
+            while len(expected) > goal:
+                owners = [tenant[0] for tenant, _ in expected]
+                largest = max("ab", key=owners.count)
+                del expected[next(key for key in expected if key[0][0] == largest)]
         newest = [
             (tenant, (value, value), num_uses)
             for (tenant, value), num_uses in reversed(expected.items())
@@ -154,6 +159,17 @@ def test_the_file_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert 90_000 <= sum(len(tokens) for _, tokens, _ in contents(file)) <= 100_000
     file.close()
     assert (tmp_path / "memory").stat().st_size < 700_000
+
+
+def test_an_owner_displaces_its_own_outputs_whatever_it_writes(tmp_path: Path) -> None:
+    file = MemoryFile(tmp_path / "memory", MODEL, 160)
+    file.add([("quiet", blob(i, i)) for i in range(20)])
+    for i in range(300):
+        file.add([("loud", blob(i, i)), (f"loud:{i}", blob(i, i))])
+    kept = [tenant.partition(":")[0] for tenant, _, _ in contents(file)]
+    assert kept.count("quiet") == 20
+    assert 130 <= kept.count("loud") <= 140
+    file.close()
 
 
 def test_several_processes_may_open_a_new_file_at_once_and_share_it(tmp_path: Path) -> None:
@@ -209,6 +225,16 @@ def test_the_command_adds_texts_shows_and_clears(
     file.close()
     assert main(["memory", "clear", memory, "--tenant", "a"]) == 0
     assert capsys.readouterr().out == "2 outputs forgotten\n"
+    keyed = ["--api-key", "one", "two"]
+    assert main(["memory", "add", memory, str(tiny_dir), str(texts), *keyed]) == 0
+    assert main(["memory", "add", memory, str(tiny_dir), str(texts), *keyed, "--tenant", "a"]) == 0
+    assert main(["memory", "clear", memory, "--api-key", "one", "--tenant", "a"]) == 0
+    assert main(["memory", "clear", memory, "--api-key", "two"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2:] == ["2 outputs forgotten", "4 outputs forgotten"]
+    file = MemoryFile(Path(memory))
+    assert {tenant for tenant, _, _ in contents(file)} == {"", tenant_of_key("one")}
+    file.close()
     assert main(["memory", "clear", memory]) == 0
     assert (
         b"".join(map(lambda token: token.to_bytes(4, "little"), ids))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +11,11 @@ import server_models
 from server_client import Body, Client
 
 from forerun import AsyncLLM
+from forerun.engine.memory_file import MemoryFile
 from forerun.server.app import make_app
 from forerun.server.protocol import ChatRequest, CompletionRequest
 from forerun.server.settings import ServerSettings
+from forerun.server.tenants import tenant_of_key
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 USER = [{"role": "user", "content": "x"}]
@@ -81,6 +84,30 @@ def test_names_are_limited_because_answers_and_files_repeat_them(client: Client)
         assert error["param"] == name
     assert client.complete(prompt="x", cache_salt="").status == 200
     assert client.complete(prompt="x", cache_salt="\ud800").error["param"] == "cache_salt"
+
+
+@pytest.mark.parametrize("keys", [(), ("one", "two")])
+def test_outputs_are_kept_for_the_tenants_that_the_command_names(
+    llm: AsyncLLM, tmp_path: Path, keys: tuple[str, ...]
+) -> None:
+    memory = tmp_path / "memory"
+    config = {"method": "suffix"}
+    keeping = AsyncLLM(
+        llm.directory, max_model_len=128, speculative_config=config, suffix_memory=memory
+    )
+    client = make_client(keeping, api_keys=keys)
+    for key in keys or ("",):
+        for salt in (None, "a", "a:b"):
+            body = {"prompt": "x", **GREEDY, "cache_salt": salt}
+            headers = {"authorization": f"Bearer {key}"} if key else {}
+            assert client.post(COMPLETION, body, headers=headers).status == 200
+    client.close()
+    keeping.close()
+    file = MemoryFile(memory)
+    found = {summary.tenant for summary in file.summaries()}
+    file.close()
+    of_keys = {f"{tenant_of_key(key)}{salt}" for key in keys for salt in ("", ":a", ":a:b")}
+    assert found == (of_keys if keys else {"", "a", "a:b"})
 
 
 def test_log_probabilities_are_limited_unless_the_server_says_otherwise(llm: AsyncLLM) -> None:

@@ -81,16 +81,16 @@ def test_a_key_is_compared_with_all_of_them(monkeypatch: pytest.MonkeyPatch) -> 
         assert {len(value) for pair in compared for value in pair} == {32}
 
 
-def test_each_key_has_a_salt_of_its_own_which_stays() -> None:
-    def salt(key: str, keys: list[str]) -> str:
+def test_each_key_is_a_tenant_of_its_own_which_stays() -> None:
+    def tenant(key: str, keys: list[str]) -> str:
         client = TestClient(small_app(api_keys=keys))
-        return str(client.post("/v1/echo", headers=bearer(key)).headers["x-salt"])
+        return str(client.post("/v1/echo", headers=bearer(key)).headers["x-tenant"])
 
-    one, two = salt("one", ["one", "two"]), salt("two", ["one", "two"])
+    one, two = tenant("one", ["one", "two"]), tenant("two", ["one", "two"])
     assert len({one, two, ""}) == 3
-    assert one == salt("one", ["three", "one"])
+    assert one == tenant("one", ["three", "one"])
     assert "one" not in one
-    assert TestClient(small_app()).post("/v1/echo").headers["x-salt"] == ""
+    assert TestClient(small_app()).post("/v1/echo").headers["x-tenant"] == ""
 
 
 # Bodies.

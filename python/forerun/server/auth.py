@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from forerun.server.refusals import refuse, route_path
+from forerun.server.tenants import tenant_of_key
 
 # A load balancer and a person's browser have no key. Neither path tells anything of a request.
 OPEN_PATHS = frozenset({"/", "/health"})
@@ -19,21 +20,17 @@ _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^:\[\]]+))(?::\d*)?")
 
 
 class KeyCheck:
-    """Refuses requests without a valid key, and sets `request.state.cache_salt`.
-
-    Requests share cached prefixes and past outputs only with those of the same salt. It is a
-    function of the key alone, and does not reveal it.
-    """
+    """Refuses requests without a valid key, and sets `request.state.tenant` to that of the key."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self._app = app
-        self._salts = {_digest(key): cache_salt(key) for key in keys}
+        self._tenants = {_digest(key): tenant_of_key(key) for key in keys}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            salt = self._salt(_bearer_key(scope)) if self._salts else ""
+            tenant = self._tenant(_bearer_key(scope)) if self._tenants else ""
             is_open = scope["method"] in _OPEN_METHODS and route_path(scope) in OPEN_PATHS
-            if salt is None and not is_open:
+            if tenant is None and not is_open:
                 await refuse(
                     send,
                     401,
@@ -43,16 +40,16 @@ class KeyCheck:
                     {"www-authenticate": "Bearer"},
                 )
                 return
-            scope.setdefault("state", {})["cache_salt"] = salt or ""
+            scope.setdefault("state", {})["tenant"] = tenant or ""
         await self._app(scope, receive, send)
 
-    def _salt(self, key: bytes | None) -> str | None:
+    def _tenant(self, key: bytes | None) -> str | None:
         """Compares with every key, so that the time tells neither which one matched nor where."""
         given = hashlib.sha256(key or b"").digest()
         found = None
-        for digest, salt in self._salts.items():
+        for digest, tenant in self._tenants.items():
             if hmac.compare_digest(given, digest):
-                found = salt
+                found = tenant
         return found if key else None
 
 
@@ -86,11 +83,6 @@ def _host(scope: Scope) -> str | None:
     headers = [value for name, value in scope["headers"] if name == b"host"]
     found = _HOST.fullmatch(headers[0].decode("latin-1").lower()) if len(headers) == 1 else None
     return (found[1] or found[2]) if found else None
-
-
-def cache_salt(key: str) -> str:
-    """The salt of a key, the same after a restart."""
-    return hashlib.blake2b(b"prefix cache", key=_digest(key), digest_size=16).hexdigest()
 
 
 def _digest(key: str) -> bytes:

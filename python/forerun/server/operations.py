@@ -16,7 +16,7 @@ from forerun.server.telemetry import HasMetrics, install_metrics
 def install(app: FastAPI, llm: HasMetrics, settings: ServerSettings) -> None:
     """Adds keys, limits, CORS, the log, /metrics and `app.state.drain` to an app.
 
-    Handlers find `request.state.cache_salt`, which has to reach the engine with every prompt, and
+    Handlers find `request.state.tenant`, which has to reach the engine with every prompt, and
     `request.state.request_id`; they call `access_log.log_output` for each finished prompt.
     """
     app.root_path = settings.root_path

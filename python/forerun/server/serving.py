@@ -20,6 +20,7 @@ from forerun.server.params import structure_names, under_names
 from forerun.server.protocol import ChatRequest, GenerationRequest
 from forerun.server.settings import ServerSettings
 from forerun.server.sse import ClientGoneError, stream_events, while_connected
+from forerun.server.tenants import tenant_of
 from forerun.server.token_logprobs import TokenNames
 
 _CLIENT_CLOSED = 499  # nginx's status for it; no one reads it but the log
@@ -118,15 +119,15 @@ class Serving:
         prompts: Sequence[list[int]],
         params: SamplingParams,
     ) -> list[Stream]:
-        salts = (request.state.cache_salt, body.cache_salt or "")
+        tenant = tenant_of(request.state.tenant, body.cache_salt)
         options: dict[str, Any] = {"timeout": body.timeout, "priority": body.priority or 0}
         streams: list[Stream] = []
         try:
             for token_ids in prompts:
                 self._check_length(body, token_ids)
                 prompt = TokensPrompt(prompt_token_ids=token_ids)
-                if any(salts):
-                    prompt["cache_salt"] = ":".join(salts)  # a key's salt has no colon
+                if tenant:
+                    prompt["cache_salt"] = tenant
                 streams.append(self.llm.stream(prompt, params, **options))
         except BaseException:
             for stream in streams:

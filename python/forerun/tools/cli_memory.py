@@ -56,6 +56,23 @@ def _add_tenant(parser: argparse.ArgumentParser, what: str, default: str | None)
     parser.add_argument(
         "--tenant", metavar="SALT", default=default, help=f"the cache_salt of the requests {what}"
     )
+    parser.add_argument(
+        "--api-key",
+        dest="api_keys",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY",
+        help="the API keys with which these requests reach `forerun serve`",
+    )
+
+
+def _tenants(options: argparse.Namespace) -> list[str]:
+    """The tenants that --tenant and --api-key name together."""
+    from forerun.server.tenants import tenant_of, tenant_of_key
+
+    keys = [tenant_of_key(key) for key in options.api_keys]
+    return [tenant_of(key, options.tenant) for key in keys or [""]]
 
 
 def _add(options: argparse.Namespace) -> int:
@@ -67,11 +84,13 @@ def _add(options: argparse.Namespace) -> int:
     directory = resolve_model(options.model, revision=options.revision)
     tokenizer = Tokenizer(Path(options.tokenizer or directory))
     texts = _texts(Path(options.texts))
+    tenants = _tenants(options)
     num_added = 0
     file = MemoryFile(Path(options.file), identify(options.model, directory))
     try:
         while batch := list(itertools.islice(texts, _BATCH)):
-            file.add((options.tenant, _tokens(tokenizer, text)) for text in batch)
+            encoded = [_tokens(tokenizer, text) for text in batch]
+            file.add((tenant, tokens) for tenant in tenants for tokens in encoded)
             num_added += len(batch)
         num_kept = sum(tenant.num_outputs for tenant in file.summaries())
     finally:
@@ -132,7 +151,14 @@ def _clear(options: argparse.Namespace) -> int:
 
     file = MemoryFile(Path(options.file))
     try:
-        count = file.clear(options.tenant)
+        if options.tenant is None and not options.api_keys:
+            count = file.clear()
+        else:
+            # A key without a salt: all that was kept of it.
+            count = sum(
+                file.clear(tenant, with_parts=options.tenant is None)
+                for tenant in _tenants(options)
+            )
     finally:
         file.close()
     print(f"{count} outputs forgotten")
