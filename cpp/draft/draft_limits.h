@@ -10,6 +10,10 @@ namespace forerun {
 // and of each length.
 inline constexpr int kMaxDraftTokens = 1024;
 
+// The most tokens that a step drafts from predictions, of all requests together, where that is more
+// than the method drafts. More rows than this make a pass of the model slower than they save.
+inline constexpr int kPredictedTokens = 32;
+
 // The most tokens of a draft; 0 without speculation.
 int MaxDraftTokens(const SpeculativeOptions& options);
 

@@ -10,6 +10,13 @@
 namespace forerun {
 namespace {
 
+void CheckText(const std::string& field, std::span<const TokenId> text, int vocab_size) {
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] >= 0 && text[i] < vocab_size) continue;
+    CheckTokenId(field + "[" + std::to_string(i) + "]", text[i], vocab_size);
+  }
+}
+
 void CheckNumLogprobs(const char* field, std::optional<int> number, int vocab_size) {
   if (number.value_or(0) <= vocab_size) return;
   throw InvalidArgument(field, std::to_string(*number),
@@ -67,10 +74,7 @@ void CheckRequest(std::span<const TokenId> prompt, const SamplingParams& params,
                   const RequestLimits& limits) {
   CheckSamplingParams(params);
   if (prompt.empty()) throw InvalidArgument("prompt", "no tokens", "at least one token");
-  for (std::size_t i = 0; i < prompt.size(); ++i) {
-    if (prompt[i] >= 0 && prompt[i] < limits.vocab_size) continue;
-    CheckTokenId("prompt[" + std::to_string(i) + "]", prompt[i], limits.vocab_size);
-  }
+  CheckText("prompt", prompt, limits.vocab_size);
   CheckAgainstVocabulary(params, limits.vocab_size);
   if (static_cast<int>(prompt.size()) >= limits.max_model_len) {
     throw InvalidArgument("prompt", std::to_string(prompt.size()) + " tokens",
@@ -83,6 +87,15 @@ void CheckRequest(std::span<const TokenId> prompt, const SamplingParams& params,
     throw InvalidArgument("stop", std::to_string(params.stop.size()) + " strings",
                           "none before SetTokenBytes: stop strings need the tokens' bytes");
   }
+}
+
+void CheckPrediction(std::span<const TokenId> prediction, const RequestLimits& limits) {
+  if (std::ssize(prediction) > limits.max_model_len) {
+    throw InvalidArgument("prediction", std::to_string(prediction.size()) + " tokens",
+                          "at most " + std::to_string(limits.max_model_len) +
+                              ", as many as prompt and output have together");
+  }
+  CheckText("prediction", prediction, limits.vocab_size);
 }
 
 }  // namespace forerun

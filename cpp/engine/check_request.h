@@ -23,6 +23,9 @@ void CheckTokenId(const std::string& field, TokenId token, int vocab_size);
 void CheckRequest(std::span<const TokenId> prompt, const SamplingParams& params,
                   const RequestLimits& limits);
 
+// The same of SubmitOptions::prediction.
+void CheckPrediction(std::span<const TokenId> prediction, const RequestLimits& limits);
+
 }  // namespace forerun
 
 #endif  // FORERUN_CPP_ENGINE_CHECK_REQUEST_H_

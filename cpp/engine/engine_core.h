@@ -11,10 +11,12 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "cpp/draft/draft_limits.h"
 #include "cpp/draft/drafter.h"
 #include "cpp/draft_tree/step_masks.h"
 #include "cpp/engine/draft_planner/draft_planner.h"
@@ -53,9 +55,9 @@ struct EngineConfig {
     return {vocab_size, max_num_seqs, max_logits_rows()};
   }
   // Of one step: rows of prompts that are scored, where each request may have one beyond the limit,
-  // and of each request the newest token's and its draft's.
+  // of each request the newest token's and its draft's, and what predictions add.
   int max_logits_rows() const {
-    const std::int64_t num_rows = SchedulerLimits().max_scored_rows +
+    const std::int64_t num_rows = SchedulerLimits().max_scored_rows + kPredictedTokens +
                                   std::int64_t{max_num_seqs} * (2 + num_speculative_tokens);
     return static_cast<int>(std::min<std::int64_t>(num_rows, max_num_batched_tokens));
   }
@@ -106,7 +108,8 @@ class EngineCore {
   };
 
   std::unique_ptr<Request> MakeRequest(RequestId id, std::span<const TokenId> prompt,
-                                       const SamplingParams& params, RequestHooks hooks);
+                                       const SamplingParams& params, RequestHooks hooks,
+                                       std::optional<PredictedOutput>&& prediction);
 
   void TakeInbox();
   // The parts that may throw, and the commit, which may not.

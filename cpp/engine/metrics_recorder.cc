@@ -4,6 +4,7 @@
 #include <chrono>
 #include <span>
 
+#include "cpp/draft/draft_limits.h"
 #include "cpp/util/clock.h"
 
 namespace forerun {
@@ -53,20 +54,27 @@ void Observe(double value, Histogram& histogram) {
   histogram.sum += value;
 }
 
+// Makes room for drafts of that depth.
+void Reserve(int num_positions, SpecDecodeCounters& counters) {
+  if (std::ssize(counters.num_draft_tokens_per_pos) >= num_positions) return;
+  counters.num_accepted_tokens_per_pos.resize(num_positions);
+  counters.num_draft_tokens_per_pos.resize(num_positions);
+}
+
 }  // namespace
 
 MetricsRecorder::MetricsRecorder(int max_model_len, int num_speculative_tokens,
                                  bool record_draft_steps)
     : num_speculative_tokens_(num_speculative_tokens), record_draft_steps_(record_draft_steps) {
   counters_.histograms = MakeHistograms(max_model_len);
-  counters_.spec_decode.num_accepted_tokens_per_pos.resize(num_speculative_tokens);
-  counters_.spec_decode.num_draft_tokens_per_pos.resize(num_speculative_tokens);
+  Reserve(num_speculative_tokens, counters_.spec_decode);
 }
 
 void MetricsRecorder::SetUp(Request& request) const {
   RequestMetrics& metrics = request.metrics;
-  metrics.spec_decode.num_accepted_tokens_per_pos.resize(num_speculative_tokens_);
-  metrics.spec_decode.num_draft_tokens_per_pos.resize(num_speculative_tokens_);
+  const int num_positions =
+      std::max(num_speculative_tokens_, request.prediction ? kPredictedTokens : 0);
+  Reserve(num_positions, metrics.spec_decode);
   metrics.arrival_time =
       std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
   metrics.queued_ts = Now();
@@ -77,6 +85,8 @@ void MetricsRecorder::Prepare(const StepPlan& plan, bool looks_up) {
   for (const PlannedRequest& planned : plan.requests) {
     Request& request = *planned.request;
     std::vector<DraftStep>& steps = request.metrics.draft_steps;
+    // A draft from a prediction may be longer than the drafter's.
+    if (request.is_predicted) Reserve(request.draft.size(), counters_.spec_decode);
     if (record_draft_steps_ && steps.size() == steps.capacity())
       steps.reserve(2 * steps.size() + 8);
     if (request.metrics.scheduled_ts != 0) continue;
@@ -122,6 +132,10 @@ void MetricsRecorder::CountEmitted(Request& request, int num_emitted, int num_ac
   counters_.num_generated_tokens += num_emitted;
   num_step_tokens_ += num_emitted;
   if (request.draft.empty()) return;
+  const int num_predicted = request.num_predicted();
+  const int num_right = std::min(num_predicted, num_accepted);
+  metrics.num_accepted_prediction_tokens += num_right;
+  metrics.num_rejected_prediction_tokens += num_predicted - num_right;
   CountDraft(request, num_accepted, metrics.spec_decode);
   CountDraft(request, num_accepted, counters_.spec_decode);
   if (record_draft_steps_) metrics.draft_steps.push_back({request.draft.size(), num_accepted});

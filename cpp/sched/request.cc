@@ -1,5 +1,6 @@
 #include "cpp/sched/request.h"
 
+#include <algorithm>
 #include <iterator>
 #include <utility>
 
@@ -34,6 +35,12 @@ void Request::Prepare() {
     rule.processors = &*processors;
   }
   is_prepared = true;
+}
+
+int Request::num_predicted() const {
+  if (!is_predicted || !draft.is_chain()) return 0;
+  const auto end = std::ranges::mismatch(draft.tokens, prediction->continuation()).in1;
+  return static_cast<int>(end - draft.tokens.begin());
 }
 
 }  // namespace forerun

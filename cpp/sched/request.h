@@ -12,6 +12,7 @@
 
 #include "cpp/draft_tree/constraint_cursor.h"
 #include "cpp/draft_tree/draft_tree.h"
+#include "cpp/index/predicted_output.h"
 #include "cpp/kv/block_table.h"
 #include "cpp/sampling/logits_processors.h"
 #include "cpp/sampling/sampler.h"
@@ -66,6 +67,7 @@ struct Request {
   bool is_prepared = false;
   int num_scored_rows = 0;  // of the prompt: their log-probabilities have been reported
   BlockTable table;
+  std::optional<PredictedOutput> prediction;  // what drafts come from first
   // Prompt tokens found in the prefix cache at first admission; -1: not yet admitted.
   int num_cached_tokens = -1;
   int num_computed_prompt_tokens = 0;  // again after a preemption
@@ -81,6 +83,7 @@ struct Request {
 
   // This step's; empty between steps.
   DraftTree draft;
+  bool is_predicted = false;  // the draft was made from the prediction
 
   // To be called once, before anything else. REQUIRES: CheckRequest has accepted them.
   void SetUp(std::span<const TokenId> prompt, const SamplingParams& sampling_params,
@@ -111,6 +114,8 @@ struct Request {
   // The most draft tokens that could still be emitted, with room for the token after them. It also
   // limits the nodes of a tree, since each needs a slot within max_len.
   int num_draftable() const { return max_len - static_cast<int>(tokens.size()) - 1; }
+  // The nodes of the draft, from the first, that are the prediction's.
+  int num_predicted() const;
 };
 
 }  // namespace forerun

@@ -164,11 +164,13 @@ void RegisterEngine(py::module_& module) {
   module.def("num_gil_acquisitions", &AcquireGil::num_acquisitions,
              "How often the engines of this process have taken the GIL, for tests.");
   py::class_<SubmitOptions>(module, "SubmitOptions", "Where a request comes in its engine.")
-      .def(py::init<int, std::string>(), py::arg("priority") = 0, py::arg("cache_salt") = "",
+      .def(py::init<int, std::string, std::vector<TokenId>>(), py::arg("priority") = 0,
+           py::arg("cache_salt") = "", py::arg("prediction") = std::vector<TokenId>(),
            "priority: lower values run first; cache_salt: cached prefixes are shared among equal "
-           "ones only.")
+           "ones only; prediction: what the output is likely to resemble.")
       .def_readonly("priority", &SubmitOptions::priority)
-      .def_readonly("cache_salt", &SubmitOptions::cache_salt);
+      .def_readonly("cache_salt", &SubmitOptions::cache_salt)
+      .def_readonly("prediction", &SubmitOptions::prediction);
   py::class_<PythonEngine>(module, "Engine", "Generates tokens for many requests at once.")
       .def(py::init<const EngineOptions&, bool>(), py::arg("options"), py::kw_only(),
            py::arg("record_draft_logits") = false,

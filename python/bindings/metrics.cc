@@ -30,6 +30,8 @@ void RegisterRequestMetrics(py::module_& module) {
       .def_readonly("num_target_passes", &Metrics::num_target_passes)
       .def_readonly("num_generated_tokens", &Metrics::num_generated_tokens)
       .def_readonly("num_preemptions", &Metrics::num_preemptions)
+      .def_readonly("num_accepted_prediction_tokens", &Metrics::num_accepted_prediction_tokens)
+      .def_readonly("num_rejected_prediction_tokens", &Metrics::num_rejected_prediction_tokens)
       .def_readonly("is_corrupted", &Metrics::is_corrupted)
       .def_readonly("arrival_time", &Metrics::arrival_time)
       .def_readonly("queued_ts", &Metrics::queued_ts)

@@ -602,10 +602,16 @@ class RequestMetrics:
     def last_token_ts(self) -> float:
         ...
     @property
+    def num_accepted_prediction_tokens(self) -> int:
+        ...
+    @property
     def num_generated_tokens(self) -> int:
         ...
     @property
     def num_preemptions(self) -> int:
+        ...
+    @property
+    def num_rejected_prediction_tokens(self) -> int:
         ...
     @property
     def num_target_passes(self) -> int:
@@ -949,12 +955,15 @@ class SubmitOptions:
     """
     Where a request comes in its engine.
     """
-    def __init__(self, priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: str = '') -> None:
+    def __init__(self, priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: str = '', prediction: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = []) -> None:
         """
-        priority: lower values run first; cache_salt: cached prefixes are shared among equal ones only.
+        priority: lower values run first; cache_salt: cached prefixes are shared among equal ones only; prediction: what the output is likely to resemble.
         """
     @property
     def cache_salt(self) -> str:
+        ...
+    @property
+    def prediction(self) -> list[int]:
         ...
     @property
     def priority(self) -> int:

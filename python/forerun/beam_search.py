@@ -181,6 +181,10 @@ def search(
     searches = []
     for index, item in enumerate(items):
         prompt = parse_prompt(f"prompts[{index}]", item, tokenizer.encode)
+        if prompt.prediction:
+            field = f"prompts[{index}]: prediction"
+            expected = "none: a beam search drafts nothing"
+            raise InvalidArgumentError(field, f"{len(prompt.prediction)} tokens", expected)
         beam = BeamSearchSequence(list(prompt.token_ids), [])
         searches.append(_Search(prompt, params, start_grammar, [beam]))
     most = len(searches)

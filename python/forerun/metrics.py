@@ -154,6 +154,8 @@ class RequestMetrics:
 
     Attributes:
         num_target_passes: passes that emitted tokens, with a draft or without.
+        num_accepted_prediction_tokens: draft tokens out of the prompt's `prediction` that were
+            emitted; num_rejected_prediction_tokens: those that were not. spec_decode counts both.
         is_corrupted: it failed because logits were not finite.
         arrival_time: when it was submitted.
         queued_ts: the same on the other clock.
@@ -167,6 +169,8 @@ class RequestMetrics:
     num_target_passes: int = 0
     num_generated_tokens: int = 0
     num_preemptions: int = 0
+    num_accepted_prediction_tokens: int = 0
+    num_rejected_prediction_tokens: int = 0
     is_corrupted: bool = False
     arrival_time: float = 0.0
     queued_ts: float = 0.0
@@ -364,6 +368,8 @@ def total_request_metrics(parts: Sequence[RequestMetrics]) -> RequestMetrics:
         num_target_passes=sum(part.num_target_passes for part in parts),
         num_generated_tokens=sum(part.num_generated_tokens for part in parts),
         num_preemptions=sum(part.num_preemptions for part in parts),
+        num_accepted_prediction_tokens=sum(part.num_accepted_prediction_tokens for part in parts),
+        num_rejected_prediction_tokens=sum(part.num_rejected_prediction_tokens for part in parts),
         is_corrupted=any(part.is_corrupted for part in parts),
         arrival_time=min(part.arrival_time for part in parts),
         queued_ts=min(part.queued_ts for part in parts),

@@ -11,6 +11,7 @@ from forerun.metrics import RequestMetrics, RequestSpecDecodeMetrics
 
 class _PromptOptions(TypedDict, total=False):
     cache_salt: str | None
+    prediction: str | list[int] | None
     multi_modal_data: None
 
 
@@ -21,7 +22,8 @@ class _PromptText(_PromptOptions, total=False):
 class TextPrompt(_PromptOptions):
     """A prompt as text.
 
-    Only prompts with an equal `cache_salt` share cached prefixes.
+    Only prompts with an equal `cache_salt` share cached prefixes. `prediction` is a text, or token
+    ids, that the output is likely to resemble: docs/predicted_outputs.md.
     """
 
     prompt: str

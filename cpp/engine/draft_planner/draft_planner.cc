@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <new>
+#include <ranges>
 #include <utility>
 
+#include "cpp/draft/draft_limits.h"
+#include "cpp/draft/text/confidence.h"
 #include "cpp/util/check.h"
 #include "cpp/util/clock.h"
 #include "forerun/error.h"
@@ -19,6 +22,14 @@ bool IsDraftersOwn(const std::exception& error) {
          dynamic_cast<const std::bad_alloc*>(&error) == nullptr;
 }
 
+// Fewer tokens may agree with a prediction by chance: there the drafter may know better.
+constexpr int kSureMatch = 3;
+
+// Whether the request's prediction has a draft.
+bool HasContinuation(const Request& request) {
+  return request.prediction && !request.prediction->continuation().empty();
+}
+
 }  // namespace
 
 DraftPlanner::DraftPlanner(const DraftPlannerSetting& setting, Drafter* drafter)
@@ -32,8 +43,8 @@ DraftPlanner::DraftPlanner(const DraftPlannerSetting& setting, Drafter* drafter)
 void DraftPlanner::SetUp(Request& request) const {
   const bool wants_drafts = request.params.speculative && setting_.num_speculative_tokens > 0;
   request.has_drafter = wants_drafts && drafter_ != nullptr;
-  request.can_speculate =
-      request.has_drafter || (wants_drafts && request.hooks.constraint != nullptr);
+  request.can_speculate = request.has_drafter || request.prediction ||
+                          (wants_drafts && request.hooks.constraint != nullptr);
 }
 
 void DraftPlanner::Register(const Request& request) {
@@ -49,6 +60,10 @@ void DraftPlanner::Observe(Request& request, std::span<const TokenId> committed,
   if (!request.can_speculate || committed.empty()) return;
   DraftHistory& history = history_.at(request.id);
   controller_.ObserveVerdict(request.draft, accepted_nodes, history.checked);
+  if (request.prediction) {
+    const auto output = std::span(request.tokens).subspan(request.num_prompt_tokens);
+    request.prediction->Follow(output, static_cast<int>(committed.size()));
+  }
   if (!request.has_drafter) return;
   model_policy_.ObserveVerdict(request.draft, accepted_nodes, history);
   Guarded(request, [&] { drafter_->Observe(request.id, committed); });
@@ -80,15 +95,28 @@ void DraftPlanner::FindRequests(std::span<const std::unique_ptr<Request>> runnin
   drafting_.clear();
   draft_requests_.clear();
   const std::optional<double> seconds_per_token = SecondsPerToken(running);
+  const int most_drafted = setting_.num_speculative_tokens;
+  const int most_predicted = std::max(most_drafted, PredictedTokensOfEach(running));
   for (const auto& request : running) {
     if (!request->can_speculate || request->num_pending() != 1) continue;
-    const int cap = request->params.max_draft_tokens.value_or(setting_.num_speculative_tokens);
-    const int max_tokens =
-        std::min({setting_.num_speculative_tokens, cap, request->num_draftable()});
+    const int cap = std::min(request->params.max_draft_tokens.value_or(most_predicted),
+                             request->num_draftable());
+    const bool is_predicted = HasContinuation(*request);
+    const int max_tokens = std::min(cap, is_predicted ? most_predicted : most_drafted);
     if (max_tokens <= 0) continue;
     drafting_.push_back({request.get(), &history_.at(request->id), max_tokens});
-    if (request->has_drafter) AddDraftRequest(seconds_per_token, drafting_.back());
+    if (is_predicted && request->prediction->match_len() >= kSureMatch) continue;
+    const int num_by_drafter = std::min(cap, most_drafted);
+    if (request->has_drafter && num_by_drafter > 0) {
+      AddDraftRequest(seconds_per_token, num_by_drafter, drafting_.back());
+    }
   }
+}
+
+int DraftPlanner::PredictedTokensOfEach(std::span<const std::unique_ptr<Request>> running) {
+  const auto num_predicted = static_cast<int>(std::ranges::count_if(
+      running, [](const auto& request) { return HasContinuation(*request); }));
+  return kPredictedTokens / std::max(num_predicted, 1);
 }
 
 std::optional<double> DraftPlanner::SecondsPerToken(
@@ -101,11 +129,12 @@ std::optional<double> DraftPlanner::SecondsPerToken(
   return cost_.StepSeconds(num_decoding) / num_decoding;
 }
 
-void DraftPlanner::AddDraftRequest(std::optional<double> seconds_per_token, Drafting& drafting) {
+void DraftPlanner::AddDraftRequest(std::optional<double> seconds_per_token, int max_tokens,
+                                   Drafting& drafting) {
   Request& request = *drafting.request;
   drafting.index = static_cast<int>(draft_requests_.size());
-  draft_requests_.push_back({request.id, drafting.max_tokens, request.rule,
-                             request.num_output_tokens(), request.tokens, &request.table});
+  draft_requests_.push_back({request.id, max_tokens, request.rule, request.num_output_tokens(),
+                             request.tokens, &request.table});
   DraftRequest& wanted = draft_requests_.back();
   const std::optional<ModelWork> work = drafter_->EstimateModelWork(wanted);
   if (!work) return;
@@ -131,7 +160,9 @@ void DraftPlanner::Prepare() {
   } catch (const std::exception& error) {
     if (!IsDraftersOwn(error)) throw;
     // The failure cannot be attributed to one request: all lose their drafter.
-    for (const Drafting& drafting : drafting_) DropDrafter(*drafting.request, error.what());
+    for (const Drafting& drafting : drafting_) {
+      if (drafting.index >= 0) DropDrafter(*drafting.request, error.what());
+    }
   }
 }
 
@@ -153,10 +184,20 @@ void DraftPlanner::ObserveDrafting(const DraftingReport& report, double seconds)
 
 void DraftPlanner::Propose(const Drafting& drafting) {
   Request& request = *drafting.request;
+  drafting.history->ran_model = false;
+  drafting.history->draft_without_model = nullptr;
+  request.is_predicted = false;
+  if (request.has_drafter && drafting.index >= 0) CallDrafter(drafting);
+  if (request.draft.empty() && HasContinuation(request)) {
+    ProposePredicted(drafting.max_tokens, request);
+  }
+  FORERUN_CHECK(request.draft.size() <= drafting.max_tokens, "the drafter exceeded its limit");
+  FORERUN_CHECK(request.draft.is_tree(), "a draft's node comes before its parent");
+}
+
+void DraftPlanner::CallDrafter(const Drafting& drafting) {
+  Request& request = *drafting.request;
   DraftHistory& history = *drafting.history;
-  history.ran_model = false;
-  history.draft_without_model = nullptr;
-  if (!request.has_drafter) return;
   try {
     drafter_->Propose(draft_requests_[drafting.index], request.draft);
   } catch (const std::exception& error) {
@@ -168,8 +209,15 @@ void DraftPlanner::Propose(const Drafting& drafting) {
     history.ran_model = report.ran_model;
     history.draft_without_model = report.draft_without_model;
   }
-  FORERUN_CHECK(request.draft.size() <= drafting.max_tokens, "the drafter exceeded its limit");
-  FORERUN_CHECK(request.draft.is_tree(), "a draft's node comes before its parent");
+}
+
+void DraftPlanner::ProposePredicted(int max_tokens, Request& request) {
+  request.is_predicted = true;
+  int match_len = request.prediction->match_len();
+  for (const TokenId token : request.prediction->continuation() | std::views::take(max_tokens)) {
+    request.draft.AppendToChain(token, CountConfidence(1, 1, match_len));
+    match_len = std::min(match_len + 1, PredictedOutput::kMaxMatch);
+  }
 }
 
 void DraftPlanner::ConstrainDrafts(StepMasks& masks) {

@@ -1,6 +1,9 @@
 // Decides which requests draft in a step, proposes their drafts and chooses how much of them to
 // verify.
 //
+// A request with a prediction drafts from that as long as the output follows it, else with the
+// drafter, and from a short match in the prediction where the drafter has nothing.
+//
 // The planner owns everything that is known about drafts: the history of each request, the cost
 // model, and the two decisions that are based on them, ModelPolicy before drafting and
 // DraftLengthController after it.
@@ -81,16 +84,20 @@ class DraftPlanner {
     DraftHistory* history;
     int max_tokens;
     int num_catch_up_tokens = 0;
-    int index = -1;  // in draft_requests_; -1 without a drafter
+    int index = -1;  // in draft_requests_; -1 where the drafter is not called
   };
 
   void FindRequests(std::span<const std::unique_ptr<Request>> running);
   // Of a token in plain decoding in this step; absent where it is unknown or decides nothing.
   std::optional<double> SecondsPerToken(std::span<const std::unique_ptr<Request>> running) const;
-  void AddDraftRequest(std::optional<double> seconds_per_token, Drafting& drafting);
+  // How many tokens the prediction of each may draft, where the method drafts fewer.
+  static int PredictedTokensOfEach(std::span<const std::unique_ptr<Request>> running);
+  void AddDraftRequest(std::optional<double> seconds_per_token, int max_tokens, Drafting& drafting);
   void Prepare();
   void ObserveDrafting(const DraftingReport& report, double seconds);
   void Propose(const Drafting& drafting);
+  void CallDrafter(const Drafting& drafting);
+  static void ProposePredicted(int max_tokens, Request& request);
   void ConstrainDrafts(StepMasks& masks);
   void ChooseNodes(std::span<const std::unique_ptr<Request>> running);
 

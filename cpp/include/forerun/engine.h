@@ -79,10 +79,14 @@ struct ModelLimits {
   int num_threads = 0;
 };
 
-// How a request is scheduled and cached; nothing here changes its tokens.
+// How a request is scheduled, cached and drafted; nothing here changes its tokens.
 struct SubmitOptions {
   int priority = 0;             // lower values run first; needs SchedulingPolicy::kPriority
   std::string cache_salt = {};  // cached prefixes are shared among requests with equal salts only
+  // A text that the output is likely to resemble, such as a file that is edited; at most
+  // ModelLimits::max_model_len tokens. Drafts for this request, and for no other, come from it
+  // first, without a SpeculativeMethod too.
+  std::vector<TokenId> prediction = {};
 };
 
 class Engine {

@@ -35,6 +35,10 @@ struct RequestMetrics {
   std::int64_t num_target_passes = 0;  // those that emitted tokens, with a draft or without
   std::int64_t num_generated_tokens = 0;
   std::int64_t num_preemptions = 0;
+  // Of SubmitOptions::prediction: draft tokens out of it that were emitted, and those that were
+  // not. Also counted in spec_decode.
+  std::int64_t num_accepted_prediction_tokens = 0;
+  std::int64_t num_rejected_prediction_tokens = 0;
   bool is_corrupted = false;  // it failed because logits were not finite
 
   // In seconds; 0 until it happens. The arrival is on the system's clock since 1970, the others on

@@ -213,6 +213,9 @@ class LoadedModel:
             self.directory, self._generation_config, self._generation_overrides
         )
 
+    def _encode(self, text: str, **options: Any) -> list[int]:
+        return self._require_tokenizer().encode(text, **options)
+
     def _open(self, requests: list[Request]) -> Stream:
         self._board.submit(requests, self.limits.max_model_len)
         return Stream(self._board, requests)
@@ -249,7 +252,7 @@ class LoadedModel:
         priority: int = 0,
         request_id: str | None = None,
     ) -> Request:
-        prompt = parse_prompt(where, item, lambda text: self._require_tokenizer().encode(text))
+        prompt = parse_prompt(where, item, self._encode)
         words = params.bad_words
         structure = params.structured_outputs
         assert not isinstance(structure, Mapping)  # SamplingParams made it one
@@ -261,7 +264,7 @@ class LoadedModel:
             self._token_bytes,
             self._require_tokenizer().encode_bad_words(words) if words else [],
             self._grammars.compile(structure) if structure else None,
-            _core.SubmitOptions(priority, prompt.cache_salt),
+            _core.SubmitOptions(priority, prompt.cache_salt, prompt.prediction),
             request_id,
             reports_drafts=self._reports_drafts,
             engine_processors=self._processors,

@@ -34,6 +34,7 @@ class ParsedPrompt(NamedTuple):
     text: str | None
     token_ids: list[int]
     cache_salt: str = ""
+    prediction: Sequence[int] = ()
 
 
 def prompt_list(prompts: Any) -> list[Any]:
@@ -54,12 +55,15 @@ def conversation_list(messages: Any) -> list[Messages]:
     return items if items and isinstance(items[0], Sequence) else [items]
 
 
-def parse_prompt(where: str, item: Any, encode: Callable[[str], list[int]]) -> ParsedPrompt:
+def parse_prompt(where: str, item: Any, encode: Callable[..., list[int]]) -> ParsedPrompt:
     """A prompt's token ids: its own, or those of its text.
 
     Raises InvalidArgumentError; `where` names the prompt.
+
+    Args:
+        encode: Tokenizer.encode.
     """
-    text, token_ids, salt = item, None, ""
+    text, token_ids, salt, predicted = item, None, "", None
     if isinstance(item, Mapping):
         fields = check_dict(where, item, _EXPECTED)
         problems = Problems()
@@ -70,6 +74,7 @@ def parse_prompt(where: str, item: Any, encode: Callable[[str], list[int]]) -> P
         if fields.get("cache_salt") is not None:
             with problems:
                 salt = _cache_salt(f"{where}: cache_salt", fields["cache_salt"])
+        predicted = fields.get("prediction")
         if text is None and token_ids is None:
             expected = "the key 'prompt' or 'prompt_token_ids'"
             problems.errors.append(InvalidArgumentError(where, list(fields), expected))
@@ -78,13 +83,22 @@ def parse_prompt(where: str, item: Any, encode: Callable[[str], list[int]]) -> P
         text, token_ids = None, check_list(where, item, _EXPECTED)
     if text is not None:
         text = check_str(where, text)
+    prediction = _prediction(f"{where}: prediction", predicted, encode)
     if token_ids is None:
         assert text is not None
-        return ParsedPrompt(text, encode(text), salt)
+        return ParsedPrompt(text, encode(text), salt, prediction)
     items = check_list(where, token_ids, _EXPECTED)
-    return ParsedPrompt(
-        text, [check_int(f"{where}.prompt_token_ids", token) for token in items], salt
-    )
+    ids = [check_int(f"{where}.prompt_token_ids", token) for token in items]
+    return ParsedPrompt(text, ids, salt, prediction)
+
+
+def _prediction(where: str, value: Any, encode: Callable[..., list[int]]) -> list[int]:
+    """A predicted output's token ids; none without one."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return encode(check_str(where, value), add_special_tokens=False)
+    return [check_int(where, token) for token in check_list(where, value, "a string or token ids")]
 
 
 def _cache_salt(field: str, value: Any) -> str:

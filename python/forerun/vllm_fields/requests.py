@@ -106,6 +106,7 @@ PROMPT: dict[str, Field] = {
     "prompt": runs(REQUIRED, "text; beside prompt_token_ids it is only reported"),
     "prompt_token_ids": runs(REQUIRED, "token ids"),
     "cache_salt": runs(None, "only requests with the same salt share cached prefixes"),
+    "prediction": own("a text or token ids that the output is likely to resemble"),
     **all_fixed(_TEXT_ONLY, multi_modal_data=None, multi_modal_uuids=None),
     **no_effect(_TEXT_ONLY, mm_processor_kwargs=None),
     **all_fixed("prompts are text or token ids", prompt_embeds=None),
