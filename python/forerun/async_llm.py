@@ -67,6 +67,7 @@ class AsyncLLM(LoadedModel):
         given = options.get("max_num_seqs")
         self._max_running = _core.EngineOptions().max_num_seqs if given is None else given
         self._process = os.getpid()
+        self._failure: BaseException | None = None  # of the last step
         self._receivers: dict[int, _Receiver] = {}
         self._asyncio: asyncio.AbstractEventLoop | None = None  # that of unfinished requests
         self._read_end, write_end = os.pipe()
@@ -164,6 +165,18 @@ class AsyncLLM(LoadedModel):
             stream.set_timeout(timeout)
         return stream
 
+    def check_health(self) -> None:
+        """Raises an error where requests cannot be served.
+
+        Raises:
+            EngineClosedError, EngineBusyError: as `stream` does.
+            InternalError: the last step of the engine failed, whose message it has.
+        """
+        self._check_open()
+        if self._failure is not None:
+            kind = type(self._failure).__name__
+            raise InternalError(f"the engine's last step failed: {kind}: {self._failure}")
+
     def _check_open(self) -> None:
         if os.getpid() != self._process:
             raise EngineBusyError(
@@ -196,6 +209,8 @@ class AsyncLLM(LoadedModel):
         with contextlib.suppress(BlockingIOError):
             os.read(self._read_end, 1)
         updates, failure = self._loop.take()
+        if updates:
+            self._failure = None
         for update in updates:
             receiver = self._receivers.get(update.id)
             stream = receiver() if receiver is not None else None
@@ -208,7 +223,8 @@ class AsyncLLM(LoadedModel):
             except Exception as error:  # costs no other request its updates
                 stream.fail(error)
         if failure is not None:
-            self._fail_all(_raised(failure))
+            self._failure = _raised(failure)
+            self._fail_all(self._failure)
         if not self._receivers:
             self._detach()
 

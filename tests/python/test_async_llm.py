@@ -19,6 +19,7 @@ from forerun import (
     DeadlineExceededError,
     EngineBusyError,
     EngineClosedError,
+    InternalError,
     InvalidArgumentError,
     QueueFullError,
     RequestOutput,
@@ -293,6 +294,26 @@ def test_invalid_options_are_refused(tiny_dir: Path) -> None:
     for value in (-1, 1.5, "many"):
         with pytest.raises(InvalidArgumentError, match="max_waiting_requests"):
             AsyncLLM(tiny_dir, max_waiting_requests=value)
+
+
+def test_health_is_that_of_the_last_step(tiny_dir: Path) -> None:
+    def interrupt(token_ids: list[int], logits: Any) -> Any:
+        raise KeyboardInterrupt("in the middle of a step")
+
+    async def main(llm: AsyncLLM) -> None:
+        llm.check_health()
+        params = SamplingParams(max_tokens=4, logits_processors=[interrupt])
+        with pytest.raises(KeyboardInterrupt):
+            await llm.generate(PROMPTS[0], params)
+        with pytest.raises(InternalError, match="KeyboardInterrupt: in the middle of a step"):
+            llm.check_health()
+        await llm.generate(PROMPTS[0], GREEDY)
+        llm.check_health()
+        llm.close()
+        with pytest.raises(EngineClosedError):
+            llm.check_health()
+
+    run(tiny_dir, main)
 
 
 def test_a_request_whose_processor_fails_ends_alone(tiny_dir: Path, plain: LLM) -> None:

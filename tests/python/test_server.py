@@ -464,7 +464,10 @@ def test_a_model_that_was_closed_serves_no_more(tmp_path: Path) -> None:
     clients = make_client(llm)
     client = next(clients)
     assert client.complete(prompt="x").status == 200
+    assert client.get("/health").status == 200
     llm.close()
+    health = client.get("/health")
+    assert (health.status, health.error["code"]) == (503, "unhealthy")
     reply = client.complete(prompt="x")
     assert (reply.status, reply.error["code"]) == (503, "server_shutting_down")
     next(clients, None)

@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
 from pydantic import BaseModel
 
+from forerun.errors import ForerunError
 from forerun.server.chat import Chats
 from forerun.server.completions import Completions
 from forerun.server.errors import ApiError, install_errors, json_response
@@ -63,6 +64,7 @@ def make_app(llm: Model, settings: ServerSettings | None = None) -> FastAPI:
     install_errors(app)
     _add_generation(app, serving)
     _add_models(app, serving)
+    _add_health(app, llm)
     _add_page(app)
     install(app, llm, settings)
     return app
@@ -119,14 +121,20 @@ def _add_models(app: FastAPI, serving: Serving) -> None:
     async def retrieve_model(name: str) -> dict[str, Any]:
         return card(serving.check_model(name))
 
-    @app.head("/health", include_in_schema=False)
-    @app.get("/health")
-    async def check_health() -> dict[str, Any]:
-        return {}
-
     @app.get("/version")
     async def show_version() -> dict[str, str]:
         return {"version": package_version()}
+
+
+def _add_health(app: FastAPI, llm: Model) -> None:
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health")
+    async def check_health() -> dict[str, Any]:
+        try:
+            llm.check_health()
+        except ForerunError as error:
+            raise ApiError(503, str(error), code="unhealthy", kind="server_error") from error
+        return {}
 
 
 def _add_page(app: FastAPI) -> None:

@@ -44,6 +44,9 @@ class Model(Protocol):
     def limits(self) -> _core.ModelLimits:
         """What it can serve."""
 
+    def check_health(self) -> None:
+        """Raises an error where requests cannot be served."""
+
     def get_tokenizer(self) -> Tokenizer:
         """Its tokenizer."""
 
