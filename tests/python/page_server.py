@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,14 +24,20 @@ SUFFIX = {"method": "suffix", "num_speculative_tokens": 4, "adaptive": False}
 
 
 @contextmanager
-def running_server(model: Path, mount: str = "", **settings: Any) -> Iterator[str]:
-    """Serves a model, below the path `mount`; yields the server's address."""
+def running_server(
+    model: Path, mount: str = "", options: Mapping[str, Any] | None = None, **settings: Any
+) -> Iterator[str]:
+    """Serves a model, below the path `mount`; yields the server's address.
+
+    `options` are AsyncLLM's.
+    """
+    chosen_options = {"speculative_config": SUFFIX, "num_threads": 1, **(options or {})}
     chosen = ServerSettings(port=0, **settings)
     listener = listen(chosen)
     starting: Future[uvicorn.Server] = Future()
 
     async def serve() -> None:
-        async with AsyncLLM(model, speculative_config=SUFFIX, num_threads=1) as llm:
+        async with AsyncLLM(model, **chosen_options) as llm:
             app: Any = make_app(llm, chosen)
             if mount:
                 app = Starlette(routes=[Mount(mount, app)])
@@ -50,6 +56,8 @@ def running_server(model: Path, mount: str = "", **settings: Any) -> Iterator[st
     with listener:
         thread.start()
         server = starting.result()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
