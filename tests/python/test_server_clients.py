@@ -193,6 +193,9 @@ def test_refusals_have_types(
         client.chat.completions.create(**{**CHAT, **change})
     assert (error.value.code, error.value.param) == (code, param)
     assert error.value.request_id
+    if code == "context_length_exceeded":
+        # LiteLLM and others know the error by these words.
+        assert "This model's maximum context length is 256 tokens" in str(error.value)
 
 
 def test_what_is_not_served_and_a_wrong_key_are_refused(client: Any) -> None:

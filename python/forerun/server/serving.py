@@ -136,10 +136,12 @@ class Serving:
         return streams
 
     def _check_length(self, body: GenerationRequest, token_ids: list[int]) -> None:
-        most = self.llm.limits.max_model_len - 1
-        if len(token_ids) > most:
+        most = self.llm.limits.max_model_len
+        if len(token_ids) >= most:
             name = "messages" if isinstance(body, ChatRequest) else "prompt"
-            message = f"{name}: got {len(token_ids)} tokens; expected at most {most}"
+            # LiteLLM and others know the error by these words of OpenAI's.
+            known = f"This model's maximum context length is {most} tokens, with the output"
+            message = f"{name}: got {len(token_ids)} tokens. {known}"
             raise ApiError(400, message, param=name, code="context_length_exceeded")
 
     def _reports(self, body: GenerationRequest) -> Reports:
