@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -55,12 +56,15 @@ def langchain(url: str) -> Any:
 
 
 @pytest.fixture
-def litellm(url: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+def litellm(url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")
     litellm = pytest.importorskip("litellm", reason="litellm is not installed")
     monkeypatch.setattr(litellm, "api_base", url)
     monkeypatch.setattr(litellm, "api_key", "key")
-    return litellm
+    yield litellm
+    # It leaves its event loop open; later tests would fail for it.
+    asyncio.set_event_loop(None)
+    gc.collect()
 
 
 def test_langchain_invokes_streams_and_batches(langchain: Any) -> None:
