@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import server_models
-from server_client import Body, Client, assembled
+from server_client import Body, Client, Reply, assembled
 
 from forerun import AsyncLLM
 from forerun.server.app import make_app
@@ -393,6 +393,30 @@ def test_a_client_that_leaves_ends_its_requests(
 def test_a_client_may_leave_before_the_first_token(client: Client, stream: bool) -> None:
     slow = {"messages": USER, "stream": stream, "vllm_xargs": {"seconds": 0.2}}
     assert client.leave("/v1/chat/completions", slow, 0) == 499
+
+
+def test_a_stream_begins_before_a_token_that_takes_long(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"prompt": "x", "temperature": 0, "max_tokens": 2}
+    quick = client.complete(**options, stream=True)
+    assert client.complete(**options, vllm_xargs={"fail_after": 0}, stream=True).status == 500
+    monkeypatch.setattr("forerun.server.sse._PATIENCE_SECONDS", 0.05)
+    slow = client.complete(**options, vllm_xargs={"seconds": 0.3}, stream=True)
+    comments = [part for part in slow.text.split("\n\n") if part.startswith(":")]
+    assert len(comments) >= 2
+    rest = slow.text.removeprefix("".join(f"{comment}\n\n" for comment in comments))
+    assert [chunk["choices"] for chunk in Reply(200, slow.headers, rest).chunks] == [
+        chunk["choices"] for chunk in quick.chunks
+    ]
+    failing = {"seconds": 0.3, "fail_after": 0}
+    late = client.complete(**options, vllm_xargs=failing, stream=True)
+    assert late.status == 200
+    *_, event, done, end = late.text.split("\n\n")
+    assert json.loads(event.removeprefix("data: "))["error"]["code"] == "request_failed"
+    assert (done, end) == ("data: [DONE]", "")
+    slow_body = {**options, "max_tokens": 100, "vllm_xargs": {"seconds": 0.3}, "stream": True}
+    assert client.leave("/v1/completions", slow_body, 2) == 200, "while it waits"
 
 
 def test_the_models_own_recommendations_are_defaults(tmp_path: Path) -> None:

@@ -16,6 +16,8 @@ from forerun.server.errors import to_api_error
 _T = TypeVar("_T")
 _LOGGER = logging.getLogger("forerun.server")
 _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
+_PATIENCE_SECONDS = 10.0
+_COMMENT = b": waiting for the first token\n\n"
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -38,17 +40,28 @@ async def stream_events(
 ) -> StreamingResponse:
     """An answer of one event for each chunk.
 
-    What fails before the first chunk is raised, so that it can be answered with a status; a later
-    failure is an event of its own.
+    What fails before the answer has begun is raised, so that it can be answered with a status; a
+    later failure is an event of its own. The answer begins with the first chunk, or after some
+    seconds, with comments until that comes: clients and proxies do not wait for it without end.
 
     Raises:
-        ClientGoneError: the client disconnected before the first chunk.
+        ClientGoneError: the client disconnected before the answer had begun.
     """
-    first = await while_connected(request, anext(chunks))
+    first = asyncio.ensure_future(anext(chunks))
+    try:
+        await while_connected(request, asyncio.wait({first}, timeout=_PATIENCE_SECONDS))
+        if first.done():
+            first.result()
+    except BaseException:
+        await _cancel(first)
+        raise
 
     async def events() -> AsyncIterator[bytes]:
         try:
-            yield event(first)
+            while not first.done():
+                yield _COMMENT
+                await asyncio.wait({first}, timeout=_PATIENCE_SECONDS)
+            yield event(first.result())
             async for chunk in chunks:
                 yield event(chunk)
         except Exception as error:
@@ -57,6 +70,7 @@ async def stream_events(
                 _LOGGER.error("a stream failed", exc_info=error)
             yield event(answer.body())
         finally:
+            await _cancel(first)
             await chunks.aclose()
         yield _DONE
 
@@ -73,9 +87,13 @@ async def while_connected(request: Request, work: Awaitable[_T]) -> _T:
             raise ClientGoneError
         return task.result()
     finally:
-        for each in (task, watcher):
-            each.cancel()
-        await asyncio.gather(task, watcher, return_exceptions=True)
+        await _cancel(task, watcher)
+
+
+async def _cancel(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _disconnect(request: Request) -> None:
