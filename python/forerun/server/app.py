@@ -8,7 +8,6 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, Response
-from pydantic import BaseModel
 
 from forerun.errors import ForerunError
 from forerun.server.chat import Chats
@@ -21,6 +20,18 @@ from forerun.server.protocol import (
     CompletionRequest,
     DetokenizeRequest,
     TokenizeRequest,
+)
+from forerun.server.schemas import (
+    ChatCompletion,
+    ChatCompletionChunk,
+    Completion,
+    ErrorBody,
+    ModelCard,
+    ModelList,
+    Text,
+    Tokens,
+    Version,
+    responses,
 )
 from forerun.server.serving import Serving
 from forerun.server.settings import ServerSettings
@@ -37,19 +48,6 @@ _REFUSED = {
 }
 
 
-class _Fault(BaseModel):
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ErrorBody(BaseModel):
-    """What a request that is refused, or that fails, is answered with."""
-
-    error: _Fault
-
-
 def make_app(llm: Model, settings: ServerSettings | None = None) -> FastAPI:
     """The server's application. The LLM has to outlive it, and is not closed by it."""
     settings = ServerSettings() if settings is None else settings
@@ -59,7 +57,10 @@ def make_app(llm: Model, settings: ServerSettings | None = None) -> FastAPI:
         version=package_version(),
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
-        responses={"4XX": {"model": ErrorBody, "description": "Refused"}},
+        responses={
+            "4XX": {"model": ErrorBody, "description": "Refused"},
+            "5XX": {"model": ErrorBody, "description": "Failed, or too busy"},
+        },
     )
     install_errors(app)
     _add_generation(app, serving)
@@ -73,20 +74,20 @@ def make_app(llm: Model, settings: ServerSettings | None = None) -> FastAPI:
 def _add_generation(app: FastAPI, serving: Serving) -> None:
     chats, completions = Chats(serving), Completions(serving)
 
-    @app.post("/v1/chat/completions", response_class=Response)
+    @app.post("/v1/chat/completions", responses=responses(ChatCompletion, ChatCompletionChunk))
     async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
         return await chats.answer(body, request)
 
-    @app.post("/v1/completions", response_class=Response)
+    @app.post("/v1/completions", responses=responses(Completion, Completion))
     async def create_completion(body: CompletionRequest, request: Request) -> Response:
         return await completions.answer(body, request)
 
     # Not async: encoding a long text must not hold up the streams.
-    @app.post("/tokenize", response_class=Response)
+    @app.post("/tokenize", responses=responses(Tokens))
     def create_tokens(body: TokenizeRequest) -> Response:
         return json_response(tokenize(serving, body))
 
-    @app.post("/detokenize", response_class=Response)
+    @app.post("/detokenize", responses=responses(Text))
     def create_text(body: DetokenizeRequest) -> Response:
         return json_response(detokenize(serving, body))
 
@@ -103,27 +104,25 @@ def _refuse(app: FastAPI, name: str, reason: str) -> None:
 def _add_models(app: FastAPI, serving: Serving) -> None:
     created = int(time.time())
 
-    def card(name: str) -> dict[str, Any]:
-        return {
-            "id": name,
-            "object": "model",
-            "created": created,
-            "owned_by": "forerun",
-            "root": serving.llm.labels["model_name"],
-            "max_model_len": serving.llm.limits.max_model_len,
-        }
+    def card(name: str) -> ModelCard:
+        return ModelCard(
+            id=name,
+            created=created,
+            root=serving.llm.labels["model_name"],
+            max_model_len=serving.llm.limits.max_model_len,
+        )
 
     @app.get("/v1/models")
-    async def list_models() -> dict[str, Any]:
-        return {"object": "list", "data": [card(name) for name in serving.names]}
+    async def list_models() -> ModelList:
+        return ModelList(data=[card(name) for name in serving.names])
 
     @app.get("/v1/models/{name:path}")
-    async def retrieve_model(name: str) -> dict[str, Any]:
+    async def retrieve_model(name: str) -> ModelCard:
         return card(serving.check_model(name))
 
     @app.get("/version")
-    async def show_version() -> dict[str, str]:
-        return {"version": package_version()}
+    async def show_version() -> Version:
+        return Version(version=package_version())
 
 
 def _add_health(app: FastAPI, llm: Model) -> None:

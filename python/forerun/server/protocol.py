@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from forerun.server.descriptions import describe
 from forerun.server.parameters import CHAT, COMPLETION, without_neutral
 
 _T = TypeVar("_T")
@@ -25,7 +26,9 @@ TokenIds = Items[int]
 class Body(BaseModel):
     """A request's JSON; other parameters than the declared ones are refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+    model_config = ConfigDict(
+        extra="forbid", strict=True, protected_namespaces=(), json_schema_extra=describe
+    )
 
     @model_validator(mode="before")
     @classmethod
