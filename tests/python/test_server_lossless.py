@@ -16,6 +16,7 @@ from forerun.server.app import make_app
 from forerun.server.settings import ServerSettings
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
+RESTRICTIONS = ("guided_regex", "guided_choice", "structured_outputs")
 METHODS = ("suffix", "eagle3", "hybrid")
 NUM_AT_ONCE = 5
 # Parts of tokens, whole ones, several, and characters of several tokens.
@@ -146,8 +147,29 @@ def random_call(rng: random.Random) -> tuple[str, Body]:
     return path, body
 
 
+def with_prediction(rng: random.Random, client: Client, call: tuple[str, Body]) -> tuple[str, Body]:
+    """A chat whose answer is predicted: as the client's server answers, after an edit or two."""
+    path, given = call
+    beside = ("n", "logprobs", "tools", "top_logprobs", "tool_choice", "frequency_penalty")
+    body = {name: value for name, value in given.items() if name not in beside}
+    if rng.random() < 0.8:  # an answer of letters, which are encoded as they were generated
+        letters = client.post("/tokenize", {"prompt": "abcdefgxyz ."}).json["tokens"]
+        body |= {"allowed_token_ids": letters}
+        body |= dict.fromkeys(["response_format", *RESTRICTIONS])
+    whole = {**body, "stream": False, "stream_options": None, "speculative": False}
+    reply = client.post(path, whole)
+    assert reply.status == 200, reply.text
+    text = reply.json["choices"][0]["message"]["content"] or "x"
+    for _ in range(rng.randint(0, 2)):
+        begin = rng.randrange(len(text) + 1)
+        text = text[:begin] + rng.choice(["", "x", "é 7"]) + text[begin + rng.randint(0, 6) :]
+    content: Any = rng.choice([text, [{"type": "text", "text": text}]])
+    return path, {**body, "prediction": {"type": "content", "content": content}}
+
+
 def normal(text: str) -> str:
-    """An answer without what is random and what depends on other requests."""
+    """An answer without what is random and what depends on other requests or on drafts."""
+    text = re.sub(r'"(accepted|rejected)_prediction_tokens":\d+', r'"\1":0', text)
     text = re.sub(r"call_[0-9a-f]{24}", "call_ID", text)
     text = re.sub(r'"created":\d+', '"created":0', text)
     return re.sub(r'"cached_tokens":\d+', '"cached_tokens":0', text)
@@ -198,8 +220,28 @@ def test_speculation_changes_no_byte(clients: dict[str, Client]) -> None:
         assert num_accepted(clients[method]) > 100, method
 
 
+def random_predicted_calls(
+    rng: random.Random, client: Client, count: int
+) -> list[tuple[str, Body]]:
+    calls = [random_call(rng) for _ in range(count)]
+    return [with_prediction(rng, client, call) for call in calls if call[0] == CHAT]
+
+
+def test_predictions_change_no_byte(clients: dict[str, Client]) -> None:
+    plain = clients["plain"]
+    calls = random_predicted_calls(random.Random(3), plain, 40)
+    before = num_accepted(plain)
+    for path, body in calls:  # a server without a drafter drafts predictions too
+        replies = [plain.post(path, {**body, "speculative": each}) for each in (True, False)]
+        assert replies[0].status == 200
+        assert normal(replies[0].text) == normal(replies[1].text), body
+    assert num_accepted(plain) > before + 100
+    compare(clients, calls)
+
+
 @pytest.mark.long
 def test_speculation_changes_no_byte_of_2000_requests(clients: dict[str, Client]) -> None:
     for seed in range(40):
         rng = random.Random(f"long {seed}")
         compare(clients, [random_call(rng) for _ in range(50)])
+        compare(clients, random_predicted_calls(rng, clients["plain"], 20))

@@ -11,12 +11,13 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from forerun.errors import InvalidArgumentError
-from forerun.outputs import CompletionDelta, RequestOutput
+from forerun.outputs import CompletionDelta, RequestOutput, TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.server.messages import Message
 from forerun.server.params import (
     check_logprobs,
     output_limit,
+    predicted_text,
     sampling_params,
     structure_names,
     structure_of,
@@ -134,7 +135,9 @@ class Chats:
         ]
         return await serving.respond(request, body, [prompt], params, choices)
 
-    def _prepare(self, body: ChatRequest) -> tuple[list[int], SamplingParams, Callable[[], Parser]]:
+    def _prepare(
+        self, body: ChatRequest
+    ) -> tuple[TokensPrompt, SamplingParams, Callable[[], Parser]]:
         """The prompt, how to sample, and what makes a parser of the output."""
         tools = self._tools_of(body)
         prompt = chat_prompt(self._serving, body, tools)
@@ -149,7 +152,15 @@ class Chats:
             params = self._params(body, structure, is_special=bool(special))
             self._serving.llm.prepare(params)
         new_parser = partial(make_parser, *formats, starts_in_reasoning=inside, tools=tools)
-        return prompt, params, new_parser
+        return self._with_prediction(prompt, body), params, new_parser
+
+    def _with_prediction(self, prompt: list[int], body: ChatRequest) -> TokensPrompt:
+        text = predicted_text(body)
+        if text is None:
+            return TokensPrompt(prompt_token_ids=prompt)
+        with under_names({"text": "prediction.content"}):
+            prediction = self._serving.tokenizer.encode(text, add_special_tokens=False)
+        return TokensPrompt(prompt_token_ids=prompt, prediction=prediction)
 
     def _tools_of(self, body: ChatRequest) -> list[dict[str, Any]]:
         """The tools that the model may call, as chat templates get them."""

@@ -10,7 +10,7 @@ from fastapi import Request
 from fastapi.responses import Response
 
 from forerun.errors import InvalidArgumentError
-from forerun.outputs import CompletionDelta, RequestOutput
+from forerun.outputs import CompletionDelta, RequestOutput, TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.server.params import (
     check_logprobs,
@@ -109,7 +109,8 @@ class Completions:
             for prompt in prompts
             for _ in range(params.n)
         ]
-        return await self._serving.respond(request, body, encoded, params, choices)
+        given = [TokensPrompt(prompt_token_ids=token_ids) for token_ids in encoded]
+        return await self._serving.respond(request, body, given, params, choices)
 
     def _prepare(
         self, body: CompletionRequest, prompts: list[str | list[int]], params: SamplingParams

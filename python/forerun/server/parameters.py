@@ -14,7 +14,6 @@ _NOT_STORED = "answers are not stored"
 
 _BOTH: dict[str, Field] = {
     "use_beam_search": fixed(False, "search with LLM.beam_search"),
-    "prediction": fixed(None, "drafts come from the server's drafter; `suffix` learns by itself"),
     "length_penalty": fixed(1.0, "it is a parameter of beam search"),
     "truncate_prompt_tokens": fixed(None, "prompts are not cut"),
     "logits_processors": fixed(None, "a server runs no code of its clients"),
@@ -48,6 +47,7 @@ CHAT: Fields = {
 }
 COMPLETION: Fields = {
     **_BOTH,
+    "prediction": fixed(None, "chats have it: /v1/chat/completions"),
     "best_of": fixed(None, "all n completions are returned", 1),
     "suffix": fixed(None, "texts are continued, not filled in", ""),
     "prompt_embeds": fixed(None, "prompts are text or token ids"),

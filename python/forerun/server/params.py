@@ -8,7 +8,7 @@ from typing import Any
 
 from forerun.errors import InvalidArgumentError
 from forerun.sampling_params import SamplingParams
-from forerun.server.protocol import GenerationRequest
+from forerun.server.protocol import ChatRequest, GenerationRequest
 from forerun.text.structured_outputs import StructuredOutputsParams
 
 # Fields that SamplingParams has under the same name.
@@ -122,6 +122,31 @@ def check_logprobs(params: SamplingParams, most: int) -> None:
         if asked is not None and most != -1 and (asked == -1 or asked > most):
             expected = f"at most {most}: the limit of this server"
             raise InvalidArgumentError(name, asked, expected)
+
+
+def predicted_text(body: ChatRequest) -> str | None:
+    """The text that the answer is likely to resemble.
+
+    Raises:
+        InvalidArgumentError: the body asks for what OpenAI refuses beside a prediction.
+    """
+    given = body.prediction
+    if given is None:
+        return None
+    one, zero = "1 beside a prediction", "at most 0 beside a prediction"
+    for name, is_refused, expected in (
+        ("n", (body.n or 1) > 1, one),
+        ("logprobs", bool(body.logprobs), "none beside a prediction"),
+        ("tools", bool(body.tools), "none beside a prediction"),
+        ("presence_penalty", (body.presence_penalty or 0) > 0, zero),
+        ("frequency_penalty", (body.frequency_penalty or 0) > 0, zero),
+    ):
+        if is_refused:
+            value = f"{len(body.tools or ())} tools" if name == "tools" else getattr(body, name)
+            raise InvalidArgumentError(name, value, expected)
+    if isinstance(given.content, str):
+        return given.content
+    return "".join(part.text for part in given.content)
 
 
 def output_limit(asked: int | None, limit: int | None, name: str) -> int | None:

@@ -102,6 +102,20 @@ class NamedTool(Body):
     function: FunctionName
 
 
+class TextPart(Body):
+    """A part of a text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Prediction(Body):
+    """A text that the answer is likely to resemble, such as a file that is edited."""
+
+    type: Literal["content"]
+    content: str | list[TextPart]
+
+
 class GenerationRequest(Body):
     """What chats and completions have in common."""
 
@@ -161,6 +175,9 @@ class ChatRequest(GenerationRequest):
 
     messages: Items[dict[str, Any]] = Field(min_length=1)
     max_completion_tokens: int | None = None
+    prediction: Prediction | None = Field(
+        None, description="Drafted for this request alone; the answer does not depend on it."
+    )
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0)
     tools: Items[Tool] | None = None

@@ -65,7 +65,7 @@ class Serving:
         self,
         request: Request,
         body: GenerationRequest,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[TokensPrompt],
         params: SamplingParams,
         choices: Sequence[Choice],
     ) -> Response:
@@ -74,7 +74,7 @@ class Serving:
         answer = Answer(
             self._head(request, body),
             choices,
-            sum(map(len, prompts)),
+            sum(len(prompt["prompt_token_ids"]) for prompt in prompts),
             lambda output: log_output(request, output),
         )
         with under_names(self._names_of(body)):
@@ -116,16 +116,15 @@ class Serving:
         self,
         request: Request,
         body: GenerationRequest,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[TokensPrompt],
         params: SamplingParams,
     ) -> list[Stream]:
         tenant = tenant_of(request.state.tenant, body.cache_salt)
         options: dict[str, Any] = {"timeout": body.timeout, "priority": body.priority or 0}
         streams: list[Stream] = []
         try:
-            for token_ids in prompts:
-                self._check_length(body, token_ids)
-                prompt = TokensPrompt(prompt_token_ids=token_ids)
+            for prompt in prompts:
+                self._check_length(body, prompt["prompt_token_ids"])
                 if tenant:
                     prompt["cache_salt"] = tenant
                 streams.append(self.llm.stream(prompt, params, **options))

@@ -27,6 +27,11 @@ def final_usage(outputs: Sequence[RequestOutput], num_reasoning: int) -> dict[st
     found["prompt_tokens_details"] = {
         "cached_tokens": sum(output.num_cached_tokens for output in outputs)
     }
+    counts = [output.metrics for output in outputs if output.metrics is not None]
+    found["completion_tokens_details"] |= {
+        "accepted_prediction_tokens": sum(each.num_accepted_prediction_tokens for each in counts),
+        "rejected_prediction_tokens": sum(each.num_rejected_prediction_tokens for each in counts),
+    }
     return found
 
 
