@@ -207,6 +207,28 @@ def test_an_output_that_ends_early_keeps_what_there_is() -> None:
         assert joined(parse(list(text), "hermes")) == [(ContentDelta, 0, text)]
     [_, arguments] = joined(parse('<tool_call>{"name": "f", "arguments": {"a": "x', "hermes"))
     assert arguments == (ToolCallArguments, 0, '{"a": "x')
+    for tools_format, text in (
+        ("gemma4", "<|tool_call>call:f{a:1,bcd"),
+        ("gemma4", '<|tool_call>call:f{a:1,<|"|>b'),
+        ("pythonic", "[f(a=1, bcd"),
+        ("qwen3_coder", "<function=f><parameter=a>1</parameter><parameter=bcd"),
+    ):
+        options = {"tools": [tool("f", {"a": {"type": "integer"}})]}
+        [_, arguments] = joined(parse(list(text), tools_format, **options))
+        assert arguments[2].rstrip(", ") == '{"a": 1', "without the key, which may go on"
+    string = [tool("f", {"a": {"type": "string"}})]
+    for tools_format, text in (
+        ("gemma4", '<|tool_call>call:f{a:<|"|>x<|"'),
+        ("qwen3_coder", "<function=f><parameter=a>\nx\n</para"),
+        ("qwen3_coder", "<function=f><parameter=a>\nx\n</parameter>\n</func"),
+        ("hermes", '<tool_call>\n{"name": "f", "arguments": {"a": "x"}}\n</tool'),
+        ("gemma4", '<|tool_call>call:f{a:<|"|>x<|"|>}<tool_'),
+    ):
+        [_, arguments] = joined(parse(list(text), tools_format, tools=string))
+        assert '{"a": "x"}'.startswith(arguments[2]), "without markup that was cut"
+    for text in ("[f(a={12", "[f(a={'x"):
+        [_, arguments] = joined(parse(list(text), "pythonic"))
+        assert arguments[2] in ('{"a": {', '{"a": {"x')
     [reasoning] = joined(parse("<think>hm\n", None, "qwen3"))
     assert reasoning == (ReasoningDelta, 0, "hm\n")
 

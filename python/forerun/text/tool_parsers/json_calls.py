@@ -172,7 +172,7 @@ class HermesParser(JsonCallParser):
             return False
         # Models close brackets too often, and sometimes forget the tag.
         yield from self._reader.skip(SPACE + "}]")
-        yield from self._reader.accept(self._close)
+        yield from self._end(self._close)
         return True
 
 

@@ -105,6 +105,11 @@ class ToolCallParser(StepParser):
         self._reader.unpin()
         return is_call
 
+    def _end(self, marker: str) -> Step[None]:
+        """Reads the marker after a call, which may be missing, or in part if the output was cut."""
+        yield from self._reader.skip_beginning(marker)
+        yield from self._reader.accept(marker)
+
     def _parse_marked(self, *markers: str) -> Step[None]:
         """Reads content, and from each marker on what `_marked` reads.
 

@@ -96,6 +96,13 @@ class Reader:
             if not literal.startswith(following) or not (yield from self.more()):
                 return False
 
+    def skip_beginning(self, literal: str) -> Step[None]:
+        """Skips the beginning of a literal if the text ends with it."""
+        while literal.startswith(rest := self.text[self.position :]) and rest != literal:
+            if not (yield from self.more()):
+                self.position = len(self.text)
+                return
+
     def take_while(self, characters: Callable[[str], bool]) -> Step[str]:
         """Consumes and returns characters as long as a condition holds."""
         taken = ""
@@ -105,12 +112,18 @@ class Reader:
         return taken
 
     def stream_until(
-        self, markers: tuple[str, ...], emit: Callable[[str], object], trimmed: str = ""
+        self,
+        markers: tuple[str, ...],
+        emit: Callable[[str], object],
+        trimmed: str = "",
+        *,
+        is_closed: bool = False,
     ) -> Step[str]:
         """Hands on text up to the first of some markers, and holds only what may belong to one.
 
         Consumes and returns the marker, with all the `trimmed` characters before it; empty at the
-        end of the text, all of which is handed on then.
+        end of the text, all of which is handed on then. With `is_closed`, a marker has to come, so
+        that the beginning of one at the end of the text is not handed on.
         """
         search = _expression(markers).search
         while True:
@@ -125,7 +138,8 @@ class Reader:
                 self.position = match.end()
                 return self.text[end : self.position]
             if not (yield from self.more()):
-                emit(self.text[self.position :])
+                if not is_closed:
+                    emit(self.text[self.position :])
                 self.position = len(self.text)
                 return ""
 

@@ -113,27 +113,34 @@ class GemmaParser(ConvertingParser):
         self._start(name)
         yield from self._value(0)
         yield from reader.skip()
-        yield from reader.accept(self._closing)
+        yield from self._end(self._closing)
         return True
 
     def _string(self) -> Step[bool | None]:
         if not (yield from self._reader.accept(self._quote)):
             return None
         self._arguments('"')
-        quote = yield from self._reader.stream_until((self._quote,), self._characters)
+        quote = yield from self._reader.stream_until(
+            (self._quote,), self._characters, is_closed=True
+        )
         self._arguments('"' if quote else "")
         return bool(quote)
 
     def _key(self) -> Step[bool]:
         reader = self._reader
-        is_quoted = yield from reader.accept(self._quote)
-        pieces: list[str] = []
-        end = self._quote if is_quoted else ":"
-        yield from reader.stream_until((end,), pieces.append)
-        key = "".join(pieces)
-        if is_quoted and (yield from reader.skip()) == ":":
+        if (yield from reader.accept(self._quote)):
+            pieces: list[str] = []
+            if not (yield from reader.stream_until((self._quote,), pieces.append)):
+                return False
+            key = "".join(pieces)
+        else:
+            key = yield from reader.take_while(lambda character: character not in ":,{}[]<")
+            if (yield from reader.peek()) != ":":
+                return False
+            key = key.strip()
+        if (yield from reader.skip()) == ":":
             reader.position += 1
-        self._arguments(_json(key if is_quoted else key.strip()) + ": ")
+        self._arguments(_json(key) + ": ")
         return True
 
 
@@ -228,12 +235,14 @@ class PythonicParser(ConvertingParser):
     def _key(self) -> Step[bool]:
         reader = self._reader
         is_string = yield from self._string()
+        key = ""
         if is_string is None:  # JSON has no other keys than strings
             key = yield from reader.take_while(lambda character: character not in ":,}")
-            self._arguments(_json(key.strip()))
-        self._arguments(": ")
         yield from reader.skip()
-        return (yield from reader.accept(":")) and is_string is not False
+        if is_string is False or not (yield from reader.accept(":")):
+            return False
+        self._arguments((_json(key.strip()) if is_string is None else "") + ": ")
+        return True
 
 
 _HEX = frozenset("0123456789abcdefABCDEF")
@@ -297,11 +306,13 @@ class QwenCoderParser(ConvertingParser):
             if not (yield from self._parameter(self._schemas.get(name, {}).get(key))):
                 return True
             yield from reader.skip()
+        for literal in ("<parameter=", "</function>"):
+            yield from reader.skip_beginning(literal)
         if (yield from reader.peek()):
             self._arguments("{}" if separator == "{" else "}")
         yield from reader.accept("</function>")
         yield from reader.skip()
-        yield from reader.accept("</tool_call>")
+        yield from self._end("</tool_call>")
         return True
 
     def _parameter(self, schema: Any) -> Step[bool]:
@@ -312,7 +323,7 @@ class QwenCoderParser(ConvertingParser):
         types = allowed_types(schema)
         if types <= {"string"}:
             self._arguments('"')
-            end = yield from reader.stream_until(ends, self._characters)
+            end = yield from reader.stream_until(ends, self._characters, is_closed=True)
             self._arguments('"' if end else "")
         else:
             pieces: list[str] = []
