@@ -194,6 +194,28 @@ def test_a_chat_is_given_one_after_it_was_rendered(llm: LLM) -> None:
     assert counts(output) == (3, NUM_TOKENS - 3, 0)
 
 
+def test_an_llm_engine_takes_it_with_the_prompt(llm: LLM, expected: list[int]) -> None:
+    engine = llm.llm_engine
+    engine.add_request("a", predicted(expected), params())
+    outputs: list[RequestOutput] = []
+    while engine.has_unfinished_requests():
+        outputs += engine.step()
+    assert outputs[-1].outputs[0].token_ids == expected
+    assert counts(outputs[-1]) == (3, NUM_TOKENS - 3, 0)
+
+
+def test_a_grammar_holds_beside_it(llm: LLM, tiny_dir: Path) -> None:
+    fields: dict[str, Any] = {"structured_outputs": {"regex": "(ab|cd){12}x"}}
+    plain = run(LLM(tiny_dir), PROMPT, **fields)
+    tokens = plain.outputs[0].token_ids
+    wrong = [*tokens[:8], 1, 1, *tokens[9:]]
+    for prediction in (tokens, wrong):
+        output = run(llm, predicted(prediction), **fields)
+        assert output.outputs[0].token_ids == tokens
+        assert output.outputs[0].text == plain.outputs[0].text
+        assert counts(output)[1] > 8
+
+
 @pytest.mark.parametrize(
     ("prediction", "field"),
     [

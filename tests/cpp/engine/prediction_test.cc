@@ -192,6 +192,46 @@ TEST_F(PredictionTest, IsNotDraftedForOtherRequests) {
   EXPECT_EQ(RunToEnd(engine).at(after).metrics.num_accepted_prediction_tokens, 0);
 }
 
+// Every request's prediction has marks of its own, which the model never writes: a row that
+// computes one shows for whom it was drafted. Requests follow each other and overlap, over a
+// drafter that learns from outputs of all of them.
+TEST(PredictionOwnerTest, NoRequestDraftsThePredictionOfAnother) {
+  constexpr int kNumRequests = 12, kFirstMark = 40, kFirstPrompt = 20;
+  EngineConfig config = testing::SmallConfig();
+  config.num_speculative_tokens = 8;
+  std::vector<int> num_own(kNumRequests);
+  // Prompts begin with a token that names the request.
+  const auto logits_of = [&](std::span<const TokenId> prefix) {
+    const int owner = prefix.front() - kFirstPrompt;
+    for (const TokenId token : prefix) {
+      if (token < kFirstMark) continue;
+      EXPECT_EQ(token - kFirstMark, owner);
+      ++num_own[owner];
+    }
+    std::vector<float> logits(kFirstMark + kNumRequests, 0.0f);
+    logits[prefix.back() >= kFirstPrompt ? 2 : Successor(prefix.back())] = 9.0f;
+    return logits;
+  };
+  ScriptedExecutor executor(kFirstMark + kNumRequests, config.num_blocks, config.block_size,
+                            logits_of);
+  SuffixOptions options;
+  options.use_tree = true;
+  SuffixDrafter drafter(options);
+  testing::TestEngine engine(config, executor, &drafter);
+  for (int i = 0; i < kNumRequests; ++i) {
+    Tokens prediction = CountAfter(1, 20);
+    for (const int at : {3, 9, 10, 15}) prediction[at] = kFirstMark + i;
+    engine.Submit(Tokens{kFirstPrompt + i}, Greedy(20), {}, {.prediction = prediction});
+    if (i % 3 == 0) engine.Step();
+  }
+  const auto results = RunToEnd(engine);
+  for (const auto& [id, result] : results) {
+    EXPECT_EQ(result.metrics.num_generated_tokens, 20);
+    EXPECT_GT(result.metrics.num_accepted_prediction_tokens, 0);
+  }
+  for (const int count : num_own) EXPECT_GT(count, 0);
+}
+
 // Random predictions, drafters, limits and ends: the tokens are those without speculation.
 TEST(PredictionLosslessTest, NoTokenDependsOnPredictions) {
   std::mt19937 random(3);
