@@ -23,7 +23,8 @@ GREEDY = {"temperature": 0, "max_tokens": 2}
 VALID: dict[str, Body] = {CHAT: {"messages": USER, **GREEDY}, COMPLETION: {"prompt": "x", **GREEDY}}
 NAMES: Body = {str(number): None for number in range(500)}
 FUNCTION = {"type": "function", "function": NAMES}
-MANY_MISTAKES = ([None] * 500, [[None] * 50] * 50, NAMES, [NAMES] * 50, [FUNCTION] * 50)
+PARTS = {"type": "content", "content": [None] * 500}
+MANY_MISTAKES = ([None] * 500, [[None] * 50] * 50, NAMES, [NAMES] * 50, [FUNCTION] * 50, PARTS)
 
 
 @pytest.fixture(scope="module")

@@ -82,7 +82,15 @@ def test_every_parameter_is_described(document: Body) -> None:
     schemas = document["components"]["schemas"]
     bodies = [name for name in schemas if name.endswith("Request")]
     assert len(bodies) == 4
-    for name in (*bodies, "StreamOptions", "ResponseFormat", "JsonSchema", "Tool", "Function"):
+    for name in (
+        *bodies,
+        "StreamOptions",
+        "ResponseFormat",
+        "JsonSchema",
+        "Tool",
+        "Function",
+        "Prediction",
+    ):
         for field, found in schemas[name]["properties"].items():
             assert found["description"], (name, field)
     for name, fields in (("ChatRequest", CHAT), ("CompletionRequest", COMPLETION)):

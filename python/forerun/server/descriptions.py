@@ -13,6 +13,7 @@ _OWN = {
     "add_special_tokens": "Those that the tokenizer puts around a text; the default.",
     "cache_salt": "Only requests with the same one share cached prefixes and past outputs.",
     "chat_template_kwargs": "Variables of the chat template, such as enable_thinking.",
+    "content": "A text, or parts of type text.",
     "continue_final_message": "The model continues the last message instead of answering it.",
     "description": "What the model is told of it.",
     "documents": "Passed to the chat template.",
@@ -63,9 +64,10 @@ _WITHOUT_FIELD: dict[str, Fields] = {"ChatRequest": CHAT, "CompletionRequest": C
 def describe(schema: dict[str, Any], model: type) -> None:
     """Adds descriptions to the schema of a body, and the parameters that it has no field for."""
     for name, found in schema.get("properties", {}).items():
-        if "description" not in found:
-            own = _OWN.get(name)
-            found["description"] = SAMPLING_PARAMS[name].note if own is None else own
+        if name in _OWN:
+            found.setdefault("description", _OWN[name])
+        elif name in SAMPLING_PARAMS:
+            found.setdefault("description", SAMPLING_PARAMS[name].note)
     for name, field in _WITHOUT_FIELD.get(model.__name__, {}).items():
         schema["properties"].setdefault(name, _neutral(field))
 

@@ -113,7 +113,7 @@ class Prediction(Body):
     """A text that the answer is likely to resemble, such as a file that is edited."""
 
     type: Literal["content"]
-    content: str | list[TextPart]
+    content: str | Items[TextPart]
 
 
 class GenerationRequest(Body):
