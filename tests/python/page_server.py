@@ -34,6 +34,7 @@ def running_server(
     chosen_options = {"speculative_config": SUFFIX, "num_threads": 1, **(options or {})}
     chosen = ServerSettings(port=0, **settings)
     listener = listen(chosen)
+    listener.listen()  # requests may come before the server does
     starting: Future[uvicorn.Server] = Future()
 
     async def serve() -> None:
