@@ -6,7 +6,9 @@ import ctypes
 import json
 import random
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +145,37 @@ def test_tokens_that_a_tokenizer_would_write_otherwise_are_written_greedily() ->
 
 
 def test_equal_grammars_are_compiled_once(compiler: GrammarCompiler) -> None:
-    before = len(compiler._matchers)
+    before = len(compiler._grammars)
     for _ in range(3):
         compiler.compile(StructuredOutputsParams(json={"const": "only here"}))
         compiler.compile(StructuredOutputsParams(json='{"const":   "only here"}'))
-    assert len(compiler._matchers) == before + 1
+    assert len(compiler._grammars) == before + 1
+
+
+def test_threads_wait_for_each_other_only_for_the_same_grammar(
+    compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_now, texts = compiler._compile, []
+    has_begun, may_go_on = threading.Event(), threading.Event()
+
+    def compile_slowly(text: str) -> Any:
+        texts.append(text)
+        if len(texts) == 1:
+            has_begun.set()
+            assert may_go_on.wait(60)
+        return compile_now(text)
+
+    monkeypatch.setattr(compiler, "_compile", compile_slowly)
+    slow = StructuredOutputsParams(regex="[ab]{3}c")
+    with ThreadPoolExecutor() as pool:
+        slow_ones = [pool.submit(compiler.compile, slow) for _ in range(3)]
+        assert has_begun.wait(60)
+        compiler.compile(StructuredOutputsParams(regex="[ab]{4}c"))
+        assert not any(each.done() for each in slow_ones)
+        may_go_on.set()
+        for each in slow_ones:
+            each.result()
+    assert len(texts) == 2
 
 
 BAD: list[tuple[dict[str, Any], str]] = [

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from forerun import _core
 from forerun.errors import InvalidArgumentError, shown
 from forerun.text.json_schemas import check_depth, closed, without_dead_ends
 from forerun.text.turns import make_turns
@@ -126,6 +127,12 @@ class StructuredOutputsParams:
         check_depth(schema)
         return closed(schema) if self.disable_additional_properties else schema
 
+    def _key(self) -> str:
+        """Equal for equal grammars that are given in the same way."""
+        is_json = self.kind in ("json", "json_object")
+        value = self._schema() if is_json else getattr(self, self.kind)
+        return json.dumps([self.kind, value, self._whitespace() if is_json else None])
+
     def _whitespace(self) -> dict[str, Any]:
         if self.disable_any_whitespace:
             return {"whitespace_flexible": False}
@@ -162,7 +169,7 @@ class StructuredOutputsParams:
         return f"{name}: EXPRESSION\nEXPRESSION: /{regex}/\n"
 
     def _grammar_text(self) -> str:
-        """The grammar in llguidance's own notation; equal grammars have equal texts."""
+        """The grammar in llguidance's own notation."""
         matcher = _llguidance().LLMatcher
         if self.kind in ("json", "json_object"):
             schema = json.dumps(self._finite_schema())
@@ -242,6 +249,12 @@ class GrammarTokenizer:
         return max(map(len, self._by_bytes), default=0)
 
 
+@dataclass
+class _Grammar:
+    turns: _core.Turns  # of those who want it
+    matcher: Any = None  # None: not compiled
+
+
 class GrammarCompiler:
     """Compiles the grammars of requests, equal ones once. Threads may share it.
 
@@ -260,7 +273,7 @@ class GrammarCompiler:
                 n_vocab=len(vocabulary.tokens),
                 eos_token=vocabulary.eos_token_ids,
             )
-        self._matchers: OrderedDict[str, Any] = OrderedDict()
+        self._grammars: OrderedDict[str, _Grammar] = OrderedDict()
         mask = bytearray((len(vocabulary.tokens) + 31) // 32 * 4)
         for token in vocabulary.eos_token_ids:
             mask[token // 8] |= 1 << token % 8
@@ -274,10 +287,21 @@ class GrammarCompiler:
         Raises:
             InvalidArgumentError: llguidance cannot compile the grammar.
         """
+        name = f"structured_outputs.{params.kind} {shown(getattr(params, params.kind))}"
+        key = params._key()
         with self._turns:
-            return self._compile_once(params)
+            grammar = self._grammars.pop(key, None) or _Grammar(make_turns())
+            self._grammars[key] = grammar
+            if len(self._grammars) > _MAX_CACHED_GRAMMARS:
+                self._grammars.popitem(last=False)
+        # Threads wait for each other only where they want the same grammar.
+        with grammar.turns:
+            if grammar.matcher is None:
+                grammar.matcher = self._matcher(params)
+            matcher = grammar.matcher
+        return lambda: GrammarState(matcher.deep_copy(), self, name)
 
-    def _compile_once(self, params: StructuredOutputsParams) -> Callable[[], GrammarState]:
+    def _matcher(self, params: StructuredOutputsParams) -> Any:
         where = f"structured_outputs.{params.kind}"
         value = getattr(params, params.kind)
         try:
@@ -287,16 +311,10 @@ class GrammarCompiler:
             raise InvalidArgumentError(field, error.value, error.expected) from None
         except ValueError as error:
             raise InvalidArgumentError(where, value, f"what llguidance can read: {error}") from None
-        matcher = self._matchers.pop(text, None)
-        if matcher is None:
-            try:
-                matcher = self._compile(text)
-            except ValueError as error:
-                raise InvalidArgumentError(where, value, str(error)) from None
-        self._matchers[text] = matcher
-        if len(self._matchers) > _MAX_CACHED_GRAMMARS:
-            self._matchers.popitem(last=False)
-        return lambda: GrammarState(matcher.deep_copy(), self, f"{where} {shown(value)}")
+        try:
+            return self._compile(text)
+        except ValueError as error:
+            raise InvalidArgumentError(where, value, str(error)) from None
 
     def _compile(self, text: str) -> Any:
         from forerun.text.grammar_probes import dead_end, limits, reason

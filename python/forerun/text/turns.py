@@ -26,6 +26,9 @@ def _end_turns() -> None:
     The interpreter ends threads that come back to Python after it is gone, in the middle of native
     code; libraries in Rust abort the process then.
     """
-    for turns in list(_all):
-        with contextlib.suppress(EngineBusyError):
-            turns.__enter__()
+    ended: set[_core.Turns] = set()
+    while left := set(_all) - ended:  # others may be made meanwhile
+        for turns in left:
+            with contextlib.suppress(EngineBusyError):
+                turns.__enter__()
+        ended |= left
