@@ -41,6 +41,7 @@ EngineConfig MakeConfig(const EngineOptions& options, const MemoryPlan& memory,
   config.num_blocks = memory.num_blocks;
   config.block_size = options.block_size;
   config.max_num_seqs = options.max_num_seqs;
+  config.max_waiting_requests = options.max_waiting_requests;
   config.max_num_batched_tokens = options.max_num_batched_tokens;
   config.enable_prefix_caching = options.enable_prefix_caching;
   config.scheduling_policy = options.scheduling_policy;
@@ -150,6 +151,7 @@ class NativeEngine : public Engine {
                    RequestHooks hooks, const SubmitOptions& options) override {
     return core_->Submit(prompt, params, std::move(hooks), options);
   }
+  void CheckRoom(int num_requests) const override { core_->CheckRoom(num_requests); }
   bool Cancel(RequestId id) override { return core_->Cancel(id); }
   bool HasUnfinished() const override { return core_->HasUnfinished(); }
   std::span<const RequestUpdate> Step() override { return core_->Step(); }

@@ -24,7 +24,8 @@ EngineCore::EngineCore(EngineConfig config, ModelExecutor& executor,
       recorder_(config_.max_model_len, config_.num_speculative_tokens, config_.record_draft_steps),
       masks_(executor.vocab_size()),
       batch_(config_.max_num_seqs, config_.max_num_batched_tokens),
-      verification_(std::move(verifier), config_.max_num_seqs) {
+      verification_(std::move(verifier), config_.max_num_seqs),
+      inbox_(config_.max_num_seqs, config_.max_waiting_requests) {
   FORERUN_CHECK(config_.num_blocks >= NumBlocksFor(config_.max_model_len, config_.block_size),
                 "a request that runs alone must fit");
   vocabulary_.eos_token_ids = config_.eos_token_ids;
@@ -90,6 +91,7 @@ RequestId EngineCore::Submit(std::span<const TokenId> prompt, const SamplingPara
     auto request = MakeRequest(id, prompt, params, std::move(hooks), std::move(prediction));
     request->priority = options.priority;
     request->cache_salt = options.cache_salt;
+    request->deadline = options.deadline;
     return request;
   });
 }
@@ -100,21 +102,45 @@ void EngineCore::TakeInbox() {
     request.table.SetRoot(pool_.RootOf(request.cache_salt));
     planner_.Register(request);
     scheduler_.Add(std::move(submitted));
+    next_deadline_ = std::min(next_deadline_, request.deadline);
     planner_.Begin(request);
   };
   const auto abort = [&](std::span<const RequestId> ids) {
     updates_.Reserve(scheduler_.num_requests());
     for (RequestId id : ids) {
       Request* request = scheduler_.Find(id);
-      if (request == nullptr) continue;
-      request->finish_reason = FinishReason::kAbort;
-      updates_.Add({.id = id,
-                    .num_earlier_tokens = request->num_output_tokens(),
-                    .num_earlier_prompt_logprobs = request->num_scored_rows});
-      Finish(*request);
+      if (request != nullptr) End(*request, FinishReason::kAbort);
     }
   };
   inbox_.Take(add, abort);
+}
+
+void EngineCore::EndOverdue() {
+  const auto now = std::chrono::steady_clock::now();
+  if (now < next_deadline_) return;
+  std::vector<Request*> overdue;
+  auto next_deadline = std::chrono::steady_clock::time_point::max();
+  const auto look = [&](const std::unique_ptr<Request>& request) {
+    if (request->deadline <= now) {
+      overdue.push_back(request.get());
+    } else {
+      next_deadline = std::min(next_deadline, request->deadline);
+    }
+  };
+  std::ranges::for_each(scheduler_.running(), look);
+  std::ranges::for_each(scheduler_.waiting(), look);
+  updates_.Reserve(overdue.size());
+  for (Request* request : overdue) End(*request, FinishReason::kDeadline);
+  next_deadline_ = next_deadline;
+}
+
+// REQUIRES: updates_ has room.
+void EngineCore::End(Request& request, FinishReason reason) {
+  request.finish_reason = reason;
+  updates_.Add({.id = request.id,
+                .num_earlier_tokens = request.num_output_tokens(),
+                .num_earlier_prompt_logprobs = request.num_scored_rows});
+  Finish(request);
 }
 
 std::span<const RequestUpdate> EngineCore::Step() {
@@ -122,6 +148,7 @@ std::span<const RequestUpdate> EngineCore::Step() {
   recorder_.trace().BeginStep();
   verification_.BeginStep(/*keep_logprobs=*/!updates_.BeginStep());
   TakeInbox();
+  EndOverdue();
   try {
     RunStep();
   } catch (...) {

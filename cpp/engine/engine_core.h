@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -40,6 +41,7 @@ struct EngineConfig {
   int num_blocks = 0;
   int block_size = 0;
   int max_num_seqs = 0;
+  std::optional<int> max_waiting_requests;
   int max_num_batched_tokens = 0;
   bool enable_prefix_caching = true;
   SchedulingPolicy scheduling_policy = SchedulingPolicy::kFcfs;
@@ -77,6 +79,7 @@ class EngineCore {
                      const std::vector<TokenId>& special_tokens = {});
   RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params,
                    RequestHooks hooks = {}, const SubmitOptions& options = {});
+  void CheckRoom(int num_requests) const { inbox_.CheckRoom(num_requests); }
   bool Cancel(RequestId id) { return inbox_.Cancel(id); }
   bool HasUnfinished() const { return inbox_.num_unfinished() > 0; }
   std::span<const RequestUpdate> Step();
@@ -112,6 +115,8 @@ class EngineCore {
                                        std::optional<PredictedOutput>&& prediction);
 
   void TakeInbox();
+  void EndOverdue();
+  void End(Request& request, FinishReason reason);
   // The parts that may throw, and the commit, which may not.
   void RunStep();
   void CommitStep();
@@ -130,6 +135,9 @@ class EngineCore {
   Scheduler scheduler_;
   DraftPlanner planner_;
   MetricsRecorder recorder_;
+  // No scheduled request has an earlier one.
+  std::chrono::steady_clock::time_point next_deadline_ =
+      std::chrono::steady_clock::time_point::max();
 
   // This step's; kept for their memory.
   StepPlan plan_;

@@ -3,8 +3,6 @@
 #include <condition_variable>
 #include <mutex>
 #include <thread>
-#include <utility>
-#include <vector>
 
 #include "cpp/util/fork.h"
 
@@ -22,7 +20,6 @@ struct EngineLoop::State {
   std::mutex mutex;
   std::condition_variable woken;
   // Guarded by the mutex, which is held during no call of the engine or the listener.
-  std::vector<RequestId> cancelled;
   bool may_have_work = true;
   bool is_stopping = false;
 
@@ -36,11 +33,9 @@ void EngineLoop::State::Run() {
     woken.wait(lock, [this] { return is_stopping || may_have_work; });
     if (is_stopping) return;
     may_have_work = false;
-    const std::vector<RequestId> ended = std::exchange(cancelled, {});
     lock.unlock();
     bool has_failed = false;
     try {
-      for (const RequestId id : ended) engine.Cancel(id);
       if (engine.HasUnfinished()) listener.OnUpdates(engine.Step());
     } catch (...) {
       has_failed = true;
@@ -71,14 +66,10 @@ void EngineLoop::Wake() {
   state_->woken.notify_one();
 }
 
-void EngineLoop::Cancel(RequestId id) {
+void EngineLoop::Cancel(std::span<const RequestId> ids) {
   if (NumForks() != state_->num_forks) return;
-  {
-    const std::lock_guard lock(state_->mutex);
-    state_->cancelled.push_back(id);
-    state_->may_have_work = true;
-  }
-  state_->woken.notify_one();
+  for (const RequestId id : ids) state_->engine.Cancel(id);
+  Wake();
 }
 
 bool EngineLoop::IsCurrentThread() const {

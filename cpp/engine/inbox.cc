@@ -1,13 +1,38 @@
 #include "cpp/engine/inbox.h"
 
-#include <algorithm>
+#include <cstdint>
+#include <string>
+
+#include "forerun/error.h"
 
 namespace forerun {
 
+void Inbox::CheckRoom(int num_requests) const {
+  if (!max_waiting_) return;
+  const std::int64_t most = std::int64_t{max_running_} + *max_waiting_;
+  if (num_requests > most) {
+    throw InvalidArgument(
+        "num_requests", std::to_string(num_requests),
+        "at most " + std::to_string(most) + ", max_num_seqs and max_waiting_requests together");
+  }
+  const std::lock_guard lock(mutex_);
+  const auto num_unfinished = static_cast<std::int64_t>(unfinished_.size()) - num_cancelled_;
+  if (num_unfinished + num_requests > most) throw QueueFull(*max_waiting_);
+}
+
+Inbox::Entry Inbox::Find(RequestId id) {
+  const Entry found = std::ranges::lower_bound(unfinished_, id, {}, &Unfinished::id);
+  return found != unfinished_.end() && found->id == id ? found : unfinished_.end();
+}
+
 bool Inbox::Cancel(RequestId id) {
   const std::lock_guard lock(mutex_);
-  if (!std::ranges::binary_search(unfinished_, id)) return false;
+  const Entry found = Find(id);
+  if (found == unfinished_.end()) return false;
+  if (found->is_cancelled) return true;
   cancelled_.push_back(id);
+  found->is_cancelled = true;
+  ++num_cancelled_;
   return true;
 }
 
@@ -15,7 +40,12 @@ void Inbox::Publish(const EngineMetrics& metrics,
                     std::span<const std::unique_ptr<Request>> finished) {
   const std::lock_guard lock(mutex_);
   metrics_ = metrics;
-  for (const auto& request : finished) std::erase(unfinished_, request->id);
+  for (const auto& request : finished) {
+    const Entry found = Find(request->id);
+    if (found == unfinished_.end()) continue;  // published by an earlier step
+    if (found->is_cancelled) --num_cancelled_;
+    unfinished_.erase(found);
+  }
   num_unfinished_.store(static_cast<int>(unfinished_.size()));
 }
 

@@ -2,11 +2,15 @@
 #ifndef FORERUN_CPP_ENGINE_INBOX_H_
 #define FORERUN_CPP_ENGINE_INBOX_H_
 
+#include <algorithm>
 #include <atomic>
+#include <cstddef>
 #include <deque>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "cpp/sched/request.h"
@@ -17,6 +21,11 @@ namespace forerun {
 
 class Inbox {
  public:
+  Inbox(int max_running, std::optional<int> max_waiting)
+      : max_running_(max_running), max_waiting_(max_waiting) {}
+
+  // As in forerun::Engine.
+  void CheckRoom(int num_requests) const;
   // Calls `make` with the new request's id and takes the request, unless something throws.
   template <typename Make>
   RequestId Submit(const Make& make);
@@ -33,24 +42,44 @@ class Inbox {
   void Publish(const EngineMetrics& metrics, std::span<const std::unique_ptr<Request>> finished);
 
   // While it is held, no other thread submits.
-  std::unique_lock<std::mutex> Lock() const { return std::unique_lock(mutex_); }
+  std::unique_lock<std::mutex> Lock() { return std::unique_lock(submitting_); }
 
  private:
+  struct Unfinished {
+    RequestId id;
+    bool is_cancelled = false;
+  };
+  using Entry = std::vector<Unfinished>::iterator;
+
+  Entry Find(RequestId id);  // the end: it is not unfinished
+
+  const int max_running_;
+  const std::optional<int> max_waiting_;
+
+  std::mutex submitting_;  // held while a request is made, which may take long
+  RequestId next_id_ = 0;
+
+  // Held for moments, so that Cancel waits for nothing. submitting_ comes first.
   mutable std::mutex mutex_;
   std::deque<std::unique_ptr<Request>> submitted_;
   std::vector<RequestId> cancelled_;
-  std::vector<RequestId> unfinished_;  // ascending
-  RequestId next_id_ = 0;
+  std::vector<Unfinished> unfinished_;  // ascending ids
+  int num_cancelled_ = 0;               // of unfinished_
   EngineMetrics metrics_;
   std::atomic<int> num_unfinished_{0};
+
+  std::vector<RequestId> aborting_;  // of the thread that steps
 };
 
 template <typename Make>
 RequestId Inbox::Submit(const Make& make) {
+  const std::lock_guard submitting(submitting_);
+  CheckRoom(1);
+  std::unique_ptr<Request> request = make(next_id_);
   const std::lock_guard lock(mutex_);
-  submitted_.push_back(make(next_id_));
+  submitted_.push_back(std::move(request));
   try {
-    unfinished_.push_back(next_id_);
+    unfinished_.push_back({next_id_});
   } catch (...) {
     submitted_.pop_back();
     throw;
@@ -61,10 +90,24 @@ RequestId Inbox::Submit(const Make& make) {
 
 template <typename Add, typename Abort>
 void Inbox::Take(const Add& add, const Abort& abort) {
-  const std::lock_guard lock(mutex_);
-  for (; !submitted_.empty(); submitted_.pop_front()) add(std::move(submitted_.front()));
-  abort(std::span<const RequestId>(cancelled_));
-  cancelled_.clear();
+  std::unique_lock lock(mutex_);
+  for (std::size_t num_left = submitted_.size(); num_left > 0; --num_left) {
+    std::unique_ptr<Request>& next = submitted_.front();
+    lock.unlock();
+    add(std::move(next));
+    lock.lock();
+    submitted_.pop_front();
+  }
+  // Requests that came meanwhile are passed on before they are aborted.
+  const auto is_known = [this](RequestId id) {
+    return submitted_.empty() || id < submitted_.front()->id;
+  };
+  const auto unknown = std::partition(cancelled_.begin(), cancelled_.end(), is_known);
+  aborting_.insert(aborting_.end(), cancelled_.begin(), unknown);
+  cancelled_.erase(cancelled_.begin(), unknown);
+  lock.unlock();
+  abort(std::span<const RequestId>(aborting_));
+  aborting_.clear();
 }
 
 }  // namespace forerun

@@ -154,6 +154,9 @@ void CheckEngineOptions(const EngineOptions& options) {
   CheckAtLeast("max_num_seqs", options.max_num_seqs, 1);
   CheckAtMost("max_num_seqs", options.max_num_seqs, 1 << 16,
               "each running request has buffers of its own");
+  if (options.max_waiting_requests) {
+    CheckAtLeast("max_waiting_requests", *options.max_waiting_requests, 0);
+  }
   CheckAtLeast("max_num_batched_tokens", options.max_num_batched_tokens, options.max_num_seqs);
   CheckAtMost("max_num_batched_tokens", options.max_num_batched_tokens, 1 << 20,
               "a step has buffers for all of them");

@@ -4,6 +4,7 @@
 #define FORERUN_CPP_SCHED_REQUEST_H_
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <span>
@@ -57,6 +58,7 @@ struct Request {
   int num_prompt_tokens = 0;
   int priority = 0;
   std::string cache_salt;
+  std::chrono::steady_clock::time_point deadline;
 
   // Change at commit. `table` holds KV of a prefix of `tokens`; the rest is pending.
   std::vector<TokenId> tokens;  // prompt, then output

@@ -3,8 +3,11 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -85,13 +88,35 @@ void SetTokenBytes(PythonEngine& engine, const std::vector<py::bytes>& token_byt
   engine.native().SetTokenBytes(std::move(copies), special_token_ids);
 }
 
+struct Deadline {
+  double seconds = 0;  // from when it was made on
+  std::chrono::steady_clock::time_point time;
+};
+
+Deadline DeadlineAfter(double seconds) {
+  constexpr double kMostSeconds = 1e9;  // the clock's range is 292 years
+  using Clock = std::chrono::steady_clock;
+  const std::chrono::duration<double> from_now(std::min(seconds, kMostSeconds));
+  return {seconds, Clock::now() + std::chrono::duration_cast<Clock::duration>(from_now)};
+}
+
+SubmitOptions MakeSubmitOptions(int priority, std::string cache_salt,
+                                std::vector<TokenId> prediction, std::optional<Deadline> deadline) {
+  SubmitOptions options{.priority = priority,
+                        .cache_salt = std::move(cache_salt),
+                        .prediction = std::move(prediction)};
+  if (deadline) options.deadline = deadline->time;
+  return options;
+}
+
 void RegisterUpdate(py::module_& module) {
   py::enum_<FinishReason>(module, "FinishReason", "Why a request ended.")
       .value("NONE", FinishReason::kNone)
       .value("STOP", FinishReason::kStop)
       .value("LENGTH", FinishReason::kLength)
       .value("ABORT", FinishReason::kAbort)
-      .value("ERROR", FinishReason::kError);
+      .value("ERROR", FinishReason::kError)
+      .value("DEADLINE", FinishReason::kDeadline);
 
   py::class_<OwnedUpdate, std::shared_ptr<OwnedUpdate>>(module, "RequestUpdate",
                                                         "What one step did for one request.")
@@ -163,11 +188,15 @@ void RegisterEngine(py::module_& module) {
   RegisterDraftRecord(module);
   module.def("num_gil_acquisitions", &AcquireGil::num_acquisitions,
              "How often the engines of this process have taken the GIL, for tests.");
+  py::class_<Deadline>(module, "Deadline", "A point in time.")
+      .def(py::init(&DeadlineAfter), py::arg("seconds"), "So many seconds from now on.")
+      .def_readonly("seconds", &Deadline::seconds);
   py::class_<SubmitOptions>(module, "SubmitOptions", "Where a request comes in its engine.")
-      .def(py::init<int, std::string, std::vector<TokenId>>(), py::arg("priority") = 0,
-           py::arg("cache_salt") = "", py::arg("prediction") = std::vector<TokenId>(),
+      .def(py::init(&MakeSubmitOptions), py::arg("priority") = 0, py::arg("cache_salt") = "",
+           py::arg("prediction") = std::vector<TokenId>(), py::arg("deadline") = py::none(),
            "priority: lower values run first; cache_salt: cached prefixes are shared among equal "
-           "ones only; prediction: what the output is likely to resemble.")
+           "ones only; prediction: what the output is likely to resemble; deadline: when the "
+           "request ends with what it has.")
       .def_readonly("priority", &SubmitOptions::priority)
       .def_readonly("cache_salt", &SubmitOptions::cache_salt)
       .def_readonly("prediction", &SubmitOptions::prediction);
@@ -188,6 +217,14 @@ void RegisterEngine(py::module_& module) {
            py::arg("constraint") = py::none(), py::arg("logits_hook") = py::none(),
            py::arg_v("options", SubmitOptions(), "SubmitOptions()"),
            "Queues a request and returns its id.")
+      .def(
+          "check_room",
+          [](const PythonEngine& engine, int num_requests) {
+            engine.native().CheckRoom(num_requests);
+          },
+          py::arg("num_requests"),
+          "Raises QueueFullError unless so many more requests may be submitted now, and "
+          "InvalidArgumentError when they never could be.")
       .def(
           "cancel",
           [](PythonEngine& engine, RequestId id) {

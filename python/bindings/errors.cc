@@ -9,7 +9,7 @@ namespace {
 namespace py = pybind11;
 
 struct ErrorClasses {
-  py::object invalid_argument, checkpoint, device, busy, internal;
+  py::object invalid_argument, checkpoint, device, queue_full, busy, internal;
 };
 
 const ErrorClasses& Classes() {
@@ -18,8 +18,8 @@ const ErrorClasses& Classes() {
       .call_once_and_store_result([] {
         py::module_ errors = py::module_::import("forerun.errors");
         return ErrorClasses{errors.attr("InvalidArgumentError"), errors.attr("CheckpointError"),
-                            errors.attr("DeviceError"), errors.attr("EngineBusyError"),
-                            errors.attr("InternalError")};
+                            errors.attr("DeviceError"),          errors.attr("QueueFullError"),
+                            errors.attr("EngineBusyError"),      errors.attr("InternalError")};
       })
       .get_stored();
 }
@@ -45,6 +45,9 @@ void RegisterErrors(py::module_&) {
       RaiseTexts(Classes().invalid_argument, error.field(), error.value(), error.expected());
     } catch (const DeviceError& error) {
       RaiseTexts(Classes().device, error.wanted(), error.found(), error.remedy());
+    } catch (const QueueFull& error) {
+      py::object instance = Classes().queue_full(error.limit());
+      PyErr_SetObject(Classes().queue_full.ptr(), instance.ptr());
     } catch (const EngineBusy& error) {
       PyErr_SetString(Classes().busy.ptr(), error.what());
     } catch (const InternalError& error) {

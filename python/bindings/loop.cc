@@ -56,9 +56,11 @@ class UpdateQueue : public EngineLoop::Listener {
     if (!owned.empty()) Signal();
   }
 
+  // Of several failures in a row the first is kept. None is dropped while the mutex is held: an
+  // exception of Python's takes the GIL then, which the thread in Take has.
   void OnFailure(std::exception_ptr error) noexcept override {
     const std::lock_guard lock(mutex_);
-    taken_.error = std::move(error);
+    if (!taken_.error) taken_.error = std::move(error);
     Signal();
   }
 
@@ -99,7 +101,7 @@ class PythonLoop {
   }
 
   void Wake() { parts_->loop.Wake(); }
-  void Cancel(RequestId id) { parts_->loop.Cancel(id); }
+  void Cancel(const std::vector<RequestId>& ids) { parts_->loop.Cancel(ids); }
   bool IsCurrentThread() const { return parts_->loop.IsCurrentThread(); }
   void Stop() {
     const ReleaseGil release;
@@ -143,8 +145,8 @@ void RegisterLoop(py::module_& module) {
            "Starts the thread. A byte is written into file_descriptor when there is something to "
            "take.")
       .def("wake", &PythonLoop::Wake, "Makes the thread look for submitted requests.")
-      .def("cancel", &PythonLoop::Cancel, py::arg("request_id"),
-           "Ends a request before the next step.")
+      .def("cancel", &PythonLoop::Cancel, py::arg("request_ids"),
+           "Ends requests before the next step.")
       .def("take", &PythonLoop::Take,
            "The updates since the last call, and what a step threw after them: that one is tried "
            "again when the loop is woken.")

@@ -105,6 +105,7 @@ void RegisterEngineOptions(py::module_& module) {
       .def_readwrite("dtype", &Options::dtype)
       .def_readwrite("max_model_len", &Options::max_model_len)
       .def_readwrite("max_num_seqs", &Options::max_num_seqs)
+      .def_readwrite("max_waiting_requests", &Options::max_waiting_requests)
       .def_readwrite("max_num_batched_tokens", &Options::max_num_batched_tokens)
       .def_readwrite("block_size", &Options::block_size)
       .def_readwrite("enable_prefix_caching", &Options::enable_prefix_caching)

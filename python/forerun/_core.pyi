@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'DeviceArray', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineLoop', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'LoopFailure', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens', 'top_rows', 'verify_rows']
+__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'Deadline', 'DeviceArray', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineLoop', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'LoopFailure', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens', 'top_rows', 'verify_rows']
 class NgramOptions:
     """
     Drafts what followed the last tokens before.
@@ -413,6 +413,12 @@ class EngineOptions:
     def max_num_seqs(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     @property
+    def max_waiting_requests(self) -> int | None:
+        ...
+    @max_waiting_requests.setter
+    def max_waiting_requests(self, arg0: typing.SupportsInt | typing.SupportsIndex | None) -> None:
+        ...
+    @property
     def num_threads(self) -> int:
         ...
     @num_threads.setter
@@ -719,7 +725,7 @@ class EngineMetrics:
     def num_drafting_failures(self) -> int:
         ...
     @property
-    def num_finished_by_reason(self) -> typing.Annotated[list[int], "FixedSize(5)"]:
+    def num_finished_by_reason(self) -> typing.Annotated[list[int], "FixedSize(6)"]:
         """
         Indexed by FinishReason.
         """
@@ -805,8 +811,11 @@ class FinishReason:
       ABORT
     
       ERROR
+    
+      DEADLINE
     """
     ABORT: typing.ClassVar[FinishReason]
+    DEADLINE: typing.ClassVar[FinishReason]
     ERROR: typing.ClassVar[FinishReason]
     LENGTH: typing.ClassVar[FinishReason]
     NONE: typing.ClassVar[FinishReason]
@@ -951,13 +960,24 @@ class DraftRecord:
     @property
     def request_id(self) -> int:
         ...
+class Deadline:
+    """
+    A point in time.
+    """
+    def __init__(self, seconds: typing.SupportsFloat | typing.SupportsIndex) -> None:
+        """
+        So many seconds from now on.
+        """
+    @property
+    def seconds(self) -> float:
+        ...
 class SubmitOptions:
     """
     Where a request comes in its engine.
     """
-    def __init__(self, priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: str = '', prediction: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = []) -> None:
+    def __init__(self, priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: str = '', prediction: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], deadline: Deadline | None = None) -> None:
         """
-        priority: lower values run first; cache_salt: cached prefixes are shared among equal ones only; prediction: what the output is likely to resemble.
+        priority: lower values run first; cache_salt: cached prefixes are shared among equal ones only; prediction: what the output is likely to resemble; deadline: when the request ends with what it has.
         """
     @property
     def cache_salt(self) -> str:
@@ -979,6 +999,10 @@ class Engine:
     def cancel(self, request_id: typing.SupportsInt | typing.SupportsIndex) -> bool:
         """
         Ends a request; false when no such request is unfinished.
+        """
+    def check_room(self, num_requests: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        Raises QueueFullError unless so many more requests may be submitted now, and InvalidArgumentError when they never could be.
         """
     def has_unfinished(self) -> bool:
         """
@@ -1055,9 +1079,9 @@ class EngineLoop:
         """
         Starts the thread. A byte is written into file_descriptor when there is something to take.
         """
-    def cancel(self, request_id: typing.SupportsInt | typing.SupportsIndex) -> None:
+    def cancel(self, request_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
         """
-        Ends a request before the next step.
+        Ends requests before the next step.
         """
     def is_current_thread(self) -> bool:
         """

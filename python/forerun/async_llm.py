@@ -8,23 +8,24 @@ import functools
 import os
 import threading
 import weakref
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
 from forerun import _core
 from forerun.engine.async_streams import AsyncStream
 from forerun.engine.loaded_model import LoadedModel
-from forerun.engine.prompts import Prompt
+from forerun.engine.prompts import Prompt, deadline_after
+from forerun.engine.requests import PreparedPrompt, check_room
 from forerun.errors import (
     EngineBusyError,
     EngineClosedError,
     InternalError,
     InvalidArgumentError,
-    QueueFullError,
 )
 from forerun.outputs import RequestOutput
 from forerun.sampling_params import SamplingParams
-from forerun.util.checks import check_int, check_name, check_number
+from forerun.util.checks import check_int, check_name
 from forerun.vllm_fields.arguments import checked_methods
 
 
@@ -45,27 +46,14 @@ class AsyncLLM(LoadedModel):
 
     Args:
         model: what LLM takes.
-        max_waiting_requests: refuse a request with QueueFullError while `max_num_seqs` requests run
-            and so many wait; each of a request's `n` completions counts. None: no limit.
         **options: what LLM takes.
 
     Raises:
         CheckpointError, InvalidArgumentError: as LLM does.
     """
 
-    def __init__(
-        self,
-        model: str | os.PathLike[str],
-        *,
-        max_waiting_requests: int | None = None,
-        **options: Any,
-    ) -> None:
-        self._max_waiting = max_waiting_requests
-        if max_waiting_requests is not None:
-            check_int("max_waiting_requests", max_waiting_requests, least=0)
+    def __init__(self, model: str | os.PathLike[str], **options: Any) -> None:
         super().__init__(model, options)
-        given = options.get("max_num_seqs")
-        self._max_running = _core.EngineOptions().max_num_seqs if given is None else given
         self._process = os.getpid()
         self._failure: BaseException | None = None  # of the last step
         self._receivers: dict[int, _Receiver] = {}
@@ -78,7 +66,7 @@ class AsyncLLM(LoadedModel):
 
     async def generate(
         self,
-        prompt: Prompt,
+        prompt: Prompt | PreparedPrompt,
         sampling_params: SamplingParams | None = None,
         *,
         request_id: str | None = None,
@@ -100,7 +88,7 @@ class AsyncLLM(LoadedModel):
 
     def stream(
         self,
-        prompt: Prompt,
+        prompt: Prompt | PreparedPrompt,
         sampling_params: SamplingParams | None = None,
         *,
         request_id: str | None = None,
@@ -114,10 +102,11 @@ class AsyncLLM(LoadedModel):
         task that waits for it, or dropping it cancels the request.
 
         Args:
-            sampling_params: None takes `get_default_sampling_params()`.
+            prompt: as LLM.generate takes it, or one of `prepare`.
+            sampling_params: None takes `get_default_sampling_params()`, or those of `prepare`.
             request_id: the output's; None is a number of the engine's.
             priority: with scheduling_policy="priority"; lower values run first.
-            timeout: in seconds, from now on. What is not finished then ends with
+            timeout: in seconds, from now on. What is not finished then ends at the next step with
                 DeadlineExceededError, after the deltas of the tokens so far.
 
         Raises:
@@ -133,21 +122,15 @@ class AsyncLLM(LoadedModel):
             )
         if request_id is not None:
             check_name("request_id", request_id)
-        if timeout is not None and not check_number("timeout", timeout) > 0:
-            raise InvalidArgumentError("timeout", timeout, "seconds above 0, or None")
+        deadline = deadline_after(timeout)
         self._check_open()
         request = self._request(
-            "prompt",
-            prompt,
-            self.get_default_sampling_params()
-            if sampling_params is None
-            else sampling_params.clone(),
+            self._prepared_alone(prompt, sampling_params),
             priority=check_int("priority", priority),
+            deadline=deadline,
             request_id=request_id,
         )
-        limit = self._max_waiting
-        if limit is not None and len(self._receivers) >= self._max_running + limit:
-            raise QueueFullError(limit)
+        check_room(self._engine, len(request.completions), "n")
         self._attach()
         stream = AsyncStream(request, self._board, self._cancel)
         try:
@@ -161,8 +144,6 @@ class AsyncLLM(LoadedModel):
             raise
         finally:
             self._loop.wake()
-        if timeout is not None:
-            stream.set_timeout(timeout)
         return stream
 
     def check_health(self) -> None:
@@ -176,6 +157,45 @@ class AsyncLLM(LoadedModel):
         if self._failure is not None:
             kind = type(self._failure).__name__
             raise InternalError(f"the engine's last step failed: {kind}: {self._failure}")
+
+    def prepare(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> list[PreparedPrompt]:
+        """Tokenizes prompts and compiles their grammars, which may take long, for `stream`.
+
+        Any thread may call it: other requests go on meanwhile.
+
+        Args:
+            prompts, sampling_params: what LLM.generate takes.
+
+        Raises:
+            InvalidArgumentError: a prompt or the parameters can never be served.
+        """
+        return self._prepare(prompts, sampling_params)
+
+    def check_room(self, num_completions: int) -> None:
+        """Raises an error unless so many completions may be added now.
+
+        Raises:
+            InvalidArgumentError: they never may, all together.
+            QueueFullError: as many requests wait as may.
+        """
+        field = "num_completions"
+        check_room(self._engine, check_int(field, num_completions, least=1), field)
+
+    def _prepared_alone(
+        self, prompt: Prompt | PreparedPrompt, params: SamplingParams | None
+    ) -> PreparedPrompt:
+        if isinstance(prompt, PreparedPrompt):
+            if params is not None:
+                raise InvalidArgumentError(
+                    "sampling_params", params, "None beside a prompt of prepare, which has its own"
+                )
+            return prompt
+        params = self.get_default_sampling_params() if params is None else params.clone()
+        return self._prepared("prompt", prompt, params, self._grammar(params))
 
     def _check_open(self) -> None:
         if os.getpid() != self._process:
@@ -200,7 +220,9 @@ class AsyncLLM(LoadedModel):
         self._asyncio = running
 
     def _detach(self) -> None:
-        if self._asyncio is not None and not self._asyncio.is_closed():
+        # The child of a fork shares its parent's epoll, and must not take the reader out of it.
+        is_parent = os.getpid() == self._process
+        if is_parent and self._asyncio is not None and not self._asyncio.is_closed():
             self._asyncio.remove_reader(self._read_end)
         self._asyncio = None
 
@@ -229,15 +251,18 @@ class AsyncLLM(LoadedModel):
             self._detach()
 
     def _fail_all(self, error: BaseException) -> None:
-        for receiver in list(self._receivers.values()):
+        receivers = list(self._receivers.values())
+        # All at once: the first cancellation makes the engine try a failed step again.
+        self._cancel([receiver.id for receiver in receivers])
+        for receiver in receivers:
             stream = receiver()
             if stream is not None:
                 stream.fail(error)
 
     def _cancel(self, ids: list[int]) -> None:
-        for id in ids:
-            if self._receivers.pop(id, None) is not None:
-                self._loop.cancel(id)
+        ended = [id for id in ids if self._receivers.pop(id, None) is not None]
+        if ended:
+            self._loop.cancel(ended)
 
     async def aclose(self) -> None:
         """Ends unfinished requests with EngineClosedError, and waits for the end of the step."""
@@ -281,7 +306,7 @@ def _raised(failure: _core.LoopFailure) -> BaseException:
 def _drop(receivers: dict[int, _Receiver], loop: _core.EngineLoop, receiver: _Receiver) -> None:
     """Cancels the request of a stream that was dropped. Called in any thread, by any code."""
     if receivers.pop(receiver.id, None) is not None:
-        loop.cancel(receiver.id)
+        loop.cancel([receiver.id])
 
 
 def _stop(loop: _core.EngineLoop, file_descriptors: tuple[int, int]) -> None:

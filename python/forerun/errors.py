@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Sequence
+from typing import Any
 
 _REPR = reprlib.Repr()
 _REPR.maxlevel = 4
@@ -122,18 +123,21 @@ class QueueFullError(ForerunError, RuntimeError):
 
 
 class DeadlineExceededError(ForerunError, TimeoutError):
-    """A request that was not finished within its `timeout`.
+    """A call that was not finished within its `timeout`.
 
     Attributes:
         timeout: in seconds.
+        outputs: a RequestOutput for each prompt of the call. What was cut off has what was
+            generated in time, and the finish_reason "deadline".
     """
 
-    def __init__(self, timeout: float) -> None:
-        super().__init__(timeout)
+    def __init__(self, timeout: float, outputs: Sequence[Any] = ()) -> None:
+        super().__init__(timeout, outputs)
         self.timeout = timeout
+        self.outputs = list(outputs)
 
     def __str__(self) -> str:
-        return f"the request was not finished within its timeout of {self.timeout:g} s"
+        return f"not finished within the timeout of {self.timeout:g} s"
 
 
 class EngineClosedError(ForerunError, RuntimeError):

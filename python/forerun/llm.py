@@ -15,7 +15,7 @@ from forerun.engine.prompts import (
     Prompt,
     conversation_list,
 )
-from forerun.engine.requests import Request
+from forerun.engine.requests import Request, deadline_error
 from forerun.engine.streams import Stream, run_all, wait_all
 from forerun.engine_args import EngineArgs, fields_of
 from forerun.errors import InvalidArgumentError
@@ -44,8 +44,10 @@ class LLM(LoadedModel, UnsupportedMethods):
         revision: the branch, tag or commit of a model on the hub.
         **options: dtype ("auto", "bfloat16" or "float32"), max_model_len, max_num_seqs,
             max_num_batched_tokens, block_size, enable_prefix_caching, kv_cache_memory_bytes, seed,
-            num_threads, suffix_memory (a file that keeps past outputs: docs/suffix_memory.md), and
-            vLLM's: docs/vllm_compatibility.md has what each of them does here.
+            num_threads, suffix_memory (a file that keeps past outputs: docs/suffix_memory.md),
+            max_waiting_requests (calls raise QueueFullError rather than let more completions wait
+            while `max_num_seqs` run; None: no limit), and vLLM's: docs/vllm_compatibility.md has
+            what each of them does here.
 
     Raises:
         CheckpointError: the model is missing, damaged, or of a kind that is not understood.
@@ -96,6 +98,7 @@ class LLM(LoadedModel, UnsupportedMethods):
         priority: int | Sequence[int] | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         mm_processor_kwargs: Mapping[str, Any] | None = None,
+        timeout: float | None = None,
     ) -> list[RequestOutput]:
         """Generates for one prompt or many; outputs are in the order of the prompts.
 
@@ -109,8 +112,16 @@ class LLM(LoadedModel, UnsupportedMethods):
             priority: with scheduling_policy="priority", one for all prompts or one each; lower
                 values run first.
             lora_request, tokenization_kwargs, mm_processor_kwargs: as in vLLM, None.
+            timeout: in seconds, for the whole call. What is not finished then, running or waiting,
+                ends at the next step with what it has.
+
+        Raises:
+            InvalidArgumentError: a prompt or a parameter can never be served.
+            DeadlineExceededError: not everything was finished in time. Nothing is lost: its
+                `outputs` are those of all prompts, finished or not.
+            QueueFullError: more would wait than `max_waiting_requests`; none of the prompts runs.
         """
-        return self._run(self._requests(prompts, sampling_params, priority), use_tqdm)
+        return self._run(self._requests(prompts, sampling_params, priority, timeout), use_tqdm)
 
     def enqueue(
         self,
@@ -152,6 +163,8 @@ class LLM(LoadedModel, UnsupportedMethods):
         chat_template_kwargs: Mapping[str, Any] | None = None,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         mm_processor_kwargs: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
     ) -> list[RequestOutput]:
         """Generates the next message of one conversation or of many.
 
@@ -168,7 +181,7 @@ class LLM(LoadedModel, UnsupportedMethods):
             continue_final_message=continue_final_message,
             tools=tools,
         )
-        return self._run(self._requests(prompts, sampling_params, priority), use_tqdm)
+        return self._run(self._requests(prompts, sampling_params, priority, timeout), use_tqdm)
 
     def enqueue_chat(
         self,
@@ -208,13 +221,16 @@ class LLM(LoadedModel, UnsupportedMethods):
         self,
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        timeout: float | None = None,
     ) -> Stream:
         """Generates step by step: an iterator of CompletionDelta.
 
         A delta belongs to one completion and ends with a whole character. Closing the stream
-        cancels what has not finished.
+        cancels what has not finished. After `timeout` seconds, of which those between the steps
+        count too, what is not finished ends, and the stream with DeadlineExceededError.
         """
-        return self._open(self._requests(prompts, sampling_params))
+        return self._open(self._requests(prompts, sampling_params, timeout=timeout))
 
     def start_profile(self, profile_prefix: str | None = None) -> None:
         """Writes a trace of the steps to come into the directory that `profiler_config` names.
@@ -293,4 +309,6 @@ class LLM(LoadedModel, UnsupportedMethods):
         else:
             with progress_bar(use_tqdm, len(requests)) as bar:
                 run(on_finish)
+        if error := deadline_error(requests):
+            raise error
         return [request.output for request in requests if request.output is not None]

@@ -70,12 +70,10 @@ class LLMEngine:
             raise InvalidArgumentError("params", params, "SamplingParams")
         if prompt_text is not None:
             check_str("prompt_text", prompt_text)
+        params = params.clone()
+        prepared = self._llm._prepared("prompt", prompt, params, self._llm._grammar(params))
         request = self._llm._request(
-            "prompt",
-            prompt,
-            params.clone(),
-            priority=check_int("priority", priority),
-            request_id=request_id,
+            prepared, priority=check_int("priority", priority), request_id=request_id
         )
         if request.prompt is None:
             request.prompt = prompt_text

@@ -232,7 +232,7 @@ class EngineMetrics:
         num_prefilled_tokens: prompts of the requests that emitted a token, each once;
             num_prefilled_from_cache of them beyond what their requests
             computed, where tokens recomputed after a preemption count again.
-        num_finished_by_reason: "stop", "length", "abort" and "error".
+        num_finished_by_reason: "stop", "length", "abort", "error" and "deadline".
         num_drafting_failures: requests whose drafter failed; they go on without drafts.
         first_drafting_failure: the message of the first of them; "" where there was none.
     """

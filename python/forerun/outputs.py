@@ -45,7 +45,7 @@ class CompletionOutput:
         cumulative_logprob: the sum over the generated tokens, where logprobs were asked for.
         logprobs: for each generated token, where they were asked for: first of the token itself,
             then of the most probable ones or of logprob_token_ids.
-        finish_reason: "stop", "length", "abort" or "error"; None while it runs.
+        finish_reason: "stop", "length", "abort", "error" or "deadline"; None while it runs.
         stop_reason: the stop string or the id out of stop_token_ids that ended the text.
         spec_decode_metrics: its drafts, where the LLM drafts and per_request_spec_decode_metrics
             is "summary" or "detailed".

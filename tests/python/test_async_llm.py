@@ -30,7 +30,7 @@ from forerun import (
 GREEDY = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
 ENDLESS = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
 PROMPTS = [[index, 7] for index in range(8)]
-SUFFIX = {"method": "suffix"}
+SUFFIX = {"method": "suffix", "adaptive": False}  # drafts whatever the time
 
 
 def delay(token_ids: list[int], logits: Any) -> Any:
@@ -220,6 +220,9 @@ def test_a_missed_deadline_raises_after_what_was_emitted(tiny_dir: Path) -> None
             await read(stream, seen)
         assert seen
         assert caught.value.timeout == 0.15
+        (output,) = caught.value.outputs
+        assert output.outputs[0].finish_reason == "deadline"
+        assert output.outputs[0].token_ids == [token for d in seen for token in d.token_ids]
         with pytest.raises(StopAsyncIteration):
             await anext(stream)
         with pytest.raises(DeadlineExceededError):
@@ -245,6 +248,49 @@ def test_a_full_queue_refuses_and_takes_again_once_there_is_room(tiny_dir: Path)
             await stream.aclose()
 
     run(tiny_dir, main, max_num_seqs=2, max_waiting_requests=2)
+
+
+def test_every_completion_of_a_request_needs_room(tiny_dir: Path) -> None:
+    def of(n: int) -> SamplingParams:
+        return SamplingParams(n=n, max_tokens=400, ignore_eos=True)
+
+    async def main(llm: AsyncLLM) -> None:
+        with pytest.raises(InvalidArgumentError, match="n: got 5 completions; expected at most 4"):
+            llm.stream([1], of(5))
+        with pytest.raises(InvalidArgumentError, match="num_completions: got 5 "):
+            llm.check_room(5)
+        stream = llm.stream([1], of(2))
+        with pytest.raises(QueueFullError):
+            llm.stream([1], of(3))
+        with pytest.raises(QueueFullError):
+            llm.check_room(3)
+        llm.check_room(2)
+        async with stream, llm.stream([1], of(2)) as other:
+            await anext(other)
+        await settled(llm)
+
+    run(tiny_dir, main, max_num_seqs=2, max_waiting_requests=2)
+
+
+def test_a_prepared_prompt_may_be_streamed_any_number_of_times(
+    tiny_dir: Path, plain: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = GREEDY.clone()
+    params.structured_outputs = StructuredOutputsParams(regex="[a-c]{2,9}")
+    expected = [shape(o) for o in plain.generate(PROMPTS, params, use_tqdm=False)]
+
+    async def main(llm: AsyncLLM) -> None:
+        prepared = await asyncio.to_thread(llm.prepare, PROMPTS, params)
+        monkeypatch.setattr(llm, "_grammars", None)  # compiles no more
+        for _ in range(2):
+            outputs = await asyncio.gather(*map(llm.generate, prepared))
+            assert [shape(output) for output in outputs] == expected
+        with pytest.raises(InvalidArgumentError, match="sampling_params"):
+            llm.stream(prepared[0], params)
+        with pytest.raises(InvalidArgumentError, match=r"prompts\[1\]"):
+            llm.prepare([[1], [object()]], GREEDY)
+
+    run(tiny_dir, main)
 
 
 def test_lower_priorities_run_first(tiny_dir: Path) -> None:
@@ -288,12 +334,6 @@ def test_invalid_requests_are_refused_at_once(tiny_dir: Path, field: str, call: 
         assert (await llm.generate([1], GREEDY)).finished
 
     run(tiny_dir, main)
-
-
-def test_invalid_options_are_refused(tiny_dir: Path) -> None:
-    for value in (-1, 1.5, "many"):
-        with pytest.raises(InvalidArgumentError, match="max_waiting_requests"):
-            AsyncLLM(tiny_dir, max_waiting_requests=value)
 
 
 def test_health_is_that_of_the_last_step(tiny_dir: Path) -> None:
@@ -342,22 +382,27 @@ def test_a_request_whose_processor_fails_ends_alone(tiny_dir: Path, plain: LLM) 
 def test_an_exception_of_a_step_reaches_every_request_and_the_next_one_runs(
     tiny_dir: Path,
 ) -> None:
+    num_failures = 0
+
     def interrupt(token_ids: list[int], logits: Any) -> Any:
+        nonlocal num_failures
         if len(token_ids) == 5:
+            num_failures += 1
             raise KeyboardInterrupt("on purpose")
         return logits
 
     params = SamplingParams(max_tokens=40, ignore_eos=True, logits_processors=[interrupt])
 
     async def main(llm: AsyncLLM) -> None:
-        streams = [llm.stream([1], params), llm.stream([2], ENDLESS)]
+        streams = [*(llm.stream([i], ENDLESS) for i in range(30)), llm.stream([99], params)]
         for stream in streams:
             with pytest.raises(KeyboardInterrupt, match="on purpose"):
                 await read(stream, [])
+        assert num_failures == 1  # the step is not tried again for those not yet told
         await settled(llm)
         assert (await llm.generate([1], GREEDY)).finished
 
-    run(tiny_dir, main)
+    run(tiny_dir, main, max_num_seqs=40)
 
 
 def test_closing_ends_requests_with_an_error_and_refuses_others(tiny_dir: Path) -> None:

@@ -145,6 +145,42 @@ async def main():
     child_is_fine(stream.close)
 asyncio.run(main())
 """,
+    # The child shares its parent's epoll.
+    "fork_and_close_the_model_in_the_child": """
+async def main():
+    stream = llm.stream([1], slow)
+    await anext(stream)
+    child_is_fine(lambda: (llm.close(), os._exit(0)))
+    for _ in range(20):
+        await asyncio.wait_for(anext(stream), 20)
+    stream.close()
+asyncio.run(main())
+""",
+    # The second failure is reported while the event loop holds the GIL and takes the first.
+    "two_failed_steps_at_once": """
+failed = threading.Semaphore(0)
+def fail(ids, logits):
+    failed.release()
+    raise KeyboardInterrupt("on purpose")
+failing = forerun.SamplingParams(max_tokens=9, logits_processors=[fail])
+async def main():
+    sys.setswitchinterval(30)
+    streams = []
+    for i in range(2):
+        streams.append(llm.stream([i], failing))
+        failed.acquire()
+        end = time.monotonic() + 0.2
+        while time.monotonic() < end:
+            pass
+    llm._take()
+    for stream in streams:
+        try:
+            await anext(stream)
+        except KeyboardInterrupt:
+            continue
+        raise AssertionError("no failure")
+asyncio.run(main())
+""",
     "close_twice_and_exit": "llm.close()\nllm.close()",
 }
 

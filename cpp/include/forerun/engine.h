@@ -15,6 +15,7 @@
 #ifndef FORERUN_ENGINE_H_
 #define FORERUN_ENGINE_H_
 
+#include <chrono>
 #include <memory>
 #include <span>
 #include <string>
@@ -79,7 +80,8 @@ struct ModelLimits {
   int num_threads = 0;
 };
 
-// How a request is scheduled, cached and drafted; nothing here changes its tokens.
+// How a request is scheduled, cached and drafted; nothing here changes its tokens, but for how many
+// it has.
 struct SubmitOptions {
   int priority = 0;             // lower values run first; needs SchedulingPolicy::kPriority
   std::string cache_salt = {};  // cached prefixes are shared among requests with equal salts only
@@ -87,6 +89,9 @@ struct SubmitOptions {
   // ModelLimits::max_model_len tokens. Drafts for this request, and for no other, come from it
   // first, without a SpeculativeMethod too.
   std::vector<TokenId> prediction = {};
+  // From when on the request, running or waiting, ends at the beginning of a step with what it has.
+  // max(): never.
+  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
 };
 
 class Engine {
@@ -102,11 +107,17 @@ class Engine {
   virtual void SetTokenBytes(std::vector<std::string> token_bytes,
                              std::vector<TokenId> special_tokens = {}) = 0;
 
-  // Throws InvalidArgument when the prompt or the parameters can never be served.
+  // Throws InvalidArgument when the prompt or the parameters can never be served, and QueueFull
+  // when as many requests wait as may.
   virtual RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params,
                            RequestHooks hooks = {}, const SubmitOptions& options = {}) = 0;
 
-  // False when no such request is unfinished. The final update comes with the next Step.
+  // Throws QueueFull unless so many more requests may be submitted now, and InvalidArgument when
+  // they never could be.
+  virtual void CheckRoom(int num_requests) const = 0;
+
+  // False when no such request is unfinished. The final update comes with the next Step; the
+  // request counts as waiting no more. Never waits for a call of Submit or Step.
   virtual bool Cancel(RequestId id) = 0;
 
   virtual bool HasUnfinished() const = 0;

@@ -27,9 +27,9 @@ class EngineLoop {
     // What a step did; valid until the call returns. An exception is passed to OnFailure.
     virtual void OnUpdates(std::span<const RequestUpdate> updates) = 0;
 
-    // A step threw, and updates may be missing. The loop sleeps until it is woken, or a request is
+    // A step threw, and updates may be missing. The loop sleeps until it is woken, or requests are
     // cancelled: then it tries the step again. Requests that are not to be tried again must be
-    // cancelled before that.
+    // cancelled before that, or in that call.
     virtual void OnFailure(std::exception_ptr error) noexcept = 0;
   };
 
@@ -46,9 +46,9 @@ class EngineLoop {
   // Makes the thread look for submitted requests. From any thread.
   void Wake();
 
-  // Ends a request before the next step. Unlike Engine::Cancel it never waits for a call of Submit.
-  // Without effect when no such request is unfinished. From any thread.
-  void Cancel(RequestId id);
+  // Ends requests before the next step. Ids of which no request is unfinished are ignored. From any
+  // thread.
+  void Cancel(std::span<const RequestId> ids);
 
   // Returns when the current step has ended and the listener has its updates. What is unfinished
   // stays so. From any thread but the loop's.

@@ -49,6 +49,20 @@ class DeviceError : public std::runtime_error {
   std::string wanted_, found_, remedy_;
 };
 
+// As many requests wait as EngineOptions::max_waiting_requests allows.
+class QueueFull : public std::runtime_error {
+ public:
+  explicit QueueFull(int limit)
+      : std::runtime_error(std::to_string(limit) +
+                           " requests wait already, the most that may (max_waiting_requests)"),
+        limit_(limit) {}
+
+  int limit() const { return limit_; }
+
+ private:
+  int limit_;
+};
+
 // A call while another one runs: from a second thread, or from a hook that the first one called.
 class EngineBusy : public std::logic_error {
  public:

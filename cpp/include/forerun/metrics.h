@@ -100,7 +100,7 @@ struct EngineMetrics {
   std::int64_t num_generated_tokens = 0;
   std::int64_t num_preemptions = 0;
   std::int64_t num_finished_requests = 0;
-  std::array<std::int64_t, 5> num_finished_by_reason = {};  // by FinishReason
+  std::array<std::int64_t, 6> num_finished_by_reason = {};  // by FinishReason
   // Requests whose drafter failed; they go on without drafts.
   std::int64_t num_drafting_failures = 0;
   std::string first_drafting_failure;  // what the first of them was; empty where there was none

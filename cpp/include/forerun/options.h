@@ -135,9 +135,12 @@ struct EngineOptions {
   // Where the model runs: "cpu", which "auto" means, or "cuda". In this version a model runs on the
   // CPU only: with "cuda" Create throws a DeviceError that says what was found.
   std::string device = "auto";
-  std::string dtype = "auto";         // "auto", "bfloat16" or "float32": weights and KV cache
-  std::optional<int> max_model_len;   // absent: the model's own limit, if the cache can hold it
-  int max_num_seqs = 32;              // requests that run at the same time
+  std::string dtype = "auto";        // "auto", "bfloat16" or "float32": weights and KV cache
+  std::optional<int> max_model_len;  // absent: the model's own limit, if the cache can hold it
+  int max_num_seqs = 32;             // requests that run at the same time
+  // Requests that may wait while max_num_seqs run; more are refused with QueueFull. Absent: no
+  // limit.
+  std::optional<int> max_waiting_requests;
   int max_num_batched_tokens = 2048;  // rows of one step, prompt chunks and drafts together
   int block_size = 16;                // tokens of one KV block
   bool enable_prefix_caching = true;

@@ -11,11 +11,12 @@ using BlockId = std::int32_t;
 using RequestId = std::uint64_t;
 
 enum class FinishReason {
-  kNone,    // still running
-  kStop,    // an end-of-sequence token, a stop token or a stop string
-  kLength,  // max_tokens or max_model_len reached
-  kAbort,   // cancelled by the caller
-  kError,   // this request failed, and no other
+  kNone,      // still running
+  kStop,      // an end-of-sequence token, a stop token or a stop string
+  kLength,    // max_tokens or max_model_len reached
+  kAbort,     // cancelled by the caller
+  kError,     // this request failed, and no other
+  kDeadline,  // SubmitOptions::deadline has passed
 };
 
 // A token's log-probability and its rank, from 1, among all: by descending probability, then by

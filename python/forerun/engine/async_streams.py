@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections import deque
 from collections.abc import Callable
 from types import TracebackType
 from typing import NamedTuple
 
 from forerun import _core
-from forerun.engine.requests import Request
+from forerun.engine.requests import Request, deadline_error
 from forerun.engine.scoreboard import Scoreboard
-from forerun.errors import DeadlineExceededError
 from forerun.outputs import CompletionDelta, RequestOutput
 from forerun.text.detokenizer import Detokenizer, TokenBytes
 
@@ -51,7 +49,6 @@ class AsyncStream:
         self._changed = asyncio.Event()
         self._error: BaseException | None = None  # raised after the pieces
         self._is_over = False  # no more pieces will come
-        self._timer: asyncio.TimerHandle | None = None
 
     def __aiter__(self) -> AsyncStream:
         """The stream itself."""
@@ -128,17 +125,12 @@ class AsyncStream:
             )
             for i in range(num_tokens)
         )
-        if reason != _Reason.NONE and not ends_with_token:
+        if reason not in (_Reason.NONE, _Reason.DEADLINE) and not ends_with_token:
             self._pieces.append(_Piece(index, 0, is_last=True, is_drafted=False))
         if self._request.output is not None:
+            self._error = deadline_error([self._request])
             self._end()
         self._changed.set()
-
-    def set_timeout(self, timeout: float) -> None:
-        """Ends the request some seconds from now on."""
-        loop = asyncio.get_running_loop()
-        # A timer does not keep the stream in existence.
-        self._timer = loop.call_later(timeout, _expire, weakref.ref(self), timeout)
 
     def fail(self, error: BaseException) -> None:
         """Ends the request with an error, which is raised after what was emitted."""
@@ -157,9 +149,6 @@ class AsyncStream:
         self.close()
 
     def _end(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
         self._is_over = True
         self._cancel([completion.id for completion in self._request.completions])
         self._changed.set()
@@ -176,9 +165,3 @@ class AsyncStream:
     ) -> None:
         """Closes the stream."""
         self.close()
-
-
-def _expire(stream: weakref.ref[AsyncStream], timeout: float) -> None:
-    alive = stream()
-    if alive is not None:
-        alive.fail(DeadlineExceededError(timeout))

@@ -52,6 +52,7 @@ _ENGINE_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "dtype": _check_dtype,
     "max_model_len": check_int,
     "max_num_seqs": check_int,
+    "max_waiting_requests": check_int,
     "max_num_batched_tokens": check_int,
     "block_size": check_int,
     "enable_prefix_caching": check_bool,
@@ -68,6 +69,7 @@ _ENGINE_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
 _MAY_BE_NONE = {
     "max_model_len",
     "max_num_seqs",
+    "max_waiting_requests",
     "max_num_batched_tokens",
     "block_size",
     "enable_prefix_caching",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +16,13 @@ from forerun.engine.generation_config import recommended_params
 from forerun.engine.prompts import (
     Messages,
     Prompt,
+    deadline_after,
     params_list,
     parse_prompt,
     priority_list,
     prompt_list,
 )
-from forerun.engine.requests import Request
+from forerun.engine.requests import PreparedPrompt, Request
 from forerun.engine.scoreboard import Scoreboard
 from forerun.engine.streams import Stream
 from forerun.errors import InvalidArgumentError
@@ -30,7 +31,7 @@ from forerun.metrics import EngineMetrics, Metric, engine_metrics
 from forerun.outputs import TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.text.detokenizer import TokenBytes
-from forerun.text.structured_outputs import GrammarCompiler, GrammarTokenizer
+from forerun.text.structured_outputs import GrammarCompiler, GrammarState, GrammarTokenizer
 from forerun.util.checks import check_dict, check_path
 from forerun.vllm_fields.arguments import checked_arguments
 
@@ -194,19 +195,6 @@ class LoadedModel:
             self.limits.num_threads,
         )
 
-    def prepare(self, sampling_params: SamplingParams) -> None:
-        """Compiles the grammar of a request to come, which may take long. Threads may call it.
-
-        Raises:
-            InvalidArgumentError: llguidance cannot compile it.
-        """
-        if not isinstance(sampling_params, SamplingParams):
-            raise InvalidArgumentError("sampling_params", sampling_params, "SamplingParams")
-        structure = sampling_params.structured_outputs
-        if structure is not None:
-            assert not isinstance(structure, Mapping)  # SamplingParams made it one
-            self._grammars.compile(structure)
-
     @functools.cached_property
     def _recommended(self) -> dict[str, Any]:
         return recommended_params(
@@ -225,50 +213,73 @@ class LoadedModel:
         prompts: Prompt | Sequence[Prompt],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         priority: int | Sequence[int] | None = None,
+        timeout: float | None = None,
     ) -> list[Request]:
-        items = prompt_list(prompts)
-        params = params_list(sampling_params, len(items), self.get_default_sampling_params)
-        priorities = priority_list(priority, len(items))
+        deadline = deadline_after(timeout)
+        prepared = self._prepare(prompts, sampling_params)
+        priorities = priority_list(priority, len(prepared))
         return [
-            self._request(
-                f"prompts[{index}]" if len(items) > 1 else "prompts",
-                item,
-                param,
-                index=index,
-                priority=priority,
-            )
-            for index, (item, param, priority) in enumerate(
-                zip(items, params, priorities, strict=True)
-            )
+            self._request(each, index=index, priority=priorities[index], deadline=deadline)
+            for index, each in enumerate(prepared)
         ]
 
-    def _request(
+    def _prepare(
+        self,
+        prompts: Prompt | Sequence[Prompt],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+    ) -> list[PreparedPrompt]:
+        """Checks, tokenizes and compiles. Threads may call it."""
+        items = prompt_list(prompts)
+        params = params_list(sampling_params, len(items), self.get_default_sampling_params)
+        names = ["prompts" if len(items) == 1 else f"prompts[{i}]" for i in range(len(items))]
+        grammars = {id(each): self._grammar(each) for each in {id(p): p for p in params}.values()}
+        return [
+            self._prepared(name, item, param, grammars[id(param)])
+            for name, item, param in zip(names, items, params, strict=True)
+        ]
+
+    def _grammar(self, params: SamplingParams) -> Callable[[], GrammarState] | None:
+        structure = params.structured_outputs
+        assert not isinstance(structure, Mapping)  # SamplingParams made it one
+        return self._grammars.compile(structure) if structure else None
+
+    def _prepared(
         self,
         where: str,
         item: Any,
         params: SamplingParams,
+        start_grammar: Callable[[], GrammarState] | None,
+    ) -> PreparedPrompt:
+        prompt = parse_prompt(where, item, self._encode)
+        words = params.bad_words
+        bad_words = self._require_tokenizer().encode_bad_words(words) if words else []
+        return PreparedPrompt(prompt, params, bad_words, start_grammar)
+
+    def _request(
+        self,
+        prepared: PreparedPrompt,
         *,
         index: int = 0,
         priority: int = 0,
+        deadline: _core.Deadline | None = None,
         request_id: str | None = None,
     ) -> Request:
-        prompt = parse_prompt(where, item, self._encode)
-        words = params.bad_words
-        structure = params.structured_outputs
-        assert not isinstance(structure, Mapping)  # SamplingParams made it one
+        salt = prepared.prompt.cache_salt
+        prediction = prepared.prompt.prediction
         return Request(
             index,
-            prompt.text,
-            prompt.token_ids,
-            params,
+            prepared.prompt.text,
+            prepared.prompt.token_ids,
+            prepared.params,
             self._token_bytes,
-            self._require_tokenizer().encode_bad_words(words) if words else [],
-            self._grammars.compile(structure) if structure else None,
-            _core.SubmitOptions(priority, prompt.cache_salt, prompt.prediction),
+            prepared.bad_words,
+            prepared.start_grammar,
+            _core.SubmitOptions(priority, salt, prediction, deadline),
             request_id,
+            deadline,
             reports_drafts=self._reports_drafts,
             engine_processors=self._processors,
-            remember=self._memory.for_tenant(prompt.cache_salt) if self._memory else None,
+            remember=self._memory.for_tenant(salt) if self._memory else None,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from forerun import _core
 from forerun.errors import InvalidArgumentError
 from forerun.outputs import TextPrompt, TokensPrompt
 from forerun.sampling_params import SamplingParams
@@ -14,6 +15,7 @@ from forerun.util.checks import (
     check_int,
     check_list,
     check_name,
+    check_number,
     check_str,
     is_integral,
 )
@@ -118,6 +120,16 @@ def priority_list(priority: Any, count: int) -> list[int]:
     if len(given) != count:
         raise InvalidArgumentError("priority", f"{len(given)} of them", f"{count}")
     return given
+
+
+def deadline_after(timeout: Any) -> _core.Deadline | None:
+    """So many seconds from now on; None: never."""
+    if timeout is None:
+        return None
+    seconds = check_number("timeout", timeout)
+    if not seconds > 0:
+        raise InvalidArgumentError("timeout", timeout, "seconds above 0, or None")
+    return _core.Deadline(seconds)
 
 
 def params_list(

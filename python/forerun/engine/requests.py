@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from forerun import _core
+from forerun.engine.prompts import ParsedPrompt
+from forerun.errors import DeadlineExceededError, InvalidArgumentError
 from forerun.logits_processors import EngineProcessors, chain_processors
 from forerun.logprobs import FlatLogprobs
 from forerun.metrics import (
@@ -23,6 +25,18 @@ from forerun.sampling_params import SamplingParams
 from forerun.text.detokenizer import TokenBytes, decode
 from forerun.text.structured_outputs import GrammarState
 
+_DEADLINE = _core.FinishReason.DEADLINE.name.lower()
+
+
+@dataclass(frozen=True)
+class PreparedPrompt:
+    """A prompt and its parameters, checked, tokenized and compiled, for any number of requests."""
+
+    prompt: ParsedPrompt
+    params: SamplingParams
+    bad_words: list[list[int]]
+    start_grammar: Callable[[], GrammarState] | None
+
 
 @dataclass
 class Completion:
@@ -38,6 +52,11 @@ class Completion:
     num_cached_tokens: int = 0
     error: str = ""
 
+    @property
+    def is_overdue(self) -> bool:
+        """Whether its deadline cut it off."""
+        return self.output is not None and self.output.finish_reason == _DEADLINE
+
 
 @dataclass
 class Request:
@@ -52,6 +71,7 @@ class Request:
     start_grammar: Callable[[], GrammarState] | None = None
     submit_options: _core.SubmitOptions = field(default_factory=_core.SubmitOptions)
     request_id: str | None = None  # the caller's; None takes the engine's number
+    deadline: _core.Deadline | None = None  # that of submit_options
     reports_drafts: bool = False
     engine_processors: EngineProcessors | None = None
     remember: Callable[[list[int]], None] | None = None  # takes outputs that drafts may learn from
@@ -116,6 +136,11 @@ class Request:
                 self.finished.add(self.index)
 
     @property
+    def is_overdue(self) -> bool:
+        """Whether its deadline cut off a completion."""
+        return any(completion.is_overdue for completion in self.completions)
+
+    @property
     def has_logprobs(self) -> bool:
         """Whether log-probabilities of the output were asked for."""
         return self.params.logprobs is not None or self.params.logprob_token_ids is not None
@@ -172,3 +197,23 @@ class Request:
         # As in vLLM, the model's own end of sequence is not reported.
         asked = update.stop_token in (self.params.stop_token_ids or ())
         return update.stop_token if asked else None
+
+
+def check_room(engine: _core.Engine, count: int, field: str) -> None:
+    """Raises QueueFullError unless so many completions may be submitted now.
+
+    Raises InvalidArgumentError for the field if they never may.
+    """
+    try:
+        engine.check_room(count)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(field, f"{count} completions", error.expected) from error
+
+
+def deadline_error(requests: Sequence[Request]) -> DeadlineExceededError | None:
+    """What a call raises whose requests have ended, if a deadline cut one off."""
+    for request in requests:
+        if request.is_overdue and request.deadline is not None:
+            outputs = [each.output for each in requests]
+            return DeadlineExceededError(request.deadline.seconds, outputs)
+    return None

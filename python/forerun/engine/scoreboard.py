@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from forerun import _core
-from forerun.engine.requests import Completion, Request
+from forerun.engine.requests import Completion, Request, check_room
 from forerun.errors import InternalError, InvalidArgumentError
 from forerun.prompt_histograms import PromptHistograms
 from forerun.text.turns import make_turns
@@ -50,7 +50,7 @@ class Scoreboard:
         return self._turns
 
     def submit(self, requests: Sequence[Request], max_model_len: int) -> None:
-        """Submits all or, where one can never be served, none."""
+        """Submits all or, where one can never be served or the queue is full, none."""
         # The first completion of every prompt first: the others find the prompt in the cache.
         every = [
             (request, completion) for request in requests for completion in request.completions
@@ -58,6 +58,8 @@ class Scoreboard:
         every.sort(key=lambda pair: pair[1].index)
         try:
             with self._turns:
+                self._catch_up()
+                check_room(self._engine, len(every), "n" if len(requests) == 1 else "prompts")
                 for request, completion in every:
                     self._submit(request, completion, max_model_len, is_alone=len(requests) == 1)
         except BaseException:

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from forerun.engine.requests import Completion, Request
+from forerun.engine.requests import Completion, Request, deadline_error
 from forerun.engine.scoreboard import Scoreboard
 from forerun.outputs import CompletionDelta
 from forerun.text.detokenizer import Detokenizer, TokenBytes
@@ -57,7 +57,11 @@ class Stream:
         return self
 
     def __next__(self) -> CompletionDelta:
-        """The next delta; steps the engine until there is one."""
+        """The next delta; steps the engine until there is one.
+
+        Raises:
+            DeadlineExceededError: the timeout cut off a request; after the last delta.
+        """
         while not self._is_closed:
             self._board.run_until(self._collect)
             try:
@@ -70,6 +74,10 @@ class Stream:
             self._seen[completion_id] = seen
             del self._ready[0]
             return delta
+        if not self._is_closed:
+            self._is_closed = True
+            if error := deadline_error(self._requests):
+                raise error
         raise StopIteration
 
     def take(self) -> list[CompletionDelta]:
@@ -87,19 +95,27 @@ class Stream:
         """Collects new deltas; returns whether there are any, or no more will come."""
         if self._ready or self._is_closed:
             return True
-        still_open = [pair for pair in self._open if not self._seen[pair[1].id].finished]
+        still_open = [pair for pair in self._open if not self._is_over(pair[1])]
         # A request's whole output comes with the last delta of its completions.
         last = {request.index: completion for request, completion in still_open}
         ready: deque[tuple[int, _Seen, CompletionDelta]] = deque()
         for request, completion in still_open:
             seen = self._seen[completion.id]
-            if len(completion.token_ids) > seen.num_tokens or completion.output is not None:
+            if len(completion.token_ids) > seen.num_tokens or _has_ended(completion):
                 now, delta = self._delta(request, completion, seen)
-                delta.output = request.output if completion is last[request.index] else None
+                has_output = completion is last[request.index] and not request.is_overdue
+                delta.output = request.output if has_output else None
                 ready.append((completion.id, now, delta))
         self._open = still_open
         self._ready = ready
         return bool(ready) or not still_open
+
+    def _is_over(self, completion: Completion) -> bool:
+        """Whether its last delta was handed over; what was cut off has no delta for its end."""
+        seen = self._seen[completion.id]
+        return seen.finished or (
+            completion.is_overdue and seen.num_tokens == len(completion.token_ids)
+        )
 
     def _delta(
         self, request: Request, completion: Completion, seen: _Seen
@@ -113,12 +129,12 @@ class Stream:
             completion_index=completion.index,
             logprobs=completion.logprobs[seen.num_tokens :] if request.has_logprobs else None,
         )
-        if completion.output is None:
+        if completion.output is None or completion.is_overdue:
             delta.text = detokenizer.push(new)
         else:
             delta.text = detokenizer.finish(new, completion.num_text_bytes)
             delta.finish_reason = completion.output.finish_reason
-        now = _Seen(seen.num_tokens + len(new), detokenizer, completion.output is not None)
+        now = _Seen(seen.num_tokens + len(new), detokenizer, _has_ended(completion))
         return now, delta
 
     def close(self) -> None:
@@ -133,6 +149,11 @@ class Stream:
     def __exit__(self, *_: object) -> None:
         """Closes the stream."""
         self.close()
+
+
+def _has_ended(completion: Completion) -> bool:
+    """By itself, or by being cancelled."""
+    return completion.output is not None and not completion.is_overdue
 
 
 def run_all(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from fastapi import Request
 from fastapi.responses import Response
 
+from forerun.engine.requests import PreparedPrompt
 from forerun.errors import InvalidArgumentError
 from forerun.outputs import CompletionDelta, RequestOutput, TokensPrompt
 from forerun.sampling_params import SamplingParams
@@ -125,20 +125,20 @@ class Chats:
         """Generates the next message."""
         serving = self._serving
         serving.check_model(body.model)
-        # Long conversations and new grammars take long: other requests go on meanwhile.
-        prompt, params, new_parser = await asyncio.to_thread(self._prepare, body)
+        prompt, new_parser = await serving.in_thread(body, self._prepare, body, request)
+        params = prompt.params
         names = serving.token_names(body, skips_special=params.skip_special_tokens)
         shows_reasoning = body.include_reasoning is not False
         choices = [
             ChatChoice(Message(new_parser(), shows_reasoning=shows_reasoning), names, body)
             for _ in range(params.n)
         ]
-        return await serving.respond(request, body, [prompt], params, choices)
+        return await serving.respond(request, body, [prompt], choices)
 
     def _prepare(
-        self, body: ChatRequest
-    ) -> tuple[TokensPrompt, SamplingParams, Callable[[], Parser]]:
-        """The prompt, how to sample, and what makes a parser of the output."""
+        self, body: ChatRequest, request: Request
+    ) -> tuple[PreparedPrompt, Callable[[], Parser]]:
+        """The prompt with how to sample, and what makes a parser of the output."""
         tools = self._tools_of(body)
         prompt = chat_prompt(self._serving, body, tools)
         formats = (self._tools if tools else None, self._reasoning)
@@ -150,9 +150,10 @@ class Chats:
         with under_names(names):
             structure = self._restriction(body, tools, structure, inside, special)
             params = self._params(body, structure, is_special=bool(special))
-            self._serving.llm.prepare(params)
+            given = self._with_prediction(prompt, body)
+            [prepared] = self._serving.prepare(request, body, [given], params)
         new_parser = partial(make_parser, *formats, starts_in_reasoning=inside, tools=tools)
-        return self._with_prediction(prompt, body), params, new_parser
+        return prepared, new_parser
 
     def _with_prediction(self, prompt: list[int], body: ChatRequest) -> TokensPrompt:
         text = predicted_text(body)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import Response
 
+from forerun.engine.requests import PreparedPrompt
 from forerun.errors import InvalidArgumentError
 from forerun.outputs import CompletionDelta, RequestOutput, TokensPrompt
 from forerun.sampling_params import SamplingParams
@@ -16,7 +16,6 @@ from forerun.server.params import (
     check_logprobs,
     output_limit,
     sampling_params,
-    structure_names,
     structure_of,
     under_names,
 )
@@ -101,27 +100,32 @@ class Completions:
         self._serving.check_model(body.model)
         params = self._params(body)
         prompts = _prompts(body)
-        # Long prompts and new grammars take long: other requests go on meanwhile.
-        encoded = await asyncio.to_thread(self._prepare, body, prompts, params)
+        prepared = await self._serving.in_thread(
+            body, self._prepare, request, body, prompts, params
+        )
         names = self._serving.token_names(body, skips_special=params.skip_special_tokens)
         choices = [
             CompletionChoice(body, names, self._echo(prompt, names) if body.echo else None)
             for prompt in prompts
             for _ in range(params.n)
         ]
-        given = [TokensPrompt(prompt_token_ids=token_ids) for token_ids in encoded]
-        return await self._serving.respond(request, body, given, params, choices)
+        return await self._serving.respond(request, body, prepared, choices)
 
     def _prepare(
-        self, body: CompletionRequest, prompts: list[str | list[int]], params: SamplingParams
-    ) -> list[list[int]]:
-        """The prompts' token ids; compiles what the parameters need."""
-        with under_names({"text": "prompt", **structure_names(body)}):
-            self._serving.llm.prepare(params)
-            return [
+        self,
+        request: Request,
+        body: CompletionRequest,
+        prompts: list[str | list[int]],
+        params: SamplingParams,
+    ) -> list[PreparedPrompt]:
+        """Encodes the prompts; compiles what the parameters need."""
+        with under_names({"text": "prompt"}):
+            token_ids = [
                 self._encode(prompt, f"prompt[{index}]" if len(prompts) > 1 else "prompt")
                 for index, prompt in enumerate(prompts)
             ]
+        given = [TokensPrompt(prompt_token_ids=ids) for ids in token_ids]
+        return self._serving.prepare(request, body, given, params)
 
     def _encode(self, prompt: str | list[int], where: str) -> list[int]:
         if isinstance(prompt, str):

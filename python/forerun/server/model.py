@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from forerun import _core
 from forerun.engine.prompts import Prompt
+from forerun.engine.requests import PreparedPrompt
 from forerun.metrics import Metric
 from forerun.outputs import CompletionDelta, TokensPrompt
 from forerun.sampling_params import SamplingParams
@@ -59,15 +60,18 @@ class Model(Protocol):
     def render_chat(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> TokensPrompt:
         """A conversation's prompt."""
 
-    def prepare(self, sampling_params: SamplingParams) -> None:
-        """Compiles what the parameters need, in any thread."""
+    def prepare(
+        self, prompts: Sequence[Prompt], sampling_params: SamplingParams
+    ) -> list[PreparedPrompt]:
+        """Does what takes long before `stream`, in any thread."""
+
+    def check_room(self, num_completions: int) -> None:
+        """Raises an error unless so many may be added now."""
 
     def stream(
         self,
-        prompt: Prompt,
-        sampling_params: SamplingParams,
+        prompt: PreparedPrompt,
         *,
-        request_id: str | None = None,
         priority: int = 0,
         timeout: float | None = None,
     ) -> Stream:

@@ -95,6 +95,11 @@ def _restrictions(body: GenerationRequest) -> list[str]:
     return [name for name in given if name != "response_format" or not is_text]
 
 
+def has_grammar(body: GenerationRequest) -> bool:
+    """Whether a grammar may have to be compiled."""
+    return bool(_restrictions(body)) or bool(isinstance(body, ChatRequest) and body.tools)
+
+
 def structure_names(body: GenerationRequest) -> dict[str, str]:
     """The body's names of the fields of `structured_outputs`, for errors."""
     name = next(iter(_restrictions(body)), "structured_outputs")

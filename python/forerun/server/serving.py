@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from fastapi import Request
 from fastapi.responses import Response
 
+from forerun.engine.requests import PreparedPrompt
 from forerun.errors import InvalidArgumentError
 from forerun.outputs import TokensPrompt
 from forerun.sampling_params import SamplingParams
@@ -16,13 +19,16 @@ from forerun.server.access_log import log_output
 from forerun.server.answers import Answer, Choice, Reports
 from forerun.server.errors import ApiError, json_response
 from forerun.server.model import Model, Stream
-from forerun.server.params import structure_names, under_names
+from forerun.server.params import has_grammar, structure_names, under_names
 from forerun.server.protocol import ChatRequest, GenerationRequest
 from forerun.server.settings import ServerSettings
 from forerun.server.sse import ClientGoneError, stream_events, while_connected
 from forerun.server.tenants import tenant_of
 from forerun.server.token_logprobs import TokenNames
 
+_T = TypeVar("_T")
+_NUM_ENCODERS = 4
+_NUM_COMPILERS = 2
 _CLIENT_CLOSED = 499  # nginx's status for it; no one reads it but the log
 
 
@@ -33,6 +39,9 @@ class Serving:
         self.llm = llm
         self.settings = settings
         self.tokenizer = llm.get_tokenizer()
+        # Grammars may take long: what has none does not wait for those that are compiled.
+        self._encoders = ThreadPoolExecutor(_NUM_ENCODERS, "forerun-encode")
+        self._compilers = ThreadPoolExecutor(_NUM_COMPILERS, "forerun-compile")
         self.names = settings.served_model_names or (str(llm.labels["model_name"]),)
         # What requests that do not say otherwise sample with.
         recommended = llm.get_default_sampling_params()
@@ -65,8 +74,7 @@ class Serving:
         self,
         request: Request,
         body: GenerationRequest,
-        prompts: Sequence[TokensPrompt],
-        params: SamplingParams,
+        prompts: Sequence[PreparedPrompt],
         choices: Sequence[Choice],
     ) -> Response:
         """Generates for the prompts and answers, streamed or whole."""
@@ -74,11 +82,11 @@ class Serving:
         answer = Answer(
             self._head(request, body),
             choices,
-            sum(len(prompt["prompt_token_ids"]) for prompt in prompts),
+            sum(len(each.prompt.token_ids) for each in prompts),
             lambda output: log_output(request, output),
         )
         with under_names(self._names_of(body)):
-            streams = await self._open(request, body, prompts, params)
+            streams = await self._open(body, prompts)
             try:
                 if body.stream:
                     return await stream_events(request, answer.chunks(streams, reports))
@@ -106,28 +114,43 @@ class Serving:
         names = structure_names(body)
         if isinstance(body, ChatRequest):
             names["prompt"] = "messages"
-        return {
-            **names,
-            "prompt.prompt_token_ids": "prompt",
-            "prompt: cache_salt": "cache_salt",
-        }
+        salts = dict.fromkeys(("prompts: cache_salt", "prompts[0]: cache_salt"), "cache_salt")
+        return {**names, **salts, "num_completions": "n"}
 
-    async def _open(
+    async def in_thread(
+        self, body: GenerationRequest, call: Callable[..., _T], *arguments: object
+    ) -> _T:
+        """Runs what may take long, such as encoding a prompt: other requests go on meanwhile."""
+        pool = self._compilers if has_grammar(body) else self._encoders
+        loop = asyncio.get_running_loop()
+        with under_names(self._names_of(body)):
+            return await loop.run_in_executor(pool, call, *arguments)
+
+    def prepare(
         self,
         request: Request,
         body: GenerationRequest,
         prompts: Sequence[TokensPrompt],
         params: SamplingParams,
-    ) -> list[Stream]:
+    ) -> list[PreparedPrompt]:
+        """Checks prompts, and compiles what the parameters need; for `in_thread`."""
         tenant = tenant_of(request.state.tenant, body.cache_salt)
+        for prompt in prompts:
+            self._check_length(body, prompt["prompt_token_ids"])
+            if tenant:
+                prompt["cache_salt"] = tenant
+        return self.llm.prepare(prompts, params)
+
+    async def _open(
+        self, body: GenerationRequest, prompts: Sequence[PreparedPrompt]
+    ) -> list[Stream]:
+        self.llm.check_room(sum(each.params.n for each in prompts))
         options: dict[str, Any] = {"timeout": body.timeout, "priority": body.priority or 0}
         streams: list[Stream] = []
         try:
             for prompt in prompts:
-                self._check_length(body, prompt["prompt_token_ids"])
-                if tenant:
-                    prompt["cache_salt"] = tenant
-                streams.append(self.llm.stream(prompt, params, **options))
+                streams.append(self.llm.stream(prompt, **options))
+                await asyncio.sleep(0)  # other requests' tokens are sent in between
         except BaseException:
             for stream in streams:
                 await stream.aclose()

@@ -137,12 +137,6 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
 def _add_limits(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("limits")
     group.add_argument(
-        "--max-waiting-requests",
-        type=int,
-        metavar="N",
-        help="refuse requests while so many wait (default: no limit)",
-    )
-    group.add_argument(
         "--max-tokens-limit",
         type=int,
         metavar="N",
@@ -264,8 +258,6 @@ def engine_options_of(options: argparse.Namespace) -> dict[str, Any]:
         given["spec_method"] = None
     elif all(given[name] is None for name in ("speculative_config", "spec_method", "spec_model")):
         given["spec_method"] = "suffix"
-    if "max_waiting_requests" in options:
-        given["max_waiting_requests"] = options.max_waiting_requests
     return given
 
 

@@ -375,6 +375,9 @@ ENGINE_ARGS: dict[str, Field] = {
     **no_effect("vLLM's environment variables are not read", fail_on_environ_validation=False),
     # Forerun's own.
     "suffix_memory": own("a file that keeps what `suffix` and `hybrid` learn from past outputs"),
+    "max_waiting_requests": own(
+        "requests that may wait; more raise QueueFullError; None: no limit"
+    ),
     "num_threads": own("threads that compute; 0: one for each available core"),
     "check_invariants": own("check every account after every step; for tests"),
     "verify_device": own("`cuda` verifies on the GPU what the CPU computed; for tests"),

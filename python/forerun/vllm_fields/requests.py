@@ -136,14 +136,16 @@ _OF_CHATS: dict[str, Field] = {
     "tools": runs(None, "what the template says of tools"),
     "chat_template_kwargs": runs(None, "more variables of the template"),
 }
+_TIMEOUT = {"timeout": own("seconds after which DeadlineExceededError has what was generated")}
 METHODS: dict[str, dict[str, Field]] = {
-    "LLM.generate": _OF_PROMPTS,
-    "LLM.chat": _OF_CHATS,
+    "LLM.generate": _OF_PROMPTS | _TIMEOUT,
+    "LLM.chat": _OF_CHATS | _TIMEOUT,
     "LLM.enqueue": _OF_PROMPTS,
     "LLM.enqueue_chat": _OF_CHATS,
     "LLM.stream": {
         "prompts": own(_OF_PROMPTS["prompts"].note),
         "sampling_params": own(_OF_PROMPTS["sampling_params"].note),
+        **_TIMEOUT,
     },
     "LLM.beam_search": {
         "prompts": _OF_PROMPTS["prompts"],

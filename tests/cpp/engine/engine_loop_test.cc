@@ -29,6 +29,7 @@ class CountingEngine : public Engine {
     lengths_[next_id_] = 0;
     return next_id_++;
   }
+  void CheckRoom(int) const override {}
   bool Cancel(RequestId id) override {
     const std::lock_guard lock(mutex_);
     return lengths_.erase(id) > 0;
@@ -138,7 +139,7 @@ TEST_F(EngineLoopTest, ItTakesNoStepWithoutARequest) {
   loop.Wake();
   recorder_.WaitForFinished(1);
   loop.Wake();
-  loop.Cancel(0);
+  loop.Cancel({});
   loop.Stop();
   EXPECT_EQ(engine_.num_steps, CountingEngine::kLength);
 }
@@ -156,13 +157,13 @@ TEST_F(EngineLoopTest, AFailedStepIsTriedAgainOnlyWhenTheLoopIsWoken) {
   recorder_.WaitForFinished(1);
 }
 
-TEST_F(EngineLoopTest, ACancelledRequestIsNotTriedAgain) {
+TEST_F(EngineLoopTest, CancelledRequestsAreNotTriedAgain) {
   engine_.num_failures = 1;
-  const RequestId id = Submit();
+  const std::vector<RequestId> ids = {Submit(), Submit(), Submit()};
   EngineLoop loop(engine_, recorder_);
   recorder_.WaitForFailures(1);
-  loop.Cancel(id);
-  while (engine_.HasUnfinished()) std::this_thread::yield();
+  loop.Cancel(ids);
+  EXPECT_FALSE(engine_.HasUnfinished());
   loop.Stop();
   EXPECT_EQ(engine_.num_steps, 1);
 }

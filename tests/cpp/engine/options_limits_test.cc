@@ -39,6 +39,7 @@ const Range kRanges[] = {
        o.max_num_batched_tokens = 1 << 20;
      },
      1, 1 << 16},
+    {"max_waiting_requests", [](auto& o, int v) { o.max_waiting_requests = v; }, 0, kNoLimit},
     {"max_num_batched_tokens", [](auto& o, int v) { o.max_num_batched_tokens = v; }, 32, 1 << 20},
     {"block_size", [](auto& o, int v) { o.block_size = v; }, 16, 1024},
     {"kv_cache_memory_bytes", [](auto& o, int v) { o.kv_cache_memory_bytes = v; }, 1, kNoLimit},

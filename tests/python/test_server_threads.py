@@ -1,0 +1,121 @@
+"""What takes long for one request of the server does not hold up the others."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="fastapi is not installed")
+
+import server_models
+from server_client import Client
+
+from forerun import AsyncLLM, SamplingParams
+from forerun.server.app import make_app
+from forerun.server.protocol import CompletionRequest
+from forerun.server.serving import Serving
+from forerun.server.settings import ServerSettings
+
+USER = [{"role": "user", "content": "x y"}]
+
+
+@pytest.fixture
+def llm(tmp_path: Path) -> Iterator[AsyncLLM]:
+    target, _ = server_models.write_model(tmp_path)
+    llm = AsyncLLM(target, max_model_len=128)
+    yield llm
+    llm.close()
+
+
+def test_requests_do_not_wait_for_grammars_of_others(
+    llm: AsyncLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, may_go_on = llm.prepare, threading.Event()
+
+    def prepare_slowly(prompts: Any, params: SamplingParams) -> Any:
+        if params.structured_outputs is not None:
+            assert may_go_on.wait(60)
+        return prepare(prompts, params)
+
+    monkeypatch.setattr(llm, "prepare", prepare_slowly)
+    client = Client(make_app(llm, ServerSettings(log_requests=False)))
+    chats = "/v1/chat/completions"
+    grammar = {"messages": USER, "max_tokens": 3, "guided_regex": "[ab]{2}"}
+
+    async def main() -> None:
+        slow = [
+            asyncio.create_task(client.call("POST", chats, json=grammar))
+            for _ in range(2 * len(threading.enumerate()) + 20)
+        ]
+        await asyncio.sleep(0.2)
+        for _ in range(3):
+            plain = {"messages": USER, "max_tokens": 3}
+            reply = await asyncio.wait_for(client.call("POST", chats, json=plain), 30)
+            assert reply.status == 200
+        assert not any(task.done() for task in slow)
+        may_go_on.set()
+        assert {reply.status for reply in await asyncio.gather(*slow)} == {200}
+
+    client.run(main())
+    client.close()
+
+
+def test_nothing_is_compiled_in_the_event_loop(
+    llm: AsyncLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_now, threads = llm._grammars.compile, []
+
+    def compile_here(structure: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return compile_now(structure)
+
+    monkeypatch.setattr(llm._grammars, "compile", compile_here)
+    client = Client(make_app(llm, ServerSettings(log_requests=False)))
+    body = {"prompt": ["x", "y", "z"], "max_tokens": 3, "guided_regex": "[ab]{2}"}
+    assert len(client.complete(**body).json["choices"]) == 3
+    assert len(threads) == 1
+    assert threads[0].startswith("forerun-compile")
+    client.close()
+
+
+def test_others_go_on_while_many_prompts_are_opened(llm: AsyncLLM) -> None:
+    async def main() -> None:
+        serving = Serving(llm, ServerSettings())
+        params = SamplingParams(max_tokens=2)
+        prepared = llm.prepare([[index] for index in range(50)], params)
+        num_turns = 0
+
+        async def count() -> None:
+            nonlocal num_turns
+            while True:
+                num_turns += 1
+                await asyncio.sleep(0)
+
+        counting = asyncio.create_task(count())
+        streams = await serving._open(CompletionRequest(prompt="x"), prepared)
+        assert num_turns >= 50
+        counting.cancel()
+        for stream in streams:
+            await stream.aclose()
+
+    asyncio.run(main())
+
+
+def test_a_body_that_does_not_fit_into_the_queue_starts_nothing(tmp_path: Path) -> None:
+    target, _ = server_models.write_model(tmp_path)
+    llm = AsyncLLM(target, max_model_len=128, max_num_seqs=2, max_waiting_requests=2)
+    client = Client(make_app(llm, ServerSettings(log_requests=False)))
+    fits = client.complete(prompt=["x", "y"], n=2, max_tokens=2)
+    assert len(fits.json["choices"]) == 4
+    num_prompts = llm.metrics().num_prompt_tokens
+    never = client.complete(prompt=["x", "y", "z"], n=2, max_tokens=2)
+    assert (never.status, never.error["param"]) == (400, "n")
+    assert "6" in never.error["message"]
+    assert llm.metrics().num_prompt_tokens == num_prompts
+    client.close()
+    llm.close()
