@@ -1,9 +1,14 @@
-"""What takes long for one request of the server does not hold up the others."""
+"""What takes long for one request of the server does not hold up the others, nor its end."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +17,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="fastapi is not installed")
 
+import httpx2
 import server_models
 from server_client import Client
 
@@ -119,3 +125,42 @@ def test_a_body_that_does_not_fit_into_the_queue_starts_nothing(tmp_path: Path) 
     assert llm.metrics().num_prompt_tokens == num_prompts
     client.close()
     llm.close()
+
+
+SLOW_GRAMMARS = """
+import sys, time
+from forerun.text.structured_outputs import GrammarCompiler
+from forerun.tools import cli
+def compile_slowly(compiler, text):
+    print("compiles", flush=True)
+    time.sleep(100)
+GrammarCompiler._compile = compile_slowly
+sys.exit(cli.main(["serve", sys.argv[1], "--port", "0", "--max-model-len", "128"]))
+"""
+
+
+def test_a_second_signal_does_not_wait_for_a_grammar(tmp_path: Path) -> None:
+    target, _ = server_models.write_model(tmp_path)
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW_GRAMMARS, str(target)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    url = process.stdout.readline().split()[1]
+    body = {"messages": USER, "guided_regex": "[ab]{2}"}
+
+    def post() -> None:
+        with contextlib.suppress(httpx2.HTTPError):
+            httpx2.post(url, json=body, timeout=60)
+
+    client = threading.Thread(target=post)
+    client.start()
+    try:
+        assert process.stdout.readline() == "compiles\n"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.1)  # two equal signals at once are one
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    finally:
+        process.kill()
+        process.stdout.close()
+        client.join()

@@ -103,10 +103,11 @@ class Server(uvicorn.Server):
 
 def run(
     app: FastAPI, settings: ServerSettings, listener: socket.socket, on_start: Callable[[], None]
-) -> None:
+) -> bool:
     """Serves an app that `operations.install` prepared; returns when it has ended.
 
-    `on_start` is called when the server accepts connections.
+    `on_start` is called when the server accepts connections. False: a second signal ended it, and
+    threads may still work for requests.
     """
     config = uvicorn.Config(
         app,
@@ -122,6 +123,7 @@ def run(
     )
     server = Server(config, app.state.drain, settings.drain_seconds, on_start)
     server.run(sockets=[listener])
+    return not server.force_exit
 
 
 def address_of(settings: ServerSettings, listener: socket.socket) -> str:

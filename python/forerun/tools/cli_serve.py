@@ -219,9 +219,11 @@ def _serve(options: argparse.Namespace) -> int:
             app = make_app(llm, settings)
             name = (*settings.served_model_names, options.model)[0]
             call = example_call(address_of(settings, listener), name, bool(settings.api_keys))
-            run(app, settings, listener, lambda: print(call, flush=True))
+            has_ended = run(app, settings, listener, lambda: print(call, flush=True))
         finally:
             llm.close()
+    if not has_ended:
+        os._exit(0)  # Python would wait for threads that compile grammars
     return 0
 
 
