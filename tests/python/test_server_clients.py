@@ -329,3 +329,23 @@ def test_the_javascript_client_gets_what_pythons_does(client: Any, url: str) -> 
     )
     assert (got["in_stream"]["kind"], got["in_stream"]["code"]) == ("APIError", "request_failed")
     wait_until_idle(url)
+
+
+def test_a_prediction_changes_no_text_and_is_counted(client: Any, url: str) -> None:
+    create = client.chat.completions.create
+    # Text that is tokenized as it was generated.
+    answer = client.post(f"{url}/tokenize", cast_to=object, body={"prompt": "abcd"})
+    letters = {"allowed_token_ids": answer["tokens"]}
+    options: dict[str, Any] = {**CHAT, "max_tokens": 40, "seed": 3, "extra_body": letters}
+    plain = create(**options)
+    text = plain.choices[0].message.content
+    options["prediction"] = {"type": "content", "content": text}
+    whole = create(**options)
+    assert whole.choices[0].message.content == text
+    details = whole.usage.completion_tokens_details
+    assert details.accepted_prediction_tokens > 0
+    assert details.rejected_prediction_tokens >= 0
+    chunks = list(create(**options, stream=True, stream_options={"include_usage": True}))
+    assert chunks[-1].usage.completion_tokens_details.accepted_prediction_tokens > 0
+    pieces = [choice.delta.content or "" for chunk in chunks for choice in chunk.choices]
+    assert "".join(pieces) == text
