@@ -316,7 +316,7 @@ def test_values_have_the_types_of_the_schema() -> None:
 
 def test_schemas_that_are_none_are_read_as_far_as_they_go() -> None:
     deep: Any = {"type": "integer"}
-    for _ in range(100_000):
+    for _ in range(5_000):
         deep = {"anyOf": [deep]}
     parameters = {
         "a": {"type": [{}, "integer"]},
