@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import server_models
+from page_server import running_server
 from server_client import Body, Client, assembled
 
 from forerun import AsyncLLM
@@ -144,3 +146,24 @@ def test_neutral_values_are_accepted_beside_it(client: Client, body: Body) -> No
 def test_errors_name_what_is_wrong(client: Client, body: Body, content: Any, param: str) -> None:
     reply = client.chat(**body, **prediction(content))
     assert (reply.status, reply.error["param"]) == (400, param)
+
+
+def test_openais_client_sends_it_and_reads_the_counts(
+    tmp_path: Path, body: Body, answer: Body
+) -> None:
+    openai = pytest.importorskip("openai", reason="openai is not installed")
+    target, _ = server_models.write_model(tmp_path)
+    fields = {name: value for name, value in body.items() if name != "allowed_token_ids"}
+    extra = {"allowed_token_ids": body["allowed_token_ids"]}
+    with (
+        running_server(target, options={}, log_requests=False) as url,
+        openai.OpenAI(base_url=f"{url}/v1", api_key="x") as client,
+    ):
+        model = client.models.list().data[0].id
+        completion = client.chat.completions.create(
+            model=model, **fields, **prediction(text_of(answer)), extra_body=extra
+        )
+    assert completion.choices[0].message.content == text_of(answer)
+    details = completion.usage.completion_tokens_details
+    assert details.accepted_prediction_tokens > 0
+    assert details.rejected_prediction_tokens == 0
