@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -394,11 +395,18 @@ def test_an_exception_of_a_step_reaches_every_request_and_the_next_one_runs(
     params = SamplingParams(max_tokens=40, ignore_eos=True, logits_processors=[interrupt])
 
     async def main(llm: AsyncLLM) -> None:
+        cancelled: list[list[int]] = []
+        loop = mock.Mock(wraps=llm._loop)
+        loop.cancel.side_effect = lambda ids: (cancelled.append(ids), llm_loop.cancel(ids))
+        llm_loop, llm._loop = llm._loop, loop
         streams = [*(llm.stream([i], ENDLESS) for i in range(30)), llm.stream([99], params)]
         for stream in streams:
             with pytest.raises(KeyboardInterrupt, match="on purpose"):
                 await read(stream, [])
-        assert num_failures == 1  # the step is not tried again for those not yet told
+        # All at once: the step is not tried again for those not yet told.
+        assert num_failures == 1
+        assert cancelled == [[stream._request.completions[0].id for stream in streams]]
+        llm._loop = llm_loop
         await settled(llm)
         assert (await llm.generate([1], GREEDY)).finished
 
