@@ -93,7 +93,7 @@ test: test-python test-cpp
 
 test-python: $(VENV)/.package $(VENV)/.model $(VENV)/.test cuda-emulated
 	$(SAY_WITHOUT_CUDA)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 test-long: test-cpp $(VENV)/.package $(VENV)/.model $(VENV)/.test
 	$(BIN)/python -m pytest -m long
