@@ -85,8 +85,8 @@ void MetricsRecorder::Prepare(const StepPlan& plan, bool looks_up) {
   for (const PlannedRequest& planned : plan.requests) {
     Request& request = *planned.request;
     std::vector<DraftStep>& steps = request.metrics.draft_steps;
-    // A draft from a prediction may be longer than the drafter's.
-    if (request.is_predicted) Reserve(request.draft.size(), counters_.spec_decode);
+    // Of a request with a prediction any draft may be longer than the method's.
+    Reserve(request.draft.size(), counters_.spec_decode);
     if (record_draft_steps_ && steps.size() == steps.capacity())
       steps.reserve(2 * steps.size() + 8);
     if (request.metrics.scheduled_ts != 0) continue;

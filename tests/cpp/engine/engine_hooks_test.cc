@@ -43,17 +43,7 @@ TEST(HooksParityTest, NoDrafterChangesAnythingUnderAnyHook) {
   }
 }
 
-// Allows exactly this output, and then the end.
-ToyGrammar Exactly(const Tokens& output) {
-  ToyGrammar grammar;
-  for (TokenId token : output) {
-    std::vector<int>& next = grammar.next.emplace_back(kVocabSize, -1);
-    next[token] = static_cast<int>(grammar.next.size());
-  }
-  const int end = static_cast<int>(grammar.next.size());
-  grammar.next.emplace_back(kVocabSize, -1)[0] = end;
-  return grammar;
-}
+ToyGrammar Exactly(const Tokens& output) { return ToyGrammar::Exactly(output, kVocabSize); }
 
 RequestHooks Constrain(ToyGrammar grammar, int num_calls_until_failure = -1) {
   RequestHooks hooks;

@@ -1,6 +1,8 @@
 // Predicted outputs: they are drafted for their own request, with any drafter and without one.
 #include <gtest/gtest.h>
 
+#include <memory>
+#include <numeric>
 #include <random>
 #include <utility>
 #include <vector>
@@ -11,6 +13,7 @@
 #include "tests/cpp/testing/counting_engine.h"
 #include "tests/cpp/testing/num_examples.h"
 #include "tests/cpp/testing/scripted_drafter.h"
+#include "tests/cpp/testing/toy_grammar.h"
 
 namespace forerun {
 namespace {
@@ -95,6 +98,26 @@ TEST_F(PredictionTest, TheDrafterDraftsWhereItHasNothing) {
   EXPECT_EQ(result.metrics.num_target_passes, 2 + 2);
   EXPECT_EQ(result.metrics.num_accepted_prediction_tokens, 5);
   EXPECT_EQ(drafter.max_proposed(), 4);
+}
+
+TEST_F(PredictionTest, CountsLongDraftsOfADrafterAndAGrammar) {
+  config_.num_speculative_tokens = 2;
+  config_.adaptive = false;
+  ScriptedDrafter drafter(RightToken, [](int) { return std::vector<std::int32_t>{kDraftRoot}; });
+  testing::TestEngine engine(config_, executor_, &drafter);
+  RequestHooks hooks;
+  hooks.constraint = std::make_unique<testing::ToyConstraint>(
+      testing::ToyGrammar::Exactly(CountAfter(1, 30), kVocabSize));
+  // The output begins in another way; where its second token is found, the drafter is called.
+  Tokens prediction = CountAfter(2, 30);
+  prediction.insert(prediction.begin(), 15);
+  engine.Submit(Tokens{1}, Greedy(30), std::move(hooks), {.prediction = prediction});
+  EXPECT_EQ(RunToEnd(engine).begin()->second.tokens, CountAfter(1, 30));
+  const SpecDecodeCounters counters = engine.metrics().spec_decode;
+  EXPECT_GT(counters.num_draft_tokens_per_pos.size(), 20u);
+  EXPECT_EQ(std::accumulate(counters.num_draft_tokens_per_pos.begin(),
+                            counters.num_draft_tokens_per_pos.end(), std::int64_t{0}),
+            counters.num_draft_tokens);
 }
 
 TEST_F(PredictionTest, DraftsAfterAShortMatchWhereTheDrafterHasNothing) {

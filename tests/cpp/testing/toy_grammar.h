@@ -36,6 +36,18 @@ struct ToyGrammar {
     return grammar;
   }
 
+  // Allows exactly this output, and then the end.
+  static ToyGrammar Exactly(std::span<const TokenId> output, int vocab_size) {
+    ToyGrammar grammar;
+    for (TokenId token : output) {
+      std::vector<int>& next = grammar.next.emplace_back(vocab_size, -1);
+      next[token] = static_cast<int>(grammar.next.size());
+    }
+    const int end = static_cast<int>(grammar.next.size());
+    grammar.next.emplace_back(vocab_size, -1)[0] = end;
+    return grammar;
+  }
+
   int vocab_size() const { return static_cast<int>(next[0].size()); }
   std::vector<TokenId> Allowed(int state) const {
     std::vector<TokenId> allowed;
