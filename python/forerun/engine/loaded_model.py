@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ class LoadedModel:
     """
 
     def __init__(self, model: str | os.PathLike[str], options: dict[str, Any]) -> None:
+        self._making_grammars = threading.Lock()
         core_options, self.speculative_config = settle_options(options)
         source = options.get("generation_config")
         self._generation_config = "auto" if source is None else os.fspath(source)
@@ -176,6 +178,13 @@ class LoadedModel:
             raise InvalidArgumentError("skip_tokenizer_init", True, "False for text in or out")
         return self._tokenizer
 
+    # Threads may prepare requests at the same time, and the states of all grammars that run
+    # together must be of one compiler.
+    @property
+    def _grammars(self) -> GrammarCompiler:
+        with self._making_grammars:
+            return self._only_grammars
+
     @functools.cached_property
     def _vocabulary(self) -> Vocabulary:
         from forerun.text.vocabulary import Vocabulary
@@ -183,7 +192,7 @@ class LoadedModel:
         return Vocabulary(self._require_tokenizer(), self.limits.vocab_size)
 
     @functools.cached_property
-    def _grammars(self) -> GrammarCompiler:
+    def _only_grammars(self) -> GrammarCompiler:
         tokenizer = self._require_tokenizer()
         return GrammarCompiler(
             GrammarTokenizer(
