@@ -152,6 +152,15 @@ def test_equal_grammars_are_compiled_once(compiler: GrammarCompiler) -> None:
     assert len(compiler._grammars) == before + 1
 
 
+def test_grammars_that_fail_take_no_room_from_others(compiler: GrammarCompiler) -> None:
+    compiler.compile(StructuredOutputsParams(regex="kept"))
+    before = dict(compiler._grammars)
+    for number in range(300):
+        with pytest.raises(InvalidArgumentError):
+            compiler.compile(StructuredOutputsParams(regex=f"({number}"))
+    assert dict(compiler._grammars) == before
+
+
 def test_threads_wait_for_each_other_only_for_the_same_grammar(
     compiler: GrammarCompiler, monkeypatch: pytest.MonkeyPatch
 ) -> None:

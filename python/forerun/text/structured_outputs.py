@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import json
 import os
 import re
@@ -131,7 +132,8 @@ class StructuredOutputsParams:
         """Equal for equal grammars that are given in the same way."""
         is_json = self.kind in ("json", "json_object")
         value = self._schema() if is_json else getattr(self, self.kind)
-        return json.dumps([self.kind, value, self._whitespace() if is_json else None])
+        text = json.dumps([self.kind, value, self._whitespace() if is_json else None])
+        return hashlib.sha256(text.encode()).hexdigest()  # grammars may be long
 
     def _whitespace(self) -> dict[str, Any]:
         if self.disable_any_whitespace:
@@ -297,9 +299,19 @@ class GrammarCompiler:
         # Threads wait for each other only where they want the same grammar.
         with grammar.turns:
             if grammar.matcher is None:
-                grammar.matcher = self._matcher(params)
+                try:
+                    grammar.matcher = self._matcher(params)
+                except BaseException:
+                    self._forget(key, grammar)
+                    raise
             matcher = grammar.matcher
         return lambda: GrammarState(matcher.deep_copy(), self, name)
+
+    def _forget(self, key: str, grammar: _Grammar) -> None:
+        """Keeps a grammar that cannot be compiled from taking the room of others."""
+        with self._turns:
+            if self._grammars.get(key) is grammar:
+                del self._grammars[key]
 
     def _matcher(self, params: StructuredOutputsParams) -> Any:
         where = f"structured_outputs.{params.kind}"
