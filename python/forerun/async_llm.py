@@ -171,8 +171,11 @@ class AsyncLLM(LoadedModel):
             prompts, sampling_params: what LLM.generate takes.
 
         Raises:
-            InvalidArgumentError: a prompt or the parameters can never be served.
+            InvalidArgumentError: a prompt or a parameter is wrong by itself; `stream` tells what
+                the model or its vocabulary does not allow.
+            EngineBusyError, EngineClosedError: as `stream` does.
         """
+        self._check_open()
         return self._prepare(prompts, sampling_params)
 
     def check_room(self, num_completions: int) -> None:
@@ -181,7 +184,9 @@ class AsyncLLM(LoadedModel):
         Raises:
             InvalidArgumentError: they never may, all together.
             QueueFullError: as many requests wait as may.
+            EngineBusyError, EngineClosedError: as `stream` does.
         """
+        self._check_open()
         field = "num_completions"
         check_room(self._engine, check_int(field, num_completions, least=1), field)
 

@@ -13,14 +13,30 @@ from server_client import Body, Client
 from forerun import AsyncLLM
 from forerun.engine.memory_file import MemoryFile
 from forerun.server.app import make_app
-from forerun.server.protocol import ChatRequest, CompletionRequest
+from forerun.server.protocol import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    TokenizeRequest,
+)
 from forerun.server.settings import ServerSettings
 from forerun.server.tenants import tenant_of_key
 
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 USER = [{"role": "user", "content": "x"}]
 GREEDY = {"temperature": 0, "max_tokens": 2}
-VALID: dict[str, Body] = {CHAT: {"messages": USER, **GREEDY}, COMPLETION: {"prompt": "x", **GREEDY}}
+MODELS = {
+    CHAT: ChatRequest,
+    COMPLETION: CompletionRequest,
+    "/tokenize": TokenizeRequest,
+    "/detokenize": DetokenizeRequest,
+}
+VALID: dict[str, Body] = {
+    CHAT: {"messages": USER, **GREEDY},
+    COMPLETION: {"prompt": "x", **GREEDY},
+    "/tokenize": {"messages": USER},
+    "/detokenize": {"tokens": [1]},
+}
 NAMES: Body = {str(number): None for number in range(500)}
 FUNCTION = {"type": "function", "function": NAMES}
 PARTS = {"type": "content", "content": [None] * 500}
@@ -46,10 +62,9 @@ def client(llm: AsyncLLM) -> Iterator[Client]:
     client.close()
 
 
-@pytest.mark.parametrize("path", [CHAT, COMPLETION])
+@pytest.mark.parametrize("path", list(MODELS))
 def test_a_body_of_mistakes_alone_gets_a_short_answer(client: Client, path: str) -> None:
-    model = ChatRequest if path == CHAT else CompletionRequest
-    for name in model.model_fields:
+    for name in MODELS[path].model_fields:
         for value in MANY_MISTAKES:
             reply = client.post(path, {**VALID[path], name: value})
             if reply.status != 200:  # a dict of anything is valid for some
@@ -58,6 +73,26 @@ def test_a_body_of_mistakes_alone_gets_a_short_answer(client: Client, path: str)
     reply = client.post(path, NAMES)
     assert reply.error["code"] == "invalid_value"
     assert len(reply.text) < 6000
+
+
+def test_what_each_completion_has_a_copy_of_is_limited(client: Client) -> None:
+    several: Body = {"prompt": ["x"] * 1024, **GREEDY}
+    reply = client.post(COMPLETION, {**several, "stop_token_ids": [1] * 1025})
+    assert (reply.status, reply.error["param"]) == (400, "stop_token_ids")
+    reply = client.post(COMPLETION, {**several, "allowed_token_ids": list(range(1, 4)) * 400})
+    assert (reply.status, reply.error["param"]) == (400, "allowed_token_ids")
+    reply = client.complete(prompt="x", **GREEDY, logit_bias={str(i): 0 for i in range(1025)})
+    assert (reply.status, reply.error["param"]) == (400, "logit_bias")
+    assert client.complete(prompt="x", **GREEDY, stop_token_ids=[1] * 1025).status == 200
+
+
+def test_the_log_probabilities_of_an_answer_are_limited(client: Client) -> None:
+    body: Body = {"prompt": ["x"] * 16, "n": 64, "max_tokens": 120, "temperature": 1}
+    body["logprobs"] = 20
+    # 16 * 64 * 120 * 21 = 2,580,480 of the 4,000,000
+    assert client.post(COMPLETION, {**body, "max_tokens": 1, "prompt": "x", "n": 2}).status == 200
+    reply = client.post(COMPLETION, {**body, "max_tokens": 190})
+    assert (reply.status, reply.error["param"]) == (400, "logprobs")
 
 
 def test_only_so_many_strings_end_a_text_or_are_ruled_out(client: Client) -> None:

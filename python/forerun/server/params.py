@@ -8,7 +8,7 @@ from typing import Any
 
 from forerun.errors import InvalidArgumentError
 from forerun.sampling_params import SamplingParams
-from forerun.server.protocol import ChatRequest, GenerationRequest
+from forerun.server.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from forerun.text.structured_outputs import StructuredOutputsParams
 
 # Fields that SamplingParams has under the same name.
@@ -97,7 +97,18 @@ def _restrictions(body: GenerationRequest) -> list[str]:
 
 def has_grammar(body: GenerationRequest) -> bool:
     """Whether a grammar may have to be compiled."""
-    return bool(_restrictions(body)) or bool(isinstance(body, ChatRequest) and body.tools)
+    if _restrictions(body):
+        return True
+    if not isinstance(body, ChatRequest) or not body.tools or body.tool_choice == "none":
+        return False
+    is_free = body.tool_choice in (None, "auto") and body.parallel_tool_calls is not False
+    return not is_free or any(tool.function.strict for tool in body.tools)
+
+
+def has_several_prompts(body: GenerationRequest) -> bool:
+    """Whether one body asks for the completions of more than one prompt."""
+    prompts = body.prompt if isinstance(body, CompletionRequest) else ""
+    return isinstance(prompts, list) and len(prompts) > 1 and not isinstance(prompts[0], int)
 
 
 def structure_names(body: GenerationRequest) -> dict[str, str]:

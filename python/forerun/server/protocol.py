@@ -20,6 +20,7 @@ _T = TypeVar("_T")
 # mistake, and objects have only so many names.
 Items = Annotated[list[_T], Field(fail_fast=True)]
 _MAX_NAMES = 200
+_MAX_BIASED = 1024  # tokens
 TokenIds = Items[int]
 
 
@@ -132,7 +133,7 @@ class GenerationRequest(Body):
     presence_penalty: float | None = None
     frequency_penalty: float | None = None
     # The numbers are checked where SamplingParams checks them, which ends at the first mistake.
-    logit_bias: dict[str, Any] | None = None
+    logit_bias: dict[str, Any] | None = Field(None, max_length=_MAX_BIASED)
     response_format: ResponseFormat | None = None
     # vLLM's.
     top_k: int | None = None
@@ -221,7 +222,7 @@ class TokenizeRequest(Body):
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = Field(None, max_length=_MAX_NAMES)
     return_token_strs: bool | None = None
-    documents: list[dict[str, Any]] | None = None
+    documents: Items[dict[str, Any]] | None = None
     reasoning_effort: str | None = None
 
 

@@ -62,6 +62,7 @@ class Server(uvicorn.Server):
         self._drain_seconds = drain_seconds
         self._on_start = on_start
         self._end: asyncio.Task[None] | None = None
+        self.has_cut_off = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens, and says so."""
@@ -96,6 +97,7 @@ class Server(uvicorn.Server):
                 "waiting up to %g s for %d running requests", self._drain_seconds, num_running
             )
         num_left = await self._drain.finish(self._drain_seconds)
+        self.has_cut_off = num_left > 0
         if num_left:
             _LOGGER.warning("%d requests were cut off after %g s", num_left, self._drain_seconds)
         self.should_exit = True
@@ -106,8 +108,8 @@ def run(
 ) -> bool:
     """Serves an app that `operations.install` prepared; returns when it has ended.
 
-    `on_start` is called when the server accepts connections. False: a second signal ended it, and
-    threads may still work for requests.
+    `on_start` is called when the server accepts connections. False: it did not wait for all
+    requests, and threads may still work for them.
     """
     config = uvicorn.Config(
         app,
@@ -123,7 +125,7 @@ def run(
     )
     server = Server(config, app.state.drain, settings.drain_seconds, on_start)
     server.run(sockets=[listener])
-    return not server.force_exit
+    return not (server.force_exit or server.has_cut_off)
 
 
 def address_of(settings: ServerSettings, listener: socket.socket) -> str:

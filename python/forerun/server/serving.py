@@ -19,7 +19,7 @@ from forerun.server.access_log import log_output
 from forerun.server.answers import Answer, Choice, Reports
 from forerun.server.errors import ApiError, json_response
 from forerun.server.model import Model, Stream
-from forerun.server.params import has_grammar, structure_names, under_names
+from forerun.server.params import has_grammar, has_several_prompts, structure_names, under_names
 from forerun.server.protocol import ChatRequest, GenerationRequest
 from forerun.server.settings import ServerSettings
 from forerun.server.sse import ClientGoneError, stream_events, while_connected
@@ -29,6 +29,8 @@ from forerun.server.token_logprobs import TokenNames
 _T = TypeVar("_T")
 _NUM_ENCODERS = 4
 _NUM_COMPILERS = 2
+_MAX_LOGPROBS = 4_000_000
+_MAX_COPIED = 1 << 20
 _CLIENT_CLOSED = 499  # nginx's status for it; no one reads it but the log
 
 
@@ -42,6 +44,7 @@ class Serving:
         # Grammars may take long: what has none does not wait for those that are compiled.
         self._encoders = ThreadPoolExecutor(_NUM_ENCODERS, "forerun-encode")
         self._compilers = ThreadPoolExecutor(_NUM_COMPILERS, "forerun-compile")
+        self._opening = asyncio.Lock()
         self.names = settings.served_model_names or (str(llm.labels["model_name"]),)
         # What requests that do not say otherwise sample with.
         recommended = llm.get_default_sampling_params()
@@ -115,7 +118,8 @@ class Serving:
         if isinstance(body, ChatRequest):
             names["prompt"] = "messages"
         salts = dict.fromkeys(("prompts: cache_salt", "prompts[0]: cache_salt"), "cache_salt")
-        return {**names, **salts, "num_completions": "n"}
+        count = "prompt" if has_several_prompts(body) else "n"
+        return {**names, **salts, "num_completions": count}
 
     async def in_thread(
         self, body: GenerationRequest, call: Callable[..., _T], *arguments: object
@@ -139,22 +143,44 @@ class Serving:
             self._check_length(body, prompt["prompt_token_ids"])
             if tenant:
                 prompt["cache_salt"] = tenant
-        return self.llm.prepare(prompts, params)
+        prepared = self.llm.prepare(prompts, params)
+        self._check_size(prepared)
+        return prepared
+
+    def _check_size(self, prompts: Sequence[PreparedPrompt]) -> None:
+        """Refuses an answer that would keep the server from everything else."""
+        params = prompts[0].params
+        num_tokens = sum(len(each.prompt.token_ids) for each in prompts)
+        num_completions = len(prompts) * params.n
+        length = params.max_tokens or self.llm.limits.max_model_len
+        wanted = num_completions * length * _num_reported(params.logprobs)
+        wanted += num_tokens * _num_reported(params.prompt_logprobs)
+        if wanted > _MAX_LOGPROBS:
+            expected = f"at most {_MAX_LOGPROBS} in one answer"
+            raise InvalidArgumentError("logprobs", f"{wanted} log-probabilities", expected)
+        # The engine has a copy for each completion.
+        lists = (params.logit_bias, params.allowed_token_ids, params.stop_token_ids)
+        names = ("logit_bias", "allowed_token_ids", "stop_token_ids")
+        for name, values in zip(names, lists, strict=True):
+            if num_completions * len(values or ()) > _MAX_COPIED:
+                expected = f"at most {_MAX_COPIED} for all completions of a body together"
+                raise InvalidArgumentError(name, f"{len(values or ())} tokens", expected)
 
     async def _open(
         self, body: GenerationRequest, prompts: Sequence[PreparedPrompt]
     ) -> list[Stream]:
-        self.llm.check_room(sum(each.params.n for each in prompts))
         options: dict[str, Any] = {"timeout": body.timeout, "priority": body.priority or 0}
         streams: list[Stream] = []
-        try:
-            for prompt in prompts:
-                streams.append(self.llm.stream(prompt, **options))
-                await asyncio.sleep(0)  # other requests' tokens are sent in between
-        except BaseException:
-            for stream in streams:
-                await stream.aclose()
-            raise
+        async with self._opening:  # two that take the room of each other would both be refused
+            self.llm.check_room(sum(each.params.n for each in prompts))
+            try:
+                for prompt in prompts:
+                    streams.append(self.llm.stream(prompt, **options))
+                    await asyncio.sleep(0)  # other requests' tokens are sent in between
+            except BaseException:
+                for stream in streams:
+                    await stream.aclose()
+                raise
         return streams
 
     def _check_length(self, body: GenerationRequest, token_ids: list[int]) -> None:
@@ -177,3 +203,8 @@ class Serving:
             metrics=bool(body.include_metrics),
             interval=self.settings.stream_interval,
         )
+
+
+def _num_reported(num_top: int | None) -> int:
+    """How many log-probabilities are reported of a token."""
+    return 0 if num_top is None else num_top + 1

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import os
+import sys
 import threading
 from dataclasses import fields, replace
 from pathlib import Path
@@ -223,6 +224,7 @@ def _serve(options: argparse.Namespace) -> int:
         finally:
             llm.close()
     if not has_ended:
+        sys.stdout.flush()
         os._exit(0)  # Python would wait for threads that compile grammars
     return 0
 
