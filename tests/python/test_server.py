@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ ADD = {
         },
     },
 }
+NewClient = Callable[..., Client]
 BARE = {"type": "function", "function": {"name": "b"}}
 
 
@@ -47,15 +49,21 @@ def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AsyncLLM]:
     llm.close()
 
 
-def make_client(llm: AsyncLLM, **settings: Any) -> Iterator[Client]:
-    client = Client(make_app(llm, ServerSettings(log_requests=False, **settings)))
-    yield client
-    client.close()
+@pytest.fixture(scope="module")
+def new_client(llm: AsyncLLM) -> Iterator[NewClient]:
+    """Makes a client of a model, given the server's settings."""
+    with ExitStack() as clients:
+
+        def make(model: AsyncLLM = llm, **settings: Any) -> Client:
+            app = make_app(model, ServerSettings(log_requests=False, **settings))
+            return clients.enter_context(closing(Client(app)))
+
+        yield make
 
 
 @pytest.fixture(scope="module")
-def client(llm: AsyncLLM) -> Iterator[Client]:
-    yield from make_client(llm, served_model_names=("small", "alias"))
+def client(new_client: NewClient) -> Client:
+    return new_client(served_model_names=("small", "alias"))
 
 
 def text_of(reply: Any) -> str:
@@ -101,23 +109,26 @@ def test_a_stream_has_one_chunk_for_each_token_and_makes_the_same_answer(client:
 
 
 @pytest.mark.parametrize("num_tokens", [1, 2, 7, 12])
-def test_stream_interval_coalesces_chunks_after_the_first(llm: AsyncLLM, num_tokens: int) -> None:
-    clients = make_client(llm, stream_interval=3)
-    client = next(clients)
+def test_stream_interval_coalesces_chunks_after_the_first(
+    new_client: NewClient, num_tokens: int
+) -> None:
+    client = new_client(stream_interval=3)
     body = {"prompt": "x", "temperature": 0, "max_tokens": num_tokens, "return_token_ids": True}
     chunks = client.complete(**body, stream=True).chunks
     sizes = [len(chunk["choices"][0]["token_ids"]) for chunk in chunks]
     rest = num_tokens - 1
     assert sizes == [1, *[3] * (rest // 3), *[rest % 3] * (rest % 3 > 0)]
     assert assembled(chunks)[0]["text"] == text_of(client.complete(**body))
-    next(clients, None)
 
 
-def test_reasoning_and_tool_calls_are_separated_from_the_content(client: Client) -> None:
+@pytest.mark.parametrize("stream_interval", [1, 5])
+def test_reasoning_and_tool_calls_are_separated_from_the_content(
+    new_client: NewClient, stream_interval: int
+) -> None:
+    client = new_client(stream_interval=stream_interval)
     options = {"messages": USER, "tools": [ADD], "max_tokens": 60, **SCRIPTED}
     whole = client.chat(**options).json
-    (choice,) = whole["choices"]
-    message = choice["message"]
+    message = (choice := whole["choices"][0])["message"]
     assert message["reasoning_content"] == message["reasoning"] == "let me seeé or so"
     assert message["content"] == "It is 🙂done. Then"
     (call,) = message["tool_calls"]
@@ -125,7 +136,9 @@ def test_reasoning_and_tool_calls_are_separated_from_the_content(client: Client)
     assert call["type"] == "function"
     assert choice["finish_reason"] == "tool_calls"
     assert whole["usage"]["completion_tokens_details"]["reasoning_tokens"] == 8
-    chunks = client.chat(**options, stream=True).chunks
+    usage = {"include_usage": True}
+    chunks = client.chat(**options, stream=True, stream_options=usage).chunks
+    assert chunks[-1]["usage"] == whole["usage"]
     streamed = assembled(chunks)[0]["message"]
     streamed["tool_calls"][0]["id"] = call["id"]
     assert streamed == {key: value for key, value in message.items() if value is not None}
@@ -273,9 +286,8 @@ def test_requests_choose_how_they_are_drafted(client: Client) -> None:
     assert last["metrics"]["num_accepted_tokens"] > 10
 
 
-def test_chunks_say_which_tokens_were_drafted(llm: AsyncLLM) -> None:
-    clients = make_client(llm, stream_interval=4)
-    client = next(clients)
+def test_chunks_say_which_tokens_were_drafted(new_client: NewClient) -> None:
+    client = new_client(stream_interval=4)
     body = {"prompt": "7 7 7 7 7 7 7 7", **SCRIPTED, "max_tokens": 30, "include_metrics": True}
     client.complete(**body)
     options = {"include_drafts": True}
@@ -283,7 +295,6 @@ def test_chunks_say_which_tokens_were_drafted(llm: AsyncLLM) -> None:
     drafted = [chunk["forerun"]["drafted"] for chunk in chunks]
     assert len(drafted) == last["usage"]["completion_tokens"]
     assert sum(drafted) == last["metrics"]["num_accepted_tokens"] > 0
-    next(clients, None)
 
 
 def test_usage_may_come_with_every_chunk(client: Client) -> None:
@@ -419,12 +430,11 @@ def test_a_stream_begins_before_a_token_that_takes_long(
     assert client.leave("/v1/completions", slow_body, 2) == 200, "while it waits"
 
 
-def test_the_models_own_recommendations_are_defaults(tmp_path: Path) -> None:
+def test_the_models_own_recommendations_are_defaults(tmp_path: Path, new_client: NewClient) -> None:
     target, _ = server_models.write_model(tmp_path)
     (target / "generation_config.json").write_text('{"temperature": 0, "top_k": 1}')
     llm = AsyncLLM(target, max_model_len=128)
-    clients = make_client(llm)
-    client = next(clients)
+    client = new_client(llm)
     texts = {text_of(client.complete(prompt="x", seed=seed, max_tokens=9)) for seed in range(4)}
     assert len(texts) == 1
     texts = {
@@ -432,21 +442,18 @@ def test_the_models_own_recommendations_are_defaults(tmp_path: Path) -> None:
         for seed in range(4)
     }
     assert len(texts) > 1
-    next(clients, None)
     llm.close()
 
 
-def test_the_limit_on_tokens(llm: AsyncLLM) -> None:
-    clients = make_client(llm, max_tokens_limit=7)
-    client = next(clients)
+def test_the_limit_on_tokens(new_client: NewClient) -> None:
+    client = new_client(max_tokens_limit=7)
     assert client.complete(prompt="x", max_tokens=8).error["param"] == "max_tokens"
-    found = client.chat(messages=USER, max_completion_tokens=8).error["param"]
-    assert found == "max_completion_tokens"
+    error = client.chat(messages=USER, max_completion_tokens=8).error
+    assert error["param"] == "max_completion_tokens"
     assert client.chat(messages=USER, ignore_eos=True).json["usage"]["completion_tokens"] == 7
-    next(clients, None)
 
 
-def test_a_full_queue_refuses_more_requests(tmp_path: Path) -> None:
+def test_a_full_queue_refuses_more_requests(tmp_path: Path, new_client: NewClient) -> None:
     target, _ = server_models.write_model(tmp_path)
     llm = AsyncLLM(
         target,
@@ -455,8 +462,7 @@ def test_a_full_queue_refuses_more_requests(tmp_path: Path) -> None:
         max_waiting_requests=1,
         logits_processors=[server_models.FollowsScript],
     )
-    clients = make_client(llm)
-    client = next(clients)
+    client = new_client(llm)
     slow = {"messages": USER, "max_tokens": 5, "vllm_xargs": {"seconds": 0.02}}
     calls = [("/v1/chat/completions", {**slow, "stream": index % 2 == 0}) for index in range(6)]
     replies = client.post_all(calls)
@@ -466,7 +472,6 @@ def test_a_full_queue_refuses_more_requests(tmp_path: Path) -> None:
     assert {reply.headers["retry-after"] for reply in refused} == {"1"}
     assert not any("x-should-retry" in reply.headers for reply in refused)
     assert client.chat(**slow).status == 200
-    next(clients, None)
     llm.close()
 
 
@@ -482,11 +487,10 @@ def test_a_request_ends_at_its_timeout(client: Client) -> None:
     assert client.complete(prompt="x", timeout=60).status == 200
 
 
-def test_a_model_that_was_closed_serves_no_more(tmp_path: Path) -> None:
+def test_a_model_that_was_closed_serves_no_more(tmp_path: Path, new_client: NewClient) -> None:
     target, _ = server_models.write_model(tmp_path)
     llm = AsyncLLM(target, max_model_len=128)
-    clients = make_client(llm)
-    client = next(clients)
+    client = new_client(llm)
     assert client.complete(prompt="x").status == 200
     assert client.get("/health").status == 200
     llm.close()
@@ -494,4 +498,3 @@ def test_a_model_that_was_closed_serves_no_more(tmp_path: Path) -> None:
     assert (health.status, health.error["code"]) == (503, "unhealthy")
     reply = client.complete(prompt="x")
     assert (reply.status, reply.error["code"]) == (503, "server_shutting_down")
-    next(clients, None)

@@ -64,9 +64,8 @@ class ChatChoice:
         message: dict[str, Any] = {} if self._has_role else {"role": "assistant"}
         self._has_role = True
         last = deltas[-1].finish_reason is not None
-        text = "".join(delta.text for delta in deltas)
-        num_tokens = sum(len(delta.token_ids) for delta in deltas)
-        message |= self._message.push(text, num_tokens, is_last=last)
+        parts = [(delta.text, len(delta.token_ids)) for delta in deltas]
+        message |= self._message.push(parts, is_last=last)
         if last:
             self._finish_reason = self._reason(str(deltas[-1].finish_reason))
         return {"delta": message, **self._beside(deltas), "finish_reason": self._finish_reason}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from forerun.text.tool_parsers import (
@@ -30,15 +31,24 @@ class Message:
         self._reasoning: list[str] = []
         self._calls: list[dict[str, Any]] = []
 
-    def push(self, text: str, num_tokens: int, *, is_last: bool) -> dict[str, Any]:
-        """Reads what some tokens add; returns the `delta` of a chunk."""
-        events = self._parser.push(text)
+    def push(self, parts: Iterable[tuple[str, int]], *, is_last: bool) -> dict[str, Any]:
+        """Reads what tokens add; returns the `delta` of a chunk.
+
+        Args:
+            parts: texts, each with its number of tokens.
+        """
+        events = []
+        for text, num_tokens in parts:
+            self._num_tokens += num_tokens
+            events += self._counted(self._parser.push(text))
         if is_last:
-            events += self._parser.finish()
-        self._num_tokens += num_tokens
+            events += self._counted(self._parser.finish())
+        return self._delta(events)
+
+    def _counted(self, events: list[Event]) -> list[Event]:
         if any(isinstance(event, ReasoningDelta) for event in events):
             self.num_reasoning_tokens = self._num_tokens
-        return self._delta(events)
+        return events
 
     def _delta(self, events: list[Event]) -> dict[str, Any]:
         content, reasoning = "", ""
