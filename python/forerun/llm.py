@@ -45,8 +45,9 @@ class LLM(LoadedModel, UnsupportedMethods):
         **options: dtype ("auto", "bfloat16" or "float32"), max_model_len, max_num_seqs,
             max_num_batched_tokens, block_size, enable_prefix_caching, kv_cache_memory_bytes, seed,
             num_threads, suffix_memory (a file that keeps past outputs: docs/suffix_memory.md),
-            max_waiting_requests (calls raise QueueFullError rather than let more completions wait
-            while `max_num_seqs` run; None: no limit), and vLLM's: docs/vllm_compatibility.md has
+            max_waiting_requests (calls raise QueueFullError rather than let more completions than
+            this be unfinished beyond `max_num_seqs`, InvalidArgumentError where they alone are
+            more; None: no limit), and vLLM's: docs/vllm_compatibility.md has
             what each of them does here.
 
     Raises:

@@ -74,10 +74,10 @@ class Stream:
             self._seen[completion_id] = seen
             del self._ready[0]
             return delta
-        if not self._is_closed:
-            self._is_closed = True
-            if error := deadline_error(self._requests):
-                raise error
+        # Raised again by every call: an interrupt between the two must not hide it.
+        if not self._is_closed and (error := deadline_error(self._requests)):
+            raise error
+        self._is_closed = True
         raise StopIteration
 
     def take(self) -> list[CompletionDelta]:
