@@ -165,11 +165,11 @@ def random_prompts(llm: LLM, count: int, rng: random.Random) -> list[list[int]]:
 
 
 async def time_server(
-    url: str, prompts: list[list[int]], num_tokens: int, *, is_stream: bool
+    url: str, prompts: list[list[int]], num_tokens: int, *, is_stream: bool, salt: str
 ) -> tuple[float, list[list[int]]]:
     """Tokens/s of requests that come at once, and what they generated."""
     body = {"max_tokens": num_tokens, "temperature": 0, "ignore_eos": True}
-    body |= {"stream": is_stream, "return_token_ids": True}
+    body |= {"stream": is_stream, "return_token_ids": True, "cache_salt": salt}
     answers = await asyncio.gather(
         *(post(url, "/v1/completions", {**body, "prompt": prompt}) for prompt in prompts)
     )
@@ -210,7 +210,11 @@ def overhead(options: argparse.Namespace) -> None:
                     if way == ways[0]:
                         rate, ids[way] = time_llm(llm, prompts, options.tokens)
                     else:
-                        asking = time_server(url, prompts, options.tokens, is_stream=way == ways[2])
+                        stream = way == ways[2]
+                        salt = f"{number} {stream}"  # what the other has computed is not found
+                        asking = time_server(
+                            url, prompts, options.tokens, is_stream=stream, salt=salt
+                        )
                         rate, ids[way] = asyncio.run(asking)
                     llm.reset_caches()
                     if number >= 0:
@@ -233,7 +237,10 @@ def overhead(options: argparse.Namespace) -> None:
 
 
 def chats(options: argparse.Namespace) -> list[Body]:
-    """The bodies of a run; a number at its beginning keeps each prompt out of prefix caches."""
+    """The bodies of a run, none of which finds what another has left.
+
+    A number at its beginning keeps each prompt out of prefix caches, in any server.
+    """
     questions = QUESTIONS
     if options.prompts is not None:
         questions = tuple(case.turns[0] for case in read_cases(options.prompts))
@@ -246,6 +253,8 @@ def chats(options: argparse.Namespace) -> list[Body]:
             "ignore_eos": True,
             "stream": True,
             "stream_options": {"include_usage": True},
+            # Answers of one are not what another drafts from.
+            "cache_salt": str(begin + number),
         }
         for number, question in zip(
             range(options.requests), itertools.cycle(questions), strict=False
