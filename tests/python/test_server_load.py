@@ -116,14 +116,14 @@ def check_nothing_is_left(served: Served) -> None:
 
 
 def check_it_sleeps(served: Served, seconds: float) -> None:
-    """The main thread may look at its clock now and then; the others use no processor at all."""
+    """The main thread may look at its clock now and then; the others sleep."""
     time.sleep(1)  # connections close
     before = served.processor_seconds()
     time.sleep(seconds)
     after = served.processor_seconds()
     used = {thread: after[thread] - before.get(thread, 0) for thread in after}
     main = used.pop(str(served.process.pid))
-    assert set(used.values()) <= {0.0}
+    assert sum(used.values()) < 0.001
     assert main < 0.01 * seconds
 
 
