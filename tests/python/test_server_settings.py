@@ -20,7 +20,7 @@ WRONG: dict[str, list[Any]] = {
     "allowed_hosts": ["a", [""], ["a:8000"], ["http://a"], ["[::1]"]],
     "forwarded_allow_ips": ["*", [""], ["a"], ["10.0.0.1/x"]],
     "max_body_bytes": [0, 1.5],
-    "read_seconds": [-1, "soon"],
+    "read_seconds": [-1, 0, float("nan"), "soon"],
     "max_concurrent_requests": [0, 1.5],
     "max_tokens_limit": [0, "many"],
     "max_logprobs": [-2, "all"],

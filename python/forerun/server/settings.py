@@ -171,6 +171,13 @@ def _seconds(field: str, value: Any) -> float:
     return seconds
 
 
+def _read_seconds(field: str, value: Any) -> float:
+    seconds = check_number(field, value)
+    if not 0 < seconds <= 86400:
+        raise InvalidArgumentError(field, value, "seconds above 0, up to 86400")
+    return seconds
+
+
 _CHECKS: dict[str, Any] = {
     "host": check_name,
     "port": lambda name, value: check_int(name, value, least=0, most=65535),
@@ -181,7 +188,7 @@ _CHECKS: dict[str, Any] = {
     "allowed_hosts": _hosts,
     "forwarded_allow_ips": _ips,
     "max_body_bytes": lambda name, value: check_int(name, value, least=1),
-    "read_seconds": _seconds,
+    "read_seconds": _read_seconds,
     "max_concurrent_requests": lambda name, value: check_int(name, value, least=1),
     "max_tokens_limit": lambda name, value: check_int(name, value, least=1),
     "max_logprobs": lambda name, value: check_int(name, value, least=-1),
