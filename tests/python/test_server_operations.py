@@ -176,6 +176,7 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
     scope = {"type": "http", "method": "POST", "headers": [], "path": "/"}
     asyncio.run(BodyLimit(app, 10, 0.01)(scope, silent, send))
     assert sent[0]["status"] == 408
+    assert (b"x-should-retry", b"false") in sent[0]["headers"]
     assert (b"connection", b"close") in sent[0]["headers"]
     assert json.loads(sent[1]["body"])["error"]["code"] == "request_timeout"
 

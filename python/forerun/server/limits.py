@@ -33,7 +33,8 @@ class BodyLimit:
             return
         except asyncio.TimeoutError:
             message = f"The request's body did not arrive within {self._seconds:g} s."
-            await refuse(send, 408, message, "request_timeout", {"connection": "close"})
+            headers = {"connection": "close", "x-should-retry": "false"}
+            await refuse(send, 408, message, "request_timeout", headers)
             return
         if body is None:
             await refuse(
