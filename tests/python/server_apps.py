@@ -38,10 +38,10 @@ def small_app(llm: Any = None, **settings: Any) -> FastAPI:
         return "text"
 
     @app.get("/v1/stream")
-    async def stream(count: int, seconds: float) -> StreamingResponse:
+    async def stream(count: int, seconds: float, width: int = 0) -> StreamingResponse:
         async def numbers() -> AsyncIterator[str]:
             for number in range(count):
-                yield f"{number}\n"
+                yield f"{number:0{width}}\n"
                 await asyncio.sleep(seconds)
 
         return StreamingResponse(numbers())

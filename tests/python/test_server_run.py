@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import signal
@@ -164,6 +165,66 @@ def test_a_client_that_sends_no_request_is_not_waited_for(start: Start) -> None:
             assert bool(received) == (len(sent) >= len(head))
         assert len(list(stream.iter_lines())) == 20, "an answer may take longer"
     assert httpx2.get(f"{url}/health").json() == "fine"
+    process.send_signal(signal.SIGTERM)
+    assert end_of(process)[0] == 0
+
+
+LARGE = b"GET /v1/stream?count=%d&seconds=0&width=100000 HTTP/1.1\r\nHost: x\r\n\r\n"
+
+
+def slow_client(url: str) -> socket.socket:
+    """A connection that takes little before it is read."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+    host, port = url.removeprefix("http://").split(":")
+    client.connect((host, int(port)))
+    client.settimeout(60)
+    return client
+
+
+def test_a_client_that_does_not_read_its_answer_is_not_waited_for(start: Start) -> None:
+    process, url = start(read_seconds=0.2, max_concurrent_requests=1)
+    with slow_client(url) as client:
+        client.sendall(LARGE % 1000)
+        assert client.recv(1)
+        assert httpx2.get(f"{url}/v1/output").status_code == 503
+        end = time.monotonic() + 30
+        while httpx2.get(f"{url}/v1/output").status_code == 503:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    status, _, err = end_of(process)
+    assert status == 0
+    assert "Traceback" not in err
+
+
+def test_what_a_client_does_not_read_is_not_kept_for_it(start: Start) -> None:
+    process, url = start(read_seconds=0.2, max_body_bytes=1 << 24)
+    body = bytes(1 << 24)
+    with slow_client(url) as client:
+        client.sendall(b"POST /v1/echo HTTP/1.1\r\nHost: x\r\n")
+        client.sendall(b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        received = client.recv(1)
+        time.sleep(1)
+        with contextlib.suppress(ConnectionResetError):
+            while part := client.recv(1 << 20):
+                received += part
+    assert 0 < len(received) < len(body)
+    process.send_signal(signal.SIGTERM)
+    assert end_of(process)[0] == 0
+
+
+def test_a_client_that_reads_slowly_gets_its_answer(start: Start) -> None:
+    process, url = start(read_seconds=0.5)
+    with slow_client(url) as client:
+        client.sendall(LARGE % 100)
+        received = b""
+        while not received.endswith(b"\r\n0\r\n\r\n"):
+            part = client.recv(200_000)
+            assert part, "it was cut off"
+            received += part
+            time.sleep(len(part) / 4e6)
+    assert received.count(b"0" * 99_000) == 100
     process.send_signal(signal.SIGTERM)
     assert end_of(process)[0] == 0
 

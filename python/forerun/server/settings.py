@@ -41,7 +41,8 @@ class ServerSettings:
             "*" or none of them: all.
         forwarded_allow_ips: proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.
         max_body_bytes: of a request; larger ones get status 413.
-        read_seconds: how long a client may take to send a request.
+        read_seconds: how long a client may take to send a request, or read nothing of an answer
+            that waits for it.
         max_concurrent_requests: that are answered at once; further ones get status 503.
         max_tokens_limit: the most tokens a request may generate for each completion.
         max_logprobs: the most log-probabilities a request may ask for at each position, of its

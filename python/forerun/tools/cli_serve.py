@@ -160,7 +160,8 @@ def _add_limits(parser: argparse.ArgumentParser) -> None:
         "--read-seconds",
         type=float,
         metavar="S",
-        help=f"how long a client may take to send a request (default: {_DEFAULTS.read_seconds:g})",
+        help="how long a client may take to send a request, or read nothing of its answer "
+        f"(default: {_DEFAULTS.read_seconds:g})",
     )
     group.add_argument(
         "--max-concurrent-requests",
