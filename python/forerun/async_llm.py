@@ -7,6 +7,7 @@ import contextlib
 import functools
 import os
 import threading
+import time
 import weakref
 from collections.abc import Sequence
 from types import TracebackType
@@ -27,6 +28,8 @@ from forerun.outputs import RequestOutput
 from forerun.sampling_params import SamplingParams
 from forerun.util.checks import check_int, check_name
 from forerun.vllm_fields.arguments import checked_methods
+
+_FAILURE_SECONDS = 10.0  # then a probe lets requests come again, which try another step
 
 
 class _Receiver(weakref.ref[AsyncStream]):
@@ -56,6 +59,7 @@ class AsyncLLM(LoadedModel):
         super().__init__(model, options)
         self._process = os.getpid()
         self._failure: BaseException | None = None  # of the last step
+        self._failed_at = 0.0  # by time.monotonic
         self._receivers: dict[int, _Receiver] = {}
         self._asyncio: asyncio.AbstractEventLoop | None = None  # that of unfinished requests
         self._read_end, write_end = os.pipe()
@@ -151,10 +155,13 @@ class AsyncLLM(LoadedModel):
 
         Raises:
             EngineClosedError, EngineBusyError: as `stream` does.
-            InternalError: the last step of the engine failed, whose message it has.
+            InternalError: the last step of the engine failed, whose message it has. Raised for
+                10 s, unless a later step succeeds: a caller that sends no requests until then
+                would not see it succeed.
         """
         self._check_open()
-        if self._failure is not None:
+        is_recent = time.monotonic() - self._failed_at < _FAILURE_SECONDS
+        if self._failure is not None and is_recent:
             kind = type(self._failure).__name__
             raise InternalError(f"the engine's last step failed: {kind}: {self._failure}")
 
@@ -236,8 +243,8 @@ class AsyncLLM(LoadedModel):
         with contextlib.suppress(BlockingIOError):
             os.read(self._read_end, 1)
         updates, failure = self._loop.take()
-        if updates:
-            self._failure = None
+        if self._failure is not None and any(update.new_tokens for update in updates):
+            self._failure = None  # aborted requests need no model
         for update in updates:
             receiver = self._receivers.get(update.id)
             stream = receiver() if receiver is not None else None
@@ -250,7 +257,7 @@ class AsyncLLM(LoadedModel):
             except Exception as error:  # costs no other request its updates
                 stream.fail(error)
         if failure is not None:
-            self._failure = _raised(failure)
+            self._failure, self._failed_at = _raised(failure), time.monotonic()
             self._fail_all(self._failure)
         if not self._receivers:
             self._detach()

@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -27,6 +28,7 @@ from forerun import (
     SamplingParams,
     StructuredOutputsParams,
 )
+from forerun._core import FinishReason
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
 ENDLESS = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
@@ -337,10 +339,11 @@ def test_invalid_requests_are_refused_at_once(tiny_dir: Path, field: str, call: 
     run(tiny_dir, main)
 
 
-def test_health_is_that_of_the_last_step(tiny_dir: Path) -> None:
-    def interrupt(token_ids: list[int], logits: Any) -> Any:
-        raise KeyboardInterrupt("in the middle of a step")
+def interrupt(token_ids: list[int], logits: Any) -> Any:
+    raise KeyboardInterrupt("in the middle of a step")
 
+
+def test_health_is_that_of_the_last_step(tiny_dir: Path) -> None:
     async def main(llm: AsyncLLM) -> None:
         llm.check_health()
         params = SamplingParams(max_tokens=4, logits_processors=[interrupt])
@@ -352,6 +355,36 @@ def test_health_is_that_of_the_last_step(tiny_dir: Path) -> None:
         llm.check_health()
         llm.close()
         with pytest.raises(EngineClosedError):
+            llm.check_health()
+
+    run(tiny_dir, main)
+
+
+@pytest.mark.parametrize("after", ["aborts", "tokens", "some time"])
+def test_a_failed_step_is_told_for_a_while_or_until_one_makes_tokens(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, after: str
+) -> None:
+    seconds = 0.0
+    clock = SimpleNamespace(monotonic=lambda: seconds)
+    monkeypatch.setattr("forerun.async_llm.time", clock)
+
+    async def main(llm: AsyncLLM) -> None:
+        nonlocal seconds
+        params = SamplingParams(max_tokens=4, logits_processors=[interrupt])
+        with pytest.raises(KeyboardInterrupt):
+            await llm.generate(PROMPTS[0], params)
+        seconds = 9.9
+        tokens = [5] if after == "tokens" else []
+        update = SimpleNamespace(id=-1, finish_reason=FinishReason.ABORT, new_tokens=tokens)
+        if after != "some time":
+            with mock.patch.object(llm, "_loop") as loop:
+                loop.take.return_value = [update], None
+                llm._take()
+        if after != "tokens":
+            with pytest.raises(InternalError, match="in the middle of a step"):
+                llm.check_health()
+        seconds = 10.0 if after == "some time" else seconds
+        if after != "aborts":
             llm.check_health()
 
     run(tiny_dir, main)
