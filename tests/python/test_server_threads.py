@@ -88,6 +88,25 @@ def test_nothing_is_compiled_in_the_event_loop(
     client.close()
 
 
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_parameters_are_not_checked_in_the_event_loop(
+    llm: AsyncLLM, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    check_now, threads = SamplingParams.__post_init__, []
+
+    def check_here(params: SamplingParams) -> None:
+        threads.append(threading.current_thread())
+        check_now(params)
+
+    client = Client(make_app(llm, ServerSettings(log_requests=False)))
+    monkeypatch.setattr(SamplingParams, "__post_init__", check_here)
+    body = {"prompt": "x"} if path == "/v1/completions" else {"messages": USER}
+    assert client.post(path, {**body, "max_tokens": 3}).status == 200
+    assert threads
+    assert threading.current_thread() not in threads
+    client.close()
+
+
 def test_others_go_on_while_many_prompts_are_opened(llm: AsyncLLM) -> None:
     async def main() -> None:
         serving = Serving(llm, ServerSettings())

@@ -98,10 +98,8 @@ class Completions:
     async def answer(self, body: CompletionRequest, request: Request) -> Response:
         """Continues the prompts."""
         self._serving.check_model(body.model)
-        params = self._params(body)
-        prompts = _prompts(body)
-        prepared = await self._serving.in_thread(
-            body, self._prepare, request, body, prompts, params
+        prompts, params, prepared = await self._serving.in_thread(
+            body, self._prepare, request, body
         )
         names = self._serving.token_names(body, skips_special=params.skip_special_tokens)
         choices = [
@@ -112,20 +110,18 @@ class Completions:
         return await self._serving.respond(request, body, prepared, choices)
 
     def _prepare(
-        self,
-        request: Request,
-        body: CompletionRequest,
-        prompts: list[str | list[int]],
-        params: SamplingParams,
-    ) -> list[PreparedPrompt]:
-        """Encodes the prompts; compiles what the parameters need."""
+        self, request: Request, body: CompletionRequest
+    ) -> tuple[list[str | list[int]], SamplingParams, list[PreparedPrompt]]:
+        """The prompts, how to sample, and the prompts encoded, with their grammars compiled."""
+        params = self._params(body)
+        prompts = _prompts(body)
         with under_names({"text": "prompt"}):
             token_ids = [
                 self._encode(prompt, f"prompt[{index}]" if len(prompts) > 1 else "prompt")
                 for index, prompt in enumerate(prompts)
             ]
         given = [TokensPrompt(prompt_token_ids=ids) for ids in token_ids]
-        return self._serving.prepare(request, body, given, params)
+        return prompts, params, self._serving.prepare(request, body, given, params)
 
     def _encode(self, prompt: str | list[int], where: str) -> list[int]:
         if isinstance(prompt, str):
