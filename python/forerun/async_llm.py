@@ -97,7 +97,7 @@ class AsyncLLM(LoadedModel):
         *,
         request_id: str | None = None,
         priority: int = 0,
-        timeout: float | None = None,
+        timeout: float | _core.Deadline | None = None,
     ) -> AsyncStream:
         """Generates for one prompt: an asynchronous iterator of CompletionDelta, one a token.
 
@@ -110,8 +110,9 @@ class AsyncLLM(LoadedModel):
             sampling_params: None takes `get_default_sampling_params()`, or those of `prepare`.
             request_id: the output's; None is a number of the engine's.
             priority: with scheduling_policy="priority"; lower values run first.
-            timeout: in seconds, from now on. What is not finished then ends at the next step with
-                DeadlineExceededError, after the deltas of the tokens so far.
+            timeout: in seconds, from now on, or a Deadline made before. What is not finished then
+                ends at the next step with DeadlineExceededError, after the deltas of the tokens
+                so far.
 
         Raises:
             InvalidArgumentError: the prompt or the parameters can never be served.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ pytest.importorskip("fastapi", reason="fastapi is not installed")
 
 import httpx2
 import server_models
-from server_client import Client
+from server_client import Client, Reply
 
 from forerun import AsyncLLM, SamplingParams
 from forerun.server.app import make_app
@@ -32,7 +33,7 @@ USER = [{"role": "user", "content": "x y"}]
 @pytest.fixture
 def llm(tmp_path: Path) -> Iterator[AsyncLLM]:
     target, _ = server_models.write_model(tmp_path)
-    llm = AsyncLLM(target, max_model_len=128)
+    llm = AsyncLLM(target, max_model_len=128, logits_processors=[server_models.FollowsScript])
     yield llm
     llm.close()
 
@@ -89,6 +90,59 @@ def test_nothing_is_compiled_in_the_event_loop(
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_a_client_may_leave_before_its_prompt_is_prepared(
+    llm: AsyncLLM, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    prepare, may_go_on, num_calls = llm.prepare, threading.Event(), 0
+
+    def prepare_slowly(prompts: Any, params: SamplingParams) -> Any:
+        nonlocal num_calls
+        num_calls += 1
+        assert may_go_on.wait(10)
+        return prepare(prompts, params)
+
+    monkeypatch.setattr(llm, "prepare", prepare_slowly)
+    client = Client(make_app(llm, ServerSettings(log_requests=False)))
+    given = {"prompt": "x"} if path == "/v1/completions" else {"messages": USER}
+    body = {**given, "max_tokens": 3, "guided_regex": "[ab]{2}"}
+    for _ in range(4):  # two run, and two wait for a thread
+        assert client.leave(path, body, 0) == 499
+    may_go_on.set()
+    assert client.post(path, body).status == 200
+    assert num_calls == 3, "what waits for a thread is given up"
+    client.close()
+
+
+def test_the_time_of_a_request_runs_while_its_prompt_is_prepared(
+    llm: AsyncLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare, may_go_on = llm.prepare, threading.Event()
+
+    def prepare_slowly(prompts: Any, params: SamplingParams) -> Any:
+        may_go_on.wait(0.8)
+        return prepare(prompts, params)
+
+    monkeypatch.setattr(llm, "prepare", prepare_slowly)
+    client = Client(make_app(llm, ServerSettings(log_requests=False)))
+    endless = {"prompt": "x", "max_tokens": 120, "ignore_eos": True}
+    endless["vllm_xargs"] = {"seconds": 0.01}
+    reply = client.complete(**endless, timeout=1.0, stream=True)
+    if reply.status == 200:  # else the machine was slow
+        *chunks, last = reply.chunks
+        assert len(chunks) <= 20
+        reply = Reply(408, reply.headers, json.dumps(last))
+    assert (reply.status, reply.error["code"]) == (408, "deadline_exceeded")
+    assert "the timeout of 1 s" in reply.error["message"]
+    assert client.complete(prompt="x", timeout=-1).error["param"] == "timeout"
+    monkeypatch.setattr(may_go_on, "wait", lambda _: threading.Event.wait(may_go_on, 10))
+    reply = client.complete(prompt="x", timeout=0.1)
+    assert (reply.status, reply.error["code"]) == (408, "deadline_exceeded")
+    assert not may_go_on.is_set(), "a request does not outlast its time in a thread"
+    may_go_on.set()
+    client.close()
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
 def test_parameters_are_not_checked_in_the_event_loop(
     llm: AsyncLLM, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
@@ -121,7 +175,7 @@ def test_others_go_on_while_many_prompts_are_opened(llm: AsyncLLM) -> None:
                 await asyncio.sleep(0)
 
         counting = asyncio.create_task(count())
-        streams = await serving._open(CompletionRequest(prompt="x"), prepared)
+        streams = await serving._open(CompletionRequest(prompt="x"), prepared, None)
         assert num_turns >= 50
         counting.cancel()
         for stream in streams:

@@ -123,9 +123,9 @@ def priority_list(priority: Any, count: int) -> list[int]:
 
 
 def deadline_after(timeout: Any) -> _core.Deadline | None:
-    """So many seconds from now on; None: never."""
-    if timeout is None:
-        return None
+    """So many seconds from now on, or a deadline as it is; None: never."""
+    if timeout is None or isinstance(timeout, _core.Deadline):
+        return timeout
     seconds = check_number("timeout", timeout)
     if not seconds > 0:
         raise InvalidArgumentError("timeout", timeout, "seconds above 0, or None")

@@ -124,7 +124,7 @@ class Chats:
         """Generates the next message."""
         serving = self._serving
         serving.check_model(body.model)
-        prompt, new_parser = await serving.in_thread(body, self._prepare, body, request)
+        prompt, new_parser = await serving.in_thread(request, body, self._prepare, body, request)
         params = prompt.params
         names = serving.token_names(body, skips_special=params.skip_special_tokens)
         shows_reasoning = body.include_reasoning is not False

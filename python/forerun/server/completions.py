@@ -99,7 +99,7 @@ class Completions:
         """Continues the prompts."""
         self._serving.check_model(body.model)
         prompts, params, prepared = await self._serving.in_thread(
-            body, self._prepare, request, body
+            request, body, self._prepare, request, body
         )
         names = self._serving.token_names(body, skips_special=params.skip_special_tokens)
         choices = [

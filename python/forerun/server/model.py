@@ -73,6 +73,6 @@ class Model(Protocol):
         prompt: PreparedPrompt,
         *,
         priority: int = 0,
-        timeout: float | None = None,
+        timeout: float | _core.Deadline | None = None,
     ) -> Stream:
         """Generates for one prompt, one token after the other."""

@@ -11,8 +11,10 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import Response
 
+from forerun import _core
+from forerun.engine.prompts import deadline_after
 from forerun.engine.requests import PreparedPrompt
-from forerun.errors import InvalidArgumentError
+from forerun.errors import DeadlineExceededError, InvalidArgumentError
 from forerun.outputs import TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.server.access_log import log_output
@@ -22,7 +24,7 @@ from forerun.server.model import Model, Stream
 from forerun.server.params import has_grammar, has_several_prompts, structure_names, under_names
 from forerun.server.protocol import ChatRequest, GenerationRequest
 from forerun.server.settings import ServerSettings
-from forerun.server.sse import ClientGoneError, stream_events, while_connected
+from forerun.server.sse import stream_events, while_connected
 from forerun.server.tenants import tenant_of
 from forerun.server.token_logprobs import TokenNames
 
@@ -31,7 +33,6 @@ _NUM_ENCODERS = 4
 _NUM_COMPILERS = 2
 _MAX_LOGPROBS = 4_000_000
 _MAX_COPIED = 1 << 20
-_CLIENT_CLOSED = 499  # nginx's status for it; no one reads it but the log
 
 
 class Serving:
@@ -89,14 +90,11 @@ class Serving:
             lambda output: log_output(request, output),
         )
         with under_names(self._names_of(body)):
-            streams = await self._open(body, prompts)
-            try:
-                if body.stream:
-                    return await stream_events(request, answer.chunks(streams, reports))
-                whole = answer.whole(streams, reports)
-                return json_response(await while_connected(request, whole))
-            except ClientGoneError:
-                return Response(status_code=_CLIENT_CLOSED)
+            streams = await self._open(body, prompts, request.state.deadline)
+            if body.stream:
+                return await stream_events(request, answer.chunks(streams, reports))
+            whole = answer.whole(streams, reports)
+            return json_response(await while_connected(request, whole))
 
     def _head(self, request: Request, body: GenerationRequest) -> dict[str, Any]:
         """What every part of an answer begins with."""
@@ -122,13 +120,28 @@ class Serving:
         return {**names, **salts, "num_completions": count}
 
     async def in_thread(
-        self, body: GenerationRequest, call: Callable[..., _T], *arguments: object
+        self,
+        request: Request,
+        body: GenerationRequest,
+        call: Callable[..., _T],
+        *arguments: object,
     ) -> _T:
-        """Runs what may take long, such as encoding a prompt: other requests go on meanwhile."""
+        """Runs what may take long, such as encoding a prompt: other requests go on meanwhile.
+
+        The first thing that is done for a request: its `timeout` runs from here on.
+
+        Raises:
+            ClientGoneError, DeadlineExceededError: what has not begun by then never does.
+        """
+        request.state.deadline = deadline_after(body.timeout)
         pool = self._compilers if has_grammar(body) else self._encoders
-        loop = asyncio.get_running_loop()
+        work = asyncio.get_running_loop().run_in_executor(pool, call, *arguments)
         with under_names(self._names_of(body)):
-            return await loop.run_in_executor(pool, call, *arguments)
+            try:
+                return await asyncio.wait_for(while_connected(request, work), body.timeout)
+            except asyncio.TimeoutError:
+                assert body.timeout is not None
+                raise DeadlineExceededError(body.timeout) from None
 
     def prepare(
         self,
@@ -167,9 +180,12 @@ class Serving:
                 raise InvalidArgumentError(name, f"{len(values or ())} tokens", expected)
 
     async def _open(
-        self, body: GenerationRequest, prompts: Sequence[PreparedPrompt]
+        self,
+        body: GenerationRequest,
+        prompts: Sequence[PreparedPrompt],
+        deadline: _core.Deadline | None,
     ) -> list[Stream]:
-        options: dict[str, Any] = {"timeout": body.timeout, "priority": body.priority or 0}
+        options: dict[str, Any] = {"timeout": deadline, "priority": body.priority or 0}
         streams: list[Stream] = []
         async with self._opening:  # two that take the room of each other would both be refused
             self.llm.check_room(sum(each.params.n for each in prompts))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from forerun.server.errors import to_api_error
+from forerun.server.errors import ApiError, to_api_error
 
 _T = TypeVar("_T")
 _LOGGER = logging.getLogger("forerun.server")
@@ -21,8 +21,12 @@ _COMMENT = b": waiting for the first token\n\n"
 _DONE = b"data: [DONE]\n\n"
 
 
-class ClientGoneError(Exception):
+class ClientGoneError(ApiError):
     """The client closed the connection before its answer was complete."""
+
+    def __init__(self) -> None:
+        # nginx's status for it; no one reads it but the log.
+        super().__init__(499, "the client closed the connection", code="client_closed_request")
 
 
 # Line ends for str.splitlines, with which many clients read a stream's lines.
