@@ -28,7 +28,7 @@ from forerun.errors import InvalidArgumentError
 from forerun.server.run import listen
 from forerun.server.settings import ServerSettings
 from forerun.tools import cli
-from forerun.tools.cli_serve import engine_options_of, settings_of
+from forerun.tools.cli_serve import engine_options_of, guarded, settings_of
 from forerun.vllm_fields import ENGINE_ARGS, Kind
 
 
@@ -96,14 +96,62 @@ def test_every_setting_has_an_option(tmp_path: Path) -> None:
     assert settings_of(parsed("--allowed-hosts", "*")) == ServerSettings(allowed_hosts=("*",))
 
 
-def test_without_keys_a_server_of_this_machine_is_called_by_its_names_alone() -> None:
-    local = ("localhost", "127.0.0.1", "::1")
-    for host in (None, *local):
-        options = [] if host is None else ["--host", host]
-        assert settings_of(parsed(*options)).allowed_hosts == local
-        assert settings_of(parsed(*options, "--api-key", "a")).allowed_hosts == ()
-    assert settings_of(parsed("--host", "0.0.0.0")).allowed_hosts == ()
-    assert settings_of(parsed("--allowed-hosts", "me.example")).allowed_hosts == ("me.example",)
+@pytest.mark.parametrize(
+    ("host", "is_local"),
+    [
+        ("127.0.0.1", True),
+        ("127.0.0.2", True),
+        ("localhost", True),
+        ("LOCALHOST", True),
+        ("0.0.0.0", False),
+    ],
+)
+def test_without_keys_a_server_of_this_machine_is_called_by_its_names_alone(
+    host: str, is_local: bool
+) -> None:
+    def allowed(*options: str) -> tuple[str, ...]:
+        settings = settings_of(parsed("--host", host, "--port", "0", *options))
+        with listen(settings) as listener:
+            return guarded(settings, listener.getsockname()[0]).allowed_hosts
+
+    assert allowed() == (("localhost",) if is_local else ())
+    assert allowed("--api-key", "a") == ()
+    assert allowed("--allowed-hosts", "*") == ("*",)
+    assert allowed("--allowed-hosts", "me.example") == ("me.example",)
+
+
+@pytest.mark.parametrize(
+    ("address", "is_local"),
+    [
+        ("::1", True),
+        ("::ffff:127.0.0.1", True),
+        ("::", False),
+        ("192.0.2.1", False),
+        ("fe80::1%eth0", False),
+    ],
+)
+def test_a_server_is_local_by_its_address(address: str, is_local: bool) -> None:
+    assert guarded(ServerSettings(), address).allowed_hosts == (("localhost",) * is_local)
+
+
+def test_web_pages_cannot_give_a_local_server_their_name(tiny_dir: Path) -> None:
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "forerun", "serve", str(tiny_dir), "--port", "0"),
+            *("--host", "localhost", "--num-threads", "1"),
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout is not None
+    try:
+        url = f"{base_url(shlex.split(process.stdout.readline()))}/health"
+        for host, status in (("chat.localhost", 200), ("evil.example", 403)):
+            assert httpx2.get(url, headers={"host": host}).status_code == status
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_keys_may_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

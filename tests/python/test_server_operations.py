@@ -19,6 +19,7 @@ from server_apps import small_app
 from starlette.testclient import TestClient
 
 from forerun.server.access_log import configure_logs
+from forerun.server.auth import HostCheck
 from forerun.server.limits import BodyLimit
 from forerun.server.settings import ServerSettings
 
@@ -212,19 +213,36 @@ def test_more_requests_than_may_be_answered_at_once_are_refused() -> None:
     [
         ("localhost", 200),
         ("LOCALHOST:8000", 200),
+        ("localhost.:8000", 200),
+        ("Chat.localhost", 200),
+        ("a.b.localhost.", 200),
+        ("host.docker.internal:8000", 200),
+        ("127.0.0.2", 200),
+        ("192.168.1.7:8000", 200),
+        ("[FE80::1]:8000", 200),
+        ("me.example", 200),
+        ("ME.example.:8000", 200),
         ("127.0.0.1:8000", 200),
         ("[::1]:8000", 200),
         ("[::1]", 200),
         ("evil.example", 403),
         ("evil.example:8000", 403),
         ("localhost.evil.example", 403),
+        ("evillocalhost", 403),
+        ("docker.internal", 403),
+        ("a.host.docker.internal", 403),
+        ("a.me.example", 403),
+        ("127.0.0.1.evil.example", 403),
+        ("[evil]", 403),
+        ("localhost..", 403),
+        (".", 403),
         ("localhost:8000:8000", 403),
         ("::1", 403),
         ("", 403),
     ],
 )
 def test_a_server_is_called_by_its_own_names(host: str, status: int) -> None:
-    app = small_app(allowed_hosts=["localhost", "127.0.0.1", "::1"])
+    app = small_app(allowed_hosts=["me.example"])
     for path in ("/", "/health", "/v1/output", "/metrics"):
         response = TestClient(app).get(path, headers={"host": host})
         assert response.status_code == status, path
@@ -233,6 +251,33 @@ def test_a_server_is_called_by_its_own_names(host: str, status: int) -> None:
     for hosts in ([], ["*"]):
         client = TestClient(small_app(allowed_hosts=hosts))
         assert client.get("/health", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("version", "hosts", "status"),
+    [
+        ("1.0", [], 200),
+        ("1.0", ["evil.example"], 403),
+        ("1.0", ["localhost", "localhost"], 403),
+        ("1.1", [], 403),
+        ("1.1", ["localhost", "evil.example"], 403),
+    ],
+)
+def test_only_old_clients_may_leave_the_name_out(
+    version: str, hosts: list[str], status: int
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", host.encode()) for host in hosts]
+    scope = {"type": "http", "http_version": version, "headers": headers}
+    asyncio.run(HostCheck(app, ["localhost"])(scope, None, send))  # type: ignore[arg-type]
+    assert sent[0]["status"] == status
 
 
 def test_other_origins_are_refused_unless_they_are_named() -> None:

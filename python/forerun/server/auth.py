@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import re
 from collections.abc import Sequence
 
@@ -15,6 +16,8 @@ from forerun.server.tenants import tenant_of_key
 # A load balancer and a person's browser have no key. Neither path tells anything of a request.
 OPEN_PATHS = frozenset({"/", "/health"})
 _OPEN_METHODS = frozenset({"GET", "HEAD"})
+# Names that lead nowhere else: the second is this machine as its containers call it.
+_LOCAL_NAMES = frozenset({"localhost", "host.docker.internal"})
 # An IPv6 address or a name, and a port.
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^:\[\]]+))(?::\d*)?")
 
@@ -58,17 +61,18 @@ class HostCheck:
 
     A web page may have a name that leads to this machine ("DNS rebinding"). Its requests are of one
     origin with it, so that CORS does not keep it from reading the answers; its name tells them.
+    Addresses and the names of this machine itself are always those of the server: no page has them.
 
     Args:
-        hosts: names and addresses, in lower case and without a port.
+        hosts: further names, in lower case and without a port.
     """
 
     def __init__(self, app: ASGIApp, hosts: Sequence[str]) -> None:
         self._app = app
-        self._hosts = frozenset(hosts)
+        self._hosts = frozenset(host.removesuffix(".") for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and _host(scope) not in self._hosts:
+        if scope["type"] == "http" and not self._is_own(scope):
             message = (
                 "This server is not called by this name (the request's Host). The option "
                 "--allowed-hosts lists its names."
@@ -77,12 +81,28 @@ class HostCheck:
             return
         await self._app(scope, receive, send)
 
+    def _is_own(self, scope: Scope) -> bool:
+        """Whether the one Host is a name of the server; browsers always send it."""
+        headers = [value for name, value in scope["headers"] if name == b"host"]
+        if len(headers) != 1:
+            return not headers and scope["http_version"] == "1.0"
+        found = _HOST.fullmatch(headers[0].decode("latin-1").lower())
+        if found is None:
+            return False
+        host = (found[1] or found[2]).removesuffix(".")
+        return host in self._hosts or _is_local(host) or _is_address(host)
 
-def _host(scope: Scope) -> str | None:
-    """The one Host, without its port; None where there is none or several."""
-    headers = [value for name, value in scope["headers"] if name == b"host"]
-    found = _HOST.fullmatch(headers[0].decode("latin-1").lower()) if len(headers) == 1 else None
-    return (found[1] or found[2]) if found else None
+
+def _is_local(host: str) -> bool:
+    return host in _LOCAL_NAMES or host.endswith(".localhost")
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
 
 
 def _digest(key: str) -> bytes:

@@ -37,8 +37,8 @@ class ServerSettings:
         served_model_names: names of the model in requests, the first in responses; empty: MODEL.
         root_path: the prefix under which a proxy offers the server, such as "/llm".
         allowed_origins: web pages of which origins may call the server (CORS); "*" is all.
-        allowed_hosts: names and addresses under which clients may call the server, without ports;
-            "*" or none of them: all.
+        allowed_hosts: names under which clients may call the server, without ports, besides its
+            addresses and localhost; "*" or none of them: all.
         forwarded_allow_ips: proxies whose X-Forwarded-For and X-Forwarded-Proto are believed.
         max_body_bytes: of a request; larger ones get status 413.
         read_seconds: how long a client may take to send a request, or read nothing of an answer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
+import ipaddress
 import json
 import os
 import sys
@@ -31,7 +32,6 @@ _OF_SERVER = {
     "stream_interval",
 }
 _DEFAULTS = ServerSettings()
-_LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 
 
 def add_serve(commands: Any) -> None:
@@ -82,8 +82,8 @@ def _add_access(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="names and addresses under which clients may call the server; '*' is all (default: "
-        "all, and those of this machine with a --host of this machine alone and without keys)",
+        help="names under which clients may call the server, besides its addresses and localhost; "
+        "'*' is all (default: all; none if only this machine reaches the server, without keys)",
     )
     group.add_argument(
         "--forwarded-allow-ips",
@@ -208,6 +208,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     configure_logs(settings)
     with listen(settings) as listener:
+        settings = guarded(settings, listener.getsockname()[0])
         # The web framework is imported while the weights are read.
         imports = threading.Thread(target=importlib.import_module, args=("forerun.server.app",))
         imports.start()
@@ -246,11 +247,24 @@ def settings_of(options: argparse.Namespace) -> ServerSettings:
         ]
     if "chat_template" in given:
         given["chat_template"] = _template(given["chat_template"])
-    settings = ServerSettings(**given)
-    if "allowed_hosts" not in given and not settings.api_keys and settings.host in _LOCAL_HOSTS:
-        # No key keeps a web page out that has a name which leads to this machine.
-        settings = replace(settings, allowed_hosts=_LOCAL_HOSTS)
-    return settings
+    return ServerSettings(**given)
+
+
+def guarded(settings: ServerSettings, address: str) -> ServerSettings:
+    """The settings of a server that listens at the IP address.
+
+    No key keeps a web page out of a server of this machine whose name leads here. So a server
+    without keys, and without names of its own, is called by those of this machine alone.
+    """
+    if settings.allowed_hosts or settings.api_keys or not _is_loopback(address):
+        return settings
+    return replace(settings, allowed_hosts=("localhost",))
+
+
+def _is_loopback(address: str) -> bool:
+    found = ipaddress.ip_address(address)
+    mapped = getattr(found, "ipv4_mapped", None)
+    return (mapped or found).is_loopback
 
 
 def engine_options_of(options: argparse.Namespace) -> dict[str, Any]:
