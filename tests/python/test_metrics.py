@@ -194,8 +194,8 @@ def test_counters_add_up_over_completions_stops_and_aborts(tiny_dir: Path) -> No
     )  # sees the aborts
     metrics, counts = by_name(llm), labelled(llm, "vllm:request_success", "finished_reason")
 
-    assert set(counts) == {"stop", "length", "abort", "error"}
-    assert (counts["abort"], counts["error"]) == (2, 0)
+    assert set(counts) == {"stop", "length", "abort", "deadline", "error"}
+    assert (counts["abort"], counts["deadline"], counts["error"]) == (2, 0, 0)
     assert sum(counts.values()) == num_prompts + 2 + 1
     for name in OF_REQUESTS:
         histogram = metrics[f"vllm:{name}"]

@@ -68,6 +68,8 @@ async def stream_events(
             yield event(first.result())
             async for chunk in chunks:
                 yield event(chunk)
+                # Where more chunks are ready, a client that has gone is noticed before the next.
+                await asyncio.sleep(0)
         except Exception as error:
             answer = to_api_error(error)
             if answer.status == 500:  # there is no status left to tell the server's log
