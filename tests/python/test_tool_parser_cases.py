@@ -202,6 +202,14 @@ def test_converted_strings_are_passed_on_piece_by_piece() -> None:
     assert parser.push(" two\n") == [ToolCallArguments(0, " two")]
 
 
+def test_the_beginning_of_a_quote_is_no_value() -> None:
+    text = '<|tool_call>call:f{a:[null,<|"|>x<|"|>]}<tool_call|>'
+    for size in range(text.index("<|") + 30, len(text)):
+        events = parse([text[:size]], "gemma4", None)
+        arguments = "".join(e.text for e in events if isinstance(e, ToolCallArguments))
+        assert '{"a": [null, "x"]}'.startswith(arguments), text[:size]
+
+
 def test_an_output_that_ends_early_keeps_what_there_is() -> None:
     for text in ("a\n", "<tool_", '<tool_call>\n{"name": "f', '<tool_call>{"arguments": {}'):
         assert joined(parse(list(text), "hermes")) == [(ContentDelta, 0, text)]

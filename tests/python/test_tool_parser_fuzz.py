@@ -117,7 +117,8 @@ def check_damage(writer: str, data: st.DataObject) -> None:
 
 # Smaller failing examples are not looked for: that takes minutes.
 PHASES = [phase for phase in Phase if phase not in (Phase.shrink, Phase.explain)]
-few = settings(max_examples=20, deadline=None, phases=PHASES)
+# The same ones each time: what a random one finds is no fault of the change that ran into it.
+few = settings(max_examples=20, deadline=None, phases=PHASES, derandomize=True)
 many = settings(max_examples=4000, deadline=None, phases=PHASES)
 
 

@@ -117,12 +117,13 @@ class GemmaParser(ConvertingParser):
         return True
 
     def _string(self) -> Step[bool | None]:
-        if not (yield from self._reader.accept(self._quote)):
-            return None
+        reader = self._reader
+        if not (yield from reader.accept(self._quote)):
+            rest = reader.text[reader.position :]
+            # With the beginning of a quote the output ends.
+            return False if rest and self._quote.startswith(rest) else None
         self._arguments('"')
-        quote = yield from self._reader.stream_until(
-            (self._quote,), self._characters, is_closed=True
-        )
+        quote = yield from reader.stream_until((self._quote,), self._characters, is_closed=True)
         self._arguments('"' if quote else "")
         return bool(quote)
 
