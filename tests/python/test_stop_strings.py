@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from hypothesis import given, settings
@@ -62,6 +64,64 @@ def test_no_piece_goes_beyond_a_stop_string(
         seen += decoder.push([token])
         assert text.startswith(seen)
     assert seen + decoder.finish() == text
+
+
+def longest_beginning(text: bytes, stops: list[bytes]) -> int:
+    """Length of the longest end of the text that begins a stop string."""
+    return max(n for stop in stops for n in range(len(stop)) if n == 0 or text.endswith(stop[:n]))
+
+
+@settings(max_examples=500, deadline=None)
+@given(
+    st.lists(st.text("ab", max_size=4), min_size=5, max_size=5),
+    st.lists(st.text("ab", min_size=1, max_size=3), min_size=1, max_size=3),
+    st.lists(st.integers(1, 6), min_size=3, max_size=3),
+    st.lists(st.lists(st.integers(0, 4), max_size=3), max_size=20),
+)
+def test_what_may_begin_a_stop_string_is_held_and_no_more(
+    words: list[str], parts: list[str], repeats: list[int], pushes: list[list[int]]
+) -> None:
+    whole = [text.encode() for text in words]
+    plain = [*whole[:3], b"", b""]
+    stops = [part * count for part, count in zip(parts, repeats, strict=False)]
+    encoded = [stop.encode() for stop in stops]
+    decoder = Detokenizer(TokenBytes(plain, whole), stops)
+    shown = named = b""
+    marks: list[bool] = []  # of the bytes of `named`: whether they are shown
+    num_released = 0
+    for ids in pushes:
+        for token in ids:
+            shown += plain[token]
+            named += whole[token]
+            marks += [bool(plain[token])] * len(whole[token])
+        num_named = longest_beginning(named, encoded)
+        num_held = sum(marks[len(marks) - num_named :])
+        num_held = max(num_held, longest_beginning(shown, encoded))
+        other = decoder.copy()
+        for each in (decoder, other):
+            assert each.push(ids).encode() == shown[num_released : len(shown) - num_held]
+        num_released = len(shown) - num_held
+
+
+@pytest.mark.parametrize("piece", ["a", "aaab", "ab" * 20, "b" + "a" * 300])
+def test_a_long_stop_string_is_compared_a_few_times_for_each_byte(piece: str) -> None:
+    table = [piece.encode()]
+    decoder = Detokenizer(TokenBytes(table, table), ["a" * 2000 + "b", "ab" * 1000])
+    num_comparisons = 0
+
+    def count(frame: FrameType, event: str, called: object) -> None:
+        nonlocal num_comparisons
+        num_comparisons += event == "c_call" and getattr(called, "__name__", "") == "endswith"
+
+    num_tokens = 4000 // len(piece)
+    sys.setprofile(count)
+    try:
+        for _ in range(num_tokens):
+            decoder.push([0])
+    finally:
+        sys.setprofile(None)
+    # Each byte at most twice, for two stop strings, in the text with names and that without.
+    assert 0 < num_comparisons <= 8 * num_tokens * len(piece)
 
 
 @pytest.fixture(scope="module")

@@ -120,6 +120,8 @@ class Detokenizer:
         self._named_table = tables.whole
         self._stops = [stop.encode() for stop in stops]
         self._longest_beginning = max(map(len, self._stops), default=1) - 1
+        # What `_matches` found in the text as it is shown, and in that with the names.
+        self._shown_matches = self._named_matches = (0,) * len(self._stops)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = b""  # what is not released
         # The last bytes with the names of omitted tokens, as far as a stop string may begin there.
@@ -135,18 +137,22 @@ class Detokenizer:
 
     def push(self, token_ids: Sequence[int]) -> str:
         """Appends tokens; returns the text that is now final."""
-        self._held += join_bytes(self._shown_table, token_ids)
+        shown = join_bytes(self._shown_table, token_ids)
+        self._held += shown
         if not self._stops:
             return self._release(len(self._held))
+        num_old = len(self._named)
         for token in token_ids:
             name = join_bytes(self._named_table, [token])
             self._named += name
             self._is_shown += bytes([bool(join_bytes(self._shown_table, [token]))]) * len(name)
-        num_named = self._num_undecided(self._named)
-        num_shown = sum(self._is_shown[len(self._named) - num_named :])
+        num_new = len(self._named) - num_old
+        self._shown_matches = self._matches(self._held, self._shown_matches, len(shown))
+        self._named_matches = self._matches(self._named, self._named_matches, num_new)
+        num_shown = self._is_shown.count(1, len(self._named) - max(self._named_matches))
         keep = len(self._named) - self._longest_beginning
         self._named, self._is_shown = self._named[max(keep, 0) :], self._is_shown[max(keep, 0) :]
-        return self._release(len(self._held) - max(num_shown, self._num_undecided(self._held)))
+        return self._release(len(self._held) - max(num_shown, *self._shown_matches))
 
     def finish(self, token_ids: Sequence[int] = (), num_text_bytes: int = -1) -> str:
         """The rest of the text; the whole is cut to `num_text_bytes` unless that is negative."""
@@ -161,13 +167,22 @@ class Detokenizer:
         self._num_released += len(chunk)
         return self._decoder.decode(chunk, final)
 
-    def _num_undecided(self, text: bytes) -> int:
-        """Length of the longest end of the text that begins a stop string."""
-        longest = 0
-        for stop in self._stops:
-            lengths = range(min(len(stop) - 1, len(text)), longest, -1)
-            longest = next((n for n in lengths if text.endswith(stop[:n])), longest)
-        return longest
+    def _matches(self, text: bytes, before: tuple[int, ...], num_new: int) -> tuple[int, ...]:
+        """How many bytes of each stop string, but not all of them, the text ends with.
+
+        Args:
+            before: the same without the text's last `num_new` bytes.
+        """
+        # The rest of a match was one before. So each byte costs about two comparisons of a stop
+        # string: what raises its match by one lets it be lowered by one, once.
+        return tuple(
+            _match(text, stop, min(len(stop) - 1, num + num_new))
+            for stop, num in zip(self._stops, before, strict=True)
+        )
+
+
+def _match(text: bytes, stop: bytes, most: int) -> int:
+    return next((n for n in range(most, 0, -1) if text.endswith(stop[:n])), 0)
 
 
 def join_bytes(table: Sequence[bytes], token_ids: Sequence[int]) -> bytes:
