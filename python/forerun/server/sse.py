@@ -19,6 +19,7 @@ _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 _PATIENCE_SECONDS = 10.0
 _COMMENT = b": waiting for the first token\n\n"
 _DONE = b"data: [DONE]\n\n"
+_MAX_READY = 256  # events that wait for the client
 
 
 class ClientGoneError(ApiError):
@@ -42,7 +43,7 @@ def event(body: Any) -> bytes:
 async def stream_events(
     request: Request, chunks: AsyncGenerator[dict[str, Any], None]
 ) -> StreamingResponse:
-    """An answer of one event for each chunk.
+    """An answer of one event for each chunk; those that are ready together are written together.
 
     What fails before the answer has begun is raised, so that it can be answered with a status; a
     later failure is an event of its own. The answer begins with the first chunk, or after some
@@ -51,36 +52,57 @@ async def stream_events(
     Raises:
         ClientGoneError: the client disconnected before the answer had begun.
     """
-    first = asyncio.ensure_future(anext(chunks))
+    ready: asyncio.Queue[bytes | Exception] = asyncio.Queue(_MAX_READY)
+    reader = asyncio.ensure_future(_read(chunks, ready))
+    first = asyncio.ensure_future(ready.get())
     try:
         await while_connected(request, asyncio.wait({first}, timeout=_PATIENCE_SECONDS))
-        if first.done():
-            first.result()
+        if first.done() and isinstance(error := first.result(), Exception):
+            raise error
     except BaseException:
-        await _cancel(first)
+        await _cancel(first, reader)
         raise
 
-    async def events() -> AsyncIterator[bytes]:
+    async def parts() -> AsyncIterator[bytes]:
         try:
             while not first.done():
                 yield _COMMENT
                 await asyncio.wait({first}, timeout=_PATIENCE_SECONDS)
-            yield event(first.result())
-            async for chunk in chunks:
-                yield event(chunk)
-                # Where more chunks are ready, a client that has gone is noticed before the next.
-                await asyncio.sleep(0)
-        except Exception as error:
-            answer = to_api_error(error)
-            if answer.status == 500:  # there is no status left to tell the server's log
-                _LOGGER.error("a stream failed", exc_info=error)
-            yield event(answer.body())
+            events = [_bytes_of(first.result())]
+            while events:
+                while not ready.empty():
+                    events.append(_bytes_of(ready.get_nowait()))
+                yield b"".join(events)
+                has_ended = reader.done() and ready.empty()
+                events = [] if has_ended else [_bytes_of(await ready.get())]
         finally:
-            await _cancel(first)
-            await chunks.aclose()
-        yield _DONE
+            await _cancel(first, reader)
 
-    return StreamingResponse(events(), headers=_HEADERS, media_type="text/event-stream")
+    return StreamingResponse(parts(), headers=_HEADERS, media_type="text/event-stream")
+
+
+async def _read(
+    chunks: AsyncGenerator[dict[str, Any], None], ready: asyncio.Queue[bytes | Exception]
+) -> None:
+    """Puts the event of each chunk, as soon as it is there, and then the end or an error."""
+    last: bytes | Exception = _DONE
+    try:
+        async for chunk in chunks:
+            await ready.put(event(chunk))
+    except Exception as error:
+        last = error
+    finally:
+        await chunks.aclose()
+    await ready.put(last)
+
+
+def _bytes_of(item: bytes | Exception) -> bytes:
+    if isinstance(item, bytes):
+        return item
+    answer = to_api_error(item)
+    if answer.status == 500:  # there is no status left to tell the server's log
+        _LOGGER.error("a stream failed", exc_info=item)
+    return event(answer.body()) + _DONE
 
 
 async def while_connected(request: Request, work: Awaitable[_T]) -> _T:

@@ -1,0 +1,155 @@
+"""How the events of a stream are written: together where they are ready together."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Any
+
+import pytest
+
+pytest.importorskip("fastapi", reason="fastapi is not installed")
+
+from fastapi import Request
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from forerun.server import sse
+from forerun.server.errors import ApiError
+from forerun.server.sse import event, stream_events
+
+Chunks = AsyncGenerator[dict[str, Any], None]
+DONE = b"data: [DONE]\n\n"
+FAILURE = ApiError(500, "it failed", code="request_failed")
+
+
+class Client:
+    """The receiving end of a request."""
+
+    def __init__(self) -> None:
+        self.gone = asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    @property
+    def request(self) -> Request:
+        return Request({"type": "http"}, self.receive)
+
+
+async def in_steps(steps: list[int], error: Exception | None, may_go_on: asyncio.Event) -> Chunks:
+    """So many chunks at once, as the steps of an engine add tokens."""
+    number = 0
+    for count in steps:
+        await may_go_on.wait()
+        may_go_on.clear()
+        for _ in range(count):
+            number += 1
+            yield {"number": number}
+    if error is not None:
+        await may_go_on.wait()
+        raise error
+
+
+async def written(steps: list[int], error: Exception | None) -> list[bytes]:
+    """What is written for each step; the next one begins after that."""
+    may_go_on = asyncio.Event()
+    may_go_on.set()
+    response = await stream_events(Client().request, in_steps(steps, error, may_go_on))
+    parts = []
+    async for part in response.body_iterator:
+        parts.append(bytes(part))  # type: ignore[arg-type]
+        may_go_on.set()
+    return parts
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.booleans())
+def test_chunks_of_a_step_are_written_at_once(steps: list[int], fails: bool) -> None:
+    parts = asyncio.run(written(steps, FAILURE if fails else None))
+    ends = [sum(steps[: index + 1]) for index in range(len(steps))]
+    events = [
+        [event({"number": number + 1}) for number in range(end - count, end)]
+        for count, end in zip(steps, ends, strict=True)
+    ]
+    expected = [b"".join(each) for each in events]
+    if fails:
+        expected.append(event(FAILURE.body()) + DONE)
+    else:
+        expected[-1] += DONE
+    assert parts == expected
+
+
+def test_a_stream_without_chunks_has_an_end() -> None:
+    assert asyncio.run(written([], None)) == [DONE]
+    with pytest.raises(ApiError, match="it failed"):
+        asyncio.run(written([], FAILURE))
+
+
+def test_chunks_are_not_made_long_before_the_client_reads_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sse, "_MAX_READY", 8)
+    num_made = 0
+    is_closed = False
+
+    async def endless() -> Chunks:
+        nonlocal num_made, is_closed
+        try:
+            while True:
+                num_made += 1
+                yield {}
+        finally:
+            is_closed = True
+
+    async def main() -> None:
+        response = await stream_events(Client().request, endless())
+        parts = response.body_iterator
+        for number in range(1, 4):
+            await anext(parts)  # type: ignore[call-overload]
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert num_made <= (number + 1) * 9 + 1
+        await parts.aclose()  # type: ignore[union-attr]
+        assert is_closed
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("num_chunks", [0, 2])
+def test_a_stream_ends_while_it_waits_when_its_client_has_gone(num_chunks: int) -> None:
+    is_closed = False
+
+    async def unfinished() -> Chunks:
+        nonlocal is_closed
+        try:
+            for number in range(num_chunks):
+                yield {"number": number}
+            await asyncio.Event().wait()
+        finally:
+            is_closed = True
+
+    async def main() -> None:
+        client = Client()
+        sent: list[dict[str, Any]] = []
+
+        async def send(message: dict[str, Any]) -> None:
+            sent.append(message)
+            if message["type"] == "http.response.body":
+                client.gone.set()
+
+        if num_chunks == 0:
+            client.gone.set()
+            with pytest.raises(sse.ClientGoneError):
+                await stream_events(client.request, unfinished())
+        else:
+            response = await stream_events(client.request, unfinished())
+            scope = {"type": "http", "asgi": {"spec_version": "2.3"}}
+            await response(scope, client.receive, send)  # type: ignore[arg-type]
+            events = b"".join(event({"number": number}) for number in range(num_chunks))
+            assert [message.get("body") for message in sent] == [None, events]
+        await asyncio.sleep(0.01)
+        assert is_closed
+
+    asyncio.run(main())
