@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from checkpoint_files import Checkpoint
 from drafter_checkpoints import HIDDEN, VOCAB, Random, add_mtp, make_target
-from drafter_rows import ROWS
+from drafter_rows import ROWS, Row
 
 from forerun import LLM, CheckpointError, InvalidArgumentError
 
@@ -318,11 +318,18 @@ def test_a_drafter_that_is_not_there_is_named(target: Path, tmp_path: Path) -> N
         load(target, tmp_path / "file")
     with pytest.raises(InvalidArgumentError, match="revision: got main"):
         load(target, target, revision="main")
-    made = drafter(E3).write(tmp_path / "drafter")
-    with pytest.raises(
-        CheckpointError, match=r"a drafter: eagle3 .*a language model; drafters are given as"
-    ):
-        LLM(made, speculative_config={"model": target}, skip_tokenizer_init=True)
+
+
+HEADS = [row for row in ROWS if row.make is not None and row.method != "draft_model"]
+
+
+@pytest.mark.parametrize("row", HEADS, ids=[row.name for row in HEADS])
+def test_a_drafter_is_not_taken_for_a_model(row: Row, tmp_path: Path) -> None:
+    target, made = row.write(tmp_path)
+    message = r"a drafter: .*a language model; drafters are given as"
+    for given in (None, {"model": target}):
+        with pytest.raises(CheckpointError, match=message):
+            LLM(made, speculative_config=given, skip_tokenizer_init=True)
 
 
 def test_a_target_without_layers_for_mtp_is_told(target: Path) -> None:

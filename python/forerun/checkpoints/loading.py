@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 
+from forerun import _core
 from forerun.checkpoints.model_cache import cached
 from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.util.checks import check_path
@@ -31,14 +32,32 @@ def resolve_model(
         revision: the branch, tag or commit of a model on the hub.
         progress: show a progress bar while a .gguf file is converted.
     """
-    directory = _resolve("model", model, revision, progress)
-    _refuse_drafter(directory)
-    return as_safetensors(directory)
+    return as_safetensors(_resolve("model", model, revision, progress))
 
 
 def resolve_drafter(model: str | os.PathLike[str], revision: str | None = None) -> Path:
     """The local directory of a drafter, as it is."""
     return _resolve("speculative_config.model", model, revision, True)
+
+
+def refuse_drafter(directory: Path) -> None:
+    """Raises CheckpointError where a directory holds a drafter.
+
+    It reads the headers of all weight files, so models that load are not asked.
+    """
+    from forerun.checkpoints.inspection.detect import detect, strip_prefixes
+    from forerun.checkpoints.inspection.tensors import read_tensors
+
+    try:
+        found = detect(strip_prefixes(read_tensors(directory)), {})
+    except CheckpointError:
+        return
+    if found.name != "target":
+        raise CheckpointError(
+            "model",
+            f"{directory}, a drafter: {found.name} ({found.evidence})",
+            "a language model; drafters are given as speculative_config={'model': ...}",
+        )
 
 
 def _resolve(
@@ -60,22 +79,6 @@ def _resolve(
         reason = f"a path that can be read ({error.strerror})"
         raise CheckpointError(field, str(path), reason) from error
     return path
-
-
-def _refuse_drafter(directory: Path) -> None:
-    from forerun.checkpoints.inspection.detect import detect, strip_prefixes
-    from forerun.checkpoints.inspection.tensors import read_tensors
-
-    try:
-        found = detect(strip_prefixes(read_tensors(directory)), {})
-    except CheckpointError:
-        return  # the engine says what is wrong with a model
-    if found.name != "target":
-        raise CheckpointError(
-            "model",
-            f"{directory}, a drafter: {found.name} ({found.evidence})",
-            "a language model; drafters are given as speculative_config={'model': ...}",
-        )
 
 
 def _converted(gguf: Path, progress: bool) -> Path:
@@ -104,11 +107,11 @@ def _fingerprint(*paths: Path) -> str:
 
 def as_safetensors(directory: Path) -> Path:
     """A directory with the same checkpoint in safetensors: itself, or one in the cache."""
-    from forerun.checkpoints.convert.pickles import write_as_safetensors
-
     name = _name_in_cache(directory)
     if name is None:
         return directory
+    from forerun.checkpoints.convert.pickles import write_as_safetensors
+
     return cached(name, lambda target: write_as_safetensors(directory, target))
 
 
@@ -119,12 +122,11 @@ def is_same_model(directory: Path, resolved: Path) -> bool:
 
 def _name_in_cache(directory: Path) -> str | None:
     """None for a checkpoint that is in safetensors already."""
-    from forerun import _core
-    from forerun.checkpoints.convert.pickles import files_beside
-
     files = _core.find_weight_files(os.fsencode(directory))
     if not files.names or not files.are_pickled:
         return None
+    from forerun.checkpoints.convert.pickles import files_beside
+
     sources = [*files_beside(directory), *(directory / name for name in files.names)]
     return f"{directory.resolve().name}-{_fingerprint(*sources)}"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forerun import _core
-from forerun.checkpoints.loading import resolve_model
+from forerun.checkpoints.loading import refuse_drafter, resolve_model
 from forerun.engine.config import num_past_outputs, settle_options
 from forerun.engine.generation_config import recommended_params
 from forerun.engine.prompts import (
@@ -26,7 +26,7 @@ from forerun.engine.prompts import (
 from forerun.engine.requests import PreparedPrompt, Request
 from forerun.engine.scoreboard import Scoreboard
 from forerun.engine.streams import Stream
-from forerun.errors import InvalidArgumentError
+from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.logits_processors import engine_processors
 from forerun.metrics import EngineMetrics, Metric, engine_metrics
 from forerun.outputs import TokensPrompt
@@ -60,6 +60,18 @@ class LoadedModel:
         self._generation_config = "auto" if source is None else os.fspath(source)
         self._generation_overrides = dict(options.get("override_generation_config") or {})
         self.directory = resolve_model(model, revision=options.get("revision"))
+        try:
+            self._load(model, core_options, options)
+        except CheckpointError:
+            refuse_drafter(self.directory)  # says more than which file or tensor is missing
+            raise
+
+    def _load(
+        self,
+        model: str | os.PathLike[str],
+        core_options: _core.EngineOptions,
+        options: dict[str, Any],
+    ) -> None:
         core_options.model = str(self.directory)
         self.labels = {"model_name": str(model), "engine": "0"}
         level = options.get("per_request_spec_decode_metrics", "none")

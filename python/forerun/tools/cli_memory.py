@@ -76,12 +76,13 @@ def _tenants(options: argparse.Namespace) -> list[str]:
 
 
 def _add(options: argparse.Namespace) -> int:
-    from forerun.checkpoints.loading import resolve_model
+    from forerun.checkpoints.loading import refuse_drafter, resolve_model
     from forerun.checkpoints.model_identity import identify
     from forerun.engine.memory_file import MemoryFile
     from forerun.text.tokenizer import Tokenizer
 
     directory = resolve_model(options.model, revision=options.revision)
+    refuse_drafter(directory)
     tokenizer = Tokenizer(Path(options.tokenizer or directory))
     texts = _texts(Path(options.texts))
     tenants = _tenants(options)
