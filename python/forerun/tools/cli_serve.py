@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import importlib.util
 import ipaddress
@@ -203,6 +204,7 @@ def _serve(options: argparse.Namespace) -> int:
             )
     settings = settings_of(options)
     engine = engine_options_of(options)
+    gc.disable()  # what starting makes stays
     from forerun.server.access_log import configure_logs
     from forerun.server.run import address_of, example_call, listen, run
 
@@ -220,6 +222,8 @@ def _serve(options: argparse.Namespace) -> int:
             from forerun.server.app import make_app
 
             app = make_app(llm, settings)
+            gc.freeze()  # collections while requests are served need not look at it
+            gc.enable()
             name = (*settings.served_model_names, options.model)[0]
             call = example_call(address_of(settings, listener), name, bool(settings.api_keys))
             has_ended = run(app, settings, listener, lambda: print(call, flush=True))
