@@ -19,13 +19,17 @@ pytest.importorskip("fastapi", reason="fastapi is not installed")
 
 import httpx2
 import server_models
+from hypothesis import given
+from hypothesis import strategies as st
 from server_client import Client, Reply
 
 from forerun import AsyncLLM, SamplingParams
 from forerun.server.app import make_app
-from forerun.server.protocol import CompletionRequest
+from forerun.server.params import has_grammar
+from forerun.server.protocol import ChatRequest, CompletionRequest
 from forerun.server.serving import Serving
 from forerun.server.settings import ServerSettings
+from forerun.text.tool_parsers import tool_grammar
 
 USER = [{"role": "user", "content": "x y"}]
 
@@ -242,3 +246,24 @@ def test_a_server_that_ends_does_not_wait_for_a_grammar(
         process.kill()
         process.stdout.close()
         client.join()
+
+
+@given(st.data())
+def test_what_compiles_a_grammar_is_known_before(data: st.DataObject) -> None:
+    names = st.sampled_from(["a", "b"])
+    functions = data.draw(
+        st.lists(
+            st.fixed_dictionaries({"name": names}, optional={"strict": st.booleans()}),
+            min_size=1,
+            max_size=3,
+        )
+    )
+    tools = [{"type": "function", "function": each} for each in functions]
+    named = {"type": "function", "function": {"name": functions[0]["name"]}}
+    choice = data.draw(st.sampled_from([None, "auto", "none", "required", named]))
+    parallel = data.draw(st.sampled_from([None, True, False]))
+    body = ChatRequest(messages=USER, tools=tools, tool_choice=choice, parallel_tool_calls=parallel)
+    grammar = tool_grammar(
+        "hermes", tools, choice or "auto", parallel_tool_calls=parallel is not False
+    )
+    assert has_grammar(body) == (grammar is not None)

@@ -10,6 +10,7 @@ from forerun.errors import InvalidArgumentError
 from forerun.sampling_params import SamplingParams
 from forerun.server.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from forerun.text.structured_outputs import StructuredOutputsParams
+from forerun.text.tool_parsers import constrains_calls
 
 # Fields that SamplingParams has under the same name.
 _SAME = (
@@ -99,10 +100,13 @@ def has_grammar(body: GenerationRequest) -> bool:
     """Whether a grammar may have to be compiled."""
     if _restrictions(body):
         return True
-    if not isinstance(body, ChatRequest) or not body.tools or body.tool_choice == "none":
+    if not isinstance(body, ChatRequest) or not body.tools:
         return False
-    is_free = body.tool_choice in (None, "auto") and body.parallel_tool_calls is not False
-    return not is_free or any(tool.function.strict for tool in body.tools)
+    return constrains_calls(
+        body.tool_choice or "auto",
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        has_strict=any(tool.function.strict for tool in body.tools),
+    )
 
 
 def has_several_prompts(body: GenerationRequest) -> bool:

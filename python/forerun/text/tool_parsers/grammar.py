@@ -24,6 +24,18 @@ _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _CHOICES = "'none', 'auto', 'required' or {'type': 'function', 'function': {'name': ...}}"
 
 
+def constrains_calls(tool_choice: Any, *, parallel_tool_calls: bool, has_strict: bool) -> bool:
+    """Whether calls have a grammar: they are demanded, a tool is strict, or only one is allowed.
+
+    Args:
+        tool_choice, parallel_tool_calls: what `tool_grammar` takes.
+        has_strict: a tool has `"strict": True`.
+    """
+    if tool_choice != "auto":
+        return bool(tool_choice != "none")
+    return has_strict or not parallel_tool_calls
+
+
 def tool_grammar(
     tools_format: str,
     tools: Sequence[Any],
@@ -62,7 +74,11 @@ def tool_grammar(
     is_auto = tool_choice == "auto"
     if not is_auto:
         answer = None
-    elif answer is None and parallel_tool_calls and not any(map(_is_strict, tools)):
+    elif answer is None and not constrains_calls(
+        tool_choice,
+        parallel_tool_calls=parallel_tool_calls,
+        has_strict=any(map(_is_strict, tools)),
+    ):
         return None
     functions = [_function(index, tool) for index, tool in enumerate(tools)]
     chosen = _chosen(functions, tool_choice)
