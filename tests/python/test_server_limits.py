@@ -86,13 +86,35 @@ def test_what_each_completion_has_a_copy_of_is_limited(client: Client) -> None:
     assert client.complete(prompt="x", **GREEDY, stop_token_ids=[1] * 1025).status == 200
 
 
-def test_the_log_probabilities_of_an_answer_are_limited(client: Client) -> None:
-    body: Body = {"prompt": ["x"] * 16, "n": 64, "max_tokens": 120, "temperature": 1}
-    body["logprobs"] = 20
-    # 16 * 64 * 120 * 21 = 2,580,480 of the 4,000,000
-    assert client.post(COMPLETION, {**body, "max_tokens": 1, "prompt": "x", "n": 2}).status == 200
-    reply = client.post(COMPLETION, {**body, "max_tokens": 190})
-    assert (reply.status, reply.error["param"]) == (400, "logprobs")
+def test_the_log_probabilities_of_an_answer_are_limited(llm: AsyncLLM) -> None:
+    client = make_client(llm, max_logprobs=-1)
+    most, size = 4_000_000, llm.limits.vocab_size
+    several: Body = {"n": 128, "temperature": 1, "max_tokens": 10**6}
+    num_top = most // (128 * llm.limits.max_model_len)
+    text = "x" * 100
+    num_texts = most // (len(text) * size) + 1
+    for path, body, name in (
+        (COMPLETION, {"prompt": "x", **several, "logprobs": num_top}, "logprobs"),
+        (CHAT, {"messages": USER, **several, "logprobs": True, "top_logprobs": num_top}, None),
+        (COMPLETION, {"prompt": [text] * num_texts, "prompt_logprobs": -1}, "prompt_logprobs"),
+    ):
+        reply = client.post(path, body)
+        assert (reply.status, reply.error["param"]) == (400, name or "top_logprobs")
+        assert f"at most {most} in one answer" in reply.error["message"]
+    client.close()
+
+
+def test_as_many_log_probabilities_as_the_limit_are_given(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Two completions of at most three tokens, with three each; a prompt of five, with two each.
+    monkeypatch.setattr("forerun.server.params._MAX_LOGPROBS", 2 * 3 * 3 + 5 * 2)
+    body: Body = {"prompt": "xyxyx", "max_tokens": 3, "n": 2, "temperature": 1}
+    body |= {"logprobs": 2, "prompt_logprobs": 1}
+    assert client.post(COMPLETION, body).status == 200
+    reply = client.post(COMPLETION, {**body, "prompt": "xyxyxy"})
+    assert (reply.status, reply.error["param"]) == (400, "prompt_logprobs")
+    assert "30 log-probabilities" in reply.error["message"]
 
 
 def test_only_so_many_strings_end_a_text_or_are_ruled_out(client: Client) -> None:

@@ -15,7 +15,6 @@ from forerun.outputs import CompletionDelta, RequestOutput, TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.server.messages import Message
 from forerun.server.params import (
-    check_logprobs,
     output_limit,
     predicted_text,
     sampling_params,
@@ -150,7 +149,8 @@ class Chats:
             structure = self._restriction(body, tools, structure, inside, special)
             params = self._params(body, structure, is_special=bool(special))
             given = self._with_prediction(prompt, body)
-            [prepared] = self._serving.prepare(request, body, [given], params)
+            with under_names({"logprobs": "top_logprobs"}):
+                [prepared] = self._serving.prepare(request, body, [given], params)
         new_parser = partial(make_parser, *formats, starts_in_reasoning=inside, tools=tools)
         return prepared, new_parser
 
@@ -222,7 +222,4 @@ class Chats:
         }
         recommended = {**self._serving.recommended, "max_tokens": None}
         renamed = {"logprobs": "top_logprobs", "max_tokens": name}
-        params = sampling_params(body, recommended, renamed=renamed, **fields)
-        with under_names(renamed):
-            check_logprobs(params, self._serving.settings.max_logprobs)
-        return params
+        return sampling_params(body, recommended, renamed=renamed, **fields)

@@ -13,7 +13,6 @@ from forerun.errors import InvalidArgumentError
 from forerun.outputs import CompletionDelta, RequestOutput, TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.server.params import (
-    check_logprobs,
     output_limit,
     sampling_params,
     structure_of,
@@ -139,8 +138,7 @@ class Completions:
                 expected = "no echo in a stream with logprobs"
                 raise InvalidArgumentError("echo", True, expected)
             prompt_logprobs = max(prompt_logprobs or 0, body.logprobs)
-        settings = self._serving.settings
-        limit = settings.max_tokens_limit
+        limit = self._serving.settings.max_tokens_limit
         fields: dict[str, Any] = {
             "max_tokens": output_limit(body.max_tokens, limit, "max_tokens"),
             "structured_outputs": structure_of(body),
@@ -149,9 +147,7 @@ class Completions:
         }
         if body.max_tokens is None:
             fields["max_tokens"] = _NUM_TOKENS if limit is None else min(_NUM_TOKENS, limit)
-        params = sampling_params(body, self._serving.recommended, **fields)
-        check_logprobs(params, settings.max_logprobs)
-        return params
+        return sampling_params(body, self._serving.recommended, **fields)
 
 
 def _prompts(body: CompletionRequest) -> list[str | list[int]]:

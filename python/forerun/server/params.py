@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from forerun import _core
 from forerun.errors import InvalidArgumentError
 from forerun.sampling_params import SamplingParams
 from forerun.server.protocol import ChatRequest, CompletionRequest, GenerationRequest
@@ -27,6 +28,8 @@ _GUIDED = {
     "guided_json_object": "json_object",
 }
 KINDS = tuple(_GUIDED.values())
+_MAX_LOGPROBS = 4_000_000
+_MAX_COPIED = 1 << 20
 
 
 def sampling_params(
@@ -135,13 +138,41 @@ def _of_format(body: GenerationRequest) -> StructuredOutputsParams:
     return StructuredOutputsParams(json={} if schema is None else schema)
 
 
-def check_logprobs(params: SamplingParams, most: int) -> None:
-    """Refuses more log-probabilities than the server gives; -1 is the whole vocabulary."""
-    for name in ("logprobs", "prompt_logprobs"):
+def check_logprobs(
+    params: SamplingParams, most: int, prompt_lens: Sequence[int], limits: _core.ModelLimits
+) -> None:
+    """Refuses more log-probabilities than the server gives: of a token, and in one answer.
+
+    Args:
+        most: for a token; -1 is the whole vocabulary.
+        prompt_lens: of all prompts of the body, in tokens.
+    """
+    output_len = min(params.max_tokens or limits.max_model_len, limits.max_model_len)
+    num_generated = len(prompt_lens) * params.n * output_len
+    num_values = 0
+    for name, num_tokens in (("logprobs", num_generated), ("prompt_logprobs", sum(prompt_lens))):
         asked = getattr(params, name)
-        if asked is not None and most != -1 and (asked == -1 or asked > most):
+        if asked is None:
+            continue
+        if most != -1 and not 0 <= asked <= most:
             expected = f"at most {most}: the limit of this server"
             raise InvalidArgumentError(name, asked, expected)
+        num_values += num_tokens * (limits.vocab_size if asked == -1 else asked + 1)
+        if num_values > _MAX_LOGPROBS:
+            expected = f"at most {_MAX_LOGPROBS} in one answer"
+            raise InvalidArgumentError(name, f"{num_values} log-probabilities", expected)
+
+
+def check_copied(params: SamplingParams, num_prompts: int) -> None:
+    """Refuses long lists beside many completions: the engine has a copy for each.
+
+    Bodies have no such long `logit_bias`.
+    """
+    for name in ("allowed_token_ids", "stop_token_ids"):
+        num_tokens = len(getattr(params, name) or ())
+        if num_prompts * params.n * num_tokens > _MAX_COPIED:
+            expected = f"at most {_MAX_COPIED} for all completions of a body together"
+            raise InvalidArgumentError(name, f"{num_tokens} tokens", expected)
 
 
 def predicted_text(body: ChatRequest) -> str | None:

@@ -21,7 +21,14 @@ from forerun.server.access_log import log_output
 from forerun.server.answers import Answer, Choice, Reports
 from forerun.server.errors import ApiError, json_response
 from forerun.server.model import Model, Stream
-from forerun.server.params import has_grammar, has_several_prompts, structure_names, under_names
+from forerun.server.params import (
+    check_copied,
+    check_logprobs,
+    has_grammar,
+    has_several_prompts,
+    structure_names,
+    under_names,
+)
 from forerun.server.protocol import ChatRequest, GenerationRequest
 from forerun.server.settings import ServerSettings
 from forerun.server.sse import stream_events, while_connected
@@ -31,8 +38,6 @@ from forerun.server.token_logprobs import TokenNames
 _T = TypeVar("_T")
 _NUM_ENCODERS = 4
 _NUM_COMPILERS = 2
-_MAX_LOGPROBS = 4_000_000
-_MAX_COPIED = 1 << 20
 
 
 class Serving:
@@ -156,28 +161,10 @@ class Serving:
             self._check_length(body, prompt["prompt_token_ids"])
             if tenant:
                 prompt["cache_salt"] = tenant
-        prepared = self.llm.prepare(prompts, params)
-        self._check_size(prepared)
-        return prepared
-
-    def _check_size(self, prompts: Sequence[PreparedPrompt]) -> None:
-        """Refuses an answer that would keep the server from everything else."""
-        params = prompts[0].params
-        num_tokens = sum(len(each.prompt.token_ids) for each in prompts)
-        num_completions = len(prompts) * params.n
-        length = params.max_tokens or self.llm.limits.max_model_len
-        wanted = num_completions * length * _num_reported(params.logprobs)
-        wanted += num_tokens * _num_reported(params.prompt_logprobs)
-        if wanted > _MAX_LOGPROBS:
-            expected = f"at most {_MAX_LOGPROBS} in one answer"
-            raise InvalidArgumentError("logprobs", f"{wanted} log-probabilities", expected)
-        # The engine has a copy for each completion.
-        lists = (params.logit_bias, params.allowed_token_ids, params.stop_token_ids)
-        names = ("logit_bias", "allowed_token_ids", "stop_token_ids")
-        for name, values in zip(names, lists, strict=True):
-            if num_completions * len(values or ()) > _MAX_COPIED:
-                expected = f"at most {_MAX_COPIED} for all completions of a body together"
-                raise InvalidArgumentError(name, f"{len(values or ())} tokens", expected)
+        prompt_lens = [len(prompt["prompt_token_ids"]) for prompt in prompts]
+        check_logprobs(params, self.settings.max_logprobs, prompt_lens, self.llm.limits)
+        check_copied(params, len(prompts))
+        return self.llm.prepare(prompts, params)
 
     async def _open(
         self,
@@ -219,8 +206,3 @@ class Serving:
             metrics=bool(body.include_metrics),
             interval=self.settings.stream_interval,
         )
-
-
-def _num_reported(num_top: int | None) -> int:
-    """How many log-probabilities are reported of a token."""
-    return 0 if num_top is None else num_top + 1
