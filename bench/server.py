@@ -282,7 +282,7 @@ def quantiles(values: Sequence[float]) -> tuple[float, float]:
 
 
 def report_load(name: str, answers: Sequence[Answer]) -> str:
-    """A row of the table: milliseconds, but for tokens/s."""
+    """A row of the table: milliseconds, but for tokens/s; "-" where no text came to measure."""
     first, gaps, mean_gaps = [], [], []
     for answer in answers:
         times = answer.token_times
@@ -293,8 +293,11 @@ def report_load(name: str, answers: Sequence[Answer]) -> str:
         mean_gaps.append((times[-1] - times[0]) / max(answer.num_tokens - 1, 1))
     seconds = max(each.end for each in answers) - min(each.begin for each in answers)
     rate = sum(each.num_tokens for each in answers) / seconds
-    cells = [1000 * value for each in (first, gaps, mean_gaps) for value in quantiles(each)]
-    return f"| {name} | " + " | ".join(f"{cell:.1f}" for cell in cells) + f" | {rate:.1f} |"
+    cells = [name]
+    for values in (first, gaps, mean_gaps):
+        found = quantiles(values) if values else None
+        cells += [f"{1000 * value:.1f}" for value in found] if found else ["-", "-"]
+    return "| " + " | ".join(cells) + f" | {rate:.1f} |"
 
 
 def load(options: argparse.Namespace) -> None:

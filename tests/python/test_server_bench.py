@@ -62,3 +62,14 @@ def test_times_are_those_at_which_the_tokens_came(bench: ModuleType) -> None:
     cut = len(chunk % b"a") + 3  # within the second event
     answer.pieces = [(2.0, head), (3.0, body[:cut]), (5.0, body[cut:-30]), (8.0, body[-30:])]
     assert bench.read(answer, is_stream=True).token_times == [3.0, 5.0, 8.0]
+
+
+def test_answers_without_text_have_no_times(bench: ModuleType) -> None:
+    usage = {"choices": [], "usage": {"completion_tokens": 4}}
+    text = {"choices": [{"text": "x"}]}
+    for events, expected in (
+        ([(3.0, usage)], ["-"] * 6),
+        ([(2.0, text), (3.0, usage)], [*["1000.0"] * 2, "-", "-", *["0.0"] * 2]),
+    ):
+        row = bench.report_load("a", [bench.Answer(1.0, events=events)] * 2)
+        assert row == "| " + " | ".join(["a", *expected, "4.0"]) + " |"
