@@ -33,7 +33,7 @@ from forerun._core import FinishReason
 GREEDY = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
 ENDLESS = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
 PROMPTS = [[index, 7] for index in range(8)]
-SUFFIX = {"method": "suffix", "adaptive": False}  # drafts whatever the time
+SUFFIX = {"method": "suffix", "adaptive": False}  # the time of a pass must not matter
 
 
 def delay(token_ids: list[int], logits: Any) -> Any:

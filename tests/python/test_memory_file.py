@@ -161,7 +161,7 @@ def test_the_file_is_bounded_in_bytes(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (tmp_path / "memory").stat().st_size < 700_000
 
 
-def test_an_owner_displaces_its_own_outputs_whatever_it_writes(tmp_path: Path) -> None:
+def test_an_owner_displaces_its_own_outputs_however_much_it_writes(tmp_path: Path) -> None:
     file = MemoryFile(tmp_path / "memory", MODEL, 160)
     file.add([("quiet", blob(i, i)) for i in range(20)])
     for i in range(300):

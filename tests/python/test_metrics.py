@@ -26,7 +26,7 @@ NGRAM = {
     "method": "ngram",
     "num_speculative_tokens": 4,
     "prompt_lookup_min": 1,
-    "adaptive": False,  # drafts whatever the machine's speed is
+    "adaptive": False,  # the speed of the machine must not matter
 }
 LATENCY = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920]
 TOKEN = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40]
