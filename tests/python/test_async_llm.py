@@ -284,7 +284,7 @@ def test_a_prepared_prompt_may_be_streamed_any_number_of_times(
 
     async def main(llm: AsyncLLM) -> None:
         prepared = await asyncio.to_thread(llm.prepare, PROMPTS, params)
-        monkeypatch.setattr(llm, "_only_grammars", None)  # compiles no more
+        monkeypatch.setattr(llm._grammars, "compile", None)  # compiles no more
         for _ in range(2):
             outputs = await asyncio.gather(*map(llm.generate, prepared))
             assert [shape(output) for output in outputs] == expected

@@ -54,7 +54,8 @@ class LoadedModel:
     """
 
     def __init__(self, model: str | os.PathLike[str], options: dict[str, Any]) -> None:
-        self._making_grammars = threading.Lock()
+        self._making_compiler = threading.Lock()
+        self._compiler: GrammarCompiler | None = None  # made for the first grammar
         core_options, self.speculative_config = settle_options(options)
         source = options.get("generation_config")
         self._generation_config = "auto" if source is None else os.fspath(source)
@@ -190,31 +191,26 @@ class LoadedModel:
             raise InvalidArgumentError("skip_tokenizer_init", True, "False for text in or out")
         return self._tokenizer
 
-    # Threads may prepare requests at the same time, and the states of all grammars that run
-    # together must be of one compiler.
-    @property
-    def _grammars(self) -> GrammarCompiler:
-        with self._making_grammars:
-            return self._only_grammars
-
     @functools.cached_property
     def _vocabulary(self) -> Vocabulary:
         from forerun.text.vocabulary import Vocabulary
 
         return Vocabulary(self._require_tokenizer(), self.limits.vocab_size)
 
-    @functools.cached_property
-    def _only_grammars(self) -> GrammarCompiler:
-        tokenizer = self._require_tokenizer()
-        return GrammarCompiler(
-            GrammarTokenizer(
-                self._vocabulary.token_bytes,
-                sorted(self._vocabulary.special),
-                self.limits.eos_token_ids,
-                lambda text: tokenizer.encode(text, add_special_tokens=False),
-            ),
-            self.limits.num_threads,
-        )
+    @property
+    def _grammars(self) -> GrammarCompiler:
+        """The only compiler: the states of grammars that run together must be of the same one."""
+        with self._making_compiler:  # threads may prepare requests at the same time
+            if self._compiler is None:
+                tokenizer = self._require_tokenizer()
+                vocabulary = GrammarTokenizer(
+                    self._vocabulary.token_bytes,
+                    sorted(self._vocabulary.special),
+                    self.limits.eos_token_ids,
+                    lambda text: tokenizer.encode(text, add_special_tokens=False),
+                )
+                self._compiler = GrammarCompiler(vocabulary, self.limits.num_threads)
+            return self._compiler
 
     @functools.cached_property
     def _recommended(self) -> dict[str, Any]:
