@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from server_client import Client, Reply
 
-from forerun import AsyncLLM, SamplingParams
+from forerun import AsyncLLM, QueueFullError, SamplingParams
 from forerun.server.app import make_app
 from forerun.server.params import has_grammar
 from forerun.server.protocol import ChatRequest, CompletionRequest
 from forerun.server.serving import Serving
 from forerun.server.settings import ServerSettings
+from forerun.text.structured_outputs import GrammarCompiler
 from forerun.text.tool_parsers import tool_grammar
 
 USER = [{"role": "user", "content": "x y"}]
@@ -186,6 +188,47 @@ def test_others_go_on_while_many_prompts_are_opened(llm: AsyncLLM) -> None:
             await stream.aclose()
 
     asyncio.run(main())
+
+
+def test_a_body_that_is_opened_keeps_its_room(tmp_path: Path) -> None:
+    """Another body, opened meanwhile, is refused before the first one finds the queue full."""
+    target, _ = server_models.write_model(tmp_path)
+    slow = SamplingParams(max_tokens=100, ignore_eos=True, extra_args={"seconds": 0.01})
+    processors = [server_models.FollowsScript]
+    options = {"max_num_seqs": 2, "max_waiting_requests": 4, "logits_processors": processors}
+    llm = AsyncLLM(target, max_model_len=128, **options)
+
+    async def main() -> None:
+        serving = Serving(llm, ServerSettings())
+        body = CompletionRequest(prompt="x")
+        first, second = await asyncio.gather(
+            serving._open(body, llm.prepare([[1]] * 4, slow), None),
+            serving._open(body, llm.prepare([[2]] * 3, slow), None),
+            return_exceptions=True,
+        )
+        assert isinstance(first, list)
+        assert isinstance(second, QueueFullError)
+        for stream in first:
+            await stream.aclose()
+
+    asyncio.run(main())
+    llm.close()
+
+
+def test_threads_that_compile_the_first_grammars_share_a_compiler(
+    llm: AsyncLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, both = GrammarCompiler.__init__, threading.Barrier(2)
+
+    def make_slowly(compiler: GrammarCompiler, *arguments: Any) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.3)  # for a second one
+        make(compiler, *arguments)
+
+    monkeypatch.setattr(GrammarCompiler, "__init__", make_slowly)
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: llm._grammars, range(2))
+    assert first is second
 
 
 def test_a_body_that_does_not_fit_into_the_queue_starts_nothing(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ class Serving:
     ) -> list[Stream]:
         options: dict[str, Any] = {"timeout": deadline, "priority": body.priority or 0}
         streams: list[Stream] = []
-        async with self._opening:  # two that take the room of each other would both be refused
+        async with self._opening:  # no other body takes the room that there is now
             self.llm.check_room(sum(each.params.n for each in prompts))
             try:
                 for prompt in prompts:
