@@ -116,15 +116,21 @@ def check_nothing_is_left(served: Served) -> None:
 
 
 def check_it_sleeps(served: Served, seconds: float) -> None:
-    """The main thread may look at its clock now and then; the others sleep."""
-    time.sleep(1)  # connections close
-    before = served.processor_seconds()
-    time.sleep(seconds)
-    after = served.processor_seconds()
-    used = {thread: after[thread] - before.get(thread, 0) for thread in after}
-    main = used.pop(str(served.process.pid))
-    assert sum(used.values()) < 0.001
-    assert main < 0.01 * seconds
+    """The main thread may look at its clock now and then; the others use no processor at all.
+
+    A kernel may wake a thread for its own reasons, and connections take a while to close: one of
+    a few periods has to be without, which no thread that polls has.
+    """
+    used: dict[str, float] = {}
+    for _ in range(5):
+        before = served.processor_seconds()
+        time.sleep(seconds)
+        after = served.processor_seconds()
+        used = {thread: after[thread] - before.get(thread, 0) for thread in after}
+        main = used.pop(str(served.process.pid))
+        if not any(used.values()) and main < 0.01 * seconds:
+            return
+    raise AssertionError(f"threads do not sleep: main {main} s, others {used}")
 
 
 def test_nothing_is_left_of_streams_whose_clients_leave(served: Served) -> None:
