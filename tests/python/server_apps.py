@@ -31,6 +31,10 @@ def small_app(llm: Any = None, **settings: Any) -> FastAPI:
     async def echo(request: Request) -> Response:
         return Response(await request.body(), headers={"x-tenant": request.state.tenant})
 
+    @app.get("/v1/zeros")
+    async def zeros(count: int) -> Response:
+        return Response(bytes(count))
+
     @app.get("/v1/output")
     async def output(request: Request) -> str:
         completion = CompletionOutput(0, "text", [1, 2])
