@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from forerun.engine.progress import check_use_tqdm, progress_bar
 from forerun.engine.prompts import ParsedPrompt, parse_prompt, prompt_list
-from forerun.errors import InvalidArgumentError
+from forerun.engine.requests import check_room
+from forerun.errors import InvalidArgumentError, QueueFullError
 from forerun.logprobs import FlatLogprobs, Logprob
-from forerun.outputs import TokensPrompt
+from forerun.outputs import RequestOutput, TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.text.structured_outputs import StructuredOutputsParams
 from forerun.util.checks import check_bool, check_ids, check_int, check_number
@@ -189,7 +190,10 @@ def search(
         searches.append(_Search(prompt, params, start_grammar, [beam]))
     most = len(searches)
     if concurrency_limit is not None:
-        most = check_int("concurrency_limit", concurrency_limit, least=1)
+        most = min(most, check_int("concurrency_limit", concurrency_limit, least=1))
+    # The first round of a search has one beam, the others have them all.
+    field = "beam_width" if most == 1 else "prompts"
+    check_room(llm._engine, most * params.beam_width, field)
     with progress_bar(use_tqdm, len(searches)) as bar:
         for begin in range(0, len(searches), max(most, 1)):
             _run(llm, searches[begin : begin + most], params)
@@ -226,7 +230,7 @@ def _run(llm: LLM, searches: Sequence[_Search], params: BeamSearchParams) -> Non
             for one in growing
             for beam in one.beams
         ]
-        outputs = iter(llm.generate(prompts, step, use_tqdm=False))
+        outputs = iter(_generate(llm, prompts, step))
         for one in growing:
             scored = []
             for _beam in one.beams:
@@ -234,3 +238,12 @@ def _run(llm: LLM, searches: Sequence[_Search], params: BeamSearchParams) -> Non
                 assert completion.logprobs is not None
                 scored.append(completion.logprobs)
             one.advance(scored, ends)
+
+
+def _generate(llm: LLM, prompts: list[TokensPrompt], step: SamplingParams) -> list[RequestOutput]:
+    while True:
+        try:
+            return llm.generate(prompts, step, use_tqdm=False)
+        except QueueFullError:
+            # Other callers have taken the room since the search began: their requests go on first.
+            llm._board.run_step()

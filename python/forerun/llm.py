@@ -272,7 +272,12 @@ class LLM(LoadedModel, UnsupportedMethods):
     ) -> list[BeamSearchOutput]:
         """The most probable texts of each prompt that a search with `beam_width` beams finds.
 
-        At most `concurrency_limit` prompts are searched at a time; None is all.
+        At most `concurrency_limit` prompts are searched at a time; None is all. Each beam counts
+        against `max_waiting_requests`.
+
+        Raises:
+            InvalidArgumentError: a prompt or a parameter can never be served.
+            QueueFullError: more would wait than `max_waiting_requests`; nothing was searched.
         """
         from forerun.beam_search import search
 

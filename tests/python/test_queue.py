@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from forerun import (
     LLM,
@@ -19,6 +20,7 @@ from forerun import (
     RequestOutput,
     SamplingParams,
 )
+from forerun.beam_search import BeamSearchParams
 
 SECONDS = 1.0
 GREEDY = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
@@ -181,3 +183,36 @@ def test_what_never_fits_into_the_queue_is_invalid(llm: LLM) -> None:
 def test_other_limits_of_the_queue_are_refused(tiny_dir: Path, value: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="max_waiting_requests"):
         LLM(tiny_dir, max_waiting_requests=value)
+
+
+def beams(llm: LLM, prompts: list[list[int]], width: int, **options: Any) -> list[Any]:
+    params = BeamSearchParams(beam_width=width, max_tokens=6, ignore_eos=True)
+    return [output.sequences for output in llm.beam_search(prompts, params, **options)]
+
+
+def test_a_beam_search_is_refused_before_it_begins(llm: LLM) -> None:
+    prompts = [[1], [2], [3]]
+    count = llm.metrics().num_finished_requests
+    for width, given, field in ((6, prompts[:1], "beam_width"), (2, prompts, "prompts")):
+        with pytest.raises(InvalidArgumentError, match="at most 5") as error:
+            beams(llm, given, width)
+        assert (error.value.field, error.value.value) == (field, "6 completions")
+    with llm.stream([[1]], ENDLESS), pytest.raises(QueueFullError):
+        beams(llm, prompts[:1], 5)
+    llm.reset_prefix_cache()
+    assert llm.metrics().num_finished_requests == count + 1  # the stream
+    apart = beams(llm, prompts, 2, concurrency_limit=2)
+    assert apart == [beams(llm, [prompt], 2)[0] for prompt in prompts]
+
+
+def test_a_beam_search_waits_for_room_that_others_took_since_it_began(llm: LLM) -> None:
+    expected = beams(llm, [[1]], 4)
+    alone = [token_ids(o) for o in llm.generate([[2], [3]], ENDLESS, use_tqdm=False)]
+
+    def take_room(**options: Any) -> tqdm[Any]:
+        llm.enqueue([[2], [3]], ENDLESS)
+        return tqdm(**options, disable=True)
+
+    assert beams(llm, [[1]], 4, use_tqdm=take_room) == expected
+    outputs = llm.wait_for_completion(use_tqdm=False)
+    assert [token_ids(output) for output in outputs] == alone
