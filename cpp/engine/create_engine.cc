@@ -153,6 +153,7 @@ class NativeEngine : public Engine {
   }
   void CheckRoom(int num_requests) const override { core_->CheckRoom(num_requests); }
   bool Cancel(RequestId id) override { return core_->Cancel(id); }
+  RequestId CancelStarted() noexcept override { return core_->CancelStarted(); }
   bool HasUnfinished() const override { return core_->HasUnfinished(); }
   std::span<const RequestUpdate> Step() override { return core_->Step(); }
   void ResetCaches() override { core_->ResetCaches(); }

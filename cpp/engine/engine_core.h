@@ -81,6 +81,7 @@ class EngineCore {
                    RequestHooks hooks = {}, const SubmitOptions& options = {});
   void CheckRoom(int num_requests) const { inbox_.CheckRoom(num_requests); }
   bool Cancel(RequestId id) { return inbox_.Cancel(id); }
+  RequestId CancelStarted() noexcept { return inbox_.CancelStarted(); }
   bool HasUnfinished() const { return inbox_.num_unfinished() > 0; }
   std::span<const RequestUpdate> Step();
   void ResetCaches();

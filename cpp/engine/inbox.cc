@@ -29,11 +29,19 @@ bool Inbox::Cancel(RequestId id) {
   const std::lock_guard lock(mutex_);
   const Entry found = Find(id);
   if (found == unfinished_.end()) return false;
-  if (found->is_cancelled) return true;
-  cancelled_.push_back(id);
+  num_cancelled_ += found->is_cancelled ? 0 : 1;
   found->is_cancelled = true;
-  ++num_cancelled_;
   return true;
+}
+
+RequestId Inbox::CancelStarted() noexcept {
+  const std::lock_guard lock(mutex_);
+  for (Unfinished& request : unfinished_) {
+    if (request.id >= first_new_id_) break;
+    num_cancelled_ += request.is_cancelled ? 0 : 1;
+    request.is_cancelled = true;
+  }
+  return first_new_id_;
 }
 
 void Inbox::Publish(const EngineMetrics& metrics,

@@ -31,11 +31,14 @@ class Inbox {
   RequestId Submit(const Make& make);
   // False when no such request is unfinished.
   bool Cancel(RequestId id);
+  // Cancels requests that were passed on; returns the lowest id of the others.
+  RequestId CancelStarted() noexcept;
   int num_unfinished() const { return num_unfinished_.load(); }
   EngineMetrics metrics() const;
 
-  // For the thread that steps. Passes on submitted requests, one by one, and then cancelled ones.
-  // If a callback throws, requests that were passed on already are not passed on again.
+  // For the thread that steps. Passes on submitted requests, one by one, and then cancelled ones
+  // until they have finished. If a callback throws, requests that were added already are not added
+  // again.
   template <typename Add, typename Abort>
   void Take(const Add& add, const Abort& abort);
   // These requests have finished.
@@ -62,7 +65,7 @@ class Inbox {
   // Held for moments, so that Cancel waits for nothing. submitting_ comes first.
   mutable std::mutex mutex_;
   std::deque<std::unique_ptr<Request>> submitted_;
-  std::vector<RequestId> cancelled_;
+  RequestId first_new_id_ = 0;          // of the requests that were not passed on
   std::vector<Unfinished> unfinished_;  // ascending ids
   int num_cancelled_ = 0;               // of unfinished_
   EngineMetrics metrics_;
@@ -93,21 +96,20 @@ void Inbox::Take(const Add& add, const Abort& abort) {
   std::unique_lock lock(mutex_);
   for (std::size_t num_left = submitted_.size(); num_left > 0; --num_left) {
     std::unique_ptr<Request>& next = submitted_.front();
+    first_new_id_ = next->id + 1;  // it may be what fails
     lock.unlock();
     add(std::move(next));
     lock.lock();
     submitted_.pop_front();
   }
-  // Requests that came meanwhile are passed on before they are aborted.
-  const auto is_known = [this](RequestId id) {
-    return submitted_.empty() || id < submitted_.front()->id;
-  };
-  const auto unknown = std::partition(cancelled_.begin(), cancelled_.end(), is_known);
-  aborting_.insert(aborting_.end(), cancelled_.begin(), unknown);
-  cancelled_.erase(cancelled_.begin(), unknown);
+  aborting_.clear();
+  for (const auto& [id, is_cancelled] : unfinished_) {
+    if (num_cancelled_ == 0) break;
+    // Requests that came meanwhile are passed on before they are aborted.
+    if (is_cancelled && id < first_new_id_) aborting_.push_back(id);
+  }
   lock.unlock();
   abort(std::span<const RequestId>(aborting_));
-  aborting_.clear();
 }
 
 }  // namespace forerun

@@ -21,7 +21,7 @@ namespace {
 
 namespace py = pybind11;
 
-// A step that threw.
+// A step that threw. It cost the requests with ids below first_new_id.
 struct LoopFailure {
   [[noreturn]] void Raise() const {
     try {
@@ -32,6 +32,7 @@ struct LoopFailure {
   }
 
   std::exception_ptr error;
+  RequestId first_new_id = 0;
 };
 
 // Keeps updates until Python takes them, and writes a byte into a file descriptor when there are
@@ -41,10 +42,11 @@ class UpdateQueue : public EngineLoop::Listener {
   using Updates = std::vector<std::shared_ptr<OwnedUpdate>>;
   struct Taken {
     Updates updates;
-    std::exception_ptr error;  // of a step after them
+    LoopFailure failure;  // without an error: none
   };
 
-  explicit UpdateQueue(int file_descriptor) : file_descriptor_(file_descriptor) {}
+  UpdateQueue(Engine& engine, int file_descriptor)
+      : engine_(engine), file_descriptor_(file_descriptor) {}
 
   void OnUpdates(std::span<const RequestUpdate> updates) override {
     Updates owned;
@@ -56,11 +58,13 @@ class UpdateQueue : public EngineLoop::Listener {
     if (!owned.empty()) Signal();
   }
 
-  // Of several failures in a row the first is kept. None is dropped while the mutex is held: an
-  // exception of Python's takes the GIL then, which the thread in Take has.
+  // Requests of the step are not tried again; those that came meanwhile run. Of several failures
+  // before a Take the first error is kept. None is dropped while the mutex is held: an exception of
+  // Python's takes the GIL then, which the thread in Take has.
   void OnFailure(std::exception_ptr error) noexcept override {
     const std::lock_guard lock(mutex_);
-    if (!taken_.error) taken_.error = std::move(error);
+    taken_.failure.first_new_id = engine_.CancelStarted();
+    if (!taken_.failure.error) taken_.failure.error = std::move(error);
     Signal();
   }
 
@@ -78,6 +82,7 @@ class UpdateQueue : public EngineLoop::Listener {
     static_cast<void>(!write(file_descriptor_, &byte, 1));
   }
 
+  Engine& engine_;
   const int file_descriptor_;
 
   std::mutex mutex_;
@@ -112,7 +117,7 @@ class PythonLoop {
     UpdateQueue::Taken taken = parts_->queue.Take();
     parts_->engine.hooks().DropEnded();
     std::unique_ptr<LoopFailure> failure;
-    if (taken.error) failure = std::make_unique<LoopFailure>(std::move(taken.error));
+    if (taken.failure.error) failure = std::make_unique<LoopFailure>(std::move(taken.failure));
     return {std::move(taken.updates), std::move(failure)};
   }
 
@@ -121,7 +126,7 @@ class PythonLoop {
     Parts(py::object object, int file_descriptor)
         : kept(std::move(object)),
           engine(kept.cast<PythonEngine&>()),
-          queue(file_descriptor),
+          queue(engine.native(), file_descriptor),
           loop(engine.native(), queue) {}
 
     const int num_forks = NumForks();
@@ -138,7 +143,9 @@ class PythonLoop {
 
 void RegisterLoop(py::module_& module) {
   py::class_<LoopFailure>(module, "LoopFailure", "An exception that a step threw.")
-      .def("reraise", &LoopFailure::Raise, "Raises it.");
+      .def("reraise", &LoopFailure::Raise, "Raises it.")
+      .def_readonly("first_new_id", &LoopFailure::first_new_id,
+                    "It cost the requests with lower ids, which were cancelled.");
   py::class_<PythonLoop>(module, "EngineLoop",
                          "A thread that steps an engine while there is work, without the GIL.")
       .def(py::init<py::object, int>(), py::arg("engine"), py::arg("file_descriptor"),
@@ -148,8 +155,7 @@ void RegisterLoop(py::module_& module) {
       .def("cancel", &PythonLoop::Cancel, py::arg("request_ids"),
            "Ends requests before the next step.")
       .def("take", &PythonLoop::Take,
-           "The updates since the last call, and what a step threw after them: that one is tried "
-           "again when the loop is woken.")
+           "The updates since the last call, and what a step threw: its requests are cancelled.")
       .def("is_current_thread", &PythonLoop::IsCurrentThread,
            "Whether this is called by what the engine calls.")
       .def("stop", &PythonLoop::Stop, "Waits for the end of the current step, and runs no more.");

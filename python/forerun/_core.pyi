@@ -1085,6 +1085,11 @@ class EngineLoop:
         """
     def is_current_thread(self) -> bool:
         """
+    @property
+    def first_new_id(self) -> int:
+        """
+        It cost the requests with lower ids, which were cancelled.
+        """
         Whether this is called by what the engine calls.
         """
     def stop(self) -> None:
@@ -1093,7 +1098,7 @@ class EngineLoop:
         """
     def take(self) -> tuple[list[RequestUpdate], LoopFailure]:
         """
-        The updates since the last call, and what a step threw after them: that one is tried again when the loop is woken.
+        The updates since the last call, and what a step threw: its requests are cancelled.
         """
     def wake(self) -> None:
         """

@@ -247,6 +247,8 @@ class AsyncLLM(LoadedModel):
         if self._failure is not None and any(update.new_tokens for update in updates):
             self._failure = None  # aborted requests need no model
         for update in updates:
+            if update.finish_reason == _core.FinishReason.ABORT:
+                continue  # cancelled by its stream, or by the failure below
             receiver = self._receivers.get(update.id)
             stream = receiver() if receiver is not None else None
             if receiver is None or stream is None:
@@ -259,13 +261,15 @@ class AsyncLLM(LoadedModel):
                 stream.fail(error)
         if failure is not None:
             self._failure, self._failed_at = _raised(failure), time.monotonic()
-            self._fail_all(self._failure)
+            receivers = list(self._receivers.values())
+            self._fail(
+                [each for each in receivers if each.id < failure.first_new_id], self._failure
+            )
         if not self._receivers:
             self._detach()
 
-    def _fail_all(self, error: BaseException) -> None:
-        receivers = list(self._receivers.values())
-        # All at once: the first cancellation makes the engine try a failed step again.
+    def _fail(self, receivers: list[_Receiver], error: BaseException) -> None:
+        # All at once: no step begins for those that are not told yet.
         self._cancel([receiver.id for receiver in receivers])
         for receiver in receivers:
             stream = receiver()
@@ -290,7 +294,8 @@ class AsyncLLM(LoadedModel):
             self._memory.close()
 
     def _end_streams(self) -> None:
-        self._fail_all(EngineClosedError("the AsyncLLM was closed"))
+        error = EngineClosedError("the AsyncLLM was closed")
+        self._fail(list(self._receivers.values()), error)
         if self._stop.alive:
             self._detach()
 

@@ -1,4 +1,4 @@
-"""AsyncLLM: outputs, one token a delta, cancellation, deadlines, a bounded queue, failures."""
+"""AsyncLLM: outputs, one token a delta, cancellation, deadlines, a bounded queue, its end."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import random
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -21,14 +19,12 @@ from forerun import (
     DeadlineExceededError,
     EngineBusyError,
     EngineClosedError,
-    InternalError,
     InvalidArgumentError,
     QueueFullError,
     RequestOutput,
     SamplingParams,
     StructuredOutputsParams,
 )
-from forerun._core import FinishReason
 
 GREEDY = SamplingParams(temperature=0, max_tokens=40, ignore_eos=True)
 ENDLESS = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
@@ -339,57 +335,6 @@ def test_invalid_requests_are_refused_at_once(tiny_dir: Path, field: str, call: 
     run(tiny_dir, main)
 
 
-def interrupt(token_ids: list[int], logits: Any) -> Any:
-    raise KeyboardInterrupt("in the middle of a step")
-
-
-def test_health_is_that_of_the_last_step(tiny_dir: Path) -> None:
-    async def main(llm: AsyncLLM) -> None:
-        llm.check_health()
-        params = SamplingParams(max_tokens=4, logits_processors=[interrupt])
-        with pytest.raises(KeyboardInterrupt):
-            await llm.generate(PROMPTS[0], params)
-        with pytest.raises(InternalError, match="KeyboardInterrupt: in the middle of a step"):
-            llm.check_health()
-        await llm.generate(PROMPTS[0], GREEDY)
-        llm.check_health()
-        llm.close()
-        with pytest.raises(EngineClosedError):
-            llm.check_health()
-
-    run(tiny_dir, main)
-
-
-@pytest.mark.parametrize("after", ["aborts", "tokens", "some time"])
-def test_a_failed_step_is_told_for_a_while_or_until_one_makes_tokens(
-    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch, after: str
-) -> None:
-    seconds = 0.0
-    clock = SimpleNamespace(monotonic=lambda: seconds)
-    monkeypatch.setattr("forerun.async_llm.time", clock)
-
-    async def main(llm: AsyncLLM) -> None:
-        nonlocal seconds
-        params = SamplingParams(max_tokens=4, logits_processors=[interrupt])
-        with pytest.raises(KeyboardInterrupt):
-            await llm.generate(PROMPTS[0], params)
-        seconds = 9.9
-        tokens = [5] if after == "tokens" else []
-        update = SimpleNamespace(id=-1, finish_reason=FinishReason.ABORT, new_tokens=tokens)
-        if after != "some time":
-            with mock.patch.object(llm, "_loop") as loop:
-                loop.take.return_value = [update], None
-                llm._take()
-        if after != "tokens":
-            with pytest.raises(InternalError, match="in the middle of a step"):
-                llm.check_health()
-        seconds = 10.0 if after == "some time" else seconds
-        if after != "aborts":
-            llm.check_health()
-
-    run(tiny_dir, main)
-
-
 def test_a_request_whose_processor_fails_ends_alone(tiny_dir: Path, plain: LLM) -> None:
     def fail(token_ids: list[int], logits: Any) -> Any:
         if len(token_ids) == 5:
@@ -411,39 +356,6 @@ def test_a_request_whose_processor_fails_ends_alone(tiny_dir: Path, plain: LLM) 
         return sequences(bad, 1)
 
     assert run(tiny_dir, main) == run(tiny_dir, main, speculative_config=SUFFIX)
-
-
-def test_an_exception_of_a_step_reaches_every_request_and_the_next_one_runs(
-    tiny_dir: Path,
-) -> None:
-    num_failures = 0
-
-    def interrupt(token_ids: list[int], logits: Any) -> Any:
-        nonlocal num_failures
-        if len(token_ids) == 5:
-            num_failures += 1
-            raise KeyboardInterrupt("on purpose")
-        return logits
-
-    params = SamplingParams(max_tokens=40, ignore_eos=True, logits_processors=[interrupt])
-
-    async def main(llm: AsyncLLM) -> None:
-        cancelled: list[list[int]] = []
-        loop = mock.Mock(wraps=llm._loop)
-        loop.cancel.side_effect = lambda ids: (cancelled.append(ids), llm_loop.cancel(ids))
-        llm_loop, llm._loop = llm._loop, loop
-        streams = [*(llm.stream([i], ENDLESS) for i in range(30)), llm.stream([99], params)]
-        for stream in streams:
-            with pytest.raises(KeyboardInterrupt, match="on purpose"):
-                await read(stream, [])
-        # All at once: the step is not tried again for those not yet told.
-        assert num_failures == 1
-        assert cancelled == [[stream._request.completions[0].id for stream in streams]]
-        llm._loop = llm_loop
-        await settled(llm)
-        assert (await llm.generate([1], GREEDY)).finished
-
-    run(tiny_dir, main, max_num_seqs=40)
 
 
 def test_closing_ends_requests_with_an_error_and_refuses_others(tiny_dir: Path) -> None:

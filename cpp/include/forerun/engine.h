@@ -121,6 +121,10 @@ class Engine {
   virtual bool Cancel(RequestId id) = 0;
 
   virtual bool HasUnfinished() const = 0;
+  // Cancels every request that a step has had, also one that failed, and returns the lowest id of
+  // the others: after a step that would fail again, later requests run. Like Cancel it never waits.
+  virtual RequestId CancelStarted() noexcept = 0;
+
 
   // Runs one draft/verify step. The updates stay valid until the next Step. An exception loses no
   // update: the next Step goes on, and reports what this one did.

@@ -29,7 +29,7 @@ class EngineLoop {
 
     // A step threw, and updates may be missing. The loop sleeps until it is woken, or requests are
     // cancelled: then it tries the step again. Requests that are not to be tried again must be
-    // cancelled before that, or in that call.
+    // cancelled before that, or in that call (Engine::CancelStarted).
     virtual void OnFailure(std::exception_ptr error) noexcept = 0;
   };
 

@@ -34,6 +34,7 @@ class CountingEngine : public Engine {
     const std::lock_guard lock(mutex_);
     return lengths_.erase(id) > 0;
   }
+  RequestId CancelStarted() noexcept override { return 0; }
   bool HasUnfinished() const override {
     const std::lock_guard lock(mutex_);
     return !lengths_.empty();

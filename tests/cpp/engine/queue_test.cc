@@ -4,6 +4,9 @@
 #include <atomic>
 #include <chrono>
 #include <memory>
+#include <new>
+#include <span>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -51,6 +54,25 @@ TEST_F(QueueTest, ARequestEndsAfterItsDeadlineWithWhatItHas) {
   EXPECT_EQ(engine.metrics().num_held_blocks, 0);
   const auto kDeadline = static_cast<std::size_t>(FinishReason::kDeadline);
   EXPECT_EQ(engine.metrics().num_finished_by_reason[kDeadline], 1);
+}
+
+TEST_F(QueueTest, RequestsOfAFailedStepCanBeCancelledApartFromLaterOnes) {
+  config_.max_num_seqs = 1;
+  config_.max_waiting_requests = 1;
+  testing::TestEngine engine = MakeEngine();
+  std::vector<RequestId> failed = {engine.Submit(kPrompt, Greedy(9)),
+                                   engine.Submit(kPrompt, Greedy(9))};
+  executor_.FailAfter(0);
+  EXPECT_THROW(engine.Step(), std::runtime_error);
+  EXPECT_THROW(engine.Submit(kPrompt, Greedy(9)), QueueFull);
+  EXPECT_EQ(engine.CancelStarted(), failed.back() + 1);
+  const RequestId later = engine.Submit(kPrompt, Greedy(9));
+  const auto results = testing::RunToEnd(engine);
+  for (const RequestId id : failed) {
+    EXPECT_EQ(results.at(id).last.finish_reason, FinishReason::kAbort);
+  }
+  EXPECT_EQ(results.at(later).tokens.size(), 9u);
+  EXPECT_EQ(engine.metrics().num_held_blocks, 0);
 }
 
 TEST_F(QueueTest, ARequestThatWaitsPastItsDeadlineEndsWithoutAToken) {
@@ -159,6 +181,36 @@ class InboxTest : public ::testing::Test {
   Inbox inbox_{1, {}};
 };
 
+TEST_F(InboxTest, CancelStartedLeavesRequestsThatWereNotPassedOn) {
+  EXPECT_EQ(inbox_.CancelStarted(), 0u);
+  Submit();
+  Submit();
+  const auto take = [&](std::unique_ptr<Request>&& request) {
+    const std::unique_ptr<Request> taken = std::move(request);
+    if (taken->id == 1) Submit();
+  };
+  std::vector<RequestId> aborted;
+  const auto abort = [&](std::span<const RequestId> ids) {
+    aborted.assign(ids.begin(), ids.end());
+  };
+  inbox_.Take(take, abort);
+  EXPECT_EQ(aborted, std::vector<RequestId>());
+  EXPECT_TRUE(inbox_.Cancel(1));
+  EXPECT_EQ(inbox_.CancelStarted(), 2u);
+  inbox_.Take(take, abort);
+  EXPECT_EQ(aborted, (std::vector<RequestId>{0, 1}));
+  EXPECT_EQ(inbox_.CancelStarted(), 3u);
+}
+
+TEST_F(InboxTest, CancelStartedCountsARequestThatCannotBeAdded) {
+  Submit();
+  Submit();
+  const auto fail = [](std::unique_ptr<Request>&&) { throw std::bad_alloc(); };
+  const auto abort = [](std::span<const RequestId>) {};
+  EXPECT_THROW(inbox_.Take(fail, abort), std::bad_alloc);
+  EXPECT_EQ(inbox_.CancelStarted(), 1u);
+}
+
 TEST_F(InboxTest, CancelDoesNotWaitForARequestThatIsMade) {
   const RequestId first = Submit();
   inbox_.Submit([&](RequestId id) {
@@ -180,7 +232,6 @@ TEST_F(InboxTest, ACancellationIsPassedOnAfterItsRequest) {
   };
   inbox_.Take(add, abort);
   EXPECT_EQ(calls, std::vector<std::string>{"add 0"});
-  inbox_.Take(add, abort);
   inbox_.Take(add, abort);
   EXPECT_EQ(calls, (std::vector<std::string>{"add 0", "add 1", "abort 1"}));
 }
