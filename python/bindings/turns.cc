@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <chrono>
 #include <condition_variable>
+#include <cstddef>
 #include <deque>
 #include <memory>
 #include <mutex>
@@ -67,6 +68,12 @@ class Turns {
     state.turn_ended.notify_all();
   }
 
+  std::size_t NumWaiting() {
+    State& state = Current();
+    const std::lock_guard lock(state.mutex);
+    return state.waiting.size();
+  }
+
  private:
   struct State {
     int num_forks = NumForks();
@@ -117,6 +124,8 @@ void RegisterTurns(py::module_& module) {
       .def(py::init<>(), "Free.")
       .def("__enter__", &Turns::Enter,
            "Waits for its turn. Raises EngineBusyError in the thread that has it.")
+      .def_property_readonly("num_waiting", &Turns::NumWaiting,
+                             "How many threads wait for their turn, for tests.")
       .def(
           "__exit__",
           [](Turns& turns, const py::object&, const py::object&, const py::object&) {

@@ -796,6 +796,11 @@ class Turns:
         """
         Free.
         """
+    @property
+    def num_waiting(self) -> int:
+        """
+        How many threads wait for their turn, for tests.
+        """
 class FinishReason:
     """
     Why a request ended.
