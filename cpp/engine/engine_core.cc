@@ -59,14 +59,17 @@ void EngineCore::SetTokenBytes(std::vector<std::string> token_bytes,
 
 std::unique_ptr<Request> EngineCore::MakeRequest(RequestId id, std::span<const TokenId> prompt,
                                                  const SamplingParams& params, RequestHooks hooks,
-                                                 std::optional<PredictedOutput>&& prediction) {
+                                                 const SubmitOptions& options) {
   const std::int64_t wanted = static_cast<std::int64_t>(prompt.size()) + params.max_tokens;
   const int max_len = static_cast<int>(std::min<std::int64_t>(wanted, config_.max_model_len));
   auto request = std::make_unique<Request>(id, pool_, max_len);
   const std::uint64_t seed = params.seed.value_or(HashCombine(config_.seed, id));
   request->SetUp(prompt, params, std::move(hooks),
                  {config_.acceptance_method, seed, executor_.vocab_size(), config_.eos_token_ids});
-  request->prediction = std::move(prediction);
+  request->priority = options.priority;
+  request->cache_salt = options.cache_salt;
+  request->deadline = options.deadline;
+  if (params.speculative && options.prediction) request->prediction.emplace(options.prediction);
   planner_.SetUp(*request);
   ReserveTail(vocabulary_, *request);
   recorder_.SetUp(*request);
@@ -81,18 +84,11 @@ RequestId EngineCore::Submit(std::span<const TokenId> prompt, const SamplingPara
   }
   RequestLimits limits = {.vocab_size = executor_.vocab_size(),
                           .max_model_len = config_.max_model_len};
-  CheckPrediction(options.prediction, limits);
-  // Sorted here: while a request is made, the engine waits.
-  std::optional<PredictedOutput> prediction;
-  if (params.speculative && !options.prediction.empty()) prediction.emplace(options.prediction);
+  if (options.prediction) CheckPrediction(options.prediction->tokens(), limits);
   return inbox_.Submit([&](RequestId id) {
     limits.has_token_bytes = !vocabulary_.token_bytes.empty();
     CheckRequest(prompt, params, limits);
-    auto request = MakeRequest(id, prompt, params, std::move(hooks), std::move(prediction));
-    request->priority = options.priority;
-    request->cache_salt = options.cache_salt;
-    request->deadline = options.deadline;
-    return request;
+    return MakeRequest(id, prompt, params, std::move(hooks), options);
   });
 }
 

@@ -113,7 +113,7 @@ class EngineCore {
 
   std::unique_ptr<Request> MakeRequest(RequestId id, std::span<const TokenId> prompt,
                                        const SamplingParams& params, RequestHooks hooks,
-                                       std::optional<PredictedOutput>&& prediction);
+                                       const SubmitOptions& options);
 
   void TakeInbox();
   void EndOverdue();

@@ -1,10 +1,6 @@
 #include "cpp/index/predicted_output.h"
 
 #include <algorithm>
-#include <numeric>
-#include <utility>
-
-#include "cpp/util/check.h"
 
 namespace forerun {
 namespace {
@@ -18,16 +14,10 @@ constexpr std::ptrdiff_t kMaxPositions = 64;
 
 }  // namespace
 
-PredictedOutput::PredictedOutput(std::vector<TokenId> text)
-    : text_(std::move(text)), positions_(text_.size()) {
-  FORERUN_CHECK(!text_.empty(), "a prediction without tokens");
-  std::iota(positions_.begin(), positions_.end(), 0);
-  std::ranges::stable_sort(positions_, {}, [&](std::int32_t position) { return text_[position]; });
-}
-
 void PredictedOutput::Follow(std::span<const TokenId> output, int num_new) {
+  const std::span text = prediction_->tokens();
   for (std::size_t i = output.size() - num_new; i < output.size(); ++i) {
-    if (match_len_ > 0 && next_ < text_.size() && text_[next_] == output[i]) {
+    if (match_len_ > 0 && next_ < text.size() && text[next_] == output[i]) {
       ++next_;
       match_len_ = std::min(match_len_ + 1, kMaxMatch);
     } else {
@@ -38,8 +28,9 @@ void PredictedOutput::Follow(std::span<const TokenId> output, int num_new) {
 }
 
 void PredictedOutput::Realign(std::span<const TokenId> output) {
-  const auto token_at = [&](std::int32_t position) { return text_[position]; };
-  const auto found = std::ranges::equal_range(positions_, output.back(), {}, token_at);
+  const auto token_at = [&](std::int32_t position) { return prediction_->tokens()[position]; };
+  const auto found =
+      std::ranges::equal_range(prediction_->positions(), output.back(), {}, token_at);
   const auto middle = std::ranges::lower_bound(found, static_cast<std::int32_t>(anchor_));
   match_len_ = 0;
   const auto consider = [&](std::int32_t position) {
@@ -55,10 +46,11 @@ void PredictedOutput::Realign(std::span<const TokenId> output) {
 }
 
 int PredictedOutput::MatchLength(std::span<const TokenId> output, std::int32_t position) const {
+  const std::span text = prediction_->tokens();
   const int most = static_cast<int>(
       std::min<std::size_t>({kMaxMatch, output.size(), position + std::size_t{1}}));
   int length = 0;
-  while (length < most && output[output.size() - 1 - length] == text_[position - length]) ++length;
+  while (length < most && output[output.size() - 1 - length] == text[position - length]) ++length;
   return length;
 }
 

@@ -100,11 +100,17 @@ Deadline DeadlineAfter(double seconds) {
   return {seconds, Clock::now() + std::chrono::duration_cast<Clock::duration>(from_now)};
 }
 
+std::shared_ptr<Prediction> MakePrediction(std::vector<TokenId> token_ids) {
+  const ReleaseGil release;
+  return std::make_shared<Prediction>(std::move(token_ids));
+}
+
 SubmitOptions MakeSubmitOptions(int priority, std::string cache_salt,
-                                std::vector<TokenId> prediction, std::optional<Deadline> deadline) {
+                                std::optional<std::shared_ptr<Prediction>> prediction,
+                                std::optional<Deadline> deadline) {
   SubmitOptions options{.priority = priority,
                         .cache_salt = std::move(cache_salt),
-                        .prediction = std::move(prediction)};
+                        .prediction = std::move(prediction).value_or(nullptr)};
   if (deadline) options.deadline = deadline->time;
   return options;
 }
@@ -191,15 +197,20 @@ void RegisterEngine(py::module_& module) {
   py::class_<Deadline>(module, "Deadline", "A point in time.")
       .def(py::init(&DeadlineAfter), py::arg("seconds"), "So many seconds from now on.")
       .def_readonly("seconds", &Deadline::seconds);
+  py::class_<Prediction, std::shared_ptr<Prediction>>(
+      module, "Prediction", "A text that outputs are likely to resemble, indexed for all of them.")
+      .def(py::init(&MakePrediction), py::arg("token_ids"), "Sorts them, without the GIL.")
+      .def(
+          "__len__", [](const Prediction& prediction) { return prediction.tokens().size(); },
+          "How many tokens it has.");
   py::class_<SubmitOptions>(module, "SubmitOptions", "Where a request comes in its engine.")
       .def(py::init(&MakeSubmitOptions), py::arg("priority") = 0, py::arg("cache_salt") = "",
-           py::arg("prediction") = std::vector<TokenId>(), py::arg("deadline") = py::none(),
+           py::arg("prediction") = py::none(), py::arg("deadline") = py::none(),
            "priority: lower values run first; cache_salt: cached prefixes are shared among equal "
            "ones only; prediction: what the output is likely to resemble; deadline: when the "
            "request ends with what it has.")
       .def_readonly("priority", &SubmitOptions::priority)
-      .def_readonly("cache_salt", &SubmitOptions::cache_salt)
-      .def_readonly("prediction", &SubmitOptions::prediction);
+      .def_readonly("cache_salt", &SubmitOptions::cache_salt);
   py::class_<PythonEngine>(module, "Engine", "Generates tokens for many requests at once.")
       .def(py::init<const EngineOptions&, bool>(), py::arg("options"), py::kw_only(),
            py::arg("record_draft_logits") = false,

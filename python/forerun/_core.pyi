@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'Deadline', 'DeviceArray', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineLoop', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'LoopFailure', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens', 'top_rows', 'verify_rows']
+__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'Deadline', 'DeviceArray', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineLoop', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'LoopFailure', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'Prediction', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens', 'top_rows', 'verify_rows']
 class NgramOptions:
     """
     Drafts what followed the last tokens before.
@@ -976,19 +976,28 @@ class Deadline:
     @property
     def seconds(self) -> float:
         ...
+class Prediction:
+    """
+    A text that outputs are likely to resemble, indexed for all of them.
+    """
+    def __init__(self, token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+        """
+        Sorts them, without the GIL.
+        """
+    def __len__(self) -> int:
+        """
+        How many tokens it has.
+        """
 class SubmitOptions:
     """
     Where a request comes in its engine.
     """
-    def __init__(self, priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: str = '', prediction: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex] = [], deadline: Deadline | None = None) -> None:
+    def __init__(self, priority: typing.SupportsInt | typing.SupportsIndex = 0, cache_salt: str = '', prediction: Prediction | None = None, deadline: Deadline | None = None) -> None:
         """
         priority: lower values run first; cache_salt: cached prefixes are shared among equal ones only; prediction: what the output is likely to resemble; deadline: when the request ends with what it has.
         """
     @property
     def cache_salt(self) -> str:
-        ...
-    @property
-    def prediction(self) -> list[int]:
         ...
     @property
     def priority(self) -> int:
@@ -1076,6 +1085,11 @@ class LoopFailure:
         """
         Raises it.
         """
+    @property
+    def first_new_id(self) -> int:
+        """
+        It cost the requests with lower ids, which were cancelled.
+        """
 class EngineLoop:
     """
     A thread that steps an engine while there is work, without the GIL.
@@ -1089,11 +1103,6 @@ class EngineLoop:
         Ends requests before the next step.
         """
     def is_current_thread(self) -> bool:
-        """
-    @property
-    def first_new_id(self) -> int:
-        """
-        It cost the requests with lower ids, which were cancelled.
         """
         Whether this is called by what the engine calls.
         """

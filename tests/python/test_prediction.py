@@ -161,6 +161,31 @@ def test_prompts_and_completions_have_their_own(llm: LLM) -> None:
     assert counts(outputs[3]) == (2 * NUM_TOKENS, 0, 0)
 
 
+def test_it_is_indexed_once_for_all_completions(
+    tiny_dir: Path, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed: list[int] = []
+
+    def index(token_ids: list[int]) -> Any:
+        indexed.append(len(token_ids))
+        return make(token_ids)
+
+    make = _core.Prediction
+    monkeypatch.setattr(_core, "Prediction", index)
+
+    async def main() -> list[RequestOutput]:
+        async with AsyncLLM(tiny_dir, speculative_config=QUIET, max_num_seqs=4) as llm:
+            (prepared,) = llm.prepare(predicted(expected), params(n=4))
+            assert indexed == [NUM_TOKENS]
+            return [await llm.generate(prepared) for _ in range(2)]
+
+    outputs = asyncio.run(main())
+    assert indexed == [NUM_TOKENS]
+    for output in outputs:
+        assert output.outputs[0].token_ids == expected
+        assert counts(output)[1] >= NUM_TOKENS - 9
+
+
 def test_requests_can_limit_or_refuse_its_drafts(llm: LLM, expected: list[int]) -> None:
     assert counts(run(llm, predicted(expected), speculative=False)) == (NUM_TOKENS, 0, 0)
     assert counts(run(llm, predicted(expected), max_draft_tokens=0)) == (NUM_TOKENS, 0, 0)
@@ -226,6 +251,7 @@ def test_a_grammar_holds_beside_it(llm: LLM, tiny_dir: Path) -> None:
         ("\ud800", "prompts: prediction"),
         ([1, -1], "prediction[1]"),
         ([1, 2, 10**6], "prediction[2]"),
+        ([1, 2**31], "prompts: prediction"),
         ([1] * 5000, "prediction"),
     ],
 )
@@ -300,7 +326,7 @@ def test_no_token_depends_on_predictions(model, options, requests):
         )
         expected.append(result)
         prediction = apply(edits, result[0])[: options["max_model_len"]]
-        submit_options = _core.SubmitOptions(prediction=prediction)
+        submit_options = _core.SubmitOptions(prediction=_core.Prediction(prediction))
         array = np.array(prompt, np.int32)
         ids.append(engine.submit(array, lossless.to_params(fields), options=submit_options))
     tokens: dict[int, list[int]] = {id: [] for id in ids}

@@ -25,6 +25,7 @@
 #include "forerun/metrics.h"
 #include "forerun/options.h"
 #include "forerun/past_output.h"
+#include "forerun/prediction.h"
 #include "forerun/request_hooks.h"
 #include "forerun/sampling_params.h"
 #include "forerun/types.h"
@@ -86,9 +87,9 @@ struct SubmitOptions {
   int priority = 0;             // lower values run first; needs SchedulingPolicy::kPriority
   std::string cache_salt = {};  // cached prefixes are shared among requests with equal salts only
   // A text that the output is likely to resemble, such as a file that is edited; at most
-  // ModelLimits::max_model_len tokens. Drafts for this request, and for no other, come from it
-  // first, without a SpeculativeMethod too.
-  std::vector<TokenId> prediction = {};
+  // ModelLimits::max_model_len tokens. Drafts for requests that are given it, and for no others,
+  // come from it first, without a SpeculativeMethod too. Null: none.
+  std::shared_ptr<const Prediction> prediction = {};
   // From when on the request, running or waiting, ends at the beginning of a step with what it has.
   // max(): never.
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
@@ -120,11 +121,11 @@ class Engine {
   // request counts as waiting no more. Never waits for a call of Submit or Step.
   virtual bool Cancel(RequestId id) = 0;
 
-  virtual bool HasUnfinished() const = 0;
   // Cancels every request that a step has had, also one that failed, and returns the lowest id of
   // the others: after a step that would fail again, later requests run. Like Cancel it never waits.
   virtual RequestId CancelStarted() noexcept = 0;
 
+  virtual bool HasUnfinished() const = 0;
 
   // Runs one draft/verify step. The updates stay valid until the next Step. An exception loses no
   // update: the next Step goes on, and reports what this one did.

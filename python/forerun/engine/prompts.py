@@ -36,7 +36,7 @@ class ParsedPrompt(NamedTuple):
     text: str | None
     token_ids: list[int]
     cache_salt: str = ""
-    prediction: Sequence[int] = ()
+    prediction: _core.Prediction | None = None
 
 
 def prompt_list(prompts: Any) -> list[Any]:
@@ -94,13 +94,18 @@ def parse_prompt(where: str, item: Any, encode: Callable[..., list[int]]) -> Par
     return ParsedPrompt(text, ids, salt, prediction)
 
 
-def _prediction(where: str, value: Any, encode: Callable[..., list[int]]) -> list[int]:
-    """A predicted output's token ids; none without one."""
+def _prediction(
+    where: str, value: Any, encode: Callable[..., list[int]]
+) -> _core.Prediction | None:
+    """A predicted output; None without a token."""
     if value is None:
-        return []
+        return None
     if isinstance(value, str):
-        return encode(check_str(where, value), add_special_tokens=False)
-    return [check_int(where, token) for token in check_list(where, value, "a string or token ids")]
+        ids = encode(check_str(where, value), add_special_tokens=False)
+    else:
+        items = check_list(where, value, "a string or token ids")
+        ids = [check_int(where, token) for token in items]
+    return _core.Prediction(ids) if ids else None
 
 
 def _cache_salt(field: str, value: Any) -> str:

@@ -38,6 +38,10 @@ Tokens CountAfter(TokenId token, int length) {
   return tokens;
 }
 
+std::shared_ptr<const Prediction> Predict(Tokens tokens) {
+  return std::make_shared<const Prediction>(std::move(tokens));
+}
+
 class PredictionTest : public CountingEngineTest {
  protected:
   PredictionTest() { config_.num_speculative_tokens = 0; }
@@ -45,7 +49,7 @@ class PredictionTest : public CountingEngineTest {
   Finished Run(Drafter* drafter, const SamplingParams& params, Tokens prediction) {
     testing::TestEngine engine(config_, executor_, drafter);
     const RequestId id =
-        engine.Submit(Tokens{1}, params, {}, {.prediction = std::move(prediction)});
+        engine.Submit(Tokens{1}, params, {}, {.prediction = Predict(std::move(prediction))});
     return RunToEnd(engine).at(id);
   }
 };
@@ -111,7 +115,7 @@ TEST_F(PredictionTest, CountsLongDraftsOfADrafterAndAGrammar) {
   // The output begins in another way; where its second token is found, the drafter is called.
   Tokens prediction = CountAfter(2, 30);
   prediction.insert(prediction.begin(), 15);
-  engine.Submit(Tokens{1}, Greedy(30), std::move(hooks), {.prediction = prediction});
+  engine.Submit(Tokens{1}, Greedy(30), std::move(hooks), {.prediction = Predict(prediction)});
   EXPECT_EQ(RunToEnd(engine).begin()->second.tokens, CountAfter(1, 30));
   const SpecDecodeCounters counters = engine.metrics().spec_decode;
   EXPECT_GT(counters.num_draft_tokens_per_pos.size(), 20u);
@@ -159,7 +163,8 @@ TEST_F(PredictionTest, RequestsShareTheRowsOfAStep) {
   testing::TestEngine engine(config_, executor_, nullptr);
   std::vector<RequestId> ids;
   for (int i = 0; i < 4; ++i) {
-    ids.push_back(engine.Submit(Tokens{1}, Greedy(30), {}, {.prediction = CountAfter(1, 30)}));
+    ids.push_back(
+        engine.Submit(Tokens{1}, Greedy(30), {}, {.prediction = Predict(CountAfter(1, 30))}));
   }
   const auto results = RunToEnd(engine);
   for (const RequestId id : ids) {
@@ -171,10 +176,32 @@ TEST_F(PredictionTest, RequestsShareTheRowsOfAStep) {
   }
 }
 
+TEST_F(PredictionTest, RequestsMayShareOneWhichTheLastToEndDrops) {
+  config_.max_num_batched_tokens = 64;
+  testing::TestEngine engine(config_, executor_, nullptr);
+  auto prediction = Predict(CountAfter(1, 30));
+  const std::weak_ptr<const Prediction> watched = prediction;
+  const RequestId first = engine.Submit(Tokens{1}, Greedy(30), {}, {.prediction = prediction});
+  const RequestId second =
+      engine.Submit(Tokens{1, 2, 3}, Greedy(20), {}, {.prediction = prediction});
+  SamplingParams off = Greedy(3);
+  off.speculative = false;
+  engine.Submit(Tokens{1}, off, {}, {.prediction = prediction});
+  EXPECT_EQ(prediction.use_count(), 3) << "a copy costs as much as the text";
+  prediction.reset();
+  engine.Step();
+  EXPECT_TRUE(engine.Cancel(first));
+  const auto results = RunToEnd(engine);
+  EXPECT_EQ(results.at(second).tokens, CountAfter(4, 19));  // after those of the first step
+  EXPECT_GT(results.at(second).metrics.num_accepted_prediction_tokens, 10);
+  engine.Step();  // lets go of what the last one has finished
+  EXPECT_TRUE(watched.expired());
+}
+
 TEST_F(PredictionTest, ACountOfTokensIsPartOfTheEnginesCounters) {
   testing::TestEngine engine(config_, executor_, nullptr);
   EXPECT_TRUE(engine.metrics().spec_decode.num_draft_tokens_per_pos.empty());
-  engine.Submit(Tokens{1}, Greedy(20), {}, {.prediction = CountAfter(1, 20)});
+  engine.Submit(Tokens{1}, Greedy(20), {}, {.prediction = Predict(CountAfter(1, 20))});
   RunToEnd(engine);
   const SpecDecodeCounters counters = engine.metrics().spec_decode;
   EXPECT_EQ(counters.num_accepted_tokens, 18);
@@ -186,7 +213,7 @@ TEST_F(PredictionTest, IsCheckedLikeAPrompt) {
   testing::TestEngine engine(config_, executor_, nullptr);
   const auto error_of = [&](Tokens prediction) {
     try {
-      engine.Submit(Tokens{1}, Greedy(2), {}, {.prediction = std::move(prediction)});
+      engine.Submit(Tokens{1}, Greedy(2), {}, {.prediction = Predict(std::move(prediction))});
     } catch (const InvalidArgument& error) {
       return std::string(error.what());
     }
@@ -206,9 +233,9 @@ TEST_F(PredictionTest, IsNotDraftedForOtherRequests) {
   SuffixDrafter drafter{SuffixOptions()};
   testing::TestEngine engine(config_, executor_, &drafter);
   // Its own output is short, so that others can learn nothing else from it.
-  engine.Submit(Tokens{1}, Greedy(1), {}, {.prediction = CountAfter(1, 60)});
+  engine.Submit(Tokens{1}, Greedy(1), {}, {.prediction = Predict(CountAfter(1, 60))});
   RunToEnd(engine);
-  engine.Submit(Tokens{1}, Greedy(2), {}, {.prediction = CountAfter(1, 60)});
+  engine.Submit(Tokens{1}, Greedy(2), {}, {.prediction = Predict(CountAfter(1, 60))});
   const RequestId beside = engine.Submit(Tokens{2}, Greedy(10));
   EXPECT_EQ(RunToEnd(engine).at(beside).metrics.spec_decode.num_draft_tokens, 0);
   const RequestId after = engine.Submit(Tokens{2}, Greedy(10));
@@ -244,7 +271,7 @@ TEST(PredictionOwnerTest, NoRequestDraftsThePredictionOfAnother) {
   for (int i = 0; i < kNumRequests; ++i) {
     Tokens prediction = CountAfter(1, 20);
     for (const int at : {3, 9, 10, 15}) prediction[at] = kFirstMark + i;
-    engine.Submit(Tokens{kFirstPrompt + i}, Greedy(20), {}, {.prediction = prediction});
+    engine.Submit(Tokens{kFirstPrompt + i}, Greedy(20), {}, {.prediction = Predict(prediction)});
     if (i % 3 == 0) engine.Step();
   }
   const auto results = RunToEnd(engine);
@@ -284,7 +311,8 @@ TEST(PredictionLosslessTest, NoTokenDependsOnPredictions) {
         if (random() % 10 == 0) token = static_cast<TokenId>(random() % kVocabSize);
       }
       const RequestId expected = plain.Submit(prompt, params);
-      pairs.emplace_back(expected, engine.Submit(prompt, params, {}, {.prediction = prediction}));
+      pairs.emplace_back(expected,
+                         engine.Submit(prompt, params, {}, {.prediction = Predict(prediction)}));
     }
     auto expected = RunToEnd(plain);
     auto results = RunToEnd(engine);
