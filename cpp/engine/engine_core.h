@@ -56,8 +56,8 @@ struct EngineConfig {
   VerifierLimits verifier_limits(int vocab_size) const {
     return {vocab_size, max_num_seqs, max_logits_rows()};
   }
-  // Of one step: rows of prompts that are scored, where each request may have one beyond the limit,
-  // of each request the newest token's and its draft's, and what predictions add.
+  // Of one step: 256 for what predictions add and for rows of prompts that are scored, where each
+  // request may have one beyond the limit, and of each request the newest token's and its draft's.
   int max_logits_rows() const {
     const std::int64_t num_rows = SchedulerLimits().max_scored_rows + kPredictedTokens +
                                   std::int64_t{max_num_seqs} * (2 + num_speculative_tokens);

@@ -28,7 +28,7 @@ struct SchedulerLimits {
   int max_num_batched_tokens = 0;  // >= max_num_seqs
   // Rows of prompts with prompt_logprobs, which need a row of logits each. A request gets at least
   // one row, regardless of the limit.
-  int max_scored_rows = 256;
+  int max_scored_rows = 224;
 };
 
 class Scheduler {

@@ -198,6 +198,24 @@ TEST_F(PredictionTest, RequestsMayShareOneWhichTheLastToEndDrops) {
   EXPECT_TRUE(watched.expired());
 }
 
+TEST_F(PredictionTest, NeedsNoMoreRowsOfLogitsThanScoredPrompts) {
+  config_.max_model_len = 512;
+  config_.max_num_batched_tokens = 1024;
+  config_.num_blocks = 1024;
+  ScriptedExecutor executor(kVocabSize, config_.num_blocks, config_.block_size, CountingLogits);
+  testing::TestEngine engine(config_, executor, nullptr);
+  EXPECT_EQ(config_.max_logits_rows(), 256 + 2 * config_.max_num_seqs);
+  engine.Submit(Tokens{1}, Greedy(100), {}, {.prediction = Predict(CountAfter(1, 100))});
+  engine.Step();
+  SamplingParams scored = Greedy(2);
+  scored.prompt_logprobs = 0;
+  for (int i = 0; i < 3; ++i) engine.Submit(CountAfter(1, 400), scored);
+  const auto results = RunToEnd(engine);
+  EXPECT_EQ(results.at(0).tokens, CountAfter(2, 99));
+  EXPECT_GT(executor.max_logits_rows_seen(), 224 + kPredictedTokens);
+  EXPECT_LE(executor.max_logits_rows_seen(), config_.max_logits_rows());
+}
+
 TEST_F(PredictionTest, ACountOfTokensIsPartOfTheEnginesCounters) {
   testing::TestEngine engine(config_, executor_, nullptr);
   EXPECT_TRUE(engine.metrics().spec_decode.num_draft_tokens_per_pos.empty());

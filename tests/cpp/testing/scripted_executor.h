@@ -65,6 +65,8 @@ class ScriptedExecutor : public ModelExecutor {
     logits_.clear();
     for (std::int32_t row : batch.logits_rows) AppendLogits(batch, row);
     max_rows_seen_ = std::max(max_rows_seen_, static_cast<int>(batch.tokens.size()));
+    max_logits_rows_seen_ =
+        std::max(max_logits_rows_seen_, static_cast<int>(batch.logits_rows.size()));
     return {logits_.data(), static_cast<int>(batch.logits_rows.size()), vocab_size_};
   }
 
@@ -77,6 +79,7 @@ class ScriptedExecutor : public ModelExecutor {
   // Forward passes and moves count as calls.
   void FailAfter(int num_calls) { num_calls_before_failure_ = num_calls; }
   int max_rows_seen() const { return max_rows_seen_; }
+  int max_logits_rows_seen() const { return max_logits_rows_seen_; }
   int num_moved() const { return num_moved_; }
   int num_trees() const { return num_trees_; }
 
@@ -111,6 +114,7 @@ class ScriptedExecutor : public ModelExecutor {
   std::vector<float> logits_;
   int num_calls_before_failure_ = -1;
   int max_rows_seen_ = 0;
+  int max_logits_rows_seen_ = 0;
   int num_moved_ = 0;
   int num_trees_ = 0;
 };
