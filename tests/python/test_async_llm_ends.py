@@ -108,7 +108,7 @@ asyncio.run(main())
 assert dropped.wait(30)
 for _ in range(500):
     gc.collect()
-    if not any(t.name != "MainThread" for t in threading.enumerate()):
+    if not any("_stop" in thread.name for thread in threading.enumerate()):
         break
     time.sleep(0.01)
 """,
