@@ -35,7 +35,7 @@ class Reports:
 
     Attributes:
         usage: a stream ends with a chunk that has it.
-        usage_so_far: every chunk of a stream has it.
+        usage_so_far: every chunk of a stream has that of its choice.
         drafts: every chunk says whether its token was drafted.
         metrics: the answer has those of its requests.
         interval: tokens of one chunk of a choice.
@@ -57,6 +57,7 @@ class Answer:
     Args:
         head: what every chunk begins with.
         choices: those of the first prompt, then those of the next one.
+        prompt_lens: of each prompt, in tokens.
         on_output: called with each finished prompt.
     """
 
@@ -64,14 +65,15 @@ class Answer:
         self,
         head: dict[str, Any],
         choices: Sequence[Choice],
-        num_prompt_tokens: int,
+        prompt_lens: Sequence[int],
         on_output: Callable[[RequestOutput], None],
     ) -> None:
         self._head = head
         self._choices = choices
-        self._num_prompt_tokens = num_prompt_tokens
+        self._prompt_lens = prompt_lens
         self._on_output = on_output
-        self._num_tokens = 0
+        self._num_each = len(choices) // len(prompt_lens)
+        self._num_tokens = [0] * len(choices)
         self._outputs: dict[int, RequestOutput] = {}
 
     async def chunks(
@@ -88,8 +90,7 @@ class Answer:
             held[index], num_due[index] = [], 1 if reports.drafts else reports.interval
             chunk = {**self._head, "choices": [{"index": index, **chosen}]}
             if reports.usage_so_far:
-                num_reasoning = sum(choice.num_reasoning_tokens for choice in self._choices)
-                chunk["usage"] = usage(self._num_prompt_tokens, self._num_tokens, num_reasoning)
+                chunk["usage"] = self._usage_so_far(index)
             if reports.drafts:
                 chunk["forerun"] = {"drafted": delta.is_drafted}
             yield chunk
@@ -97,19 +98,24 @@ class Answer:
             end = self._end(reports)
             yield {**self._head, "choices": [], **end}
 
+    def _usage_so_far(self, index: int) -> dict[str, Any]:
+        """That of one choice: a sum would tell which choices are ahead, which drafts decide."""
+        prompt_len = self._prompt_lens[index // self._num_each]
+        num_reasoning = self._choices[index].num_reasoning_tokens
+        return usage(prompt_len, self._num_tokens[index], num_reasoning)
+
     async def whole(self, streams: Sequence[Stream], reports: Reports) -> dict[str, Any]:
         """The answer in one piece."""
         async for index, delta in self._deltas(streams):
             self._choices[index].take([delta])
         if any(output.prompt_logprobs is not None for output in self._outputs.values()):
             # Entries for every token of a long prompt take long: other requests go on meanwhile.
-            return await asyncio.to_thread(self._whole, len(streams), reports)
-        return self._whole(len(streams), reports)
+            return await asyncio.to_thread(self._whole, reports)
+        return self._whole(reports)
 
-    def _whole(self, num_prompts: int, reports: Reports) -> dict[str, Any]:
-        num_each = len(self._choices) // num_prompts
+    def _whole(self, reports: Reports) -> dict[str, Any]:
         choices = [
-            {"index": index, **choice.whole(self._outputs[index // num_each])}
+            {"index": index, **choice.whole(self._outputs[index // self._num_each])}
             for index, choice in enumerate(self._choices)
         ]
         return {**self._head, "choices": choices, **self._end(reports)}
@@ -126,9 +132,9 @@ class Answer:
         self, streams: Sequence[Stream]
     ) -> AsyncIterator[tuple[int, CompletionDelta]]:
         """What the streams add, by the index of the choice."""
-        num_each = len(self._choices) // len(streams)
         async for number, delta in merged(streams):
-            self._num_tokens += len(delta.token_ids)
+            index = number * self._num_each + delta.completion_index
+            self._num_tokens[index] += len(delta.token_ids)
             if delta.output is not None:
                 self._outputs[number] = delta.output
                 self._on_output(delta.output)
@@ -136,7 +142,7 @@ class Answer:
                     message = f"the request failed: {delta.output.error}"
                     raise ApiError(500, message, code="request_failed", kind="server_error")
             if delta.finish_reason != "error":
-                yield number * num_each + delta.completion_index, delta
+                yield index, delta
 
 
 async def merged(

@@ -47,7 +47,7 @@ class StreamOptions(Body):
         None, description="A last chunk without choices has the usage."
     )
     continuous_usage_stats: bool | None = Field(
-        None, description="Every chunk has the usage so far."
+        None, description="Every chunk has the usage of its choice so far."
     )
     include_drafts: bool | None = Field(
         None,

@@ -91,7 +91,7 @@ class Serving:
         answer = Answer(
             self._head(request, body),
             choices,
-            sum(len(each.prompt.token_ids) for each in prompts),
+            [len(each.prompt.token_ids) for each in prompts],
             lambda output: log_output(request, output),
         )
         with under_names(self._names_of(body)):

@@ -1,0 +1,49 @@
+"""What an answer has besides its texts: usage, and what is said of its prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+import server_models
+from server_client import Body, Client
+
+from forerun import AsyncLLM
+from forerun.server.app import make_app
+from forerun.server.settings import ServerSettings
+
+USER = [{"role": "user", "content": "x y"}]
+
+
+@pytest.fixture(scope="module")
+def llm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AsyncLLM]:
+    target, _ = server_models.write_model(tmp_path_factory.mktemp("answers"))
+    with closing(AsyncLLM(target, max_model_len=128)) as llm:
+        yield llm
+
+
+@pytest.fixture(scope="module")
+def client(llm: AsyncLLM) -> Iterator[Client]:
+    with closing(Client(make_app(llm, ServerSettings(log_requests=False)))) as client:
+        yield client
+
+
+@pytest.mark.parametrize("body", [{"prompt": "x y", "n": 2}, {"prompt": ["x", "x y z"]}])
+def test_usage_so_far_is_that_of_the_chunks_own_choice(client: Client, body: Body) -> None:
+    prompts = [body["prompt"]] * 2 if "n" in body else body["prompt"]
+    lens = [client.post("/tokenize", {"prompt": each}).json["count"] for each in prompts]
+    options = {"continuous_usage_stats": True, "include_usage": True}
+    *chunks, last = client.complete(
+        **body, max_tokens=5, ignore_eos=True, stream=True, stream_options=options
+    ).chunks
+    found: list[list[int]] = [[], []]
+    for chunk in chunks:
+        (choice,) = chunk["choices"]
+        usage = chunk["usage"]
+        assert usage["prompt_tokens"] == lens[choice["index"]]
+        assert usage["total_tokens"] == usage["prompt_tokens"] + usage["completion_tokens"]
+        found[choice["index"]].append(usage["completion_tokens"])
+    assert found == [[1, 2, 3, 4, 5]] * 2
+    assert last["usage"]["completion_tokens"] == 10
+    assert last["usage"]["prompt_tokens"] == (lens[0] if "n" in body else sum(lens))
