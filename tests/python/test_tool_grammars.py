@@ -133,7 +133,7 @@ def test_every_allowed_text_is_read_as_calls_that_tools_accept(
             assert len(output.calls) >= 1
             assert is_parallel or len(output.calls) == 1
         if choice == named("f"):
-            assert {call.name for call in output.calls} == {"f"}
+            assert [call.name for call in output.calls] == ["f"]
     assert num_complete >= len(CASES)
     assert num_calls >= 3
 
@@ -264,6 +264,24 @@ def test_without_parallel_calls_a_free_text_has_at_most_one(tools_format: str) -
     assert allows(params, call)
     assert not allows(params, f"{call}; {call}")
     assert not allows(params, call + call)
+
+
+@pytest.mark.parametrize("tools_format", TOOL_FORMATS)
+@pytest.mark.parametrize("is_parallel", [True, False])
+def test_a_named_function_is_called_exactly_once(tools_format: str, is_parallel: bool) -> None:
+    def grammar(choice: Any) -> StructuredOutputsParams | None:
+        return tool_grammar(tools_format, [FREE], choice, parallel_tool_calls=is_parallel)
+
+    writer = "pythonic/json" if tools_format == "pythonic" else tools_format
+    once, twice = (
+        WRITERS[writer]([Call("search", {"query": "x"})] * num_calls).replace(
+            ', "id": "abcdefghi"', ""
+        )
+        for num_calls in (1, 2)
+    )
+    assert allows(grammar(named("search")), once)
+    assert not allows(grammar(named("search")), twice)
+    assert allows(grammar("required"), twice) == is_parallel
 
 
 @pytest.mark.parametrize("tools_format", TOOL_FORMATS)

@@ -49,10 +49,11 @@ def tool_grammar(
 ) -> StructuredOutputsParams | None:
     """The constraint on an output that has to call tools, or to call strict ones as they want.
 
-    With "required" or a named function, the output is calls alone, after the reasoning. With
-    "auto", text may be anything, and calls are constrained if a tool has `"strict": True`, or if
-    only one call is allowed: their form and, of strict tools, the arguments. With a constraint on
-    the answer as well, the output is either calls alone, or the answer.
+    With "required" or a named function, the output is calls alone, after the reasoning, and exactly
+    one of a named function. With "auto", text may be anything, and calls are constrained if a tool
+    has `"strict": True`, or if only one call is allowed: their form and, of strict tools, the
+    arguments. With a constraint on the answer as well, the output is either calls alone, or the
+    answer.
 
     Args:
         tools: the request's tools, in OpenAI's form.
@@ -88,7 +89,8 @@ def tool_grammar(
     calls = [_call(rules, name, each, is_auto and not each.get("strict")) for each in chosen]
     rules.add("call", " | ".join(calls))
     has_text = is_auto and answer is None
-    body = _Composer(rules, TOOLS[name], parallel_tool_calls).body(name, has_text)
+    is_parallel = parallel_tool_calls and isinstance(tool_choice, str)
+    body = _Composer(rules, TOOLS[name], is_parallel).body(name, has_text)
     if answer is not None:
         body = f"({body} | answer)"
     if reasoning_format is not None:
