@@ -47,3 +47,14 @@ def test_usage_so_far_is_that_of_the_chunks_own_choice(client: Client, body: Bod
     assert found == [[1, 2, 3, 4, 5]] * 2
     assert last["usage"]["completion_tokens"] == 10
     assert last["usage"]["prompt_tokens"] == (lens[0] if "n" in body else sum(lens))
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+def test_usage_is_null_until_the_last_chunk(client: Client, path: str) -> None:
+    body = {"messages": USER} if "chat" in path else {"prompt": "x"}
+    body |= {"max_tokens": 3, "stream": True}
+    chunks = client.post(path, body).chunks
+    assert not any("usage" in chunk for chunk in chunks)
+    *chunks, last = client.post(path, {**body, "stream_options": {"include_usage": True}}).chunks
+    assert [chunk["usage"] for chunk in chunks] == [None] * 3
+    assert last["usage"]["completion_tokens"] == 3

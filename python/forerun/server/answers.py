@@ -34,7 +34,7 @@ class Reports:
     """What an answer contains besides its choices.
 
     Attributes:
-        usage: a stream ends with a chunk that has it.
+        usage: a stream ends with a chunk that has it; earlier ones have null, as OpenAI's do.
         usage_so_far: every chunk of a stream has that of its choice.
         drafts: every chunk says whether its token was drafted.
         metrics: the answer has those of its requests.
@@ -91,6 +91,8 @@ class Answer:
             chunk = {**self._head, "choices": [{"index": index, **chosen}]}
             if reports.usage_so_far:
                 chunk["usage"] = self._usage_so_far(index)
+            elif reports.usage:
+                chunk["usage"] = None
             if reports.drafts:
                 chunk["forerun"] = {"drafted": delta.is_drafted}
             yield chunk

@@ -44,7 +44,7 @@ class StreamOptions(Body):
     """What a stream reports besides the text."""
 
     include_usage: bool | None = Field(
-        None, description="A last chunk without choices has the usage."
+        None, description="A last chunk without choices has the usage; in others it is null."
     )
     continuous_usage_stats: bool | None = Field(
         None, description="Every chunk has the usage of its choice so far."
