@@ -58,3 +58,37 @@ def test_usage_is_null_until_the_last_chunk(client: Client, path: str) -> None:
     *chunks, last = client.post(path, {**body, "stream_options": {"include_usage": True}}).chunks
     assert [chunk["usage"] for chunk in chunks] == [None] * 3
     assert last["usage"]["completion_tokens"] == 3
+
+
+def test_a_chat_tells_of_its_prompt_beside_the_choices(client: Client) -> None:
+    prompt = client.post("/tokenize", {"messages": USER}).json["tokens"]
+    body = {"messages": USER, "n": 2, "max_tokens": 2, "return_token_ids": True}
+    answer = client.chat(**body, prompt_logprobs=1).json
+    assert answer["prompt_token_ids"] == prompt
+    assert len(answer["prompt_logprobs"]) == len(prompt)
+    for choice in answer["choices"]:
+        assert not {"prompt_token_ids", "prompt_logprobs"} & set(choice)
+        assert len(choice["token_ids"]) == 2
+    seen = set()
+    for chunk in client.chat(**body, stream=True).chunks:
+        index = chunk["choices"][0]["index"]
+        assert chunk.get("prompt_token_ids") == (None if index in seen else prompt)
+        seen.add(index)
+
+
+def test_a_completion_tells_of_its_prompt_in_each_choice(client: Client) -> None:
+    prompts = [client.post("/tokenize", {"prompt": each}).json["tokens"] for each in ("x", "y z")]
+    body = {"prompt": prompts, "n": 2, "max_tokens": 2, "return_token_ids": True}
+    answer = client.complete(**body, prompt_logprobs=1).json
+    assert not {"prompt_token_ids", "prompt_logprobs"} & set(answer)
+    for choice in answer["choices"]:
+        prompt = prompts[choice["index"] // 2]
+        assert choice["prompt_token_ids"] == prompt
+        assert len(choice["prompt_logprobs"]) == len(prompt)
+    seen = set()
+    for chunk in client.complete(**body, stream=True).chunks:
+        (choice,) = chunk["choices"]
+        index = choice["index"]
+        expected = None if index in seen else prompts[index // 2]
+        assert choice.get("prompt_token_ids") == expected
+        seen.add(index)

@@ -10,13 +10,20 @@ from typing import Any, Protocol
 from forerun.outputs import CompletionDelta, RequestOutput
 from forerun.server.errors import ApiError
 from forerun.server.model import Stream
+from forerun.server.token_logprobs import prompt_logprobs
 from forerun.server.usage import final_usage, metrics_field, usage
 
 _MAX_QUEUED = 64  # deltas of several prompts that wait for the client
 
 
 class Choice(Protocol):
-    """One choice of an answer, as it grows."""
+    """One choice of an answer, as it grows.
+
+    Attributes:
+        has_prompt: what is said of its prompt is in the choice, and not beside all choices.
+    """
+
+    has_prompt: bool
 
     @property
     def num_reasoning_tokens(self) -> int:
@@ -36,6 +43,9 @@ class Reports:
     Attributes:
         usage: a stream ends with a chunk that has it; earlier ones have null, as OpenAI's do.
         usage_so_far: every chunk of a stream has that of its choice.
+        prompt_ids: the answer has the token ids of its prompts; a stream has them in the first
+            chunk of each choice.
+        prompt_logprobs: the answer has those of its prompts.
         drafts: every chunk says whether its token was drafted.
         metrics: the answer has those of its requests.
         interval: tokens of one chunk of a choice.
@@ -43,6 +53,8 @@ class Reports:
 
     usage: bool = False
     usage_so_far: bool = False
+    prompt_ids: bool = False
+    prompt_logprobs: bool = False
     drafts: bool = False
     metrics: bool = False
     interval: int = 1
@@ -57,7 +69,7 @@ class Answer:
     Args:
         head: what every chunk begins with.
         choices: those of the first prompt, then those of the next one.
-        prompt_lens: of each prompt, in tokens.
+        prompts: the token ids of each.
         on_output: called with each finished prompt.
     """
 
@@ -65,14 +77,14 @@ class Answer:
         self,
         head: dict[str, Any],
         choices: Sequence[Choice],
-        prompt_lens: Sequence[int],
+        prompts: Sequence[list[int]],
         on_output: Callable[[RequestOutput], None],
     ) -> None:
         self._head = head
         self._choices = choices
-        self._prompt_lens = prompt_lens
+        self._prompts = prompts
         self._on_output = on_output
-        self._num_each = len(choices) // len(prompt_lens)
+        self._num_each = len(choices) // len(prompts)
         self._num_tokens = [0] * len(choices)
         self._outputs: dict[int, RequestOutput] = {}
 
@@ -82,13 +94,18 @@ class Answer:
         """The chunks of a stream."""
         held: list[list[CompletionDelta]] = [[] for _ in self._choices]
         num_due = [1] * len(held)
+        has_begun: set[int] = set()
         async for index, delta in self._deltas(streams):
             held[index].append(delta)
             if len(held[index]) < num_due[index] and delta.finish_reason is None:
                 continue
             chosen = self._choices[index].take(held[index])
             held[index], num_due[index] = [], 1 if reports.drafts else reports.interval
-            chunk = {**self._head, "choices": [{"index": index, **chosen}]}
+            of_prompt = {}
+            if index not in has_begun:
+                has_begun.add(index)
+                of_prompt = self._of_prompt(index // self._num_each, reports)
+            chunk = self._with_choices([{"index": index, **chosen}], [of_prompt])
             if reports.usage_so_far:
                 chunk["usage"] = self._usage_so_far(index)
             elif reports.usage:
@@ -102,7 +119,7 @@ class Answer:
 
     def _usage_so_far(self, index: int) -> dict[str, Any]:
         """That of one choice: a sum would tell which choices are ahead, which drafts decide."""
-        prompt_len = self._prompt_lens[index // self._num_each]
+        prompt_len = len(self._prompts[index // self._num_each])
         num_reasoning = self._choices[index].num_reasoning_tokens
         return usage(prompt_len, self._num_tokens[index], num_reasoning)
 
@@ -120,7 +137,31 @@ class Answer:
             {"index": index, **choice.whole(self._outputs[index // self._num_each])}
             for index, choice in enumerate(self._choices)
         ]
-        return {**self._head, "choices": choices, **self._end(reports)}
+        of_prompts = [
+            self._of_prompt(number, reports, self._outputs[number])
+            for number in range(len(self._prompts))
+        ]
+        each = [of_prompts[index // self._num_each] for index in range(len(choices))]
+        return {**self._with_choices(choices, each), **self._end(reports)}
+
+    def _with_choices(
+        self, choices: Sequence[dict[str, Any]], of_prompts: Sequence[dict[str, Any]]
+    ) -> dict[str, Any]:
+        """An answer or a chunk, with what is said of each choice's prompt where it belongs."""
+        if self._choices[0].has_prompt:
+            whole = [choice | more for choice, more in zip(choices, of_prompts, strict=True)]
+            return {**self._head, "choices": whole}
+        return {**self._head, "choices": choices, **of_prompts[0]}
+
+    def _of_prompt(
+        self, number: int, reports: Reports, output: RequestOutput | None = None
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if reports.prompt_ids:
+            found["prompt_token_ids"] = self._prompts[number]
+        if reports.prompt_logprobs and output is not None:
+            found["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs)
+        return found
 
     def _end(self, reports: Reports) -> dict[str, Any]:
         outputs = [self._outputs[number] for number in sorted(self._outputs)]

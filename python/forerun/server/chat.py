@@ -25,7 +25,7 @@ from forerun.server.params import (
 from forerun.server.prompts import chat_prompt
 from forerun.server.protocol import ChatRequest, NamedTool
 from forerun.server.serving import Serving
-from forerun.server.token_logprobs import TokenNames, chat_logprobs, prompt_logprobs
+from forerun.server.token_logprobs import TokenNames, chat_logprobs
 from forerun.text.structured_outputs import StructuredOutputsParams
 from forerun.text.tool_parsers import (
     Parser,
@@ -42,6 +42,8 @@ _TAIL = 16  # tokens of a prompt's end that may hold the beginning of the reason
 
 class ChatChoice:
     """One message, with what goes with it."""
+
+    has_prompt = False
 
     def __init__(self, message: Message, names: TokenNames, body: ChatRequest) -> None:
         self._message = message
@@ -97,9 +99,7 @@ class ChatChoice:
             "finish_reason": self._finish_reason,
         }
         if self._has_ids:
-            found |= {"token_ids": self._token_ids, "prompt_token_ids": output.prompt_token_ids}
-        if output.prompt_logprobs is not None:
-            found["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs)
+            found["token_ids"] = self._token_ids
         return found
 
 

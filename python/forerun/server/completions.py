@@ -20,7 +20,7 @@ from forerun.server.params import (
 )
 from forerun.server.protocol import CompletionRequest
 from forerun.server.serving import Serving
-from forerun.server.token_logprobs import CompletionLogprobs, TokenNames, prompt_logprobs
+from forerun.server.token_logprobs import CompletionLogprobs, TokenNames
 
 _MAX_COMPLETIONS = 1024  # of one body: all of its prompts, n times each
 _NUM_TOKENS = 16  # OpenAI's default
@@ -33,6 +33,7 @@ class CompletionChoice:
         echo: the prompt's text where the answer repeats it.
     """
 
+    has_prompt = True
     num_reasoning_tokens = 0
 
     def __init__(self, body: CompletionRequest, names: TokenNames, echo: str | None) -> None:
@@ -62,12 +63,7 @@ class CompletionChoice:
                 output.prompt_token_ids, output.prompt_logprobs
             )
             columns = _extend(prompt, columns)
-        found = self._choice(self._echo or "", self._deltas, columns)
-        if self._body.prompt_logprobs is not None:
-            found["prompt_logprobs"] = prompt_logprobs(output.prompt_logprobs)
-        if self._body.return_token_ids:
-            found["prompt_token_ids"] = output.prompt_token_ids
-        return found
+        return self._choice(self._echo or "", self._deltas, columns)
 
     def _choice(
         self, echo: str, deltas: Sequence[CompletionDelta], columns: dict[str, list[Any]]

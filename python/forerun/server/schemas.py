@@ -129,8 +129,6 @@ class Choice(Part):
     index: int
     finish_reason: _REASON
     token_ids: list[int] | None = None
-    prompt_token_ids: list[int] | None = None
-    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
 
 
 class ChatChoice(Choice):
@@ -161,6 +159,8 @@ class TextChoice(Choice):
 
     text: str
     logprobs: TextLogprobs | None
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
 
 
 class Answer(Part):
@@ -178,6 +178,8 @@ class ChatCompletion(Answer):
 
     object: Literal["chat.completion"]
     choices: list[ChatChoice]
+    prompt_token_ids: list[int] | None = None
+    prompt_logprobs: list[dict[str, PromptLogprob] | None] | None = None
 
 
 class ChatCompletionChunk(Answer):
@@ -185,6 +187,7 @@ class ChatCompletionChunk(Answer):
 
     object: Literal["chat.completion.chunk"]
     choices: list[ChunkChoice]
+    prompt_token_ids: list[int] | None = None
     forerun: Drafted | None = None
 
 

@@ -91,7 +91,7 @@ class Serving:
         answer = Answer(
             self._head(request, body),
             choices,
-            [len(each.prompt.token_ids) for each in prompts],
+            [each.prompt.token_ids for each in prompts],
             lambda output: log_output(request, output),
         )
         with under_names(self._names_of(body)):
@@ -202,6 +202,8 @@ class Serving:
         return Reports(
             usage=bool(options and options.include_usage),
             usage_so_far=bool(options and options.continuous_usage_stats),
+            prompt_ids=bool(body.return_token_ids),
+            prompt_logprobs=body.prompt_logprobs is not None,
             drafts=bool(options and options.include_drafts),
             metrics=bool(body.include_metrics),
             interval=self.settings.stream_interval,
