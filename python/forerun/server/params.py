@@ -123,7 +123,11 @@ def structure_names(body: GenerationRequest) -> dict[str, str]:
     name = next(iter(_restrictions(body)), "structured_outputs")
     if name == "structured_outputs":
         return {}
-    return {f"structured_outputs.{kind}": name for kind in KINDS} | {"structured_outputs": name}
+    names = {f"structured_outputs.{kind}": name for kind in KINDS} | {"structured_outputs": name}
+    pattern = dict.fromkeys(
+        ("whitespace_pattern", "structured_outputs.whitespace_pattern"), "guided_whitespace_pattern"
+    )
+    return names | pattern
 
 
 def _of_format(body: GenerationRequest) -> StructuredOutputsParams:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from forerun.errors import InvalidArgumentError
+from forerun.server.params import under_names
 from forerun.server.prompts import chat_prompt
 from forerun.server.protocol import DetokenizeRequest, TokenizeRequest
 from forerun.server.serving import Serving
@@ -17,7 +18,8 @@ def tokenize(serving: Serving, body: TokenizeRequest) -> dict[str, Any]:
         raise InvalidArgumentError("prompt", body.prompt, "either prompt or messages")
     if body.prompt is not None:
         adds_special = body.add_special_tokens is not False
-        tokens = serving.tokenizer.encode(body.prompt, add_special_tokens=adds_special)
+        with under_names({"text": "prompt"}):
+            tokens = serving.tokenizer.encode(body.prompt, add_special_tokens=adds_special)
     else:
         tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
         tokens = chat_prompt(serving, body, tools)
