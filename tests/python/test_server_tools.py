@@ -114,6 +114,17 @@ def test_tokenize_counts_what_a_chat_renders(llms: dict[str, AsyncLLM]) -> None:
     next(clients, None)
 
 
+@pytest.mark.parametrize("max_tokens", range(1, 40, 3))
+def test_a_demanded_call_that_is_cut_off_leaves_no_content(client: Client, max_tokens: int) -> None:
+    bare = {"type": "function", "function": {"name": "f"}}
+    options: Body = {"messages": USER, "tools": [bare], "max_tokens": max_tokens, "seed": 1}
+    for choice in ("required", {"type": "function", "function": {"name": "f"}}):
+        (found,) = client.chat(**options, tool_choice=choice).json["choices"]
+        assert not found["message"]["content"]
+        chunks = client.chat(**options, tool_choice=choice, stream=True).chunks
+        assert not assembled(chunks)[0]["message"].get("content")
+
+
 SCHEMA = {
     "type": "object",
     "properties": {"b": {"enum": ["x", "y"]}, "a": {"type": "array", "items": {"enum": [1, 7]}}},

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from output_formats import Call, Output, assembled, joined, parse, tool
+from output_formats import WRITERS, Call, Output, assembled, joined, parse, tool
 from tokenizer_files import write_tokenizer
 from tokenizers import AddedToken
 
@@ -27,6 +27,7 @@ from forerun.text.tool_parsers import (
     special_markers,
     starts_in_reasoning,
 )
+from forerun.text.tool_parsers.formats import TOOLS
 
 
 def read(tokens: list[str], *formats: str | None, **options: Any) -> Output:
@@ -239,6 +240,48 @@ def test_an_output_that_ends_early_keeps_what_there_is() -> None:
         assert arguments[2] in ('{"a": {', '{"a": {"x')
     [reasoning] = joined(parse("<think>hm\n", None, "qwen3"))
     assert reasoning == (ReasoningDelta, 0, "hm\n")
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_what_an_early_end_leaves_of_a_further_call_is_no_content(writer: str) -> None:
+    tools_format = writer.split("/")[0]
+    calls = [Call("f", {"a": 1}), Call("g", {"a": 2})]
+    whole = WRITERS[writer](calls)
+    num_cut = 0
+    for size in range(len(whole)):
+        parts = joined(parse([whole[:size]], tools_format, tools=A))
+        if not parts or parts[0] != ("call", 0, "f"):
+            continue
+        num_cut += 1
+        content = "".join(text for kind, _, text in parts if kind is ContentDelta)
+        # A marker that is not whole may be a part of a text.
+        assert TOOLS[tools_format].markers[0].startswith(content), whole[:size]
+        assert content != TOOLS[tools_format].markers[0]
+    assert num_cut > 10
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("reasoning_format", [None, "qwen3"])
+def test_where_calls_are_demanded_an_early_end_leaves_no_content(
+    writer: str, reasoning_format: str | None
+) -> None:
+    tools_format = writer.split("/")[0]
+    reasoning = "<think>\nHm\n</think>\n\n" if reasoning_format else ""
+    whole = reasoning + WRITERS[writer]([Call("f", {"a": 1}), Call("g", {"a": 2})])
+    for size in range(len(whole) + 1):
+        parser = make_parser(
+            tools_format, reasoning_format, starts_in_reasoning=False, tools=A, is_calls_alone=True
+        )
+        found = joined([*parser.push(whole[:size]), *parser.finish()])
+        expected = joined(parse([whole[:size]], tools_format, reasoning_format, tools=A))
+        assert found == [part for part in expected if part[0] is not ContentDelta]
+    assert [part[2] for part in found if part[0] == "call"] == ["f", "g"]
+
+
+def test_text_between_calls_and_after_them_is_content() -> None:
+    for text in ("Done.", "a <", "[{", '{"name": "g"}', "<tool_call>\n<x>\n</tool_call>"):
+        output = read(list(f"{CALL}\n{text}\n{CALL}\n{text}"), "hermes")
+        assert output == Output("", f"{text}{text}", F * 2)
 
 
 def test_a_string_that_is_not_closed_ends_with_its_call() -> None:

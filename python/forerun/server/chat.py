@@ -30,6 +30,7 @@ from forerun.text.structured_outputs import StructuredOutputsParams
 from forerun.text.tool_parsers import (
     Parser,
     after_reasoning,
+    demands_calls,
     detect_formats,
     make_parser,
     special_markers,
@@ -151,7 +152,13 @@ class Chats:
             given = self._with_prediction(prompt, body)
             with under_names({"logprobs": "top_logprobs"}):
                 [prepared] = self._serving.prepare(request, body, [given], params)
-        new_parser = partial(make_parser, *formats, starts_in_reasoning=inside, tools=tools)
+        new_parser = partial(
+            make_parser,
+            *formats,
+            starts_in_reasoning=inside,
+            tools=tools,
+            is_calls_alone=bool(tools) and demands_calls(body.tool_choice or "auto"),
+        )
         return prepared, new_parser
 
     def _with_prediction(self, prompt: list[int], body: ChatRequest) -> TokensPrompt:

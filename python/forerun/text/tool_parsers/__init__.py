@@ -15,7 +15,12 @@ from forerun.text.tool_parsers.formats import (
     special_markers,
     starts_in_reasoning,
 )
-from forerun.text.tool_parsers.grammar import after_reasoning, constrains_calls, tool_grammar
+from forerun.text.tool_parsers.grammar import (
+    after_reasoning,
+    constrains_calls,
+    demands_calls,
+    tool_grammar,
+)
 from forerun.text.tool_parsers.parser import Parser
 
 __all__ = [
@@ -29,6 +34,7 @@ __all__ = [
     "ToolCallStart",
     "after_reasoning",
     "constrains_calls",
+    "demands_calls",
     "detect_formats",
     "make_parser",
     "special_markers",

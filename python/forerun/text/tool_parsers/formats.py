@@ -142,6 +142,7 @@ def make_parser(
     *,
     starts_in_reasoning: bool,
     tools: Sequence[Any] = (),
+    is_calls_alone: bool = False,
 ) -> Parser:
     """A parser of one output: of its reasoning first, and of the tool calls in the rest.
 
@@ -150,12 +151,16 @@ def make_parser(
         reasoning_format: one of REASONING_FORMATS; None leaves reasoning in the content.
         starts_in_reasoning: the prompt ends within the reasoning.
         tools: the request's tools, as chat templates get them.
+        is_calls_alone: a grammar demands calls. What an output that was cut off has of one whose
+            name is not certain is not content then.
     """
     calls: Parser | None = None
     markers: tuple[str, ...] = ()
     if tools_format is not None:
         name = check_choice("tool_call_parser", tools_format, TOOL_FORMATS)
         calls, markers = TOOLS[name].make(tools), TOOLS[name].markers
+        if is_calls_alone:
+            calls = _WithoutContent(calls)
     if reasoning_format is None:
         return calls or _ContentParser()
     name = check_choice("reasoning_parser", reasoning_format, REASONING_FORMATS)
@@ -175,6 +180,22 @@ class _ContentParser(StepParser):
 
     def _parse(self) -> Step[None]:
         yield from self._reader.stream_rest(self._content)
+
+
+class _WithoutContent:
+    """A parser whose content is not handed on."""
+
+    def __init__(self, parser: Parser) -> None:
+        self._parser = parser
+
+    def push(self, text: str) -> list[Event]:
+        return self._kept(self._parser.push(text))
+
+    def finish(self) -> list[Event]:
+        return self._kept(self._parser.finish())
+
+    def _kept(self, events: list[Event]) -> list[Event]:
+        return [event for event in events if not isinstance(event, ContentDelta)]
 
 
 class _JoinedParser:

@@ -36,6 +36,11 @@ def constrains_calls(tool_choice: Any, *, parallel_tool_calls: bool, has_strict:
     return has_strict or not parallel_tool_calls
 
 
+def demands_calls(tool_choice: Any) -> bool:
+    """Whether an output is calls alone, after its reasoning: "required" or a named function."""
+    return tool_choice not in ("auto", "none")
+
+
 def tool_grammar(
     tools_format: str,
     tools: Sequence[Any],

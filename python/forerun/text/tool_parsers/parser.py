@@ -85,7 +85,7 @@ class ToolCallParser(StepParser):
     """A parser of content and tool calls.
 
     A call is reported once its name is certain. Text that only looks like the beginning of a call
-    becomes content, as it is.
+    becomes content, as it is, unless other calls were before it and the output ends within it.
     """
 
     def _new_id(self) -> str:
@@ -97,10 +97,16 @@ class ToolCallParser(StepParser):
         self._num_calls += 1
 
     def _try(self, step: Step[bool]) -> Step[bool]:
-        """Reads a call; goes back to where it began if it proves to be none."""
+        """Reads a call; goes back to where it began if it proves to be none.
+
+        After other calls, one whose beginning ends the output is skipped.
+        """
         self._reader.pin()
         is_call = yield from step
-        if not is_call:
+        if not is_call and self._num_calls and self._reader.met_end:
+            self._reader.position = len(self._reader.text)
+            is_call = True
+        elif not is_call:
             self._reader.rewind()
         self._reader.unpin()
         return is_call

@@ -30,11 +30,15 @@ class Reader:
 
     A step decides from the text alone, never from where a piece ends, so that any division into
     pieces gives the same result.
+
+    Attributes:
+        met_end: since `pin` was called, more text was wanted than the whole output has.
     """
 
     def __init__(self) -> None:
         self.text = ""  # from the pinned position on, or else from about `position` on
         self.position = 0
+        self.met_end = False
         self._is_pinned = False
         self._has_ended = False
 
@@ -51,6 +55,7 @@ class Reader:
         self.unpin()
         self._drop()
         self._is_pinned = True
+        self.met_end = False
 
     def unpin(self) -> None:
         """Lets the text before the position go."""
@@ -71,7 +76,10 @@ class Reader:
         size = len(self.text)
         while len(self.text) == size and not self._has_ended:
             yield
-        return len(self.text) > size
+        if len(self.text) > size:
+            return True
+        self.met_end = True
+        return False
 
     def peek(self) -> Step[str]:
         """The next character; empty at the end."""
