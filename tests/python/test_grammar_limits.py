@@ -176,6 +176,27 @@ def test_alternatives_may_be_many(fields: Any, compiler: GrammarCompiler) -> Non
 WITHOUT_SPACE: Any = {"json": {"disable_any_whitespace": True}, "grammar": {}}
 
 
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "((x{100}){100}){100}",
+        "(((x{100}){100}){100}){100}",
+        "(x{1000}){1000}",
+        "a{20}((x{100}){100}){100}",
+    ],
+)
+def test_expressions_that_would_take_seconds_for_each_token_are_refused(
+    expression: str, compiler: GrammarCompiler
+) -> None:
+    with pytest.raises(InvalidArgumentError, match="too many expressions"):
+        compiler.compile(StructuredOutputsParams(regex=expression))
+
+
+@pytest.mark.parametrize("expression", ["x?", "[ab]+", "[a-z]{1,5000}", "(.{1000}y){50}"])
+def test_expressions_of_a_usual_size_are_taken(expression: str, compiler: GrammarCompiler) -> None:
+    compiler.compile(StructuredOutputsParams(regex=expression))()
+
+
 @pytest.mark.long
 def test_a_grammar_beyond_the_limit_is_refused(compiler: GrammarCompiler) -> None:
     schema = {"type": "object", "properties": {f"a{i}": ONE for i in range(15_000)}}

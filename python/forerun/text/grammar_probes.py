@@ -17,18 +17,14 @@ _CLOSING = tuple(b'}]">)')
 
 
 def limits() -> llguidance.LLParserLimits:
-    """Limits of one step, high enough for every grammar that llguidance compiles.
+    """Limits of one step: many alternatives, but no expressions that take seconds.
 
-    With llguidance's own limits, a grammar that compiles can fail in the middle of a text, where
-    more than 2,000 alternatives are open at once. With these, its limit on the size of a grammar
-    is met first, before anything is generated.
+    With llguidance's own limit on alternatives, a grammar that compiles can fail in the middle of a
+    text, where more than 2,000 are open at once. Its limits on regular expressions are kept: with
+    more, `((x{100}){100}){100}` takes most of a second for each token, of all requests.
     """
     return llguidance.LLParserLimits(
-        max_items_in_row=100_000,
-        initial_lexer_fuel=50_000_000,
-        step_lexer_fuel=5_000_000,
-        step_max_items=500_000,
-        verbose_errors=False,
+        max_items_in_row=100_000, step_max_items=500_000, verbose_errors=False
     )
 
 
@@ -46,6 +42,11 @@ def reason(matcher: llguidance.LLMatcher) -> str:
     """The message of a matcher's error, without the state that llguidance shows with it."""
     text: str = matcher.get_error()
     return re.split("<state>|<backtrace>", text, maxsplit=1)[0].strip()
+
+
+def is_beyond_limit(matcher: llguidance.LLMatcher) -> bool:
+    """Whether a matcher has failed for another reason than that no text can follow."""
+    return matcher.is_error() and "NoExtension" not in matcher.get_error()
 
 
 def expression_error(expression: str) -> str:
@@ -91,9 +92,9 @@ def dead_end(grammar: str) -> str:
         mask = matcher.compute_bitmask()
         if matcher.is_accepting():
             return ""
+        if is_beyond_limit(matcher):
+            return ""
         if matcher.is_error():
-            if "NoExtension" not in matcher.get_error():
-                return ""  # a limit
             why = f"after {text.decode(errors='replace')!r} nothing is allowed: {reason(matcher)}"
             continue
         allowed = [byte for byte in range(256) if mask[byte // 8] >> byte % 8 & 1]

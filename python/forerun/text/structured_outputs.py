@@ -329,7 +329,7 @@ class GrammarCompiler:
             raise InvalidArgumentError(where, value, str(error)) from None
 
     def _compile(self, text: str) -> Any:
-        from forerun.text.grammar_probes import dead_end, limits, reason
+        from forerun.text.grammar_probes import dead_end, is_beyond_limit, limits, reason
 
         matcher = _llguidance().LLMatcher(self._tokenizer, text, log_level=0, limits=limits())
         if matcher.is_error():
@@ -337,9 +337,16 @@ class GrammarCompiler:
         if why := dead_end(text):
             raise ValueError(f"what some text satisfies: {why}")
         first = matcher.deep_copy()
-        first.compute_bitmask()
+        mask = int.from_bytes(first.compute_bitmask(), "little")
         if first.is_error():
             raise ValueError(f"what some text of the model's tokens satisfies: {reason(first)}")
+        # What is too large for a step shows after one token.
+        mask &= ~int.from_bytes(self.only_eos, "little")
+        if mask:
+            first.try_consume_tokens([(mask & -mask).bit_length() - 1])
+            first.compute_bitmask()
+        if is_beyond_limit(first):
+            raise ValueError(f"what a step has the time for: {reason(first)}")
         return matcher
 
 
