@@ -23,6 +23,8 @@ VALID: dict[str, Body] = {
     COMPLETION: {"prompt": "x", "max_tokens": 1},
 }
 TOOL = {"type": "function", "function": {"name": "f"}}
+NAMED = [TOOL, {"type": "function", "function": {"name": "g"}}]
+ALLOWED = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": NAMED}}
 NO_INTEGER = ["5", 5.5, True, [], {}, "x", 10**30]
 NO_NUMBER = ["0.5", True, [], {}, "nan"]
 NO_BOOL = [0, 1, "true", "no", [], {}]
@@ -85,7 +87,17 @@ WRONG: dict[str, list[Any]] = {
         [{"type": "function", "function": {"name": "f", "parameters": []}}],
         [{"type": "function", "function": {"name": 5}}],
     ],
-    "tool_choice": [5, True, [], {}, "maybe", "required", "auto", {"type": "function"}],
+    "tool_choice": [
+        5,
+        True,
+        [],
+        {},
+        "maybe",
+        "required",
+        "auto",
+        {"type": "function"},
+        {"type": "allowed_tools"},
+    ],
     "messages": [
         *NO_LIST,
         None,
@@ -234,6 +246,11 @@ def test_bodies_that_are_no_json_are_refused(client: Client, path: str) -> None:
         (
             {"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "g"}}},
             "tool_choice.function.name",
+            "invalid_value",
+        ),
+        (
+            {"tools": [TOOL], "tool_choice": ALLOWED},
+            "tool_choice.allowed_tools.tools[1].function.name",
             "invalid_value",
         ),
         (

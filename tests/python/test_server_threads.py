@@ -303,7 +303,8 @@ def test_what_compiles_a_grammar_is_known_before(data: st.DataObject) -> None:
     )
     tools = [{"type": "function", "function": each} for each in functions]
     named = {"type": "function", "function": {"name": functions[0]["name"]}}
-    choice = data.draw(st.sampled_from([None, "auto", "none", "required", named]))
+    some = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [named]}}
+    choice = data.draw(st.sampled_from([None, "auto", "none", "required", named, some]))
     parallel = data.draw(st.sampled_from([None, True, False]))
     body = ChatRequest(messages=USER, tools=tools, tool_choice=choice, parallel_tool_calls=parallel)
     grammar = tool_grammar(

@@ -125,6 +125,32 @@ def test_a_demanded_call_that_is_cut_off_leaves_no_content(client: Client, max_t
         assert not assembled(chunks)[0]["message"].get("content")
 
 
+def test_only_allowed_tools_are_called_and_the_prompt_has_all(client: Client) -> None:
+    other = {"type": "function", "function": {"name": "b", "parameters": INTEGER}}
+    options: Body = {"messages": USER, "tools": [other, ADD], "max_tokens": 90, **SCRIPTED}
+    options |= {"parallel_tool_calls": False, "return_token_ids": True}
+
+    def answer(mode: str, *names: str) -> Any:
+        tools = [{"type": "function", "function": {"name": name}} for name in names]
+        choice = {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+        found = client.chat(**options, tool_choice=choice).json
+        assert found["prompt_token_ids"] == whole["prompt_token_ids"]
+        return found["choices"][0]
+
+    whole = client.chat(**options).json
+    (free,) = whole["choices"]
+    assert [call["function"]["name"] for call in free["message"]["tool_calls"]] == ["add"]
+    assert answer("auto", "b", "add")["message"]["content"] == free["message"]["content"]
+    for name in ("add", "b"):
+        found = answer("required", name)
+        assert found["message"]["content"] is None
+        (call,) = found["message"]["tool_calls"]
+        assert call["function"]["name"] == name
+    found = answer("auto", "b")["message"]
+    assert found["content"] == free["message"]["content"]
+    assert {call["function"]["name"] for call in found.get("tool_calls", ())} <= {"b"}
+
+
 SCHEMA = {
     "type": "object",
     "properties": {"b": {"enum": ["x", "y"]}, "a": {"type": "array", "items": {"enum": [1, 7]}}},

@@ -90,6 +90,11 @@ def named(name: str) -> dict[str, Any]:
     return {"type": "function", "function": {"name": name}}
 
 
+def allowed(mode: str, *names: str) -> dict[str, Any]:
+    tools = [named(name) for name in names]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": tools}}
+
+
 CASES: list[tuple[Any, bool]] = [
     ("required", True),
     ("required", False),
@@ -285,6 +290,26 @@ def test_a_named_function_is_called_exactly_once(tools_format: str, is_parallel:
 
 
 @pytest.mark.parametrize("tools_format", TOOL_FORMATS)
+@pytest.mark.parametrize("mode", ["auto", "required"])
+def test_only_allowed_tools_are_called(tools_format: str, mode: str) -> None:
+    other = {"type": "function", "function": {"name": "other"}}
+    params = tool_grammar(
+        tools_format, [other, FREE, CITY], allowed(mode, "search", "weather", "search")
+    )
+    writer = "pythonic/json" if tools_format == "pythonic" else tools_format
+
+    def write(*calls: Call) -> str:
+        return WRITERS[writer](list(calls)).replace(', "id": "abcdefghi"', "")
+
+    search, weather = Call("search", {"query": "x"}), Call("weather", {"city": "Rome"})
+    assert allows(params, write(search))
+    assert allows(params, write(weather, search))
+    assert not allows(params, write(Call("other", {})))
+    assert not allows(params, write(search, Call("other", {})))
+    assert allows(params, "Hello.") == (mode == "auto")
+
+
+@pytest.mark.parametrize("tools_format", TOOL_FORMATS)
 def test_true_and_false_are_schemas_of_parameters(tools_format: str) -> None:
     function = {"name": "f", "parameters": {"properties": {"a": True, "b": False}}}
     params = tool_grammar(tools_format, [{"type": "function", "function": function}], "required")
@@ -318,6 +343,10 @@ def test_nothing_is_constrained_unless_it_is_asked_for() -> None:
         ([CITY], "always", "tool_choice"),
         ([CITY], {"type": "function"}, "tool_choice"),
         ([CITY], named("time"), "tool_choice"),
+        ([CITY], allowed("auto", "weather", "time"), "tool_choice"),
+        ([CITY], allowed("required"), "tool_choice"),
+        ([CITY], allowed("none", "weather"), "tool_choice"),
+        ([CITY], {"type": "allowed_tools"}, "tool_choice"),
         ([5], "required", "tools[0]"),
         ([CITY, {"type": "function", "function": {}}], "required", "tools[1]"),
         ([named("a b")], "required", "tools"),

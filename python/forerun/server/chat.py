@@ -23,7 +23,7 @@ from forerun.server.params import (
     under_names,
 )
 from forerun.server.prompts import chat_prompt
-from forerun.server.protocol import ChatRequest, NamedTool
+from forerun.server.protocol import AllowedToolChoice, ChatRequest, NamedTool
 from forerun.server.serving import Serving
 from forerun.server.token_logprobs import TokenNames, chat_logprobs
 from forerun.text.structured_outputs import StructuredOutputsParams
@@ -157,7 +157,7 @@ class Chats:
             *formats,
             starts_in_reasoning=inside,
             tools=tools,
-            is_calls_alone=bool(tools) and demands_calls(body.tool_choice or "auto"),
+            is_calls_alone=bool(tools) and demands_calls(_choice(body)),
         )
         return prepared, new_parser
 
@@ -175,9 +175,9 @@ class Chats:
         choice = body.tool_choice
         if not names and choice not in (None, "none"):
             raise InvalidArgumentError("tool_choice", choice, "tools beside it")
-        if isinstance(choice, NamedTool) and choice.function.name not in names:
-            field = "tool_choice.function.name"
-            raise InvalidArgumentError(field, choice.function.name, f"one of {', '.join(names)}")
+        for field, name in _named(choice):
+            if name not in names:
+                raise InvalidArgumentError(field, name, f"one of {', '.join(names)}")
         if not names or choice == "none":
             return []
         if self._tools is None:
@@ -194,12 +194,11 @@ class Chats:
         special: Mapping[str, int],
     ) -> StructuredOutputsParams | None:
         """What the output must be: calls that are demanded or strict, and the answer."""
-        choice: Any = body.tool_choice or "auto"
         if tools and self._tools is not None:
             grammar = tool_grammar(
                 self._tools,
                 tools,
-                choice.model_dump() if isinstance(choice, NamedTool) else choice,
+                _choice(body),
                 parallel_tool_calls=body.parallel_tool_calls is not False,
                 answer=answer,
                 reasoning_format=self._reasoning,
@@ -230,3 +229,20 @@ class Chats:
         recommended = {**self._serving.recommended, "max_tokens": None}
         renamed = {"logprobs": "top_logprobs", "max_tokens": name}
         return sampling_params(body, recommended, renamed=renamed, **fields)
+
+
+def _choice(body: ChatRequest) -> Any:
+    """The choice of tools, in OpenAI's form."""
+    choice = body.tool_choice or "auto"
+    return choice if isinstance(choice, str) else choice.model_dump()
+
+
+def _named(choice: Any) -> list[tuple[str, str]]:
+    """The functions that a choice names, each after the path of its name."""
+    if isinstance(choice, NamedTool):
+        return [("tool_choice.function.name", choice.function.name)]
+    if isinstance(choice, AllowedToolChoice):
+        path = "tool_choice.allowed_tools.tools"
+        tools = enumerate(choice.allowed_tools.tools)
+        return [(f"{path}[{index}].function.name", tool.function.name) for index, tool in tools]
+    return []

@@ -11,6 +11,7 @@ from forerun.vllm_fields.requests import SAMPLING_PARAMS
 _OWN = {
     "add_generation_prompt": "The prompt ends where the model's message begins; the default.",
     "add_special_tokens": "Those that the tokenizer puts around a text; the default.",
+    "allowed_tools": "The only functions that may be called.",
     "cache_salt": "Only requests with the same one share cached prefixes and past outputs.",
     "chat_template_kwargs": "Variables of the chat template, such as enable_thinking.",
     "content": "A text, or parts of type text.",
@@ -33,6 +34,7 @@ _OWN = {
     "max_tokens": "The most tokens to generate.",
     "messages": "The conversation so far: role, content (a text or parts of type text), and what "
     "the chat template reads besides.",
+    "mode": "required: one of the functions has to be called.",
     "model": "One of the names in /v1/models.",
     "name": "Its name.",
     "parallel_tool_calls": "False: at most one call in an answer, where a grammar forces calls.",
@@ -52,7 +54,7 @@ _OWN = {
     "strict": "Of a tool: its calls follow the schema. A response_format always does.",
     "structured_outputs": "What the text must be: json, regex, choice, grammar or json_object.",
     "tokens": "Token ids.",
-    "tool_choice": "Whether tools are called: none, auto, required, or this one.",
+    "tool_choice": "Whether tools are called: none, auto, required, this one, or only these.",
     "tools": "Functions that the model may call.",
     "top_logprobs": "With logprobs: of how many most probable tokens.",
     "type": "What kind it is.",

@@ -97,10 +97,24 @@ class FunctionName(Body):
 
 
 class NamedTool(Body):
-    """The function that the model has to call."""
+    """The function that the model has to call, or one that it may call."""
 
     type: Literal["function"]
     function: FunctionName
+
+
+class AllowedTools(Body):
+    """Functions, and whether one of them has to be called."""
+
+    mode: Literal["auto", "required"]
+    tools: Items[NamedTool] = Field(min_length=1)
+
+
+class AllowedToolChoice(Body):
+    """The only functions that the model may call; its prompt has all tools."""
+
+    type: Literal["allowed_tools"]
+    allowed_tools: AllowedTools
 
 
 class TextPart(Body):
@@ -182,7 +196,7 @@ class ChatRequest(GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0)
     tools: Items[Tool] | None = None
-    tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
+    tool_choice: Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice | None = None
     parallel_tool_calls: bool | None = None
     reasoning_effort: str | None = None
     include_reasoning: bool | None = None

@@ -21,11 +21,14 @@ from forerun.text.tool_parsers.formats import REASONING, TOOLS, ToolFormat
 from forerun.util.checks import check_choice
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_CHOICES = "'none', 'auto', 'required' or {'type': 'function', 'function': {'name': ...}}"
+_CHOICES = (
+    "'none', 'auto', 'required', {'type': 'function', 'function': {'name': ...}} or "
+    "{'type': 'allowed_tools', 'allowed_tools': {'mode': 'auto' or 'required', 'tools': [...]}}"
+)
 
 
 def constrains_calls(tool_choice: Any, *, parallel_tool_calls: bool, has_strict: bool) -> bool:
-    """Whether calls have a grammar: they are demanded, a tool is strict, or only one is allowed.
+    """Whether calls have a grammar: demanded, of a strict tool, at most one, or of some tools only.
 
     Args:
         tool_choice, parallel_tool_calls: what `tool_grammar` takes.
@@ -38,7 +41,7 @@ def constrains_calls(tool_choice: Any, *, parallel_tool_calls: bool, has_strict:
 
 def demands_calls(tool_choice: Any) -> bool:
     """Whether an output is calls alone, after its reasoning: "required" or a named function."""
-    return tool_choice not in ("auto", "none")
+    return _mode(tool_choice) not in ("auto", "none")
 
 
 def tool_grammar(
@@ -62,7 +65,8 @@ def tool_grammar(
 
     Args:
         tools: the request's tools, in OpenAI's form.
-        tool_choice: OpenAI's: "none", "auto", "required", or a dict that names a function.
+        tool_choice: OpenAI's: "none", "auto", "required", or a dict that names a function, or
+            the allowed ones with "auto" or "required" as their mode.
         parallel_tool_calls: allow more than one call.
         answer: the constraint on an answer in place of calls.
         reasoning_format: the format of the reasoning before the calls.
@@ -77,7 +81,7 @@ def tool_grammar(
             no JSON schema of an object, or llguidance cannot compile the answer's constraint.
     """
     name = check_choice("tool_call_parser", tools_format, tuple(TOOLS))
-    is_auto = tool_choice == "auto"
+    is_auto = _mode(tool_choice) == "auto"
     if not is_auto:
         answer = None
     elif answer is None and not constrains_calls(
@@ -94,7 +98,8 @@ def tool_grammar(
     calls = [_call(rules, name, each, is_auto and not each.get("strict")) for each in chosen]
     rules.add("call", " | ".join(calls))
     has_text = is_auto and answer is None
-    is_parallel = parallel_tool_calls and isinstance(tool_choice, str)
+    is_named = _allowed(tool_choice) is None and not isinstance(tool_choice, str)
+    is_parallel = parallel_tool_calls and not is_named
     body = _Composer(rules, TOOLS[name], is_parallel).body(name, has_text)
     if answer is not None:
         body = f"({body} | answer)"
@@ -187,15 +192,46 @@ def _chosen(functions: list[Mapping[str, Any]], choice: Any) -> list[Mapping[str
     """The functions that may be called."""
     if isinstance(choice, str) and choice in ("none", "auto", "required"):
         return [] if choice == "none" else functions
-    named = choice.get("function") if isinstance(choice, Mapping) else None
-    name = named.get("name") if isinstance(named, Mapping) else None
-    if not isinstance(name, str):
+    by_name: dict[str, Mapping[str, Any]] = {}
+    for function in functions:
+        by_name.setdefault(function["name"], function)
+    names = dict.fromkeys(_names(choice))
+    for name in names:
+        if name not in by_name:
+            listed = ", ".join(map(repr, by_name))
+            raise InvalidArgumentError("tool_choice", name, f"one of the tools: {listed or 'none'}")
+    return [by_name[name] for name in names]
+
+
+def _allowed(choice: Any) -> Mapping[str, Any] | None:
+    """The functions that a choice allows, with their mode; None for other kinds of choices."""
+    if not isinstance(choice, Mapping) or choice.get("type") != "allowed_tools":
+        return None
+    allowed = choice.get("allowed_tools")
+    return allowed if isinstance(allowed, Mapping) else {}
+
+
+def _mode(choice: Any) -> Any:
+    """Whether calls are demanded: "none", "auto", "required", or what is none of them."""
+    allowed = _allowed(choice)
+    if allowed is not None:
+        return allowed.get("mode")
+    return choice if isinstance(choice, str) else "required"
+
+
+def _names(choice: Any) -> list[str]:
+    """The functions that a choice names."""
+    allowed = _allowed(choice)
+    tools = [choice] if allowed is None else allowed.get("tools")
+    is_valid = allowed is None or allowed.get("mode") in ("auto", "required")
+    functions = [
+        tool.get("function") if isinstance(tool, Mapping) else None
+        for tool in (tools if isinstance(tools, list) else ())
+    ]
+    names = [each.get("name") if isinstance(each, Mapping) else None for each in functions]
+    if not is_valid or not names or not all(isinstance(name, str) for name in names):
         raise InvalidArgumentError("tool_choice", choice, _CHOICES)
-    found = [function for function in functions if function["name"] == name]
-    if not found:
-        listed = ", ".join(repr(function["name"]) for function in functions)
-        raise InvalidArgumentError("tool_choice", name, f"one of the tools: {listed or 'none'}")
-    return found[:1]
+    return [str(name) for name in names]
 
 
 def _call(rules: Rules, name: str, function: Mapping[str, Any], is_free: bool) -> str:
