@@ -6,6 +6,7 @@ Several tests are cases that end or corrupt answers of other servers that specul
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -149,6 +150,28 @@ def test_only_allowed_tools_are_called_and_the_prompt_has_all(client: Client) ->
     found = answer("auto", "b")["message"]
     assert found["content"] == free["message"]["content"]
     assert {call["function"]["name"] for call in found.get("tool_calls", ())} <= {"b"}
+
+
+def test_a_template_that_does_not_read_tools_is_warned_of_once(
+    llms: dict[str, AsyncLLM], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("forerun"), "propagate", True)  # a server unsets it
+    unread = "{% for m in messages %}{{ m.content }}{% endfor %}{# SmolLM, {{ tools }} #}"
+    in_macro = (
+        "{% if tools is not defined %}{% set tools = none %}{% endif %}"
+        "{% macro f() %}{{ tools | length if tools }}{% endmacro %}{{ f() }}{# SmolLM #}"
+    )
+    for template, num_warnings in ((unread, 1), (in_macro, 0)):
+        caplog.clear()
+        clients = make_client(llms["plain"], chat_template=template)
+        client = next(clients)
+        client.chat(messages=USER, **GREEDY)
+        client.chat(messages=USER, tools=[ADD], tool_choice="none", **GREEDY)
+        assert "does not read tools" not in caplog.text
+        for _ in range(2):
+            assert client.chat(messages=USER, tools=[ADD], **GREEDY).status == 200
+        assert caplog.text.count("does not read tools") == num_warnings
+        next(clients, None)
 
 
 SCHEMA = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -26,6 +28,7 @@ from forerun.server.prompts import chat_prompt
 from forerun.server.protocol import AllowedToolChoice, ChatRequest, NamedTool
 from forerun.server.serving import Serving
 from forerun.server.token_logprobs import TokenNames, chat_logprobs
+from forerun.text.chat_template import reads_tools
 from forerun.text.structured_outputs import StructuredOutputsParams
 from forerun.text.tool_parsers import (
     Parser,
@@ -38,6 +41,7 @@ from forerun.text.tool_parsers import (
     tool_grammar,
 )
 
+_LOGGER = logging.getLogger("forerun.server")
 _TAIL = 16  # tokens of a prompt's end that may hold the beginning of the reasoning
 
 
@@ -119,6 +123,7 @@ class Chats:
         self._tools = settings.tool_call_parser or detected[0]
         self._reasoning = settings.reasoning_parser or detected[1]
         special_markers(tokenizer, self._tools, self._reasoning)  # raises for unknown names
+        self._warning = threading.Lock()  # kept by the first request with unread tools
 
     async def answer(self, body: ChatRequest, request: Request) -> Response:
         """Generates the next message."""
@@ -183,7 +188,18 @@ class Chats:
         if self._tools is None:
             expected = "none: the chat template has no known format of calls (--tool-call-parser)"
             raise InvalidArgumentError("tools", f"{len(names)} tools", expected)
-        return [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
+        tools = [tool.model_dump(exclude_none=True) for tool in body.tools or ()]
+        self._warn_of_unread(tools)
+        return tools
+
+    def _warn_of_unread(self, tools: list[dict[str, Any]]) -> None:
+        """Says once that the model is not told of the tools."""
+        given = self._serving.settings.chat_template
+        template = self._serving.tokenizer.get_chat_template(given, tools)
+        if not reads_tools(template) and self._warning.acquire(blocking=False):
+            _LOGGER.warning(
+                "the chat template does not read tools: the model is not told of those in requests"
+            )
 
     def _restriction(
         self,

@@ -64,6 +64,15 @@ def content_format(template: str) -> str:
     return detect_format(_environment().parse(template))
 
 
+@functools.lru_cache(maxsize=16)
+def reads_tools(template: str) -> bool:
+    """Whether a template reads the tools that it is given."""
+    from jinja2 import meta
+
+    _compile(template)  # raises for an invalid template
+    return "tools" in meta.find_undeclared_variables(_environment().parse(template))
+
+
 def _mark_end(message: Mapping[str, Any]) -> dict[str, Any]:
     content = message.get("content")
     if isinstance(content, str):
