@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
@@ -14,6 +14,7 @@ from forerun.outputs import CompletionOutput, RequestOutput
 from forerun.server.access_log import log_output
 from forerun.server.operations import install
 from forerun.server.settings import ServerSettings
+from forerun.server.sse import stream_events
 
 
 class NoMetrics:
@@ -49,6 +50,15 @@ def small_app(llm: Any = None, **settings: Any) -> FastAPI:
                 await asyncio.sleep(seconds)
 
         return StreamingResponse(numbers())
+
+    @app.get("/v1/events")
+    async def events(request: Request) -> Response:
+        async def chunks() -> AsyncGenerator[dict[str, Any], None]:
+            while True:
+                yield {}
+                await asyncio.sleep(0.05)
+
+        return await stream_events(request, chunks())
 
     @app.get("/v1/fail")
     async def fail() -> None:

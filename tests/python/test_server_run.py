@@ -122,6 +122,25 @@ def test_a_stream_that_takes_too_long_is_cut_off(start: Start) -> None:
     assert "Traceback" not in err
 
 
+def test_a_stream_that_takes_too_long_ends_with_an_error(start: Start) -> None:
+    process, url = start(drain_seconds=0.2)
+    with (
+        httpx2.Client(base_url=url) as client,
+        client.stream("GET", "/v1/events") as stream,
+    ):
+        lines = stream.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGTERM)
+        *_, error, _, done, _ = lines
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "server_shutting_down"
+    assert done == "data: [DONE]"
+    status, _, err = end_of(process)
+    assert status == 0
+    assert "1 requests were cut off after 0.2 s" in err
+    assert "Cancel " not in err, "it waited for the stream"
+    assert "Traceback" not in err
+
+
 def test_a_second_signal_does_not_wait(start: Start) -> None:
     process, url = start(drain_seconds=600)
     with (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator
 from typing import Any
 
@@ -13,12 +14,15 @@ pytest.importorskip("fastapi", reason="fastapi is not installed")
 from fastapi import Request
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from starlette.datastructures import State
 
 from forerun.server import sse
+from forerun.server.drain import Drain
 from forerun.server.errors import ApiError
 from forerun.server.sse import event, stream_events
 
 Chunks = AsyncGenerator[dict[str, Any], None]
+CODE = "server_shutting_down"
 DONE = b"data: [DONE]\n\n"
 FAILURE = ApiError(500, "it failed", code="request_failed")
 
@@ -28,6 +32,7 @@ class Client:
 
     def __init__(self) -> None:
         self.gone = asyncio.Event()
+        self.drain = Drain()
 
     async def receive(self) -> dict[str, Any]:
         await self.gone.wait()
@@ -35,7 +40,12 @@ class Client:
 
     @property
     def request(self) -> Request:
-        return Request({"type": "http"}, self.receive)
+        return Request({"type": "http", "app": self}, self.receive)
+
+    @property
+    def state(self) -> State:
+        """That of the app."""
+        return State({"drain": self.drain})
 
 
 async def in_steps(steps: list[int], error: Exception | None, may_go_on: asyncio.Event) -> Chunks:
@@ -150,6 +160,44 @@ def test_a_stream_ends_while_it_waits_when_its_client_has_gone(num_chunks: int) 
             events = b"".join(event({"number": number}) for number in range(num_chunks))
             assert [message.get("body") for message in sent] == [None, events]
         await asyncio.sleep(0.01)
+        assert is_closed
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("num_chunks", [0, 2])
+def test_a_stream_says_that_the_server_ends(num_chunks: int) -> None:
+    is_closed = False
+
+    async def unfinished() -> Chunks:
+        nonlocal is_closed
+        try:
+            for number in range(num_chunks):
+                yield {"number": number}
+            await asyncio.Event().wait()
+        finally:
+            is_closed = True
+
+    async def main() -> None:
+        client = Client()
+        client.drain.enter()
+        if num_chunks == 0:  # there is a status to say it
+            waiting = asyncio.create_task(stream_events(client.request, unfinished()))
+            assert await client.drain.finish(0.01) == 1
+            with pytest.raises(ApiError, match="shutting down") as caught:
+                await waiting
+            assert caught.value.status == 503
+            with pytest.raises(ApiError, match="shutting down"):  # prepared until now
+                await stream_events(client.request, unfinished())
+        else:
+            response = await stream_events(client.request, unfinished())
+            parts = response.body_iterator
+            await anext(parts)  # type: ignore[call-overload]
+            assert await client.drain.finish(0.01) == 1
+            (last,) = [bytes(part) async for part in parts]  # type: ignore[arg-type]
+            error, done, end = last.split(b"\n\n")
+            assert json.loads(error.removeprefix(b"data: "))["error"]["code"] == CODE
+            assert (done, end) == (b"data: [DONE]", b"")
         assert is_closed
 
     asyncio.run(main())

@@ -18,6 +18,8 @@ class Drain:
     def __init__(self) -> None:
         self.num_running = 0
         self.is_draining = False
+        self.is_over = False
+        self._streams: set[asyncio.Task[None]] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -32,12 +34,27 @@ class Drain:
         if self.num_running == 0:
             self._idle.set()
 
+    def watch(self, stream: asyncio.Task[None] | None) -> None:
+        """Cancels the running task when the time to finish is over, or if it is already."""
+        assert stream is not None
+        if self.is_over:
+            stream.cancel()
+        else:
+            self._streams.add(stream)
+            stream.add_done_callback(self._streams.discard)
+
     async def finish(self, seconds: float) -> int:
-        """Refuses new requests and waits for running ones; returns how many still run."""
+        """Refuses new requests and waits for running ones; returns how many still run.
+
+        Streams that do are cancelled, and have then to say so to their clients.
+        """
         self.is_draining = True
         try:
             await asyncio.wait_for(self._idle.wait(), seconds)
         except asyncio.TimeoutError:
+            self.is_over = True
+            for stream in self._streams:
+                stream.cancel()
             return self.num_running
         return 0
 

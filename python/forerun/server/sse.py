@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
+from forerun.server.drain import Drain
 from forerun.server.errors import ApiError, to_api_error
 
 _T = TypeVar("_T")
@@ -46,14 +47,16 @@ async def stream_events(
     """An answer of one event for each chunk; those that are ready together are written together.
 
     What fails before the answer has begun is raised, so that it can be answered with a status; a
-    later failure is an event of its own. The answer begins with the first chunk, or after some
-    seconds, with comments until that comes: clients and proxies do not wait for it without end.
+    later failure is an event of its own, and so is the end of the server. The answer begins with
+    the first chunk, or after some seconds, with comments until that comes: clients and proxies do
+    not wait for it without end.
 
     Raises:
         ClientGoneError: the client disconnected before the answer had begun.
     """
     ready: asyncio.Queue[bytes | Exception] = asyncio.Queue(_MAX_READY)
-    reader = asyncio.ensure_future(_read(chunks, ready))
+    drain: Drain = request.app.state.drain
+    reader = asyncio.ensure_future(_read(chunks, ready, drain))
     first = asyncio.ensure_future(ready.get())
     try:
         await while_connected(request, asyncio.wait({first}, timeout=_PATIENCE_SECONDS))
@@ -82,13 +85,21 @@ async def stream_events(
 
 
 async def _read(
-    chunks: AsyncGenerator[dict[str, Any], None], ready: asyncio.Queue[bytes | Exception]
+    chunks: AsyncGenerator[dict[str, Any], None],
+    ready: asyncio.Queue[bytes | Exception],
+    drain: Drain,
 ) -> None:
     """Puts the event of each chunk, as soon as it is there, and then the end or an error."""
     last: bytes | Exception = _DONE
     try:
+        drain.watch(asyncio.current_task())
         async for chunk in chunks:
             await ready.put(event(chunk))
+    except asyncio.CancelledError:
+        if not drain.is_over:
+            raise
+        message = "The server is shutting down, and the answer took too long."
+        last = ApiError(503, message, code="server_shutting_down", kind="server_error")
     except Exception as error:
         last = error
     finally:
