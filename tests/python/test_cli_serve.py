@@ -62,7 +62,7 @@ def test_every_setting_has_an_option(tmp_path: Path) -> None:
         "drain_seconds": ["8"],
     }
     flags = {"api_keys": "--api-key", "served_model_names": "--served-model-name"}
-    line = ["--no-log-requests"]
+    line = ["--no-log-requests", "--enable-force-include-usage"]
     for name, values in given.items():
         line += [flags.get(name, f"--{name.replace('_', '-')}"), *values]
     settings = settings_of(parsed(*line))
@@ -86,14 +86,32 @@ def test_every_setting_has_an_option(tmp_path: Path) -> None:
         tool_call_parser="hermes",
         reasoning_parser="qwen3",
         chat_template="{{ messages }}",
+        force_include_usage=True,
         stream_interval=7,
         drain_seconds=8.0,
     )
     files = {"ssl_keyfile", "ssl_certfile"}
-    assert {field.name for field in fields(settings)} == {*given, *files, "log_requests"}
+    assert {field.name for field in fields(settings)} == {
+        *(*given, *files),
+        *("log_requests", "force_include_usage"),
+    }
     for name in files:
         assert getattr(parsed(f"--{name.replace('_', '-')}", "x"), name) == "x"
     assert settings_of(parsed("--allowed-hosts", "*")) == ServerSettings(allowed_hosts=("*",))
+
+
+@pytest.mark.parametrize(
+    ("option", "logs"),
+    [
+        ("--enable-log-requests", True),
+        ("--no-enable-log-requests", False),
+        ("--disable-log-requests", False),
+        ("--disable-uvicorn-access-log", False),
+        ("--enable-prompt-tokens-details", True),
+    ],
+)
+def test_vllms_options_about_logs_and_details_are_taken(option: str, logs: bool) -> None:
+    assert settings_of(parsed(option)).log_requests == logs
 
 
 @pytest.mark.parametrize(

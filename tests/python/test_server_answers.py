@@ -92,3 +92,12 @@ def test_a_completion_tells_of_its_prompt_in_each_choice(client: Client) -> None
         expected = None if index in seen else prompts[index // 2]
         assert choice.get("prompt_token_ids") == expected
         seen.add(index)
+
+
+def test_a_server_may_send_the_usage_of_every_stream(llm: AsyncLLM) -> None:
+    settings = ServerSettings(log_requests=False, force_include_usage=True)
+    with closing(Client(make_app(llm, settings))) as client:
+        *chunks, last = client.complete(prompt="x", max_tokens=3, stream=True).chunks
+        assert [chunk["usage"] for chunk in chunks] == [None] * 3
+        assert last["usage"]["completion_tokens"] == 3
+        assert "usage" in client.complete(prompt="x", max_tokens=3).json

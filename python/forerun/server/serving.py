@@ -200,7 +200,7 @@ class Serving:
         if options is not None and not body.stream:
             raise InvalidArgumentError("stream_options", "options", "none without stream=true")
         return Reports(
-            usage=bool(options and options.include_usage),
+            usage=self.settings.force_include_usage or bool(options and options.include_usage),
             usage_so_far=bool(options and options.continuous_usage_stats),
             prompt_ids=bool(body.return_token_ids),
             prompt_logprobs=body.prompt_logprobs is not None,

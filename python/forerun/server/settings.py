@@ -54,6 +54,7 @@ class ServerSettings:
         tool_call_parser: the format of tool calls; None: as the chat template has them.
         reasoning_parser: the format of reasoning; None: as the chat template has it.
         chat_template: used in place of the model's.
+        force_include_usage: every stream ends with its usage.
         stream_interval: tokens of one chunk of a stream.
         drain_seconds: how long running requests may go on after SIGTERM.
     """
@@ -79,6 +80,7 @@ class ServerSettings:
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     chat_template: str | None = None
+    force_include_usage: bool = False
     stream_interval: int = 1
     drain_seconds: float = 30.0
 
@@ -201,6 +203,7 @@ _CHECKS: dict[str, Any] = {
     "tool_call_parser": check_name,
     "reasoning_parser": check_name,
     "chat_template": check_name,
+    "force_include_usage": check_bool,
     "stream_interval": lambda name, value: check_int(name, value, least=1),
     "drain_seconds": _seconds,
 }

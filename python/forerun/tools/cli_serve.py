@@ -132,6 +132,17 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
         help="the format of reasoning (default: as the chat template has it)",
     )
     group.add_argument(
+        "--enable-force-include-usage",
+        dest="force_include_usage",
+        action="store_true",
+        help="every stream ends with its usage, as with stream_options.include_usage",
+    )
+    group.add_argument(
+        "--enable-prompt-tokens-details",
+        action="store_true",
+        help="without effect: usage always has prompt_tokens_details",
+    )
+    group.add_argument(
         "--stream-interval", type=int, metavar="N", help="tokens of one chunk (default: 1)"
     )
 
@@ -182,8 +193,16 @@ def _add_logs(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--log-requests",
+        "--enable-log-requests",
         action=argparse.BooleanOptionalAction,
         help="a line for each request (default: yes)",
+    )
+    group.add_argument(
+        "--disable-log-requests",
+        "--disable-uvicorn-access-log",
+        dest="log_requests",
+        action="store_false",
+        help="the same as --no-log-requests",
     )
 
 
