@@ -75,14 +75,20 @@ void StartTraceFromEnvironment(EngineCore& core) {
 
 // The GPU that the options ask for; null: none.
 std::unique_ptr<Device> OpenGpu(const EngineOptions& options) {
-  if (options.device != "cuda" && options.verify_device != "cuda") return nullptr;
-  std::unique_ptr<Device> gpu = OpenCudaLibrary().open_gpu();
-  if (options.device == "cuda") {
-    throw DeviceError("a model on the GPU",
-                      gpu->name() + ", which verifies: in this version models run on the CPU",
-                      "use device 'cpu', or forerun.kernels for the logits of another engine");
+  if (options.device != "cuda") {
+    return options.verify_device == "cuda" ? OpenCudaLibrary().open_gpu() : nullptr;
   }
-  return gpu;
+  const std::string remedy =
+      "use device 'cpu': in this version models run there, and a GPU verifies, or serves "
+      "forerun.kernels for the logits of another engine";
+  std::string found;
+  try {
+    found = OpenCudaLibrary().open_gpu()->name();
+  } catch (const DeviceError& error) {
+    throw DeviceError(error.wanted(), error.found(),
+                      remedy + "; before a GPU can do that: " + error.remedy());
+  }
+  throw DeviceError("a model on the GPU", found + ", which verifies", remedy);
 }
 
 // Of logits that the CPU computes: there, or copied to the GPU, unless that is null.

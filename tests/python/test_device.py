@@ -44,6 +44,7 @@ def test_a_missing_library_is_one_error_that_says_what_to_do(
     assert error.value.found == f"no file {missing}"
     assert 'pip install "cuda-toolkit[nvcc,cudart,cccl]==13.0.*"' in error.value.remedy
     assert "device 'cpu'" in error.value.remedy
+    assert ("models run there" in error.value.remedy) == (option == "device")
     assert str(error.value) == (
         f"wanted {error.value.wanted}; found {error.value.found}; {error.value.remedy}"
     )
