@@ -58,6 +58,7 @@ def test_every_setting_has_an_option(tmp_path: Path) -> None:
         "tool_call_parser": ["hermes"],
         "reasoning_parser": ["qwen3"],
         "chat_template": [str(template)],
+        "default_chat_template_kwargs": ['{"a": 1}'],
         "stream_interval": ["7"],
         "drain_seconds": ["8"],
     }
@@ -86,6 +87,7 @@ def test_every_setting_has_an_option(tmp_path: Path) -> None:
         tool_call_parser="hermes",
         reasoning_parser="qwen3",
         chat_template="{{ messages }}",
+        default_chat_template_kwargs={"a": 1},
         force_include_usage=True,
         stream_interval=7,
         drain_seconds=8.0,
@@ -98,6 +100,12 @@ def test_every_setting_has_an_option(tmp_path: Path) -> None:
     for name in files:
         assert getattr(parsed(f"--{name.replace('_', '-')}", "x"), name) == "x"
     assert settings_of(parsed("--allowed-hosts", "*")) == ServerSettings(allowed_hosts=("*",))
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "5"])
+def test_variables_of_the_template_are_an_object(text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="default_chat_template_kwargs"):
+        settings_of(parsed("--default-chat-template-kwargs", text))
 
 
 @pytest.mark.parametrize(

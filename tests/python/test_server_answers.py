@@ -101,3 +101,17 @@ def test_a_server_may_send_the_usage_of_every_stream(llm: AsyncLLM) -> None:
         assert [chunk["usage"] for chunk in chunks] == [None] * 3
         assert last["usage"]["completion_tokens"] == 3
         assert "usage" in client.complete(prompt="x", max_tokens=3).json
+
+
+def test_a_server_may_give_the_template_variables(llm: AsyncLLM) -> None:
+    template = "{{ a }}{{ b }}{{ reasoning_effort }}"
+    defaults = {"a": "x", "b": "y", "reasoning_effort": "z"}
+    settings = ServerSettings(chat_template=template, default_chat_template_kwargs=defaults)
+    with closing(Client(make_app(llm, settings))) as client:
+        for given, expected in (
+            ({}, "xyz"),
+            ({"chat_template_kwargs": {"a": "7"}}, "7yz"),
+            ({"reasoning_effort": "7"}, "xy7"),
+        ):
+            tokens = client.post("/tokenize", {"messages": USER, **given}).json["tokens"]
+            assert client.post("/detokenize", {"tokens": tokens}).json["prompt"] == expected

@@ -26,9 +26,10 @@ def chat_prompt(
             {**message, "role": "system"} if message.get("role") == "developer" else message
             for message in messages
         ]
-    variables = dict(body.chat_template_kwargs or {})
+    given_variables = body.chat_template_kwargs or {}
+    variables = {**serving.settings.default_chat_template_kwargs, **given_variables}
     names = {}
-    if body.reasoning_effort is not None and "reasoning_effort" not in variables:
+    if body.reasoning_effort is not None and "reasoning_effort" not in given_variables:
         variables["reasoning_effort"] = body.reasoning_effort
         names["chat_template_kwargs.reasoning_effort"] = "reasoning_effort"
     continues = bool(body.continue_final_message)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import ssl
 from dataclasses import dataclass, fields
+from dataclasses import field as made
 from typing import Any
 
 from forerun.errors import InvalidArgumentError
@@ -12,6 +13,7 @@ from forerun.util.checks import (
     Problems,
     check_bool,
     check_choice,
+    check_dict,
     check_int,
     check_list,
     check_name,
@@ -54,6 +56,7 @@ class ServerSettings:
         tool_call_parser: the format of tool calls; None: as the chat template has them.
         reasoning_parser: the format of reasoning; None: as the chat template has it.
         chat_template: used in place of the model's.
+        default_chat_template_kwargs: the template's variables that a request does not give.
         force_include_usage: every stream ends with its usage.
         stream_interval: tokens of one chunk of a stream.
         drain_seconds: how long running requests may go on after SIGTERM.
@@ -80,6 +83,7 @@ class ServerSettings:
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     chat_template: str | None = None
+    default_chat_template_kwargs: dict[str, Any] = made(default_factory=dict)
     force_include_usage: bool = False
     stream_interval: int = 1
     drain_seconds: float = 30.0
@@ -87,12 +91,12 @@ class ServerSettings:
     def __post_init__(self) -> None:
         """Checks every field."""
         problems = Problems()
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None and field.default is None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is None and each.default is None:
                 continue
             with problems:
-                object.__setattr__(self, field.name, _CHECKS[field.name](field.name, value))
+                object.__setattr__(self, each.name, _CHECKS[each.name](each.name, value))
         if not problems.errors:
             with problems:
                 self._check_certificate()
@@ -203,6 +207,7 @@ _CHECKS: dict[str, Any] = {
     "tool_call_parser": check_name,
     "reasoning_parser": check_name,
     "chat_template": check_name,
+    "default_chat_template_kwargs": check_dict,
     "force_include_usage": check_bool,
     "stream_interval": lambda name, value: check_int(name, value, least=1),
     "drain_seconds": _seconds,

@@ -132,6 +132,11 @@ def _add_requests(parser: argparse.ArgumentParser) -> None:
         help="the format of reasoning (default: as the chat template has it)",
     )
     group.add_argument(
+        "--default-chat-template-kwargs",
+        metavar="JSON",
+        help="variables of the chat template that a request does not give, as a JSON object",
+    )
+    group.add_argument(
         "--enable-force-include-usage",
         dest="force_include_usage",
         action="store_true",
@@ -270,6 +275,12 @@ def settings_of(options: argparse.Namespace) -> ServerSettings:
         ]
     if "chat_template" in given:
         given["chat_template"] = _template(given["chat_template"])
+    name = "default_chat_template_kwargs"
+    if name in given:
+        try:
+            given[name] = json.loads(given[name])
+        except (ValueError, RecursionError) as error:
+            raise InvalidArgumentError(name, given[name], f"a JSON object ({error})") from error
     return ServerSettings(**given)
 
 
