@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import io
 import json
@@ -372,4 +373,5 @@ def test_a_port_that_is_taken_is_told_before_the_model_is_read(
         listener.listen()
         port = listener.getsockname()[1]
         assert cli.main(["serve", "no/such/model", "--port", str(port)]) == 2
+        assert gc.isenabled()
     assert f"port: got 127.0.0.1:{port}; " in capsys.readouterr().err

@@ -229,6 +229,13 @@ def _serve(options: argparse.Namespace) -> int:
     settings = settings_of(options)
     engine = engine_options_of(options)
     gc.disable()  # what starting makes stays
+    try:
+        return _listen(options.model, settings, engine)
+    finally:
+        gc.enable()
+
+
+def _listen(model: str, settings: ServerSettings, engine: dict[str, Any]) -> int:
     from forerun.server.access_log import configure_logs
     from forerun.server.run import address_of, example_call, listen, run
 
@@ -240,7 +247,7 @@ def _serve(options: argparse.Namespace) -> int:
         imports.start()
         from forerun.async_llm import AsyncLLM
 
-        llm = AsyncLLM(options.model, **engine)
+        llm = AsyncLLM(model, **engine)
         try:
             imports.join()
             from forerun.server.app import make_app
@@ -248,7 +255,7 @@ def _serve(options: argparse.Namespace) -> int:
             app = make_app(llm, settings)
             gc.freeze()  # collections while requests are served need not look at it
             gc.enable()
-            name = (*settings.served_model_names, options.model)[0]
+            name = (*settings.served_model_names, model)[0]
             call = example_call(address_of(settings, listener), name, bool(settings.api_keys))
             has_ended = run(app, settings, listener, lambda: print(call, flush=True))
         finally:
