@@ -16,20 +16,13 @@ import pytest
 import test_lossless as lossless
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quiet_drafter import QUIET
 
 from forerun import LLM, AsyncLLM, InvalidArgumentError, RequestOutput, SamplingParams, _core
 from forerun.beam_search import BeamSearchParams
 
 PROMPT = [5, 9, 12, 7]
 NUM_TOKENS = 60
-# Drafts from predictions alone: matches are never so long.
-QUIET = {
-    "method": "ngram",
-    "num_speculative_tokens": 1,
-    "prompt_lookup_min": 900,
-    "prompt_lookup_max": 900,
-    "adaptive": False,
-}
 CODE = """\
 def add(a, b):
     return a + b

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import server_models
+from quiet_drafter import QUIET
 from server_client import Body, Client
 
 from forerun import AsyncLLM
@@ -18,14 +19,6 @@ from forerun.server.settings import ServerSettings
 CHAT, COMPLETION = "/v1/chat/completions", "/v1/completions"
 RESTRICTIONS = ("guided_regex", "guided_choice", "structured_outputs")
 METHODS = ("suffix", "eagle3", "hybrid")
-# Drafts from predictions alone: matches are never so long.
-QUIET = {
-    "method": "ngram",
-    "num_speculative_tokens": 1,
-    "prompt_lookup_min": 900,
-    "prompt_lookup_max": 900,
-    "adaptive": False,
-}
 NUM_AT_ONCE = 5
 # Parts of tokens, whole ones, several, and characters of several tokens.
 STOPS = ["see", "me s", "é", "🙂", '"arg', "done.", "</", "x", " Then", "\n\n", "<tool_call>", "}"]
