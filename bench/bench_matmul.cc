@@ -1,6 +1,6 @@
 // The packed product on the shapes of SmolLM2-135M, by number of rows.
 //
-//   bench_matmul [--smoke] [--isa NAME] [--threads N] [--dtype bfloat16|float32]
+//   bench_matmul [--smoke] [--isa NAME] [--threads N] [--format bfloat16|float32]
 //
 // Each shape has enough copies of its matrix to overflow the last-level cache, so every product
 // reads memory as decoding does. Rounds over all row counts are interleaved with a plain read of as
@@ -25,10 +25,18 @@ struct Settings {
   bool smoke = false;
   std::string isa;
   int threads = 0;
-  DType dtype = DType::kBFloat16;
+  WeightFormat format = WeightFormat::kBFloat16;
   double total_bytes = 192e6;
   int rounds = 7;
 };
+
+WeightFormat FindFormat(const char* name) {
+  for (WeightFormat format : kWeightFormats) {
+    if (std::strcmp(name, Name(format)) == 0) return format;
+  }
+  std::fprintf(stderr, "no weight format is named %s\n", name);
+  std::exit(2);
+}
 
 struct Shape {
   const char* name;
@@ -52,9 +60,9 @@ class ShapeBench {
     std::vector<float> weight(static_cast<std::size_t>(shape.num_outputs) * shape.num_inputs);
     for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = 0.001f * ((i * 2654435761u) % 997);
     const TensorView view{weight.data(), DType::kFloat32, {shape.num_outputs, shape.num_inputs}};
-    const double bytes = static_cast<double>(weight.size()) * SizeOf(settings.dtype);
-    const int copies = std::max(1, static_cast<int>(settings.total_bytes / bytes));
-    for (int i = 0; i < copies; ++i) matrices_.push_back(ops.Pack({&view, 1}, settings.dtype));
+    matrices_.push_back(ops.Pack({&view, 1}, settings.format));
+    const int copies = std::max(1, static_cast<int>(settings.total_bytes / matrix_bytes()));
+    while (num_matrices() < copies) matrices_.push_back(ops.Pack({&view, 1}, settings.format));
     x_.assign(static_cast<std::size_t>(512) * shape.num_inputs, 0.5f);
     y_.resize(static_cast<std::size_t>(512) * shape.num_outputs);
   }
@@ -123,8 +131,8 @@ int Main(int argc, char** argv) {
       settings.isa = argv[++i];
     } else if (is("--threads") && i + 1 < argc) {
       settings.threads = std::atoi(argv[++i]);
-    } else if (is("--dtype") && i + 1 < argc) {
-      settings.dtype = std::strcmp(argv[++i], "float32") == 0 ? DType::kFloat32 : DType::kBFloat16;
+    } else if (is("--format") && i + 1 < argc) {
+      settings.format = FindFormat(argv[++i]);
     } else if (is("--rounds") && i + 1 < argc) {
       settings.rounds = std::atoi(argv[++i]);
     } else if (is("--shape") && i + 1 < argc) {
@@ -132,7 +140,7 @@ int Main(int argc, char** argv) {
     } else {
       std::fprintf(stderr,
                    "usage: bench_matmul [--smoke] [--isa NAME] [--threads N] [--rounds N] "
-                   "[--dtype bfloat16|float32] [--shape NAME]\n");
+                   "[--format bfloat16|float32] [--shape NAME]\n");
       return 2;
     }
   }
@@ -140,7 +148,7 @@ int Main(int argc, char** argv) {
   CpuOps& ops = backend.ops();
   ThreadTeam& team = backend.team();
   std::printf("isa %s, %d threads, %s\n", ops.isa().c_str(), team.num_threads(),
-              Name(settings.dtype));
+              Name(settings.format));
   Reader reader(team, static_cast<std::size_t>(settings.total_bytes));
   for (const Shape& shape : kShapes) {
     if (only.empty() || only == shape.name) RunShape(ops, reader, shape, settings);

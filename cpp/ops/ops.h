@@ -21,6 +21,7 @@
 #include "cpp/ops/activation.h"
 #include "cpp/ops/forward_rows.h"
 #include "cpp/ops/sequence_rows.h"
+#include "cpp/ops/weight_format.h"
 #include "cpp/tensor/tensor.h"
 #include "forerun/types.h"
 
@@ -114,9 +115,9 @@ class Ops {
   // Allocates the operations' own scratch, so that forward passes within the limits need not.
   virtual void Reserve(const OpsLimits& limits) = 0;
 
-  // Packs float32, bfloat16 or float16 matrices [n_i, k] of the host, stacked by outputs, into
-  // `dtype` (kFloat32 or kBFloat16).
-  virtual std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources, DType dtype) = 0;
+  // Packs float32, bfloat16 or float16 matrices [n_i, k] of the host, stacked by outputs.
+  virtual std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources,
+                                             WeightFormat format) = 0;
 
   virtual std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) = 0;
 

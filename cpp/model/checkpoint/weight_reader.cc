@@ -90,7 +90,7 @@ std::unique_ptr<PackedMatrix> WeightReader::TakeMatrix(std::initializer_list<Par
   for (const Part& part : parts) {
     views.push_back(Take(part.name + ".weight", {part.num_outputs, num_inputs}));
   }
-  std::unique_ptr<PackedMatrix> matrix = ops.Pack(views, dtype);
+  std::unique_ptr<PackedMatrix> matrix = ops.Pack(views, FormatOf(dtype));
   for (const Part& part : parts) Drop(part.name + ".weight");
   return matrix;
 }
@@ -107,7 +107,7 @@ std::unique_ptr<PackedMatrix> WeightReader::TakeRows(const std::string& name, co
   }
   const TensorView view = {
       gathered.as<std::byte>(), matrix.dtype, {static_cast<std::int64_t>(rows.size()), shape[1]}};
-  return ops.Pack({&view, 1}, dtype);
+  return ops.Pack({&view, 1}, FormatOf(dtype));
 }
 
 FloatVector WeightReader::TakeBias(std::initializer_list<Part> parts, Ops& ops) {

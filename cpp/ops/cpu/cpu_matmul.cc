@@ -51,7 +51,7 @@ void CpuOps::RoundActivations(ConstRows x, MatMulTask& task) {
 }
 
 void CpuOps::RunProduct(const CpuMatrix& weight, const MatMulTask& task) {
-  const bool is_bfloat16 = weight.dtype() == DType::kBFloat16;
+  const bool is_bfloat16 = weight.format() == WeightFormat::kBFloat16;
   const auto multiply = is_bfloat16 ? kernels_.matmul_bfloat16 : kernels_.matmul_float32;
   const std::int64_t row_bytes =
       task.x_stride * (is_bfloat16 && kernels_.round_row != nullptr ? 2 : 4);
@@ -98,7 +98,7 @@ void CpuOps::MatMul(ConstRows x, const PackedMatrix& weight, const float* bias, 
   task.accumulate = accumulate;
   task.y = y.data;
   task.y_stride = y.stride;
-  if (matrix->dtype() == DType::kBFloat16 && kernels_.round_row != nullptr) {
+  if (matrix->format() == WeightFormat::kBFloat16 && kernels_.round_row != nullptr) {
     RoundActivations(x, task);
   }
   RunProduct(*matrix, task);

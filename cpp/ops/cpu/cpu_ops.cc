@@ -29,8 +29,9 @@ void CpuOps::Reserve(const OpsLimits& limits) {
   if (std::ssize(ones_) < limits.max_inputs) ones_.resize(limits.max_inputs, 1.0f);
 }
 
-std::unique_ptr<PackedMatrix> CpuOps::Pack(std::span<const TensorView> sources, DType dtype) {
-  return PackMatrix(sources, dtype, team_, weights_);
+std::unique_ptr<PackedMatrix> CpuOps::Pack(std::span<const TensorView> sources,
+                                           WeightFormat format) {
+  return PackMatrix(sources, format, team_, weights_);
 }
 
 const ForwardRows& CpuOps::Begin(const ForwardData& data) {

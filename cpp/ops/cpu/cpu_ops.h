@@ -28,7 +28,8 @@ class CpuOps final : public Ops {
   std::string isa() const override { return isa_; }
   Memory& memory() override { return HostMemory(); }
   void Reserve(const OpsLimits& limits) override;
-  std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources, DType dtype) override;
+  std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources,
+                                     WeightFormat format) override;
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override;
 
   const ForwardRows& Begin(const ForwardData& data) override;
@@ -75,7 +76,7 @@ class CpuOps final : public Ops {
 
   // Room for rounded activations; returns their stride.
   std::int64_t ReserveRounded(int rows, int cols);
-  // x as the bfloat16 kernel takes it; sets the task's x and stride.
+  // x as the kernel of bfloat16 weights takes it; sets the task's x.
   void RoundActivations(ConstRows x, MatMulTask& task);
   // Runs the product of every row of `task` with all tiles of the matrix.
   void RunProduct(const CpuMatrix& weight, const MatMulTask& task);

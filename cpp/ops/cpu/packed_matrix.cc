@@ -95,9 +95,7 @@ void PackTile(const SourceRow* rows, int num_inputs, std::byte* tile) {
   }
 }
 
-void CheckSources(std::span<const TensorView> sources, DType dtype) {
-  FORERUN_CHECK(dtype == DType::kFloat32 || dtype == DType::kBFloat16,
-                std::string("cannot pack into ") + Name(dtype));
+void CheckSources(std::span<const TensorView> sources) {
   FORERUN_CHECK(!sources.empty(), "no matrix to pack");
   for (const TensorView& source : sources) {
     FORERUN_CHECK(source.shape.size() == 2, "a weight must have two dimensions");
@@ -135,12 +133,12 @@ std::byte* WeightArena::Allocate(std::int64_t num_bytes) {
   return result;
 }
 
-CpuMatrix::CpuMatrix(int num_outputs, int num_inputs, DType dtype, WeightArena& arena)
-    : PackedMatrix(num_outputs, num_inputs), dtype_(dtype), data_(arena.Allocate(num_bytes())) {}
+CpuMatrix::CpuMatrix(int num_outputs, int num_inputs, WeightFormat format, WeightArena& arena)
+    : PackedMatrix(num_outputs, num_inputs), format_(format), data_(arena.Allocate(num_bytes())) {}
 
 void CpuMatrix::Unpack(int output, float scale, float* out) const {
   const int lane = output % kLanes;
-  if (dtype_ == DType::kBFloat16) {
+  if (format_ == WeightFormat::kBFloat16) {
     const auto* pairs = reinterpret_cast<const std::uint16_t*>(tile(output / kLanes)) + 2 * lane;
     for (int i = 0; i < num_inputs(); ++i) {
       out[i] = scale * BFloat16ToFloat(pairs[(i / 2) * 2 * kLanes + i % 2]);
@@ -151,18 +149,18 @@ void CpuMatrix::Unpack(int output, float scale, float* out) const {
   }
 }
 
-std::unique_ptr<CpuMatrix> PackMatrix(std::span<const TensorView> sources, DType dtype,
+std::unique_ptr<CpuMatrix> PackMatrix(std::span<const TensorView> sources, WeightFormat format,
                                       ThreadTeam& team, WeightArena& arena) {
-  CheckSources(sources, dtype);
+  CheckSources(sources);
   std::int64_t num_outputs = 0;
   for (const TensorView& source : sources) num_outputs += source.shape[0];
   const int num_inputs = static_cast<int>(sources[0].shape[1]);
   auto matrix =
-      std::make_unique<CpuMatrix>(static_cast<int>(num_outputs), num_inputs, dtype, arena);
+      std::make_unique<CpuMatrix>(static_cast<int>(num_outputs), num_inputs, format, arena);
   const std::vector<SourceRow> rows = FindRows(sources, matrix->num_tiles() * kLanes);
   team.Run(matrix->num_tiles(), [&](int tile) {
     const SourceRow* first = rows.data() + tile * kLanes;
-    if (dtype == DType::kBFloat16) {
+    if (format == WeightFormat::kBFloat16) {
       PackTile<std::uint16_t, std::uint32_t>(first, num_inputs, matrix->tile(tile));
     } else {
       PackTile<float, float>(first, num_inputs, matrix->tile(tile));

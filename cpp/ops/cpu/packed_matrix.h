@@ -7,6 +7,7 @@
 #include <span>
 #include <vector>
 
+#include "cpp/ops/cpu/weight_tile.h"
 #include "cpp/ops/ops.h"
 #include "cpp/tensor/tensor.h"
 
@@ -29,13 +30,12 @@ class WeightArena {
 class CpuMatrix final : public PackedMatrix {
  public:
   // The arena must outlive the matrix.
-  CpuMatrix(int num_outputs, int num_inputs, DType dtype, WeightArena& arena);
+  CpuMatrix(int num_outputs, int num_inputs, WeightFormat format, WeightArena& arena);
 
   std::int64_t num_bytes() const override { return tile_bytes() * num_tiles(); }
-  DType dtype() const { return dtype_; }
+  WeightFormat format() const { return format_; }
   int num_tiles() const { return (num_outputs() + 15) / 16; }
-  int num_pairs() const { return (num_inputs() + 1) / 2; }
-  std::int64_t tile_bytes() const { return num_pairs() * 32 * std::int64_t(SizeOf(dtype_)); }
+  std::int64_t tile_bytes() const { return TileBytes(format_, num_inputs()); }
   const std::byte* tile(int index) const { return data_ + index * tile_bytes(); }
   std::byte* tile(int index) { return data_ + index * tile_bytes(); }
 
@@ -43,12 +43,12 @@ class CpuMatrix final : public PackedMatrix {
   void Unpack(int output, float scale, float* out) const;
 
  private:
-  DType dtype_;
+  WeightFormat format_;
   std::byte* data_;
 };
 
 // Reads every source once. Throws InternalError for sources that do not stack.
-std::unique_ptr<CpuMatrix> PackMatrix(std::span<const TensorView> sources, DType dtype,
+std::unique_ptr<CpuMatrix> PackMatrix(std::span<const TensorView> sources, WeightFormat format,
                                       ThreadTeam& team, WeightArena& arena);
 
 }  // namespace forerun

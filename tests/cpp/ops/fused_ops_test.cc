@@ -12,11 +12,11 @@ class FusedOpsTest : public OpsTest {
 };
 
 TEST_P(FusedOpsTest, NormMatMulIsTheNormThenTheProduct) {
-  for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (WeightFormat format : kFloatFormats) {
     for (const auto& [rows, inputs, outputs] :
          {std::tuple{1, 33, 20}, {9, 64, 40}, {300, 48, 17}}) {
       const TestWeight source(random_, outputs, inputs);
-      const auto weight = Pack(source.view, dtype);
+      const auto weight = Pack(source.view, format);
       const std::vector<float> norm = random_.Normals(inputs), bias = random_.Normals(outputs);
       const TestRows x = random_.NormalRows(rows, inputs, 2.0f, /*padding=*/3);
       for (const float* added : {static_cast<const float*>(nullptr), bias.data()}) {
@@ -33,9 +33,9 @@ TEST_P(FusedOpsTest, NormMatMulIsTheNormThenTheProduct) {
 // 256 rows are a slice: a row has the same bits in every slice, alone, and in place.
 TEST_P(FusedOpsTest, GatedMatMulIsItsPartsInSlicesOfAnySize) {
   constexpr int kHidden = 24, kGated = 36;
-  for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
+  for (WeightFormat format : kFloatFormats) {
     const TestWeight up_source(random_, 2 * kGated, kHidden), down_source(random_, kHidden, kGated);
-    const auto gate_up = Pack(up_source.view, dtype), down = Pack(down_source.view, dtype);
+    const auto gate_up = Pack(up_source.view, format), down = Pack(down_source.view, format);
     const std::vector<float> norm = random_.Normals(kHidden), up_bias = random_.Normals(2 * kGated),
                              down_bias = random_.Normals(kHidden);
     const NormWeight norm_weight = {norm.data(), 1e-5f};
@@ -112,8 +112,8 @@ TEST_P(FusedOpsTest, RotateAndStoreIsNormsThenRotationThenStore) {
 
 TEST_P(FusedOpsTest, ContradictingShapesThrow) {
   const TestWeight source(random_, 16, 12), down_source(random_, 12, 8);
-  const auto weight = Pack(source.view, DType::kFloat32);
-  const auto down = Pack(down_source.view, DType::kFloat32);
+  const auto weight = Pack(source.view, WeightFormat::kFloat32);
+  const auto down = Pack(down_source.view, WeightFormat::kFloat32);
   const std::vector<float> norm(12, 1.0f), table(16 * 8, 1.0f);
   TestRows x(2, 12), narrow(2, 11), more(3, 12), y(2, 16);
   const GatedMlp mlp = {*weight, nullptr, Activation::kSilu, *down, nullptr};

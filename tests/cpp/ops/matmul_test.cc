@@ -6,12 +6,12 @@ namespace forerun {
 namespace {
 
 // The contract, plainly: sums in double of what the packed weights hold.
-double NaiveOutput(const float* x, const float* w, int num_inputs, DType dtype,
+double NaiveOutput(const float* x, const float* w, int num_inputs, WeightFormat format,
                    bool rounds_activations) {
   double sum = 0;
   for (int i = 0; i < num_inputs; ++i) {
     float input = x[i], weight = w[i];
-    if (dtype == DType::kBFloat16) {
+    if (format == WeightFormat::kBFloat16) {
       weight = BFloat16ToFloat(FloatToBFloat16(weight));
       if (rounds_activations) input = BFloat16ToFloat(FloatToBFloat16(input));
     }
@@ -26,10 +26,10 @@ struct Shape {
 
 class MatMulTest : public OpsTest {
  protected:
-  void CheckShape(const Shape& shape, DType dtype, bool has_bias, bool accumulate) {
+  void CheckShape(const Shape& shape, WeightFormat format, bool has_bias, bool accumulate) {
     Random random(shape.rows * 7919 + shape.num_outputs * 31 + shape.num_inputs);
     const TestWeight weight(random, shape.num_outputs, shape.num_inputs);
-    const auto packed = Pack(weight.view, dtype);
+    const auto packed = Pack(weight.view, format);
     const TestRows x = random.NormalRows(shape.rows, shape.num_inputs, 1.0f, /*padding=*/3);
     const std::vector<float> bias = random.Normals(shape.num_outputs);
     TestRows y(shape.rows, shape.num_outputs, /*padding=*/5);
@@ -45,7 +45,7 @@ class MatMulTest : public OpsTest {
       for (int n = 0; n < shape.num_outputs; ++n) {
         double expected =
             NaiveOutput(x.row(r), &weight.values[static_cast<std::size_t>(n) * shape.num_inputs],
-                        shape.num_inputs, dtype, rounds);
+                        shape.num_inputs, format, rounds);
         if (has_bias) expected += bias[n];
         if (accumulate) expected += before.row(r)[n];
         ASSERT_NEAR(y.row(r)[n], expected, 2e-6 * shape.num_inputs + 1e-5)
@@ -71,10 +71,10 @@ TEST_P(MatMulTest, EqualsADoublePrecisionSum) {
        {Shape{1, 1, 1}, Shape{2, 17, 3}, Shape{3, 16, 2}, Shape{5, 33, 31}, Shape{7, 64, 127},
         Shape{13, 100, 65}, Shape{24, 48, 96}, Shape{25, 250, 33}, Shape{1, 960, 576},
         Shape{6, 576, 1536}, Shape{4, 31, 1}, Shape{130, 40, 50}}) {
-    for (DType dtype : {DType::kBFloat16, DType::kFloat32}) {
-      CheckShape(shape, dtype, /*has_bias=*/false, /*accumulate=*/false);
-      CheckShape(shape, dtype, /*has_bias=*/true, /*accumulate=*/false);
-      CheckShape(shape, dtype, /*has_bias=*/true, /*accumulate=*/true);
+    for (WeightFormat format : kFloatFormats) {
+      CheckShape(shape, format, /*has_bias=*/false, /*accumulate=*/false);
+      CheckShape(shape, format, /*has_bias=*/true, /*accumulate=*/false);
+      CheckShape(shape, format, /*has_bias=*/true, /*accumulate=*/true);
     }
   }
 }
@@ -83,8 +83,8 @@ TEST_P(MatMulTest, ARowNeverDependsOnTheRowsBesideIt) {
   Random random(1);
   for (const auto& [num_outputs, num_inputs] : {std::pair{90, 577}, {200, 64}, {16, 1536}}) {
     const TestWeight weight(random, num_outputs, num_inputs);
-    for (DType dtype : {DType::kBFloat16, DType::kFloat32}) {
-      const auto packed = Pack(weight.view, dtype);
+    for (WeightFormat format : kFloatFormats) {
+      const auto packed = Pack(weight.view, format);
       const TestRows x = random.NormalRows(33, num_inputs);
       TestRows alone(33, num_outputs);
       for (int r = 0; r < 33; ++r) {
@@ -106,7 +106,7 @@ TEST_P(MatMulTest, ARowNeverDependsOnTheRowsBesideIt) {
 TEST_P(MatMulTest, PermutedRowsGivePermutedOutputs) {
   Random random(2);
   const TestWeight weight(random, 130, 96);
-  const auto packed = Pack(weight.view, DType::kBFloat16);
+  const auto packed = Pack(weight.view, WeightFormat::kBFloat16);
   const TestRows x = random.NormalRows(300, 96);
   const std::vector<int> order = random.Permutation(300);
   TestRows permuted(300, 96);
@@ -119,14 +119,14 @@ TEST_P(MatMulTest, TheNumberOfThreadsChangesNothing) {
   Random random(3);
   const TestWeight weight(random, 1000, 192);
   const std::vector<float> bias = random.Normals(1000);
-  for (DType dtype : {DType::kBFloat16, DType::kFloat32}) {
+  for (WeightFormat format : kFloatFormats) {
     for (int rows : {1, 3, 8, 33, 200}) {
       const TestRows x = random.NormalRows(rows, 192);
       std::vector<TestRows> results;
       for (int threads = 1; threads <= 4; ++threads) {
         ThreadTeam team(threads);
         const auto ops = MakeTestedOps(team, GetParam());
-        const auto packed = ops->Pack({&weight.view, 1}, dtype);
+        const auto packed = ops->Pack({&weight.view, 1}, format);
         results.emplace_back(rows, 1000);
         std::fill(results.back().values.begin(), results.back().values.end(), 0.25f);
         ops->MatMul(x, *packed, bias.data(), /*accumulate=*/true, results.back());
@@ -139,7 +139,7 @@ TEST_P(MatMulTest, TheNumberOfThreadsChangesNothing) {
 TEST_P(MatMulTest, StridedRowsGiveTheSameOutputs) {
   Random random(4);
   const TestWeight weight(random, 70, 50);
-  const auto packed = Pack(weight.view, DType::kBFloat16);
+  const auto packed = Pack(weight.view, WeightFormat::kBFloat16);
   const TestRows wide = random.NormalRows(9, 150);
   TestRows narrow(9, 50);
   for (int r = 0; r < 9; ++r) std::copy_n(wide.row(r) + 40, 50, narrow.row(r));
@@ -151,14 +151,14 @@ TEST_P(MatMulTest, StridedRowsGiveTheSameOutputs) {
 TEST_P(MatMulTest, NoRowsAreNoWork) {
   Random random(5);
   const TestWeight weight(random, 16, 16);
-  const auto packed = Pack(weight.view, DType::kFloat32);
+  const auto packed = Pack(weight.view, WeightFormat::kFloat32);
   ops_->MatMul(ConstRows(nullptr, 0, 16), *packed, nullptr, false, Rows(nullptr, 0, 16));
 }
 
 TEST_P(MatMulTest, ContradictingShapesThrow) {
   Random random(6);
   const TestWeight weight(random, 20, 30);
-  const auto packed = Pack(weight.view, DType::kBFloat16);
+  const auto packed = Pack(weight.view, WeightFormat::kBFloat16);
   const TestRows x = random.NormalRows(2, 30), wrong_x = random.NormalRows(2, 31);
   TestRows y(2, 20), wrong_y(2, 21), more_y(3, 20);
   EXPECT_THROW(ops_->MatMul(wrong_x, *packed, nullptr, false, y), InternalError);

@@ -82,6 +82,8 @@ inline bool SameBits(const TestRows& a, const TestRows& b) {
   return true;
 }
 
+inline constexpr WeightFormat kFloatFormats[] = {WeightFormat::kFloat32, WeightFormat::kBFloat16};
+
 // A weight in memory and its view.
 struct TestWeight {
   TestWeight(Random& random, int num_outputs, int num_inputs)
@@ -113,8 +115,8 @@ inline bool RoundsActivations(const std::string& isa) {
 // The parameter is an instruction set.
 class OpsTest : public ::testing::TestWithParam<std::string> {
  protected:
-  std::unique_ptr<PackedMatrix> Pack(const TensorView& source, DType dtype) {
-    return ops_->Pack({&source, 1}, dtype);
+  std::unique_ptr<PackedMatrix> Pack(const TensorView& source, WeightFormat format) {
+    return ops_->Pack({&source, 1}, format);
   }
 
   ThreadTeam team_{2};

@@ -31,15 +31,16 @@ TEST_P(PackTest, KeepsEveryWeightOfEveryShape) {
   for (const auto& [num_outputs, num_inputs] :
        {std::pair{1, 1}, {16, 2}, {17, 3}, {48, 128}, {31, 129}, {5, 300}, {130, 257}}) {
     const TestWeight weight(random, num_outputs, num_inputs);
-    for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-      const auto packed = Pack(weight.view, dtype);
+    for (WeightFormat format : kFloatFormats) {
+      const auto packed = Pack(weight.view, format);
       EXPECT_EQ(packed->num_outputs(), num_outputs);
       EXPECT_EQ(packed->num_inputs(), num_inputs);
       const TestRows out = Unpack(*packed);
       for (int n = 0; n < num_outputs; ++n) {
         for (int k = 0; k < num_inputs; ++k) {
           float expected = weight.values[n * num_inputs + k];
-          if (dtype == DType::kBFloat16) expected = BFloat16ToFloat(FloatToBFloat16(expected));
+          if (format == WeightFormat::kBFloat16)
+            expected = BFloat16ToFloat(FloatToBFloat16(expected));
           ASSERT_EQ(out.row(n)[k], expected) << n << " " << k;
         }
       }
@@ -53,12 +54,13 @@ TEST_P(PackTest, ConvertsEverySourceType) {
   const std::vector<std::uint16_t> bits = RandomHalves(random, kOutputs * kInputs);
   for (DType source : {DType::kFloat16, DType::kBFloat16}) {
     const TensorView view{bits.data(), source, {kOutputs, kInputs}};
-    for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-      const TestRows out = Unpack(*Pack(view, dtype));
+    for (WeightFormat format : kFloatFormats) {
+      const TestRows out = Unpack(*Pack(view, format));
       for (int i = 0; i < kOutputs * kInputs; ++i) {
         float expected =
             source == DType::kFloat16 ? Float16ToFloat(bits[i]) : BFloat16ToFloat(bits[i]);
-        if (dtype == DType::kBFloat16) expected = BFloat16ToFloat(FloatToBFloat16(expected));
+        if (format == WeightFormat::kBFloat16)
+          expected = BFloat16ToFloat(FloatToBFloat16(expected));
         ASSERT_EQ(out.row(i / kInputs)[i % kInputs], expected) << Name(source) << " " << i;
       }
     }
@@ -69,7 +71,7 @@ TEST_P(PackTest, StacksSourcesByOutputs) {
   Random random(3);
   const TestWeight a(random, 21, 10), b(random, 1, 10), c(random, 30, 10);
   const std::vector<TensorView> sources = {a.view, b.view, c.view};
-  const auto packed = ops_->Pack(sources, DType::kFloat32);
+  const auto packed = ops_->Pack(sources, WeightFormat::kFloat32);
   ASSERT_EQ(packed->num_outputs(), 52);
   const TestRows out = Unpack(*packed);
   for (int k = 0; k < 10; ++k) {
@@ -87,40 +89,39 @@ TEST_P(PackTest, ReadsUnalignedSources) {
   std::vector<char> bytes(weight.values.size() * sizeof(float) + 1);
   std::memcpy(bytes.data() + 1, weight.values.data(), bytes.size() - 1);
   const TensorView unaligned{bytes.data() + 1, DType::kFloat32, {18, 9}};
-  EXPECT_TRUE(SameBits(Unpack(*Pack(unaligned, DType::kFloat32)),
-                       Unpack(*Pack(weight.view, DType::kFloat32))));
+  EXPECT_TRUE(SameBits(Unpack(*Pack(unaligned, WeightFormat::kFloat32)),
+                       Unpack(*Pack(weight.view, WeightFormat::kFloat32))));
 }
 
 TEST_P(PackTest, CountsItsBytes) {
   Random random(5);
   const TestWeight weight(random, 32, 64);
-  EXPECT_EQ(Pack(weight.view, DType::kBFloat16)->num_bytes(), 32 * 64 * 2);
-  EXPECT_EQ(Pack(weight.view, DType::kFloat32)->num_bytes(), 32 * 64 * 4);
+  EXPECT_EQ(Pack(weight.view, WeightFormat::kBFloat16)->num_bytes(), 32 * 64 * 2);
+  EXPECT_EQ(Pack(weight.view, WeightFormat::kFloat32)->num_bytes(), 32 * 64 * 4);
 }
 
 TEST_P(PackTest, SourcesThatDoNotStackThrow) {
   Random random(6);
   const TestWeight a(random, 4, 8), b(random, 4, 9);
   const std::vector<TensorView> unequal = {a.view, b.view};
-  EXPECT_THROW(ops_->Pack(unequal, DType::kFloat32), InternalError);
-  EXPECT_THROW(ops_->Pack({}, DType::kFloat32), InternalError);
-  EXPECT_THROW(Pack(a.view, DType::kFloat16), InternalError);
+  EXPECT_THROW(ops_->Pack(unequal, WeightFormat::kFloat32), InternalError);
+  EXPECT_THROW(ops_->Pack({}, WeightFormat::kFloat32), InternalError);
   TensorView wrong = a.view;
   wrong.shape = {32};
-  EXPECT_THROW(Pack(wrong, DType::kFloat32), InternalError);
+  EXPECT_THROW(Pack(wrong, WeightFormat::kFloat32), InternalError);
   wrong = a.view;
   wrong.dtype = DType::kInt32;
-  EXPECT_THROW(Pack(wrong, DType::kFloat32), InternalError);
+  EXPECT_THROW(Pack(wrong, WeightFormat::kFloat32), InternalError);
   wrong = a.view;
   wrong.shape = {0, 8};
-  EXPECT_THROW(Pack(wrong, DType::kFloat32), InternalError);
+  EXPECT_THROW(Pack(wrong, WeightFormat::kFloat32), InternalError);
 }
 
 TEST_P(PackTest, EmbedScalesTheRowsOfItsTokens) {
   Random random(7);
   const TestWeight weight(random, 40, 51);
-  for (DType dtype : {DType::kFloat32, DType::kBFloat16}) {
-    const auto table = Pack(weight.view, dtype);
+  for (WeightFormat format : kFloatFormats) {
+    const auto table = Pack(weight.view, format);
     const TestRows rows = Unpack(*table);
     const std::vector<TokenId> tokens = {39, 0, 17, 17, 16, 15};
     TestRows out(6, 51, /*padding=*/4);
@@ -134,7 +135,7 @@ TEST_P(PackTest, EmbedScalesTheRowsOfItsTokens) {
 TEST_P(PackTest, EmbedRefusesTokensAndRowsThatDoNotFit) {
   Random random(8);
   const TestWeight weight(random, 10, 4);
-  const auto table = Pack(weight.view, DType::kFloat32);
+  const auto table = Pack(weight.view, WeightFormat::kFloat32);
   TestRows out(1, 4), narrow(1, 3);
   const std::vector<TokenId> good = {9}, high = {10}, negative = {-1}, two = {1, 2};
   ops_->Embed(ops_->Begin({good}), *table, 1.0f, out);

@@ -100,8 +100,9 @@ class GuardedOps : public Ops {
   std::string isa() const override { return ops_.isa(); }
   Memory& memory() override { return memory_; }
   void Reserve(const OpsLimits& limits) override { ops_.Reserve(limits); }
-  std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources, DType dtype) override {
-    return ops_.Pack(sources, dtype);
+  std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources,
+                                     WeightFormat format) override {
+    return ops_.Pack(sources, format);
   }
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override {
     return ops_.MakeKvCache(layout, num_blocks);

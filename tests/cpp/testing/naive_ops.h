@@ -17,21 +17,22 @@ namespace forerun {
 
 class NaiveMatrix : public PackedMatrix {
  public:
-  NaiveMatrix(int num_outputs, int num_inputs, std::vector<float> values, DType dtype)
-      : PackedMatrix(num_outputs, num_inputs), values_(std::move(values)), dtype_(dtype) {
+  NaiveMatrix(int num_outputs, int num_inputs, std::vector<float> values, WeightFormat format)
+      : PackedMatrix(num_outputs, num_inputs), values_(std::move(values)), format_(format) {
     FORERUN_CHECK(static_cast<std::int64_t>(values_.size()) ==
                   std::int64_t{num_outputs} * num_inputs);
   }
   std::int64_t num_bytes() const override {
-    return static_cast<std::int64_t>(values_.size() * SizeOf(dtype_));
+    const int element_bytes = format_ == WeightFormat::kBFloat16 ? 2 : 4;
+    return std::ssize(values_) * element_bytes;
   }
   float at(int output, int input) const {
     return values_[static_cast<std::size_t>(output) * num_inputs() + input];
   }
 
  private:
-  std::vector<float> values_;  // rounded to dtype_
-  DType dtype_;
+  std::vector<float> values_;  // rounded as the format says
+  WeightFormat format_;
 };
 
 // Indexed by meaning rather than laid out as kv/layout.h says.
@@ -74,7 +75,8 @@ class NaiveOps : public Ops {
   Memory& memory() override { return HostMemory(); }
   void Reserve(const OpsLimits&) override {}
 
-  std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources, DType dtype) override {
+  std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources,
+                                     WeightFormat format) override {
     std::vector<float> values;
     std::int64_t num_outputs = 0;
     for (const TensorView& source : sources) {
@@ -82,12 +84,12 @@ class NaiveOps : public Ops {
       num_outputs += source.shape[0];
       for (std::int64_t i = 0; i < source.num_elements(); ++i) {
         const float value = ElementOf(source, i);
-        values.push_back(dtype == DType::kBFloat16 ? Rounded(value) : value);
+        values.push_back(format == WeightFormat::kBFloat16 ? Rounded(value) : value);
       }
     }
     return std::make_unique<NaiveMatrix>(static_cast<int>(num_outputs),
                                          static_cast<int>(sources[0].shape[1]), std::move(values),
-                                         dtype);
+                                         format);
   }
 
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override {
