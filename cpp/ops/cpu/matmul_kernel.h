@@ -36,8 +36,8 @@ struct TilePosition {
   }
 }
 
-// What to prefetch while a product runs: for every pair of inputs, as many bytes as a tile has for
-// it at `from`, at `from` + tile_step and so on; then `from` moves on by `step`.
+// What to prefetch while a product runs: for every step, as many bytes as a tile has for it at
+// `from`, at `from` + tile_step and so on; then `from` moves on by `step`.
 struct Prefetch {
   const char* from;
   std::int64_t step;
@@ -46,10 +46,10 @@ struct Prefetch {
 
 template <class W, int M, int T>
 void MultiplyTiles(const MatMulTask& task, TilePosition position, Prefetch prefetch) {
-  constexpr int kPairWeights = 2 * kLanes;
-  constexpr int kPairBytes = kPairWeights * static_cast<int>(sizeof(typename W::Weight));
-  const int num_pairs = (task.num_inputs + 1) / 2;
-  const std::int64_t tile_stride = std::int64_t{num_pairs} * kPairWeights;
+  constexpr TileStep kStep = StepOf(W::kFormat);
+  constexpr int kStepWeights = kStep.num_bytes / static_cast<int>(sizeof(typename W::Weight));
+  const int num_steps = (task.num_inputs + kStep.num_inputs - 1) / kStep.num_inputs;
+  const std::int64_t tile_stride = std::int64_t{num_steps} * kStepWeights;
   const auto* w =
       static_cast<const typename W::Weight*>(task.weights) + position.tile * tile_stride;
   const auto* x = static_cast<const typename W::Input*>(task.x) + position.row * task.x_stride;
@@ -60,17 +60,17 @@ void MultiplyTiles(const MatMulTask& task, TilePosition position, Prefetch prefe
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) sum[m][t] = Zero();
   }
-  const int num_whole_pairs = W::kPaddedInput ? num_pairs : task.num_inputs / 2;
-  for (int pair = 0; pair < num_whole_pairs; ++pair) {
+  const int num_whole_steps = W::kPaddedInput ? num_steps : task.num_inputs / kStep.num_inputs;
+  for (int step = 0; step < num_whole_steps; ++step) {
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
       const char* from = prefetch.from + t * prefetch.tile_step;
-      for (int byte = 0; byte < kPairBytes; byte += 64) __builtin_prefetch(from + byte);
+      for (int byte = 0; byte < kStep.num_bytes; byte += 64) __builtin_prefetch(from + byte);
     }
     prefetch.from += prefetch.step;
     W::template Step<M, T>(w, tile_stride, x, task.x_stride, sum);
-    w += kPairWeights;
-    x += 2;
+    w += kStepWeights;
+    x += W::kStepInputs;
   }
   if constexpr (!W::kPaddedInput) {
     if (task.num_inputs % 2 != 0) W::template HalfStep<M, T>(w, tile_stride, x, task.x_stride, sum);
@@ -93,13 +93,13 @@ void MultiplyTiles(const MatMulTask& task, TilePosition position, Prefetch prefe
 template <class W, int M>
 FORERUN_INLINE void MultiplyRows(const MatMulTask& task, TilePosition position, int tiles,
                                  Prefetch prefetch) {
-  constexpr int kMost = VectorsAtOnce(M), kFewer = VectorsAtOnce(M + 1);
+  constexpr int kMost = W::TilesAtOnce(M), kFewer = W::TilesAtOnce(M + 1);
   if (tiles == kMost) return MultiplyTiles<W, M, kMost>(task, position, prefetch);
   if (tiles == kFewer) return MultiplyTiles<W, M, kFewer>(task, position, prefetch);
   for (int i = 0; i < tiles; ++i, ++position.tile) MultiplyTiles<W, M, 1>(task, position, prefetch);
 }
 
-template <class W, int M = kMaxTileRows>
+template <class W, int M = W::kMaxRows>
 FORERUN_INLINE void Multiply(const MatMulTask& task, TilePosition position, int rows, int tiles,
                              Prefetch prefetch) {
   if constexpr (M > 1) {
@@ -116,17 +116,18 @@ inline constexpr int kPrefetchAhead = 2048;
 // tiles stays in cache while every block meets it, and each block fetches its share of the next.
 template <class W>
 void MatMul(const MatMulTask& task) {
-  const int num_blocks = (task.num_rows + kMaxTileRows - 1) / kMaxTileRows;
+  const int num_blocks = (task.num_rows + W::kMaxRows - 1) / W::kMaxRows;
   const int most_rows = (task.num_rows + num_blocks - 1) / num_blocks;
-  const std::int64_t pair_bytes = 2 * kLanes * sizeof(typename W::Weight);
-  const std::int64_t tile_bytes = (task.num_inputs + 1) / 2 * pair_bytes;
-  int group = VectorsAtOnce(most_rows);
+  constexpr std::int64_t kStepBytes = StepOf(W::kFormat).num_bytes;
+  constexpr int kInputs = StepOf(W::kFormat).num_inputs;
+  const std::int64_t tile_bytes = (task.num_inputs + kInputs - 1) / kInputs * kStepBytes;
+  int group = W::TilesAtOnce(most_rows);
   for (int tile = task.tile_begin; tile < task.tile_end; tile += group) {
     if (group > task.tile_end - tile) group = 1;
     const char* weights = static_cast<const char*>(task.weights) + tile * tile_bytes;
-    Prefetch prefetch = {weights + kPrefetchAhead / group, pair_bytes, tile_bytes};
+    Prefetch prefetch = {weights + kPrefetchAhead / group, kStepBytes, tile_bytes};
     if (num_blocks > 1) {
-      prefetch = {weights + group * tile_bytes, group * pair_bytes / num_blocks, pair_bytes};
+      prefetch = {weights + group * tile_bytes, group * kStepBytes / num_blocks, kStepBytes};
     }
     for (int block = 0; block < num_blocks; ++block) {
       const int row = task.num_rows * block / num_blocks;

@@ -2,6 +2,7 @@
 #ifndef FORERUN_CPP_OPS_CPU_MATMUL_WEIGHTS_H_
 #define FORERUN_CPP_OPS_CPU_MATMUL_WEIGHTS_H_
 
+#include "cpp/ops/cpu/weight_tile.h"
 #include "cpp/util/simd/vec_math.h"
 
 namespace forerun::FORERUN_ISA {
@@ -9,11 +10,20 @@ namespace forerun::FORERUN_ISA {
 template <int M, int T>
 using Accumulators = V16[M][T];
 
+// What all weights that are floats have in common: how many activations a step takes, and how many
+// rows and tiles a product takes at once.
+struct FloatWeights {
+  static constexpr int kStepInputs = 2;
+  static constexpr int kMaxRows = kMaxTileRows;
+  static constexpr int TilesAtOnce(int rows) { return VectorsAtOnce(rows); }
+};
+
 // Float32 activations. Step adds a pair of inputs, HalfStep only the first of them.
 template <class W>
-struct Widened {
+struct Widened : FloatWeights {
   using Weight = typename W::Weight;
   using Input = float;
+  static constexpr WeightFormat kFormat = W::kFormat;
   static constexpr bool kPaddedInput = false;
 
   template <int M, int T>
@@ -49,6 +59,7 @@ struct Widened {
 
 struct BFloat16Pairs {
   using Weight = std::uint16_t;
+  static constexpr WeightFormat kFormat = WeightFormat::kBFloat16;
   static FORERUN_INLINE V16 First(const Weight* pair) { return LoadEven(pair); }
   static FORERUN_INLINE V16 Second(const Weight* pair) { return LoadOdd(pair); }
 };
@@ -56,6 +67,7 @@ using BFloat16Weights = Widened<BFloat16Pairs>;
 
 struct Float32Pairs {
   using Weight = float;
+  static constexpr WeightFormat kFormat = WeightFormat::kFloat32;
   static FORERUN_INLINE V16 First(const Weight* pair) { return Load(pair); }
   static FORERUN_INLINE V16 Second(const Weight* pair) { return Load(pair + kLanes); }
 };
@@ -63,9 +75,10 @@ using Float32Weights = Widened<Float32Pairs>;
 
 #if defined(FORERUN_HAS_BFLOAT16_DOT)
 // Activations are bfloat16 pairs as well; the processor multiplies and adds a pair at once.
-struct BFloat16Dot {
+struct BFloat16Dot : FloatWeights {
   using Weight = std::uint16_t;
   using Input = std::uint16_t;
+  static constexpr WeightFormat kFormat = WeightFormat::kBFloat16;
   static constexpr bool kPaddedInput = true;
 
   template <int M, int T>
