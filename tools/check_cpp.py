@@ -22,10 +22,14 @@ PASSED = ROOT / "build" / "check_cpp"
 INCLUDE = re.compile(r'^\s*#include "([^"]+)"', re.MULTILINE)
 FLAGS = ["-std=c++20", "-I.", "-Icpp/include"]
 # By the end of a file's name: the instruction set that cmake/isa_sources.cmake enables for it.
+_AVX2 = ["-mavx2", "-mfma", "-mf16c"]
+_AVX512 = ["-mavx512f", *_AVX2]
 ISA_FLAGS = {
-    "_avx2": ["-mavx2", "-mfma"],
-    "_avx512": ["-mavx512f", "-mavx2", "-mfma"],
-    "_avx512bf16": ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512bf16", "-mavx2", "-mfma"],
+    "_avx2": _AVX2,
+    "_avxvnni": [*_AVX2, "-mavxvnni"],
+    "_avx512": _AVX512,
+    "_avx512vnni": [*_AVX512, "-mavx512bw", "-mavx512vl", "-mavx512vnni"],
+    "_avx512bf16": [*_AVX512, "-mavx512bw", "-mavx512vl", "-mavx512bf16"],
 }
 
 

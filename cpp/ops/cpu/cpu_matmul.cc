@@ -33,29 +33,61 @@ struct TileRuns {
   int num_tiles, num_long, long_tiles, num_runs;
 };
 
+// Elements of a row that is prepared for bfloat16 and for integer weights.
+std::int64_t RoundedStride(int cols) { return (cols + 1) / 2 * 2; }
+std::int64_t QuantizedStride(int cols) {
+  return std::int64_t{kGroupsPerStep} * NumSteps(WeightFormat::kInt8, cols);
+}
+
 }  // namespace
 
-std::int64_t CpuOps::ReserveRounded(int rows, int cols) {
-  const std::int64_t stride = (cols + 1) / 2 * 2;
-  rounded_.Grow(rows * stride * sizeof(std::uint16_t));
-  return stride;
+std::int64_t CpuOps::PreparedRowBytes(int cols) {
+  return std::max<std::int64_t>(RoundedStride(cols) * sizeof(std::uint16_t),
+                                QuantizedStride(cols) * sizeof(QuantizedGroup));
 }
 
 void CpuOps::RoundActivations(ConstRows x, MatMulTask& task) {
-  const std::int64_t stride = ReserveRounded(x.rows, x.cols);
-  auto* rounded = rounded_.as<std::uint16_t>();
+  prepared_.Grow(x.rows * PreparedRowBytes(x.cols));
+  const std::int64_t stride = RoundedStride(x.cols);
+  auto* rounded = prepared_.as<std::uint16_t>();
   ForRows(x.rows, x.cols,
           [&](int row) { kernels_.round_row(x.row(row), x.cols, rounded + row * stride); });
   task.x = rounded;
   task.x_stride = stride;
 }
 
+void CpuOps::QuantizeActivations(ConstRows x, MatMulTask& task) {
+  prepared_.Grow(x.rows * PreparedRowBytes(x.cols));
+  const std::int64_t stride = QuantizedStride(x.cols);
+  auto* groups = prepared_.as<QuantizedGroup>();
+  ForRows(x.rows, x.cols, [&](int row) {
+    integer_kernels_.quantize_row(x.row(row), x.cols, groups + row * stride);
+  });
+  task.x = groups;
+  task.x_stride = stride;
+}
+
+CpuOps::Product CpuOps::ProductOf(WeightFormat format) const {
+  switch (format) {
+    case WeightFormat::kFloat32:
+      return {kernels_.matmul_float32, sizeof(float)};
+    case WeightFormat::kBFloat16:
+      return {kernels_.matmul_bfloat16, kernels_.round_row != nullptr ? 2 : 4};
+    case WeightFormat::kInt8:
+      return {integer_kernels_.matmul_int8, sizeof(QuantizedGroup)};
+    case WeightFormat::kInt4:
+      return {integer_kernels_.matmul_int4, sizeof(QuantizedGroup)};
+    case WeightFormat::kInt4Min:
+      return {integer_kernels_.matmul_int4_min, sizeof(QuantizedGroup)};
+  }
+  return {};
+}
+
 void CpuOps::RunProduct(const CpuMatrix& weight, const MatMulTask& task) {
-  const bool is_bfloat16 = weight.format() == WeightFormat::kBFloat16;
-  const auto multiply = is_bfloat16 ? kernels_.matmul_bfloat16 : kernels_.matmul_float32;
-  const std::int64_t row_bytes =
-      task.x_stride * (is_bfloat16 && kernels_.round_row != nullptr ? 2 : 4);
-  const auto run = [&](int row_begin, int row_end, int tile_begin, int tile_end) {
+  const auto [multiply, input_bytes] = ProductOf(weight.format());
+  const std::int64_t row_bytes = task.x_stride * input_bytes;
+  const auto run = [&, multiply = multiply](int row_begin, int row_end, int tile_begin,
+                                            int tile_end) {
     MatMulTask part = task;
     part.x = static_cast<const std::byte*>(task.x) + row_begin * row_bytes;
     part.y = task.y + row_begin * task.y_stride;
@@ -100,6 +132,8 @@ void CpuOps::MatMul(ConstRows x, const PackedMatrix& weight, const float* bias, 
   task.y_stride = y.stride;
   if (matrix->format() == WeightFormat::kBFloat16 && kernels_.round_row != nullptr) {
     RoundActivations(x, task);
+  } else if (HasIntegers(matrix->format())) {
+    QuantizeActivations(x, task);
   }
   RunProduct(*matrix, task);
 }

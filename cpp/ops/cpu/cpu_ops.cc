@@ -15,14 +15,19 @@ void CheckSameShape(ConstRows a, ConstRows b) {
 
 }  // namespace
 
-CpuOps::CpuOps(ThreadTeam& team, std::string isa, const CpuKernels& kernels)
-    : team_(team), isa_(std::move(isa)), kernels_(kernels), member_scratch_(team.num_threads()) {}
+CpuOps::CpuOps(ThreadTeam& team, std::string isa, const CpuKernels& kernels,
+               const IntegerKernels& integer_kernels)
+    : team_(team),
+      isa_(std::move(isa)),
+      kernels_(kernels),
+      integer_kernels_(integer_kernels),
+      member_scratch_(team.num_threads()) {}
 
 void CpuOps::Reserve(const OpsLimits& limits) {
   const int mlp_rows = std::min(limits.max_rows, kMlpRows);
   rows_.Reserve(limits.max_rows);
-  ReserveRounded(limits.max_rows, limits.max_inputs);
-  ReserveRounded(mlp_rows, limits.max_gated);
+  prepared_.Grow(limits.max_rows * PreparedRowBytes(limits.max_inputs));
+  prepared_.Grow(mlp_rows * PreparedRowBytes(limits.max_gated));
   normed_.AsRows(limits.max_rows, limits.max_inputs);
   gate_up_.AsRows(mlp_rows, 2 * limits.max_gated);
   activated_.AsRows(mlp_rows, limits.max_gated);
@@ -32,6 +37,10 @@ void CpuOps::Reserve(const OpsLimits& limits) {
 std::unique_ptr<PackedMatrix> CpuOps::Pack(std::span<const TensorView> sources,
                                            WeightFormat format) {
   return PackMatrix(sources, format, team_, weights_);
+}
+
+std::unique_ptr<PackedMatrix> CpuOps::PackIntegers(std::span<const IntegerView> sources) {
+  return PackIntegerMatrix(sources, team_, weights_);
 }
 
 const ForwardRows& CpuOps::Begin(const ForwardData& data) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cpp/ops/cpu/cpu_kv_cache.h"
+#include "cpp/ops/cpu/find_integer_kernels.h"
 #include "cpp/ops/cpu/host_scratch.h"
 #include "cpp/ops/cpu/kernels.h"
 #include "cpp/ops/cpu/packed_matrix.h"
@@ -22,14 +23,17 @@ namespace forerun {
 class CpuOps final : public Ops {
  public:
   // The team must outlive it.
-  CpuOps(ThreadTeam& team, Isa isa) : CpuOps(team, Name(isa), CpuKernelsOf(isa)) {}
-  CpuOps(ThreadTeam& team, std::string isa, const CpuKernels& kernels);
+  CpuOps(ThreadTeam& team, Isa isa)
+      : CpuOps(team, Name(isa), CpuKernelsOf(isa), IntegerKernelsOf(isa)) {}
+  CpuOps(ThreadTeam& team, std::string isa, const CpuKernels& kernels,
+         const IntegerKernels& integer_kernels);
 
   std::string isa() const override { return isa_; }
   Memory& memory() override { return HostMemory(); }
   void Reserve(const OpsLimits& limits) override;
   std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources,
                                      WeightFormat format) override;
+  std::unique_ptr<PackedMatrix> PackIntegers(std::span<const IntegerView> sources) override;
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override;
 
   const ForwardRows& Begin(const ForwardData& data) override;
@@ -74,10 +78,17 @@ class CpuOps final : public Ops {
   template <typename Fn>
   void ForRows(int rows, int cols, const Fn& fn);
 
-  // Room for rounded activations; returns their stride.
-  std::int64_t ReserveRounded(int rows, int cols);
-  // x as the kernel of bfloat16 weights takes it; sets the task's x.
+  // Bytes that a row of activations may need once it is prepared for a product.
+  static std::int64_t PreparedRowBytes(int cols);
+  // x as products with bfloat16 and with integer weights take it; sets the task's x.
   void RoundActivations(ConstRows x, MatMulTask& task);
+  void QuantizeActivations(ConstRows x, MatMulTask& task);
+  // How the rows of a matrix of this format are multiplied, and the bytes of an element of x.
+  struct Product {
+    void (*multiply)(const MatMulTask& task);
+    int input_bytes;
+  };
+  Product ProductOf(WeightFormat format) const;
   // Runs the product of every row of `task` with all tiles of the matrix.
   void RunProduct(const CpuMatrix& weight, const MatMulTask& task);
   // Neighbouring rows of a sequence, each seeing its own position more than the one before.
@@ -98,13 +109,14 @@ class CpuOps final : public Ops {
   ThreadTeam& team_;
   const std::string isa_;
   const CpuKernels& kernels_;
+  const IntegerKernels& integer_kernels_;
 
   WeightArena weights_;
 
   ForwardRows rows_;  // of the last Begin
 
   // Scratch of one call; grows to the largest and stays.
-  HostScratch rounded_, normed_, gate_up_, activated_;
+  HostScratch prepared_, normed_, gate_up_, activated_;
   std::vector<float> ones_;
   std::vector<HostScratch> member_scratch_;
   std::vector<RowRun> row_runs_;

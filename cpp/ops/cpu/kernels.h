@@ -17,10 +17,9 @@ enum class Isa;
 
 // y[0, num_rows)[16 * tile_begin, 16 * tile_end) = x W^T (+ bias) (+ y).
 //
-//   weights  [num_tiles, num_pairs, 16, 2] bfloat16, or [num_tiles, 2 * num_pairs, 16] float32:
-//            outputs by 16, inputs by 2, padded with zeros
-//   x        [num_rows, num_inputs] float32; [num_rows, num_pairs, 2] bfloat16 where the table
-//            has round_row
+//   weights  tiles of a format, as weight_tile.h says
+//   x        [num_rows, num_inputs] float32; for bfloat16 weights, where the table has round_row,
+//            [num_rows, num_pairs, 2] bfloat16
 struct MatMulTask {
   const void* weights = nullptr;
   int num_inputs = 0;

@@ -3,11 +3,12 @@
 #include <sys/mman.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <string>
 #include <vector>
 
-#include "cpp/ops/cpu/kernels.h"
+#include "cpp/ops/cpu/weight_groups.h"
 #include "cpp/util/check.h"
 #include "cpp/util/thread_team.h"
 
@@ -95,6 +96,55 @@ void PackTile(const SourceRow* rows, int num_inputs, std::byte* tile) {
   }
 }
 
+// Quantizes.
+void PackIntegerTile(const SourceRow* rows, int num_inputs, IntegerFormat format, std::byte* tile) {
+  float weights[kWeightGroup];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    if (rows[lane].data == nullptr) continue;
+    for (int begin = 0; begin < num_inputs; begin += kWeightGroup) {
+      const int count = std::min(kWeightGroup, num_inputs - begin);
+      Convert(rows[lane], begin, count, weights);
+      PutGroup(QuantizeWeights(weights, count, format), format, begin / kWeightGroup, lane, tile);
+    }
+  }
+}
+
+// Copies. False where a value does not fit.
+bool PackIntegerRow(const IntegerView& source, int row, int lane, std::byte* tile) {
+  const IntegerFormat format = IntegersOf(source.format);
+  const std::int8_t* values = source.values + std::int64_t{row} * source.num_inputs;
+  const std::int64_t first_scale = std::int64_t{row} * source.num_groups();
+  bool all_fit = true;
+  for (int group = 0; group < source.num_groups(); ++group) {
+    const int begin = group * kWeightGroup;
+    const int count = std::min(kWeightGroup, source.num_inputs - begin);
+    WeightGroup packed;
+    for (int i = 0; i < count; ++i) {
+      const int stored = values[begin + i] + format.zero;
+      all_fit = all_fit && stored >= 0 && stored < 1 << format.bits;
+      packed.stored[i] = static_cast<std::uint8_t>(stored);
+    }
+    packed.scale = source.scales[first_scale + group];
+    if (format.has_minimum) packed.minimum = source.minima[first_scale + group];
+    PutGroup(packed, format, group, lane, tile);
+  }
+  return all_fit;
+}
+
+void CheckIntegers(std::span<const IntegerView> sources) {
+  FORERUN_CHECK(!sources.empty(), "no matrix to pack");
+  for (const IntegerView& source : sources) {
+    const IntegerFormat format = IntegersOf(source.format);
+    FORERUN_CHECK(HasIntegers(source.format), std::string("no integers in ") + Name(source.format));
+    FORERUN_CHECK(source.format == sources[0].format, "stacked weights differ in format");
+    FORERUN_CHECK(source.num_outputs > 0 && source.num_inputs > 0, "an empty weight");
+    FORERUN_CHECK(source.num_inputs == sources[0].num_inputs, "stacked weights differ in inputs");
+    FORERUN_CHECK(source.values != nullptr && source.scales != nullptr, "a weight without data");
+    FORERUN_CHECK((source.minima != nullptr) == format.has_minimum,
+                  std::string("minima and ") + Name(source.format));
+  }
+}
+
 void CheckSources(std::span<const TensorView> sources) {
   FORERUN_CHECK(!sources.empty(), "no matrix to pack");
   for (const TensorView& source : sources) {
@@ -138,6 +188,16 @@ CpuMatrix::CpuMatrix(int num_outputs, int num_inputs, WeightFormat format, Weigh
 
 void CpuMatrix::Unpack(int output, float scale, float* out) const {
   const int lane = output % kLanes;
+  if (HasIntegers(format_)) {
+    const IntegerFormat integers = IntegersOf(format_);
+    for (int begin = 0; begin < num_inputs(); begin += kWeightGroup) {
+      const WeightGroup group =
+          GetGroup(tile(output / kLanes), integers, begin / kWeightGroup, lane);
+      const int count = std::min(kWeightGroup, num_inputs() - begin);
+      Dequantize(group, integers, scale, count, out + begin);
+    }
+    return;
+  }
   if (format_ == WeightFormat::kBFloat16) {
     const auto* pairs = reinterpret_cast<const std::uint16_t*>(tile(output / kLanes)) + 2 * lane;
     for (int i = 0; i < num_inputs(); ++i) {
@@ -160,12 +220,42 @@ std::unique_ptr<CpuMatrix> PackMatrix(std::span<const TensorView> sources, Weigh
   const std::vector<SourceRow> rows = FindRows(sources, matrix->num_tiles() * kLanes);
   team.Run(matrix->num_tiles(), [&](int tile) {
     const SourceRow* first = rows.data() + tile * kLanes;
-    if (format == WeightFormat::kBFloat16) {
+    if (HasIntegers(format)) {
+      std::memset(matrix->tile(tile), 0, matrix->tile_bytes());
+      PackIntegerTile(first, num_inputs, IntegersOf(format), matrix->tile(tile));
+    } else if (format == WeightFormat::kBFloat16) {
       PackTile<std::uint16_t, std::uint32_t>(first, num_inputs, matrix->tile(tile));
     } else {
       PackTile<float, float>(first, num_inputs, matrix->tile(tile));
     }
   });
+  return matrix;
+}
+
+std::unique_ptr<CpuMatrix> PackIntegerMatrix(std::span<const IntegerView> sources, ThreadTeam& team,
+                                             WeightArena& arena) {
+  CheckIntegers(sources);
+  struct Row {
+    const IntegerView* source;
+    int row;
+  };
+  std::vector<Row> rows;
+  for (const IntegerView& source : sources) {
+    for (int row = 0; row < source.num_outputs; ++row) rows.push_back({&source, row});
+  }
+  const int num_outputs = static_cast<int>(rows.size());
+  auto matrix =
+      std::make_unique<CpuMatrix>(num_outputs, sources[0].num_inputs, sources[0].format, arena);
+  std::atomic<bool> all_fit = true;
+  team.Run(matrix->num_tiles(), [&](int tile) {
+    std::memset(matrix->tile(tile), 0, matrix->tile_bytes());
+    const int count = std::min(kLanes, num_outputs - tile * kLanes);
+    for (int lane = 0; lane < count; ++lane) {
+      const auto& [source, row] = rows[tile * kLanes + lane];
+      if (!PackIntegerRow(*source, row, lane, matrix->tile(tile))) all_fit = false;
+    }
+  });
+  FORERUN_CHECK(all_fit, std::string("a value that ") + Name(sources[0].format) + " cannot hold");
   return matrix;
 }
 

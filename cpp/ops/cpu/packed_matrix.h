@@ -51,6 +51,9 @@ class CpuMatrix final : public PackedMatrix {
 std::unique_ptr<CpuMatrix> PackMatrix(std::span<const TensorView> sources, WeightFormat format,
                                       ThreadTeam& team, WeightArena& arena);
 
+std::unique_ptr<CpuMatrix> PackIntegerMatrix(std::span<const IntegerView> sources, ThreadTeam& team,
+                                             WeightArena& arena);
+
 }  // namespace forerun
 
 #endif  // FORERUN_CPP_OPS_CPU_PACKED_MATRIX_H_

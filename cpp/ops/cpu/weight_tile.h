@@ -13,26 +13,45 @@ namespace forerun {
 //
 //   kBFloat16  [16, 2]: a pair of inputs for every output
 //   kFloat32   [2, 16]
+//   integers   for two groups: scales [2, 16], minima [2, 16] where the format has them, then
+//              [2, loads, 16, 4] bytes: four inputs, a quad, for every output. Of 4 bits, a load
+//              has quads i (low halves of the bytes) and i + 4.
 //
-// Inputs that fill the last step are zeros.
+// Steps of integers are whole cache lines. What fills the last step up is stored as 0.
 struct TileStep {
   int num_inputs;
   int num_bytes;
 };
 
+inline constexpr int kGroupsPerStep = 2;
+inline constexpr int kInputsPerQuad = 4;
+inline constexpr int kLoadBytes = kLanes * kInputsPerQuad;
+
+// Of the scales and minima that a step of integers begins with.
+constexpr int HeaderBytes(IntegerFormat integers) {
+  return kGroupsPerStep * kLanes * 2 * (integers.has_minimum ? 2 : 1);
+}
+
+// Loads of a group.
+constexpr int NumLoads(IntegerFormat integers) {
+  return kWeightGroup / kInputsPerQuad * integers.bits / 8;
+}
+
 constexpr TileStep StepOf(WeightFormat format) {
-  switch (format) {
-    case WeightFormat::kFloat32:
-      return {2, 2 * kLanes * 4};
-    case WeightFormat::kBFloat16:
-      return {2, 2 * kLanes * 2};
-  }
-  return {};
+  if (format == WeightFormat::kFloat32) return {2, 2 * kLanes * 4};
+  if (format == WeightFormat::kBFloat16) return {2, 2 * kLanes * 2};
+  const IntegerFormat integers = IntegersOf(format);
+  return {kGroupsPerStep * kWeightGroup,
+          HeaderBytes(integers) + kGroupsPerStep * NumLoads(integers) * kLoadBytes};
+}
+
+constexpr int NumSteps(WeightFormat format, int num_inputs) {
+  const int step_inputs = StepOf(format).num_inputs;
+  return (num_inputs + step_inputs - 1) / step_inputs;
 }
 
 constexpr std::int64_t TileBytes(WeightFormat format, int num_inputs) {
-  const TileStep step = StepOf(format);
-  return std::int64_t{step.num_bytes} * ((num_inputs + step.num_inputs - 1) / step.num_inputs);
+  return std::int64_t{StepOf(format).num_bytes} * NumSteps(format, num_inputs);
 }
 
 }  // namespace forerun

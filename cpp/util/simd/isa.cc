@@ -1,5 +1,9 @@
 #include "cpp/util/simd/isa.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
 #include <vector>
 
 #include "forerun/error.h"
@@ -7,11 +11,30 @@
 namespace forerun {
 namespace {
 
+#if defined(__x86_64__)
+// Features that not every compiler has names for.
+constexpr unsigned kF16cBit = 1u << 29;    // leaf 1, ecx
+constexpr unsigned kAvxVnniBit = 1u << 4;  // leaf 7, subleaf 1, eax
+
+struct Cpuid {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+Cpuid CpuidOf(unsigned leaf, unsigned subleaf) {
+  Cpuid result;
+  if (__get_cpuid_count(leaf, subleaf, &result.eax, &result.ebx, &result.ecx, &result.edx) == 0) {
+    return {};
+  }
+  return result;
+}
+#endif
+
 std::vector<Isa> DetectIsas() {
   std::vector<Isa> isas;
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                        (CpuidOf(1, 0).ecx & kF16cBit) != 0;
   const bool has_avx512 = has_avx2 && __builtin_cpu_supports("avx512f");
   // The compiler may use what every processor with AVX512_BF16 has besides.
   const bool has_bfloat16 = has_avx512 && __builtin_cpu_supports("avx512bf16") &&
@@ -39,6 +62,27 @@ const char* Name(Isa isa) {
       break;
   }
   return "portable";
+}
+
+bool HasAvxVnni() {
+#if defined(__x86_64__)
+  static const bool has =
+      AvailableIsas().front() >= Isa::kAvx2 && (CpuidOf(7, 1).eax & kAvxVnniBit) != 0;
+  return has;
+#else
+  return false;
+#endif
+}
+
+bool HasAvx512Vnni() {
+#if defined(__x86_64__)
+  static const bool has = AvailableIsas().front() >= Isa::kAvx512 &&
+                          __builtin_cpu_supports("avx512vnni") &&
+                          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  return has;
+#else
+  return false;
+#endif
 }
 
 std::span<const Isa> AvailableIsas() {

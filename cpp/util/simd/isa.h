@@ -25,6 +25,10 @@ const char* Name(Isa isa);
 // Best first; the last one is kPortable.
 std::span<const Isa> AvailableIsas();
 
+// Dot products of bytes, which change no bit: an Isa does not say whether there are any.
+bool HasAvxVnni();     // AVX-VNNI and all of kAvx2
+bool HasAvx512Vnni();  // AVX512_VNNI, _BW, _VL and all of kAvx512
+
 // An available one by its name, the best for an empty name. Throws InvalidArgument for any other.
 Isa FindIsa(const std::string& name);
 

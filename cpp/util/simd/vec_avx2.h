@@ -19,6 +19,10 @@ struct V16 {
 inline constexpr int kNumRegisters = 8;  // vectors that the register file holds
 inline constexpr int kMaxTileRows = 6;   // rows that share a load of weights
 
+FORERUN_INLINE V16 Join(__m256 lo, __m256 hi) { return {lo, hi}; }
+FORERUN_INLINE __m256 Low(V16 a) { return a.lo; }
+FORERUN_INLINE __m256 High(V16 a) { return a.hi; }
+
 FORERUN_INLINE V16 Zero() { return {_mm256_setzero_ps(), _mm256_setzero_ps()}; }
 FORERUN_INLINE V16 Set(float x) { return {_mm256_set1_ps(x), _mm256_set1_ps(x)}; }
 FORERUN_INLINE V16 Load(const float* p) { return {_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)}; }

@@ -21,6 +21,15 @@ inline constexpr int kMaxTileRows = 8;
 FORERUN_INLINE V16 FromBits(__m512i bits) { return {_mm512_castsi512_ps(bits)}; }
 FORERUN_INLINE __m512i Bits(V16 a) { return _mm512_castps_si512(a.v); }
 
+FORERUN_INLINE V16 Join(__m256 lo, __m256 hi) {
+  const __m512d low = _mm512_castps_pd(_mm512_castps256_ps512(lo));
+  return {_mm512_castpd_ps(_mm512_insertf64x4(low, _mm256_castps_pd(hi), 1))};
+}
+FORERUN_INLINE __m256 Low(V16 a) { return _mm512_castps512_ps256(a.v); }
+FORERUN_INLINE __m256 High(V16 a) {
+  return _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(a.v), 1));
+}
+
 FORERUN_INLINE V16 Zero() { return {_mm512_setzero_ps()}; }
 FORERUN_INLINE V16 Set(float x) { return {_mm512_set1_ps(x)}; }
 FORERUN_INLINE V16 Load(const float* p) { return {_mm512_loadu_ps(p)}; }

@@ -104,7 +104,7 @@ inline std::vector<std::string> TestedIsas() {
 
 inline std::unique_ptr<CpuOps> MakeTestedOps(ThreadTeam& team, const std::string& isa) {
   if (isa != "wide") return std::make_unique<CpuOps>(team, FindIsa(isa));
-  return std::make_unique<CpuOps>(team, isa, wide_test::kKernels);
+  return std::make_unique<CpuOps>(team, isa, wide_test::kKernels, IntegerKernelsOf(Isa::kPortable));
 }
 
 // Whether products of bfloat16 weights round their activations.

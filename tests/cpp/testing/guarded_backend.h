@@ -104,6 +104,9 @@ class GuardedOps : public Ops {
                                      WeightFormat format) override {
     return ops_.Pack(sources, format);
   }
+  std::unique_ptr<PackedMatrix> PackIntegers(std::span<const IntegerView> sources) override {
+    return ops_.PackIntegers(sources);
+  }
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override {
     return ops_.MakeKvCache(layout, num_blocks);
   }

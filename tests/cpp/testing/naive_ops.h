@@ -77,6 +77,7 @@ class NaiveOps : public Ops {
 
   std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources,
                                      WeightFormat format) override {
+    FORERUN_CHECK(!HasIntegers(format), Name(format));
     std::vector<float> values;
     std::int64_t num_outputs = 0;
     for (const TensorView& source : sources) {
@@ -90,6 +91,24 @@ class NaiveOps : public Ops {
     return std::make_unique<NaiveMatrix>(static_cast<int>(num_outputs),
                                          static_cast<int>(sources[0].shape[1]), std::move(values),
                                          format);
+  }
+
+  // Activations are not quantized.
+  std::unique_ptr<PackedMatrix> PackIntegers(std::span<const IntegerView> sources) override {
+    std::vector<float> values;
+    int num_outputs = 0;
+    for (const IntegerView& source : sources) {
+      num_outputs += source.num_outputs;
+      for (std::int64_t i = 0; i < std::int64_t{source.num_outputs} * source.num_inputs; ++i) {
+        const std::int64_t group =
+            i / source.num_inputs * source.num_groups() + i % source.num_inputs / kWeightGroup;
+        const float product = Float16ToFloat(source.scales[group]) * source.values[i];
+        const bool has_minimum = source.minima != nullptr;
+        values.push_back(has_minimum ? product + Float16ToFloat(source.minima[group]) : product);
+      }
+    }
+    return std::make_unique<NaiveMatrix>(num_outputs, sources[0].num_inputs, std::move(values),
+                                         WeightFormat::kFloat32);
   }
 
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override {

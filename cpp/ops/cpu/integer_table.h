@@ -1,0 +1,25 @@
+// The table of one instruction set. Included last by each integer_kernels_*.cc.
+#ifndef FORERUN_CPP_OPS_CPU_INTEGER_TABLE_H_
+#define FORERUN_CPP_OPS_CPU_INTEGER_TABLE_H_
+
+#include "cpp/ops/cpu/integer_kernels.h"
+#include "cpp/ops/cpu/integer_weights.h"
+#include "cpp/ops/cpu/matmul_kernel.h"
+#include "cpp/ops/cpu/quantize_row.h"
+
+#define FORERUN_QUOTED(name) #name
+#define FORERUN_NAME_OF(name) FORERUN_QUOTED(name)
+
+namespace forerun::FORERUN_ISA {
+
+const IntegerKernels kIntegerKernels = {
+    .name = FORERUN_NAME_OF(FORERUN_ISA),
+    .matmul_int8 = MatMul<IntegerWeights<WeightFormat::kInt8>>,
+    .matmul_int4 = MatMul<IntegerWeights<WeightFormat::kInt4>>,
+    .matmul_int4_min = MatMul<IntegerWeights<WeightFormat::kInt4Min>>,
+    .quantize_row = QuantizeRow,
+};
+
+}  // namespace forerun::FORERUN_ISA
+
+#endif  // FORERUN_CPP_OPS_CPU_INTEGER_TABLE_H_

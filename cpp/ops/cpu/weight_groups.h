@@ -1,0 +1,35 @@
+// Groups of integer weights: how they are made from floats, and where they lie in a tile.
+#ifndef FORERUN_CPP_OPS_CPU_WEIGHT_GROUPS_H_
+#define FORERUN_CPP_OPS_CPU_WEIGHT_GROUPS_H_
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpp/ops/weight_format.h"
+
+namespace forerun {
+
+// One output's weights for kWeightGroup inputs, as stored.
+struct WeightGroup {
+  std::uint8_t stored[kWeightGroup] = {};
+  std::uint16_t scale = 0;    // float16
+  std::uint16_t minimum = 0;  // likewise; 0 where the format has none
+};
+
+// The nearest integers for a scale that leaves out none of the weights, but for int4: there, as
+// in GGUF's Q4_0, the weight of the largest magnitude is -8 exactly, and 8 would be its opposite.
+// Weights that are not finite, or have no finite scale or minimum in float16, make the scale NaN.
+WeightGroup QuantizeWeights(const float* weights, int count, IntegerFormat format);
+
+// `group` counts over a tile.
+void PutGroup(const WeightGroup& source, IntegerFormat format, int group, int lane,
+              std::byte* tile);
+WeightGroup GetGroup(const std::byte* tile, IntegerFormat format, int group, int lane);
+
+// out[count] = factor * the weights.
+void Dequantize(const WeightGroup& source, IntegerFormat format, float factor, int count,
+                float* out);
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_OPS_CPU_WEIGHT_GROUPS_H_

@@ -1,0 +1,59 @@
+// Sixteen integers in one register; AVX-512 with VNNI. The contract of each operation is in
+// ints_avx2.h.
+#ifndef FORERUN_CPP_UTIL_SIMD_INTS_AVX512VNNI_H_
+#define FORERUN_CPP_UTIL_SIMD_INTS_AVX512VNNI_H_
+
+#include "cpp/util/simd/vec_avx512.h"
+
+namespace forerun::FORERUN_ISA {
+
+struct V16i {
+  __m512i v;
+};
+struct Quads {
+  __m512i v;
+};
+
+inline constexpr int kMaxIntegerRows = 8;
+
+FORERUN_INLINE V16 ToFloats(V16i a) { return {_mm512_cvtepi32_ps(a.v)}; }
+FORERUN_INLINE V16i RoundToInts(V16 a) { return {_mm512_cvtps_epi32(a.v)}; }
+FORERUN_INLINE void StoreBytes(std::int8_t* p, V16i a) {
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtepi32_epi8(a.v));
+}
+FORERUN_INLINE int ReduceAdd(V16i a, V16i b) {
+  return _mm512_reduce_add_epi32(_mm512_add_epi32(a.v, b.v));
+}
+FORERUN_INLINE int MaxMagnitudeBits(V16 a, V16 b) {
+  return _mm512_reduce_max_epi32(_mm512_max_epi32(Bits(Abs(a)), Bits(Abs(b))));
+}
+FORERUN_INLINE V16 LoadFloat16(const std::uint16_t* p) {
+  return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+FORERUN_INLINE V16 FusedFma(V16 a, V16 b, V16 c) { return Fma(a, b, c); }
+
+FORERUN_INLINE Quads LoadQuads(const std::uint8_t* p) { return {_mm512_loadu_si512(p)}; }
+FORERUN_INLINE Quads LowHalves(Quads a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(0x0f))}; }
+FORERUN_INLINE Quads HighHalves(Quads a) {
+  return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(0x0f))};
+}
+
+template <int kBits, int kZero>
+struct Dots {
+  using Sum = V16i;
+
+  static FORERUN_INLINE Sum Start(const std::int32_t* neg_sum) {
+    if constexpr (kZero == 0) return {_mm512_setzero_si512()};
+    return {_mm512_slli_epi32(_mm512_set1_epi32(*neg_sum), __builtin_ctz(kZero))};
+  }
+  static FORERUN_INLINE Sum Add(Sum sum, Quads weights, const std::int8_t* x) {
+    int quad;
+    __builtin_memcpy(&quad, x, sizeof(quad));
+    return {_mm512_dpbusd_epi32(sum.v, weights.v, _mm512_set1_epi32(quad))};
+  }
+  static FORERUN_INLINE V16i Finish(Sum sum, const std::int32_t*) { return sum; }
+};
+
+}  // namespace forerun::FORERUN_ISA
+
+#endif  // FORERUN_CPP_UTIL_SIMD_INTS_AVX512VNNI_H_
