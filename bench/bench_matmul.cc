@@ -1,10 +1,15 @@
-// The packed product on the shapes of SmolLM2-135M, by number of rows.
+// The packed product on the shapes of SmolLM2-135M and one of a larger model, by number of rows.
 //
-//   bench_matmul [--smoke] [--isa NAME] [--threads N] [--format bfloat16|float32]
+//   bench_matmul [--smoke] [--isa NAME] [--integers NAME] [--threads N] [--rounds N]
+//                [--format NAME] [--shape NAME] [--megabytes N]
 //
-// Each shape has enough copies of its matrix to overflow the last-level cache, so every product
-// reads memory as decoding does. Rounds over all row counts are interleaved with a plain read of as
-// many bytes; the table has the median of the rounds. `ratio` is the time over that of one row.
+// --integers chooses among the kernels of integer formats that the machine has, --format and
+// --shape run one instead of all.
+//
+// Each shape has enough copies of its matrix, --megabytes in all, to overflow the last-level cache,
+// so every product reads memory as decoding does. Rounds over all row counts are interleaved with a
+// plain read of as many bytes; the table has the median of the rounds. `ratio` is the time over
+// that of one row.
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -15,28 +20,21 @@
 #include <vector>
 
 #include "bench/read_bandwidth.h"
-#include "cpp/ops/cpu/cpu_backend.h"
+#include "cpp/ops/cpu/cpu_ops.h"
 #include "cpp/util/clock.h"
+#include "cpp/util/simd/isa.h"
+#include "cpp/util/thread_team.h"
 
 namespace forerun {
 namespace {
 
 struct Settings {
   bool smoke = false;
-  std::string isa;
+  std::string isa, integers, format, shape;
   int threads = 0;
-  WeightFormat format = WeightFormat::kBFloat16;
   double total_bytes = 192e6;
   int rounds = 7;
 };
-
-WeightFormat FindFormat(const char* name) {
-  for (WeightFormat format : kWeightFormats) {
-    if (std::strcmp(name, Name(format)) == 0) return format;
-  }
-  std::fprintf(stderr, "no weight format is named %s\n", name);
-  std::exit(2);
-}
 
 struct Shape {
   const char* name;
@@ -44,11 +42,8 @@ struct Shape {
   int num_inputs;
 };
 
-constexpr Shape kShapes[] = {{"qkv", 960, 576},
-                             {"o", 576, 576},
-                             {"gate_up", 3072, 576},
-                             {"down", 576, 1536},
-                             {"head", 49152, 576}};
+constexpr Shape kShapes[] = {{"qkv", 960, 576},   {"o", 576, 576},      {"gate_up", 3072, 576},
+                             {"down", 576, 1536}, {"head", 49152, 576}, {"large", 8192, 2048}};
 constexpr int kRows[] = {1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 32, 64, 512};
 
 using bench::Median;
@@ -56,13 +51,14 @@ using bench::Reader;
 
 class ShapeBench {
  public:
-  ShapeBench(Ops& ops, const Shape& shape, const Settings& settings) : ops_(ops), shape_(shape) {
+  ShapeBench(Ops& ops, const Shape& shape, WeightFormat format, double total_bytes)
+      : ops_(ops), shape_(shape) {
     std::vector<float> weight(static_cast<std::size_t>(shape.num_outputs) * shape.num_inputs);
     for (std::size_t i = 0; i < weight.size(); ++i) weight[i] = 0.001f * ((i * 2654435761u) % 997);
     const TensorView view{weight.data(), DType::kFloat32, {shape.num_outputs, shape.num_inputs}};
-    matrices_.push_back(ops.Pack({&view, 1}, settings.format));
-    const int copies = std::max(1, static_cast<int>(settings.total_bytes / matrix_bytes()));
-    while (num_matrices() < copies) matrices_.push_back(ops.Pack({&view, 1}, settings.format));
+    matrices_.push_back(ops.Pack({&view, 1}, format));
+    const int copies = std::max(1, static_cast<int>(total_bytes / matrix_bytes()));
+    while (num_matrices() < copies) matrices_.push_back(ops.Pack({&view, 1}, format));
     x_.assign(static_cast<std::size_t>(512) * shape.num_inputs, 0.5f);
     y_.resize(static_cast<std::size_t>(512) * shape.num_outputs);
   }
@@ -90,8 +86,9 @@ class ShapeBench {
   std::size_t next_ = 0;
 };
 
-void RunShape(Ops& ops, Reader& reader, const Shape& shape, const Settings& settings) {
-  ShapeBench product(ops, shape, settings);
+void RunShape(Ops& ops, Reader& reader, const Shape& shape, WeightFormat format,
+              const Settings& settings) {
+  ShapeBench product(ops, shape, format, settings.total_bytes);
   constexpr int kNumRows = sizeof(kRows) / sizeof(kRows[0]);
   std::vector<double> seconds[kNumRows], read;
   for (int round = 0; round < settings.rounds; ++round) {
@@ -105,8 +102,8 @@ void RunShape(Ops& ops, Reader& reader, const Shape& shape, const Settings& sett
     }
   }
   const double read_rate = 1e-9 / Median(read);
-  std::printf("\n%s [%d, %d], %d matrices; read %.1f GB/s\n", shape.name, shape.num_outputs,
-              shape.num_inputs, product.num_matrices(), read_rate);
+  std::printf("\n%s %s [%d, %d], %d matrices; read %.1f GB/s\n", Name(format), shape.name,
+              shape.num_outputs, shape.num_inputs, product.num_matrices(), read_rate);
   std::printf("%6s %10s %8s %8s %9s %7s\n", "rows", "us", "GB/s", "of read", "GFLOP/s", "ratio");
   const double one_row = Median(seconds[0]);
   for (int i = 0; i < kNumRows; ++i) {
@@ -118,9 +115,17 @@ void RunShape(Ops& ops, Reader& reader, const Shape& shape, const Settings& sett
   }
 }
 
-int Main(int argc, char** argv) {
+const IntegerKernels& FindIntegers(const Settings& settings) {
+  if (settings.integers.empty()) return IntegerKernelsOf(FindIsa(settings.isa));
+  for (const IntegerKernels* kernels : AvailableIntegerKernels()) {
+    if (settings.integers == kernels->name) return *kernels;
+  }
+  std::fprintf(stderr, "no integer kernels named %s here\n", settings.integers.c_str());
+  std::exit(2);
+}
+
+Settings ParseSettings(int argc, char** argv) {
   Settings settings;
-  std::string only;
   for (int i = 1; i < argc; ++i) {
     const auto is = [&](const char* name) { return std::strcmp(argv[i], name) == 0; };
     if (is("--smoke")) {
@@ -129,29 +134,43 @@ int Main(int argc, char** argv) {
       settings.rounds = 1;
     } else if (is("--isa") && i + 1 < argc) {
       settings.isa = argv[++i];
+    } else if (is("--integers") && i + 1 < argc) {
+      settings.integers = argv[++i];
     } else if (is("--threads") && i + 1 < argc) {
       settings.threads = std::atoi(argv[++i]);
     } else if (is("--format") && i + 1 < argc) {
-      settings.format = FindFormat(argv[++i]);
+      settings.format = argv[++i];
     } else if (is("--rounds") && i + 1 < argc) {
       settings.rounds = std::atoi(argv[++i]);
     } else if (is("--shape") && i + 1 < argc) {
-      only = argv[++i];
+      settings.shape = argv[++i];
+    } else if (is("--megabytes") && i + 1 < argc) {
+      settings.total_bytes = 1e6 * std::atoi(argv[++i]);
     } else {
       std::fprintf(stderr,
-                   "usage: bench_matmul [--smoke] [--isa NAME] [--threads N] [--rounds N] "
-                   "[--format bfloat16|float32] [--shape NAME]\n");
-      return 2;
+                   "usage: bench_matmul [--smoke] [--isa NAME] [--integers NAME] [--threads N] "
+                   "[--rounds N] [--format NAME] [--shape NAME] [--megabytes N]\n");
+      std::exit(2);
     }
   }
-  CpuBackend backend(settings.threads, settings.isa);
-  CpuOps& ops = backend.ops();
-  ThreadTeam& team = backend.team();
-  std::printf("isa %s, %d threads, %s\n", ops.isa().c_str(), team.num_threads(),
-              Name(settings.format));
+  return settings;
+}
+
+int Main(int argc, char** argv) {
+  const Settings settings = ParseSettings(argc, argv);
+  const Isa isa = FindIsa(settings.isa);
+  const IntegerKernels& integers = FindIntegers(settings);
+  ThreadTeam team(settings.threads);
+  std::printf("isa %s, integers %s, %d threads\n", Name(isa), integers.name, team.num_threads());
   Reader reader(team, static_cast<std::size_t>(settings.total_bytes));
   for (const Shape& shape : kShapes) {
-    if (only.empty() || only == shape.name) RunShape(ops, reader, shape, settings);
+    if (!settings.shape.empty() && settings.shape != shape.name) continue;
+    for (WeightFormat format : kWeightFormats) {
+      if (!settings.format.empty() && settings.format != Name(format)) continue;
+      // An Ops keeps the memory of weights that are gone.
+      CpuOps ops(team, Name(isa), CpuKernelsOf(isa), integers);
+      RunShape(ops, reader, shape, format, settings);
+    }
   }
   return 0;
 }
