@@ -105,6 +105,17 @@ struct Dots {
   static FORERUN_INLINE V16i Finish(Sum sum, const std::int32_t*) { return sum; }
 };
 #else
+// Spelled out because GCC otherwise makes a tree of a group's sums, runs out of registers and
+// spills the products.
+FORERUN_INLINE __m256i AddInOrder16(__m256i sum, __m256i a) {
+  asm("vpaddw %1, %0, %0" : "+x"(sum) : "x"(a));
+  return sum;
+}
+FORERUN_INLINE __m256i AddInOrder32(__m256i sum, __m256i a) {
+  asm("vpaddd %1, %0, %0" : "+x"(sum) : "x"(a));
+  return sum;
+}
+
 // Eight pairs of products of four bits fit into 16 bits: 8 * 2 * 15 * 127 < 2^15.
 template <int kZero>
 struct Dots<4, kZero> {
@@ -117,8 +128,8 @@ struct Dots<4, kZero> {
   }
   static FORERUN_INLINE Sum Add(Sum sum, Quads weights, const std::int8_t* x) {
     const __m256i quad = BroadcastQuad(x);
-    return {_mm256_add_epi16(sum.lo, _mm256_maddubs_epi16(weights.lo, quad)),
-            _mm256_add_epi16(sum.hi, _mm256_maddubs_epi16(weights.hi, quad))};
+    return {AddInOrder16(sum.lo, _mm256_maddubs_epi16(weights.lo, quad)),
+            AddInOrder16(sum.hi, _mm256_maddubs_epi16(weights.hi, quad))};
   }
   static FORERUN_INLINE V16i Finish(Sum sum, const std::int32_t* neg_sum) {
     const __m256i ones = _mm256_set1_epi16(1);
@@ -141,7 +152,7 @@ struct Dots<8, 128> {
     const __m256i weights = _mm256_xor_si256(stored, _mm256_set1_epi8(-128));
     const __m256i pairs =
         _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(quad, weights));
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+    return AddInOrder32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
   }
   static FORERUN_INLINE Sum Add(Sum sum, Quads weights, const std::int8_t* x) {
     const __m256i quad = BroadcastQuad(x);
