@@ -13,12 +13,14 @@ namespace forerun {
 //   kInt8     scale * (stored - 128)
 //   kInt4     scale * (stored - 8)
 //   kInt4Min  scale * stored + minimum
+//   kInt5     scale * (stored - 16)
+//   kInt5Min  scale * stored + minimum
 //
 // Scales and minima are float16. Activations that meet them are quantized too.
-enum class WeightFormat { kFloat32, kBFloat16, kInt8, kInt4, kInt4Min };
-inline constexpr WeightFormat kWeightFormats[] = {WeightFormat::kFloat32, WeightFormat::kBFloat16,
-                                                  WeightFormat::kInt8, WeightFormat::kInt4,
-                                                  WeightFormat::kInt4Min};
+enum class WeightFormat { kFloat32, kBFloat16, kInt8, kInt4, kInt4Min, kInt5, kInt5Min };
+inline constexpr WeightFormat kWeightFormats[] = {
+    WeightFormat::kFloat32, WeightFormat::kBFloat16, WeightFormat::kInt8,   WeightFormat::kInt4,
+    WeightFormat::kInt4Min, WeightFormat::kInt5,     WeightFormat::kInt5Min};
 
 inline constexpr int kWeightGroup = 32;
 
@@ -34,6 +36,10 @@ constexpr const char* Name(WeightFormat format) {
       return "int4";
     case WeightFormat::kInt4Min:
       return "int4min";
+    case WeightFormat::kInt5:
+      return "int5";
+    case WeightFormat::kInt5Min:
+      return "int5min";
   }
   return "?";
 }
@@ -53,6 +59,10 @@ constexpr IntegerFormat IntegersOf(WeightFormat format) {
       return {.bits = 4, .zero = 8};
     case WeightFormat::kInt4Min:
       return {.bits = 4, .zero = 0, .has_minimum = true};
+    case WeightFormat::kInt5:
+      return {.bits = 5, .zero = 16};
+    case WeightFormat::kInt5Min:
+      return {.bits = 5, .zero = 0, .has_minimum = true};
     default:
       return {};
   }

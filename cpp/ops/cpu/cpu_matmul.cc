@@ -79,6 +79,10 @@ CpuOps::Product CpuOps::ProductOf(WeightFormat format) const {
       return {integer_kernels_.matmul_int4, sizeof(QuantizedGroup)};
     case WeightFormat::kInt4Min:
       return {integer_kernels_.matmul_int4_min, sizeof(QuantizedGroup)};
+    case WeightFormat::kInt5:
+      return {integer_kernels_.matmul_int5, sizeof(QuantizedGroup)};
+    case WeightFormat::kInt5Min:
+      return {integer_kernels_.matmul_int5_min, sizeof(QuantizedGroup)};
   }
   return {};
 }

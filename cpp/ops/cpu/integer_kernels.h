@@ -28,6 +28,8 @@ struct IntegerKernels {
   void (*matmul_int8)(const MatMulTask& task);
   void (*matmul_int4)(const MatMulTask& task);
   void (*matmul_int4_min)(const MatMulTask& task);
+  void (*matmul_int5)(const MatMulTask& task);
+  void (*matmul_int5_min)(const MatMulTask& task);
   // x[n] -> groups of whole steps.
   void (*quantize_row)(const float* x, int n, QuantizedGroup* out);
 };

@@ -17,6 +17,8 @@ const IntegerKernels kIntegerKernels = {
     .matmul_int8 = MatMul<IntegerWeights<WeightFormat::kInt8>>,
     .matmul_int4 = MatMul<IntegerWeights<WeightFormat::kInt4>>,
     .matmul_int4_min = MatMul<IntegerWeights<WeightFormat::kInt4Min>>,
+    .matmul_int5 = MatMul<IntegerWeights<WeightFormat::kInt5>>,
+    .matmul_int5_min = MatMul<IntegerWeights<WeightFormat::kInt5Min>>,
     .quantize_row = QuantizeRow,
 };
 

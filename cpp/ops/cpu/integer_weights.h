@@ -41,18 +41,27 @@ struct IntegerWeights {
     }
   }
 
-  template <int M>
-  static FORERUN_INLINE void AddLoads(const Weight* loads, const Input* x, std::int64_t x_stride,
-                                      Sums<M>& dots) {
-#pragma GCC unroll 16
-    for (int i = 0; i < kLoads; ++i) {
-      const Quads weights = LoadQuads(loads + i * kLoadBytes);
-      if constexpr (kLayout.bits == 8) {
-        AddQuad<M>(weights, i, x, x_stride, dots);
-      } else {
-        AddQuad<M>(LowHalves(weights), i, x, x_stride, dots);
-        AddQuad<M>(HighHalves(weights), i + kLoads, x, x_stride, dots);
+  // Load i of a group and those after it; `high` has the bits above the low four.
+  template <int M, int i>
+  static FORERUN_INLINE void AddLoads(const Weight* loads, Quads high, const Input* x,
+                                      std::int64_t x_stride, Sums<M>& dots) {
+    const Quads weights = LoadQuads(loads + i * kLoadBytes);
+    if constexpr (kLayout.bits == 8) {
+      AddQuad<M>(weights, i, x, x_stride, dots);
+      if constexpr (i + 1 < kLoads) AddLoads<M, i + 1>(loads, high, x, x_stride, dots);
+    } else {
+      Quads first = LowHalves(weights), second = HighHalves(weights);
+      if constexpr (kLayout.bits == 5) {
+        first = Or(first, ShiftAndMask<4 - i, 0x10>(high));
+        second = Or(second, ShiftAndMask<-i, 0x10>(high));
       }
+      AddQuad<M>(first, i, x, x_stride, dots);
+      AddQuad<M>(second, i + 4, x, x_stride, dots);
+      if constexpr ((2 * i + 2) % GroupDots::kMostAdds == 0 && i + 1 < 4) {
+#pragma GCC unroll 16
+        for (int m = 0; m < M; ++m) dots[m] = GroupDots::Widen(dots[m]);
+      }
+      if constexpr (i + 1 < 4) AddLoads<M, i + 1>(loads, high, x, x_stride, dots);
     }
   }
 
@@ -64,7 +73,8 @@ struct IntegerWeights {
     Sums<M> dots;
 #pragma GCC unroll 16
     for (int m = 0; m < M; ++m) dots[m] = GroupDots::Start(&x[m * x_stride].neg_sum);
-    AddLoads<M>(step + HeaderBytes(kLayout) + group * kLoads * kLoadBytes, x, x_stride, dots);
+    const Weight* loads = step + HeaderBytes(kLayout) + group * kLoads * kLoadBytes;
+    AddLoads<M, 0>(loads, LoadQuads(loads + (kLoads - 1) * kLoadBytes), x, x_stride, dots);
     const auto* scales = reinterpret_cast<const std::uint16_t*>(step) + group * kLanes;
     const V16 scale = LoadFloat16(scales);
 #pragma GCC unroll 16

@@ -118,14 +118,16 @@ void PutGroup(const WeightGroup& source, IntegerFormat format, int group, int la
   scale[0] = source.scale;
   if (format.has_minimum) scale[kGroupsPerStep * kLanes] = source.minimum;
   std::uint8_t* quads = QuadsOf(tile, format, group, lane);
-  const int num_loads = NumLoads(format);
-  for (int i = 0; i < num_loads; ++i) {
-    const std::uint8_t* low = source.stored + i * kInputsPerQuad;
-    const std::uint8_t* high = low + num_loads * kInputsPerQuad;
-    for (int j = 0; j < kInputsPerQuad; ++j) {
-      quads[i * kLoadBytes + j] =
-          format.bits == 8 ? low[j] : static_cast<std::uint8_t>(low[j] | high[j] << 4);
+  for (int i = 0; i < NumLoads(format); ++i) std::memset(quads + i * kLoadBytes, 0, kInputsPerQuad);
+  for (int i = 0; i < kWeightGroup; ++i) {
+    const int quad = i / kInputsPerQuad, stored = source.stored[i];
+    std::uint8_t* byte = quads + i % kInputsPerQuad;
+    if (format.bits == 8) {
+      byte[quad * kLoadBytes] = source.stored[i];
+      continue;
     }
+    byte[quad % 4 * kLoadBytes] |= static_cast<std::uint8_t>((stored & 0x0f) << quad / 4 * 4);
+    if (format.bits == 5) byte[4 * kLoadBytes] |= static_cast<std::uint8_t>(stored >> 4 << quad);
   }
 }
 
@@ -137,15 +139,16 @@ WeightGroup GetGroup(const std::byte* tile, IntegerFormat format, int group, int
   result.scale = scale[0];
   if (format.has_minimum) result.minimum = scale[kGroupsPerStep * kLanes];
   const std::uint8_t* quads = QuadsOf(data, format, group, lane);
-  const int num_loads = NumLoads(format);
-  for (int i = 0; i < num_loads * kInputsPerQuad; ++i) {
-    const std::uint8_t byte = quads[i / kInputsPerQuad * kLoadBytes + i % kInputsPerQuad];
+  for (int i = 0; i < kWeightGroup; ++i) {
+    const int quad = i / kInputsPerQuad;
+    const std::uint8_t* byte = quads + i % kInputsPerQuad;
     if (format.bits == 8) {
-      result.stored[i] = byte;
-    } else {
-      result.stored[i] = byte & 0x0f;
-      result.stored[i + num_loads * kInputsPerQuad] = byte >> 4;
+      result.stored[i] = byte[quad * kLoadBytes];
+      continue;
     }
+    int stored = byte[quad % 4 * kLoadBytes] >> quad / 4 * 4 & 0x0f;
+    if (format.bits == 5) stored |= (byte[4 * kLoadBytes] >> quad & 1) << 4;
+    result.stored[i] = static_cast<std::uint8_t>(stored);
   }
   return result;
 }

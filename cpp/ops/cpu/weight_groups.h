@@ -16,8 +16,9 @@ struct WeightGroup {
   std::uint16_t minimum = 0;  // likewise; 0 where the format has none
 };
 
-// The nearest integers for a scale that leaves out none of the weights, but for int4: there, as
-// in GGUF's Q4_0, the weight of the largest magnitude is -8 exactly, and 8 would be its opposite.
+// The nearest integers for a scale that leaves out none of the weights, but for int4 and int5:
+// there, as in GGUF's Q4_0 and Q5_0, the weight of the largest magnitude becomes -8 or -16, and its
+// opposite is one too many.
 // Weights that are not finite, or have no finite scale or minimum in float16, make the scale NaN.
 WeightGroup QuantizeWeights(const float* weights, int count, IntegerFormat format);
 

@@ -14,8 +14,9 @@ namespace forerun {
 //   kBFloat16  [16, 2]: a pair of inputs for every output
 //   kFloat32   [2, 16]
 //   integers   for two groups: scales [2, 16], minima [2, 16] where the format has them, then
-//              [2, loads, 16, 4] bytes: four inputs, a quad, for every output. Of 4 bits, a load
-//              has quads i (low halves of the bytes) and i + 4.
+//              [2, loads, 16, 4] bytes: four inputs, a quad, for every output. Of less than 8 bits,
+//              load i has the low four of quads i and i + 4, in the low and the high halves of its
+//              bytes. A fifth bit is in one more load: that of quad i is bit i.
 //
 // Steps of integers are whole cache lines. What fills the last step up is stored as 0.
 struct TileStep {

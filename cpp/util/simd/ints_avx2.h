@@ -66,13 +66,22 @@ FORERUN_INLINE Quads LoadQuads(const std::uint8_t* p) {
   return {_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)),
           _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + 32))};
 }
-// The low and the high four bits of every byte.
-FORERUN_INLINE Quads LowHalves(Quads a) {
-  const __m256i mask = _mm256_set1_epi8(0x0f);
-  return {_mm256_and_si256(a.lo, mask), _mm256_and_si256(a.hi, mask)};
+// Every byte shifted to the left (by less than 0: to the right), of which the mask's bits are left.
+// REQUIRES: those come from the same byte.
+template <int kLeft, int kMask>
+FORERUN_INLINE __m256i ShiftAndMask(__m256i a) {
+  const __m256i shifted = kLeft < 0 ? _mm256_srli_epi16(a, -kLeft) : _mm256_slli_epi16(a, kLeft);
+  return _mm256_and_si256(shifted, _mm256_set1_epi8(kMask));
 }
-FORERUN_INLINE Quads HighHalves(Quads a) {
-  return LowHalves({_mm256_srli_epi16(a.lo, 4), _mm256_srli_epi16(a.hi, 4)});
+template <int kLeft, int kMask>
+FORERUN_INLINE Quads ShiftAndMask(Quads a) {
+  return {ShiftAndMask<kLeft, kMask>(a.lo), ShiftAndMask<kLeft, kMask>(a.hi)};
+}
+// The low and the high four bits of every byte.
+FORERUN_INLINE Quads LowHalves(Quads a) { return ShiftAndMask<0, 0x0f>(a); }
+FORERUN_INLINE Quads HighHalves(Quads a) { return ShiftAndMask<-4, 0x0f>(a); }
+FORERUN_INLINE Quads Or(Quads a, Quads b) {
+  return {_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi)};
 }
 
 FORERUN_INLINE __m256i BroadcastQuad(const std::int8_t* x) {
@@ -83,7 +92,8 @@ FORERUN_INLINE __m256i BroadcastQuad(const std::int8_t* x) {
 
 // For each of sixteen outputs, the sum of (weight - kZero) * x over a group of 32 inputs. Weights
 // have kBits bits, x is in [-127, 127]. kZero is a power of two or 0. Between Start and Finish
-// comes one Add for each quad of inputs, and *neg_sum is minus the sum of x.
+// comes one Add for each quad of inputs, with a Widen after every kMostAdds of them but the last;
+// *neg_sum is minus the sum of x.
 template <int kBits, int kZero>
 struct Dots;
 
@@ -91,6 +101,7 @@ struct Dots;
 template <int kBits, int kZero>
 struct Dots {
   using Sum = V16i;
+  static constexpr int kMostAdds = 8;
 
   static FORERUN_INLINE Sum Start(const std::int32_t* neg_sum) {
     if constexpr (kZero == 0) return {_mm256_setzero_si256(), _mm256_setzero_si256()};
@@ -116,24 +127,33 @@ FORERUN_INLINE __m256i AddInOrder32(__m256i sum, __m256i a) {
   return sum;
 }
 
-// Eight pairs of products of four bits fit into 16 bits: 8 * 2 * 15 * 127 < 2^15.
-template <int kZero>
-struct Dots<4, kZero> {
+// Pairs of products are added as 16 bits, as many as those can hold.
+template <int kBits, int kZero>
+struct Dots {
+  static constexpr int kMostAdds = 32767 / (2 * 127 * ((1 << kBits) - 1));
   struct Sum {
-    __m256i lo, hi;  // pairs of sums
+    __m256i lo, hi;  // pairs of sums since the last Widen
+    V16i widened;
   };
 
   static FORERUN_INLINE Sum Start(const std::int32_t*) {
-    return {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    const __m256i zero = _mm256_setzero_si256();
+    return {zero, zero, {zero, zero}};
   }
   static FORERUN_INLINE Sum Add(Sum sum, Quads weights, const std::int8_t* x) {
     const __m256i quad = BroadcastQuad(x);
-    return {AddInOrder16(sum.lo, _mm256_maddubs_epi16(weights.lo, quad)),
-            AddInOrder16(sum.hi, _mm256_maddubs_epi16(weights.hi, quad))};
+    sum.lo = AddInOrder16(sum.lo, _mm256_maddubs_epi16(weights.lo, quad));
+    sum.hi = AddInOrder16(sum.hi, _mm256_maddubs_epi16(weights.hi, quad));
+    return sum;
+  }
+  static FORERUN_INLINE Sum Widen(Sum sum) {
+    const __m256i ones = _mm256_set1_epi16(1), zero = _mm256_setzero_si256();
+    const V16i widened = {_mm256_add_epi32(sum.widened.lo, _mm256_madd_epi16(sum.lo, ones)),
+                          _mm256_add_epi32(sum.widened.hi, _mm256_madd_epi16(sum.hi, ones))};
+    return {zero, zero, widened};
   }
   static FORERUN_INLINE V16i Finish(Sum sum, const std::int32_t* neg_sum) {
-    const __m256i ones = _mm256_set1_epi16(1);
-    const V16i dots = {_mm256_madd_epi16(sum.lo, ones), _mm256_madd_epi16(sum.hi, ones)};
+    const V16i dots = Widen(sum).widened;
     if constexpr (kZero == 0) return dots;
     const __m256i rest = _mm256_set1_epi32(*neg_sum * kZero);
     return {_mm256_add_epi32(dots.lo, rest), _mm256_add_epi32(dots.hi, rest)};
@@ -144,6 +164,7 @@ struct Dots<4, kZero> {
 template <>
 struct Dots<8, 128> {
   using Sum = V16i;
+  static constexpr int kMostAdds = 8;
 
   static FORERUN_INLINE Sum Start(const std::int32_t*) {
     return {_mm256_setzero_si256(), _mm256_setzero_si256()};

@@ -33,14 +33,20 @@ FORERUN_INLINE V16 LoadFloat16(const std::uint16_t* p) {
 FORERUN_INLINE V16 FusedFma(V16 a, V16 b, V16 c) { return Fma(a, b, c); }
 
 FORERUN_INLINE Quads LoadQuads(const std::uint8_t* p) { return {_mm512_loadu_si512(p)}; }
-FORERUN_INLINE Quads LowHalves(Quads a) { return {_mm512_and_si512(a.v, _mm512_set1_epi8(0x0f))}; }
-FORERUN_INLINE Quads HighHalves(Quads a) {
-  return {_mm512_and_si512(_mm512_srli_epi16(a.v, 4), _mm512_set1_epi8(0x0f))};
+template <int kLeft, int kMask>
+FORERUN_INLINE Quads ShiftAndMask(Quads a) {
+  const __m512i shifted =
+      kLeft < 0 ? _mm512_srli_epi16(a.v, -kLeft) : _mm512_slli_epi16(a.v, kLeft);
+  return {_mm512_and_si512(shifted, _mm512_set1_epi8(kMask))};
 }
+FORERUN_INLINE Quads LowHalves(Quads a) { return ShiftAndMask<0, 0x0f>(a); }
+FORERUN_INLINE Quads HighHalves(Quads a) { return ShiftAndMask<-4, 0x0f>(a); }
+FORERUN_INLINE Quads Or(Quads a, Quads b) { return {_mm512_or_si512(a.v, b.v)}; }
 
 template <int kBits, int kZero>
 struct Dots {
   using Sum = V16i;
+  static constexpr int kMostAdds = 8;
 
   static FORERUN_INLINE Sum Start(const std::int32_t* neg_sum) {
     if constexpr (kZero == 0) return {_mm512_setzero_si512()};

@@ -103,12 +103,17 @@ FORERUN_INLINE Quads LoadQuads(const std::uint8_t* p) {
   __builtin_memcpy(&a, p, sizeof(a));
   return a;
 }
-FORERUN_INLINE Quads LowHalves(Quads a) {
-  for (int i = 0; i < kParts; ++i) a.part[i] &= 0x0f0f0f0fu;
+template <int kLeft, int kMask>
+FORERUN_INLINE Quads ShiftAndMask(Quads a) {
+  constexpr std::uint32_t kMasks = 0x01010101u * kMask;
+  constexpr int kRight = kLeft < 0 ? -kLeft : 0;
+  for (int i = 0; i < kParts; ++i) a.part[i] = a.part[i] << (kLeft + kRight) >> kRight & kMasks;
   return a;
 }
-FORERUN_INLINE Quads HighHalves(Quads a) {
-  for (int i = 0; i < kParts; ++i) a.part[i] = a.part[i] >> 4 & 0x0f0f0f0fu;
+FORERUN_INLINE Quads LowHalves(Quads a) { return ShiftAndMask<0, 0x0f>(a); }
+FORERUN_INLINE Quads HighHalves(Quads a) { return ShiftAndMask<-4, 0x0f>(a); }
+FORERUN_INLINE Quads Or(Quads a, Quads b) {
+  for (int i = 0; i < kParts; ++i) a.part[i] |= b.part[i];
   return a;
 }
 
@@ -127,6 +132,7 @@ FORERUN_INLINE Ints MultiplyHalves(UnsignedInts a, UnsignedInts b) {
 template <int kBits, int kZero>
 struct Dots {
   using Sum = V16i;
+  static constexpr int kMostAdds = 8;
 
   static FORERUN_INLINE Sum Start(const std::int32_t* neg_sum) {
     const Ints sum = SplatInt(*neg_sum * kZero);

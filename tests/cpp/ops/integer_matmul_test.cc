@@ -10,8 +10,22 @@
 namespace forerun {
 namespace {
 
-constexpr WeightFormat kIntegerFormats[] = {WeightFormat::kInt8, WeightFormat::kInt4,
-                                            WeightFormat::kInt4Min};
+void (*MultiplyOf(const IntegerKernels& kernels, WeightFormat format))(const MatMulTask&) {
+  switch (format) {
+    case WeightFormat::kInt8:
+      return kernels.matmul_int8;
+    case WeightFormat::kInt4:
+      return kernels.matmul_int4;
+    case WeightFormat::kInt4Min:
+      return kernels.matmul_int4_min;
+    case WeightFormat::kInt5:
+      return kernels.matmul_int5;
+    case WeightFormat::kInt5Min:
+      return kernels.matmul_int5_min;
+    default:
+      return nullptr;
+  }
+}
 
 std::unique_ptr<CpuOps> OpsOf(ThreadTeam& team, const IntegerKernels& kernels) {
   return std::make_unique<CpuOps>(team, kernels.name, CpuKernelsOf(Isa::kPortable), kernels);
@@ -343,9 +357,7 @@ TEST_P(IntegerMatMulTest, TheGroupingOfTilesChangesNothing) {
     const auto row = Quantized(x.row(r), kInputs);
     groups.insert(groups.end(), row.begin(), row.end());
   }
-  const auto multiply = format() == WeightFormat::kInt8   ? kernels().matmul_int8
-                        : format() == WeightFormat::kInt4 ? kernels().matmul_int4
-                                                          : kernels().matmul_int4_min;
+  const auto multiply = MultiplyOf(kernels(), format());
   for (int round = 0; round < 50; ++round) {
     TestRows y(11, kOutputs);
     MatMulTask task;
@@ -411,7 +423,7 @@ std::string ParamName(const ::testing::TestParamInfo<Param>& param) {
 
 INSTANTIATE_TEST_SUITE_P(Kernels, IntegerMatMulTest,
                          ::testing::Combine(::testing::ValuesIn(AvailableIntegerKernels()),
-                                            ::testing::ValuesIn(kIntegerFormats)),
+                                            ::testing::ValuesIn(IntegerFormats())),
                          ParamName);
 
 }  // namespace

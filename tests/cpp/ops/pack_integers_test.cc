@@ -81,7 +81,9 @@ TEST_P(PackIntegersTest, KeepsReadyIntegersOfEveryShape) {
 
 TEST_P(PackIntegersTest, RoundsFloatsToTheNearestInteger) {
   Random random(2);
-  const float most = static_cast<float>((1 << IntegersOf(GetParam()).bits) - 1);
+  const IntegerFormat integers = IntegersOf(GetParam());
+  const float most = static_cast<float>((1 << integers.bits) - 1);
+  const bool may_clamp = integers.bits < 8 && !integers.has_minimum;
   for (int num_inputs : {1, 31, 32, 33, 70, 256}) {
     for (float deviation : {1e-6f, 1e-3f, 0.05f, 1.0f, 100.0f}) {
       const std::vector<float> weights = random.Normals(20 * num_inputs, deviation);
@@ -93,15 +95,15 @@ TEST_P(PackIntegersTest, RoundsFloatsToTheNearestInteger) {
           const auto [least, greatest] = std::minmax_element(w + begin, w + end);
           const float magnitude = std::max(-*least, *greatest);
           float step = magnitude / 127.0f;
-          if (GetParam() == WeightFormat::kInt4) step = magnitude / 8.0f;
-          if (GetParam() == WeightFormat::kInt4Min) {
+          if (may_clamp) step = magnitude / static_cast<float>(integers.zero);
+          if (integers.has_minimum) {
             step = (*greatest - *least + magnitude * 0x1p-10f) / most;
           }
           const float half = 0.501f * step + 0x1p-24f;
           for (int k = begin; k < end; ++k) {
-            // The opposite of int4's -8 would be 8.
+            // The opposite of the least integer would be one too many.
             const bool is_clamped =
-                GetParam() == WeightFormat::kInt4 && std::fabs(w[k]) > 7.4f * step;
+                may_clamp && std::fabs(w[k]) > (static_cast<float>(integers.zero) - 0.6f) * step;
             ASSERT_LE(std::fabs(out.row(n)[k] - w[k]), is_clamped ? 2 * half : half)
                 << deviation << " " << n << " " << k;
           }
@@ -165,9 +167,9 @@ TEST_P(PackIntegersTest, TheNumberOfThreadsChangesNothing) {
 TEST_P(PackIntegersTest, CountsItsBytes) {
   Random random(6);
   const TestWeight weight(random, 32, 128);
-  const std::int64_t expected = GetParam() == WeightFormat::kInt8   ? 32 * 128 * 17 / 16
-                                : GetParam() == WeightFormat::kInt4 ? 32 * 128 * 9 / 16
-                                                                    : 32 * 128 * 10 / 16;
+  const IntegerFormat integers = IntegersOf(GetParam());
+  const int bits = integers.bits * kWeightGroup + (integers.has_minimum ? 32 : 16);
+  const std::int64_t expected = 32 * 128 * bits / kWeightGroup / 8;
   EXPECT_EQ(ops_.Pack({&weight.view, 1}, GetParam())->num_bytes(), expected);
 }
 
@@ -200,9 +202,7 @@ TEST_P(PackIntegersTest, SourcesThatDoNotStackOrFitThrow) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Formats, PackIntegersTest,
-                         ::testing::Values(WeightFormat::kInt8, WeightFormat::kInt4,
-                                           WeightFormat::kInt4Min),
+INSTANTIATE_TEST_SUITE_P(Formats, PackIntegersTest, ::testing::ValuesIn(IntegerFormats()),
                          [](const auto& param) { return std::string(Name(param.param)); });
 
 }  // namespace
