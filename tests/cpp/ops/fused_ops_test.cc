@@ -12,7 +12,7 @@ class FusedOpsTest : public OpsTest {
 };
 
 TEST_P(FusedOpsTest, NormMatMulIsTheNormThenTheProduct) {
-  for (WeightFormat format : kFloatFormats) {
+  for (WeightFormat format : kWeightFormats) {
     for (const auto& [rows, inputs, outputs] :
          {std::tuple{1, 33, 20}, {9, 64, 40}, {300, 48, 17}}) {
       const TestWeight source(random_, outputs, inputs);
@@ -33,7 +33,7 @@ TEST_P(FusedOpsTest, NormMatMulIsTheNormThenTheProduct) {
 // 256 rows are a slice: a row has the same bits in every slice, alone, and in place.
 TEST_P(FusedOpsTest, GatedMatMulIsItsPartsInSlicesOfAnySize) {
   constexpr int kHidden = 24, kGated = 36;
-  for (WeightFormat format : kFloatFormats) {
+  for (WeightFormat format : kWeightFormats) {
     const TestWeight up_source(random_, 2 * kGated, kHidden), down_source(random_, kHidden, kGated);
     const auto gate_up = Pack(up_source.view, format), down = Pack(down_source.view, format);
     const std::vector<float> norm = random_.Normals(kHidden), up_bias = random_.Normals(2 * kGated),
