@@ -8,7 +8,11 @@
 
 #include <cstdint>
 
+#if defined(FORERUN_VEC_HEADER)
 #include FORERUN_VEC_HEADER
+#else
+#include "cpp/util/simd/vec_avx2.h"
+#endif
 
 namespace forerun::FORERUN_ISA {
 

@@ -11,6 +11,12 @@
 #define FORERUN_INTS_HEADER "cpp/util/simd/ints_portable.h"
 #endif
 
+// Sanitizers' code takes too long to compile where all of it is inlined. Their builds need not:
+// what is marked lies in the namespace of its instruction set.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define FORERUN_INLINE inline
+#else
 #define FORERUN_INLINE inline __attribute__((always_inline))
+#endif
 
 #endif  // FORERUN_CPP_UTIL_SIMD_ISA_MACROS_H_
