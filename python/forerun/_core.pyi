@@ -1106,6 +1106,10 @@ class EngineLoop:
         """
         Whether this is called by what the engine calls.
         """
+    def let_wait(self, request_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+        """
+        Lets updates of unfinished requests wait until they end, or several wait.
+        """
     def stop(self) -> None:
         """
         Waits for the end of the current step, and runs no more.

@@ -137,7 +137,9 @@ class AsyncLLM(LoadedModel):
         )
         check_room(self._engine, len(request.completions), "n")
         self._attach()
-        stream = AsyncStream(request, self._board, self._cancel)
+        stream = AsyncStream(
+            request, self._board, cancel=self._cancel, let_wait=self._loop.let_wait
+        )
         try:
             for completion in request.completions:
                 request.submit(self._engine, completion, self.limits.max_model_len)

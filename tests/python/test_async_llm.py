@@ -90,6 +90,38 @@ def random_params(choose: random.Random) -> SamplingParams:
     )
 
 
+def test_an_output_that_is_read_whole_rarely_wakes_its_event_loop(
+    tiny_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_wakes = 0
+    take = AsyncLLM._take
+
+    def counted(self: AsyncLLM) -> None:
+        nonlocal num_wakes
+        num_wakes += 1
+        take(self)
+
+    monkeypatch.setattr(AsyncLLM, "_take", counted)
+    params = SLOW.clone()
+    params.n, params.max_tokens, params.temperature = 2, 100, 1.0
+
+    async def main(llm: AsyncLLM) -> None:
+        nonlocal num_wakes
+        output = await llm.generate([3, 7], params)
+        assert [len(each.token_ids) for each in output.outputs] == [100, 100]
+        assert num_wakes <= 1 + 200 // 32 + 2  # one before it waited, and the two ends
+        num_wakes = 0
+        whole, token = llm.stream([3, 7], params), llm.stream([5], GREEDY)
+        whole.read_late()
+        assert len([delta async for delta in token]) == 40
+        assert num_wakes > 10  # its tokens do not wait as its neighbour's do
+        await whole.aclose()
+        output = await llm.generate([5], GREEDY)
+        assert len(output.outputs[0].token_ids) == 40
+
+    run(tiny_dir, main)
+
+
 def test_concurrent_outputs_equal_those_of_llm_with_any_speculation(
     tiny_dir: Path, plain: LLM
 ) -> None:

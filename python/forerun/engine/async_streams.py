@@ -30,11 +30,17 @@ class AsyncStream:
     """An asynchronous iterator over the tokens of one request, made by `AsyncLLM.stream`."""
 
     def __init__(
-        self, request: Request, board: Scoreboard, cancel: Callable[[list[int]], None]
+        self,
+        request: Request,
+        board: Scoreboard,
+        *,
+        cancel: Callable[[list[int]], None],
+        let_wait: Callable[[list[int]], None],
     ) -> None:
         self._request = request
         self._board = board
         self._cancel = cancel
+        self._let_wait = let_wait
         self._num_read = [0] * len(request.completions)
         self._num_open = len(request.completions)  # completions without a last delta
         self._detokenizers = [
@@ -65,11 +71,21 @@ class AsyncStream:
 
     async def wait_output(self) -> RequestOutput:
         """The whole output, once it is there; deltas are not read."""
+        self.read_late()
         while not self._is_over:
             await self._wait()
         self._raise_error()
         assert self._request.output is not None
         return self._request.output
+
+    def read_late(self) -> None:
+        """Lets deltas come late, many at a time, which costs less time of the processor.
+
+        For a reader that does nothing before it has all of them.
+        """
+        unfinished = [each.id for each in self._request.completions if each.output is None]
+        if unfinished:
+            self._let_wait(unfinished)
 
     async def _wait(self) -> None:
         self._changed.clear()

@@ -125,6 +125,8 @@ class Answer:
 
     async def whole(self, streams: Sequence[Stream], reports: Reports) -> dict[str, Any]:
         """The answer in one piece."""
+        for stream in streams:
+            stream.read_late()
         async for index, delta in self._deltas(streams):
             self._choices[index].take([delta])
         if any(output.prompt_logprobs is not None for output in self._outputs.values()):

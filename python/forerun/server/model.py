@@ -30,6 +30,9 @@ class Stream(Protocol):
         /,
     ) -> None: ...
 
+    def read_late(self) -> None:
+        """Lets deltas come late, many at a time."""
+
     async def aclose(self) -> None:
         """Cancels the request, unless it has finished."""
 
