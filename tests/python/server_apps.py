@@ -53,9 +53,9 @@ def small_app(llm: Any = None, **settings: Any) -> FastAPI:
 
     @app.get("/v1/events")
     async def events(request: Request) -> Response:
-        async def chunks() -> AsyncGenerator[dict[str, Any], None]:
+        async def chunks() -> AsyncGenerator[list[dict[str, Any]], None]:
             while True:
-                yield {}
+                yield [{}]
                 await asyncio.sleep(0.05)
 
         return await stream_events(request, chunks())

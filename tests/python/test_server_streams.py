@@ -1,4 +1,4 @@
-"""How the events of a stream are written: together where they are ready together."""
+"""How the events of a stream are written: together where they come together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from forerun.server.drain import Drain
 from forerun.server.errors import ApiError
 from forerun.server.sse import event, stream_events
 
-Chunks = AsyncGenerator[dict[str, Any], None]
+Chunks = AsyncGenerator[list[dict[str, Any]], None]
 CODE = "server_shutting_down"
 DONE = b"data: [DONE]\n\n"
 FAILURE = ApiError(500, "it failed", code="request_failed")
@@ -48,46 +48,28 @@ class Client:
         return State({"drain": self.drain})
 
 
-async def in_steps(steps: list[int], error: Exception | None, may_go_on: asyncio.Event) -> Chunks:
+async def in_steps(steps: list[int], error: Exception | None) -> Chunks:
     """So many chunks at once, as the steps of an engine add tokens."""
-    number = 0
+    numbers = iter(range(sum(steps)))
     for count in steps:
-        await may_go_on.wait()
-        may_go_on.clear()
-        for _ in range(count):
-            number += 1
-            yield {"number": number}
+        yield [{"number": next(numbers)} for _ in range(count)]
     if error is not None:
-        await may_go_on.wait()
         raise error
 
 
 async def written(steps: list[int], error: Exception | None) -> list[bytes]:
-    """What is written for each step; the next one begins after that."""
-    may_go_on = asyncio.Event()
-    may_go_on.set()
-    response = await stream_events(Client().request, in_steps(steps, error, may_go_on))
-    parts = []
-    async for part in response.body_iterator:
-        parts.append(bytes(part))  # type: ignore[arg-type]
-        may_go_on.set()
-    return parts
+    """What is written for each step."""
+    response = await stream_events(Client().request, in_steps(steps, error))
+    return [bytes(part) async for part in response.body_iterator]  # type: ignore[arg-type]
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=6), st.booleans())
 def test_chunks_of_a_step_are_written_at_once(steps: list[int], fails: bool) -> None:
     parts = asyncio.run(written(steps, FAILURE if fails else None))
-    ends = [sum(steps[: index + 1]) for index in range(len(steps))]
-    events = [
-        [event({"number": number + 1}) for number in range(end - count, end)]
-        for count, end in zip(steps, ends, strict=True)
-    ]
-    expected = [b"".join(each) for each in events]
-    if fails:
-        expected.append(event(FAILURE.body()) + DONE)
-    else:
-        expected[-1] += DONE
+    numbers = iter(range(sum(steps)))
+    expected = [b"".join(event({"number": next(numbers)}) for _ in range(count)) for count in steps]
+    expected.append(event(FAILURE.body()) + DONE if fails else DONE)
     assert parts == expected
 
 
@@ -97,10 +79,7 @@ def test_a_stream_without_chunks_has_an_end() -> None:
         asyncio.run(written([], FAILURE))
 
 
-def test_chunks_are_not_made_long_before_the_client_reads_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(sse, "_MAX_READY", 8)
+def test_chunks_are_not_made_before_the_client_reads_them() -> None:
     num_made = 0
     is_closed = False
 
@@ -109,7 +88,7 @@ def test_chunks_are_not_made_long_before_the_client_reads_them(
         try:
             while True:
                 num_made += 1
-                yield {}
+                yield [{}]
         finally:
             is_closed = True
 
@@ -120,7 +99,7 @@ def test_chunks_are_not_made_long_before_the_client_reads_them(
             await anext(parts)  # type: ignore[call-overload]
             for _ in range(20):
                 await asyncio.sleep(0)
-            assert num_made <= (number + 1) * 9 + 1
+            assert num_made == number
         await parts.aclose()  # type: ignore[union-attr]
         assert is_closed
 
@@ -134,8 +113,8 @@ def test_a_stream_ends_while_it_waits_when_its_client_has_gone(num_chunks: int) 
     async def unfinished() -> Chunks:
         nonlocal is_closed
         try:
-            for number in range(num_chunks):
-                yield {"number": number}
+            if num_chunks:
+                yield [{"number": number} for number in range(num_chunks)]
             await asyncio.Event().wait()
         finally:
             is_closed = True
@@ -172,8 +151,8 @@ def test_a_stream_says_that_the_server_ends(num_chunks: int) -> None:
     async def unfinished() -> Chunks:
         nonlocal is_closed
         try:
-            for number in range(num_chunks):
-                yield {"number": number}
+            if num_chunks:
+                yield [{"number": number} for number in range(num_chunks)]
             await asyncio.Event().wait()
         finally:
             is_closed = True

@@ -15,6 +15,7 @@ from forerun.outputs import CompletionDelta, RequestOutput
 from forerun.text.detokenizer import Detokenizer, TokenBytes
 
 _Reason = _core.FinishReason
+_MOST_AT_ONCE = 64  # deltas of one read
 
 
 class _Piece(NamedTuple):
@@ -62,12 +63,21 @@ class AsyncStream:
 
     async def __anext__(self) -> CompletionDelta:
         """The next token of one of the completions."""
-        while not self._pieces:
-            if self._is_over:
-                self._raise_error()
-                raise StopAsyncIteration
+        while not self._pieces and not self._is_over:
             await self._wait()
+        if not self._pieces:
+            self._raise_error()
+            raise StopAsyncIteration
         return self._delta(self._pieces.popleft())
+
+    async def read(self) -> list[CompletionDelta]:
+        """The next tokens: those that are there, or the first that comes; none at the end."""
+        while not self._pieces and not self._is_over:
+            await self._wait()
+        if not self._pieces:
+            self._raise_error()
+        num_read = min(len(self._pieces), _MOST_AT_ONCE)
+        return [self._delta(self._pieces.popleft()) for _ in range(num_read)]
 
     async def wait_output(self) -> RequestOutput:
         """The whole output, once it is there; deltas are not read."""

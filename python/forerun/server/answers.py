@@ -13,7 +13,7 @@ from forerun.server.model import Stream
 from forerun.server.token_logprobs import prompt_logprobs
 from forerun.server.usage import final_usage, metrics_field, usage
 
-_MAX_QUEUED = 64  # deltas of several prompts that wait for the client
+_MAX_QUEUED = 8  # reads of several prompts that wait for the client
 
 
 class Choice(Protocol):
@@ -85,37 +85,46 @@ class Answer:
         self._prompts = prompts
         self._on_output = on_output
         self._num_each = len(choices) // len(prompts)
-        self._num_tokens = [0] * len(choices)
+        self._num_tokens = [0] * len(choices)  # of the chunks so far
+        self._begun: set[int] = set()  # choices with a chunk
         self._outputs: dict[int, RequestOutput] = {}
 
     async def chunks(
         self, streams: Sequence[Stream], reports: Reports
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The chunks of a stream."""
+    ) -> AsyncGenerator[list[dict[str, Any]], None]:
+        """The chunks of a stream, those together that are ready together."""
+        interval = 1 if reports.drafts else reports.interval
         held: list[list[CompletionDelta]] = [[] for _ in self._choices]
-        num_due = [1] * len(held)
-        has_begun: set[int] = set()
-        async for index, delta in self._deltas(streams):
-            held[index].append(delta)
-            if len(held[index]) < num_due[index] and delta.finish_reason is None:
-                continue
-            chosen = self._choices[index].take(held[index])
-            held[index], num_due[index] = [], 1 if reports.drafts else reports.interval
-            of_prompt = {}
-            if index not in has_begun:
-                has_begun.add(index)
-                of_prompt = self._of_prompt(index // self._num_each, reports)
-            chunk = self._with_choices([{"index": index, **chosen}], [of_prompt])
-            if reports.usage_so_far:
-                chunk["usage"] = self._usage_so_far(index)
-            elif reports.usage:
-                chunk["usage"] = None
-            if reports.drafts:
-                chunk["forerun"] = {"drafted": delta.is_drafted}
-            yield chunk
+        async for deltas in self._deltas(streams):
+            ready = []
+            for index, delta in deltas:
+                held[index].append(delta)
+                num_due = interval if index in self._begun else 1
+                if len(held[index]) >= num_due or delta.finish_reason is not None:
+                    ready.append(self._chunk(index, held[index], reports))
+                    held[index] = []
+            if ready:
+                yield ready
         if reports.usage or reports.metrics:
-            end = self._end(reports)
-            yield {**self._head, "choices": [], **end}
+            yield [{**self._head, "choices": [], **self._end(reports)}]
+
+    def _chunk(
+        self, index: int, deltas: Sequence[CompletionDelta], reports: Reports
+    ) -> dict[str, Any]:
+        of_prompt = {}
+        if index not in self._begun:
+            self._begun.add(index)
+            of_prompt = self._of_prompt(index // self._num_each, reports)
+        self._num_tokens[index] += sum(len(delta.token_ids) for delta in deltas)
+        chosen = self._choices[index].take(deltas)
+        chunk = self._with_choices([{"index": index, **chosen}], [of_prompt])
+        if reports.usage_so_far:
+            chunk["usage"] = self._usage_so_far(index)
+        elif reports.usage:
+            chunk["usage"] = None
+        if reports.drafts:
+            chunk["forerun"] = {"drafted": deltas[-1].is_drafted}
+        return chunk
 
     def _usage_so_far(self, index: int) -> dict[str, Any]:
         """That of one choice: a sum would tell which choices are ahead, which drafts decide."""
@@ -127,8 +136,9 @@ class Answer:
         """The answer in one piece."""
         for stream in streams:
             stream.read_late()
-        async for index, delta in self._deltas(streams):
-            self._choices[index].take([delta])
+        async for deltas in self._deltas(streams):
+            for index, delta in deltas:
+                self._choices[index].take([delta])
         if any(output.prompt_logprobs is not None for output in self._outputs.values()):
             # Entries for every token of a long prompt take long: other requests go on meanwhile.
             return await asyncio.to_thread(self._whole, reports)
@@ -175,54 +185,57 @@ class Answer:
 
     async def _deltas(
         self, streams: Sequence[Stream]
-    ) -> AsyncIterator[tuple[int, CompletionDelta]]:
+    ) -> AsyncIterator[list[tuple[int, CompletionDelta]]]:
         """What the streams add, by the index of the choice."""
-        async for number, delta in merged(streams):
-            index = number * self._num_each + delta.completion_index
-            self._num_tokens[index] += len(delta.token_ids)
-            if delta.output is not None:
-                self._outputs[number] = delta.output
-                self._on_output(delta.output)
-                if delta.output.error is not None:
-                    message = f"the request failed: {delta.output.error}"
-                    raise ApiError(500, message, code="request_failed", kind="server_error")
-            if delta.finish_reason != "error":
-                yield index, delta
+        async for number, deltas in merged(streams):
+            added = []
+            for delta in deltas:
+                if delta.finish_reason != "error":
+                    added.append((number * self._num_each + delta.completion_index, delta))
+                if delta.output is not None:
+                    self._outputs[number] = delta.output
+                    self._on_output(delta.output)
+            if added:
+                yield added
+            output = self._outputs.get(number)
+            if output is not None and output.error is not None:
+                message = f"the request failed: {output.error}"
+                raise ApiError(500, message, code="request_failed", kind="server_error")
 
 
 async def merged(
     streams: Sequence[Stream],
-) -> AsyncIterator[tuple[int, CompletionDelta]]:
+) -> AsyncIterator[tuple[int, list[CompletionDelta]]]:
     """What several streams give, as it comes, with their numbers; closes them at the end."""
     if len(streams) == 1:
         async with streams[0] as stream:
-            async for delta in stream:
-                yield 0, delta
+            while deltas := await stream.read():
+                yield 0, deltas
         return
-    queue: asyncio.Queue[tuple[int, CompletionDelta | Exception | None]]
+    queue: asyncio.Queue[tuple[int, list[CompletionDelta] | Exception]]
     queue = asyncio.Queue(_MAX_QUEUED)
 
     async def read(number: int) -> None:
         try:
             async with streams[number] as stream:
-                async for delta in stream:
-                    await queue.put((number, delta))
+                while deltas := await stream.read():
+                    await queue.put((number, deltas))
         except Exception as error:
             await queue.put((number, error))
         else:
-            await queue.put((number, None))
+            await queue.put((number, []))
 
     tasks = [asyncio.ensure_future(read(number)) for number in range(len(streams))]
     try:
         num_open = len(tasks)
         while num_open:
-            number, item = await queue.get()
-            if isinstance(item, Exception):
-                raise item
-            if item is None:
-                num_open -= 1
+            number, read_last = await queue.get()
+            if isinstance(read_last, Exception):
+                raise read_last
+            if read_last:
+                yield number, read_last
             else:
-                yield number, item
+                num_open -= 1
     finally:
         for task in tasks:
             task.cancel()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -18,8 +18,6 @@ from forerun.text.tokenizer import Tokenizer
 class Stream(Protocol):
     """The deltas of one request; leaving its block cancels the request."""
 
-    def __aiter__(self) -> AsyncIterator[CompletionDelta]: ...
-
     async def __aenter__(self) -> Stream: ...
 
     async def __aexit__(
@@ -29,6 +27,9 @@ class Stream(Protocol):
         traceback: TracebackType | None,
         /,
     ) -> None: ...
+
+    async def read(self) -> list[CompletionDelta]:
+        """The next deltas: those that are there, or the first that comes; none at the end."""
 
     def read_late(self) -> None:
         """Lets deltas come late, many at a time."""

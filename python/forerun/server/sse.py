@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Iterable
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -20,7 +20,6 @@ _HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 _PATIENCE_SECONDS = 10.0
 _COMMENT = b": waiting for the first token\n\n"
 _DONE = b"data: [DONE]\n\n"
-_MAX_READY = 256  # events that wait for the client
 
 
 class ClientGoneError(ApiError):
@@ -42,9 +41,9 @@ def event(body: Any) -> bytes:
 
 
 async def stream_events(
-    request: Request, chunks: AsyncGenerator[dict[str, Any], None]
+    request: Request, chunks: AsyncGenerator[list[dict[str, Any]], None]
 ) -> StreamingResponse:
-    """An answer of one event for each chunk; those that are ready together are written together.
+    """An answer of one event for each chunk; those that come together are written together.
 
     What fails before the answer has begun is raised, so that it can be answered with a status; a
     later failure is an event of its own, and so is the end of the server. The answer begins with
@@ -54,16 +53,14 @@ async def stream_events(
     Raises:
         ClientGoneError: the client disconnected before the answer had begun.
     """
-    ready: asyncio.Queue[bytes | Exception] = asyncio.Queue(_MAX_READY)
     drain: Drain = request.app.state.drain
-    reader = asyncio.ensure_future(_read(chunks, ready, drain))
-    first = asyncio.ensure_future(ready.get())
+    first = asyncio.ensure_future(_first(chunks, drain))
     try:
         await while_connected(request, asyncio.wait({first}, timeout=_PATIENCE_SECONDS))
-        if first.done() and isinstance(error := first.result(), Exception):
-            raise error
+        if first.done():
+            first.result()
     except BaseException:
-        await _cancel(first, reader)
+        await _close(first, chunks)
         raise
 
     async def parts() -> AsyncIterator[bytes]:
@@ -71,49 +68,58 @@ async def stream_events(
             while not first.done():
                 yield _COMMENT
                 await asyncio.wait({first}, timeout=_PATIENCE_SECONDS)
-            events = [_bytes_of(first.result())]
-            while events:
-                while not ready.empty():
-                    events.append(_bytes_of(ready.get_nowait()))
-                yield b"".join(events)
-                has_ended = reader.done() and ready.empty()
-                events = [] if has_ended else [_bytes_of(await ready.get())]
+            drain.watch(asyncio.current_task())
+            if ready := first.result():
+                yield _events(ready)
+            async for ready in chunks:
+                yield _events(ready)
+            last = _DONE
+        except asyncio.CancelledError:
+            if not drain.is_over:
+                raise
+            last = _failure(_shutting_down())
+        except Exception as error:
+            last = _failure(error)
         finally:
-            await _cancel(first, reader)
+            await _close(first, chunks)
+        yield last
 
     return StreamingResponse(parts(), headers=_HEADERS, media_type="text/event-stream")
 
 
-async def _read(
-    chunks: AsyncGenerator[dict[str, Any], None],
-    ready: asyncio.Queue[bytes | Exception],
-    drain: Drain,
-) -> None:
-    """Puts the event of each chunk, as soon as it is there, and then the end or an error."""
-    last: bytes | Exception = _DONE
+async def _first(
+    chunks: AsyncGenerator[list[dict[str, Any]], None], drain: Drain
+) -> list[dict[str, Any]]:
+    """The chunks that come first, if there are any."""
     try:
         drain.watch(asyncio.current_task())
-        async for chunk in chunks:
-            await ready.put(event(chunk))
+        return await anext(chunks, [])
     except asyncio.CancelledError:
-        if not drain.is_over:
-            raise
-        message = "The server is shutting down, and the answer took too long."
-        last = ApiError(503, message, code="server_shutting_down", kind="server_error")
-    except Exception as error:
-        last = error
-    finally:
-        await chunks.aclose()
-    await ready.put(last)
+        if drain.is_over:
+            raise _shutting_down() from None
+        raise
 
 
-def _bytes_of(item: bytes | Exception) -> bytes:
-    if isinstance(item, bytes):
-        return item
-    answer = to_api_error(item)
+def _events(chunks: Iterable[dict[str, Any]]) -> bytes:
+    return b"".join(event(chunk) for chunk in chunks)
+
+
+def _shutting_down() -> ApiError:
+    message = "The server is shutting down, and the answer took too long."
+    return ApiError(503, message, code="server_shutting_down", kind="server_error")
+
+
+def _failure(error: Exception) -> bytes:
+    """The end of a stream that failed."""
+    answer = to_api_error(error)
     if answer.status == 500:  # there is no status left to tell the server's log
-        _LOGGER.error("a stream failed", exc_info=item)
+        _LOGGER.error("a stream failed", exc_info=error)
     return event(answer.body()) + _DONE
+
+
+async def _close(first: asyncio.Future[Any], chunks: AsyncGenerator[Any, None]) -> None:
+    await _cancel(first)
+    await chunks.aclose()
 
 
 async def while_connected(request: Request, work: Awaitable[_T]) -> _T:
