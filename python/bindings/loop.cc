@@ -56,12 +56,16 @@ class UpdateQueue : public EngineLoop::Listener {
     for (const RequestUpdate& update : updates) {
       owned.push_back(std::make_shared<OwnedUpdate>(update));
     }
-    const std::lock_guard lock(mutex_);
-    taken_.updates.insert(taken_.updates.end(), owned.begin(), owned.end());
-    const bool is_awaited = std::ranges::any_of(updates, [&](const RequestUpdate& update) {
-      return update.finish_reason != FinishReason::kNone || !patient_.contains(update.id);
-    });
-    if (is_awaited || taken_.updates.size() >= kMostPatient) Signal();
+    {
+      const std::lock_guard lock(mutex_);
+      taken_.updates.insert(taken_.updates.end(), owned.begin(), owned.end());
+      const bool is_awaited = std::ranges::any_of(updates, [&](const RequestUpdate& update) {
+        return update.finish_reason != FinishReason::kNone || !patient_.contains(update.id);
+      });
+      if (!is_awaited && taken_.updates.size() < kMostPatient) return;
+      if (std::exchange(is_signalled_, true)) return;
+    }
+    Signal();
   }
 
   // Updates of these requests may wait for their ends, or until there are several.
@@ -74,9 +78,12 @@ class UpdateQueue : public EngineLoop::Listener {
   // before a Take the first error is kept. None is dropped while the mutex is held: an exception of
   // Python's takes the GIL then, which the thread in Take has.
   void OnFailure(std::exception_ptr error) noexcept override {
-    const std::lock_guard lock(mutex_);
-    taken_.failure.first_new_id = engine_.CancelStarted();
-    if (!taken_.failure.error) taken_.failure.error = std::move(error);
+    {
+      const std::lock_guard lock(mutex_);
+      taken_.failure.first_new_id = engine_.CancelStarted();
+      if (!taken_.failure.error) taken_.failure.error = std::move(error);
+      if (std::exchange(is_signalled_, true)) return;
+    }
     Signal();
   }
 
@@ -94,10 +101,10 @@ class UpdateQueue : public EngineLoop::Listener {
   // a third of a millisecond, since forward passes leave nothing of it in the caches.
   static constexpr std::size_t kMostPatient = 32;
 
+  // Not while the mutex is held: the thread that wakes takes it at once.
   void Signal() {
-    if (std::exchange(is_signalled_, true)) return;
     const char byte = 0;
-    // At most one byte lies in a pipe that is empty otherwise: this neither blocks nor fails.
+    // A few bytes lie in the pipe at most: this neither blocks nor fails.
     static_cast<void>(!write(file_descriptor_, &byte, 1));
   }
 
