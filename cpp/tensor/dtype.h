@@ -7,7 +7,7 @@
 
 namespace forerun {
 
-enum class DType { kFloat32, kBFloat16, kFloat16, kInt64, kInt32, kUInt8, kBool };
+enum class DType { kFloat32, kBFloat16, kFloat16, kInt64, kInt32, kInt8, kUInt8, kBool };
 
 constexpr std::size_t SizeOf(DType dtype) {
   switch (dtype) {
@@ -19,6 +19,7 @@ constexpr std::size_t SizeOf(DType dtype) {
     case DType::kBFloat16:
     case DType::kFloat16:
       return 2;
+    case DType::kInt8:
     case DType::kUInt8:
     case DType::kBool:
       return 1;
@@ -38,6 +39,8 @@ constexpr const char* Name(DType dtype) {
       return "int64";
     case DType::kInt32:
       return "int32";
+    case DType::kInt8:
+      return "int8";
     case DType::kUInt8:
       return "uint8";
     case DType::kBool:

@@ -1,11 +1,14 @@
 #include <pybind11/stl.h>
 
+#include <map>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "cpp/draft/formats/detect.h"
+#include "cpp/model/checkpoint/gguf_blocks.h"
 #include "cpp/model/checkpoint/json.h"
 #include "cpp/model/checkpoint/json_depth.h"
 #include "cpp/model/checkpoint/weight_files.h"
@@ -75,6 +78,16 @@ void RegisterFormats(py::module_& module) {
 void RegisterFiles(py::module_& module) {
   RegisterFormats(module);
   module.attr("MAX_JSON_DEPTH") = kMaxJsonDepth;
+  module.def(
+      "block_types",
+      [] {
+        std::map<std::string, std::pair<int, int>> types;
+        for (const BlockType& type : BlockTypes()) {
+          types[type.name] = {type.num_weights, type.num_bytes};
+        }
+        return types;
+      },
+      "How many weights and bytes a block of each GGUF type has that is read as it is.");
   module.def(
       "json_depth",
       [](const py::bytes& text) {

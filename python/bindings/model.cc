@@ -1,11 +1,13 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <mutex>
 #include <optional>
 #include <vector>
 
 #include "cpp/model/scorer.h"
+#include "cpp/model/tensor_values.h"
 #include "cpp/util/simd/isa.h"
 #include "forerun/error.h"
 #include "python/bindings/gil.h"
@@ -52,9 +54,23 @@ class Model {
   std::mutex mutex_;
 };
 
+py::array_t<float> ReadTensor(const std::string& directory, const std::string& name) {
+  TensorValues tensor;
+  {
+    const ReleaseGil release;
+    tensor = ReadTensorValues(directory, name);
+  }
+  py::array_t<float> array(tensor.shape);
+  std::copy(tensor.values.begin(), tensor.values.end(), array.mutable_data());
+  return array;
+}
+
 }  // namespace
 
 void RegisterModel(py::module_& module) {
+  module.def("read_tensor", &ReadTensor, py::arg("directory"), py::arg("name"),
+             "A matrix or vector of a checkpoint in float32: the weights that a model computes "
+             "with, unpacked.");
   module.def(
       "available_isas",
       [] {

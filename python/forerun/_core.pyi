@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'Deadline', 'DeviceArray', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineLoop', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'LoopFailure', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'Prediction', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens', 'top_rows', 'verify_rows']
+__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'Deadline', 'DeviceArray', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineLoop', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'LoopFailure', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'Prediction', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'block_types', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens', 'read_tensor', 'top_rows', 'verify_rows']
 class NgramOptions:
     """
     Drafts what followed the last tokens before.
@@ -1273,6 +1273,10 @@ def available_isas() -> list[str]:
     """
     Instruction sets that this machine has, best first.
     """
+def block_types() -> dict[str, tuple[int, int]]:
+    """
+    How many weights and bytes a block of each GGUF type has that is read as it is.
+    """
 def canonical_draft_name(name: str) -> str:
     """
     The name of a tensor without the prefixes that formats of drafters add.
@@ -1320,6 +1324,10 @@ def num_gil_acquisitions() -> int:
 def proposed_tokens(config: bytes) -> int | None:
     """
     The number of draft tokens that a config proposes, if any.
+    """
+def read_tensor(directory: str, name: str) -> numpy.typing.NDArray[numpy.float32]:
+    """
+    A matrix or vector of a checkpoint in float32: the weights that a model computes with, unpacked.
     """
 def top_rows(logits: Tensor, count: typing.SupportsInt | typing.SupportsIndex) -> tuple[numpy.typing.NDArray[numpy.int32], numpy.typing.NDArray[numpy.float32]]:
     """

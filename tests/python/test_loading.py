@@ -60,9 +60,9 @@ def test_two_processes_may_convert_the_same_file(
 
     convert = forerun.checkpoints.convert.write_converted
 
-    def overtaken(gguf: Path, target: Path, progress: bool) -> Path:
-        convert(gguf, target, progress=False)
-        return convert(gguf, target, progress=False)
+    def overtaken(gguf: Path, target: Path, **options: bool) -> Path:
+        convert(gguf, target, **options)
+        return convert(gguf, target, **options)
 
     monkeypatch.setattr(forerun.checkpoints.convert, "write_converted", overtaken)
     assert (resolve_model(tiny_gguf) / "config.json").is_file()

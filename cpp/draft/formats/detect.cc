@@ -106,9 +106,13 @@ Evidence EagleEvidence(const TensorShapes& tensors) {
 }
 
 Evidence TargetEvidence(const TensorShapes& tensors) {
-  for (const char* name :
-       {"embed_tokens.weight", "norm.weight", "layers.0.self_attn.o_proj.weight"}) {
-    if (!Has(tensors, name)) return std::nullopt;
+  // Quantized layers have no weight of that name.
+  const bool has_layers = std::ranges::any_of(
+      std::array{"weight", "qweight", "weight_packed"}, [&](const char* weight) {
+        return Has(tensors, std::string("layers.0.self_attn.o_proj.") + weight);
+      });
+  if (!has_layers || !Has(tensors, "embed_tokens.weight") || !Has(tensors, "norm.weight")) {
+    return std::nullopt;
   }
   return "embedding, layers and final norm";
 }

@@ -29,6 +29,7 @@ std::optional<DType> ParseDType(const std::string& name) {
   if (name == "F16") return DType::kFloat16;
   if (name == "I64") return DType::kInt64;
   if (name == "I32") return DType::kInt32;
+  if (name == "I8") return DType::kInt8;
   if (name == "U8") return DType::kUInt8;
   if (name == "BOOL") return DType::kBool;
   return std::nullopt;
@@ -66,7 +67,7 @@ class EntryReader {
     SafetensorsEntry result;
     const json& dtype = Field("dtype");
     const auto parsed = dtype.is_string() ? ParseDType(dtype.get<std::string>()) : std::nullopt;
-    if (!parsed) Refuse(": dtype", dtype, "F32, BF16, F16, I64, I32, U8 or BOOL");
+    if (!parsed) Refuse(": dtype", dtype, "F32, BF16, F16, I64, I32, I8, U8 or BOOL");
     result.dtype = *parsed;
 
     const std::uint64_t num_bytes = ReadShape(result);
@@ -154,6 +155,30 @@ void CheckCoverage(const SafetensorsIndex& index, std::uint64_t begin, std::uint
   }
 }
 
+// From here on, the tensors that the metadata names have the shapes of their weights.
+void ReadBlockTypes(const json& metadata, const std::string& label, SafetensorsIndex& index) {
+  const std::string prefix = kBlocksKey;
+  for (const auto& [key, value] : metadata.items()) {
+    if (!key.starts_with(prefix)) continue;
+    const std::string field = label + ": __metadata__: " + Quote(key);
+    const auto refuse = [&](const std::string& given, const std::string& expected) {
+      throw CheckpointError(field, given, expected);
+    };
+    const BlockType* type = value.is_string() ? FindBlockType(value.get<std::string>()) : nullptr;
+    if (type == nullptr) refuse(Shorten(value.dump()), "a type of blocks, such as Q4_0");
+    const auto found = index.find(key.substr(prefix.size()));
+    if (found == index.end()) refuse(type->name, "the name of a tensor in this file");
+    SafetensorsEntry& entry = found->second;
+    if (entry.dtype != DType::kUInt8 || entry.shape.size() != 2 ||
+        entry.shape[1] % type->num_bytes != 0) {
+      refuse(type->name, "this for a U8 tensor with rows in multiples of " +
+                             std::to_string(type->num_bytes) + " bytes");
+    }
+    entry.blocks = type;
+    entry.shape[1] = entry.shape[1] / type->num_bytes * type->num_weights;
+  }
+}
+
 }  // namespace
 
 SafetensorsIndex ParseSafetensors(std::span<const std::byte> file, const std::string& label) {
@@ -165,6 +190,9 @@ SafetensorsIndex ParseSafetensors(std::span<const std::byte> file, const std::st
     index[name] = EntryReader(label, name, entry).Read(kLengthBytes + length, file.size());
   }
   CheckCoverage(index, kLengthBytes + length, file.size(), label);
+  if (const auto metadata = header.find("__metadata__"); metadata != header.end()) {
+    ReadBlockTypes(*metadata, label, index);
+  }
   return index;
 }
 
@@ -259,8 +287,9 @@ void Checkpoint::AddFile(const std::string& file_name, const WeightFiles& files)
 std::int64_t Checkpoint::num_elements() const {
   std::int64_t total = 0;
   for (const auto& [name, tensor] : tensors_) {
-    total += static_cast<std::int64_t>((tensor.entry.end - tensor.entry.begin) /
-                                       SizeOf(tensor.entry.dtype));
+    std::int64_t count = 1;
+    for (std::int64_t extent : tensor.entry.shape) count *= extent;
+    total += count;
   }
   return total;
 }
@@ -284,7 +313,10 @@ TensorView Checkpoint::Get(const std::string& name) {
     }
     data = tensor.aligned.as<std::byte>();
   }
-  return {data, entry.dtype, entry.shape};
+  if (entry.blocks == nullptr) return {data, entry.dtype, entry.shape};
+  const std::int64_t row_bytes =
+      entry.shape[1] / entry.blocks->num_weights * entry.blocks->num_bytes;
+  return {data, entry.dtype, {entry.shape[0], row_bytes}};
 }
 
 void Checkpoint::Drop(const std::string& name) {

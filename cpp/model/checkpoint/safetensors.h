@@ -14,13 +14,17 @@
 #include <string>
 #include <vector>
 
+#include "cpp/model/checkpoint/gguf_blocks.h"
 #include "cpp/tensor/tensor.h"
 
 namespace forerun {
 
-// Where a file keeps one tensor: bytes [begin, end) from its start.
+// Where a file keeps one tensor: bytes [begin, end) from its start. One whose bytes are blocks of
+// GGUF's is uint8 in the file's header, [rows, bytes of a row]; here, its shape is that of its
+// weights.
 struct SafetensorsEntry {
   DType dtype = DType::kFloat32;
+  const BlockType* blocks = nullptr;
   std::vector<std::int64_t> shape;
   std::uint64_t begin = 0;
   std::uint64_t end = 0;
@@ -28,7 +32,9 @@ struct SafetensorsEntry {
 using SafetensorsIndex = std::map<std::string, SafetensorsEntry>;
 
 // Reads the header of a whole safetensors file in memory. `label` names the file in errors. The
-// tensors fill the rest of the file without holes or overlaps, as the format demands.
+// tensors fill the rest of the file without holes or overlaps, as the format demands. Its metadata
+// names the blocks that a tensor consists of under kBlocksKey and the tensor's name.
+inline constexpr char kBlocksKey[] = "gguf:";
 SafetensorsIndex ParseSafetensors(std::span<const std::byte> file, const std::string& label);
 
 struct WeightFiles;
@@ -45,7 +51,7 @@ class Checkpoint {
   const std::string& directory() const { return directory_; }
   // Sorted.
   const std::vector<std::string>& names() const { return names_; }
-  // Of all tensors.
+  // Weights of all tensors.
   std::int64_t num_elements() const;
   bool Contains(const std::string& name) const { return tensors_.count(name) != 0; }
   // REQUIRES: Contains(name).
@@ -53,8 +59,13 @@ class Checkpoint {
     return tensors_.at(name).entry.shape;
   }
 
-  // Aligned to its element size; valid until the checkpoint dies or drops it. Throws for a name
-  // that is not there.
+  // Of the tensor's weights; null: it has no blocks. REQUIRES: Contains(name).
+  const BlockType* BlocksOf(const std::string& name) const {
+    return tensors_.at(name).entry.blocks;
+  }
+
+  // As stored, blocks as uint8 [rows, bytes of a row]. Aligned to its element size; valid until the
+  // checkpoint dies or drops it. Throws for a name that is not there.
   TensorView Get(const std::string& name);
 
   // Lets the kernel take back the memory that holds a tensor's mapped pages. A later Get reads the

@@ -1,13 +1,21 @@
 #include "cpp/model/checkpoint/weight_reader.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <filesystem>
+#include <numeric>
 #include <utility>
 
+#include "cpp/model/checkpoint/grouped_integers.h"
+#include "cpp/model/checkpoint/json.h"
+#include "cpp/model/checkpoint/matrix_sources.h"
 #include "forerun/error.h"
 
 namespace forerun {
 namespace {
+
+constexpr std::int64_t kMaxExtent = std::int64_t{1} << 31;
 
 std::string Show(const Shape& shape) {
   std::string text = "[";
@@ -36,9 +44,26 @@ void AppendFloats(const TensorView& view, float offset, std::vector<float>& out)
   }
 }
 
+// A drafter may come without a config.json.
+LinearQuantization QuantizationOf(const std::string& directory) {
+  constexpr char kConfig[] = "config.json";
+  const std::filesystem::path path = std::filesystem::path(directory) / kConfig;
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return {};
+  return ReadLinearQuantization(JsonObject::FromFile(path.string(), kConfig));
+}
+
+constexpr char kWeight[] = "weight";
+
+// "a.b." of "a.b.weight".
+std::string LayerOf(const std::string& name) {
+  return name.substr(0, name.size() - std::strlen(kWeight));
+}
+
 }  // namespace
 
-WeightReader::WeightReader(Checkpoint& checkpoint, const Rename& rename) : checkpoint_(checkpoint) {
+WeightReader::WeightReader(Checkpoint& checkpoint, const Rename& rename)
+    : checkpoint_(checkpoint), quantization_(QuantizationOf(checkpoint.directory())) {
   for (const std::string& name : checkpoint.names()) {
     const auto [entry, is_new] = names_.emplace(rename ? rename(name) : name, name);
     if (!is_new) {
@@ -48,12 +73,24 @@ WeightReader::WeightReader(Checkpoint& checkpoint, const Rename& rename) : check
   }
 }
 
+std::string WeightReader::QuantizedName(const std::string& name) const {
+  if (quantization_.layout == LinearLayout::kFloats || !name.ends_with(kWeight)) return "";
+  const std::string stored = LayerOf(name) + NamesOf(quantization_.layout).weights;
+  return Has(stored) ? stored : "";
+}
+
 Shape WeightReader::ShapeOf(const std::string& name, std::size_t num_dimensions) {
+  if (const std::string stored = QuantizedName(name); !stored.empty() && !Has(name)) {
+    if (const std::string shape = LayerOf(name) + "weight_shape"; Has(shape)) {
+      return TakeIntegers(shape, 2, 1, kMaxExtent);
+    }
+    return LayerShape(quantization_, ShapeOf(stored, 2));
+  }
   if (!Has(name)) {
     throw CheckpointError("tensor '" + name + "'", "nothing",
                           "a tensor of " + std::to_string(num_dimensions) + " dimensions");
   }
-  Shape shape = checkpoint_.Get(names_.at(name)).shape;
+  Shape shape = checkpoint_.ShapeOf(names_.at(name));
   if (shape.size() != num_dimensions) {
     throw CheckpointError("tensor '" + name + "'", "shape " + Show(shape),
                           std::to_string(num_dimensions) + " dimensions");
@@ -66,38 +103,125 @@ TensorView WeightReader::Find(const std::string& name, const Shape& shape) {
     throw CheckpointError("tensor '" + name + "'", "nothing",
                           "shape " + Show(shape) + ", as config.json says");
   }
-  const TensorView view = checkpoint_.Get(names_.at(name));
-  if (view.shape != shape) {
-    throw CheckpointError("tensor '" + name + "'", "shape " + Show(view.shape),
+  const Shape& stored = checkpoint_.ShapeOf(names_.at(name));
+  if (stored != shape) {
+    throw CheckpointError("tensor '" + name + "'", "shape " + Show(stored),
                           Show(shape) + ", as config.json says");
   }
   used_.insert(name);
-  return view;
+  return checkpoint_.Get(names_.at(name));
 }
 
 TensorView WeightReader::Take(const std::string& name, const Shape& shape) {
   const TensorView view = Find(name, shape);
-  if (!IsFloat(view.dtype)) {
-    throw CheckpointError("tensor '" + name + "'", Name(view.dtype),
+  const BlockType* blocks = BlocksOf(name);
+  if (blocks != nullptr || !IsFloat(view.dtype)) {
+    throw CheckpointError("tensor '" + name + "'", blocks ? blocks->name : Name(view.dtype),
                           "float32, bfloat16 or float16");
   }
   return view;
 }
 
+bool WeightReader::AreEqual(const std::string& a, const std::string& b, const Shape& shape) {
+  const TensorView first = Find(a, shape), second = Find(b, shape);
+  return BlocksOf(a) == BlocksOf(b) && first.dtype == second.dtype &&
+         std::memcmp(first.data, second.data, first.num_elements() * SizeOf(first.dtype)) == 0;
+}
+
+TensorView WeightReader::FindTyped(const std::string& name, const Shape& shape,
+                                   std::initializer_list<DType> dtypes) {
+  const TensorView view = Find(name, shape);
+  if (std::ranges::find(dtypes, view.dtype) == dtypes.end()) {
+    std::string expected;
+    for (DType dtype : dtypes)
+      expected += (expected.empty() ? "" : " or ") + std::string(Name(dtype));
+    throw CheckpointError("tensor '" + name + "'", Name(view.dtype), expected);
+  }
+  return view;
+}
+
+std::unique_ptr<StoredIntegers> WeightReader::OpenLayer(const std::string& layer,
+                                                        const Shape& shape) {
+  GroupedTensors tensors;
+  tensors.name = layer;
+  tensors.num_outputs = static_cast<int>(shape[0]);
+  tensors.num_inputs = static_cast<int>(shape[1]);
+  const TensorNames names = NamesOf(quantization_.layout);
+  const GroupedShapes shapes =
+      ShapesOf(quantization_, layer, tensors.num_outputs, tensors.num_inputs);
+  const bool has_bytes = quantization_.layout == LinearLayout::kInt8;
+  tensors.weights =
+      FindTyped(layer + names.weights, shapes.weights, {has_bytes ? DType::kInt8 : DType::kInt32});
+  tensors.scales = FindTyped(layer + names.scales, shapes.scales,
+                             {DType::kFloat16, DType::kBFloat16, DType::kFloat32});
+  const std::string zeros = layer + names.zeros;
+  if (!quantization_.is_symmetric || Has(zeros)) {
+    const bool are_bytes = has_bytes || quantization_.has_one_scale ||
+                           (Has(zeros) && checkpoint_.Get(names_.at(zeros)).dtype == DType::kInt8);
+    tensors.zeros = are_bytes ? FindTyped(zeros, shapes.scales, {DType::kInt8})
+                              : FindTyped(zeros, shapes.zeros, {DType::kInt32});
+  }
+  const std::string groups = layer + names.groups;
+  if (*names.groups != '\0' && Has(groups)) {
+    tensors.groups = FindTyped(groups, {shape[1]}, {DType::kInt32});
+  }
+  if (const std::string stored_shape = layer + "weight_shape"; Has(stored_shape)) {
+    const std::vector<std::int64_t> extents = TakeIntegers(stored_shape, 2, 0, kMaxExtent);
+    if (extents != shape) {
+      throw CheckpointError("tensor '" + stored_shape + "'", Show(extents),
+                            Show(shape) + ", as config.json says");
+    }
+  }
+  return OpenGroupedIntegers(quantization_, tensors);
+}
+
+std::unique_ptr<StoredIntegers> WeightReader::FindIntegers(const std::string& name,
+                                                           const Shape& shape) {
+  if (Has(name)) {
+    if (const BlockType* blocks = BlocksOf(name)) {
+      const auto* rows = static_cast<const std::byte*>(Find(name, shape).data);
+      return OpenBlocks(*blocks, rows, static_cast<int>(shape[1]));
+    }
+    const bool has_bytes = checkpoint_.Get(names_.at(name)).dtype == DType::kInt8;
+    if (quantization_.layout != LinearLayout::kInt8 || !has_bytes) return nullptr;
+  }
+  return QuantizedName(name).empty() ? nullptr : OpenLayer(LayerOf(name), shape);
+}
+
+void WeightReader::DropMatrix(const std::string& name) {
+  const std::string layer = LayerOf(name);
+  const TensorNames names = NamesOf(quantization_.layout);
+  for (const char* part : {kWeight, names.weights, names.scales, names.zeros, names.groups}) {
+    if (Has(layer + part)) Drop(layer + part);
+  }
+}
+
 std::unique_ptr<PackedMatrix> WeightReader::TakeMatrix(std::initializer_list<Part> parts,
                                                        int num_inputs, DType dtype, Ops& ops) {
-  std::vector<TensorView> views;
+  MatrixSources sources(num_inputs, FormatOf(dtype));
   for (const Part& part : parts) {
-    views.push_back(Take(part.name + ".weight", {part.num_outputs, num_inputs}));
+    const Shape shape = {part.num_outputs, num_inputs};
+    if (const auto integers = FindIntegers(part.name + ".weight", shape)) {
+      std::vector<TokenId> rows(part.num_outputs);
+      std::iota(rows.begin(), rows.end(), 0);
+      sources.Add(*integers, rows);
+    } else {
+      sources.Add(Take(part.name + ".weight", shape));
+    }
   }
-  std::unique_ptr<PackedMatrix> matrix = ops.Pack(views, FormatOf(dtype));
-  for (const Part& part : parts) Drop(part.name + ".weight");
+  std::unique_ptr<PackedMatrix> matrix = sources.Pack(ops);
+  for (const Part& part : parts) DropMatrix(part.name + ".weight");
   return matrix;
 }
 
 std::unique_ptr<PackedMatrix> WeightReader::TakeRows(const std::string& name, const Shape& shape,
                                                      std::span<const TokenId> rows, DType dtype,
                                                      Ops& ops) {
+  MatrixSources sources(static_cast<int>(shape[1]), FormatOf(dtype));
+  if (const auto integers = FindIntegers(name, shape)) {
+    sources.Add(*integers, rows);
+    return sources.Pack(ops);
+  }
   const TensorView matrix = Take(name, shape);
   const std::size_t row_bytes = SizeOf(matrix.dtype) * shape[1];
   AlignedBuffer gathered(HostMemory(), rows.size() * row_bytes);
@@ -105,9 +229,9 @@ std::unique_ptr<PackedMatrix> WeightReader::TakeRows(const std::string& name, co
     std::memcpy(gathered.as<std::byte>() + i * row_bytes,
                 static_cast<const std::byte*>(matrix.data) + rows[i] * row_bytes, row_bytes);
   }
-  const TensorView view = {
-      gathered.as<std::byte>(), matrix.dtype, {static_cast<std::int64_t>(rows.size()), shape[1]}};
-  return ops.Pack({&view, 1}, FormatOf(dtype));
+  sources.Add(
+      {gathered.as<std::byte>(), matrix.dtype, {static_cast<std::int64_t>(rows.size()), shape[1]}});
+  return sources.Pack(ops);
 }
 
 FloatVector WeightReader::TakeBias(std::initializer_list<Part> parts, Ops& ops) {
@@ -143,10 +267,19 @@ std::vector<std::int64_t> WeightReader::TakeIntegers(const std::string& name, in
   return values;
 }
 
+bool WeightReader::IsEmptyBias(const std::string& name) const {
+  if (quantization_.layout != LinearLayout::kGptq || !name.ends_with(".bias")) return false;
+  const TensorView view = checkpoint_.Get(names_.at(name));
+  if (!IsFloat(view.dtype)) return false;
+  std::vector<float> values;
+  AppendFloats(view, 0.0f, values);
+  return std::ranges::all_of(values, [](float value) { return value == 0.0f; });
+}
+
 void WeightReader::CheckLeftovers(const std::function<bool(const std::string& name)>& is_harmless,
                                   const std::string& expected) const {
   for (const auto& [name, original] : names_) {
-    if (used_.count(name) == 0 && !is_harmless(name)) {
+    if (used_.count(name) == 0 && !is_harmless(name) && !IsEmptyBias(name)) {
       throw CheckpointError("tensor '" + original + "'", "present", expected);
     }
   }

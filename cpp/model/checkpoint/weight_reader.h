@@ -12,7 +12,9 @@
 #include <string>
 #include <vector>
 
+#include "cpp/model/checkpoint/quantization_config.h"
 #include "cpp/model/checkpoint/safetensors.h"
+#include "cpp/model/checkpoint/stored_integers.h"
 #include "cpp/ops/ops.h"
 #include "forerun/types.h"
 
@@ -36,10 +38,13 @@ class WeightReader {
 
   bool Has(const std::string& name) const { return names_.count(name) != 0; }
   const std::map<std::string, std::string>& names() const { return names_; }
-  // Throws for a tensor that is not there, or not of so many dimensions.
+  // Throws for a tensor that is not there, or not of so many dimensions. Of the weight of a
+  // quantized layer: [outputs, inputs].
   Shape ShapeOf(const std::string& name, std::size_t num_dimensions);
 
-  // What is taken counts as used.
+  // Whether two matrices are stored as the same bytes of the same type. Counts as taking them.
+  bool AreEqual(const std::string& a, const std::string& b, const Shape& shape);
+  // What is taken counts as used. Floats.
   TensorView Take(const std::string& name, const Shape& shape);
   std::unique_ptr<PackedMatrix> TakeMatrix(std::initializer_list<Part> parts, int num_inputs,
                                            DType dtype, Ops& ops);
@@ -61,8 +66,23 @@ class WeightReader {
 
  private:
   TensorView Find(const std::string& name, const Shape& shape);
+  const BlockType* BlocksOf(const std::string& name) const {
+    return checkpoint_.BlocksOf(names_.at(name));
+  }
+  // The name of what is stored instead of a quantized layer's "layer.weight"; empty: nothing.
+  std::string QuantizedName(const std::string& name) const;
+  // Null: the matrix is stored as floats, or not at all.
+  std::unique_ptr<StoredIntegers> FindIntegers(const std::string& name, const Shape& shape);
+  // As quantization_config says. `layer` ends with a dot.
+  std::unique_ptr<StoredIntegers> OpenLayer(const std::string& layer, const Shape& shape);
+  TensorView FindTyped(const std::string& name, const Shape& shape,
+                       std::initializer_list<DType> dtypes);
+  void DropMatrix(const std::string& name);
+  // GPTQ's writers give every layer a bias, of zeros where the model has none.
+  bool IsEmptyBias(const std::string& name) const;
 
   Checkpoint& checkpoint_;
+  LinearQuantization quantization_;
   std::map<std::string, std::string> names_;  // the checkpoint's
   std::set<std::string> used_;
 };

@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "cpp/model/checkpoint/json.h"
+#include "cpp/model/checkpoint/quantization_config.h"
 #include "cpp/model/spec/rope_config.h"
 
 namespace forerun {
@@ -60,8 +61,7 @@ constexpr char kSupported[] =
     "one of llama (SmolLM too), mistral, mimo, qwen2, qwen3, gemma2, gemma3_text, gemma3";
 
 // Keys of other models that change the computation. They pass when null, false, 0 or empty.
-constexpr std::array<const char*, 31> kMustBeOff = {"quantization_config",
-                                                    "compression_config",
+constexpr std::array<const char*, 30> kMustBeOff = {"compression_config",
                                                     "num_local_experts",
                                                     "num_experts",
                                                     "n_routed_experts",
@@ -381,6 +381,7 @@ ModelSpec ReadModelSpec(const std::string& directory) {
   const JsonObject config = JsonObject::FromFile(
       (std::filesystem::path(directory) / "config.json").string(), "config.json");
   CheckForeignKeys(config);
+  ReadLinearQuantization(config);
   // Gemma 3 with a vision tower: its text model is Gemma 3's, described inside.
   const bool has_vision = config.Has("model_type") && config.String("model_type", "") == "gemma3";
   const Family& family = has_vision ? kFamilies.back() : FindFamily(config);

@@ -14,8 +14,8 @@ from forerun.util.checks import check_path
 from forerun.util.interrupts import pass_on_interrupt
 from forerun.util.json_files import check_is_file
 
-# Changes whenever `forerun convert` writes something else for the same file.
-_CONVERTER_VERSION = 2
+# Changes whenever something else is written for the same file.
+_CONVERTER_VERSION = 3
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
 _HUB_PICKLES = ["*.bin", "*.pt"]
@@ -85,7 +85,11 @@ def _converted(gguf: Path, progress: bool) -> Path:
     from forerun.checkpoints.convert import write_converted
 
     name = f"{gguf.stem}-{_fingerprint(gguf)}"
-    return cached(name, lambda target: write_converted(gguf, target, progress=progress))
+
+    def write(target: Path) -> Path:
+        return write_converted(gguf, target, progress=progress, keep_types=True)
+
+    return cached(name, write)
 
 
 def _fingerprint(*paths: Path) -> str:

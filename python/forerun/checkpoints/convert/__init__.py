@@ -30,14 +30,18 @@ def convert(gguf: str | Path, directory: str | Path, *, progress: bool = True) -
     """
     source, target = check_path("gguf", gguf), check_path("directory", directory)
     try:
-        return write_converted(source, target, progress=progress)
+        return write_converted(source, target, progress=progress, keep_types=False)
     except OSError as error:
         reason = f"a directory that can be written ({error.strerror or error})"
         raise InvalidArgumentError("directory", str(target), reason) from error
 
 
-def write_converted(gguf: Path, target: Path, *, progress: bool) -> Path:
-    """As convert; OSError where the directory cannot be written."""
+def write_converted(gguf: Path, target: Path, *, progress: bool, keep_types: bool) -> Path:
+    """As convert; OSError where the directory cannot be written.
+
+    Args:
+        keep_types: tensors stay as they are, for the engine alone.
+    """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InvalidArgumentError("directory", str(target), "a new or empty directory")
     file = GgufFile(gguf)
@@ -51,7 +55,7 @@ def write_converted(gguf: Path, target: Path, *, progress: bool) -> Path:
         _write_json(unfinished / "config.json", config)
         _write_json(unfinished / "generation_config.json", generation_config(file))
         write_tokenizer(file, arch, unfinished)
-        write_weights(file, config, unfinished / "model.safetensors", progress)
+        write_weights(file, config, unfinished / "model.safetensors", progress, keep_types)
         os.replace(unfinished, target)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -1,9 +1,12 @@
-"""GGUF tensors -> bf16 safetensors, one tensor at a time, so memory stays small."""
+"""GGUF tensors -> safetensors, one tensor at a time, so memory stays small."""
 
 from __future__ import annotations
 
 import json
+import logging
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from forerun import _core
 from forerun.checkpoints.convert.reader import GgufFile, GgufTensor
 from forerun.errors import CheckpointError
 
+_BLOCK_TYPES = _core.block_types()
+_LOGGER = logging.getLogger("forerun")
+_FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # types of GGUF and of safetensors, and their bytes
 _TOP = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 _LAYER = {
     "attn_norm": "input_layernorm",
@@ -43,30 +50,88 @@ def rope_freqs(file: GgufFile) -> npt.NDArray[np.float32] | None:
     return None if tensor is None else next(_dequantize(tensor, tensor.raw)).reshape(-1)
 
 
-def write_weights(file: GgufFile, config: dict[str, Any], path: Path, progress: bool) -> None:
-    """Writes `model.safetensors` in bf16, undoing what GGUF converters do to the tensors."""
+def write_weights(
+    file: GgufFile, config: dict[str, Any], path: Path, progress: bool, keep_types: bool
+) -> None:
+    """Writes `model.safetensors`, undoing what GGUF converters do to the tensors.
+
+    Args:
+        keep_types: matrices stay as the file stores them where the engine has a kernel for their
+            type, blocks as bytes whose type the metadata names, and vectors are float32. Otherwise
+            all tensors are bf16.
+    """
     from tqdm import tqdm
 
     names = _hugging_face_names(file, config)
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
-    for name, tensor in names.items():
-        begin, end = end, end + 2 * int(np.prod(tensor.shape))
-        header[name] = {"dtype": "BF16", "shape": tensor.shape, "data_offsets": [begin, end]}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    types = {name: _stored_type(tensor, keep_types) for name, tensor in names.items()}
+    if keep_types:
+        _report_conversions(file, names, types)
+    text, total = _header(names, types)
     bar = tqdm(
-        total=end, unit="B", unit_scale=True, desc="Converting weights", disable=not progress
+        total=total, unit="B", unit_scale=True, desc="Converting weights", disable=not progress
     )
     with path.open("wb") as out, bar:
         out.write(len(text).to_bytes(8, "little") + text)
         for name, tensor in names.items():
-            for chunk in _dequantize(tensor, _in_our_row_order(tensor, name, config)):
-                if config["model_type"] == "gemma3_text" and name.endswith("norm.weight"):
-                    chunk = chunk - np.float32(1)
-                bits = round_to_bf16(chunk)
-                out.write(bits.astype("<u2", copy=False).tobytes())
-                bar.update(bits.nbytes)
+            for chunk in _stored_bytes(tensor, types[name], name, config):
+                out.write(chunk)
+                bar.update(len(chunk))
+
+
+def _stored_type(tensor: GgufTensor, keep_types: bool) -> str:
+    """A type of safetensors, or of GGUF's blocks."""
+    if not keep_types:
+        return "BF16"
+    if len(tensor.shape) == 1:
+        return "F32"
+    is_kept = tensor.type_name in _FLOATS or tensor.type_name in _BLOCK_TYPES
+    return tensor.type_name if is_kept else "BF16"
+
+
+def _report_conversions(
+    file: GgufFile, names: dict[str, GgufTensor], types: dict[str, str]
+) -> None:
+    converted = Counter(
+        names[name].type_name
+        for name, type_ in types.items()
+        if type_ == "BF16" and names[name].type_name != "BF16"
+    )
+    if converted:
+        counts = ", ".join(f"{count} {type_}" for type_, count in converted.most_common())
+        _LOGGER.info("%s: tensors of types without a kernel become bfloat16: %s", file.path, counts)
+
+
+def _header(names: dict[str, GgufTensor], types: dict[str, str]) -> tuple[bytes, int]:
+    """The header of the safetensors file, padded, and how many bytes of tensors follow it."""
+    metadata = {"format": "pt"}
+    header: dict[str, Any] = {"__metadata__": metadata}
+    end = 0
+    for name, tensor in names.items():
+        type_, shape = types[name], tensor.shape
+        if type_ in _BLOCK_TYPES:
+            metadata[f"gguf:{name}"] = type_
+            type_, shape = "U8", tensor.raw.shape
+        begin, end = end, end + math.prod(shape) * _FLOATS.get(type_, 1)
+        header[name] = {"dtype": type_, "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8), end
+
+
+def _stored_bytes(
+    tensor: GgufTensor, type_: str, name: str, config: dict[str, Any]
+) -> Iterator[bytes]:
+    raw = _in_our_row_order(tensor, name, config)
+    has_offset = config["model_type"] == "gemma3_text" and name.endswith("norm.weight")
+    if type_ == tensor.type_name and not has_offset:
+        yield raw.tobytes()
+        return
+    for chunk in _dequantize(tensor, raw):
+        if has_offset:
+            chunk = chunk - np.float32(1)
+        if type_ == "BF16":
+            yield round_to_bf16(chunk).astype("<u2", copy=False).tobytes()
+        else:
+            yield chunk.astype("<f4", copy=False).tobytes()
 
 
 def round_to_bf16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:

@@ -15,10 +15,15 @@ from forerun.checkpoints.inspection.pickles import read_state_dicts
 from forerun.errors import CheckpointError
 from forerun.util.json_files import check_is_file, read_json_object
 
+_BLOCK_TYPES = _core.block_types()
+
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor's type (as safetensors names it) and shape, and the file that it is in."""
+    """A tensor's type and the shape of its weights, and the file that it is in.
+
+    The type is as safetensors names it, or GGUF for a tensor of its blocks.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -80,8 +85,13 @@ def _read_safetensors(file: Path) -> Iterator[tuple[str, TensorInfo]]:
     check_is_file(file)
     try:
         with safe_open(file, "numpy") as opened:
+            metadata = opened.metadata() or {}
             for name in opened.keys():  # noqa: SIM118 - not a mapping
                 part = opened.get_slice(name)
-                yield name, TensorInfo(part.get_dtype(), tuple(part.get_shape()), file.name)
+                dtype, shape = part.get_dtype(), tuple(part.get_shape())
+                if (blocks := metadata.get(f"gguf:{name}")) in _BLOCK_TYPES:
+                    num_weights, num_bytes = _BLOCK_TYPES[blocks]
+                    dtype, shape = blocks, (shape[0], shape[1] // num_bytes * num_weights)
+                yield name, TensorInfo(dtype, shape, file.name)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(str(file), str(error), "a whole safetensors file") from error

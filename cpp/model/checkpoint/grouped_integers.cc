@@ -1,0 +1,293 @@
+#include "cpp/model/checkpoint/grouped_integers.h"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+
+#include "forerun/error.h"
+
+namespace forerun {
+namespace {
+
+constexpr int kPacked4 = 8;  // integers of 4 bits in an int32
+
+std::int64_t CeilDiv(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Where AWQ has output k of each eight: kernels of GPUs unpack them in this order.
+constexpr std::array<int, kPacked4> kAwqNibble = {0, 4, 1, 5, 2, 6, 3, 7};
+
+// Exact where the value is a float16, or a NaN.
+std::uint16_t ToFloat16(float value) {
+  const std::uint16_t sign = std::signbit(value) ? 0x8000 : 0;
+  const float magnitude = std::fabs(value);
+  if (std::isnan(value)) return 0x7e00;
+  if (magnitude >= 65536.0f) return sign | 0x7c00;
+  if (magnitude < 0x1p-14f) return sign | static_cast<std::uint16_t>(magnitude * 0x1p24f);
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(magnitude);
+  return sign | static_cast<std::uint16_t>((bits >> 13) - (112u << 10));
+}
+
+bool IsFloat16(float value) {
+  return std::isnan(value) || Float16ToFloat(ToFloat16(value)) == value;
+}
+
+float FloatAt(const TensorView& view, std::int64_t i) {
+  if (view.dtype == DType::kFloat32) return static_cast<const float*>(view.data)[i];
+  const std::uint16_t bits = static_cast<const std::uint16_t*>(view.data)[i];
+  return view.dtype == DType::kBFloat16 ? BFloat16ToFloat(bits) : Float16ToFloat(bits);
+}
+
+class GroupedIntegers final : public StoredIntegers {
+ public:
+  GroupedIntegers(const LinearQuantization& quantization, const GroupedTensors& tensors)
+      : quantization_(quantization), tensors_(tensors) {
+    ReadGroups();
+    ReadScales();
+    ReadZeros();
+    ChooseFormat();
+  }
+
+  std::optional<WeightFormat> format() const override { return format_; }
+
+  void ReadIntegers(int row, const IntegerMatrix& matrix, int output) const override {
+    std::int8_t* values = matrix.values(output);
+    for (int i = 0; i < tensors_.num_inputs; ++i) {
+      values[i] = static_cast<std::int8_t>(Integer(row, i) - Zero(row, GroupOf(i)));
+    }
+    std::uint16_t* scales = matrix.scales(output);
+    for (int i = 0; i < matrix.view().num_groups(); ++i) {
+      scales[i] = ToFloat16(Scale(row, GroupOf(i * kWeightGroup)));
+    }
+  }
+
+  void ReadFloats(int row, float* out) const override {
+    for (int i = 0; i < tensors_.num_inputs; ++i) {
+      const int group = GroupOf(i);
+      out[i] = Scale(row, group) * static_cast<float>(Integer(row, i) - Zero(row, group));
+    }
+  }
+
+ private:
+  const std::uint32_t* words(const TensorView& view) const {
+    return static_cast<const std::uint32_t*>(view.data);
+  }
+
+  // As stored, unsigned.
+  int Integer(int output, int input) const {
+    const std::int64_t outputs = tensors_.num_outputs;
+    const TensorView& weights = tensors_.weights;
+    switch (quantization_.layout) {
+      case LinearLayout::kGptq:
+        return words(weights)[input / kPacked4 * outputs + output] >> input % kPacked4 * 4 & 15;
+      case LinearLayout::kAwq:
+        return AwqNibble(words(weights) + input * (outputs / kPacked4), output);
+      case LinearLayout::kPacked: {
+        const int bits = quantization_.bits, per_word = 32 / bits;
+        const std::int64_t row = output * CeilDiv(tensors_.num_inputs, per_word);
+        return words(weights)[row + input / per_word] >> input % per_word * bits &
+               ((1 << bits) - 1);
+      }
+      default:
+        return static_cast<const std::int8_t*>(
+                   weights.data)[std::int64_t{output} * tensors_.num_inputs + input] +
+               128;
+    }
+  }
+
+  static int AwqNibble(const std::uint32_t* row, int output) {
+    return row[output / kPacked4] >> 4 * kAwqNibble[output % kPacked4] & 15;
+  }
+
+  int GroupOf(int input) const { return group_of_input_[input]; }
+  float Scale(int output, int group) const { return scales_[Index(output, group)]; }
+  int Zero(int output, int group) const {
+    return zeros_.empty() ? middle() : zeros_[Index(output, group)];
+  }
+  // The zero point of symmetric weights.
+  int middle() const { return 1 << (quantization_.bits - 1); }
+  std::int64_t Index(int output, int group) const {
+    return std::int64_t{output} * num_groups_ + group;
+  }
+
+  void ReadGroups() {
+    const int size = quantization_.group_size, num_inputs = tensors_.num_inputs;
+    num_groups_ = size == 0 ? 1 : static_cast<int>(CeilDiv(num_inputs, size));
+    group_of_input_.resize(num_inputs);
+    for (int i = 0; i < num_inputs; ++i) group_of_input_[i] = size == 0 ? 0 : i / size;
+    if (tensors_.groups.data == nullptr) return;
+    const auto* stored = static_cast<const std::int32_t*>(tensors_.groups.data);
+    for (int i = 0; i < num_inputs; ++i) {
+      if (stored[i] < 0 || stored[i] >= num_groups_) {
+        throw CheckpointError(
+            "tensor '" + tensors_.name + NamesOf(quantization_.layout).groups + "'",
+            std::to_string(stored[i]) + " at " + std::to_string(i),
+            "0 to " + std::to_string(num_groups_ - 1));
+      }
+      group_of_input_[i] = stored[i];
+    }
+  }
+
+  // By outputs, whatever the order in the file is.
+  void ReadScales() {
+    const bool is_turned =
+        quantization_.layout == LinearLayout::kGptq || quantization_.layout == LinearLayout::kAwq;
+    scales_.resize(std::int64_t{tensors_.num_outputs} * num_groups_);
+    for (int output = 0; output < tensors_.num_outputs; ++output) {
+      for (int group = 0; group < num_groups_; ++group) {
+        std::int64_t index =
+            is_turned ? std::int64_t{group} * tensors_.num_outputs + output : Index(output, group);
+        if (quantization_.has_one_scale) index = 0;
+        scales_[Index(output, group)] = FloatAt(tensors_.scales, index);
+      }
+    }
+  }
+
+  int StoredZero(int output, int group) const {
+    const TensorView& zeros = tensors_.zeros;
+    const std::int64_t words_per_group = tensors_.num_outputs / kPacked4;
+    switch (quantization_.layout) {
+      case LinearLayout::kGptq:
+        return (words(zeros)[group * words_per_group + output / kPacked4] >> output % kPacked4 * 4 &
+                15) +
+               (quantization_.stores_zero_less_1 ? 1 : 0);
+      case LinearLayout::kAwq:
+        return AwqNibble(words(zeros) + group * words_per_group, output);
+      default:
+        return PackedZero(output, group);
+    }
+  }
+
+  int PackedZero(int output, int group) const {
+    const std::int64_t index = quantization_.has_one_scale ? 0 : Index(output, group);
+    if (tensors_.zeros.dtype != DType::kInt32) {
+      return static_cast<const std::int8_t*>(tensors_.zeros.data)[index] + middle();
+    }
+    const int bits = quantization_.bits, per_word = 32 / bits;
+    return words(tensors_.zeros)[std::int64_t{output / per_word} * num_groups_ + group] >>
+               output % per_word * bits &
+           ((1 << bits) - 1);
+  }
+
+  void ReadZeros() {
+    if (tensors_.zeros.data == nullptr) return;
+    zeros_.resize(scales_.size());
+    for (int output = 0; output < tensors_.num_outputs; ++output) {
+      for (int group = 0; group < num_groups_; ++group) {
+        zeros_[Index(output, group)] = static_cast<std::uint8_t>(StoredZero(output, group));
+      }
+    }
+    if (!quantization_.is_symmetric) return;
+    // Some writers of GPTQ's second version call it the first. The zero point of symmetric weights
+    // is known, so either is understood.
+    const bool is_first = quantization_.stores_zero_less_1;
+    const int expected = zeros_[0] == middle() + 1 && is_first ? middle() + 1 : middle();
+    for (std::uint8_t zero : zeros_) {
+      if (zero != expected) {
+        throw CheckpointError(
+            "tensor '" + tensors_.name + NamesOf(quantization_.layout).zeros + "'",
+            "a zero point of " + std::to_string(zero - (is_first ? 1 : 0)),
+            std::to_string(expected - (is_first ? 1 : 0)) +
+                ", as quantization_config says symmetric");
+      }
+    }
+    zeros_.clear();
+  }
+
+  // Whether the inputs that share a scale in packed weights share one here.
+  bool HasWholeGroups() const {
+    for (int i = 0; i < tensors_.num_inputs; ++i) {
+      if (GroupOf(i) != GroupOf(i / kWeightGroup * kWeightGroup)) return false;
+    }
+    return true;
+  }
+
+  void ChooseFormat() {
+    if (!HasWholeGroups() || !std::all_of(scales_.begin(), scales_.end(), IsFloat16)) return;
+    if (quantization_.bits == 8) {
+      if (zeros_.empty()) format_ = WeightFormat::kInt8;
+    } else {
+      // Less its zero point, of 0 to 16, an integer of 4 bits is one of 5.
+      format_ = zeros_.empty() ? WeightFormat::kInt4 : WeightFormat::kInt5;
+    }
+  }
+
+  const LinearQuantization quantization_;
+  const GroupedTensors tensors_;
+  int num_groups_ = 0;
+  std::vector<int> group_of_input_;
+  std::vector<float> scales_;        // [outputs, groups]
+  std::vector<std::uint8_t> zeros_;  // likewise; empty: all are the middle
+  std::optional<WeightFormat> format_;
+};
+
+}  // namespace
+
+TensorNames NamesOf(LinearLayout layout) {
+  switch (layout) {
+    case LinearLayout::kGptq:
+      return {"qweight", "scales", "qzeros", "g_idx"};
+    case LinearLayout::kAwq:
+      return {"qweight", "scales", "qzeros", ""};
+    case LinearLayout::kPacked:
+      return {"weight_packed", "weight_scale", "weight_zero_point", "weight_g_idx"};
+    case LinearLayout::kInt8:
+      return {"weight", "weight_scale", "weight_zero_point", "weight_g_idx"};
+    case LinearLayout::kFloats:
+      break;
+  }
+  return {"", "", "", ""};
+}
+
+GroupedShapes ShapesOf(const LinearQuantization& quantization, const std::string& name,
+                       int num_outputs, int num_inputs) {
+  const std::int64_t outputs = num_outputs, inputs = num_inputs;
+  const int size = quantization.group_size;
+  const std::int64_t groups = size == 0 ? 1 : CeilDiv(inputs, size);
+  const auto need = [&](std::int64_t extent, const char* what) {
+    if (extent % kPacked4 == 0) return;
+    throw CheckpointError("layer '" + name + "'", std::to_string(extent) + " " + what,
+                          "a multiple of 8, which fill an int32");
+  };
+  switch (quantization.layout) {
+    case LinearLayout::kGptq:
+      need(inputs, "inputs");
+      need(outputs, "outputs");
+      return {{inputs / kPacked4, outputs}, {groups, outputs}, {groups, outputs / kPacked4}};
+    case LinearLayout::kAwq:
+      need(outputs, "outputs");
+      return {{inputs, outputs / kPacked4}, {groups, outputs}, {groups, outputs / kPacked4}};
+    default: {
+      GroupedShapes shapes = {{outputs, inputs}, {outputs, groups}, {outputs, groups}};
+      if (quantization.has_one_scale) shapes.scales = shapes.zeros = {1};
+      if (quantization.layout == LinearLayout::kPacked) {
+        const int per_word = 32 / quantization.bits;
+        shapes.weights[1] = CeilDiv(inputs, per_word);
+        if (!quantization.has_one_scale) shapes.zeros[0] = CeilDiv(outputs, per_word);
+      }
+      return shapes;
+    }
+  }
+}
+
+std::vector<std::int64_t> LayerShape(const LinearQuantization& quantization,
+                                     const std::vector<std::int64_t>& stored) {
+  if (stored.size() != 2) return {};
+  switch (quantization.layout) {
+    case LinearLayout::kGptq:
+      return {stored[1], stored[0] * kPacked4};
+    case LinearLayout::kAwq:
+      return {stored[1] * kPacked4, stored[0]};
+    case LinearLayout::kPacked:
+      return {stored[0], stored[1] * (32 / quantization.bits)};
+    default:
+      return stored;
+  }
+}
+
+std::unique_ptr<StoredIntegers> OpenGroupedIntegers(const LinearQuantization& quantization,
+                                                    const GroupedTensors& tensors) {
+  return std::make_unique<GroupedIntegers>(quantization, tensors);
+}
+
+}  // namespace forerun

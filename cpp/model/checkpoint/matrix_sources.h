@@ -1,0 +1,45 @@
+// What a matrix is packed of.
+#ifndef FORERUN_CPP_MODEL_CHECKPOINT_MATRIX_SOURCES_H_
+#define FORERUN_CPP_MODEL_CHECKPOINT_MATRIX_SOURCES_H_
+
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "cpp/model/checkpoint/stored_integers.h"
+#include "cpp/ops/ops.h"
+#include "forerun/types.h"
+
+namespace forerun {
+
+// Matrices that are stacked by outputs. Floats are borrowed; integers are read, and stay in their
+// own format if all parts are of that format.
+class MatrixSources {
+ public:
+  MatrixSources(int num_inputs, WeightFormat of_floats)
+      : num_inputs_(num_inputs), of_floats_(of_floats) {}
+
+  void Add(const TensorView& floats) { parts_.push_back({floats, {}, {}}); }
+  // These rows of it.
+  void Add(const StoredIntegers& stored, std::span<const TokenId> rows);
+
+  std::unique_ptr<PackedMatrix> Pack(Ops& ops);
+
+ private:
+  struct Part {
+    TensorView floats;
+    std::unique_ptr<IntegerMatrix> integers;  // null: floats
+    AlignedBuffer memory;                     // of floats, unless they are borrowed
+  };
+
+  bool AreIntegers() const;
+  void Dequantize(Part& part) const;
+
+  const int num_inputs_;
+  const WeightFormat of_floats_;
+  std::vector<Part> parts_;
+};
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_MODEL_CHECKPOINT_MATRIX_SOURCES_H_

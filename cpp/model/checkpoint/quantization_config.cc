@@ -1,0 +1,118 @@
+#include "cpp/model/checkpoint/quantization_config.h"
+
+#include <initializer_list>
+#include <string>
+
+namespace forerun {
+namespace {
+
+constexpr char kKey[] = "quantization_config";
+
+// Throws unless the key is absent, null, or one of the values.
+void CheckOneOf(const JsonObject& config, const std::string& key,
+                std::initializer_list<nlohmann::json> values) {
+  if (!config.Has(key)) return;
+  std::string expected;
+  for (const nlohmann::json& value : values) {
+    if (*config.Find(key) == value) return;
+    expected += (expected.empty() ? "" : " or ") + value.dump();
+  }
+  config.Refuse(key, expected);
+}
+
+// Throws unless the key is absent, null or empty.
+void CheckEmpty(const JsonObject& config, const std::string& key, const std::string& expected) {
+  if (config.Has(key) && !config.Find(key)->empty()) config.Refuse(key, expected);
+}
+
+// -1 stands for a whole output.
+int ReadGroupSize(const JsonObject& config) {
+  if (!config.Has("group_size")) config.Refuse("group_size", "a number of inputs, or -1");
+  const int size = config.Int("group_size", 0, /*min=*/-1);
+  if (size == 0) config.Refuse("group_size", "a number of inputs, or -1");
+  return size < 0 ? 0 : size;
+}
+
+LinearQuantization ReadGptq(const JsonObject& config) {
+  CheckOneOf(config, "bits", {4});
+  if (!config.Has("bits")) config.Refuse("bits", "4");
+  CheckOneOf(config, "checkpoint_format", {"gptq", "gptq_v2"});
+  CheckOneOf(config, "pack_dtype", {"int32"});
+  CheckEmpty(config, "dynamic", "none: all layers quantized alike");
+  LinearQuantization result = {.layout = LinearLayout::kGptq};
+  result.group_size = ReadGroupSize(config);
+  result.is_symmetric = config.Bool("sym", true);
+  result.stores_zero_less_1 = config.String("checkpoint_format", "gptq") == "gptq";
+  return result;
+}
+
+LinearQuantization ReadAwq(const JsonObject& config) {
+  CheckOneOf(config, "bits", {4});
+  if (!config.Has("bits")) config.Refuse("bits", "4");
+  CheckOneOf(config, "version", {"gemm", "GEMM"});
+  LinearQuantization result = {.layout = LinearLayout::kAwq};
+  result.group_size = ReadGroupSize(config);
+  result.is_symmetric = false;  // the zero points are stored in any case
+  return result;
+}
+
+void ReadScheme(const JsonObject& weights, LinearQuantization& result) {
+  CheckOneOf(weights, "type", {"int"});
+  CheckOneOf(weights, "dynamic", {false});
+  if (result.layout == LinearLayout::kPacked) {
+    CheckOneOf(weights, "num_bits", {4, 8});
+  } else {
+    CheckOneOf(weights, "num_bits", {8});
+  }
+  result.bits = weights.Int("num_bits", 8);
+  result.is_symmetric = weights.Bool("symmetric", true);
+  CheckOneOf(weights, "strategy", {"tensor", "channel", "group"});
+  const bool has_groups = weights.Has("group_size") && weights.Find("group_size")->is_number() &&
+                          *weights.Find("group_size") > 0;
+  const std::string strategy = weights.Has("strategy") ? weights.String("strategy", "")
+                               : has_groups            ? "group"
+                                                       : "tensor";
+  result.has_one_scale = strategy == "tensor";
+  if (strategy == "group") result.group_size = ReadGroupSize(weights);
+}
+
+LinearQuantization ReadCompressedTensors(const JsonObject& config) {
+  CheckOneOf(config, "quantization_status", {"compressed"});
+  CheckEmpty(config, "kv_cache_scheme", "none");
+  CheckEmpty(config, "transform_config", "none");
+  if (config.Has("sparsity_config")) {
+    CheckOneOf(config.Object("sparsity_config"), "format", {"dense"});
+  }
+  if (!config.Has("config_groups") || config.Object("config_groups").value().size() != 1) {
+    config.Refuse("config_groups", "one group, of the linear layers");
+  }
+  const JsonObject groups = config.Object("config_groups");
+  const JsonObject group = groups.Object(groups.value().begin().key());
+  CheckOneOf(group, "targets", {nlohmann::json::array({"Linear"})});
+  CheckEmpty(group, "input_activations", "none: weights alone are quantized");
+  CheckEmpty(group, "output_activations", "none: weights alone are quantized");
+  if (!group.Has("weights")) group.Refuse("weights", "how they are quantized");
+
+  const JsonObject& described = group.Has("format") ? group : config;
+  CheckOneOf(described, "format", {"pack-quantized", "int-quantized", "naive-quantized"});
+  LinearQuantization result;
+  result.layout = described.String("format", "pack-quantized") == "pack-quantized"
+                      ? LinearLayout::kPacked
+                      : LinearLayout::kInt8;
+  ReadScheme(group.Object("weights"), result);
+  return result;
+}
+
+}  // namespace
+
+LinearQuantization ReadLinearQuantization(const JsonObject& config) {
+  if (!config.Has(kKey) || *config.Find(kKey) == nlohmann::json::object()) return {};
+  const JsonObject quantization = config.Object(kKey);
+  const std::string method = quantization.String("quant_method", "");
+  if (method == "gptq") return ReadGptq(quantization);
+  if (method == "awq") return ReadAwq(quantization);
+  if (method == "compressed-tensors") return ReadCompressedTensors(quantization);
+  quantization.Refuse("quant_method", "gptq, awq or compressed-tensors");
+}
+
+}  // namespace forerun

@@ -1,0 +1,34 @@
+// `quantization_config` of config.json: how a checkpoint stores the weights of linear layers.
+#ifndef FORERUN_CPP_MODEL_CHECKPOINT_QUANTIZATION_CONFIG_H_
+#define FORERUN_CPP_MODEL_CHECKPOINT_QUANTIZATION_CONFIG_H_
+
+#include "cpp/model/checkpoint/json.h"
+
+namespace forerun {
+
+enum class LinearLayout {
+  kFloats,  // weight
+  kGptq,    // qweight, packed along inputs; qzeros, scales, g_idx
+  kAwq,     // qweight, packed along outputs in the order of AWQ's "gemm"; qzeros, scales
+  kPacked,  // weight_packed, packed along inputs; weight_scale, weight_zero_point: the
+            // "pack-quantized" of compressed-tensors
+  kInt8     // weight of int8; weight_scale, weight_zero_point: its "int-quantized"
+};
+
+// A layer that has a plain weight is stored as floats whatever this says.
+struct LinearQuantization {
+  LinearLayout layout = LinearLayout::kFloats;
+  int bits = 4;
+  int group_size = 0;               // inputs that share a scale; 0: all of an output
+  bool has_one_scale = false;       // for the whole matrix
+  bool is_symmetric = true;         // the zero point is half of the range
+  bool stores_zero_less_1 = false;  // GPTQ's first version
+};
+
+// Of a whole config.json. Throws CheckpointError that names the first field whose value is not
+// supported; fields that say how the checkpoint was made are not read.
+LinearQuantization ReadLinearQuantization(const JsonObject& config);
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_MODEL_CHECKPOINT_QUANTIZATION_CONFIG_H_
