@@ -1,6 +1,7 @@
 // The model and the engine on a real model directory.
 //
 //   bench_engine MODEL_DIRECTORY [--smoke] [--threads N] [--rounds N] [--dtype NAME]
+//                [--quantization NAME] [--head NAME]
 //
 // Prints, as medians of interleaved rounds in one process:
 //   forward     a forward pass by number of rows at two context lengths, as a ratio to one row
@@ -29,6 +30,7 @@ namespace {
 struct Settings {
   std::string model;
   std::string dtype = "bfloat16";
+  QuantizationOptions quantization;
   int num_threads = 0;
   int num_rounds = 9;
   int num_decoded = 128;
@@ -41,18 +43,29 @@ constexpr int kMaxContext = 1024;
 constexpr int kMaxLogits = 80;  // rows of a step of 16 requests with 5 rows each
 constexpr int kRowCounts[] = {1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 32};
 
+// Such as "int4 62 MB, int8 27 MB".
+std::string FormatsOf(const Transformer& model) {
+  std::string text;
+  for (const auto& [format, num_bytes] : model.weights().BytesByFormat()) {
+    if (!text.empty()) text += ", ";
+    text += std::string(Name(format)) + " " + std::to_string(num_bytes / 1'000'000) + " MB";
+  }
+  return text;
+}
+
 // One sequence on a transformer of its own.
 class ModelBench {
  public:
   explicit ModelBench(const Settings& settings)
       : backend_(settings.num_threads), reader_(backend_.team(), settings.read_bytes) {
-    ModelFiles files(settings.model, settings.dtype);
+    ModelFiles files(settings.model, settings.dtype, settings.quantization);
     const int num_blocks = kMaxContext / kBlockSize;
     const int max_len = std::min(kMaxContext, files.spec.max_position);
     const double begin = Now();
-    model_ = files.Load(ops_, {settings.num_prefill, max_len, kBlockSize, num_blocks, kMaxLogits});
+    model_ = files.Load(
+        ops_, {settings.num_prefill, max_len, kBlockSize, num_blocks, kMaxLogits, files.dtype});
     std::printf("%s, %d threads, %s; packed in %.2f s\n", ops_.isa().c_str(),
-                backend_.team().num_threads(), Name(files.dtype), Now() - begin);
+                backend_.team().num_threads(), FormatsOf(*model_).c_str(), Now() - begin);
     for (const LayerWeights& layer : model_->weights().layers) {
       for (const auto* matrix :
            {&layer.qkv, &layer.attention_output, &layer.gate_up, &layer.down}) {
@@ -230,6 +243,7 @@ void BenchEngine(const Settings& settings) {
   EngineOptions options;
   options.model = settings.model;
   options.dtype = settings.dtype;
+  options.quantization = settings.quantization;
   options.num_threads = settings.num_threads;
   options.max_model_len = 512;
   const double begin = Now();
@@ -273,6 +287,11 @@ int Main(int argc, char** argv) {
       settings.num_rounds = std::atoi(argv[++i]);
     } else if (is("--dtype") && i + 1 < argc) {
       settings.dtype = argv[++i];
+    } else if (is("--quantization") && i + 1 < argc) {
+      settings.quantization = {argv[i + 1], argv[i + 1], argv[i + 1]};
+      ++i;
+    } else if (is("--head") && i + 1 < argc) {
+      settings.quantization.head = argv[++i];
     } else if (settings.model.empty() && argv[i][0] != '-') {
       settings.model = argv[i];
     } else {
@@ -283,7 +302,7 @@ int Main(int argc, char** argv) {
   if (settings.model.empty()) {
     std::fprintf(stderr,
                  "usage: bench_engine MODEL_DIRECTORY [--smoke] [--threads N] [--rounds N] "
-                 "[--dtype NAME]\n");
+                 "[--dtype NAME] [--quantization NAME] [--head NAME]\n");
     return 2;
   }
   {

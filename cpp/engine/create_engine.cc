@@ -26,11 +26,24 @@
 namespace forerun {
 namespace {
 
-MemoryNeeds NeedsOf(const ModelFiles& files, int block_size) {
+// A drafter that says nothing of quantization follows its target, but not below 8 bits, which cost
+// no accepted token (docs/quantization.md).
+void QuantizeDrafter(const QuantizationOptions& target, SpeculativeMethod& method) {
+  auto* hybrid = std::get_if<HybridOptions>(&method);
+  ModelDrafterOptions* model =
+      hybrid != nullptr ? &hybrid->model : std::get_if<ModelDrafterOptions>(&method);
+  if (model == nullptr || model->quantization) return;
+  const auto follow = [](const std::optional<std::string>& format) {
+    return format ? std::optional<std::string>("int8") : std::nullopt;
+  };
+  model->quantization = {follow(target.linear), follow(target.embedding), follow(target.head)};
+}
+
+MemoryNeeds NeedsOf(ModelFiles& files, DType kv_dtype, int block_size) {
   MemoryNeeds needs;
-  needs.block = MakeKvLayout(files.spec, files.dtype, block_size).block_bytes();
+  needs.block = MakeKvLayout(files.spec, kv_dtype, block_size).block_bytes();
   needs.row = ScratchBytesPerRow(files.spec);
-  needs.weights = files.checkpoint.num_elements() * static_cast<std::int64_t>(SizeOf(files.dtype));
+  needs.weights = files.EstimateWeightBytes();
   return needs;
 }
 
@@ -107,10 +120,11 @@ class NativeEngine : public Engine {
     if (FindModelOptions(options.speculative.method) != nullptr) {
       source.emplace(options.speculative, files.spec, options.model);
     }
-    MemoryNeeds needs = NeedsOf(files, options.block_size);
+    const DType kv_dtype = files.KvDType(options.kv_cache_dtype);
+    MemoryNeeds needs = NeedsOf(files, kv_dtype, options.block_size);
     int num_level_rows = 0;
     if (source) {
-      needs.block += source->block_bytes(files.dtype, options.block_size);
+      needs.block += source->block_bytes(kv_dtype, options.block_size);
       num_level_rows = options.max_num_seqs * source->num_level_rows();
     }
     const int num_logits_rows =
@@ -121,13 +135,17 @@ class NativeEngine : public Engine {
         PlanMemory(options, model_max_len, std::max(options.max_num_batched_tokens, num_level_rows),
                    needs, backend_.AvailableBytes());
     const EngineConfig config = MakeConfig(options, memory, files.spec);
-    TransformerLimits limits = {options.max_num_batched_tokens, memory.max_model_len,
-                                options.block_size, memory.num_blocks, config.max_logits_rows()};
+    TransformerLimits limits = {options.max_num_batched_tokens,
+                                memory.max_model_len,
+                                options.block_size,
+                                memory.num_blocks,
+                                config.max_logits_rows(),
+                                kv_dtype};
     transformer_ = files.Load(backend_.ops(), limits, source ? source->features() : FeatureSpec());
     if (source) {
       limits.max_rows = std::max(limits.max_rows, num_level_rows);
       limits.max_logits_rows = num_level_rows;
-      drafter_ = source->Load(*transformer_, backend_, limits, recorder);
+      drafter_ = source->Load(*transformer_, backend_, limits, files.dtype, recorder);
     } else {
       drafter_ = MakeDrafter(options.speculative);
     }
@@ -142,11 +160,16 @@ class NativeEngine : public Engine {
                .num_kv_blocks = memory.num_blocks,
                .block_size = options.block_size,
                .num_weight_bytes = transformer_->num_weight_bytes(),
+               .weight_bytes = {},
                .num_bytes_per_token = transformer_->num_bytes_per_token(),
                .eos_token_ids = config.eos_token_ids,
                .dtype = Name(files.dtype),
+               .kv_cache_dtype = Name(kv_dtype),
                .isa = backend_.ops().isa(),
                .num_threads = backend_.team().num_threads()};
+    for (const auto& [format, num_bytes] : transformer_->weights().BytesByFormat()) {
+      limits_.weight_bytes[Name(format)] = num_bytes;
+    }
   }
 
   void SetTokenBytes(std::vector<std::string> token_bytes,
@@ -190,10 +213,11 @@ std::unique_ptr<Engine> Engine::Create(const EngineOptions& options) {
 std::unique_ptr<Engine> CreateEngine(const EngineOptions& given, DraftRecorder* recorder) {
   CheckEngineOptions(given);
   std::unique_ptr<Device> gpu = OpenGpu(given);
-  ModelFiles files(given.model, given.dtype);
+  ModelFiles files(given.model, given.dtype, given.quantization);
   for (TokenId token : given.eos_token_ids) files.spec.AddEosToken(token);
   EngineOptions options = given;
   options.speculative = ResolveDrafter(given.speculative, given.model);
+  QuantizeDrafter(given.quantization, options.speculative.method);
   return std::make_unique<NativeEngine>(options, files, recorder, std::move(gpu));
 }
 

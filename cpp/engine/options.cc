@@ -5,6 +5,8 @@
 #include "cpp/draft/draft_limits.h"
 #include "cpp/draft/neural/tree_shape.h"
 #include "cpp/kv/layout.h"
+#include "cpp/model/model_files.h"
+#include "cpp/model/weights.h"
 #include "cpp/util/thread_team.h"
 #include "forerun/error.h"
 
@@ -99,6 +101,7 @@ void Check(const ModelDrafterOptions& options) {
     CheckAtMost("draft_tree_depth", *options.draft_tree_depth, kMaxDraftTokens, kDraftReason);
   }
   CheckFixedTree(options);
+  if (options.quantization) CheckQuantization(*options.quantization);
 }
 
 void Check(const HybridOptions& options) {
@@ -144,6 +147,8 @@ void CheckEngineOptions(const EngineOptions& options) {
   if (options.dtype != "auto" && options.dtype != "bfloat16" && options.dtype != "float32") {
     throw InvalidArgument("dtype", "'" + options.dtype + "'", "'auto', 'bfloat16' or 'float32'");
   }
+  CheckQuantization(options.quantization);
+  CheckKvDType(options.kv_cache_dtype);
   if (options.device != "auto" && options.device != "cpu" && options.device != "cuda") {
     throw InvalidArgument("device", "'" + options.device + "'", "'auto', 'cpu' or 'cuda'");
   }

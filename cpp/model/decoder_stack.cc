@@ -34,8 +34,8 @@ std::int64_t ScratchBytesPerRow(const ModelSpec& spec) {
          (6 * std::int64_t{spec.hidden_size} + 3 * query + 2 * kv);
 }
 
-DecoderStack::DecoderStack(const ModelSpec& spec, std::span<const LayerWeights> layers, DType dtype,
-                           Ops& ops, const TransformerLimits& limits, int first_position)
+DecoderStack::DecoderStack(const ModelSpec& spec, std::span<const LayerWeights> layers, Ops& ops,
+                           const TransformerLimits& limits, int first_position)
     : spec_(spec),
       layers_(layers),
       ops_(ops),
@@ -43,7 +43,8 @@ DecoderStack::DecoderStack(const ModelSpec& spec, std::span<const LayerWeights> 
       first_position_(first_position),
       q_size_(spec_.num_heads * spec_.head_dim),
       kv_size_(spec_.num_kv_heads * spec_.head_dim),
-      cache_(ops.MakeKvCache(MakeKvLayout(spec_, dtype, limits.block_size), limits.num_blocks)) {
+      cache_(ops.MakeKvCache(MakeKvLayout(spec_, limits.kv_dtype, limits.block_size),
+                             limits.num_blocks)) {
   FORERUN_CHECK(limits_.max_rows > 0 && limits_.max_model_len > 0);
   FORERUN_CHECK(std::ssize(layers_) == spec_.num_layers, "weights for every layer");
   for (const RopeSpec& rope : spec_.ropes) {

@@ -23,9 +23,10 @@ struct TransformerLimits {
   int block_size = 16;
   int num_blocks = 0;
   int max_logits_rows = 0;  // of one forward
+  DType kv_dtype = DType::kFloat32;
 };
 
-// The KV cache that the layers need. Keys and values are stored in the weights' dtype.
+// The KV cache that the layers need.
 KvLayout MakeKvLayout(const ModelSpec& spec, DType dtype, int block_size);
 
 // Of the hidden states and what is made of them, in a DecoderStack and in its Transformer.
@@ -36,7 +37,7 @@ std::int64_t ScratchBytesPerRow(const ModelSpec& spec);
 class DecoderStack {
  public:
   // Positions before `first_position` have no keys and values: no row is ever one of them.
-  DecoderStack(const ModelSpec& spec, std::span<const LayerWeights> layers, DType dtype, Ops& ops,
+  DecoderStack(const ModelSpec& spec, std::span<const LayerWeights> layers, Ops& ops,
                const TransformerLimits& limits, int first_position = 0);
 
   // Starts a forward pass, with the cache's keys and values as data.cache. Throws InternalError

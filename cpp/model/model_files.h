@@ -2,6 +2,7 @@
 #ifndef FORERUN_CPP_MODEL_MODEL_FILES_H_
 #define FORERUN_CPP_MODEL_MODEL_FILES_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -9,12 +10,23 @@
 #include "cpp/model/features.h"
 #include "cpp/model/spec/spec.h"
 #include "cpp/model/transformer.h"
+#include "cpp/model/weights.h"
+#include "forerun/options.h"
 
 namespace forerun {
 
+// Throws InvalidArgument unless it is "auto", "bfloat16" or "float32".
+void CheckKvDType(const std::string& name);
+
 struct ModelFiles {
   // `dtype_name`: "auto", "bfloat16" or "float32". Throws CheckpointError or InvalidArgument.
-  ModelFiles(const std::string& directory, const std::string& dtype_name);
+  ModelFiles(const std::string& directory, const std::string& dtype_name,
+             const QuantizationOptions& quantization = {});
+
+  // "auto": that of the weights. Throws InvalidArgument.
+  DType KvDType(const std::string& name) const;
+  // About what the matrices take when they are packed.
+  std::int64_t EstimateWeightBytes();
 
   // The Ops must outlive the model. Throws CheckpointError.
   std::unique_ptr<Transformer> Load(Ops& ops, const TransformerLimits& limits,
@@ -22,7 +34,8 @@ struct ModelFiles {
 
   ModelSpec spec;
   Checkpoint checkpoint;
-  DType dtype;
+  DType dtype;  // of the KV cache and of matrices that are not quantized, unless told otherwise
+  ModelFormats formats;
 };
 
 }  // namespace forerun

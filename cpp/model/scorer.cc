@@ -35,7 +35,8 @@ int ResolveMaxLen(const ScorerOptions& options, const ModelSpec& spec) {
 
 Scorer::Scorer(const ScorerOptions& options)
     : backend_(CheckThreads(options.num_threads), options.isa) {
-  ModelFiles files(options.model, options.dtype);
+  ModelFiles files(options.model, options.dtype, options.quantization);
+  dtype_ = files.dtype;
   max_model_len_ = ResolveMaxLen(options, files.spec);
   TransformerLimits limits;
   limits.max_rows = std::min(max_model_len_, kMaxChunk);
@@ -43,6 +44,7 @@ Scorer::Scorer(const ScorerOptions& options)
   limits.max_model_len = max_model_len_;
   limits.block_size = kBlockSize;
   limits.num_blocks = NumBlocksFor(max_model_len_, kBlockSize);
+  limits.kv_dtype = files.KvDType(options.kv_cache_dtype);
   transformer_ = files.Load(ops_, limits);
   blocks_.resize(limits.num_blocks);
   std::iota(blocks_.begin(), blocks_.end(), 0);

@@ -10,13 +10,16 @@
 
 #include "cpp/model/transformer.h"
 #include "cpp/ops/cpu/cpu_backend.h"
+#include "forerun/options.h"
 #include "forerun/types.h"
 
 namespace forerun {
 
 struct ScorerOptions {
-  std::string model;                 // a Hugging Face model directory
-  std::string dtype = "auto";        // "auto", "bfloat16" or "float32"
+  std::string model;           // a Hugging Face model directory
+  std::string dtype = "auto";  // these three as in EngineOptions
+  QuantizationOptions quantization;
+  std::string kv_cache_dtype = "auto";
   int num_threads = 0;               // 0: one per available core
   std::string isa;                   // empty: the best that this machine has
   std::optional<int> max_model_len;  // absent: the model's own limit, at most 4096
@@ -30,7 +33,7 @@ class Scorer {
 
   int vocab_size() const { return transformer_->vocab_size(); }
   int max_model_len() const { return max_model_len_; }
-  const char* dtype() const { return Name(transformer_->dtype()); }
+  const char* dtype() const { return Name(dtype_); }
   std::string isa() const { return ops_.isa(); }
 
   // Throws InvalidArgument unless `tokens` are 1 to max_model_len ids of the vocabulary and
@@ -48,6 +51,7 @@ class Scorer {
   CpuBackend backend_;
   Ops& ops_ = backend_.ops();
   int max_model_len_ = 0;
+  DType dtype_ = DType::kFloat32;
   std::unique_ptr<Transformer> transformer_;
   std::vector<BlockId> blocks_;
   std::vector<std::int32_t> rows_;

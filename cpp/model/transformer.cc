@@ -13,7 +13,7 @@ Transformer::Transformer(ModelSpec spec, ModelWeights weights, Ops& ops,
     : spec_(std::move(spec)),
       weights_(std::move(weights)),
       ops_(ops),
-      stack_(spec_, weights_.layers, weights_.dtype, ops, limits),
+      stack_(spec_, weights_.layers, ops, limits),
       hidden_(MakeScratch(ops, limits.max_rows, spec_.hidden_size)),
       normed_(MakeScratch(ops, limits.max_rows, spec_.hidden_size)),
       logits_(MakeScratch(ops, limits.max_logits_rows, vocab_size())) {

@@ -36,7 +36,6 @@ class Transformer : public ModelExecutor {
   const KvLayout& kv_layout() const { return stack_.kv_layout(); }
   // Null where no features were asked for.
   const FeatureStore* features() const { return features_ ? &*features_ : nullptr; }
-  DType dtype() const { return weights_.dtype; }
   std::int64_t num_weight_bytes() const { return weights_.num_bytes(); }
   std::int64_t num_bytes_per_token() const { return weights_.num_bytes_per_token(); }
 

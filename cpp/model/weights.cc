@@ -7,7 +7,6 @@
 #include <string_view>
 #include <utility>
 
-#include "cpp/model/checkpoint/weight_reader.h"
 #include "forerun/error.h"
 
 namespace forerun {
@@ -25,26 +24,32 @@ std::string FindPrefix(const ModelSpec& spec, const Checkpoint& checkpoint) {
   return candidates.front();
 }
 
+// Of a name that users give.
+std::optional<WeightFormat> FindFormat(const std::string& name) {
+  if (name == "int8") return WeightFormat::kInt8;
+  if (name == "int4") return WeightFormat::kInt4;
+  return std::nullopt;
+}
+
 class Loader {
  public:
-  Loader(const ModelSpec& spec, Checkpoint& checkpoint, DType dtype, Ops& ops,
+  Loader(const ModelSpec& spec, Checkpoint& checkpoint, const ModelFormats& formats, Ops& ops,
          const VocabularyRows* rows)
       : spec_(spec),
         reader_(checkpoint),
-        dtype_(dtype),
+        formats_(formats),
         ops_(ops),
         rows_(rows),
         prefix_(FindPrefix(spec, checkpoint)) {}
 
   ModelWeights Load() {
     ModelWeights weights;
-    weights.dtype = dtype_;
     LoadHead(weights);
     weights.final_norm = Norm("norm", spec_.hidden_size);
     for (int i = 0; i < spec_.num_layers; ++i) {
       const LayerTensors tensors = {prefix_ + "layers." + std::to_string(i) + ".",
                                     spec_.hidden_size};
-      weights.layers.push_back(LoadLayer(spec_, tensors, reader_, dtype_, ops_));
+      weights.layers.push_back(LoadLayer(spec_, tensors, reader_, formats_.linear, ops_));
     }
     CheckLeftovers();
     return weights;
@@ -52,10 +57,6 @@ class Loader {
 
  private:
   using Part = WeightReader::Part;
-
-  std::unique_ptr<PackedMatrix> Matrix(std::initializer_list<Part> parts, int num_inputs) {
-    return reader_.TakeMatrix(parts, num_inputs, dtype_, ops_);
-  }
 
   FloatVector Norm(const std::string& name, int size) {
     return reader_.TakeVector(prefix_ + name + ".weight", size, ops_, spec_.norm_weight_offset);
@@ -72,14 +73,16 @@ class Loader {
     }
     if (rows_ != nullptr) {
       if (spec_.tie_word_embeddings) head = embedding;
-      weights.embedding =
-          reader_.TakeRows(embedding + ".weight", shape, rows_->embedding, dtype_, ops_);
-      weights.lm_head = reader_.TakeRows(head + ".weight", shape, rows_->head, dtype_, ops_);
+      weights.embedding = reader_.TakeRows(embedding + ".weight", shape, rows_->embedding,
+                                           formats_.embedding, ops_);
+      weights.lm_head = reader_.TakeRows(head + ".weight", shape, rows_->head, formats_.head, ops_);
       return;
     }
-    weights.embedding = Matrix({{embedding, spec_.vocab_size}}, spec_.hidden_size);
+    weights.embedding = reader_.TakeMatrix({{embedding, spec_.vocab_size}}, spec_.hidden_size,
+                                           formats_.embedding, ops_);
     if (!spec_.tie_word_embeddings) {
-      weights.lm_head = Matrix({{head, spec_.vocab_size}}, spec_.hidden_size);
+      weights.lm_head =
+          reader_.TakeMatrix({{head, spec_.vocab_size}}, spec_.hidden_size, formats_.head, ops_);
     }
   }
 
@@ -122,7 +125,7 @@ class Loader {
 
   const ModelSpec& spec_;
   WeightReader reader_;
-  const DType dtype_;
+  const ModelFormats formats_;
   Ops& ops_;
   const VocabularyRows* const rows_;
   const std::string prefix_;
@@ -132,6 +135,18 @@ class Loader {
 
 std::int64_t ModelWeights::num_bytes() const {
   return num_bytes_per_token() + (lm_head != nullptr ? embedding->num_bytes() : 0);
+}
+
+WeightBytes ModelWeights::BytesByFormat() const {
+  WeightBytes bytes;
+  embedding->AddBytes(bytes);
+  if (lm_head != nullptr) lm_head->AddBytes(bytes);
+  for (const LayerWeights& layer : layers) {
+    for (const auto* matrix : {&layer.qkv, &layer.attention_output, &layer.gate_up, &layer.down}) {
+      (*matrix)->AddBytes(bytes);
+    }
+  }
+  return bytes;
 }
 
 std::int64_t ModelWeights::num_bytes_per_token() const {
@@ -155,8 +170,31 @@ DType ResolveDType(const std::string& name, const ModelSpec& spec, Checkpoint& c
   return stored == Name(DType::kBFloat16) ? DType::kBFloat16 : DType::kFloat32;
 }
 
+void CheckQuantization(const QuantizationOptions& options) {
+  const auto check = [](const char* kind, const std::optional<std::string>& name) {
+    if (!name || FindFormat(*name)) return;
+    throw InvalidArgument("quantization", std::string(kind) + " '" + *name + "'",
+                          "'int8', 'int4' or nothing");
+  };
+  check("linear", options.linear);
+  check("embedding", options.embedding);
+  check("head", options.head);
+}
+
+ModelFormats MakeFormats(const QuantizationOptions& quantization, const MatrixFormat& otherwise,
+                         bool is_tied) {
+  const auto make = [&](const std::optional<std::string>& name) {
+    return name ? MatrixFormat(FindFormat(*name).value(), /*keeps_integers=*/false) : otherwise;
+  };
+  ModelFormats formats = {make(quantization.linear), make(quantization.embedding),
+                          make(quantization.head)};
+  if (is_tied && quantization.head) formats.embedding = formats.head;
+  if (is_tied && !quantization.head) formats.head = formats.embedding;
+  return formats;
+}
+
 LayerWeights LoadLayer(const ModelSpec& spec, const LayerTensors& tensors, WeightReader& reader,
-                       DType dtype, Ops& ops) {
+                       const MatrixFormat& format, Ops& ops) {
   using Part = WeightReader::Part;
   const std::string& layer = tensors.prefix;
   const int hidden = spec.hidden_size, intermediate = spec.intermediate_size;
@@ -167,10 +205,10 @@ LayerWeights LoadLayer(const ModelSpec& spec, const LayerTensors& tensors, Weigh
   const Part up = {layer + "mlp.up_proj", intermediate}, down = {layer + "mlp.down_proj", hidden};
 
   LayerWeights weights;
-  weights.qkv = reader.TakeMatrix({q, k, v}, tensors.num_inputs, dtype, ops);
-  weights.attention_output = reader.TakeMatrix({o}, q_size, dtype, ops);
-  weights.gate_up = reader.TakeMatrix({gate, up}, hidden, dtype, ops);
-  weights.down = reader.TakeMatrix({down}, intermediate, dtype, ops);
+  weights.qkv = reader.TakeMatrix({q, k, v}, tensors.num_inputs, format, ops);
+  weights.attention_output = reader.TakeMatrix({o}, q_size, format, ops);
+  weights.gate_up = reader.TakeMatrix({gate, up}, hidden, format, ops);
+  weights.down = reader.TakeMatrix({down}, intermediate, format, ops);
   if (spec.qkv_bias) weights.qkv_bias = reader.TakeBias({q, k, v}, ops);
   if (spec.output_bias) weights.attention_output_bias = reader.TakeBias({o}, ops);
   if (spec.mlp_bias) {
@@ -197,9 +235,9 @@ LayerWeights LoadLayer(const ModelSpec& spec, const LayerTensors& tensors, Weigh
   return weights;
 }
 
-ModelWeights LoadWeights(const ModelSpec& spec, Checkpoint& checkpoint, DType dtype, Ops& ops,
-                         const VocabularyRows* rows) {
-  return Loader(spec, checkpoint, dtype, ops, rows).Load();
+ModelWeights LoadWeights(const ModelSpec& spec, Checkpoint& checkpoint, const ModelFormats& formats,
+                         Ops& ops, const VocabularyRows* rows) {
+  return Loader(spec, checkpoint, formats, ops, rows).Load();
 }
 
 }  // namespace forerun

@@ -4,12 +4,15 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "cpp/model/checkpoint/safetensors.h"
+#include "cpp/model/checkpoint/weight_reader.h"
 #include "cpp/model/spec/spec.h"
 #include "cpp/ops/ops.h"
+#include "forerun/options.h"
 #include "forerun/types.h"
 
 namespace forerun {
@@ -29,8 +32,16 @@ struct LayerWeights {
   FloatVector q_norm, k_norm;                       // [d]
 };
 
+// Of a model's matrices, by what they are for.
+struct ModelFormats {
+  MatrixFormat linear;  // in the layers
+  MatrixFormat embedding;
+  MatrixFormat head;  // which gives the logits
+};
+
+inline ModelFormats UniformFormats(const MatrixFormat& format) { return {format, format, format}; }
+
 struct ModelWeights {
-  DType dtype = DType::kFloat32;            // of the matrices
   std::unique_ptr<PackedMatrix> embedding;  // [vocab, hidden]
   std::unique_ptr<PackedMatrix> lm_head;    // [logits, hidden]; null when tied to the embedding
   FloatVector final_norm;                   // [hidden]
@@ -39,6 +50,7 @@ struct ModelWeights {
   const PackedMatrix& head() const { return lm_head != nullptr ? *lm_head : *embedding; }
   // Of the matrices, as packed.
   std::int64_t num_bytes() const;
+  WeightBytes BytesByFormat() const;
   // Of the matrices that one decoded row reads: all of the layers' and the head.
   std::int64_t num_bytes_per_token() const;
 };
@@ -47,7 +59,14 @@ struct ModelWeights {
 // holds float16 exactly. Throws InvalidArgument for other names.
 DType ResolveDType(const std::string& name, const ModelSpec& spec, Checkpoint& checkpoint);
 
-class WeightReader;
+// Throws InvalidArgument that names the class of matrices whose format there is not.
+void CheckQuantization(const QuantizationOptions& options);
+
+// Where nothing is said of a matrix, it is packed as `otherwise`.
+//   is_tied: embedding and head are one matrix
+// REQUIRES: CheckQuantization passes.
+ModelFormats MakeFormats(const QuantizationOptions& quantization, const MatrixFormat& otherwise,
+                         bool is_tied);
 
 // A decoder layer in a checkpoint.
 struct LayerTensors {
@@ -58,7 +77,7 @@ struct LayerTensors {
 
 // Throws CheckpointError that names the first tensor that is missing or of another shape.
 LayerWeights LoadLayer(const ModelSpec& spec, const LayerTensors& tensors, WeightReader& reader,
-                       DType dtype, Ops& ops);
+                       const MatrixFormat& format, Ops& ops);
 
 // Rows that the vocabulary's matrices get instead of the checkpoint's, by its numbers.
 struct VocabularyRows {
@@ -67,8 +86,8 @@ struct VocabularyRows {
 
 // Throws CheckpointError that names the first tensor that is missing, of another shape than the
 // spec says, or not understood. `rows` may be null: all, as they are.
-ModelWeights LoadWeights(const ModelSpec& spec, Checkpoint& checkpoint, DType dtype, Ops& ops,
-                         const VocabularyRows* rows = nullptr);
+ModelWeights LoadWeights(const ModelSpec& spec, Checkpoint& checkpoint, const ModelFormats& formats,
+                         Ops& ops, const VocabularyRows* rows = nullptr);
 
 }  // namespace forerun
 

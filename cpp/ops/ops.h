@@ -35,6 +35,7 @@ class PackedMatrix {
   int num_outputs() const { return num_outputs_; }
   int num_inputs() const { return num_inputs_; }
   virtual std::int64_t num_bytes() const = 0;
+  virtual void AddBytes(WeightBytes& bytes) const = 0;
 
  protected:
   PackedMatrix(int num_outputs, int num_inputs)
@@ -67,10 +68,9 @@ struct AttentionShape {
   int num_heads = 0;
   int num_kv_heads = 0;
   int head_dim = 0;
-  float scale = 1.0f;     // multiplies q.k
-  float soft_cap = 0.0f;  // s -> cap * tanh(s / cap); 0: none
-  int sliding_window =
-      0;  // a row sees its last `sliding_window` positions, its own included; 0: all
+  float scale = 1.0f;      // multiplies q.k
+  float soft_cap = 0.0f;   // s -> cap * tanh(s / cap); 0: none
+  int sliding_window = 0;  // a row sees its last so many positions, its own included; 0: all
   int first_position = 0;  // positions before it are not attended to
 };
 

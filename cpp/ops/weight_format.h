@@ -3,6 +3,7 @@
 #define FORERUN_CPP_OPS_WEIGHT_FORMAT_H_
 
 #include <cstdint>
+#include <map>
 
 #include "cpp/tensor/dtype.h"
 
@@ -67,6 +68,9 @@ constexpr IntegerFormat IntegersOf(WeightFormat format) {
       return {};
   }
 }
+
+// Of weights, by the format that they are in.
+using WeightBytes = std::map<WeightFormat, std::int64_t>;
 
 constexpr bool HasIntegers(WeightFormat format) { return IntegersOf(format).bits != 0; }
 

@@ -27,6 +27,10 @@ constexpr std::size_t SizeOf(DType dtype) {
   return 0;
 }
 
+constexpr bool IsFloat(DType dtype) {
+  return dtype == DType::kFloat32 || dtype == DType::kBFloat16 || dtype == DType::kFloat16;
+}
+
 constexpr const char* Name(DType dtype) {
   switch (dtype) {
     case DType::kFloat32:

@@ -179,9 +179,11 @@ void RegisterLimits(py::module_& module) {
       .def_readonly("num_kv_blocks", &ModelLimits::num_kv_blocks)
       .def_readonly("block_size", &ModelLimits::block_size)
       .def_readonly("num_weight_bytes", &ModelLimits::num_weight_bytes)
+      .def_readonly("weight_bytes", &ModelLimits::weight_bytes)
       .def_readonly("num_bytes_per_token", &ModelLimits::num_bytes_per_token)
       .def_readonly("eos_token_ids", &ModelLimits::eos_token_ids)
       .def_readonly("dtype", &ModelLimits::dtype)
+      .def_readonly("kv_cache_dtype", &ModelLimits::kv_cache_dtype)
       .def_readonly("isa", &ModelLimits::isa)
       .def_readonly("num_threads", &ModelLimits::num_threads);
 }

@@ -2,6 +2,7 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <vector>
@@ -23,9 +24,7 @@ using TokenArray = py::array_t<TokenId, py::array::c_style>;
 // A Scorer that Python threads may share: their calls take turns, outside of the GIL.
 class Model {
  public:
-  Model(const std::string& directory, const std::string& dtype, int num_threads,
-        const std::string& isa, std::optional<int> max_model_len)
-      : scorer_({directory, dtype, num_threads, isa, max_model_len}) {}
+  explicit Model(const ScorerOptions& options) : scorer_(options) {}
 
   const Scorer& scorer() const { return scorer_; }
 
@@ -81,9 +80,16 @@ void RegisterModel(py::module_& module) {
       "Instruction sets that this machine has, best first.");
   py::class_<Model>(module, "Model",
                     "A model without an engine: the logits of tokens that are already known.")
-      .def(py::init<const std::string&, const std::string&, int, const std::string&,
-                    std::optional<int>>(),
+      .def(py::init([](const std::string& directory, const std::string& dtype,
+                       const std::optional<QuantizationOptions>& quantization,
+                       const std::string& kv_cache_dtype, int num_threads, const std::string& isa,
+                       std::optional<int> max_model_len) {
+             return std::make_unique<Model>(
+                 ScorerOptions{directory, dtype, quantization.value_or(QuantizationOptions()),
+                               kv_cache_dtype, num_threads, isa, max_model_len});
+           }),
            py::arg("directory"), py::kw_only(), py::arg("dtype") = "auto",
+           py::arg("quantization") = py::none(), py::arg("kv_cache_dtype") = "auto",
            py::arg("num_threads") = 0, py::arg("isa") = "", py::arg("max_model_len") = py::none(),
            py::call_guard<py::gil_scoped_release>(),
            "Maps and packs a Hugging Face model directory.")
@@ -98,7 +104,8 @@ void RegisterModel(py::module_& module) {
           "The most tokens of one call.")
       .def_property_readonly(
           "dtype", [](const Model& model) { return model.scorer().dtype(); },
-          "\"bfloat16\" or \"float32\": the weights and the KV cache.")
+          "\"bfloat16\" or \"float32\": weights that are not quantized, and the KV cache by "
+          "default.")
       .def_property_readonly(
           "isa", [](const Model& model) { return model.scorer().isa(); },
           "The instruction set in use.");

@@ -2,6 +2,8 @@
 
 #include <pybind11/stl.h>
 
+#include <optional>
+#include <string>
 #include <utility>
 
 #include "forerun/sampling_params.h"
@@ -50,6 +52,17 @@ void RegisterModelOptions(py::module_& module) {
       .def_readonly("draft_ids", &VocabularyBridge::draft_ids)
       .def_readonly("shared_ids", &VocabularyBridge::shared_ids);
 
+  using Formats = QuantizationOptions;
+  using Format = std::optional<std::string>;
+  py::class_<Formats>(module, "QuantizationOptions",
+                      "\"int8\" or \"int4\" for matrices, by what they are for.")
+      .def(py::init<Format, Format, Format>(), py::arg("linear") = py::none(),
+           py::arg("embedding") = py::none(), py::arg("head") = py::none(),
+           "None: as the checkpoint has them.")
+      .def_readonly("linear", &Formats::linear)
+      .def_readonly("embedding", &Formats::embedding)
+      .def_readonly("head", &Formats::head);
+
   using Options = ModelDrafterOptions;
   py::class_<Options>(module, "ModelDrafterOptions", "Drafts with a model.")
       .def(py::init<>(), "All defaults: the target's own layers for multi-token prediction.")
@@ -57,6 +70,7 @@ void RegisterModelOptions(py::module_& module) {
       .def_readwrite("method", &Options::method)
       .def_readwrite("draft_sample_method", &Options::draft_sample_method)
       .def_readwrite("vocabulary_bridge", &Options::vocabulary_bridge)
+      .def_readwrite("quantization", &Options::quantization)
       .def_readwrite("draft_tree_width", &Options::draft_tree_width)
       .def_readwrite("draft_tree_depth", &Options::draft_tree_depth)
       .def_readwrite("speculative_token_tree", &Options::speculative_token_tree)
@@ -103,6 +117,8 @@ void RegisterEngineOptions(py::module_& module) {
       .def_readwrite("eos_token_ids", &Options::eos_token_ids)
       .def_readwrite("device", &Options::device)
       .def_readwrite("dtype", &Options::dtype)
+      .def_readwrite("quantization", &Options::quantization)
+      .def_readwrite("kv_cache_dtype", &Options::kv_cache_dtype)
       .def_readwrite("max_model_len", &Options::max_model_len)
       .def_readwrite("max_num_seqs", &Options::max_num_seqs)
       .def_readwrite("max_waiting_requests", &Options::max_waiting_requests)

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'Deadline', 'DeviceArray', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineLoop', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'LoopFailure', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'Prediction', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'block_types', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens', 'read_tensor', 'top_rows', 'verify_rows']
+__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'Deadline', 'DeviceArray', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineLoop', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'LoopFailure', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'Prediction', 'QuantizationOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'block_types', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens', 'read_tensor', 'top_rows', 'verify_rows']
 class NgramOptions:
     """
     Drafts what followed the last tokens before.
@@ -189,6 +189,23 @@ class VocabularyBridge:
     @property
     def shared_ids(self) -> list[int]:
         ...
+class QuantizationOptions:
+    """
+    "int8" or "int4" for matrices, by what they are for.
+    """
+    def __init__(self, linear: str | None = None, embedding: str | None = None, head: str | None = None) -> None:
+        """
+        None: as the checkpoint has them.
+        """
+    @property
+    def embedding(self) -> str | None:
+        ...
+    @property
+    def head(self) -> str | None:
+        ...
+    @property
+    def linear(self) -> str | None:
+        ...
 class ModelDrafterOptions:
     """
     Drafts with a model.
@@ -199,6 +216,7 @@ class ModelDrafterOptions:
     norm_before_residual: bool | None
     norm_output: bool | None
     norm_target_state: bool | None
+    quantization: QuantizationOptions | None
     vocabulary_bridge: VocabularyBridge | None
     def __init__(self) -> None:
         """
@@ -367,7 +385,9 @@ class EngineOptions:
     device: str
     dtype: str
     enable_prefix_caching: bool
+    kv_cache_dtype: str
     model: str
+    quantization: QuantizationOptions
     record_draft_steps: bool
     scheduling_policy: SchedulingPolicy
     speculative: SpeculativeOptions
@@ -927,6 +947,9 @@ class ModelLimits:
     def isa(self) -> str:
         ...
     @property
+    def kv_cache_dtype(self) -> str:
+        ...
+    @property
     def max_model_len(self) -> int:
         ...
     @property
@@ -946,6 +969,9 @@ class ModelLimits:
         ...
     @property
     def vocab_size(self) -> int:
+        ...
+    @property
+    def weight_bytes(self) -> dict[str, int]:
         ...
 class DraftRecord:
     """
@@ -1241,7 +1267,7 @@ class Model:
     """
     A model without an engine: the logits of tokens that are already known.
     """
-    def __init__(self, directory: str, *, dtype: str = 'auto', num_threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '', max_model_len: typing.SupportsInt | typing.SupportsIndex | None = None) -> None:
+    def __init__(self, directory: str, *, dtype: str = 'auto', quantization: QuantizationOptions | None = None, kv_cache_dtype: str = 'auto', num_threads: typing.SupportsInt | typing.SupportsIndex = 0, isa: str = '', max_model_len: typing.SupportsInt | typing.SupportsIndex | None = None) -> None:
         """
         Maps and packs a Hugging Face model directory.
         """
@@ -1252,7 +1278,7 @@ class Model:
     @property
     def dtype(self) -> str:
         """
-        "bfloat16" or "float32": the weights and the KV cache.
+        "bfloat16" or "float32": weights that are not quantized, and the KV cache by default.
         """
     @property
     def isa(self) -> str:

@@ -23,6 +23,7 @@ from forerun.util.checks import (
     check_name,
     check_number,
     check_path,
+    check_quantization,
     check_str,
 )
 from forerun.vllm_fields import SPECULATIVE_CONFIG
@@ -86,6 +87,11 @@ def _check_model(field: str, value: Any) -> str:
     return str.__str__(os.fspath(value))
 
 
+def _check_quantization(field: str, value: Any) -> str | dict[str, str | None]:
+    check_quantization(field, value)
+    return str.__str__(value) if isinstance(value, str) else dict(value)
+
+
 def _check_rejection(field: str, value: Any) -> str:
     if check_str(field, value) == "synthetic":
         raise InvalidArgumentError(
@@ -126,6 +132,7 @@ _CHECKS: dict[str, _Check] = {
     "draft_sample_method": lambda name, value: check_choice(name, value, DRAFT_SAMPLE_METHODS),
     "rejection_sample_method": _check_rejection,
     "use_heterogeneous_vocab": check_bool,
+    "quantization": _check_quantization,
     "max_model_len": lambda name, value: check_int(name, value, least=1),
     **_NGRAM_FIELDS,
     **_SUFFIX_FIELDS,
@@ -139,7 +146,12 @@ HEAD_FIELDS = {
     "norm_before_residual": "eagle3",
     "norm_target_state": "mtp",
 }
-_NEED_A_MODEL = (*(_MODEL_FIELDS.keys() - {"model"}), "revision", "use_heterogeneous_vocab")
+_NEED_A_MODEL = (
+    *(_MODEL_FIELDS.keys() - {"model"}),
+    "revision",
+    "use_heterogeneous_vocab",
+    "quantization",
+)
 
 
 @checked_keywords
@@ -194,6 +206,8 @@ class SpeculativeConfig:
             final norm; None: as the target's family does (MiMo: no, others: yes).
         use_heterogeneous_vocab: draft_model: whether it may have another vocabulary than the
             target's; only tokens that both have are drafted then. None means True.
+        quantization: models: "int8" or "int4" for the drafter's matrices, or a dict as for LLM;
+            {}: as its checkpoint has them; None: "int8" for what is quantized in the target.
         rejection_sample_method: vLLM's name for acceptance_method: "standard" keeps it, "block" is
             "block".
         max_model_len: a limit of the drafter's, at least the target's max_model_len, and without
@@ -224,6 +238,7 @@ class SpeculativeConfig:
     norm_before_residual: bool | None = None
     norm_target_state: bool | None = None
     use_heterogeneous_vocab: bool | None = None
+    quantization: str | Mapping[str, str | None] | None = None
     rejection_sample_method: str | None = None
     max_model_len: int | None = None
 
@@ -367,6 +382,8 @@ class SpeculativeConfig:
         if self.method == "grammar":
             return _core.GrammarOptions()
         model = self._fill(_core.ModelDrafterOptions(), _MODEL_FIELDS, left_out)
+        if self.quantization is not None:
+            model.quantization = check_quantization("quantization", self.quantization)
         if self.method in MODEL_METHODS:
             model.method = getattr(_core.ModelMethod, self.method.upper())
         if "draft_sample_method" not in left_out:

@@ -24,10 +24,21 @@ from tiny_model import write_tiny_model
 VOCAB_SIZE = 48
 # Layers x keys and values x heads x channels x tokens of a block, before the bytes of an element.
 BLOCK_ELEMENTS = 2 * 2 * 2 * 8 * 16
+# By how weights are stored: the other options for it.
+FORMATS: dict[str, dict[str, Any]] = {
+    "float32": {"dtype": "float32"},
+    "bfloat16": {"dtype": "bfloat16"},
+    "int8": {"dtype": "float32", "quantization": _core.QuantizationOptions(*["int8"] * 3)},
+    "int4": {
+        "dtype": "float32",
+        "quantization": _core.QuantizationOptions(*["int4"] * 3),
+        "kv_cache_dtype": "bfloat16",
+    },
+}
 MODELS = [
-    (family, dtype, scale)
+    (family, weights, scale)
     for family in ("llama", "qwen3", "gemma3_text")
-    for dtype in ("float32", "bfloat16")
+    for weights in FORMATS
     for scale in (0.7, 2.0)
 ]
 
@@ -39,18 +50,24 @@ def model_directory(family: str, scale: float) -> str:
 
 
 def make_engine(model: tuple[str, str, float], **options: Any) -> _core.Engine:
-    family, dtype, scale = model
+    family, weights, scale = model
     engine_options = _core.EngineOptions()
     engine_options.model = model_directory(family, scale)
-    engine_options.dtype = dtype
     speculative = _core.SpeculativeOptions()
     for name, value in options.pop("speculative", {}).items():
         setattr(speculative, name, value)
     engine_options.speculative = speculative
     engine_options.check_invariants = True
-    for name, value in options.items():
+    for name, value in {**FORMATS[weights], **options}.items():
         setattr(engine_options, name, value)
     return _core.Engine(engine_options)
+
+
+def block_bytes(model: tuple[str, str, float]) -> int:
+    """Of 16 tokens."""
+    options = FORMATS[model[1]]
+    dtype = options.get("kv_cache_dtype", options["dtype"])
+    return BLOCK_ELEMENTS * (4 if dtype == "float32" else 2)
 
 
 @functools.cache
@@ -162,9 +179,8 @@ def check(
     requests: list[tuple[list[int], dict[str, Any]]],
 ) -> None:
     options = dict(options)
-    element_bytes = 4 if model[1] == "float32" else 2
     options["kv_cache_memory_bytes"] = (
-        options.pop("num_blocks") * BLOCK_ELEMENTS * element_bytes * options["block_size"] // 16
+        options.pop("num_blocks") * block_bytes(model) * options["block_size"] // 16
     )
     engine = make_engine(model, **options)
     requests = [(prompt[: options["max_model_len"] - 1], fields) for prompt, fields in requests]
@@ -190,7 +206,7 @@ REQUESTS = st.lists(st.tuples(prompts(), sampling()), min_size=1, max_size=6)
 QUIET = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 
-@settings(max_examples=120, derandomize=True, **QUIET)
+@settings(max_examples=160, derandomize=True, **QUIET)
 @given(st.sampled_from(MODELS), engine_settings(), REQUESTS)
 def test_output_is_that_of_plain_decoding(model, options, requests):
     check(model, options, requests)

@@ -18,15 +18,32 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_lossless import BLOCK_ELEMENTS, VOCAB_SIZE, make_engine, reference_engine, to_params
+from test_lossless import (
+    VOCAB_SIZE,
+    make_engine,
+    reference_engine,
+    to_params,
+)
+from test_lossless import block_bytes as target_block_bytes
 
 from forerun import _core
 
 Fields = dict[str, Any]
 Result = tuple[list[int], str, list[Any], list[Any]]
 
-MODELS = [("llama", "float32", 2.0), ("gemma3_text", "bfloat16", 2.0)]
+MODELS = [
+    ("llama", "float32", 2.0),
+    ("gemma3_text", "bfloat16", 2.0),
+    ("qwen3", "int8", 2.0),
+    ("llama", "int4", 2.0),
+]
 METHODS = ["NGRAM", "SUFFIX"]
+# Of a drafter's target, and of the drafter.
+QUANTIZATIONS = {
+    "float32": _core.QuantizationOptions(),
+    "int8": _core.QuantizationOptions(*["int8"] * 3),
+    "int4": _core.QuantizationOptions(*["int4"] * 3),
+}
 # Drafters that are models, each with a target of its own.
 DRAFTERS = [
     "draft_model",
@@ -107,7 +124,6 @@ def random_request(rng: random.Random, fields: Fields, is_greedy: bool) -> tuple
 
 
 def random_engine(rng: random.Random, model: tuple[str, str, float], method: str) -> _core.Engine:
-    element_bytes = 4 if model[1] == "float32" else 2
     num_blocks = rng.randint(8, 14)  # of 16 tokens; a request needs up to 8
     max_num_seqs = rng.randint(1, 4)
     ngram = _core.NgramOptions()
@@ -128,7 +144,7 @@ def random_engine(rng: random.Random, model: tuple[str, str, float], method: str
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_seqs + rng.randint(0, 50),
         max_model_len=128,
-        kv_cache_memory_bytes=num_blocks * BLOCK_ELEMENTS * element_bytes,
+        kv_cache_memory_bytes=num_blocks * target_block_bytes(model),
         enable_prefix_caching=rng.random() < 0.7,
         num_threads=rng.randint(1, 2),
     )
@@ -143,7 +159,7 @@ def block_bytes(drafter: str) -> int:
     return room // engine.limits.num_kv_blocks + 1
 
 
-def random_model_engine(rng: random.Random, drafter: str) -> _core.Engine:
+def random_model_engine(rng: random.Random, drafter: str, weights: str) -> _core.Engine:
     """As random_engine, with a chain, a tree, a drawn chain or a hybrid of a model."""
     max_num_seqs = rng.randint(1, 4)
     row = drafter_runs.row_named(drafter)
@@ -162,12 +178,14 @@ def random_model_engine(rng: random.Random, drafter: str) -> _core.Engine:
     ngram.prompt_lookup_min = 1
     speculative: dict[str, Any] = {
         "num_speculative_tokens": rng.randint(1, row.num_tokens if has_heads else 8),
+        "quantization": rng.choice([None, *QUANTIZATIONS.values()]),
         **rng.choice(kinds),
     }
     return drafter_runs.make_engine(
         row,
         speculative,
         record_draft_logits=False,
+        quantization=QUANTIZATIONS[weights],
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_seqs + rng.randint(0, 50),
         max_model_len=128,
@@ -178,9 +196,10 @@ def random_model_engine(rng: random.Random, drafter: str) -> _core.Engine:
 
 
 @functools.cache
-def reference_model_engine(drafter: str) -> _core.Engine:
+def reference_model_engine(drafter: str, weights: str) -> _core.Engine:
     row = drafter_runs.row_named(drafter)
-    options = {"num_threads": 1, "max_num_seqs": 1, "enable_prefix_caching": False}
+    options: Fields = {"num_threads": 1, "max_num_seqs": 1, "enable_prefix_caching": False}
+    options["quantization"] = QUANTIZATIONS[weights]
     return drafter_runs.make_engine(row, None, max_model_len=128, **options)
 
 
@@ -216,9 +235,13 @@ def compare(
     Args:
         method: one of METHODS, with its target in `model`; or one of DRAFTERS.
     """
-    plain = reference_engine(model) if model else reference_model_engine(method)
+    if model:
+        plain, engine = reference_engine(model), random_engine(rng, model, method)
+    else:
+        weights = rng.choice([*QUANTIZATIONS])
+        plain = reference_model_engine(method, weights)
+        engine = random_model_engine(rng, method, weights)
     set_token_bytes(plain)
-    engine = random_engine(rng, model, method) if model else random_model_engine(rng, method)
     set_token_bytes(engine)
     requests = [
         random_request(rng, make(rng) if index % 2 == 0 else random_fields(rng), index % 4 < 2)
@@ -237,7 +260,7 @@ def compare(
 
 @pytest.mark.parametrize("name", [*PARAMETERS, "random"])
 def test_no_method_changes_anything(name: str) -> None:
-    for model, method in zip(MODELS, METHODS, strict=True):
+    for model, method in zip(MODELS, METHODS * 2, strict=True):
         compare(random.Random(name), PARAMETERS.get(name, random_fields), method, model)
 
 

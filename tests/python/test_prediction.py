@@ -302,11 +302,8 @@ def apply(edits: list[tuple[int, int, list[int]]], text: list[int]) -> list[int]
 def test_no_token_depends_on_predictions(model, options, requests):
     """With any engine: the predictions are what plain decoding generates, after some edits."""
     options = dict(options)
-    element_bytes = 4 if model[1] == "float32" else 2
     options["kv_cache_memory_bytes"] = (
-        (options.pop("num_blocks") * lossless.BLOCK_ELEMENTS * element_bytes)
-        * options["block_size"]
-        // 16
+        options.pop("num_blocks") * lossless.block_bytes(model) * options["block_size"] // 16
     )
     engine = lossless.make_engine(model, **options)
     expected, ids = [], []

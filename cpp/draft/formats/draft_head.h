@@ -68,7 +68,8 @@ struct DraftHeadWeights {
 
 // Rows of the target's output matrix.
 std::unique_ptr<PackedMatrix> LoadTargetRows(const ModelSpec& target, const std::string& directory,
-                                             std::span<const TokenId> rows, DType dtype, Ops& ops);
+                                             std::span<const TokenId> rows,
+                                             const MatrixFormat& format, Ops& ops);
 
 class DraftHeadReader {
  public:
@@ -80,7 +81,7 @@ class DraftHeadReader {
   ~DraftHeadReader();
 
   const DraftHeadSpec& spec() const { return spec_; }
-  DraftHeadWeights Load(DType dtype, Ops& ops);
+  DraftHeadWeights Load(const ModelFormats& formats, Ops& ops);
 
  private:
   // Names of the tensors, which differ between formats.
@@ -96,7 +97,7 @@ class DraftHeadReader {
   void ReadLayers(const JsonObject& config, int num_inputs);
   void ReadVocabulary(const JsonObject& config);
   LayerTensors LayerAt(int index) const;
-  void LoadVocabulary(DType dtype, Ops& ops, DraftHeadWeights& weights);
+  void LoadVocabulary(const ModelFormats& formats, Ops& ops, DraftHeadWeights& weights);
   const ModelSpec target_;
   const std::string target_directory_;
   Checkpoint checkpoint_;

@@ -15,7 +15,7 @@ bool IsHarmless(const std::string& name) {
 
 }  // namespace
 
-DraftHeadWeights DraftHeadReader::Load(DType dtype, Ops& ops) {
+DraftHeadWeights DraftHeadReader::Load(const ModelFormats& formats, Ops& ops) {
   DraftHeadWeights weights;
   const int hidden = spec_.layers.hidden_size;
   const float offset = spec_.layers.norm_weight_offset;
@@ -25,7 +25,7 @@ DraftHeadWeights DraftHeadReader::Load(DType dtype, Ops& ops) {
   if (spec_.fuses_features) {
     const bool is_eagle3 = spec_.kind == DraftHeadKind::kEagle3;
     const int inputs = is_eagle3 ? spec_.feature_size : hidden + spec_.feature_size;
-    weights.fusion = reader_.TakeMatrix({{names_.fusion, hidden}}, inputs, dtype, ops);
+    weights.fusion = reader_.TakeMatrix({{names_.fusion, hidden}}, inputs, formats.linear, ops);
     if (reader_.Has(names_.fusion + ".bias")) {
       weights.fusion_bias = reader_.TakeBias({{names_.fusion, hidden}}, ops);
     }
@@ -44,9 +44,9 @@ DraftHeadWeights DraftHeadReader::Load(DType dtype, Ops& ops) {
   weights.hidden_norm = norm(names_.hidden_norm, hidden);
   weights.final_norm = norm(names_.final_norm, hidden);
   for (int i = 0; i < spec_.layers.num_layers; ++i) {
-    weights.layers.push_back(LoadLayer(spec_.layers, LayerAt(i), reader_, dtype, ops));
+    weights.layers.push_back(LoadLayer(spec_.layers, LayerAt(i), reader_, formats.linear, ops));
   }
-  LoadVocabulary(dtype, ops, weights);
+  LoadVocabulary(formats, ops, weights);
   if (spec_.kind != DraftHeadKind::kMtp) {
     reader_.CheckLeftovers(IsHarmless, "only tensors that such a draft head has");
   }
@@ -63,12 +63,13 @@ LayerTensors DraftHeadReader::LayerAt(int index) const {
           /*has_attention_norm=*/!is_first};
 }
 
-void DraftHeadReader::LoadVocabulary(DType dtype, Ops& ops, DraftHeadWeights& weights) {
+void DraftHeadReader::LoadVocabulary(const ModelFormats& formats, Ops& ops,
+                                     DraftHeadWeights& weights) {
   if (spec_.kind == DraftHeadKind::kMtp) return;
   const int hidden = spec_.layers.hidden_size;
   if (reader_.Has("embed_tokens.weight")) {
     weights.embedding =
-        reader_.TakeMatrix({{"embed_tokens", target_.vocab_size}}, hidden, dtype, ops);
+        reader_.TakeMatrix({{"embed_tokens", target_.vocab_size}}, hidden, formats.embedding, ops);
   }
   const int rows = spec_.layers.vocab_size;
   if (reader_.Has("d2t")) {
@@ -85,18 +86,20 @@ void DraftHeadReader::LoadVocabulary(DType dtype, Ops& ops, DraftHeadWeights& we
     }
   }
   if (reader_.Has("lm_head.weight")) {
-    weights.lm_head = reader_.TakeMatrix({{"lm_head", rows}}, hidden, dtype, ops);
+    weights.lm_head = reader_.TakeMatrix({{"lm_head", rows}}, hidden, formats.head, ops);
   } else if (!weights.target_ids.empty()) {
-    weights.lm_head = LoadTargetRows(target_, target_directory_, weights.target_ids, dtype, ops);
+    weights.lm_head =
+        LoadTargetRows(target_, target_directory_, weights.target_ids, formats.head, ops);
   }
 }
 
 std::unique_ptr<PackedMatrix> LoadTargetRows(const ModelSpec& target, const std::string& directory,
-                                             std::span<const TokenId> rows, DType dtype, Ops& ops) {
+                                             std::span<const TokenId> rows,
+                                             const MatrixFormat& format, Ops& ops) {
   Checkpoint checkpoint(directory);
   WeightReader reader(checkpoint, CanonicalDraftName);
   const char* name = target.tie_word_embeddings ? "embed_tokens.weight" : "lm_head.weight";
-  return reader.TakeRows(name, {target.vocab_size, target.hidden_size}, rows, dtype, ops);
+  return reader.TakeRows(name, {target.vocab_size, target.hidden_size}, rows, format, ops);
 }
 
 }  // namespace forerun

@@ -15,7 +15,7 @@ HeadNetwork::HeadNetwork(DraftHeadSpec spec, DraftHeadWeights weights, const Tra
       target_(target),
       ops_(ops),
       hidden_size_(spec_.layers.hidden_size),
-      stack_(spec_.layers, weights_.layers, target.dtype(), ops, limits, /*first_position=*/1),
+      stack_(spec_.layers, weights_.layers, ops, limits, /*first_position=*/1),
       outputs_(MakeScratch(ops, limits.max_logits_rows, hidden_size_)),
       next_outputs_(MakeScratch(ops, limits.max_logits_rows, hidden_size_)),
       features_(MakeScratch(ops, limits.max_rows, spec_.feature_size)),

@@ -25,14 +25,13 @@ bool LstmNetwork::IsIn(const std::string& directory) {
   return WeightReader(checkpoint, CanonicalDraftName).Has("forget_emb.0.weight");
 }
 
-LstmNetwork::LstmNetwork(const std::string& directory, const Transformer& target, Ops& ops,
-                         int max_rows)
+LstmNetwork::LstmNetwork(const std::string& directory, const Transformer& target,
+                         const ModelFormats& formats, Ops& ops, int max_rows)
     : target_(target), ops_(ops) {
   const JsonObject config = ReadDraftConfig(directory);
   CheckDraftVocabulary(config, target.spec());
   Checkpoint checkpoint(directory);
   WeightReader reader(checkpoint, CanonicalDraftName);
-  const DType dtype = target.dtype();
   const int hidden = target.spec().hidden_size, vocab = target.vocab_size();
   max_depth_ = config.Int("n_predict", 3, 1, kMaxDepth);
   size_ = static_cast<int>(reader.ShapeOf("forget_proj.0.weight", 2)[0]);
@@ -40,7 +39,7 @@ LstmNetwork::LstmNetwork(const std::string& directory, const Transformer& target
     const std::string name = std::string(kGateNames[gate]) + "_emb.0";
     // The copies of a tied embedding may be there all the same.
     if (gate == kForget || (reader.Has(name + ".weight") && !config.Bool("tie_lstm_embs", false))) {
-      embeddings_[gate] = reader.TakeMatrix({{name, vocab}}, size_, dtype, ops);
+      embeddings_[gate] = reader.TakeMatrix({{name, vocab}}, size_, formats.embedding, ops);
     } else {
       reader.Ignore(name + ".weight");
     }
@@ -51,13 +50,13 @@ LstmNetwork::LstmNetwork(const std::string& directory, const Transformer& target
                                 size_};
     };
     projections_[i] = reader.TakeMatrix({part(kForget), part(kInput), part(kOutput), part(kCell)},
-                                        i == 0 ? hidden : size_, dtype, ops);
+                                        i == 0 ? hidden : size_, formats.linear, ops);
   }
   cell_norm_ = reader.TakeVector("cell_ln.0.weight", size_, ops);
   cell_bias_ = reader.TakeVector("cell_ln.0.bias", size_, ops);
   state_norm_ = reader.TakeVector("state_ln.0.weight", size_, ops);
   state_bias_ = reader.TakeVector("state_ln.0.bias", size_, ops);
-  head_ = reader.TakeMatrix({{"head.0", vocab}}, size_, dtype, ops);
+  head_ = reader.TakeMatrix({{"head.0", vocab}}, size_, formats.head, ops);
   reader.CheckLeftovers([](const std::string&) { return false; },
                         "only tensors of an LSTM speculator with tied weights");
   const double state_weight = std::pow(0.5, 0.5 / max_depth_);

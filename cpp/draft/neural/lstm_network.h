@@ -23,7 +23,8 @@ class LstmNetwork : public DraftNetwork {
 
   // Reads the drafter in `directory`. The target, which keeps its final hidden states, and the Ops
   // must outlive it. Throws CheckpointError.
-  LstmNetwork(const std::string& directory, const Transformer& target, Ops& ops, int max_rows);
+  LstmNetwork(const std::string& directory, const Transformer& target, const ModelFormats& formats,
+              Ops& ops, int max_rows);
 
   ConstRows Forward(const DraftBatch& batch) override;
   bool has_kv() const override { return false; }

@@ -11,8 +11,9 @@
 namespace forerun {
 
 MedusaNetwork::MedusaNetwork(const std::string& directory, const Transformer& target,
-                             const std::string& target_directory, Ops& ops, int max_rows)
-    : target_(target), ops_(ops), hidden_size_(target.spec().hidden_size) {
+                             const std::string& target_directory, const ModelFormats& formats,
+                             Ops& ops, int max_rows)
+    : target_(target), formats_(formats), ops_(ops), hidden_size_(target.spec().hidden_size) {
   const JsonObject config = ReadDraftConfig(directory);
   Checkpoint checkpoint(directory);
   WeightReader reader(checkpoint, CanonicalDraftName);
@@ -51,7 +52,7 @@ void MedusaNetwork::ReadHead(int index, bool is_original, bool has_biases, Weigh
   for (; reader.Has(block(num_blocks) + ".weight"); ++num_blocks) {
     const std::string name = block(num_blocks);
     Block& read = head.blocks.emplace_back();
-    read.weight = reader.TakeMatrix({{name, hidden_size_}}, hidden_size_, target_.dtype(), ops_);
+    read.weight = reader.TakeMatrix({{name, hidden_size_}}, hidden_size_, formats_.linear, ops_);
     if (has_biases) read.bias = reader.TakeBias({{name, hidden_size_}}, ops_);
   }
   const std::string output =
@@ -59,7 +60,7 @@ void MedusaNetwork::ReadHead(int index, bool is_original, bool has_biases, Weigh
   if (reader.Has(output + ".weight")) {
     const int rows = static_cast<int>(reader.ShapeOf(output + ".weight", 2)[0]);
     if (index == 0) vocab_size_ = rows;
-    head.output = reader.TakeMatrix({{output, vocab_size_}}, hidden_size_, target_.dtype(), ops_);
+    head.output = reader.TakeMatrix({{output, vocab_size_}}, hidden_size_, formats_.head, ops_);
   }
   heads_.push_back(std::move(head));
 }
@@ -69,7 +70,7 @@ void MedusaNetwork::ReadVocabulary(const JsonObject& config, const std::string& 
   if (reader.Has("lm_head.weight")) {
     vocab_size_ = static_cast<int>(reader.ShapeOf("lm_head.weight", 2)[0]);
     shared_output_ =
-        reader.TakeMatrix({{"lm_head", vocab_size_}}, hidden_size_, target_.dtype(), ops_);
+        reader.TakeMatrix({{"lm_head", vocab_size_}}, hidden_size_, formats_.head, ops_);
   }
   const bool has_output = vocab_size_ > 0;
   if (!has_output) {
@@ -88,7 +89,7 @@ void MedusaNetwork::ReadVocabulary(const JsonObject& config, const std::string& 
     }
     if (!has_output) {
       shared_output_ =
-          LoadTargetRows(target_.spec(), target_directory, target_ids_, target_.dtype(), ops_);
+          LoadTargetRows(target_.spec(), target_directory, target_ids_, formats_.head, ops_);
     }
   } else if (config.Has("truncated_vocab_size") &&
              config.Int("truncated_vocab_size", 0) < config.Int("vocab_size", 0)) {

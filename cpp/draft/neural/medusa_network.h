@@ -24,7 +24,8 @@ class MedusaNetwork : public DraftNetwork {
   // Reads the drafter in `directory`. The target, which keeps its final hidden states, and the Ops
   // must outlive it. Throws CheckpointError.
   MedusaNetwork(const std::string& directory, const Transformer& target,
-                const std::string& target_directory, Ops& ops, int max_rows);
+                const std::string& target_directory, const ModelFormats& formats, Ops& ops,
+                int max_rows);
 
   ConstRows Forward(const DraftBatch& batch) override;
   std::span<const TokenId> target_ids() const override { return target_ids_; }
@@ -47,6 +48,7 @@ class MedusaNetwork : public DraftNetwork {
                       WeightReader& reader);
 
   const Transformer& target_;
+  const ModelFormats formats_;
   Ops& ops_;
   const int hidden_size_;
   std::vector<Head> heads_;

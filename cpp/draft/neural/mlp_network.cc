@@ -26,8 +26,8 @@ std::string TiedName(const WeightReader& reader, const char* kind, int depth) {
 
 }  // namespace
 
-MlpNetwork::MlpNetwork(const std::string& directory, const Transformer& target, Ops& ops,
-                       int max_rows)
+MlpNetwork::MlpNetwork(const std::string& directory, const Transformer& target,
+                       const ModelFormats& formats, Ops& ops, int max_rows)
     : target_(target), ops_(ops) {
   const JsonObject config = ReadDraftConfig(directory);
   CheckDraftVocabulary(config, target.spec());
@@ -37,21 +37,22 @@ MlpNetwork::MlpNetwork(const std::string& directory, const Transformer& target, 
   inner_size_ = static_cast<int>(reader.ShapeOf("head.0.weight", 2)[1]);
   const int hidden = target.spec().hidden_size, vocab = target.vocab_size();
 
-  const auto matrix = [&](const std::string& name, int outputs, int inputs) {
+  const auto matrix = [&](const std::string& name, int outputs, int inputs,
+                          const MatrixFormat& format) {
     std::unique_ptr<PackedMatrix>& matrix_of_name = matrices_[name];
     if (matrix_of_name == nullptr) {
-      matrix_of_name = reader.TakeMatrix({{name, outputs}}, inputs, target.dtype(), ops);
+      matrix_of_name = reader.TakeMatrix({{name, outputs}}, inputs, format, ops);
     }
     return matrix_of_name.get();
   };
   for (int i = 0; i < num_heads; ++i) {
     const std::string norm = TiedName(reader, "ln", i);
-    heads_.push_back(
-        {matrix(TiedName(reader, "emb", i), vocab, inner_size_),
-         matrix(TiedName(reader, "proj", i), inner_size_, i == 0 ? hidden : inner_size_),
-         matrix(TiedName(reader, "head", i), vocab, inner_size_),
-         reader.TakeVector(norm + ".weight", inner_size_, ops),
-         reader.TakeVector(norm + ".bias", inner_size_, ops)});
+    heads_.push_back({matrix(TiedName(reader, "emb", i), vocab, inner_size_, formats.embedding),
+                      matrix(TiedName(reader, "proj", i), inner_size_,
+                             i == 0 ? hidden : inner_size_, formats.linear),
+                      matrix(TiedName(reader, "head", i), vocab, inner_size_, formats.head),
+                      reader.TakeVector(norm + ".weight", inner_size_, ops),
+                      reader.TakeVector(norm + ".bias", inner_size_, ops)});
   }
   reader.CheckLeftovers(
       [](const std::string&) { return false; },

@@ -21,7 +21,8 @@ class MlpNetwork : public DraftNetwork {
  public:
   // Reads the drafter in `directory`. The target, which keeps its final hidden states, and the Ops
   // must outlive it. Throws CheckpointError.
-  MlpNetwork(const std::string& directory, const Transformer& target, Ops& ops, int max_rows);
+  MlpNetwork(const std::string& directory, const Transformer& target, const ModelFormats& formats,
+             Ops& ops, int max_rows);
 
   ConstRows Forward(const DraftBatch& batch) override;
   bool has_kv() const override { return false; }

@@ -144,17 +144,17 @@ int ModelDrafterSource::num_level_rows() const {
                   TreeShape(model_options_.speculative_token_tree).most_rows());
 }
 
-std::int64_t ModelDrafterSource::block_bytes(DType dtype, int block_size) const {
+std::int64_t ModelDrafterSource::block_bytes(DType kv_dtype, int block_size) const {
   std::int64_t num_bytes = features_.num_bytes(target_hidden_size_) * block_size;
   if (head_ != nullptr) {
-    num_bytes += MakeKvLayout(head_->spec().layers, dtype, block_size).block_bytes();
+    num_bytes += MakeKvLayout(head_->spec().layers, kv_dtype, block_size).block_bytes();
   }
-  if (model_) num_bytes += MakeKvLayout(*model_, dtype, block_size).block_bytes();
+  if (model_) num_bytes += MakeKvLayout(*model_, kv_dtype, block_size).block_bytes();
   return num_bytes;
 }
 
 std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Backend& backend,
-                                                  const TransformerLimits& limits,
+                                                  const TransformerLimits& limits, DType dtype,
                                                   DraftRecorder* recorder) {
   AutoregressiveSetting setting;
   setting.width = model_options_.draft_tree_width;
@@ -165,7 +165,7 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Bac
   setting.max_rows = limits.max_rows;
   setting.num_blocks = limits.num_blocks;
   setting.recorder = recorder;
-  std::unique_ptr<DraftNetwork> network = LoadNetwork(target, backend.ops(), limits);
+  std::unique_ptr<DraftNetwork> network = LoadNetwork(target, backend.ops(), limits, dtype);
   CheckDepth(options_, model_options_, network->max_depth());
   const auto num_ids = static_cast<int>(network->target_ids().size());
   std::unique_ptr<Verifier> verifier =
@@ -181,7 +181,11 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Bac
 }
 
 std::unique_ptr<DraftNetwork> ModelDrafterSource::LoadNetwork(const Transformer& target, Ops& ops,
-                                                              const TransformerLimits& limits) {
+                                                              const TransformerLimits& limits,
+                                                              DType dtype) {
+  const ModelFormats formats =
+      MakeFormats(model_options_.quantization.value_or(QuantizationOptions()), dtype,
+                  model_ && model_->tie_word_embeddings);
   if (model_) {
     Checkpoint checkpoint(model_options_.model);
     std::vector<TokenId> target_ids;
@@ -192,23 +196,25 @@ std::unique_ptr<DraftNetwork> ModelDrafterSource::LoadNetwork(const Transformer&
       target_ids = model_options_.vocabulary_bridge->shared_ids;
       for (TokenId token : target_ids) rows.head.push_back(rows.embedding[token]);
     }
-    ModelWeights weights = LoadWeights(*model_, checkpoint, target.dtype(), ops,
+    ModelWeights weights = LoadWeights(*model_, checkpoint, formats, ops,
                                        model_options_.vocabulary_bridge ? &rows : nullptr);
     return std::make_unique<ModelNetwork>(*std::exchange(model_, {}), std::move(weights),
                                           std::move(target_ids), ops, limits);
   }
   if (head_ != nullptr) {
-    DraftHeadWeights weights = head_->Load(target.dtype(), ops);
+    DraftHeadWeights weights = head_->Load(formats, ops);
     return std::make_unique<HeadNetwork>(head_->spec(), std::move(weights), target, ops, limits);
   }
   if (model_options_.method == ModelMethod::kMedusa) {
-    return std::make_unique<MedusaNetwork>(model_options_.model, target, target_directory_, ops,
-                                           limits.max_logits_rows);
+    return std::make_unique<MedusaNetwork>(model_options_.model, target, target_directory_, formats,
+                                           ops, limits.max_logits_rows);
   }
   if (LstmNetwork::IsIn(model_options_.model)) {
-    return std::make_unique<LstmNetwork>(model_options_.model, target, ops, limits.max_logits_rows);
+    return std::make_unique<LstmNetwork>(model_options_.model, target, formats, ops,
+                                         limits.max_logits_rows);
   }
-  return std::make_unique<MlpNetwork>(model_options_.model, target, ops, limits.max_logits_rows);
+  return std::make_unique<MlpNetwork>(model_options_.model, target, formats, ops,
+                                      limits.max_logits_rows);
 }
 
 }  // namespace forerun

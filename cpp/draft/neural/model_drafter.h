@@ -34,16 +34,18 @@ class ModelDrafterSource {
   // The most tokens of a level of a draft that others follow: a forward has a row for each.
   int num_level_rows() const;
   // Beside the target's keys and values, per block.
-  std::int64_t block_bytes(DType dtype, int block_size) const;
+  std::int64_t block_bytes(DType kv_dtype, int block_size) const;
 
-  // `limits` are the target's, with room for all rows of a level, which have logits. The target and
-  // the backend must outlive the drafter, and so must the recorder, which may be null.
+  // `dtype` is that of matrices that are not quantized. `limits` are the target's, with room for
+  // all rows of a level, which have logits. The target and the backend must outlive the drafter,
+  // and so must the recorder, which may be null.
   std::unique_ptr<Drafter> Load(const Transformer& target, Backend& backend,
-                                const TransformerLimits& limits, DraftRecorder* recorder);
+                                const TransformerLimits& limits, DType dtype,
+                                DraftRecorder* recorder);
 
  private:
   std::unique_ptr<DraftNetwork> LoadNetwork(const Transformer& target, Ops& ops,
-                                            const TransformerLimits& limits);
+                                            const TransformerLimits& limits, DType dtype);
 
   const SpeculativeOptions options_;
   const ModelDrafterOptions& model_options_;  // of options_

@@ -16,6 +16,7 @@
 #define FORERUN_ENGINE_H_
 
 #include <chrono>
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -73,10 +74,13 @@ struct ModelLimits {
   int model_max_len = 0;  // the model's own limit, which the KV cache may not have room for
   int num_kv_blocks = 0;
   int block_size = 0;
-  std::int64_t num_weight_bytes = 0;     // as packed
+  std::int64_t num_weight_bytes = 0;  // as packed
+  // The same by format: "float32", "bfloat16", "int8", "int4" and others of quantized checkpoints.
+  std::map<std::string, std::int64_t> weight_bytes;
   std::int64_t num_bytes_per_token = 0;  // weight bytes read for one decoded row
   std::vector<TokenId> eos_token_ids;
-  std::string dtype;
+  std::string dtype;  // of weights that are not quantized
+  std::string kv_cache_dtype;
   std::string isa;
   int num_threads = 0;
 };

@@ -64,6 +64,15 @@ struct VocabularyBridge {
   std::vector<TokenId> shared_ids = {};
 };
 
+// How matrices are quantized when they are loaded, by what they are for: "int8", "int4", or absent
+// for what the checkpoint has.
+struct QuantizationOptions {
+  std::optional<std::string> linear = {};  // of the layers
+  std::optional<std::string> embedding = {};
+  // That gives the logits. Where it is the embedding as well, this counts; absent: embedding.
+  std::optional<std::string> head = {};
+};
+
 struct ModelDrafterOptions {
   // The drafter's directory, with config.json and *.safetensors of a published format. Empty: the
   // target's own layers for multi-token prediction.
@@ -71,6 +80,8 @@ struct ModelDrafterOptions {
   std::optional<ModelMethod> method = {};  // absent: detected from the checkpoint's tensors
   DraftSampleMethod draft_sample_method = DraftSampleMethod::kGreedy;
   std::optional<VocabularyBridge> vocabulary_bridge = {};  // kDraftModel; absent: one vocabulary
+  // Absent: "int8" for what is quantized in the target.
+  std::optional<QuantizationOptions> quantization = {};
 
   // The number of most probable paths that are continued from each level, and of candidates for
   // each; 1 drafts a chain.
@@ -135,9 +146,13 @@ struct EngineOptions {
   // Where the model runs: "cpu", which "auto" means, or "cuda". In this version a model runs on the
   // CPU only: with "cuda" Create throws a DeviceError that says what was found.
   std::string device = "auto";
-  std::string dtype = "auto";        // "auto", "bfloat16" or "float32": weights and KV cache
-  std::optional<int> max_model_len;  // absent: the model's own limit, if the cache can hold it
-  int max_num_seqs = 32;             // requests that run at the same time
+  // "auto", "bfloat16" or "float32": weights that are not quantized. A quantized checkpoint is
+  // unpacked for it, unless it is "auto".
+  std::string dtype = "auto";
+  QuantizationOptions quantization;
+  std::string kv_cache_dtype = "auto";  // "bfloat16", "float32", or "auto": as dtype
+  std::optional<int> max_model_len;     // absent: the model's own limit, if the cache can hold it
+  int max_num_seqs = 32;                // requests that run at the same time
   // Requests that may wait while max_num_seqs run; more are refused with QueueFull. Absent: no
   // limit.
   std::optional<int> max_waiting_requests;

@@ -7,7 +7,7 @@ namespace forerun {
 void MatrixSources::Add(const StoredIntegers& stored, std::span<const TokenId> rows) {
   const int num_rows = static_cast<int>(rows.size());
   Part part;
-  if (stored.format()) {
+  if (keeps_integers_ && stored.format()) {
     part.integers = std::make_unique<IntegerMatrix>(*stored.format(), num_rows, num_inputs_);
     for (int i = 0; i < num_rows; ++i) stored.ReadIntegers(rows[i], *part.integers, i);
   } else {

@@ -16,8 +16,9 @@ namespace forerun {
 // own format if all parts are of that format.
 class MatrixSources {
  public:
-  MatrixSources(int num_inputs, WeightFormat of_floats)
-      : num_inputs_(num_inputs), of_floats_(of_floats) {}
+  // Without `keeps_integers` they are unpacked, and packed as floats are.
+  MatrixSources(int num_inputs, WeightFormat of_floats, bool keeps_integers)
+      : num_inputs_(num_inputs), of_floats_(of_floats), keeps_integers_(keeps_integers) {}
 
   void Add(const TensorView& floats) { parts_.push_back({floats, {}, {}}); }
   // These rows of it.
@@ -37,6 +38,7 @@ class MatrixSources {
 
   const int num_inputs_;
   const WeightFormat of_floats_;
+  const bool keeps_integers_;
   std::vector<Part> parts_;
 };
 

@@ -26,10 +26,6 @@ std::string Show(const Shape& shape) {
   return text + "]";
 }
 
-bool IsFloat(DType dtype) {
-  return dtype == DType::kFloat32 || dtype == DType::kBFloat16 || dtype == DType::kFloat16;
-}
-
 void AppendFloats(const TensorView& view, float offset, std::vector<float>& out) {
   const std::int64_t count = view.num_elements();
   for (std::int64_t i = 0; i < count; ++i) {
@@ -197,8 +193,9 @@ void WeightReader::DropMatrix(const std::string& name) {
 }
 
 std::unique_ptr<PackedMatrix> WeightReader::TakeMatrix(std::initializer_list<Part> parts,
-                                                       int num_inputs, DType dtype, Ops& ops) {
-  MatrixSources sources(num_inputs, FormatOf(dtype));
+                                                       int num_inputs, const MatrixFormat& format,
+                                                       Ops& ops) {
+  MatrixSources sources(num_inputs, format.format, format.keep_integers);
   for (const Part& part : parts) {
     const Shape shape = {part.num_outputs, num_inputs};
     if (const auto integers = FindIntegers(part.name + ".weight", shape)) {
@@ -215,9 +212,9 @@ std::unique_ptr<PackedMatrix> WeightReader::TakeMatrix(std::initializer_list<Par
 }
 
 std::unique_ptr<PackedMatrix> WeightReader::TakeRows(const std::string& name, const Shape& shape,
-                                                     std::span<const TokenId> rows, DType dtype,
-                                                     Ops& ops) {
-  MatrixSources sources(static_cast<int>(shape[1]), FormatOf(dtype));
+                                                     std::span<const TokenId> rows,
+                                                     const MatrixFormat& format, Ops& ops) {
+  MatrixSources sources(static_cast<int>(shape[1]), format.format, format.keep_integers);
   if (const auto integers = FindIntegers(name, shape)) {
     sources.Add(*integers, rows);
     return sources.Pack(ops);

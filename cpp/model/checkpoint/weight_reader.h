@@ -22,6 +22,16 @@ namespace forerun {
 
 using Shape = std::vector<std::int64_t>;
 
+// How a matrix is packed.
+struct MatrixFormat {
+  MatrixFormat(WeightFormat packed, bool keeps_integers)
+      : format(packed), keep_integers(keeps_integers) {}
+  MatrixFormat(DType dtype) : MatrixFormat(FormatOf(dtype), true) {}  // NOLINT: implicit
+
+  WeightFormat format;  // of floats
+  bool keep_integers;   // those of a quantized checkpoint, in their own format
+};
+
 // Throws CheckpointError that names the first tensor that is missing, of another shape than
 // expected, or of no float type.
 class WeightReader {
@@ -47,10 +57,11 @@ class WeightReader {
   // What is taken counts as used. Floats.
   TensorView Take(const std::string& name, const Shape& shape);
   std::unique_ptr<PackedMatrix> TakeMatrix(std::initializer_list<Part> parts, int num_inputs,
-                                           DType dtype, Ops& ops);
+                                           const MatrixFormat& format, Ops& ops);
   // Some rows of a matrix [outputs, inputs], in any order.
   std::unique_ptr<PackedMatrix> TakeRows(const std::string& name, const Shape& shape,
-                                         std::span<const TokenId> rows, DType dtype, Ops& ops);
+                                         std::span<const TokenId> rows, const MatrixFormat& format,
+                                         Ops& ops);
   // The parts' biases, concatenated.
   FloatVector TakeBias(std::initializer_list<Part> parts, Ops& ops);
   FloatVector TakeVector(const std::string& name, int size, Ops& ops, float offset = 0.0f);

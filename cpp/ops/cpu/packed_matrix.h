@@ -33,6 +33,7 @@ class CpuMatrix final : public PackedMatrix {
   CpuMatrix(int num_outputs, int num_inputs, WeightFormat format, WeightArena& arena);
 
   std::int64_t num_bytes() const override { return tile_bytes() * num_tiles(); }
+  void AddBytes(WeightBytes& bytes) const override { bytes[format_] += num_bytes(); }
   WeightFormat format() const { return format_; }
   int num_tiles() const { return (num_outputs() + 15) / 16; }
   std::int64_t tile_bytes() const { return TileBytes(format_, num_inputs()); }

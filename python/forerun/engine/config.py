@@ -22,6 +22,7 @@ from forerun.util.checks import (
     check_name,
     check_number,
     check_path,
+    check_quantization,
 )
 from forerun.vllm_fields import ENGINE_ARGS, field_problems
 
@@ -50,6 +51,10 @@ def _check_dtype(field: str, value: Any) -> str:
 _ENGINE_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "device": lambda name, value: check_choice(name, value, ("auto", "cpu", "cuda")),
     "dtype": _check_dtype,
+    "quantization": check_quantization,
+    "kv_cache_dtype": lambda name, value: check_choice(
+        name, value, ("auto", "bfloat16", "float32")
+    ),
     "max_model_len": check_int,
     "max_num_seqs": check_int,
     "max_waiting_requests": check_int,
@@ -67,6 +72,7 @@ _ENGINE_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
 }
 # None is the default, as in vLLM.
 _MAY_BE_NONE = {
+    "quantization",
     "max_model_len",
     "max_num_seqs",
     "max_waiting_requests",

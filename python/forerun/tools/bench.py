@@ -285,6 +285,8 @@ def _report(
         "machine": {"system": platform.platform(), "isa": limits.isa},
         "num_threads": limits.num_threads,
         "dtype": limits.dtype,
+        "kv_cache_dtype": limits.kv_cache_dtype,
+        "weight_bytes": limits.weight_bytes,
         "num_cases": len(cases),
         "rounds": len(tallies[first]),
         "read_bandwidth_bytes_per_second": bandwidth,

@@ -105,7 +105,10 @@ def _measure_local(
     print(report.bench_table(result))
     print(
         f"\n{result['model_name']}: median of {options.rounds} round(s), "
-        f"{result['num_threads']} threads, {result['dtype']}, {result['machine']['isa']}; "
+        f"{result['num_threads']} threads, {result['machine']['isa']}; weights: "
+        f"{report.formats(result['weight_bytes'])}, "
+        f"{result['weight_bytes_per_token'] / 1e6:.0f} MB per token; "
+        f"KV cache: {result['kv_cache_dtype']}; "
         f"this process reads {result['read_bandwidth_bytes_per_second'] / 1e9:.1f} GB/s"
     )
     return result

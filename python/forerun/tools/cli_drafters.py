@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from forerun.tools.cli_weights import add_weight_options, weight_options
+
 # Fields of SpeculativeConfig with an option of the same name.
 _FIELDS = (
     "draft_tree_width",
@@ -107,7 +109,7 @@ def add_selftest(commands: Any) -> None:
     )
     parser.add_argument("--method", metavar="NAME", help="the drafting method (default: detected)")
     parser.add_argument("--num-speculative-tokens", type=int, metavar="N")
-    parser.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
+    add_weight_options(parser)
     parser.add_argument("--num-threads", type=int, default=0, metavar="N", help="0: one per core")
     add_head_options(parser)
     parser.set_defaults(run=_selftest, optional="speculative_model")
@@ -127,7 +129,7 @@ def _selftest(options: argparse.Namespace) -> int:
         prompts=options.prompts,
         max_tokens=options.max_tokens,
         speculative_config=fields,
-        dtype=options.dtype,
+        **weight_options(options),
         num_threads=options.num_threads,
     )
     print(report)

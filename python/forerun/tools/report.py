@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,13 +106,23 @@ def draw(report: dict[str, Any], path: str | Path) -> None:
     bars = speeds.get_legend_handles_labels()
     figure.legend(*bars, loc="outside lower center", ncols=min(len(methods), 6))
     figure.suptitle(
-        f"{report['model_name']}: {report['dtype']}, {report['num_threads']} threads, "
+        f"{report['model_name']}: {formats(report['weight_bytes'])}, "
+        f"{report['num_threads']} threads, "
         f"{report['num_cases']} prompts"
     )
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
         raise InvalidArgumentError("plot", str(path), f"a picture file ({error})") from error
+
+
+def formats(weight_bytes: Mapping[str, int]) -> str:
+    """Of weights, by their bytes: "int8", or "int4 62 %, int8 38 %"."""
+    total = sum(weight_bytes.values())
+    ordered = sorted(weight_bytes.items(), key=lambda item: -item[1])
+    if len(ordered) == 1:
+        return ordered[0][0]
+    return ", ".join(f"{name} {100 * size / total:.0f} %" for name, size in ordered)
 
 
 def new_figure(path: str | Path) -> Any:

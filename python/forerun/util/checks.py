@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from forerun import _core
 from forerun.errors import InvalidArgumentError
 from forerun.util.interrupts import pass_on_interrupt
 
@@ -148,6 +149,23 @@ def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> str:
         listed = ", ".join(repr(choice) for choice in choices[:-1])
         raise InvalidArgumentError(field, value, f"{listed} or {choices[-1]!r}")
     return text
+
+
+def check_quantization(field: str, value: Any) -> _core.QuantizationOptions:
+    """Formats of matrices: one name for all, or a dict by what they are for."""
+    formats, kinds = ("int8", "int4"), ("linear", "embedding", "head")
+    expected = "None: as stored, 'int8', 'int4', or a dict of 'linear', 'embedding' and 'head'"
+    if issubclass(type(value), str):
+        if str.__str__(value) not in formats:
+            raise InvalidArgumentError(field, value, expected)
+        return _core.QuantizationOptions(*[check_choice(field, value, formats)] * len(kinds))
+    given = check_dict(field, value, expected)
+    for kind, name in given.items():
+        if not issubclass(type(kind), str) or kind not in kinds:
+            raise InvalidArgumentError(field, value, expected)
+        if name is not None:
+            check_choice(f"{field}[{kind!r}]", name, formats)
+    return _core.QuantizationOptions(**given)
 
 
 def check_list(field: str, value: Any, expected: str) -> list[Any]:

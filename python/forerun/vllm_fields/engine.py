@@ -18,7 +18,7 @@ _TEXT_ONLY = "models read text only"
 _NO_LORA = "LoRA adapters are not supported"
 _NO_EXPERTS = "experts are not divided among processes"
 _NO_MAMBA = "models with Mamba or linear attention do not run"
-_NO_QUANTIZATION = "quantized weights are not supported; .gguf files are unpacked"
+_OWN_QUANTIZATION = "`quantization` says how weights are stored"
 _NO_GRAPHS = "nothing is compiled or captured at run time"
 _KERNELS = "each operation has one implementation for each CPU"
 _OFFLOAD = "weights are in the CPU's memory already"
@@ -35,7 +35,11 @@ ENGINE_ARGS: dict[str, Field] = {
     "revision": runs(None, "the branch, tag or commit of a model on the hub"),
     "dtype": runs(
         "auto",
-        "type of weights and KV cache; float16 runs as 'auto', which the log reports",
+        "type of weights that are not quantized; float16 runs as 'auto', which the log reports",
+    ),
+    "quantization": runs(
+        None,
+        "`int8`, `int4` or a dict by `linear`, `embedding`, `head`; None: as stored",
     ),
     "trust_remote_code": fixed(False, "no code of a model is ever run", True),
     "load_format": fixed("auto", "read as the files need, safetensors first", "safetensors"),
@@ -113,7 +117,7 @@ ENGINE_ARGS: dict[str, Field] = {
     **no_effect("all layers share one KV cache", disable_hybrid_kv_cache_manager=None),
     **no_effect("KV blocks are found by the tokens they hold", prefix_caching_hash_algo="sha256"),
     **all_fixed("prefixes are matched in whole KV blocks", prefix_match_unit=None),
-    "kv_cache_dtype": fixed("auto", "the KV cache has the weights' type"),
+    "kv_cache_dtype": runs("auto", "`bfloat16`, `float32`, or `auto`: as `dtype`"),
     **no_effect("the KV cache is not quantized", kv_cache_dtype_skip_layers=[]),
     **no_effect(
         "every layer keeps the keys and values of all tokens",
@@ -287,8 +291,8 @@ ENGINE_ARGS: dict[str, Field] = {
         sleep_mode_offload_cudagraph=False,
         sleep_preserve_parameter_names=[],
     ),
-    **all_fixed(_NO_QUANTIZATION, quantization=None, quantization_config=None),
-    **no_effect(_NO_QUANTIZATION, allow_deprecated_quantization=False),
+    **all_fixed(_OWN_QUANTIZATION, quantization_config=None),
+    **no_effect(_OWN_QUANTIZATION, allow_deprecated_quantization=False),
     **all_fixed(_NO_LORA, enable_lora=False, default_mm_loras=None, max_lora_cls_labels=None),
     **no_effect(
         _NO_LORA,

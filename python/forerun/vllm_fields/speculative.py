@@ -34,7 +34,10 @@ SPECULATIVE_CONFIG: dict[str, Field] = {
     "max_model_len": runs(None, "at least the target's: a drafter goes as far as its target"),
     "draft_tensor_parallel_size": fixed(None, _ONE_PROCESS, 1),
     "tensor_parallel_size": fixed(None, _ONE_PROCESS, 1),
-    "kv_cache_dtype": fixed(None, "the KV cache has the weights' type", "auto"),
+    "quantization": runs(
+        None, "models: as for LLM; {}: as stored; None: `int8` where the target is quantized"
+    ),
+    "kv_cache_dtype": fixed(None, "it has the target's type", "auto"),
     **no_effect("nothing is compiled or captured at run time", enforce_eager=None),
     **no_effect("batches are not padded", disable_padded_drafter_batch=False),
     **no_effect(
@@ -50,9 +53,7 @@ SPECULATIVE_CONFIG: dict[str, Field] = {
         disable_lookahead_block_hashes=False,
     ),
     **all_fixed(
-        "quantized weights are not supported; .gguf files are unpacked",
-        quantization=None,
-        draft_lm_head_quantization=None,
+        "`quantization` has a key for the head: {'head': 'int8'}", draft_lm_head_quantization=None
     ),
     **all_fixed("weights are read one way", draft_load_config=None),
     "index_share_for_mtp_iteration": fixed(None, "every layer computes its own", False),

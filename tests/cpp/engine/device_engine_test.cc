@@ -59,10 +59,11 @@ class DeviceEngineTest : public ::testing::TestWithParam<Case> {
                                 config.max_logits_rows()};
     ModelDrafterSource source(options_, spec_, target_.path());
     Checkpoint checkpoint(target_.path());
-    Transformer target(spec_, LoadWeights(spec_, checkpoint, DType::kFloat32, backend.ops()),
-                       backend.ops(), limits, source.features());
+    Transformer target(
+        spec_, LoadWeights(spec_, checkpoint, UniformFormats(DType::kFloat32), backend.ops()),
+        backend.ops(), limits, source.features());
     limits.max_logits_rows = config.max_num_seqs * source.num_level_rows();
-    const auto drafter = source.Load(target, backend, limits, nullptr);
+    const auto drafter = source.Load(target, backend, limits, DType::kFloat32, nullptr);
     EngineCore engine(config, target,
                       backend.MakeVerifier(config.verifier_limits(target.vocab_size())),
                       drafter.get());

@@ -97,9 +97,11 @@ TEST_P(DraftAllocationTest, DraftingAllocatesNothingInTheLongRun) {
   limits.max_logits_rows = kMaxRows;
   ModelDrafterSource source(options, spec, target_directory.path());
   Checkpoint checkpoint(target_directory.path());
-  Transformer target(spec, LoadWeights(spec, checkpoint, DType::kFloat32, backend.ops()),
+  Transformer target(spec,
+                     LoadWeights(spec, checkpoint, UniformFormats(DType::kFloat32), backend.ops()),
                      backend.ops(), limits, source.features());
-  const std::unique_ptr<Drafter> model = source.Load(target, backend, limits, nullptr);
+  const std::unique_ptr<Drafter> model =
+      source.Load(target, backend, limits, DType::kFloat32, nullptr);
   CountedDrafter drafter(*model);
   EngineConfig config;
   config.max_model_len = limits.max_model_len;

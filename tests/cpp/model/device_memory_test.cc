@@ -52,9 +52,11 @@ class DeviceMemoryTest : public ::testing::TestWithParam<std::string> {
 
   std::unique_ptr<Transformer> Make(Ops& ops, const FeatureSpec& features) {
     Checkpoint checkpoint(directory_.path());
-    const TransformerLimits limits = {kMaxRows, 90, kBlockSize, kNumBlocks, kMaxLogits};
-    return std::make_unique<Transformer>(
-        spec_, LoadWeights(spec_, checkpoint, DType::kBFloat16, ops), ops, limits, features);
+    const TransformerLimits limits = {kMaxRows,   90,         kBlockSize,
+                                      kNumBlocks, kMaxLogits, DType::kBFloat16};
+    const ModelFormats formats = UniformFormats(DType::kBFloat16);
+    return std::make_unique<Transformer>(spec_, LoadWeights(spec_, checkpoint, formats, ops), ops,
+                                         limits, features);
   }
 
   static std::vector<float> Run(Transformer& model, Backend& backend, const Pass& pass) {

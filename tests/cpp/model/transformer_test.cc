@@ -72,9 +72,10 @@ class TransformerTest : public ::testing::TestWithParam<Param> {
 
   std::unique_ptr<Transformer> Make(Ops& ops, DType dtype) const {
     Checkpoint checkpoint(directory_.path());
-    const TransformerLimits limits = {4 * kMaxLen, kMaxLen, kBlockSize, kNumBlocks, 4 * kMaxLen};
-    return std::make_unique<Transformer>(spec_, LoadWeights(spec_, checkpoint, dtype, ops), ops,
-                                         limits);
+    const TransformerLimits limits = {4 * kMaxLen, kMaxLen,     kBlockSize,
+                                      kNumBlocks,  4 * kMaxLen, dtype};
+    return std::make_unique<Transformer>(
+        spec_, LoadWeights(spec_, checkpoint, UniformFormats(dtype), ops), ops, limits);
   }
 
   Sequence RandomSequence(int length, int first_block) {

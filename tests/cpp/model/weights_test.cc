@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "cpp/model/model_files.h"
 #include "forerun/error.h"
 #include "tests/cpp/testing/naive_ops.h"
 #include "tests/cpp/testing/tiny_model.h"
@@ -16,7 +17,7 @@ ModelWeights Load(const ModelDirectory& directory, const std::string& dtype = "a
   NaiveOps ops;
   Checkpoint checkpoint(directory.path());
   const ModelSpec spec = ReadModelSpec(directory.path());
-  return LoadWeights(spec, checkpoint, ResolveDType(dtype, spec, checkpoint), ops);
+  return LoadWeights(spec, checkpoint, UniformFormats(ResolveDType(dtype, spec, checkpoint)), ops);
 }
 
 // A tiny model whose tensors a test may spoil before they are written.
@@ -93,6 +94,22 @@ TEST(WeightsTest, GemmaNormsHaveTheirOffsetFoldedIn) {
   EXPECT_EQ(weights.lm_head, nullptr);
   EXPECT_EQ(&weights.head(), weights.embedding.get());
   EXPECT_EQ(weights.num_bytes(), weights.num_bytes_per_token());
+}
+
+TEST(ModelFilesTest, EstimatesWeightsByTheirFormats) {
+  ModelDirectory directory;
+  WriteTinyModel(directory, TinyConfig("llama"));  // embedding and head: [101, 24]
+  const auto estimate = [&](const std::string& dtype, const QuantizationOptions& quantization) {
+    return static_cast<double>(
+        ModelFiles(directory.path(), dtype, quantization).EstimateWeightBytes());
+  };
+  const double floats = estimate("float32", {});
+  EXPECT_EQ(estimate("bfloat16", {}), floats / 2);
+  EXPECT_NEAR(estimate("float32", {"int8", "int8", "int8"}), floats * 8.5 / 32, 1);
+  EXPECT_NEAR(estimate("float32", {"int4", "int4", "int4"}), floats * 4.5 / 32, 1);
+  const double table = 101 * 24 * (32 - 4.5) / 8;
+  EXPECT_NEAR(estimate("float32", {{}, "int4", {}}), floats - table, 1);
+  EXPECT_NEAR(estimate("float32", {{}, {}, "int4"}), floats - table, 1);
 }
 
 TEST(WeightsTest, TheAutomaticDTypeFollowsTheCheckpoint) {

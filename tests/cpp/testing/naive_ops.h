@@ -26,6 +26,7 @@ class NaiveMatrix : public PackedMatrix {
     const int element_bytes = format_ == WeightFormat::kBFloat16 ? 2 : 4;
     return std::ssize(values_) * element_bytes;
   }
+  void AddBytes(WeightBytes& bytes) const override { bytes[format_] += num_bytes(); }
   float at(int output, int input) const {
     return values_[static_cast<std::size_t>(output) * num_inputs() + input];
   }

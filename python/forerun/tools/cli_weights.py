@@ -1,0 +1,35 @@
+"""What the command line says of how weights are stored."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from forerun.errors import InvalidArgumentError
+from forerun.util.json_files import parse_json
+
+
+def add_weight_options(group: argparse._ActionsContainer) -> None:
+    """How weights and the KV cache are stored."""
+    group.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
+    group.add_argument(
+        "--quantization",
+        metavar="FORMAT",
+        help="int8 or int4 weights, made from any model, or JSON such as "
+        '{"linear": "int4", "head": "int8"} (default: as the model has them)',
+    )
+    group.add_argument("--kv-cache-dtype", default="auto", help="auto, bfloat16 or float32")
+
+
+def weight_options(options: argparse.Namespace) -> dict[str, Any]:
+    """LLM's keywords for what `add_weight_options` added."""
+    quantization = options.quantization
+    if quantization is not None and quantization.startswith("{"):
+        quantization = parse_json(
+            quantization, "quantization", "a format or a JSON object", InvalidArgumentError
+        )
+    return {
+        "dtype": options.dtype,
+        "quantization": quantization,
+        "kv_cache_dtype": options.kv_cache_dtype,
+    }
