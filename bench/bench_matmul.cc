@@ -166,6 +166,7 @@ int Main(int argc, char** argv) {
   for (const Shape& shape : kShapes) {
     if (!settings.shape.empty() && settings.shape != shape.name) continue;
     for (WeightFormat format : kWeightFormats) {
+      if (!TakesFloats(format)) continue;
       if (!settings.format.empty() && settings.format != Name(format)) continue;
       // An Ops keeps the memory of weights that are gone.
       CpuOps ops(team, Name(isa), CpuKernelsOf(isa), integers);

@@ -9,7 +9,7 @@ namespace {
 double BitsOf(WeightFormat format) {
   if (!HasIntegers(format)) return format == WeightFormat::kBFloat16 ? 16 : 32;
   const IntegerFormat integers = IntegersOf(format);
-  return integers.bits + (integers.has_minimum ? 32.0 : 16.0) / kWeightGroup;
+  return integers.bits + (integers.has_minimum() ? 32.0 : 16.0) / kWeightGroup;
 }
 
 ModelFormats FormatsOf(const ModelSpec& spec, DType dtype, const std::string& dtype_name,

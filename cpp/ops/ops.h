@@ -21,7 +21,7 @@
 #include "cpp/ops/activation.h"
 #include "cpp/ops/forward_rows.h"
 #include "cpp/ops/sequence_rows.h"
-#include "cpp/ops/weight_format.h"
+#include "cpp/ops/weight_source.h"
 #include "cpp/tensor/tensor.h"
 #include "forerun/types.h"
 
@@ -115,12 +115,12 @@ class Ops {
   // Allocates the operations' own scratch, so that forward passes within the limits need not.
   virtual void Reserve(const OpsLimits& limits) = 0;
 
-  // Packs float32, bfloat16 or float16 matrices [n_i, k] of the host, stacked by outputs. Integer
-  // formats quantize them.
-  virtual std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources,
-                                             WeightFormat format) = 0;
-  // Packs integers as they are, stacked by outputs. The sources are of one format.
-  virtual std::unique_ptr<PackedMatrix> PackIntegers(std::span<const IntegerView> sources) = 0;
+  // Packs matrices of the host [n_i, k], stacked by outputs, each in its format.
+  virtual std::unique_ptr<PackedMatrix> Pack(std::span<const WeightSource> sources) = 0;
+  // The same of floats in one format.
+  std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources, WeightFormat format) {
+    return Pack(SourcesOf(sources, format));
+  }
 
   virtual std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) = 0;
 

@@ -47,7 +47,7 @@ void ReadNibbles(const std::uint8_t* nibbles, int zero, std::int8_t* out) {
 void ReadGroup(BlockCursor block, IntegerFormat format, std::int8_t* values, std::uint16_t* scale,
                std::uint16_t* minimum) {
   *scale = block.Take<std::uint16_t>();
-  if (format.has_minimum) *minimum = block.Take<std::uint16_t>();
+  if (format.has_minimum()) *minimum = block.Take<std::uint16_t>();
   if (format.bits == 8) {
     std::memcpy(values, block.Skip(kWeightGroup), kWeightGroup);
     return;
@@ -73,7 +73,7 @@ class Blocks final : public StoredIntegers {
     for (int i = 0; i < num_blocks; ++i) {
       ReadGroup(BlockCursor(blocks + i * type_.num_bytes), format,
                 matrix.values(output) + i * kWeightGroup, matrix.scales(output) + i,
-                format.has_minimum ? matrix.minima(output) + i : nullptr);
+                format.has_minimum() ? matrix.minima(output) + i : nullptr);
     }
   }
 

@@ -10,7 +10,7 @@ IntegerMatrix::IntegerMatrix(WeightFormat format, int num_outputs, int num_input
   scales_ = AlignedBuffer(HostMemory(), scale_bytes);
   view_.values = values_.as<std::int8_t>();
   view_.scales = scales_.as<std::uint16_t>();
-  if (IntegersOf(format).has_minimum) {
+  if (IntegersOf(format).has_minimum()) {
     minima_ = AlignedBuffer(HostMemory(), scale_bytes);
     view_.minima = minima_.as<std::uint16_t>();
   }

@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#include "cpp/ops/weight_format.h"
+#include "cpp/ops/weight_source.h"
 #include "cpp/tensor/tensor.h"
 
 namespace forerun {

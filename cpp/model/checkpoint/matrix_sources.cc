@@ -44,9 +44,9 @@ void MatrixSources::Dequantize(Part& part) const {
 
 std::unique_ptr<PackedMatrix> MatrixSources::Pack(Ops& ops) {
   if (AreIntegers()) {
-    std::vector<IntegerView> views;
-    for (const Part& part : parts_) views.push_back(part.integers->view());
-    return ops.PackIntegers(views);
+    std::vector<WeightSource> sources;
+    for (const Part& part : parts_) sources.emplace_back(part.integers->view());
+    return ops.Pack(sources);
   }
   std::vector<TensorView> views;
   for (Part& part : parts_) {

@@ -23,24 +23,8 @@ CpuOps::CpuOps(ThreadTeam& team, std::string isa, const CpuKernels& kernels,
       integer_kernels_(integer_kernels),
       member_scratch_(team.num_threads()) {}
 
-void CpuOps::Reserve(const OpsLimits& limits) {
-  const int mlp_rows = std::min(limits.max_rows, kMlpRows);
-  rows_.Reserve(limits.max_rows);
-  prepared_.Grow(limits.max_rows * PreparedRowBytes(limits.max_inputs));
-  prepared_.Grow(mlp_rows * PreparedRowBytes(limits.max_gated));
-  normed_.AsRows(limits.max_rows, limits.max_inputs);
-  gate_up_.AsRows(mlp_rows, 2 * limits.max_gated);
-  activated_.AsRows(mlp_rows, limits.max_gated);
-  if (std::ssize(ones_) < limits.max_inputs) ones_.resize(limits.max_inputs, 1.0f);
-}
-
-std::unique_ptr<PackedMatrix> CpuOps::Pack(std::span<const TensorView> sources,
-                                           WeightFormat format) {
-  return PackMatrix(sources, format, team_, weights_);
-}
-
-std::unique_ptr<PackedMatrix> CpuOps::PackIntegers(std::span<const IntegerView> sources) {
-  return PackIntegerMatrix(sources, team_, weights_);
+std::unique_ptr<PackedMatrix> CpuOps::Pack(std::span<const WeightSource> sources) {
+  return PackMatrix(sources, team_, weights_);
 }
 
 const ForwardRows& CpuOps::Begin(const ForwardData& data) {

@@ -3,6 +3,7 @@
 #define FORERUN_CPP_OPS_CPU_CPU_OPS_H_
 
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <span>
 #include <string>
@@ -31,9 +32,8 @@ class CpuOps final : public Ops {
   std::string isa() const override { return isa_; }
   Memory& memory() override { return HostMemory(); }
   void Reserve(const OpsLimits& limits) override;
-  std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources,
-                                     WeightFormat format) override;
-  std::unique_ptr<PackedMatrix> PackIntegers(std::span<const IntegerView> sources) override;
+  using Ops::Pack;
+  std::unique_ptr<PackedMatrix> Pack(std::span<const WeightSource> sources) override;
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override;
 
   const ForwardRows& Begin(const ForwardData& data) override;
@@ -78,19 +78,20 @@ class CpuOps final : public Ops {
   template <typename Fn>
   void ForRows(int rows, int cols, const Fn& fn);
 
-  // Bytes that a row of activations may need once it is prepared for a product.
-  static std::int64_t PreparedRowBytes(int cols);
-  // x as products with bfloat16 and with integer weights take it; sets the task's x.
-  void RoundActivations(ConstRows x, MatMulTask& task);
-  void QuantizeActivations(ConstRows x, MatMulTask& task);
-  // How the rows of a matrix of this format are multiplied, and the bytes of an element of x.
-  struct Product {
-    void (*multiply)(const MatMulTask& task);
-    int input_bytes;
+  // Activations as a product takes them.
+  enum class InputForm { kFloat32, kRounded, kQuantized };
+  struct Inputs {
+    const void* data = nullptr;
+    std::int64_t stride = 0;  // in elements
+    std::int64_t row_bytes = 0;
   };
-  Product ProductOf(WeightFormat format) const;
+  using InputsByForm = std::array<Inputs, 3>;
+  InputForm FormOf(WeightFormat format) const;
+  void (*ProductOf(WeightFormat format) const)(const MatMulTask& task);
+  // x in this form; what is made of it is scratch.
+  Inputs InputsOf(ConstRows x, InputForm form);
   // Runs the product of every row of `task` with all tiles of the matrix.
-  void RunProduct(const CpuMatrix& weight, const MatMulTask& task);
+  void RunProduct(const CpuMatrix& weight, const InputsByForm& inputs, const MatMulTask& task);
   // Neighbouring rows of a sequence, each seeing its own position more than the one before.
   struct RowRun {
     const SequenceRows* sequence;
@@ -116,7 +117,7 @@ class CpuOps final : public Ops {
   ForwardRows rows_;  // of the last Begin
 
   // Scratch of one call; grows to the largest and stays.
-  HostScratch prepared_, normed_, gate_up_, activated_;
+  HostScratch rounded_, quantized_, normed_, gate_up_, activated_;
   std::vector<float> ones_;
   std::vector<HostScratch> member_scratch_;
   std::vector<RowRun> row_runs_;

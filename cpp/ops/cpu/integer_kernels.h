@@ -19,18 +19,16 @@ struct alignas(16) QuantizedGroup {
   float scale;                       // NaN where an activation is not finite
   float weighted_sum;                // scale * the sum of the values
   std::int32_t neg_sum;              // minus that sum
+  std::int16_t neg_halves[2];        // likewise, of the first and the last half of the values
 };
 
 struct IntegerKernels {
   const char* name;
 
-  // MatMulTask::x: [num_rows, groups of whole steps] QuantizedGroup.
-  void (*matmul_int8)(const MatMulTask& task);
-  void (*matmul_int4)(const MatMulTask& task);
-  void (*matmul_int4_min)(const MatMulTask& task);
-  void (*matmul_int5)(const MatMulTask& task);
-  void (*matmul_int5_min)(const MatMulTask& task);
-  // x[n] -> groups of whole steps.
+  // By WeightFormat; null where it has no integers. MatMulTask::x: [num_rows, num_inputs filled up
+  // to kPaddedInputs, in groups] QuantizedGroup.
+  void (*matmul[kNumWeightFormats])(const MatMulTask& task);
+  // x[n] -> as many groups.
   void (*quantize_row)(const float* x, int n, QuantizedGroup* out);
 };
 

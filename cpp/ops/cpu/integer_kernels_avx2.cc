@@ -1,5 +1,5 @@
 #define FORERUN_ISA avx2
 #define FORERUN_VEC_HEADER "cpp/util/simd/vec_avx2.h"
-#define FORERUN_INTS_HEADER "cpp/util/simd/ints_avx2.h"
+#define FORERUN_INTS_HEADER "cpp/util/simd/dots_avx2.h"
 
 #include "cpp/ops/cpu/integer_table.h"

@@ -14,11 +14,15 @@ namespace forerun::FORERUN_ISA {
 
 const IntegerKernels kIntegerKernels = {
     .name = FORERUN_NAME_OF(FORERUN_ISA),
-    .matmul_int8 = MatMul<IntegerWeights<WeightFormat::kInt8>>,
-    .matmul_int4 = MatMul<IntegerWeights<WeightFormat::kInt4>>,
-    .matmul_int4_min = MatMul<IntegerWeights<WeightFormat::kInt4Min>>,
-    .matmul_int5 = MatMul<IntegerWeights<WeightFormat::kInt5>>,
-    .matmul_int5_min = MatMul<IntegerWeights<WeightFormat::kInt5Min>>,
+    .matmul = {nullptr, nullptr, MatMul<IntegerWeights<WeightFormat::kInt8>>,
+               MatMul<IntegerWeights<WeightFormat::kInt4>>,
+               MatMul<IntegerWeights<WeightFormat::kInt4Min>>,
+               MatMul<IntegerWeights<WeightFormat::kInt5>>,
+               MatMul<IntegerWeights<WeightFormat::kInt5Min>>,
+               MatMul<IntegerWeights<WeightFormat::kInt4K>>,
+               MatMul<IntegerWeights<WeightFormat::kInt5K>>,
+               MatMul<IntegerWeights<WeightFormat::kInt6K>>,
+               MatMul<IntegerWeights<WeightFormat::kInt4Zero>>},
     .quantize_row = QuantizeRow,
 };
 

@@ -21,20 +21,6 @@ struct SourceRow {
   DType dtype = DType::kFloat32;
 };
 
-std::vector<SourceRow> FindRows(std::span<const TensorView> sources, int num_padded) {
-  std::vector<SourceRow> rows;
-  rows.reserve(num_padded);
-  for (const TensorView& source : sources) {
-    const std::size_t row_bytes = source.shape[1] * SizeOf(source.dtype);
-    const auto* data = static_cast<const std::byte*>(source.data);
-    for (std::int64_t i = 0; i < source.shape[0]; ++i) {
-      rows.push_back({data + i * row_bytes, source.dtype});
-    }
-  }
-  rows.resize(num_padded);
-  return rows;
-}
-
 template <typename T>
 T ReadAs(const std::byte* data, int i) {
   T value;
@@ -76,7 +62,7 @@ void Convert(const SourceRow& row, int begin, int count, float* out) {
 // A panel of inputs at a time, small enough to turn in the first-level cache. Element is what moves
 // as one: a pair of bfloat16, or a float32.
 template <typename T, typename Element>
-void PackTile(const SourceRow* rows, int num_inputs, std::byte* tile) {
+void TransposeTile(const SourceRow* rows, int num_inputs, std::byte* tile) {
   constexpr int kPanel = 128;
   constexpr int kPerElement = sizeof(Element) / sizeof(T);
   alignas(64) T panel[kLanes][kPanel];
@@ -96,8 +82,7 @@ void PackTile(const SourceRow* rows, int num_inputs, std::byte* tile) {
   }
 }
 
-// Quantizes.
-void PackIntegerTile(const SourceRow* rows, int num_inputs, IntegerFormat format, std::byte* tile) {
+void QuantizeTile(const SourceRow* rows, int num_inputs, IntegerFormat format, std::byte* tile) {
   float weights[kWeightGroup];
   for (int lane = 0; lane < kLanes; ++lane) {
     if (rows[lane].data == nullptr) continue;
@@ -109,52 +94,111 @@ void PackIntegerTile(const SourceRow* rows, int num_inputs, IntegerFormat format
   }
 }
 
-// Copies. False where a value does not fit.
-bool PackIntegerRow(const IntegerView& source, int row, int lane, std::byte* tile) {
-  const IntegerFormat format = IntegersOf(source.format);
-  const std::int8_t* values = source.values + std::int64_t{row} * source.num_inputs;
-  const std::int64_t first_scale = std::int64_t{row} * source.num_groups();
-  bool all_fit = true;
-  for (int group = 0; group < source.num_groups(); ++group) {
-    const int begin = group * kWeightGroup;
-    const int count = std::min(kWeightGroup, source.num_inputs - begin);
-    WeightGroup packed;
-    for (int i = 0; i < count; ++i) {
-      const int stored = values[begin + i] + format.zero;
-      all_fit = all_fit && stored >= 0 && stored < 1 << format.bits;
-      packed.stored[i] = static_cast<std::uint8_t>(stored);
+// The rows of a matrix in its tiles' order: a source and a row of it, or null where a part's last
+// tile has none.
+struct TileLane {
+  const WeightSource* source = nullptr;
+  int row = 0;
+};
+
+int NumOutputs(const WeightSource& source) {
+  if (const auto* floats = std::get_if<TensorView>(&source.weights)) {
+    return static_cast<int>(floats->shape[0]);
+  }
+  return std::get<IntegerView>(source.weights).num_outputs;
+}
+
+int NumInputs(const WeightSource& source) {
+  if (const auto* floats = std::get_if<TensorView>(&source.weights)) {
+    return static_cast<int>(floats->shape[1]);
+  }
+  return std::get<IntegerView>(source.weights).num_inputs;
+}
+
+std::vector<TileLane> FindLanes(std::span<const WeightSource> sources, const CpuMatrix& matrix) {
+  std::vector<TileLane> lanes(static_cast<std::size_t>(matrix.num_tiles()) * kLanes);
+  auto part = matrix.parts().begin();
+  int output = 0;
+  for (const WeightSource& source : sources) {
+    for (int row = 0; row < NumOutputs(source); ++row, ++output) {
+      if (output == part->output_begin + part->num_outputs) ++part;
+      lanes[part->tile_begin * kLanes + output - part->output_begin] = {&source, row};
     }
-    packed.scale = source.scales[first_scale + group];
-    if (format.has_minimum) packed.minimum = source.minima[first_scale + group];
-    PutGroup(packed, format, group, lane, tile);
+  }
+  return lanes;
+}
+
+SourceRow RowOf(const TileLane& lane) {
+  const auto* floats =
+      lane.source == nullptr ? nullptr : std::get_if<TensorView>(&lane.source->weights);
+  if (floats == nullptr) return {};
+  const std::int64_t row_bytes = floats->shape[1] * static_cast<int>(SizeOf(floats->dtype));
+  return {static_cast<const std::byte*>(floats->data) + lane.row * row_bytes, floats->dtype};
+}
+
+// False where a value does not fit.
+bool PackTile(const TileLane* lanes, const MatrixPart& part, int num_inputs, std::byte* tile) {
+  SourceRow rows[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) rows[lane] = RowOf(lanes[lane]);
+  if (part.format == WeightFormat::kBFloat16) {
+    TransposeTile<std::uint16_t, std::uint32_t>(rows, num_inputs, tile);
+    return true;
+  }
+  if (part.format == WeightFormat::kFloat32) {
+    TransposeTile<float, float>(rows, num_inputs, tile);
+    return true;
+  }
+  std::memset(tile, 0, TileBytes(part.format, num_inputs));
+  QuantizeTile(rows, num_inputs, IntegersOf(part.format), tile);
+  bool all_fit = true;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    if (lanes[lane].source == nullptr) continue;
+    const auto* integers = std::get_if<IntegerView>(&lanes[lane].source->weights);
+    if (integers != nullptr) all_fit = PutRow(*integers, lanes[lane].row, lane, tile) && all_fit;
   }
   return all_fit;
 }
 
-void CheckIntegers(std::span<const IntegerView> sources) {
-  FORERUN_CHECK(!sources.empty(), "no matrix to pack");
-  for (const IntegerView& source : sources) {
-    const IntegerFormat format = IntegersOf(source.format);
-    FORERUN_CHECK(HasIntegers(source.format), std::string("no integers in ") + Name(source.format));
-    FORERUN_CHECK(source.format == sources[0].format, "stacked weights differ in format");
-    FORERUN_CHECK(source.num_outputs > 0 && source.num_inputs > 0, "an empty weight");
-    FORERUN_CHECK(source.num_inputs == sources[0].num_inputs, "stacked weights differ in inputs");
-    FORERUN_CHECK(source.values != nullptr && source.scales != nullptr, "a weight without data");
-    FORERUN_CHECK((source.minima != nullptr) == format.has_minimum,
-                  std::string("minima and ") + Name(source.format));
-  }
+void CheckFloats(const TensorView& floats, WeightFormat format) {
+  FORERUN_CHECK(floats.shape.size() == 2, "a weight must have two dimensions");
+  FORERUN_CHECK(floats.shape[0] > 0 && floats.shape[1] > 0, "an empty weight");
+  FORERUN_CHECK(floats.data != nullptr, "a weight without data");
+  FORERUN_CHECK(floats.dtype == DType::kFloat32 || floats.dtype == DType::kBFloat16 ||
+                    floats.dtype == DType::kFloat16,
+                std::string("cannot pack from ") + Name(floats.dtype));
+  FORERUN_CHECK(TakesFloats(format), std::string("cannot quantize to ") + Name(format));
 }
 
-void CheckSources(std::span<const TensorView> sources) {
+void CheckIntegers(const IntegerView& integers) {
+  const std::string name = Name(integers.format);
+  FORERUN_CHECK(HasIntegers(integers.format), "no integers in " + name);
+  FORERUN_CHECK(integers.num_outputs > 0 && integers.num_inputs > 0, "an empty weight");
+  const IntegerFormat format = IntegersOf(integers.format);
+  FORERUN_CHECK(format.block() == 0 || integers.num_inputs % format.block() == 0,
+                "part of a block of " + name);
+  const ScaleKind kind = format.scales;
+  const bool is_super = kind == ScaleKind::kSuper, is_wide = kind == ScaleKind::kZeroPoint;
+  FORERUN_CHECK(integers.values != nullptr, "a weight without data");
+  FORERUN_CHECK((integers.scales != nullptr) == !is_wide, "scales and " + name);
+  FORERUN_CHECK((integers.minima != nullptr) == (is_super || kind == ScaleKind::kMinimum),
+                "minima and " + name);
+  FORERUN_CHECK((integers.sub_scales != nullptr) == (is_super || kind == ScaleKind::kSubScale),
+                "sub-scales and " + name);
+  FORERUN_CHECK((integers.sub_minima != nullptr) == is_super, "sub-minima and " + name);
+  FORERUN_CHECK(
+      (integers.wide_scales != nullptr) == is_wide && (integers.zeros != nullptr) == is_wide,
+      "zero points and " + name);
+}
+
+void CheckSources(std::span<const WeightSource> sources) {
   FORERUN_CHECK(!sources.empty(), "no matrix to pack");
-  for (const TensorView& source : sources) {
-    FORERUN_CHECK(source.shape.size() == 2, "a weight must have two dimensions");
-    FORERUN_CHECK(source.shape[0] > 0 && source.shape[1] > 0, "an empty weight");
-    FORERUN_CHECK(source.shape[1] == sources[0].shape[1], "stacked weights differ in inputs");
-    FORERUN_CHECK(source.data != nullptr, "a weight without data");
-    FORERUN_CHECK(source.dtype == DType::kFloat32 || source.dtype == DType::kBFloat16 ||
-                      source.dtype == DType::kFloat16,
-                  std::string("cannot pack from ") + Name(source.dtype));
+  for (const WeightSource& source : sources) {
+    if (const auto* floats = std::get_if<TensorView>(&source.weights)) {
+      CheckFloats(*floats, source.format);
+    } else {
+      CheckIntegers(std::get<IntegerView>(source.weights));
+    }
+    FORERUN_CHECK(NumInputs(source) == NumInputs(sources[0]), "stacked weights differ in inputs");
   }
 }
 
@@ -183,79 +227,80 @@ std::byte* WeightArena::Allocate(std::int64_t num_bytes) {
   return result;
 }
 
-CpuMatrix::CpuMatrix(int num_outputs, int num_inputs, WeightFormat format, WeightArena& arena)
-    : PackedMatrix(num_outputs, num_inputs), format_(format), data_(arena.Allocate(num_bytes())) {}
+CpuMatrix::CpuMatrix(std::span<const WeightSource> sources, int num_outputs, int num_inputs,
+                     WeightArena& arena)
+    : PackedMatrix(num_outputs, num_inputs) {
+  for (const WeightSource& source : sources) {
+    if (parts_.empty() || parts_.back().format != source.format) {
+      const int begin = parts_.empty() ? 0 : parts_.back().output_begin + parts_.back().num_outputs;
+      parts_.push_back({.format = source.format, .output_begin = begin});
+    }
+    parts_.back().num_outputs += NumOutputs(source);
+  }
+  int num_tiles = 0;
+  for (MatrixPart& part : parts_) {
+    part.tile_begin = num_tiles;
+    part.num_tiles = (part.num_outputs + kLanes - 1) / kLanes;
+    part.data = arena.Allocate(TileBytes(part.format, num_inputs) * part.num_tiles);
+    num_tiles += part.num_tiles;
+  }
+}
+
+void CpuMatrix::AddBytes(WeightBytes& bytes) const {
+  for (const MatrixPart& part : parts_) {
+    bytes[part.format] += TileBytes(part.format, num_inputs()) * part.num_tiles;
+  }
+}
+
+std::int64_t CpuMatrix::num_bytes() const {
+  WeightBytes bytes;
+  AddBytes(bytes);
+  std::int64_t sum = 0;
+  for (const auto& [format, count] : bytes) sum += count;
+  return sum;
+}
 
 void CpuMatrix::Unpack(int output, float scale, float* out) const {
+  const MatrixPart* part = parts_.data();
+  while (output >= part->output_begin + part->num_outputs) ++part;
+  output -= part->output_begin;
+  const std::byte* tile = part->data + output / kLanes * TileBytes(part->format, num_inputs());
   const int lane = output % kLanes;
-  if (HasIntegers(format_)) {
-    const IntegerFormat integers = IntegersOf(format_);
-    for (int begin = 0; begin < num_inputs(); begin += kWeightGroup) {
-      const WeightGroup group =
-          GetGroup(tile(output / kLanes), integers, begin / kWeightGroup, lane);
-      const int count = std::min(kWeightGroup, num_inputs() - begin);
-      Dequantize(group, integers, scale, count, out + begin);
+  if (HasIntegers(part->format)) {
+    const IntegerFormat integers = IntegersOf(part->format);
+    for (int begin = 0; begin < num_inputs(); begin += integers.group) {
+      const std::size_t count = std::min(integers.group, num_inputs() - begin);
+      Dequantize(tile, integers, begin / integers.group, lane, scale, {out + begin, count});
     }
     return;
   }
-  if (format_ == WeightFormat::kBFloat16) {
-    const auto* pairs = reinterpret_cast<const std::uint16_t*>(tile(output / kLanes)) + 2 * lane;
+  if (part->format == WeightFormat::kBFloat16) {
+    const auto* pairs = reinterpret_cast<const std::uint16_t*>(tile) + 2 * lane;
     for (int i = 0; i < num_inputs(); ++i) {
       out[i] = scale * BFloat16ToFloat(pairs[(i / 2) * 2 * kLanes + i % 2]);
     }
   } else {
-    const auto* values = reinterpret_cast<const float*>(tile(output / kLanes)) + lane;
+    const auto* values = reinterpret_cast<const float*>(tile) + lane;
     for (int i = 0; i < num_inputs(); ++i) out[i] = scale * values[i * kLanes];
   }
 }
 
-std::unique_ptr<CpuMatrix> PackMatrix(std::span<const TensorView> sources, WeightFormat format,
-                                      ThreadTeam& team, WeightArena& arena) {
+std::unique_ptr<CpuMatrix> PackMatrix(std::span<const WeightSource> sources, ThreadTeam& team,
+                                      WeightArena& arena) {
   CheckSources(sources);
-  std::int64_t num_outputs = 0;
-  for (const TensorView& source : sources) num_outputs += source.shape[0];
-  const int num_inputs = static_cast<int>(sources[0].shape[1]);
-  auto matrix =
-      std::make_unique<CpuMatrix>(static_cast<int>(num_outputs), num_inputs, format, arena);
-  const std::vector<SourceRow> rows = FindRows(sources, matrix->num_tiles() * kLanes);
-  team.Run(matrix->num_tiles(), [&](int tile) {
-    const SourceRow* first = rows.data() + tile * kLanes;
-    if (HasIntegers(format)) {
-      std::memset(matrix->tile(tile), 0, matrix->tile_bytes());
-      PackIntegerTile(first, num_inputs, IntegersOf(format), matrix->tile(tile));
-    } else if (format == WeightFormat::kBFloat16) {
-      PackTile<std::uint16_t, std::uint32_t>(first, num_inputs, matrix->tile(tile));
-    } else {
-      PackTile<float, float>(first, num_inputs, matrix->tile(tile));
-    }
-  });
-  return matrix;
-}
-
-std::unique_ptr<CpuMatrix> PackIntegerMatrix(std::span<const IntegerView> sources, ThreadTeam& team,
-                                             WeightArena& arena) {
-  CheckIntegers(sources);
-  struct Row {
-    const IntegerView* source;
-    int row;
-  };
-  std::vector<Row> rows;
-  for (const IntegerView& source : sources) {
-    for (int row = 0; row < source.num_outputs; ++row) rows.push_back({&source, row});
-  }
-  const int num_outputs = static_cast<int>(rows.size());
-  auto matrix =
-      std::make_unique<CpuMatrix>(num_outputs, sources[0].num_inputs, sources[0].format, arena);
+  int num_outputs = 0;
+  for (const WeightSource& source : sources) num_outputs += NumOutputs(source);
+  const int num_inputs = NumInputs(sources[0]);
+  auto matrix = std::make_unique<CpuMatrix>(sources, num_outputs, num_inputs, arena);
+  const std::vector<TileLane> lanes = FindLanes(sources, *matrix);
   std::atomic<bool> all_fit = true;
   team.Run(matrix->num_tiles(), [&](int tile) {
-    std::memset(matrix->tile(tile), 0, matrix->tile_bytes());
-    const int count = std::min(kLanes, num_outputs - tile * kLanes);
-    for (int lane = 0; lane < count; ++lane) {
-      const auto& [source, row] = rows[tile * kLanes + lane];
-      if (!PackIntegerRow(*source, row, lane, matrix->tile(tile))) all_fit = false;
-    }
+    const MatrixPart* part = matrix->parts().data();
+    while (tile >= part->tile_begin + part->num_tiles) ++part;
+    std::byte* data = part->data + (tile - part->tile_begin) * TileBytes(part->format, num_inputs);
+    if (!PackTile(lanes.data() + tile * kLanes, *part, num_inputs, data)) all_fit = false;
   });
-  FORERUN_CHECK(all_fit, std::string("a value that ") + Name(sources[0].format) + " cannot hold");
+  FORERUN_CHECK(all_fit, "a value that its format cannot hold");
   return matrix;
 }
 

@@ -27,33 +27,37 @@ class WeightArena {
   std::int64_t num_free_ = 0;
 };
 
+// Neighbouring outputs of a matrix that have one format, in tiles of their own.
+struct MatrixPart {
+  WeightFormat format;
+  int output_begin = 0;
+  int num_outputs = 0;
+  int tile_begin = 0;  // counts over the matrix
+  int num_tiles = 0;
+  std::byte* data = nullptr;
+};
+
 class CpuMatrix final : public PackedMatrix {
  public:
-  // The arena must outlive the matrix.
-  CpuMatrix(int num_outputs, int num_inputs, WeightFormat format, WeightArena& arena);
+  // Sources of one format that follow each other are one part. The arena must outlive the matrix.
+  CpuMatrix(std::span<const WeightSource> sources, int num_outputs, int num_inputs,
+            WeightArena& arena);
 
-  std::int64_t num_bytes() const override { return tile_bytes() * num_tiles(); }
-  void AddBytes(WeightBytes& bytes) const override { bytes[format_] += num_bytes(); }
-  WeightFormat format() const { return format_; }
-  int num_tiles() const { return (num_outputs() + 15) / 16; }
-  std::int64_t tile_bytes() const { return TileBytes(format_, num_inputs()); }
-  const std::byte* tile(int index) const { return data_ + index * tile_bytes(); }
-  std::byte* tile(int index) { return data_ + index * tile_bytes(); }
+  std::int64_t num_bytes() const override;
+  void AddBytes(WeightBytes& bytes) const override;
+  std::span<const MatrixPart> parts() const { return parts_; }
+  int num_tiles() const { return parts_.back().tile_begin + parts_.back().num_tiles; }
 
   // out[num_inputs] = scale * the weights of one output.
   void Unpack(int output, float scale, float* out) const;
 
  private:
-  WeightFormat format_;
-  std::byte* data_;
+  std::vector<MatrixPart> parts_;
 };
 
 // Reads every source once. Throws InternalError for sources that do not stack.
-std::unique_ptr<CpuMatrix> PackMatrix(std::span<const TensorView> sources, WeightFormat format,
-                                      ThreadTeam& team, WeightArena& arena);
-
-std::unique_ptr<CpuMatrix> PackIntegerMatrix(std::span<const IntegerView> sources, ThreadTeam& team,
-                                             WeightArena& arena);
+std::unique_ptr<CpuMatrix> PackMatrix(std::span<const WeightSource> sources, ThreadTeam& team,
+                                      WeightArena& arena);
 
 }  // namespace forerun
 

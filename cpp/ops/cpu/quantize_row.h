@@ -26,10 +26,13 @@ FORERUN_INLINE void QuantizeGroup(V16 first, V16 second, QuantizedGroup* out) {
   const V16i a = RoundToInts(Mul(first, inverse)), b = RoundToInts(Mul(second, inverse));
   StoreBytes(out->values, a);
   StoreBytes(out->values + kLanes, b);
-  const int sum = ReduceAdd(a, b);
+  const IntPair sums = ReduceAdd(a, b);
+  const int sum = sums.first + sums.second;
   out->scale = magnitude / 127.0f;
   out->weighted_sum = out->scale * static_cast<float>(sum);
   out->neg_sum = -sum;
+  out->neg_halves[0] = static_cast<std::int16_t>(-sums.first);
+  out->neg_halves[1] = static_cast<std::int16_t>(-sums.second);
 }
 
 inline void QuantizeRow(const float* x, int n, QuantizedGroup* out) {
@@ -43,7 +46,7 @@ inline void QuantizeRow(const float* x, int n, QuantizedGroup* out) {
                   LoadPartial(x + i + kLanes, MaxOf(rest - kLanes, 0)), out++);
     i += kWeightGroup;
   }
-  if (i % (kGroupsPerStep * kWeightGroup) != 0) *out = {};
+  if (i % kPaddedInputs != 0) *out = {};
 }
 
 }  // namespace forerun::FORERUN_ISA

@@ -64,7 +64,7 @@ Extremes FindExtremes(const float* weights, int count) {
 
 void SetScales(const Extremes& extremes, IntegerFormat format, WeightGroup& group) {
   const float magnitude = std::max(-extremes.least, extremes.most);
-  if (format.has_minimum) {
+  if (format.has_minimum()) {
     group.minimum = Float16AtMost(extremes.least);
     const float range = extremes.most - Float16ToFloat(group.minimum);
     group.scale = Float16AtLeast(range / static_cast<float>((1 << format.bits) - 1));
@@ -76,18 +76,131 @@ void SetScales(const Extremes& extremes, IntegerFormat format, WeightGroup& grou
   }
 }
 
-std::uint16_t* ScaleOf(std::byte* tile, IntegerFormat format, int group, int lane) {
-  const int step_bytes = HeaderBytes(format) + kGroupsPerStep * NumLoads(format) * kLoadBytes;
-  std::byte* step = tile + std::int64_t{group / kGroupsPerStep} * step_bytes;
-  return reinterpret_cast<std::uint16_t*>(step) + group % kGroupsPerStep * kLanes + lane;
+// The step that holds a group. T is std::byte or const std::byte.
+template <typename T>
+T* StepAt(T* tile, IntegerFormat format, int group) {
+  const int step_bytes = LoadsOffset(format, GroupsPerStep(format));
+  return tile + std::int64_t{group / GroupsPerStep(format)} * step_bytes;
 }
 
-// The bytes of an output's first quad in the loads of a group.
-std::uint8_t* QuadsOf(std::byte* tile, IntegerFormat format, int group, int lane) {
-  auto* step = reinterpret_cast<std::uint8_t*>(
-      ScaleOf(tile, format, group / kGroupsPerStep * kGroupsPerStep, 0));
-  const int loads = group % kGroupsPerStep * NumLoads(format);
-  return step + HeaderBytes(format) + loads * kLoadBytes + lane * kInputsPerQuad;
+template <typename T>
+void Write(std::byte* step, int offset, int lane, T value) {
+  std::memcpy(step + offset + lane * sizeof(T), &value, sizeof(T));
+}
+
+template <typename T>
+T Read(const std::byte* step, int offset, int lane) {
+  T value;
+  std::memcpy(&value, step + offset + lane * sizeof(T), sizeof(T));
+  return value;
+}
+
+float ReadFloat16(const std::byte* step, int offset, int lane) {
+  return Float16ToFloat(Read<std::uint16_t>(step, offset, lane));
+}
+
+// Where weight i of a group is stored: its low bits, the whole of it if it has 8, and those above.
+struct StoredAt {
+  StoredAt(IntegerFormat format, int group, int lane, int i) {
+    const int quad = i / kInputsPerQuad, half = format.group / kInputsPerQuad / 2;
+    const int first =
+        LoadsOffset(format, group % GroupsPerStep(format)) + lane * kInputsPerQuad + i % 4;
+    const bool is_whole = format.bits == 8;
+    low = first + (is_whole ? quad : quad % half) * kLoadBytes;
+    low_shift = is_whole ? 0 : quad / half * 4;
+    high = first + (NumLoads(format) - 1) * kLoadBytes;
+    high_shift = quad * (format.bits - 4);
+  }
+  int low, low_shift, high, high_shift;
+};
+
+void PutStored(const std::uint8_t* stored, IntegerFormat format, int group, int lane,
+               std::byte* tile) {
+  std::byte* step = StepAt(tile, format, group);
+  for (int i = 0; i < format.group; ++i) {
+    const StoredAt at(format, group, lane, i);
+    const int low = format.bits == 8 ? stored[i] : stored[i] & 0x0f;
+    step[at.low] |= static_cast<std::byte>(low << at.low_shift);
+    if (format.bits == 5 || format.bits == 6) {
+      step[at.high] |= static_cast<std::byte>(stored[i] >> 4 << at.high_shift);
+    }
+  }
+}
+
+int GetStored(const std::byte* step, IntegerFormat format, int group, int lane, int i) {
+  const StoredAt at(format, group, lane, i);
+  const int low = static_cast<int>(step[at.low]) >> at.low_shift;
+  if (format.bits == 8) return low;
+  if (format.bits == 4) return low & 0x0f;
+  const int high = static_cast<int>(step[at.high]) >> at.high_shift;
+  return (low & 0x0f) | (high & ((1 << (format.bits - 4)) - 1)) << 4;
+}
+
+// A weight is scale * (stored - zero) + minimum.
+struct GroupScale {
+  float scale, minimum;
+};
+
+GroupScale GetScale(const std::byte* tile, IntegerFormat format, int group, int lane) {
+  const std::byte* step = StepAt(tile, format, group);
+  const int within = group % GroupsPerStep(format);
+  const int scale = ScaleOffset(format, within), minimum = MinimumOffset(format, within);
+  const auto byte = [&](int offset) {
+    return static_cast<float>(Read<std::uint8_t>(step, offset, lane));
+  };
+  switch (format.scales) {
+    case ScaleKind::kScale:
+      return {ReadFloat16(step, scale, lane), 0.0f};
+    case ScaleKind::kMinimum:
+      return {ReadFloat16(step, scale, lane), ReadFloat16(step, minimum, lane)};
+    case ScaleKind::kSuper:
+      return {ReadFloat16(step, 0, lane) * byte(scale),
+              -(ReadFloat16(step, kHalfVector, lane) * byte(minimum))};
+    case ScaleKind::kSubScale:
+      return {ReadFloat16(step, 0, lane) * static_cast<float>(Read<std::int8_t>(step, scale, lane)),
+              0.0f};
+    case ScaleKind::kZeroPoint:
+      break;
+  }
+  const std::uint32_t high = Read<std::uint16_t>(step, 0, lane);
+  const std::uint32_t low = Read<std::uint8_t>(step, kHalfVector, lane);
+  const float wide = std::bit_cast<float>(high << 16 | low << 8);
+  return {wide, -(wide * byte(minimum))};
+}
+
+// The scales of a group of a source. False where one does not fit.
+bool PutScale(const IntegerView& source, int row, int group, int lane, std::byte* tile) {
+  const IntegerFormat format = IntegersOf(source.format);
+  std::byte* step = StepAt(tile, format, group);
+  const int within = group % GroupsPerStep(format);
+  const int scale = ScaleOffset(format, within), minimum = MinimumOffset(format, within);
+  const std::int64_t own = std::int64_t{row} * source.num_groups() + group;
+  const std::int64_t shared = std::int64_t{row} * source.num_scales() +
+                              (format.block() != 0 ? group * format.group / format.block() : group);
+  switch (format.scales) {
+    case ScaleKind::kMinimum:
+      Write(step, minimum, lane, source.minima[shared]);
+      [[fallthrough]];
+    case ScaleKind::kScale:
+      Write(step, scale, lane, source.scales[shared]);
+      break;
+    case ScaleKind::kSuper:
+      Write(step, kHalfVector, lane, source.minima[shared]);
+      Write(step, minimum, lane, source.sub_minima[own]);
+      [[fallthrough]];
+    case ScaleKind::kSubScale:
+      Write(step, 0, lane, source.scales[shared]);
+      Write(step, scale, lane, source.sub_scales[own]);
+      break;
+    case ScaleKind::kZeroPoint: {
+      const auto bits = std::bit_cast<std::uint32_t>(source.wide_scales[shared]);
+      Write(step, 0, lane, static_cast<std::uint16_t>(bits >> 16));
+      Write(step, kHalfVector, lane, static_cast<std::uint8_t>(bits >> 8));
+      Write(step, minimum, lane, source.zeros[shared]);
+      return (bits & 0xffu) == 0;
+    }
+  }
+  return true;
 }
 
 }  // namespace
@@ -114,51 +227,40 @@ WeightGroup QuantizeWeights(const float* weights, int count, IntegerFormat forma
 
 void PutGroup(const WeightGroup& source, IntegerFormat format, int group, int lane,
               std::byte* tile) {
-  std::uint16_t* scale = ScaleOf(tile, format, group, lane);
-  scale[0] = source.scale;
-  if (format.has_minimum) scale[kGroupsPerStep * kLanes] = source.minimum;
-  std::uint8_t* quads = QuadsOf(tile, format, group, lane);
-  for (int i = 0; i < NumLoads(format); ++i) std::memset(quads + i * kLoadBytes, 0, kInputsPerQuad);
-  for (int i = 0; i < kWeightGroup; ++i) {
-    const int quad = i / kInputsPerQuad, stored = source.stored[i];
-    std::uint8_t* byte = quads + i % kInputsPerQuad;
-    if (format.bits == 8) {
-      byte[quad * kLoadBytes] = source.stored[i];
-      continue;
-    }
-    byte[quad % 4 * kLoadBytes] |= static_cast<std::uint8_t>((stored & 0x0f) << quad / 4 * 4);
-    if (format.bits == 5) byte[4 * kLoadBytes] |= static_cast<std::uint8_t>(stored >> 4 << quad);
-  }
+  std::byte* step = StepAt(tile, format, group);
+  const int within = group % GroupsPerStep(format);
+  Write(step, ScaleOffset(format, within), lane, source.scale);
+  if (format.has_minimum()) Write(step, MinimumOffset(format, within), lane, source.minimum);
+  PutStored(source.stored, format, group, lane, tile);
 }
 
-WeightGroup GetGroup(const std::byte* tile, IntegerFormat format, int group, int lane) {
-  // What finds the way in a tile serves both directions; nothing is written here.
-  auto* data = const_cast<std::byte*>(tile);
-  WeightGroup result;
-  const std::uint16_t* scale = ScaleOf(data, format, group, lane);
-  result.scale = scale[0];
-  if (format.has_minimum) result.minimum = scale[kGroupsPerStep * kLanes];
-  const std::uint8_t* quads = QuadsOf(data, format, group, lane);
-  for (int i = 0; i < kWeightGroup; ++i) {
-    const int quad = i / kInputsPerQuad;
-    const std::uint8_t* byte = quads + i % kInputsPerQuad;
-    if (format.bits == 8) {
-      result.stored[i] = byte[quad * kLoadBytes];
-      continue;
+bool PutRow(const IntegerView& source, int row, int lane, std::byte* tile) {
+  const IntegerFormat format = IntegersOf(source.format);
+  const std::int8_t* values = source.values + std::int64_t{row} * source.num_inputs;
+  bool all_fit = true;
+  for (int group = 0; group < source.num_groups(); ++group) {
+    const int begin = group * format.group;
+    const int count = std::min(format.group, source.num_inputs - begin);
+    std::uint8_t stored[kWeightGroup] = {};
+    for (int i = 0; i < count; ++i) {
+      const int value = values[begin + i] + format.zero;
+      all_fit = all_fit && value >= 0 && value < 1 << format.bits;
+      stored[i] = static_cast<std::uint8_t>(value & ((1 << format.bits) - 1));
     }
-    int stored = byte[quad % 4 * kLoadBytes] >> quad / 4 * 4 & 0x0f;
-    if (format.bits == 5) stored |= (byte[4 * kLoadBytes] >> quad & 1) << 4;
-    result.stored[i] = static_cast<std::uint8_t>(stored);
+    PutStored(stored, format, group, lane, tile);
+    all_fit = PutScale(source, row, group, lane, tile) && all_fit;
   }
-  return result;
+  return all_fit;
 }
 
-void Dequantize(const WeightGroup& source, IntegerFormat format, float factor, int count,
-                float* out) {
-  const float scale = Float16ToFloat(source.scale), minimum = Float16ToFloat(source.minimum);
-  for (int i = 0; i < count; ++i) {
-    const float product = scale * static_cast<float>(source.stored[i] - format.zero);
-    out[i] = factor * (format.has_minimum ? product + minimum : product);
+void Dequantize(const std::byte* tile, IntegerFormat format, int group, int lane, float factor,
+                std::span<float> out) {
+  const auto [scale, minimum] = GetScale(tile, format, group, lane);
+  const std::byte* step = StepAt(tile, format, group);
+  for (int i = 0; i < std::ssize(out); ++i) {
+    const int value = GetStored(step, format, group, lane, i) - format.zero;
+    const float product = scale * static_cast<float>(value);
+    out[i] = factor * (format.has_minimum() ? product + minimum : product);
   }
 }
 

@@ -4,12 +4,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
-#include "cpp/ops/weight_format.h"
+#include "cpp/ops/weight_source.h"
 
 namespace forerun {
 
-// One output's weights for kWeightGroup inputs, as stored.
+// One output's weights for a group of inputs, as stored in a format that takes floats.
 struct WeightGroup {
   std::uint8_t stored[kWeightGroup] = {};
   std::uint16_t scale = 0;    // float16
@@ -22,14 +23,16 @@ struct WeightGroup {
 // Weights that are not finite, or have no finite scale or minimum in float16, make the scale NaN.
 WeightGroup QuantizeWeights(const float* weights, int count, IntegerFormat format);
 
-// `group` counts over a tile.
+// `group` counts over a tile, whose bytes were 0.
 void PutGroup(const WeightGroup& source, IntegerFormat format, int group, int lane,
               std::byte* tile);
-WeightGroup GetGroup(const std::byte* tile, IntegerFormat format, int group, int lane);
 
-// out[count] = factor * the weights.
-void Dequantize(const WeightGroup& source, IntegerFormat format, float factor, int count,
-                float* out);
+// Copies a row of ready integers and what scales them. False where a value does not fit.
+bool PutRow(const IntegerView& source, int row, int lane, std::byte* tile);
+
+// out = factor * the first weights of a group.
+void Dequantize(const std::byte* tile, IntegerFormat format, int group, int lane, float factor,
+                std::span<float> out);
 
 }  // namespace forerun
 

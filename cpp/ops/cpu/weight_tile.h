@@ -13,10 +13,18 @@ namespace forerun {
 //
 //   kBFloat16  [16, 2]: a pair of inputs for every output
 //   kFloat32   [2, 16]
-//   integers   for two groups: scales [2, 16], minima [2, 16] where the format has them, then
-//              [2, loads, 16, 4] bytes: four inputs, a quad, for every output. Of less than 8 bits,
-//              load i has the low four of quads i and i + 4, in the low and the high halves of its
-//              bytes. A fifth bit is in one more load: that of quad i is bit i.
+//   integers   a header of scales, then for every group [loads, 16, 4] bytes: four inputs, a quad,
+//              for every output. Of less than 8 bits, load i has the low four of quads i and i + n
+//              (n half the quads of a group), in the low and the high halves of its bytes. Those
+//              above are in one more load: those of quad i are 1 or 2 bits from bit i or 2 i on.
+//
+// Headers, by ScaleKind, G groups in a step:
+//
+//   kScale      [G, 16] scales
+//   kMinimum    [G, 16] scales, [G, 16] minima
+//   kSuper      [16] scales, [16] minima, [G, 16] and [G, 16] bytes: sub-scales and sub-minima
+//   kSubScale   [16] scales, [G, 16] bytes: sub-scales
+//   kZeroPoint  [16] the high 16 bits of scales, [16] the next 8, [16] bytes: zeros
 //
 // Steps of integers are whole cache lines. What fills the last step up is stored as 0.
 struct TileStep {
@@ -24,26 +32,71 @@ struct TileStep {
   int num_bytes;
 };
 
-inline constexpr int kGroupsPerStep = 2;
 inline constexpr int kInputsPerQuad = 4;
 inline constexpr int kLoadBytes = kLanes * kInputsPerQuad;
+inline constexpr int kHalfVector = kLanes * 2;  // bytes of sixteen float16
+// Rows of activations are filled up to a multiple of as many; so are steps without a block.
+inline constexpr int kPaddedInputs = 2 * kWeightGroup;
 
-// Of the scales and minima that a step of integers begins with.
-constexpr int HeaderBytes(IntegerFormat integers) {
-  return kGroupsPerStep * kLanes * 2 * (integers.has_minimum ? 2 : 1);
+constexpr int StepInputs(IntegerFormat integers) {
+  return integers.block() != 0 ? integers.block() : kPaddedInputs;
+}
+constexpr int GroupsPerStep(IntegerFormat integers) {
+  return StepInputs(integers) / integers.group;
 }
 
-// Loads of a group.
+constexpr int HeaderBytes(IntegerFormat integers) {
+  const int groups = GroupsPerStep(integers);
+  switch (integers.scales) {
+    case ScaleKind::kScale:
+      return groups * kHalfVector;
+    case ScaleKind::kMinimum:
+      return 2 * groups * kHalfVector;
+    case ScaleKind::kSuper:
+      return 2 * kHalfVector + 2 * groups * kLanes;
+    case ScaleKind::kSubScale:
+      return (kHalfVector + groups * kLanes + kLoadBytes - 1) / kLoadBytes * kLoadBytes;
+    case ScaleKind::kZeroPoint:
+      return kHalfVector + 2 * kLanes;
+  }
+  return 0;
+}
+
+// Where a group's share of a header begins: its scales, or its sub-scales; then its minima, or its
+// sub-minima.
+constexpr int ScaleOffset(IntegerFormat integers, int group) {
+  switch (integers.scales) {
+    case ScaleKind::kSuper:
+      return 2 * kHalfVector + group * kLanes;
+    case ScaleKind::kSubScale:
+      return kHalfVector + group * kLanes;
+    case ScaleKind::kZeroPoint:
+      return 0;
+    default:
+      return group * kHalfVector;
+  }
+}
+constexpr int MinimumOffset(IntegerFormat integers, int group) {
+  if (integers.scales == ScaleKind::kZeroPoint) return kHalfVector + kLanes;
+  return ScaleOffset(integers, group + GroupsPerStep(integers));
+}
+
+// Loads of a group: all of them, and those of the low four bits.
 constexpr int NumLoads(IntegerFormat integers) {
-  return kWeightGroup / kInputsPerQuad * integers.bits / 8;
+  return integers.group / kInputsPerQuad * integers.bits / 8;
+}
+constexpr int NumLowLoads(IntegerFormat integers) {
+  return integers.group / kInputsPerQuad * (integers.bits == 8 ? 8 : 4) / 8;
+}
+constexpr int LoadsOffset(IntegerFormat integers, int group) {
+  return HeaderBytes(integers) + group * NumLoads(integers) * kLoadBytes;
 }
 
 constexpr TileStep StepOf(WeightFormat format) {
   if (format == WeightFormat::kFloat32) return {2, 2 * kLanes * 4};
   if (format == WeightFormat::kBFloat16) return {2, 2 * kLanes * 2};
   const IntegerFormat integers = IntegersOf(format);
-  return {kGroupsPerStep * kWeightGroup,
-          HeaderBytes(integers) + kGroupsPerStep * NumLoads(integers) * kLoadBytes};
+  return {StepInputs(integers), LoadsOffset(integers, GroupsPerStep(integers))};
 }
 
 constexpr int NumSteps(WeightFormat format, int num_inputs) {

@@ -1,5 +1,5 @@
 // Sixteen integers in four vectors of the compiler's own. The contract of each operation is in
-// ints_avx2.h.
+// ints_avx2.h and dots_avx2.h.
 #ifndef FORERUN_CPP_UTIL_SIMD_INTS_PORTABLE_H_
 #define FORERUN_CPP_UTIL_SIMD_INTS_PORTABLE_H_
 
@@ -12,6 +12,10 @@ struct V16i {
 };
 struct Quads {
   UnsignedInts part[kParts];
+};
+
+struct IntPair {
+  int first, second;
 };
 
 inline constexpr int kMaxIntegerRows = 2;
@@ -32,11 +36,11 @@ FORERUN_INLINE V16i RoundToInts(V16 a) {
 FORERUN_INLINE void StoreBytes(std::int8_t* p, V16i a) {
   for (int i = 0; i < 16; ++i) p[i] = static_cast<std::int8_t>(a.part[i / 4][i % 4]);
 }
-FORERUN_INLINE int ReduceAdd(V16i a, V16i b) {
-  Ints sum = a.part[0] + b.part[0];
-  for (int i = 1; i < kParts; ++i) sum += a.part[i] + b.part[i];
+FORERUN_INLINE int ReduceAdd(V16i a) {
+  const Ints sum = a.part[0] + a.part[1] + a.part[2] + a.part[3];
   return sum[0] + sum[1] + sum[2] + sum[3];
 }
+FORERUN_INLINE IntPair ReduceAdd(V16i a, V16i b) { return {ReduceAdd(a), ReduceAdd(b)}; }
 FORERUN_INLINE int MaxMagnitudeBits(V16 a, V16 b) {
   Ints max = SplatInt(0);
   for (int i = 0; i < kParts; ++i) {
@@ -62,6 +66,21 @@ FORERUN_INLINE V16 LoadFloat16(const std::uint16_t* p) {
   });
 }
 
+template <class Byte>
+FORERUN_INLINE Ints WidenBytes(const Byte* p) {
+  return Ints{p[0], p[1], p[2], p[3]};
+}
+template <class Byte>
+FORERUN_INLINE V16 LoadBytes(const Byte* p) {
+  return EachPart([&](int i) { return __builtin_convertvector(WidenBytes(p + 4 * i), Floats); });
+}
+FORERUN_INLINE V16 LoadFloat24(const std::uint16_t* high, const std::uint8_t* low) {
+  const V16 floats = Load(high);
+  return EachPart([&](int i) {
+    return BitCast<Floats>(BitCast<Ints>(floats.part[i]) | WidenBytes(low + 4 * i) << 8);
+  });
+}
+
 #if defined(__FP_FAST_FMAF)
 FORERUN_INLINE V16 FusedFma(V16 a, V16 b, V16 c) {
   return EachPart([&](int i) {
@@ -75,7 +94,7 @@ FORERUN_INLINE V16 FusedFma(V16 a, V16 b, V16 c) {
 #else
 // In double the product is exact. The sum is rounded to odd (an inexact one ends in a 1), which
 // leaves the rounding to float as that of the exact sum.
-FORERUN_INLINE HalfFloats FusedFma(HalfFloats a, HalfFloats b, HalfFloats c) {
+FORERUN_INLINE_LARGE HalfFloats FusedFma(HalfFloats a, HalfFloats b, HalfFloats c) {
   const Doubles product = __builtin_convertvector(a, Doubles) * __builtin_convertvector(b, Doubles);
   const Doubles addend = __builtin_convertvector(c, Doubles);
   const Doubles sum = product + addend;
@@ -134,8 +153,8 @@ struct Dots {
   using Sum = V16i;
   static constexpr int kMostAdds = 8;
 
-  static FORERUN_INLINE Sum Start(const std::int32_t* neg_sum) {
-    const Ints sum = SplatInt(*neg_sum * kZero);
+  static FORERUN_INLINE Sum Start(std::int32_t neg_sum) {
+    const Ints sum = SplatInt(neg_sum * kZero);
     return {{sum, sum, sum, sum}};
   }
   static FORERUN_INLINE Sum Add(Sum sum, Quads weights, const std::int8_t* x) {
@@ -149,7 +168,7 @@ struct Dots {
     }
     return sum;
   }
-  static FORERUN_INLINE V16i Finish(Sum sum, const std::int32_t*) { return sum; }
+  static FORERUN_INLINE V16i Finish(Sum sum, std::int32_t) { return sum; }
 
  private:
   static FORERUN_INLINE UnsignedInts Pair(std::int8_t first, std::int8_t second) {

@@ -11,12 +11,16 @@
 #define FORERUN_INTS_HEADER "cpp/util/simd/ints_portable.h"
 #endif
 
-// Sanitizers' code takes too long to compile where all of it is inlined. Their builds need not:
-// what is marked lies in the namespace of its instruction set.
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define FORERUN_INLINE inline
-#else
 #define FORERUN_INLINE inline __attribute__((always_inline))
+
+// For large functions that many others call: instrumented, these take too long to compile where all
+// of it is inlined.
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define FORERUN_SANITIZED 1
+#define FORERUN_INLINE_LARGE __attribute__((noinline)) inline
+#else
+#define FORERUN_SANITIZED 0
+#define FORERUN_INLINE_LARGE FORERUN_INLINE
 #endif
 
 #endif  // FORERUN_CPP_UTIL_SIMD_ISA_MACROS_H_

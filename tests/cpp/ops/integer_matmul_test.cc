@@ -5,27 +5,10 @@
 #include "cpp/ops/cpu/find_integer_kernels.h"
 #include "cpp/ops/cpu/weight_tile.h"
 #include "cpp/util/simd/vec_ints.h"
-#include "tests/cpp/ops/ops_testing.h"
+#include "tests/cpp/ops/integers_testing.h"
 
 namespace forerun {
 namespace {
-
-void (*MultiplyOf(const IntegerKernels& kernels, WeightFormat format))(const MatMulTask&) {
-  switch (format) {
-    case WeightFormat::kInt8:
-      return kernels.matmul_int8;
-    case WeightFormat::kInt4:
-      return kernels.matmul_int4;
-    case WeightFormat::kInt4Min:
-      return kernels.matmul_int4_min;
-    case WeightFormat::kInt5:
-      return kernels.matmul_int5;
-    case WeightFormat::kInt5Min:
-      return kernels.matmul_int5_min;
-    default:
-      return nullptr;
-  }
-}
 
 std::unique_ptr<CpuOps> OpsOf(ThreadTeam& team, const IntegerKernels& kernels) {
   return std::make_unique<CpuOps>(team, kernels.name, CpuKernelsOf(Isa::kPortable), kernels);
@@ -46,19 +29,21 @@ std::vector<QuantizedGroup> Quantized(const float* x, int n) {
     if (!is_finite) {
       group.scale = group.weighted_sum = std::nanf("");
     } else if (magnitude >= 0x1p-120f) {
-      int sum = 0;
+      int sums[2] = {};
       for (int i = 0; i < count; ++i) {
         group.values[i] =
             static_cast<std::int8_t>(std::nearbyintf(x[begin + i] * (127.0f / magnitude)));
-        sum += group.values[i];
+        sums[i / (kWeightGroup / 2)] += group.values[i];
       }
+      const int sum = sums[0] + sums[1];
       group.scale = magnitude / 127.0f;
       group.weighted_sum = group.scale * static_cast<float>(sum);
       group.neg_sum = -sum;
+      for (int i = 0; i < 2; ++i) group.neg_halves[i] = static_cast<std::int16_t>(-sums[i]);
     }
     groups.push_back(group);
   }
-  groups.resize(kGroupsPerStep * NumSteps(WeightFormat::kInt8, n), QuantizedGroup{});
+  groups.resize((groups.size() + 1) / 2 * 2, QuantizedGroup{});
   return groups;
 }
 
@@ -67,6 +52,8 @@ void ExpectSameGroups(const std::vector<QuantizedGroup>& a, const std::vector<Qu
   for (std::size_t i = 0; i < a.size(); ++i) {
     ASSERT_EQ(std::memcmp(a[i].values, b[i].values, kWeightGroup), 0) << i;
     ASSERT_EQ(a[i].neg_sum, b[i].neg_sum) << i;
+    ASSERT_EQ(a[i].neg_halves[0], b[i].neg_halves[0]) << i;
+    ASSERT_EQ(a[i].neg_halves[1], b[i].neg_halves[1]) << i;
     ASSERT_EQ(std::isnan(a[i].scale), std::isnan(b[i].scale)) << i;
     ASSERT_EQ(std::isnan(a[i].weighted_sum), std::isnan(b[i].weighted_sum)) << i;
     if (std::isnan(a[i].scale)) continue;
@@ -171,40 +158,37 @@ class IntegerMatMulTest : public ::testing::TestWithParam<Param> {
   const IntegerKernels& kernels() const { return *std::get<0>(GetParam()); }
   WeightFormat format() const { return std::get<1>(GetParam()); }
 
-  std::unique_ptr<PackedMatrix> Pack(const TensorView& source) {
-    return ops_->Pack({&source, 1}, format());
+  // Of moderate weights.
+  TestIntegers Weights(Random& random, int num_outputs, int num_inputs, int exponent = -7) const {
+    return {random, format(), num_outputs, num_inputs, exponent};
   }
-  // All weights, as floats.
-  TestRows Unpack(const PackedMatrix& matrix) {
-    std::vector<TokenId> all(matrix.num_outputs());
-    for (int i = 0; i < matrix.num_outputs(); ++i) all[i] = i;
-    TestRows out(matrix.num_outputs(), matrix.num_inputs());
-    ops_->Embed(ops_->Begin({all}), matrix, 1.0f, out);
-    return out;
-  }
+  // The next number of inputs that the format may have.
+  int Full(int num_inputs) const { return FullInputs(format(), num_inputs); }
   TestRows Product(const TestRows& x, const PackedMatrix& weight) {
     TestRows y(x.view.rows, weight.num_outputs());
     ops_->MatMul(x, weight, nullptr, /*accumulate=*/false, y);
     return y;
   }
-  void CheckShape(int rows, int num_outputs, int num_inputs, bool has_bias, bool accumulate);
+  void CheckShape(int rows, int num_outputs, int num_inputs);
 
   ThreadTeam team_{2};
   std::unique_ptr<CpuOps> ops_ = OpsOf(team_, kernels());
 };
 
-void IntegerMatMulTest::CheckShape(int rows, int num_outputs, int num_inputs, bool has_bias,
-                                   bool accumulate) {
+void IntegerMatMulTest::CheckShape(int rows, int num_outputs, int num_inputs) {
   Random random(rows * 7919 + num_outputs * 31 + num_inputs);
-  const TestWeight weight(random, num_outputs, num_inputs);
-  const auto packed = Pack(weight.view);
-  const TestRows w = Unpack(*packed);
+  const TestIntegers weight = Weights(random, num_outputs, num_inputs);
+  const auto packed = weight.Pack(*ops_);
+  const TestRows w = UnpackAll(*ops_, *packed);
   const TestRows x = random.NormalRows(rows, num_inputs, 1.0f, /*padding=*/3);
   const std::vector<float> bias = random.Normals(num_outputs);
   const TestRows before = random.NormalRows(rows, num_outputs);
-  TestRows y(rows, num_outputs, /*padding=*/5);
-  for (int r = 0; accumulate && r < rows; ++r) std::copy_n(before.row(r), num_outputs, y.row(r));
-  ops_->MatMul(x, *packed, has_bias ? bias.data() : nullptr, accumulate, y);
+  TestRows plain(rows, num_outputs, /*padding=*/5), biased(rows, num_outputs, /*padding=*/5),
+      added(rows, num_outputs, /*padding=*/5);
+  ops_->Copy(before, added);
+  ops_->MatMul(x, *packed, nullptr, /*accumulate=*/false, plain);
+  ops_->MatMul(x, *packed, bias.data(), /*accumulate=*/false, biased);
+  ops_->MatMul(x, *packed, bias.data(), /*accumulate=*/true, added);
   for (int r = 0; r < rows; ++r) {
     const std::vector<QuantizedGroup> groups = Quantized(x.row(r), num_inputs);
     for (int n = 0; n < num_outputs; ++n) {
@@ -216,13 +200,14 @@ void IntegerMatMulTest::CheckShape(int rows, int num_outputs, int num_inputs, bo
         expected += product;
         magnitude += std::fabs(product);
       }
-      if (has_bias) expected += bias[n];
-      if (accumulate) expected += before.row(r)[n];
-      ASSERT_NEAR(y.row(r)[n], expected, 1e-6 * magnitude) << r << " " << n;
+      ASSERT_NEAR(plain.row(r)[n], expected, 1e-6 * magnitude) << r << " " << n;
+      ASSERT_EQ(biased.row(r)[n], plain.row(r)[n] + bias[n]);
+      ASSERT_EQ(added.row(r)[n], biased.row(r)[n] + before.row(r)[n]);
     }
-    for (int i = 0; i < 5; ++i) {
-      const std::size_t end = std::size_t(r) * (num_outputs + 5) + num_outputs;
-      ASSERT_TRUE(std::isnan(y.values[end + i])) << "wrote past the end of a row";
+    for (const TestRows* y : {&plain, &biased, &added}) {
+      for (int i = 0; i < 5; ++i) {
+        ASSERT_TRUE(std::isnan(y->row(r)[num_outputs + i])) << "wrote past the end of a row";
+      }
     }
   }
 }
@@ -240,9 +225,7 @@ TEST_P(IntegerMatMulTest, EqualsADoublePrecisionSumOfWhatIsStored) {
                                                       {6, 100, 1536},
                                                       {4, 31, 64},
                                                       {70, 40, 50}}) {
-    CheckShape(rows, num_outputs, num_inputs, /*has_bias=*/false, /*accumulate=*/false);
-    CheckShape(rows, num_outputs, num_inputs, /*has_bias=*/true, /*accumulate=*/false);
-    CheckShape(rows, num_outputs, num_inputs, /*has_bias=*/true, /*accumulate=*/true);
+    CheckShape(rows, num_outputs, Full(num_inputs));
   }
 }
 
@@ -251,34 +234,36 @@ TEST_P(IntegerMatMulTest, ExtremeIntegersGiveExactSums) {
   Random random(5);
   const IntegerFormat integers = IntegersOf(format());
   const int least = -integers.zero, most = (1 << integers.bits) - 1 - integers.zero;
-  constexpr int kOutputs = 50, kInputs = 100;
+  constexpr int kOutputs = 50;
+  const int num_inputs = Full(100);
+  TestIntegers weight = Weights(random, kOutputs, num_inputs);
+  for (auto* ones : {&weight.scales, &weight.minima}) std::ranges::fill(*ones, 0x3c00);
+  std::ranges::fill(weight.wide_scales, 1.0f);
+  std::ranges::fill(weight.sub_scales, 1);
+  std::ranges::fill(weight.sub_minima, 2);
+  std::ranges::fill(weight.zeros, 2);
+  if (integers.scales == ScaleKind::kMinimum) std::ranges::fill(weight.minima, 0xc000);  // -2
   for (int pattern = 0; pattern < 6; ++pattern) {
-    std::vector<std::int8_t> values(kOutputs * kInputs);
-    TestRows x(9, kInputs);
-    for (std::int8_t& value : values) {
+    TestRows x(9, num_inputs);
+    for (std::int8_t& value : weight.values) {
       const bool low = pattern < 4 ? pattern % 2 == 0 : random.Below(2) == 0;
       value = static_cast<std::int8_t>(pattern == 5 ? least + random.Below(most - least + 1)
                                                     : (low ? least : most));
     }
     for (int r = 0; r < 9; ++r) {
-      for (int i = 0; i < kInputs; ++i) {
+      for (int i = 0; i < num_inputs; ++i) {
         const bool negative = pattern < 4 ? pattern / 2 == 0 : random.Below(2) == 0;
         x.row(r)[i] = negative ? -127.0f : 127.0f;
         if (pattern == 5 && i % 7 != 0) x.row(r)[i] = static_cast<float>(random.Below(255) - 127);
       }
     }
-    const std::vector<std::uint16_t> scales(kOutputs * 4, 0x3c00), minima(kOutputs * 4, 0xc000);
-    const IntegerView view = {format(),      kOutputs,
-                              kInputs,       values.data(),
-                              scales.data(), integers.has_minimum ? minima.data() : nullptr};
-    const auto packed = ops_->PackIntegers({&view, 1});
-    const TestRows y = Product(x, *packed);
+    const TestRows y = Product(x, *weight.Pack(*ops_));
     for (int r = 0; r < 9; ++r) {
       for (int n = 0; n < kOutputs; ++n) {
         int expected = 0;
-        for (int i = 0; i < kInputs; ++i) {
-          const int weight = values[n * kInputs + i] - (integers.has_minimum ? 2 : 0);
-          expected += weight * static_cast<int>(x.row(r)[i]);
+        for (int i = 0; i < num_inputs; ++i) {
+          const int value = weight.values[n * num_inputs + i] - (integers.has_minimum() ? 2 : 0);
+          expected += value * static_cast<int>(x.row(r)[i]);
         }
         ASSERT_EQ(y.row(r)[n], static_cast<float>(expected)) << pattern << " " << r << " " << n;
       }
@@ -289,28 +274,29 @@ TEST_P(IntegerMatMulTest, ExtremeIntegersGiveExactSums) {
 TEST_P(IntegerMatMulTest, EveryInstructionSetGivesTheSameBits) {
   Random random(6);
   const auto portable = OpsOf(team_, portable::kIntegerKernels);
-  for (const auto& [rows, num_outputs, num_inputs] :
+  for (const auto& [rows, num_outputs, inputs] :
        {std::tuple{1, 33, 577}, {3, 100, 64}, {9, 48, 1000}, {40, 17, 31}}) {
-    for (float deviation : {1e-18f, 1e-6f, 1.0f, 1e4f}) {
-      TestWeight weight(random, num_outputs, num_inputs);
-      for (float& value : weight.values) value *= std::min(deviation, 1e3f);
-      TestRows x = random.NormalRows(rows, num_inputs, deviation);
-      for (int i = 0; i < num_inputs; i += 11) x.row(0)[i] *= 1e15f;
-      const auto bias = random.Normals(num_outputs);
-      TestRows y(rows, num_outputs), expected(rows, num_outputs);
-      ops_->MatMul(x, *Pack(weight.view), bias.data(), false, y);
-      portable->MatMul(x, *portable->Pack({&weight.view, 1}, format()), bias.data(), false,
-                       expected);
-      ASSERT_TRUE(SameBits(y, expected)) << rows << " " << deviation;
+    const int num_inputs = Full(inputs);
+    for (int exponent : {-11, -7, 0}) {  // 0: any numbers
+      const TestIntegers weight = Weights(random, num_outputs, num_inputs, exponent);
+      for (float deviation : {1e-18f, 1.0f, 1e4f}) {
+        TestRows x = random.NormalRows(rows, num_inputs, deviation);
+        for (int i = 0; i < num_inputs; i += 11) x.row(0)[i] *= 1e15f;
+        const auto bias = random.Normals(num_outputs);
+        TestRows y(rows, num_outputs), expected(rows, num_outputs);
+        ops_->MatMul(x, *weight.Pack(*ops_), bias.data(), false, y);
+        portable->MatMul(x, *weight.Pack(*portable), bias.data(), false, expected);
+        ASSERT_TRUE(SameBits(y, expected)) << rows << " " << exponent << " " << deviation;
+      }
     }
   }
 }
 
 TEST_P(IntegerMatMulTest, ARowNeverDependsOnTheRowsBesideIt) {
   Random random(7);
-  for (const auto& [num_outputs, num_inputs] : {std::pair{90, 577}, {200, 64}, {16, 1536}}) {
-    const TestWeight weight(random, num_outputs, num_inputs);
-    const auto packed = Pack(weight.view);
+  for (const auto& [num_outputs, inputs] : {std::pair{90, 577}, {200, 64}, {16, 1536}}) {
+    const int num_inputs = Full(inputs);
+    const auto packed = Weights(random, num_outputs, num_inputs).Pack(*ops_);
     const TestRows x = random.NormalRows(64, num_inputs);
     TestRows alone(64, num_outputs);
     for (int r = 0; r < 64; ++r) {
@@ -330,15 +316,16 @@ TEST_P(IntegerMatMulTest, ARowNeverDependsOnTheRowsBesideIt) {
 
 TEST_P(IntegerMatMulTest, TheNumberOfThreadsChangesNothing) {
   Random random(8);
-  const TestWeight weight(random, 1000, 192);
+  const int num_inputs = Full(192);
+  const TestIntegers weight = Weights(random, 1000, num_inputs);
   for (int rows : {1, 3, 8, 33, 100}) {
-    const TestRows x = random.NormalRows(rows, 192);
-    const TestRows expected = Product(x, *Pack(weight.view));
+    const TestRows x = random.NormalRows(rows, num_inputs);
+    const TestRows expected = Product(x, *weight.Pack(*ops_));
     for (int threads : {1, 3, 4}) {
       ThreadTeam team(threads);
       const auto ops = OpsOf(team, kernels());
       TestRows y(rows, 1000);
-      ops->MatMul(x, *ops->Pack({&weight.view, 1}, format()), nullptr, false, y);
+      ops->MatMul(x, *weight.Pack(*ops), nullptr, false, y);
       ASSERT_TRUE(SameBits(y, expected)) << threads << " " << rows;
     }
   }
@@ -346,23 +333,23 @@ TEST_P(IntegerMatMulTest, TheNumberOfThreadsChangesNothing) {
 
 TEST_P(IntegerMatMulTest, TheGroupingOfTilesChangesNothing) {
   Random random(9);
-  constexpr int kOutputs = 150, kInputs = 130;
-  const TestWeight weight(random, kOutputs, kInputs);
-  const auto packed = Pack(weight.view);
+  constexpr int kOutputs = 150;
+  const int num_inputs = Full(130);
+  const auto packed = Weights(random, kOutputs, num_inputs).Pack(*ops_);
   const auto& matrix = dynamic_cast<const CpuMatrix&>(*packed);
-  const TestRows x = random.NormalRows(11, kInputs);
+  const TestRows x = random.NormalRows(11, num_inputs);
   const TestRows expected = Product(x, matrix);
   std::vector<QuantizedGroup> groups;
   for (int r = 0; r < 11; ++r) {
-    const auto row = Quantized(x.row(r), kInputs);
+    const auto row = Quantized(x.row(r), num_inputs);
     groups.insert(groups.end(), row.begin(), row.end());
   }
-  const auto multiply = MultiplyOf(kernels(), format());
+  const auto multiply = kernels().matmul[static_cast<int>(format())];
   for (int round = 0; round < 50; ++round) {
     TestRows y(11, kOutputs);
     MatMulTask task;
-    task.weights = matrix.tile(0);
-    task.num_inputs = kInputs;
+    task.weights = matrix.parts()[0].data;
+    task.num_inputs = num_inputs;
     task.num_outputs = kOutputs;
     task.x_stride = static_cast<std::int64_t>(groups.size()) / 11;
     task.y_stride = kOutputs;
@@ -382,11 +369,12 @@ TEST_P(IntegerMatMulTest, TheGroupingOfTilesChangesNothing) {
 
 TEST_P(IntegerMatMulTest, WhatIsNotFiniteShowsInEveryOutputOfItsRowAlone) {
   Random random(10);
-  constexpr int kOutputs = 40, kInputs = 100;
-  TestWeight weight(random, kOutputs, kInputs);
-  std::fill_n(weight.values.begin(), kInputs, 0.0f);
-  const auto packed = Pack(weight.view);
-  TestRows x = random.NormalRows(5, kInputs);
+  constexpr int kOutputs = 40;
+  const int num_inputs = Full(100);
+  TestIntegers weight = Weights(random, kOutputs, num_inputs);
+  std::fill_n(weight.values.begin(), num_inputs, std::int8_t{0});
+  const auto packed = weight.Pack(*ops_);
+  TestRows x = random.NormalRows(5, num_inputs);
   const TestRows before = Product(x, *packed);
   for (float bad : {std::nanf(""), HUGE_VALF, -HUGE_VALF}) {
     for (int at : {0, 15, 16, 31, 32, 63, 64, 99}) {
@@ -401,18 +389,18 @@ TEST_P(IntegerMatMulTest, WhatIsNotFiniteShowsInEveryOutputOfItsRowAlone) {
 
 TEST_P(IntegerMatMulTest, HugeAndTinyActivationsKeepTheirScale) {
   Random random(11);
-  const TestWeight weight(random, 30, 70);
-  const auto packed = Pack(weight.view);
-  const TestRows x = random.NormalRows(1, 70);
+  const int num_inputs = Full(70);
+  const auto packed = Weights(random, 30, num_inputs).Pack(*ops_);
+  const TestRows x = random.NormalRows(1, num_inputs);
   const TestRows y = Product(x, *packed);
   for (float factor : {0x1p-100f, 0x1p-60f, 0x1p60f, 0x1p110f}) {
-    TestRows scaled(1, 70);
-    for (int i = 0; i < 70; ++i) scaled.row(0)[i] = x.row(0)[i] * factor;
+    TestRows scaled(1, num_inputs);
+    for (int i = 0; i < num_inputs; ++i) scaled.row(0)[i] = x.row(0)[i] * factor;
     const TestRows z = Product(scaled, *packed);
     for (int n = 0; n < 30; ++n) ASSERT_EQ(z.row(0)[n], y.row(0)[n] * factor) << factor;
   }
-  TestRows zero(1, 70);
-  std::fill_n(zero.row(0), 70, 0.0f);
+  TestRows zero(1, num_inputs);
+  std::fill_n(zero.row(0), num_inputs, 0.0f);
   const TestRows none = Product(zero, *packed);
   for (int n = 0; n < 30; ++n) ASSERT_EQ(none.row(0)[n], 0.0f);
 }

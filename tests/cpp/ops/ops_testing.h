@@ -84,14 +84,6 @@ inline bool SameBits(const TestRows& a, const TestRows& b) {
 
 inline constexpr WeightFormat kFloatFormats[] = {WeightFormat::kFloat32, WeightFormat::kBFloat16};
 
-inline std::vector<WeightFormat> IntegerFormats() {
-  std::vector<WeightFormat> formats;
-  for (WeightFormat format : kWeightFormats) {
-    if (HasIntegers(format)) formats.push_back(format);
-  }
-  return formats;
-}
-
 // A weight in memory and its view.
 struct TestWeight {
   TestWeight(Random& random, int num_outputs, int num_inputs)

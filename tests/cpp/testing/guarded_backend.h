@@ -100,12 +100,9 @@ class GuardedOps : public Ops {
   std::string isa() const override { return ops_.isa(); }
   Memory& memory() override { return memory_; }
   void Reserve(const OpsLimits& limits) override { ops_.Reserve(limits); }
-  std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources,
-                                     WeightFormat format) override {
-    return ops_.Pack(sources, format);
-  }
-  std::unique_ptr<PackedMatrix> PackIntegers(std::span<const IntegerView> sources) override {
-    return ops_.PackIntegers(sources);
+  using Ops::Pack;
+  std::unique_ptr<PackedMatrix> Pack(std::span<const WeightSource> sources) override {
+    return ops_.Pack(sources);
   }
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override {
     return ops_.MakeKvCache(layout, num_blocks);

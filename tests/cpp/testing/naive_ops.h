@@ -12,6 +12,7 @@
 
 #include "cpp/ops/ops.h"
 #include "cpp/util/check.h"
+#include "tests/cpp/testing/integer_weights.h"
 
 namespace forerun {
 
@@ -76,40 +77,33 @@ class NaiveOps : public Ops {
   Memory& memory() override { return HostMemory(); }
   void Reserve(const OpsLimits&) override {}
 
-  std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources,
-                                     WeightFormat format) override {
-    FORERUN_CHECK(!HasIntegers(format), Name(format));
+  using Ops::Pack;
+  // Integers as floats: activations are not quantized.
+  std::unique_ptr<PackedMatrix> Pack(std::span<const WeightSource> sources) override {
     std::vector<float> values;
-    std::int64_t num_outputs = 0;
-    for (const TensorView& source : sources) {
-      FORERUN_CHECK(source.shape.size() == 2 && source.shape[1] == sources[0].shape[1]);
-      num_outputs += source.shape[0];
-      for (std::int64_t i = 0; i < source.num_elements(); ++i) {
-        const float value = ElementOf(source, i);
-        values.push_back(format == WeightFormat::kBFloat16 ? Rounded(value) : value);
+    int num_outputs = 0, num_inputs = 0;
+    for (const WeightSource& source : sources) {
+      if (const auto* view = std::get_if<IntegerView>(&source.weights)) {
+        num_inputs = view->num_inputs;
+        num_outputs += view->num_outputs;
+        for (int i = 0; i < view->num_outputs * num_inputs; ++i) {
+          values.push_back(testing::WeightOf(*view, i / num_inputs, i % num_inputs));
+        }
+        continue;
+      }
+      FORERUN_CHECK(!HasIntegers(source.format), Name(source.format));
+      const auto& floats = std::get<TensorView>(source.weights);
+      FORERUN_CHECK(floats.shape.size() == 2);
+      num_inputs = static_cast<int>(floats.shape[1]);
+      num_outputs += static_cast<int>(floats.shape[0]);
+      for (std::int64_t i = 0; i < floats.num_elements(); ++i) {
+        const float value = ElementOf(floats, i);
+        values.push_back(source.format == WeightFormat::kBFloat16 ? Rounded(value) : value);
       }
     }
-    return std::make_unique<NaiveMatrix>(static_cast<int>(num_outputs),
-                                         static_cast<int>(sources[0].shape[1]), std::move(values),
-                                         format);
-  }
-
-  // Activations are not quantized.
-  std::unique_ptr<PackedMatrix> PackIntegers(std::span<const IntegerView> sources) override {
-    std::vector<float> values;
-    int num_outputs = 0;
-    for (const IntegerView& source : sources) {
-      num_outputs += source.num_outputs;
-      for (std::int64_t i = 0; i < std::int64_t{source.num_outputs} * source.num_inputs; ++i) {
-        const std::int64_t group =
-            i / source.num_inputs * source.num_groups() + i % source.num_inputs / kWeightGroup;
-        const float product = Float16ToFloat(source.scales[group]) * source.values[i];
-        const bool has_minimum = source.minima != nullptr;
-        values.push_back(has_minimum ? product + Float16ToFloat(source.minima[group]) : product);
-      }
-    }
-    return std::make_unique<NaiveMatrix>(num_outputs, sources[0].num_inputs, std::move(values),
-                                         WeightFormat::kFloat32);
+    // Checks that all have as many inputs.
+    return std::make_unique<NaiveMatrix>(num_outputs, num_inputs, std::move(values),
+                                         sources[0].format);
   }
 
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override {
