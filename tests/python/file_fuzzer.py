@@ -232,6 +232,7 @@ def change_file(path: Path, rng: Rng) -> None:
 def write_bases(folder: Path) -> None:
     """Small valid files of every kind, by the way each is loaded."""
 
+    import gguf
     from drafter_checkpoints import (
         Random,
         add_mtp,
@@ -243,6 +244,7 @@ def write_bases(folder: Path) -> None:
         make_target,
     )
     from gguf_files import llama_metadata, write_gguf
+    from quantized_layers import gptq, quantize_model
 
     make_target().checkpoint.write(folder / "plain")
     for name, options in {"one": {}, "shards": {"num_files": 2}}.items():
@@ -251,6 +253,8 @@ def write_bases(folder: Path) -> None:
     made = make_target()
     write_pickle_model = made.checkpoint.stored_as(file="pytorch_model.bin")
     add_texts(write_pickle_model.write(folder / "model pickled"))
+    to_quantize = add_texts(make_target().checkpoint.write(folder / "model gptq"))
+    quantize_model(to_quantize, gptq, {"group_size": 8})
     made = make_target("mimo")
     add_mtp(made, "mimo", Random(1))
     made.checkpoint.write(folder / "mtp")
@@ -280,11 +284,15 @@ def write_bases(folder: Path) -> None:
     layer |= {"ffn_up": (64, hidden), "ffn_down": (hidden, 64)}
     shapes |= {f"blk.0.{name}": shape for name, shape in layer.items()}
     tensors = {f"{name}.weight": np.ones(shape, np.float32) for name, shape in shapes.items()}
+    kinds = {"blk.0.ffn_up.weight": "Q8_0", "blk.0.ffn_down.weight": "Q4_1"}
+    types = {name: gguf.GGMLQuantizationType[kind] for name, kind in kinds.items()}
+    for name, type_ in types.items():
+        tensors[name] = gguf.quantize(tensors[name], type_)
     (folder / "gguf").mkdir()
-    write_gguf(folder / "gguf" / "tiny.gguf", llama_metadata() | sizes, tensors)
+    write_gguf(folder / "gguf" / "tiny.gguf", llama_metadata() | sizes, tensors, types)
 
 
-def add_texts(directory: Path) -> None:
+def add_texts(directory: Path) -> Path:
     """A tokenizer of 64 tokens and what else is read beside a model."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
@@ -311,6 +319,7 @@ def add_texts(directory: Path) -> None:
     (directory / "chat_template.jinja").write_text(
         "{% for m in messages %}{{ m.content }}{% endfor %}"
     )
+    return directory
 
 
 def load(base: str, path: Path, plain: Path, rng: Rng) -> None:

@@ -115,7 +115,7 @@ def test_a_model_of_blocks_has_the_logits_of_its_dequantized_weights(
 ) -> None:
     # Activations that meet integers are quantized: the logits are close, not equal.
     write_model(tmp_path / "tiny.gguf", kind, odd=False)
-    kept = _core.Model(str(keep(tmp_path / "tiny.gguf", tmp_path)), dtype="float32")
+    kept = _core.Model(str(keep(tmp_path / "tiny.gguf", tmp_path)))
     floats = write_converted(
         tmp_path / "tiny.gguf", tmp_path / "floats", progress=False, keep_types=False
     )
@@ -193,8 +193,7 @@ def test_real_files_are_read_as_the_gguf_package_reads_them(
         file = GgufFile(path)
         for stored, name in names.items():
             tensor = file.tensors[f"{stored}.weight"]
-            if tensor.type_name not in KINDS:
-                continue
+            assert tensor.type_name in KINDS
             ours = _core.read_tensor(str(directory), f"{name}.weight")
             np.testing.assert_array_equal(ours, dequantized(tensor.type_name, tensor.raw))
 

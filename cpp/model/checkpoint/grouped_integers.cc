@@ -32,6 +32,14 @@ bool IsFloat16(float value) {
   return std::isnan(value) || Float16ToFloat(ToFloat16(value)) == value;
 }
 
+// Whether kInt4Zero can have it as a scale.
+bool IsWide(float value) { return (std::bit_cast<std::uint32_t>(value) & 0xff) == 0; }
+
+int InputsPerScale(WeightFormat format) {
+  const IntegerFormat integers = IntegersOf(format);
+  return integers.block() != 0 ? integers.block() : integers.group;
+}
+
 float FloatAt(const TensorView& view, std::int64_t i) {
   if (view.dtype == DType::kFloat32) return static_cast<const float*>(view.data)[i];
   const std::uint16_t bits = static_cast<const std::uint16_t*>(view.data)[i];
@@ -51,13 +59,20 @@ class GroupedIntegers final : public StoredIntegers {
   std::optional<WeightFormat> format() const override { return format_; }
 
   void ReadIntegers(int row, const IntegerMatrix& matrix, int output) const override {
+    const bool has_zeros = format_ == WeightFormat::kInt4Zero;
     std::int8_t* values = matrix.values(output);
     for (int i = 0; i < tensors_.num_inputs; ++i) {
-      values[i] = static_cast<std::int8_t>(Integer(row, i) - Zero(row, GroupOf(i)));
+      values[i] =
+          static_cast<std::int8_t>(Integer(row, i) - (has_zeros ? 0 : Zero(row, GroupOf(i))));
     }
-    std::uint16_t* scales = matrix.scales(output);
-    for (int i = 0; i < matrix.view().num_groups(); ++i) {
-      scales[i] = ToFloat16(Scale(row, GroupOf(i * kWeightGroup)));
+    for (int i = 0; i < matrix.view().num_scales(); ++i) {
+      const int group = GroupOf(i * InputsPerScale(*format_));
+      if (has_zeros) {
+        matrix.wide_scales(output)[i] = Scale(row, group);
+        matrix.zeros(output)[i] = static_cast<std::uint8_t>(Zero(row, group));
+      } else {
+        matrix.scales(output)[i] = ToFloat16(Scale(row, group));
+      }
     }
   }
 
@@ -194,21 +209,29 @@ class GroupedIntegers final : public StoredIntegers {
     zeros_.clear();
   }
 
-  // Whether the inputs that share a scale in packed weights share one here.
-  bool HasWholeGroups() const {
-    for (int i = 0; i < tensors_.num_inputs; ++i) {
-      if (GroupOf(i) != GroupOf(i / kWeightGroup * kWeightGroup)) return false;
+  // Whether the format's scales can be these.
+  bool Holds(WeightFormat format) const {
+    const int size = InputsPerScale(format), num_inputs = tensors_.num_inputs;
+    if (format == WeightFormat::kInt4Zero && num_inputs % size != 0) return false;
+    for (int i = 0; i < num_inputs; ++i) {
+      if (GroupOf(i) != GroupOf(i / size * size)) return false;
     }
-    return true;
+    return std::all_of(scales_.begin(), scales_.end(),
+                       format == WeightFormat::kInt4Zero ? IsWide : IsFloat16);
   }
 
+  // The first that holds the integers and has the fewest bytes.
   void ChooseFormat() {
-    if (!HasWholeGroups() || !std::all_of(scales_.begin(), scales_.end(), IsFloat16)) return;
-    if (quantization_.bits == 8) {
-      if (zeros_.empty()) format_ = WeightFormat::kInt8;
-    } else {
+    std::vector<WeightFormat> formats;
+    if (quantization_.bits == 4) {
+      formats.push_back(WeightFormat::kInt4Zero);
       // Less its zero point, of 0 to 16, an integer of 4 bits is one of 5.
-      format_ = zeros_.empty() ? WeightFormat::kInt4 : WeightFormat::kInt5;
+      formats.push_back(zeros_.empty() ? WeightFormat::kInt4 : WeightFormat::kInt5);
+    } else if (zeros_.empty()) {
+      formats.push_back(WeightFormat::kInt8);
+    }
+    for (WeightFormat format : formats) {
+      if (!format_ && Holds(format)) format_ = format;
     }
   }
 

@@ -17,18 +17,22 @@ class IntegerMatrix {
   const IntegerView& view() const { return view_; }
 
   // Those of one output. REQUIRES: the format has them.
-  std::int8_t* values(int output) const {
-    return values_.as<std::int8_t>() + std::int64_t{output} * view_.num_inputs;
-  }
-  std::uint16_t* scales(int output) const {
-    return scales_.as<std::uint16_t>() + std::int64_t{output} * view_.num_groups();
-  }
-  std::uint16_t* minima(int output) const {
-    return minima_.as<std::uint16_t>() + std::int64_t{output} * view_.num_groups();
-  }
+  std::int8_t* values(int output) const { return Row<std::int8_t>(values_, output); }
+  std::uint16_t* scales(int output) const { return Row<std::uint16_t>(scales_, output); }
+  std::uint16_t* minima(int output) const { return Row<std::uint16_t>(minima_, output); }
+  std::uint8_t* sub_scales(int output) const { return Row<std::uint8_t>(sub_scales_, output); }
+  std::uint8_t* sub_minima(int output) const { return Row<std::uint8_t>(sub_minima_, output); }
+  float* wide_scales(int output) const { return Row<float>(wide_scales_, output); }
+  std::uint8_t* zeros(int output) const { return Row<std::uint8_t>(zeros_, output); }
 
  private:
-  AlignedBuffer values_, scales_, minima_;
+  template <typename T>
+  T* Row(const AlignedBuffer& buffer, int output) const {
+    return reinterpret_cast<T*>(buffer.as<std::byte>() +
+                                buffer.num_bytes() / view_.num_outputs * output);
+  }
+
+  AlignedBuffer values_, scales_, minima_, sub_scales_, sub_minima_, wide_scales_, zeros_;
   IntegerView view_;
 };
 

@@ -12,34 +12,28 @@
 
 namespace forerun {
 
-// Matrices that are stacked by outputs. Floats are borrowed; integers are read, and stay in their
-// own format if all parts are of that format.
+// Matrices that are stacked by outputs. Floats are borrowed; integers are read and stay in their
+// own format, or become floats if there is none.
 class MatrixSources {
  public:
   // Without `keeps_integers` they are unpacked, and packed as floats are.
   MatrixSources(int num_inputs, WeightFormat of_floats, bool keeps_integers)
       : num_inputs_(num_inputs), of_floats_(of_floats), keeps_integers_(keeps_integers) {}
 
-  void Add(const TensorView& floats) { parts_.push_back({floats, {}, {}}); }
+  void Add(const TensorView& floats) { sources_.emplace_back(floats, of_floats_); }
   // These rows of it.
   void Add(const StoredIntegers& stored, std::span<const TokenId> rows);
 
-  std::unique_ptr<PackedMatrix> Pack(Ops& ops);
+  std::unique_ptr<PackedMatrix> Pack(Ops& ops) const { return ops.Pack(sources_); }
 
  private:
-  struct Part {
-    TensorView floats;
-    std::unique_ptr<IntegerMatrix> integers;  // null: floats
-    AlignedBuffer memory;                     // of floats, unless they are borrowed
-  };
-
-  bool AreIntegers() const;
-  void Dequantize(Part& part) const;
-
   const int num_inputs_;
   const WeightFormat of_floats_;
   const bool keeps_integers_;
-  std::vector<Part> parts_;
+  std::vector<WeightSource> sources_;
+  // What sources borrow.
+  std::vector<IntegerMatrix> integers_;
+  std::vector<AlignedBuffer> floats_;
 };
 
 }  // namespace forerun
