@@ -4,7 +4,6 @@
 
 #include <gtest/gtest.h>
 
-#include <bit>
 #include <cmath>
 #include <numeric>
 
@@ -38,7 +37,7 @@ void ExpectPackedAsRead(const StoredIntegers& stored, int num_outputs, int num_i
     for (int k = 0; k < num_inputs; ++k) {
       const float weight = unpacked[i * num_inputs + k];
       if (std::isnan(read[k]) && std::isnan(weight)) continue;
-      ASSERT_EQ(std::bit_cast<std::uint32_t>(weight), std::bit_cast<std::uint32_t>(read[k]));
+      ASSERT_EQ(weight, read[k]);
     }
   }
 }
