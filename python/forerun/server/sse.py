@@ -32,11 +32,14 @@ class ClientGoneError(ApiError):
 
 # Line ends for str.splitlines, with which many clients read a stream's lines.
 _LINE_ENDS = str.maketrans({char: f"\\u{ord(char):04x}" for char in "\x85\u2028\u2029"})
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 def event(body: Any) -> bytes:
     """One event, on one line for every reader of lines."""
-    text = json.dumps(body, ensure_ascii=False, separators=(",", ":")).translate(_LINE_ENDS)
+    text = _ENCODER.encode(body)
+    if not text.isascii():
+        text = text.translate(_LINE_ENDS)
     return b"data: " + text.encode("utf-8", "backslashreplace") + b"\n\n"
 
 
