@@ -183,8 +183,9 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Bac
 std::unique_ptr<DraftNetwork> ModelDrafterSource::LoadNetwork(const Transformer& target, Ops& ops,
                                                               const TransformerLimits& limits,
                                                               DType dtype) {
+  const QuantizationOptions as_stored;
   const ModelFormats formats =
-      MakeFormats(model_options_.quantization.value_or(QuantizationOptions()), dtype,
+      MakeFormats(model_options_.quantization ? *model_options_.quantization : as_stored, dtype,
                   model_ && model_->tie_word_embeddings);
   if (model_) {
     Checkpoint checkpoint(model_options_.model);
