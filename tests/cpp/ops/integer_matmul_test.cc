@@ -131,8 +131,8 @@ TEST(FusedFmaTest, IsRoundedOnce) {
       if (round % 7 == 0) {
         // Nearly half a unit of c's last bit: a double rounds the sum to the tie itself.
         const float rest = std::ldexp(1.0f, -16 - static_cast<int>(random() % 8));
-        const float half =
-            std::ldexp(std::bit_cast<float>(0x3f800000u | (i % 2) << 31), std::ilogb(c[i]) - 24);
+        const float sign = std::bit_cast<float>(0x3f800000u | (i % 2) << 31);
+        const float half = std::ldexp(std::ldexp(sign, std::ilogb(c[i])), -24);
         a[i] = 1.0f + rest, b[i] = half * (1.0f - rest);
       }
       if (round % 5 == 0) a[i] *= 0x1p-70f, b[i] *= 0x1p-70f, c[i] = std::ldexp(c[i], -140);
