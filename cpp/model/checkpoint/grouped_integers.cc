@@ -143,7 +143,7 @@ class GroupedIntegers final : public StoredIntegers {
     }
   }
 
-  // By outputs, whatever the order in the file is.
+  // By outputs, in any order of the file.
   void ReadScales() {
     const bool is_turned =
         quantization_.layout == LinearLayout::kGptq || quantization_.layout == LinearLayout::kAwq;

@@ -15,7 +15,7 @@ enum class LinearLayout {
   kInt8     // weight of int8; weight_scale, weight_zero_point: its "int-quantized"
 };
 
-// A layer that has a plain weight is stored as floats whatever this says.
+// A layer that has a plain weight is stored as floats in any case.
 struct LinearQuantization {
   LinearLayout layout = LinearLayout::kFloats;
   int bits = 4;
