@@ -171,6 +171,27 @@ def test_tensors_that_contradict_the_config_are_refused_by_name(case: str, tmp_p
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("zero", [-9, 8, -128, 127])
+def test_zero_points_beyond_the_integers_are_refused_by_name(zero: int, tmp_path: Path) -> None:
+    zeros = torch.zeros(OUTPUTS, INPUTS // 32, dtype=torch.int8)
+    zeros[1, 2] = zero
+    tensors, config = replaced(Layer(), compressed, weight_zero_point=zeros)
+    with pytest.raises(CheckpointError) as error:
+        _core.read_tensor(str(write_layer(tmp_path / "a", tensors, config)), "a.weight")
+    assert f"'a.weight_zero_point': got {zero} at 10; expected -8 to 7" in str(error.value)
+
+
+def test_zero_points_of_4_bits_may_be_bytes(tmp_path: Path) -> None:
+    layer = Layer()
+    layer.zeros[0, :2] = 0, 15
+    bytes_ = torch.from_numpy(layer.zeros - 8).to(torch.int8)
+    directory = write_layer(
+        tmp_path / "a", *replaced(layer, compressed, weight_zero_point=bytes_)
+    )
+    ours = _core.read_tensor(str(directory), "a.weight")
+    np.testing.assert_array_equal(ours, layer.weights(), strict=True)
+
+
 def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     tensors, config = awq(Layer())
     del tensors["scales"]

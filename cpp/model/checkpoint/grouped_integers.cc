@@ -176,7 +176,14 @@ class GroupedIntegers final : public StoredIntegers {
   int PackedZero(int output, int group) const {
     const std::int64_t index = quantization_.has_one_scale ? 0 : Index(output, group);
     if (tensors_.zeros.dtype != DType::kInt32) {
-      return static_cast<const std::int8_t*>(tensors_.zeros.data)[index] + middle();
+      const int zero = static_cast<const std::int8_t*>(tensors_.zeros.data)[index];
+      if (zero < -middle() || zero >= middle()) {
+        throw CheckpointError(
+            "tensor '" + tensors_.name + NamesOf(quantization_.layout).zeros + "'",
+            std::to_string(zero) + " at " + std::to_string(index),
+            std::to_string(-middle()) + " to " + std::to_string(middle() - 1));
+      }
+      return zero + middle();
     }
     const int bits = quantization_.bits, per_word = 32 / bits;
     return words(tensors_.zeros)[std::int64_t{output / per_word} * num_groups_ + group] >>
