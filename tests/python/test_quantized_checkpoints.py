@@ -68,6 +68,42 @@ def test_inputs_may_be_in_any_groups(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ours, layer.weights(), strict=True)
 
 
+@pytest.mark.parametrize(
+    ("write", "fields", "missing"),
+    [
+        (gptq, {"desc_act": True}, "g_idx"),
+        (compressed, {"actorder": "group"}, "weight_g_idx"),
+        (compressed, {"actorder": "dynamic"}, "weight_g_idx"),
+        (compressed, {"actorder": True}, "weight_g_idx"),
+    ],
+)
+def test_groups_in_any_order_must_be_stored(
+    write: Any, fields: dict[str, Any], missing: str, tmp_path: Path
+) -> None:
+    tensors, config = write(Layer(), **fields)
+    tensors.pop("g_idx", None)
+    with pytest.raises(CheckpointError, match=rf"'a\.{missing}': got nothing; .*any order"):
+        _core.read_tensor(str(write_layer(tmp_path / "a", tensors, config)), "a.weight")
+
+
+@pytest.mark.parametrize(
+    ("write", "layer", "fields"),
+    [
+        (gptq, Layer(), {"desc_act": False}),
+        (gptq, Layer(group_size=-1), {"desc_act": True}),
+        (compressed, Layer(), {"actorder": "weight"}),
+        (compressed, Layer(), {"actorder": None}),
+    ],
+)
+def test_groups_in_order_need_not_be_stored(
+    write: Any, layer: Layer, fields: dict[str, Any], tmp_path: Path
+) -> None:
+    tensors, config = write(layer, **fields)
+    tensors.pop("g_idx", None)
+    ours = _core.read_tensor(str(write_layer(tmp_path / "a", tensors, config)), "a.weight")
+    np.testing.assert_array_equal(ours, layer.weights(), strict=True)
+
+
 def test_one_scale_for_a_matrix(tmp_path: Path) -> None:
     layer = Layer(torch.bfloat16, -1, 8, zero=128)
     layer.scales = layer.scales[:1].expand(OUTPUTS, 1)
@@ -116,6 +152,7 @@ def test_a_config_that_is_not_supported_is_refused_by_name(case: str, tmp_path: 
         ({"type": "float"}, "type: got"),
         ({"strategy": "block"}, "strategy: got"),
         ({"dynamic": True}, "dynamic: got true"),
+        ({"actorder": "random"}, "actorder: got"),
     ],
 )
 def test_a_scheme_that_is_not_supported_is_refused_by_name(

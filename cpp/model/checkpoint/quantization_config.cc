@@ -43,6 +43,7 @@ LinearQuantization ReadGptq(const JsonObject& config) {
   result.group_size = ReadGroupSize(config);
   result.is_symmetric = config.Bool("sym", true);
   result.stores_zero_less_1 = config.String("checkpoint_format", "gptq") == "gptq";
+  result.has_any_order = config.Bool("desc_act", false);
   return result;
 }
 
@@ -74,6 +75,11 @@ void ReadScheme(const JsonObject& weights, LinearQuantization& result) {
                                                        : "tensor";
   result.has_one_scale = strategy == "tensor";
   if (strategy == "group") result.group_size = ReadGroupSize(weights);
+  CheckOneOf(weights, "actorder", {"group", "dynamic", true, "weight", "static", false});
+  if (weights.Has("actorder")) {
+    const nlohmann::json& order = *weights.Find("actorder");
+    result.has_any_order = order == "group" || order == "dynamic" || order == true;
+  }
 }
 
 LinearQuantization ReadCompressedTensors(const JsonObject& config) {

@@ -23,6 +23,7 @@ struct LinearQuantization {
   bool has_one_scale = false;       // for the whole matrix
   bool is_symmetric = true;         // the zero point is half of the range
   bool stores_zero_less_1 = false;  // GPTQ's first version
+  bool has_any_order = false;       // inputs are in any groups, which a tensor names
 };
 
 // Of a whole config.json. Throws CheckpointError that names the first field whose value is not

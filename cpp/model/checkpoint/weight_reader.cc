@@ -160,6 +160,10 @@ std::unique_ptr<StoredIntegers> WeightReader::OpenLayer(const std::string& layer
   const std::string groups = layer + names.groups;
   if (*names.groups != '\0' && Has(groups)) {
     tensors.groups = FindTyped(groups, {shape[1]}, {DType::kInt32});
+  } else if (quantization_.has_any_order && quantization_.group_size != 0) {
+    throw CheckpointError("tensor '" + groups + "'", "nothing",
+                          "the group of each input, which quantization_config says are in any "
+                          "order (desc_act, actorder)");
   }
   if (const std::string stored_shape = layer + "weight_shape"; Has(stored_shape)) {
     const std::vector<std::int64_t> extents = TakeIntegers(stored_shape, 2, 0, kMaxExtent);
