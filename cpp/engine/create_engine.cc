@@ -34,7 +34,7 @@ void QuantizeDrafter(const QuantizationOptions& target, SpeculativeMethod& metho
       hybrid != nullptr ? &hybrid->model : std::get_if<ModelDrafterOptions>(&method);
   if (model == nullptr || model->quantization) return;
   const auto follow = [](const std::optional<std::string>& format) {
-    return format ? std::optional<std::string>("int8") : std::nullopt;
+    return format && *format != "none" ? std::optional<std::string>("int8") : format;
   };
   model->quantization = {follow(target.linear), follow(target.embedding), follow(target.head)};
 }

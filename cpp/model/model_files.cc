@@ -12,11 +12,10 @@ double BitsOf(WeightFormat format) {
   return integers.bits + (integers.has_minimum() ? 32.0 : 16.0) / kWeightGroup;
 }
 
-ModelFormats FormatsOf(const ModelSpec& spec, DType dtype, const std::string& dtype_name,
+ModelFormats FormatsOf(const ModelSpec& spec, DType dtype,
                        const QuantizationOptions& quantization) {
   CheckQuantization(quantization);
-  const MatrixFormat otherwise = {FormatOf(dtype), /*keeps_integers=*/dtype_name == "auto"};
-  return MakeFormats(quantization, otherwise, spec.tie_word_embeddings);
+  return MakeFormats(quantization, dtype, spec.tie_word_embeddings);
 }
 
 }  // namespace
@@ -32,7 +31,7 @@ ModelFiles::ModelFiles(const std::string& directory, const std::string& dtype_na
     : spec(ReadModelSpec(directory)),
       checkpoint(directory),
       dtype(ResolveDType(dtype_name, spec, checkpoint)),
-      formats(FormatsOf(spec, dtype, dtype_name, quantization)) {}
+      formats(FormatsOf(spec, dtype, quantization)) {}
 
 DType ModelFiles::KvDType(const std::string& name) const {
   CheckKvDType(name);

@@ -34,7 +34,7 @@ struct ModelFiles {
 
   ModelSpec spec;
   Checkpoint checkpoint;
-  DType dtype;  // of the KV cache and of matrices that are not quantized, unless told otherwise
+  DType dtype;  // of the KV cache, unless told otherwise, and of matrices that are not integers
   ModelFormats formats;
 };
 

@@ -24,6 +24,9 @@ std::string FindPrefix(const ModelSpec& spec, const Checkpoint& checkpoint) {
   return candidates.front();
 }
 
+// Integers of a checkpoint become floats.
+constexpr char kUnpacked[] = "none";
+
 // Of a name that users give.
 std::optional<WeightFormat> FindFormat(const std::string& name) {
   if (name == "int8") return WeightFormat::kInt8;
@@ -172,19 +175,20 @@ DType ResolveDType(const std::string& name, const ModelSpec& spec, Checkpoint& c
 
 void CheckQuantization(const QuantizationOptions& options) {
   const auto check = [](const char* kind, const std::optional<std::string>& name) {
-    if (!name || FindFormat(*name)) return;
+    if (!name || *name == kUnpacked || FindFormat(*name)) return;
     throw InvalidArgument("quantization", std::string(kind) + " '" + *name + "'",
-                          "'int8', 'int4' or nothing");
+                          "'int8', 'int4', 'none' or nothing");
   };
   check("linear", options.linear);
   check("embedding", options.embedding);
   check("head", options.head);
 }
 
-ModelFormats MakeFormats(const QuantizationOptions& quantization, const MatrixFormat& otherwise,
-                         bool is_tied) {
-  const auto make = [&](const std::optional<std::string>& name) {
-    return name ? MatrixFormat(FindFormat(*name).value(), /*keeps_integers=*/false) : otherwise;
+ModelFormats MakeFormats(const QuantizationOptions& quantization, DType dtype, bool is_tied) {
+  const auto make = [&](const std::optional<std::string>& name) -> MatrixFormat {
+    if (!name) return dtype;
+    const WeightFormat format = *name == kUnpacked ? FormatOf(dtype) : FindFormat(*name).value();
+    return {format, /*keeps_integers=*/false};
   };
   ModelFormats formats = {make(quantization.linear), make(quantization.embedding),
                           make(quantization.head)};

@@ -62,11 +62,10 @@ DType ResolveDType(const std::string& name, const ModelSpec& spec, Checkpoint& c
 // Throws InvalidArgument that names the class of matrices whose format there is not.
 void CheckQuantization(const QuantizationOptions& options);
 
-// Where nothing is said of a matrix, it is packed as `otherwise`.
+//   dtype: of matrices that are not integers
 //   is_tied: embedding and head are one matrix
 // REQUIRES: CheckQuantization passes.
-ModelFormats MakeFormats(const QuantizationOptions& quantization, const MatrixFormat& otherwise,
-                         bool is_tied);
+ModelFormats MakeFormats(const QuantizationOptions& quantization, DType dtype, bool is_tied);
 
 // A decoder layer in a checkpoint.
 struct LayerTensors {

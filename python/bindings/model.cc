@@ -104,7 +104,7 @@ void RegisterModel(py::module_& module) {
           "The most tokens of one call.")
       .def_property_readonly(
           "dtype", [](const Model& model) { return model.scorer().dtype(); },
-          "\"bfloat16\" or \"float32\": weights that are not quantized, and the KV cache by "
+          "\"bfloat16\" or \"float32\": weights that are not integers, and the KV cache by "
           "default.")
       .def_property_readonly(
           "isa", [](const Model& model) { return model.scorer().isa(); },

@@ -55,7 +55,7 @@ void RegisterModelOptions(py::module_& module) {
   using Formats = QuantizationOptions;
   using Format = std::optional<std::string>;
   py::class_<Formats>(module, "QuantizationOptions",
-                      "\"int8\" or \"int4\" for matrices, by what they are for.")
+                      "\"int8\", \"int4\" or \"none\" (floats) for matrices, by what they are for.")
       .def(py::init<Format, Format, Format>(), py::arg("linear") = py::none(),
            py::arg("embedding") = py::none(), py::arg("head") = py::none(),
            "None: as the checkpoint has them.")

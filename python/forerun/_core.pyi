@@ -191,7 +191,7 @@ class VocabularyBridge:
         ...
 class QuantizationOptions:
     """
-    "int8" or "int4" for matrices, by what they are for.
+    "int8", "int4" or "none" (floats) for matrices, by what they are for.
     """
     def __init__(self, linear: str | None = None, embedding: str | None = None, head: str | None = None) -> None:
         """
@@ -1278,7 +1278,7 @@ class Model:
     @property
     def dtype(self) -> str:
         """
-        "bfloat16" or "float32": weights that are not quantized, and the KV cache by default.
+        "bfloat16" or "float32": weights that are not integers, and the KV cache by default.
         """
     @property
     def isa(self) -> str:

@@ -206,8 +206,8 @@ class SpeculativeConfig:
             final norm; None: as the target's family does (MiMo: no, others: yes).
         use_heterogeneous_vocab: draft_model: whether it may have another vocabulary than the
             target's; only tokens that both have are drafted then. None means True.
-        quantization: models: "int8" or "int4" for the drafter's matrices, or a dict as for LLM;
-            {}: as its checkpoint has them; None: "int8" for what is quantized in the target.
+        quantization: models: for the drafter's matrices, as LLM's; {}: as its checkpoint has them;
+            None: "int8" for what is quantized in the target.
         rejection_sample_method: vLLM's name for acceptance_method: "standard" keeps it, "block" is
             "block".
         max_model_len: a limit of the drafter's, at least the target's max_model_len, and without

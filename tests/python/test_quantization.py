@@ -118,7 +118,10 @@ def test_a_wish_wins_over_the_integers_of_a_file(tmp_path: Path) -> None:
     formats = {}
     for name, fields in {
         "as stored": {},
-        "floats": {"dtype": "bfloat16"},
+        "a type": {"dtype": "bfloat16"},
+        "floats": {"quantization": all_of(*["none"] * 3), "dtype": "bfloat16"},
+        "floats as stored": {"quantization": all_of(*["none"] * 3)},
+        "the head": {"quantization": all_of(head="none"), "dtype": "float32"},
         "layers": {"quantization": all_of(linear="int4")},
         "all": {"quantization": all_of(*["int8"] * 3), "dtype": "bfloat16"},
     }.items():
@@ -129,11 +132,15 @@ def test_a_wish_wins_over_the_integers_of_a_file(tmp_path: Path) -> None:
         formats[name] = set(_core.Engine(options).limits.weight_bytes)
     assert formats == {
         "as stored": {"int5"},
+        "a type": {"int5"},
         "floats": {"bfloat16"},
+        "floats as stored": {"bfloat16"},
+        "the head": {"int5", "float32"},
         "layers": {"int4", "int5"},
         "all": {"int8"},
     }
-    exact = _core.Model(directory, dtype="float32").logits(np.array(TOKENS, np.int32))
+    floats = _core.Model(directory, dtype="float32", quantization=all_of(*["none"] * 3))
+    exact = floats.logits(np.array(TOKENS, np.int32))
     stored = _core.Model(directory).logits(np.array(TOKENS, np.int32))
     again = _core.Model(directory, quantization=all_of(*["int8"] * 3))
     assert 0 < error_of(exact, stored) < 0.1

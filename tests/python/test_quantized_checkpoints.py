@@ -274,6 +274,21 @@ def test_a_quantized_model_computes_with_its_weights(
     assert not np.array_equal(ours, theirs), "the integers are multiplied"
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_type_of_floats_leaves_integers_alone(dtype: str, tmp_path: Path) -> None:
+    quantized, floats = write_models(tmp_path, gptq, {})
+    llm = LLM(quantized, dtype=dtype, skip_tokenizer_init=True)
+    assert llm.limits.weight_bytes.keys() == {"int5", dtype}
+    unpacked = LLM(quantized, dtype=dtype, quantization="none", skip_tokenizer_init=True)
+    assert unpacked.limits.weight_bytes.keys() == {dtype}
+    tokens = np.arange(3, 60, dtype=np.int32)
+    none = _core.QuantizationOptions("none", "none", "none")
+    np.testing.assert_array_equal(
+        _core.Model(str(quantized), dtype=dtype, quantization=none).logits(tokens),
+        _core.Model(str(floats), dtype=dtype).logits(tokens),
+    )
+
+
 def test_speculation_changes_no_token_of_a_quantized_model(tmp_path: Path) -> None:
     quantized, _ = write_models(tmp_path, awq, {})
     prompts = [{"prompt_token_ids": [5, 6, 7, 5, 6, 7, 5, 6]}]

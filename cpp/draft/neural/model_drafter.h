@@ -36,7 +36,7 @@ class ModelDrafterSource {
   // Beside the target's keys and values, per block.
   std::int64_t block_bytes(DType kv_dtype, int block_size) const;
 
-  // `dtype` is that of matrices that are not quantized. `limits` are the target's, with room for
+  // `dtype` is that of matrices that are not integers. `limits` are the target's, with room for
   // all rows of a level, which have logits. The target and the backend must outlive the drafter,
   // and so must the recorder, which may be null.
   std::unique_ptr<Drafter> Load(const Transformer& target, Backend& backend,

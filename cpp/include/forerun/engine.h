@@ -79,7 +79,7 @@ struct ModelLimits {
   std::map<std::string, std::int64_t> weight_bytes;
   std::int64_t num_bytes_per_token = 0;  // weight bytes read for one decoded row
   std::vector<TokenId> eos_token_ids;
-  std::string dtype;  // of weights that are not quantized
+  std::string dtype;  // of weights that are not integers
   std::string kv_cache_dtype;
   std::string isa;
   int num_threads = 0;

@@ -64,8 +64,9 @@ struct VocabularyBridge {
   std::vector<TokenId> shared_ids = {};
 };
 
-// How matrices are quantized when they are loaded, by what they are for: "int8", "int4", or absent
-// for what the checkpoint has.
+// How matrices are stored, by what they are for: "int8" or "int4" quantizes them when they are
+// loaded, "none" unpacks the checkpoint's integers to floats, and absent is what the checkpoint
+// has.
 struct QuantizationOptions {
   std::optional<std::string> linear = {};  // of the layers
   std::optional<std::string> embedding = {};
@@ -146,8 +147,8 @@ struct EngineOptions {
   // Where the model runs: "cpu", which "auto" means, or "cuda". In this version a model runs on the
   // CPU only: with "cuda" Create throws a DeviceError that says what was found.
   std::string device = "auto";
-  // "auto", "bfloat16" or "float32": weights that are not quantized. A quantized checkpoint is
-  // unpacked for it, unless it is "auto".
+  // "auto", "bfloat16" or "float32": weights that are not integers. Those of a quantized checkpoint
+  // stay integers, unless `quantization` unpacks them.
   std::string dtype = "auto";
   QuantizationOptions quantization;
   std::string kv_cache_dtype = "auto";  // "bfloat16", "float32", or "auto": as dtype

@@ -11,12 +11,13 @@ from forerun.util.json_files import parse_json
 
 def add_weight_options(group: argparse._ActionsContainer) -> None:
     """How weights and the KV cache are stored."""
-    group.add_argument("--dtype", default="auto", help="auto, bfloat16 or float32")
+    group.add_argument("--dtype", default="auto", help="of weights that are not integers: auto, bfloat16 or float32")
     group.add_argument(
         "--quantization",
         metavar="FORMAT",
-        help="int8 or int4 weights, made from any model, or JSON such as "
-        '{"linear": "int4", "head": "int8"} (default: as the model has them)',
+        help="int8 or int4 weights, made from any model, none for floats where the model has "
+        'integers, or JSON such as {"linear": "int4", "head": "int8"} (default: as the model has '
+        "them)",
     )
     group.add_argument("--kv-cache-dtype", default="auto", help="auto, bfloat16 or float32")
 

@@ -153,8 +153,11 @@ def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> str:
 
 def check_quantization(field: str, value: Any) -> _core.QuantizationOptions:
     """Formats of matrices: one name for all, or a dict by what they are for."""
-    formats, kinds = ("int8", "int4"), ("linear", "embedding", "head")
-    expected = "None: as stored, 'int8', 'int4', or a dict of 'linear', 'embedding' and 'head'"
+    formats, kinds = ("int8", "int4", "none"), ("linear", "embedding", "head")
+    expected = (
+        "None: as stored, 'int8', 'int4', 'none': floats, or a dict of 'linear', 'embedding' and "
+        "'head'"
+    )
     if issubclass(type(value), str):
         if str.__str__(value) not in formats:
             raise InvalidArgumentError(field, value, expected)

@@ -35,11 +35,11 @@ ENGINE_ARGS: dict[str, Field] = {
     "revision": runs(None, "the branch, tag or commit of a model on the hub"),
     "dtype": runs(
         "auto",
-        "type of weights that are not quantized; float16 runs as 'auto', which the log reports",
+        "type of weights that are not integers; float16 runs as 'auto', which the log reports",
     ),
     "quantization": runs(
         None,
-        "`int8`, `int4` or a dict by `linear`, `embedding`, `head`; None: as stored",
+        "`int8`, `int4`, `none` (floats) or a dict by `linear`, `embedding`, `head`; None: as stored",
     ),
     "trust_remote_code": fixed(False, "no code of a model is ever run", True),
     "load_format": fixed("auto", "read as the files need, safetensors first", "safetensors"),
