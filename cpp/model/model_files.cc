@@ -12,9 +12,10 @@ double BitsOf(WeightFormat format) {
   return integers.bits + (integers.has_minimum() ? 32.0 : 16.0) / kWeightGroup;
 }
 
-ModelFormats FormatsOf(const ModelSpec& spec, DType dtype,
+ModelFormats FormatsOf(const std::string& directory, const ModelSpec& spec, DType dtype,
                        const QuantizationOptions& quantization) {
   CheckQuantization(quantization);
+  CheckQuantizationMethod(quantization, directory);
   return MakeFormats(quantization, dtype, spec.tie_word_embeddings);
 }
 
@@ -31,7 +32,7 @@ ModelFiles::ModelFiles(const std::string& directory, const std::string& dtype_na
     : spec(ReadModelSpec(directory)),
       checkpoint(directory),
       dtype(ResolveDType(dtype_name, spec, checkpoint)),
-      formats(FormatsOf(spec, dtype, quantization)) {}
+      formats(FormatsOf(directory, spec, dtype, quantization)) {}
 
 DType ModelFiles::KvDType(const std::string& name) const {
   CheckKvDType(name);

@@ -7,6 +7,7 @@
 #include <string_view>
 #include <utility>
 
+#include "cpp/model/checkpoint/quantization_config.h"
 #include "forerun/error.h"
 
 namespace forerun {
@@ -182,6 +183,21 @@ void CheckQuantization(const QuantizationOptions& options) {
   check("linear", options.linear);
   check("embedding", options.embedding);
   check("head", options.head);
+  constexpr const char* kMethods[] = {"gptq", "awq", "compressed-tensors", "gguf"};
+  if (options.method && std::ranges::find(kMethods, *options.method) == std::end(kMethods)) {
+    throw InvalidArgument("quantization", "'" + *options.method + "'",
+                          "'gptq', 'awq', 'compressed-tensors', 'gguf' or nothing as the method");
+  }
+}
+
+void CheckQuantizationMethod(const QuantizationOptions& options, const std::string& directory) {
+  if (!options.method) return;
+  const std::string stored = ReadQuantizationMethod(ReadOptionalConfig(directory));
+  if (stored == *options.method) return;
+  throw InvalidArgument("quantization", "'" + *options.method + "'",
+                        stored.empty()
+                            ? "None for weights that are not quantized, as those of " + directory
+                            : "None or '" + stored + "', which the weights of " + directory + " are");
 }
 
 ModelFormats MakeFormats(const QuantizationOptions& quantization, DType dtype, bool is_tied) {

@@ -59,8 +59,12 @@ struct ModelWeights {
 // holds float16 exactly. Throws InvalidArgument for other names.
 DType ResolveDType(const std::string& name, const ModelSpec& spec, Checkpoint& checkpoint);
 
-// Throws InvalidArgument that names the class of matrices whose format there is not.
+// Throws InvalidArgument that names the class of matrices whose format there is not, or a method
+// that there is not.
 void CheckQuantization(const QuantizationOptions& options);
+
+// Throws InvalidArgument unless the checkpoint in a directory is what options.method says.
+void CheckQuantizationMethod(const QuantizationOptions& options, const std::string& directory);
 
 //   dtype: of matrices that are not integers
 //   is_tied: embedding and head are one matrix

@@ -56,12 +56,14 @@ void RegisterModelOptions(py::module_& module) {
   using Format = std::optional<std::string>;
   py::class_<Formats>(module, "QuantizationOptions",
                       "\"int8\", \"int4\" or \"none\" (floats) for matrices, by what they are for.")
-      .def(py::init<Format, Format, Format>(), py::arg("linear") = py::none(),
+      .def(py::init<Format, Format, Format, Format>(), py::arg("linear") = py::none(),
            py::arg("embedding") = py::none(), py::arg("head") = py::none(),
-           "None: as the checkpoint has them.")
+           py::arg("method") = py::none(),
+           "None: as the checkpoint has them. `method`: what the checkpoint must be.")
       .def_readonly("linear", &Formats::linear)
       .def_readonly("embedding", &Formats::embedding)
-      .def_readonly("head", &Formats::head);
+      .def_readonly("head", &Formats::head)
+      .def_readonly("method", &Formats::method);
 
   using Options = ModelDrafterOptions;
   py::class_<Options>(module, "ModelDrafterOptions", "Drafts with a model.")

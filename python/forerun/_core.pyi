@@ -193,9 +193,9 @@ class QuantizationOptions:
     """
     "int8", "int4" or "none" (floats) for matrices, by what they are for.
     """
-    def __init__(self, linear: str | None = None, embedding: str | None = None, head: str | None = None) -> None:
+    def __init__(self, linear: str | None = None, embedding: str | None = None, head: str | None = None, method: str | None = None) -> None:
         """
-        None: as the checkpoint has them.
+        None: as the checkpoint has them. `method`: what the checkpoint must be.
         """
     @property
     def embedding(self) -> str | None:
@@ -205,6 +205,9 @@ class QuantizationOptions:
         ...
     @property
     def linear(self) -> str | None:
+        ...
+    @property
+    def method(self) -> str | None:
         ...
 class ModelDrafterOptions:
     """

@@ -317,7 +317,7 @@ ENGINE: list[tuple[dict[str, Any], str, str]] = [
     ({"enable_prefix_caching": "yes"}, "enable_prefix_caching", "True or False"),
     ({"tensor_parallel_size": 2}, "tensor_parallel_size", "1: the engine runs in one process"),
     ({"tensor_parallel_size": True}, "tensor_parallel_size", "1: the engine"),
-    ({"quantization": "awq"}, "quantization", "None: as stored"),
+    ({"quantization": "fp8"}, "quantization", "None: as stored"),
     ({"trust_remote_code": "yes"}, "trust_remote_code", "no code of a model is ever run"),
     ({"gpu_memory_utilization": 90}, "gpu_memory_utilization", "a fraction in (0, 1]"),
     ({"skip_tokenizer_init": 1}, "skip_tokenizer_init", "True or False"),

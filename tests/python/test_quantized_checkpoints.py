@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from gguf_files import llama_metadata, llama_tensors, write_gguf
 from quantized_layers import (
     INPUTS,
     OUTPUTS,
@@ -22,7 +23,7 @@ from safetensors.torch import save_file
 from tiny_checkpoints import SIZES
 
 from forerun import LLM, _core
-from forerun.errors import CheckpointError
+from forerun.errors import CheckpointError, InvalidArgumentError
 
 _BF16, _F32 = torch.bfloat16, torch.float32
 LAYERS: dict[str, tuple[Layer, Any, dict[str, Any]]] = {
@@ -287,6 +288,37 @@ def test_a_type_of_floats_leaves_integers_alone(dtype: str, tmp_path: Path) -> N
         _core.Model(str(quantized), dtype=dtype, quantization=none).logits(tokens),
         _core.Model(str(floats), dtype=dtype).logits(tokens),
     )
+
+
+METHODS = {"gptq": gptq, "awq": awq, "compressed-tensors": compressed}
+
+
+@pytest.mark.parametrize("stored", [*METHODS, "gguf", "floats"])
+def test_a_method_is_accepted_where_the_checkpoint_has_it(stored: str, tmp_path: Path) -> None:
+    if stored == "gguf":
+        path = write_gguf(tmp_path / "a.gguf", llama_metadata(), llama_tensors())
+    else:
+        quantized, floats = write_models(tmp_path, METHODS.get(stored, gptq), {})
+        path = floats if stored == "floats" else quantized
+    for method in (*METHODS, "gguf"):
+        if method == stored:
+            weights = LLM(path, quantization=method, skip_tokenizer_init=True).limits.weight_bytes
+            assert weights == LLM(path, skip_tokenizer_init=True).limits.weight_bytes
+            continue
+        with pytest.raises(InvalidArgumentError) as caught:
+            LLM(path, quantization=method, skip_tokenizer_init=True)
+        error = caught.value
+        assert (error.field, error.value) == ("quantization", f"'{method}'")
+        wanted = "not quantized" if stored == "floats" else f"None or '{stored}'"
+        assert wanted in error.expected
+
+
+def test_a_method_is_one_of_the_drafter_too(tmp_path: Path) -> None:
+    quantized, floats = write_models(tmp_path, awq, {})
+    draft: dict[str, Any] = {"model": str(quantized), "method": "draft_model"}
+    LLM(floats, speculative_config=draft | {"quantization": "awq"}, skip_tokenizer_init=True)
+    with pytest.raises(InvalidArgumentError, match="None or 'awq'"):
+        LLM(floats, speculative_config=draft | {"quantization": "gptq"}, skip_tokenizer_init=True)
 
 
 def test_speculation_changes_no_token_of_a_quantized_model(tmp_path: Path) -> None:

@@ -115,6 +115,10 @@ ModelDrafterSource::ModelDrafterSource(const SpeculativeOptions& options, const 
       target_directory_(target_directory) {
   FORERUN_CHECK(model_options_.method.has_value(), "not resolved");
   CheckHeadFields(model_options_);
+  if (model_options_.quantization) {
+    const std::string& own = model_options_.model;
+    CheckQuantizationMethod(*model_options_.quantization, own.empty() ? target_directory : own);
+  }
   if (model_options_.method == ModelMethod::kDraftModel) {
     model_ = ReadModelSpec(model_options_.model);
     if (model_options_.vocabulary_bridge) {

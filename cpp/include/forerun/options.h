@@ -72,6 +72,8 @@ struct QuantizationOptions {
   std::optional<std::string> embedding = {};
   // That gives the logits. Where it is the embedding as well, this counts; absent: embedding.
   std::optional<std::string> head = {};
+  // What a checkpoint must be: "gptq", "awq", "compressed-tensors" or "gguf". Absent: anything.
+  std::optional<std::string> method = {};
 };
 
 struct ModelDrafterOptions {

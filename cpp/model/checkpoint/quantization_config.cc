@@ -1,12 +1,20 @@
 #include "cpp/model/checkpoint/quantization_config.h"
 
+#include <filesystem>
 #include <initializer_list>
+#include <optional>
 #include <string>
 
 namespace forerun {
 namespace {
 
 constexpr char kKey[] = "quantization_config";
+constexpr char kMethod[] = "quant_method";
+
+std::optional<JsonObject> FindQuantization(const JsonObject& config) {
+  if (!config.Has(kKey) || *config.Find(kKey) == nlohmann::json::object()) return std::nullopt;
+  return config.Object(kKey);
+}
 
 // Throws unless the key is absent, null, or one of the values.
 void CheckOneOf(const JsonObject& config, const std::string& key,
@@ -111,14 +119,28 @@ LinearQuantization ReadCompressedTensors(const JsonObject& config) {
 
 }  // namespace
 
+JsonObject ReadOptionalConfig(const std::string& directory) {
+  constexpr char kConfig[] = "config.json";
+  const std::filesystem::path path = std::filesystem::path(directory) / kConfig;
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return {nlohmann::json::object(), ""};
+  return JsonObject::FromFile(path.string(), kConfig);
+}
+
+std::string ReadQuantizationMethod(const JsonObject& config) {
+  const auto quantization = FindQuantization(config);
+  return quantization ? quantization->String(kMethod, "") : "";
+}
+
 LinearQuantization ReadLinearQuantization(const JsonObject& config) {
-  if (!config.Has(kKey) || *config.Find(kKey) == nlohmann::json::object()) return {};
-  const JsonObject quantization = config.Object(kKey);
-  const std::string method = quantization.String("quant_method", "");
-  if (method == "gptq") return ReadGptq(quantization);
-  if (method == "awq") return ReadAwq(quantization);
-  if (method == "compressed-tensors") return ReadCompressedTensors(quantization);
-  quantization.Refuse("quant_method", "gptq, awq or compressed-tensors");
+  const auto quantization = FindQuantization(config);
+  if (!quantization) return {};
+  const std::string method = quantization->String(kMethod, "");
+  if (method == "gptq") return ReadGptq(*quantization);
+  if (method == "awq") return ReadAwq(*quantization);
+  if (method == "compressed-tensors") return ReadCompressedTensors(*quantization);
+  if (method == "gguf") return {};  // the file of the tensors says which are blocks
+  quantization->Refuse(kMethod, "gptq, awq or compressed-tensors");
 }
 
 }  // namespace forerun

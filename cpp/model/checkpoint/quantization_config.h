@@ -2,6 +2,8 @@
 #ifndef FORERUN_CPP_MODEL_CHECKPOINT_QUANTIZATION_CONFIG_H_
 #define FORERUN_CPP_MODEL_CHECKPOINT_QUANTIZATION_CONFIG_H_
 
+#include <string>
+
 #include "cpp/model/checkpoint/json.h"
 
 namespace forerun {
@@ -25,6 +27,13 @@ struct LinearQuantization {
   bool stores_zero_less_1 = false;  // GPTQ's first version
   bool has_any_order = false;       // inputs are in any groups, which a tensor names
 };
+
+// config.json of a directory. Empty where there is none: a drafter may come without.
+JsonObject ReadOptionalConfig(const std::string& directory);
+
+// Of a whole config.json: how a checkpoint was quantized, empty if it was not. "gguf" is what the
+// converter of GGUF files writes.
+std::string ReadQuantizationMethod(const JsonObject& config);
 
 // Of a whole config.json. Throws CheckpointError that names the first field whose value is not
 // supported; fields that say how the checkpoint was made are not read.

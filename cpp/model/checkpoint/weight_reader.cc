@@ -3,12 +3,10 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
-#include <filesystem>
 #include <numeric>
 #include <utility>
 
 #include "cpp/model/checkpoint/grouped_integers.h"
-#include "cpp/model/checkpoint/json.h"
 #include "cpp/model/checkpoint/matrix_sources.h"
 #include "forerun/error.h"
 
@@ -40,15 +38,6 @@ void AppendFloats(const TensorView& view, float offset, std::vector<float>& out)
   }
 }
 
-// A drafter may come without a config.json.
-LinearQuantization QuantizationOf(const std::string& directory) {
-  constexpr char kConfig[] = "config.json";
-  const std::filesystem::path path = std::filesystem::path(directory) / kConfig;
-  std::error_code error;
-  if (!std::filesystem::exists(path, error)) return {};
-  return ReadLinearQuantization(JsonObject::FromFile(path.string(), kConfig));
-}
-
 constexpr char kWeight[] = "weight";
 
 // "a.b." of "a.b.weight".
@@ -59,7 +48,8 @@ std::string LayerOf(const std::string& name) {
 }  // namespace
 
 WeightReader::WeightReader(Checkpoint& checkpoint, const Rename& rename)
-    : checkpoint_(checkpoint), quantization_(QuantizationOf(checkpoint.directory())) {
+    : checkpoint_(checkpoint),
+      quantization_(ReadLinearQuantization(ReadOptionalConfig(checkpoint.directory()))) {
   for (const std::string& name : checkpoint.names()) {
     const auto [entry, is_new] = names_.emplace(rename ? rename(name) : name, name);
     if (!is_new) {

@@ -15,7 +15,7 @@ from forerun.util.interrupts import pass_on_interrupt
 from forerun.util.json_files import check_is_file
 
 # Changes whenever something else is written for the same file.
-_CONVERTER_VERSION = 3
+_CONVERTER_VERSION = 4
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors", "*.jinja"]
 _HUB_PICKLES = ["*.bin", "*.pt"]

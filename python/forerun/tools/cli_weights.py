@@ -16,8 +16,8 @@ def add_weight_options(group: argparse._ActionsContainer) -> None:
         "--quantization",
         metavar="FORMAT",
         help="int8 or int4 weights, made from any model, none for floats where the model has "
-        'integers, or JSON such as {"linear": "int4", "head": "int8"} (default: as the model has '
-        "them)",
+        'integers, JSON such as {"linear": "int4", "head": "int8"}, or what the model must be: '
+        "gptq, awq, compressed-tensors or gguf (default: as the model has them)",
     )
     group.add_argument("--kv-cache-dtype", default="auto", help="auto, bfloat16 or float32")
 

@@ -152,16 +152,23 @@ def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> str:
 
 
 def check_quantization(field: str, value: Any) -> _core.QuantizationOptions:
-    """Formats of matrices: one name for all, or a dict by what they are for."""
+    """Formats of matrices: one name for all, or a dict by what they are for.
+
+    As in vLLM, it may also name the method by which a checkpoint was quantized; the core compares.
+    """
     formats, kinds = ("int8", "int4", "none"), ("linear", "embedding", "head")
+    methods = ("gptq", "awq", "compressed-tensors", "gguf")
     expected = (
-        "None: as stored, 'int8', 'int4', 'none': floats, or a dict of 'linear', 'embedding' and "
-        "'head'"
+        "None: as stored, 'int8', 'int4', 'none': floats, a dict of 'linear', 'embedding' and "
+        "'head', or what the checkpoint is: 'gptq', 'awq', 'compressed-tensors' or 'gguf'"
     )
     if issubclass(type(value), str):
-        if str.__str__(value) not in formats:
+        name = str.__str__(value)
+        if name in methods:
+            return _core.QuantizationOptions(method=name)
+        if name not in formats:
             raise InvalidArgumentError(field, value, expected)
-        return _core.QuantizationOptions(*[check_choice(field, value, formats)] * len(kinds))
+        return _core.QuantizationOptions(*[name] * len(kinds))
     given = check_dict(field, value, expected)
     for kind, name in given.items():
         if not issubclass(type(kind), str) or kind not in kinds:

@@ -39,7 +39,7 @@ ENGINE_ARGS: dict[str, Field] = {
     ),
     "quantization": runs(
         None,
-        "`int8`, `int4`, `none` (floats) or a dict by `linear`, `embedding`, `head`; None: as stored",
+        "`int8`, `int4`, `none`, a dict of them, or what the model is; None: as stored",
     ),
     "trust_remote_code": fixed(False, "no code of a model is ever run", True),
     "load_format": fixed("auto", "read as the files need, safetensors first", "safetensors"),

@@ -47,6 +47,8 @@ def write_converted(gguf: Path, target: Path, *, progress: bool, keep_types: boo
     file = GgufFile(gguf)
     arch = architecture(file)
     config = model_config(file, rope_freqs(file))
+    if keep_types:
+        config["quantization_config"] = {"quant_method": "gguf"}
 
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.parent / f".{target.name}.{uuid.uuid4().hex}"
