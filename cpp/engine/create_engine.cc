@@ -26,19 +26,6 @@
 namespace forerun {
 namespace {
 
-// A drafter that says nothing of quantization follows its target, but not below 8 bits, which cost
-// no accepted token (docs/quantization.md).
-void QuantizeDrafter(const QuantizationOptions& target, SpeculativeMethod& method) {
-  auto* hybrid = std::get_if<HybridOptions>(&method);
-  ModelDrafterOptions* model =
-      hybrid != nullptr ? &hybrid->model : std::get_if<ModelDrafterOptions>(&method);
-  if (model == nullptr || model->quantization) return;
-  const auto follow = [](const std::optional<std::string>& format) {
-    return format && *format != "none" ? std::optional<std::string>("int8") : format;
-  };
-  model->quantization = {follow(target.linear), follow(target.embedding), follow(target.head)};
-}
-
 MemoryNeeds NeedsOf(ModelFiles& files, DType kv_dtype, int block_size) {
   MemoryNeeds needs;
   needs.block = MakeKvLayout(files.spec, kv_dtype, block_size).block_bytes();
@@ -118,7 +105,7 @@ class NativeEngine : public Engine {
       : backend_(options.num_threads), gpu_(std::move(gpu)) {
     std::optional<ModelDrafterSource> source;
     if (FindModelOptions(options.speculative.method) != nullptr) {
-      source.emplace(options.speculative, files.spec, options.model);
+      source.emplace(options.speculative, files.spec, options.model, options.quantization);
     }
     const DType kv_dtype = files.KvDType(options.kv_cache_dtype);
     MemoryNeeds needs = NeedsOf(files, kv_dtype, options.block_size);
@@ -217,7 +204,6 @@ std::unique_ptr<Engine> CreateEngine(const EngineOptions& given, DraftRecorder* 
   for (TokenId token : given.eos_token_ids) files.spec.AddEosToken(token);
   EngineOptions options = given;
   options.speculative = ResolveDrafter(given.speculative, given.model);
-  QuantizeDrafter(given.quantization, options.speculative.method);
   return std::make_unique<NativeEngine>(options, files, recorder, std::move(gpu));
 }
 

@@ -194,10 +194,10 @@ void CheckQuantizationMethod(const QuantizationOptions& options, const std::stri
   if (!options.method) return;
   const std::string stored = ReadQuantizationMethod(ReadOptionalConfig(directory));
   if (stored == *options.method) return;
-  throw InvalidArgument("quantization", "'" + *options.method + "'",
-                        stored.empty()
-                            ? "None for weights that are not quantized, as those of " + directory
-                            : "None or '" + stored + "', which the weights of " + directory + " are");
+  throw InvalidArgument(
+      "quantization", "'" + *options.method + "'",
+      stored.empty() ? "None for weights that are not quantized, as those of " + directory
+                     : "None or '" + stored + "', which the weights of " + directory + " are");
 }
 
 ModelFormats MakeFormats(const QuantizationOptions& quantization, DType dtype, bool is_tied) {
@@ -210,6 +210,18 @@ ModelFormats MakeFormats(const QuantizationOptions& quantization, DType dtype, b
                           make(quantization.head)};
   if (is_tied && quantization.head) formats.embedding = formats.head;
   if (is_tied && !quantization.head) formats.head = formats.embedding;
+  return formats;
+}
+
+ModelFormats FollowFormats(const QuantizationOptions& target, DType dtype, bool is_tied) {
+  const auto follow = [](const std::optional<std::string>& name) {
+    return name && *name != kUnpacked ? std::optional<std::string>("int8") : name;
+  };
+  ModelFormats formats = MakeFormats(
+      {follow(target.linear), follow(target.embedding), follow(target.head)}, dtype, is_tied);
+  for (MatrixFormat* format : {&formats.linear, &formats.embedding, &formats.head}) {
+    format->keep_integers = format->keep_integers || HasIntegers(format->format);
+  }
   return formats;
 }
 

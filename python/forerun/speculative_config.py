@@ -207,7 +207,8 @@ class SpeculativeConfig:
         use_heterogeneous_vocab: draft_model: whether it may have another vocabulary than the
             target's; only tokens that both have are drafted then. None means True.
         quantization: models: for the drafter's matrices, as LLM's; {}: as its checkpoint has them;
-            None: "int8" for what is quantized in the target.
+            None: "int8" for floats that are quantized in the target; integers stay as they are,
+            unless the target's are unpacked by "none".
         rejection_sample_method: vLLM's name for acceptance_method: "standard" keeps it, "block" is
             "block".
         max_model_len: a limit of the drafter's, at least the target's max_model_len, and without

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from drafter_checkpoints import HEAD_DIM, HEADS, HIDDEN, INNER, KV_HEADS, NUM_LA
 from drafter_checkpoints import make_target as make_checkpoint
 from model_reference import LanguageModel
 from quantization_reference import STEP_BYTES, QuantizedModel, dequantized
+from quantized_layers import gptq, quantize_model
 from test_gguf_blocks import keep, write_model
 
 from forerun import LLM, SamplingParams, SpeculativeConfig, _core
@@ -203,6 +205,36 @@ def test_a_drafter_follows_its_target_at_8_bits(
     )
     assert different.outputs == runs[0].outputs
     assert {record.key: record.logits.tolist() for record in different.records} != first
+
+
+@pytest.mark.parametrize(
+    ("target", "same", "other"),
+    [
+        ("int4", [None, "int8", "int8"], ["int8"] * 3),
+        ("int8", [None, "int8", "int8"], ["int8"] * 3),
+        (None, [None] * 3, ["int8"] * 3),
+        ("none", ["none"] * 3, [None] * 3),
+    ],
+    ids=str,
+)
+def test_a_drafter_of_integers_keeps_them_unless_they_are_unpacked(
+    target: str | None, same: list[str | None], other: list[str | None], tmp_path: Path
+) -> None:
+    row = drafter_runs.row_named("draft_model")
+    _, drafter = drafter_runs.engine_directories(row)
+    assert drafter is not None
+    directory = tmp_path / "drafter"
+    shutil.copytree(drafter, directory)
+    quantize_model(directory, gptq, {"group_size": 32})
+    quantization = _core.QuantizationOptions(*[target] * 3)
+    records: list[Any] = []
+    for names in (None, same, other):
+        own = {} if names is None else {"quantization": _core.QuantizationOptions(*names)}
+        draft = {"model": str(directory), **own}
+        engine = drafter_runs.make_engine(row, draft, quantization=quantization)
+        run = drafter_runs.run(engine, drafter_runs.PROMPTS)
+        records.append({record.key: record.logits.tolist() for record in run.records})
+    assert records[0] == records[1] != records[2]
 
 
 @pytest.mark.parametrize(

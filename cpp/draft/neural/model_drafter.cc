@@ -108,11 +108,13 @@ const ModelDrafterOptions& ModelOptionsOf(const SpeculativeOptions& options) {
 }  // namespace
 
 ModelDrafterSource::ModelDrafterSource(const SpeculativeOptions& options, const ModelSpec& target,
-                                       const std::string& target_directory)
+                                       const std::string& target_directory,
+                                       const QuantizationOptions& target_quantization)
     : options_(options),
       model_options_(ModelOptionsOf(options_)),
       target_hidden_size_(target.hidden_size),
-      target_directory_(target_directory) {
+      target_directory_(target_directory),
+      target_quantization_(target_quantization) {
   FORERUN_CHECK(model_options_.method.has_value(), "not resolved");
   CheckHeadFields(model_options_);
   if (model_options_.quantization) {
@@ -187,10 +189,10 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Bac
 std::unique_ptr<DraftNetwork> ModelDrafterSource::LoadNetwork(const Transformer& target, Ops& ops,
                                                               const TransformerLimits& limits,
                                                               DType dtype) {
-  const QuantizationOptions as_stored;
-  const ModelFormats formats =
-      MakeFormats(model_options_.quantization ? *model_options_.quantization : as_stored, dtype,
-                  model_ && model_->tie_word_embeddings);
+  const bool is_tied = model_ && model_->tie_word_embeddings;
+  const ModelFormats formats = model_options_.quantization
+                                   ? MakeFormats(*model_options_.quantization, dtype, is_tied)
+                                   : FollowFormats(target_quantization_, dtype, is_tied);
   if (model_) {
     Checkpoint checkpoint(model_options_.model);
     std::vector<TokenId> target_ids;

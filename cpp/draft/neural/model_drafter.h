@@ -25,7 +25,8 @@ class ModelDrafterSource {
   // REQUIRES: a method with a model, resolved by ResolveDrafter. Throws CheckpointError or
   // InvalidArgument.
   ModelDrafterSource(const SpeculativeOptions& options, const ModelSpec& target,
-                     const std::string& target_directory);
+                     const std::string& target_directory,
+                     const QuantizationOptions& target_quantization = {});
 
   ModelDrafterSource(const ModelDrafterSource&) = delete;
   ModelDrafterSource& operator=(const ModelDrafterSource&) = delete;
@@ -51,6 +52,7 @@ class ModelDrafterSource {
   const ModelDrafterOptions& model_options_;  // of options_
   const int target_hidden_size_;
   const std::string target_directory_;
+  const QuantizationOptions target_quantization_;
   FeatureSpec features_;
   std::unique_ptr<DraftHeadReader> head_;  // of eagle, eagle3 and mtp
   std::optional<ModelSpec> model_;         // of draft_model

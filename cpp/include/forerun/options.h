@@ -83,7 +83,8 @@ struct ModelDrafterOptions {
   std::optional<ModelMethod> method = {};  // absent: detected from the checkpoint's tensors
   DraftSampleMethod draft_sample_method = DraftSampleMethod::kGreedy;
   std::optional<VocabularyBridge> vocabulary_bridge = {};  // kDraftModel; absent: one vocabulary
-  // Absent: "int8" for what is quantized in the target.
+  // Absent: as the target's, but "int8" for "int4", and integers of the drafter's own checkpoint
+  // are left alone, except by "none".
   std::optional<QuantizationOptions> quantization = {};
 
   // The number of most probable paths that are continued from each level, and of candidates for

@@ -35,7 +35,8 @@ SPECULATIVE_CONFIG: dict[str, Field] = {
     "draft_tensor_parallel_size": fixed(None, _ONE_PROCESS, 1),
     "tensor_parallel_size": fixed(None, _ONE_PROCESS, 1),
     "quantization": runs(
-        None, "models: as for LLM; {}: as stored; None: `int8` where the target is quantized"
+        None,
+        "models: as for LLM; {}: as stored; None: as the target, at least `int8`",
     ),
     "kv_cache_dtype": fixed(None, "it has the target's type", "auto"),
     **no_effect("nothing is compiled or captured at run time", enforce_eager=None),
