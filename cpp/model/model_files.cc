@@ -1,16 +1,10 @@
 #include "cpp/model/model_files.h"
 
+#include "cpp/ops/cpu/weight_tile.h"
 #include "forerun/error.h"
 
 namespace forerun {
 namespace {
-
-// Of one weight, its part of the group's scale and minimum included.
-double BitsOf(WeightFormat format) {
-  if (!HasIntegers(format)) return format == WeightFormat::kBFloat16 ? 16 : 32;
-  const IntegerFormat integers = IntegersOf(format);
-  return integers.bits + (integers.has_minimum() ? 32.0 : 16.0) / kWeightGroup;
-}
 
 ModelFormats FormatsOf(const std::string& directory, const ModelSpec& spec, DType dtype,
                        const QuantizationOptions& quantization) {
@@ -41,24 +35,16 @@ DType ModelFiles::KvDType(const std::string& name) const {
 }
 
 std::int64_t ModelFiles::EstimateWeightBytes() {
-  double num_bits = 0;
-  for (const std::string& name : checkpoint.names()) {
-    const MatrixFormat& format = name.ends_with("embed_tokens.weight") ? formats.embedding
+  std::int64_t num_bytes = 0;
+  for (const auto& [name, num_outputs, num_inputs, stored] :
+       WeightReader(checkpoint).FindMatrices()) {
+    const MatrixFormat& packed = name.ends_with("embed_tokens.weight") ? formats.embedding
                                  : name.ends_with("lm_head.weight")    ? formats.head
                                                                        : formats.linear;
-    const TensorView stored = checkpoint.Get(name);
-    const bool has_blocks = checkpoint.BlocksOf(name) != nullptr;
-    double num_elements = 1;  // weights, unless a layer of a quantized checkpoint has its own
-    for (std::int64_t extent : checkpoint.ShapeOf(name)) num_elements *= extent;
-    const bool is_packed = has_blocks || !IsFloat(stored.dtype);
-    if (is_packed && format.keep_integers) {
-      num_bits += 8.0 * stored.num_elements() * SizeOf(stored.dtype);
-      continue;
-    }
-    if (!has_blocks && stored.dtype == DType::kInt32) num_elements *= 8;  // of 4 bits
-    num_bits += num_elements * BitsOf(format.format);
+    const WeightFormat format = packed.keep_integers && stored ? *stored : packed.format;
+    num_bytes += TileBytes(format, num_inputs) * ((num_outputs + kLanes - 1) / kLanes);
   }
-  return static_cast<std::int64_t>(num_bits / 8);
+  return num_bytes;
 }
 
 std::unique_ptr<Transformer> ModelFiles::Load(Ops& ops, const TransformerLimits& limits,

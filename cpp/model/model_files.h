@@ -25,7 +25,8 @@ struct ModelFiles {
 
   // "auto": that of the weights. Throws InvalidArgument.
   DType KvDType(const std::string& name) const;
-  // About what the matrices take when they are packed.
+  // What the matrices take when they are packed, each by itself: layers that have to be unpacked to
+  // floats count as floats. Throws CheckpointError.
   std::int64_t EstimateWeightBytes();
 
   // The Ops must outlive the model. Throws CheckpointError.

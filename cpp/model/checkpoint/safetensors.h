@@ -59,6 +59,9 @@ class Checkpoint {
     return tensors_.at(name).entry.shape;
   }
 
+  // As stored. REQUIRES: Contains(name).
+  DType DTypeOf(const std::string& name) const { return tensors_.at(name).entry.dtype; }
+
   // Of the tensor's weights; null: it has no blocks. REQUIRES: Contains(name).
   const BlockType* BlocksOf(const std::string& name) const {
     return tensors_.at(name).entry.blocks;

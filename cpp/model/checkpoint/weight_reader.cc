@@ -39,6 +39,7 @@ void AppendFloats(const TensorView& view, float offset, std::vector<float>& out)
 }
 
 constexpr char kWeight[] = "weight";
+constexpr char kShape[] = "weight_shape";  // of compressed-tensors
 
 // "a.b." of "a.b.weight".
 std::string LayerOf(const std::string& name) {
@@ -67,7 +68,7 @@ std::string WeightReader::QuantizedName(const std::string& name) const {
 
 Shape WeightReader::ShapeOf(const std::string& name, std::size_t num_dimensions) {
   if (const std::string stored = QuantizedName(name); !stored.empty() && !Has(name)) {
-    if (const std::string shape = LayerOf(name) + "weight_shape"; Has(shape)) {
+    if (const std::string shape = LayerOf(name) + kShape; Has(shape)) {
       return TakeIntegers(shape, 2, 1, kMaxExtent);
     }
     return LayerShape(quantization_, ShapeOf(stored, 2));
@@ -82,6 +83,32 @@ Shape WeightReader::ShapeOf(const std::string& name, std::size_t num_dimensions)
                           std::to_string(num_dimensions) + " dimensions");
   }
   return shape;
+}
+
+std::vector<WeightReader::StoredMatrix> WeightReader::FindMatrices() {
+  const TensorNames parts = NamesOf(quantization_.layout);
+  std::set<std::string> weights, others;
+  for (const auto& [name, original] : names_) {
+    if (!*parts.weights || !name.ends_with(std::string(".") + parts.weights)) continue;
+    if (IsFloat(checkpoint_.DTypeOf(original))) continue;  // a layer that is not quantized
+    const std::string layer = name.substr(0, name.size() - std::strlen(parts.weights));
+    weights.insert(layer + kWeight);
+    for (const char* part : {parts.weights, parts.scales, parts.zeros, parts.groups, kShape}) {
+      others.insert(layer + part);
+    }
+  }
+  for (const auto& [name, original] : names_) {
+    if (!others.count(name) && checkpoint_.ShapeOf(original).size() == 2) weights.insert(name);
+  }
+  std::vector<StoredMatrix> matrices;
+  for (const std::string& name : weights) {
+    const Shape shape = ShapeOf(name, 2);
+    const auto integers = FindIntegers(name, shape);
+    matrices.push_back({name, static_cast<int>(shape[0]), static_cast<int>(shape[1]),
+                        integers ? integers->format() : std::nullopt});
+    DropMatrix(name);
+  }
+  return matrices;
 }
 
 TensorView WeightReader::Find(const std::string& name, const Shape& shape) {
@@ -143,7 +170,7 @@ std::unique_ptr<StoredIntegers> WeightReader::OpenLayer(const std::string& layer
   const std::string zeros = layer + names.zeros;
   if (!quantization_.is_symmetric || Has(zeros)) {
     const bool are_bytes = has_bytes || quantization_.has_one_scale ||
-                           (Has(zeros) && checkpoint_.Get(names_.at(zeros)).dtype == DType::kInt8);
+                           (Has(zeros) && checkpoint_.DTypeOf(names_.at(zeros)) == DType::kInt8);
     tensors.zeros = are_bytes ? FindTyped(zeros, shapes.scales, {DType::kInt8})
                               : FindTyped(zeros, shapes.zeros, {DType::kInt32});
   }
@@ -155,7 +182,7 @@ std::unique_ptr<StoredIntegers> WeightReader::OpenLayer(const std::string& layer
                           "the group of each input, which quantization_config says are in any "
                           "order (desc_act, actorder)");
   }
-  if (const std::string stored_shape = layer + "weight_shape"; Has(stored_shape)) {
+  if (const std::string stored_shape = layer + kShape; Has(stored_shape)) {
     const std::vector<std::int64_t> extents = TakeIntegers(stored_shape, 2, 0, kMaxExtent);
     if (extents != shape) {
       throw CheckpointError("tensor '" + stored_shape + "'", Show(extents),
@@ -172,7 +199,7 @@ std::unique_ptr<StoredIntegers> WeightReader::FindIntegers(const std::string& na
       const auto* rows = static_cast<const std::byte*>(Find(name, shape).data);
       return OpenBlocks(*blocks, rows, static_cast<int>(shape[1]));
     }
-    const bool has_bytes = checkpoint_.Get(names_.at(name)).dtype == DType::kInt8;
+    const bool has_bytes = checkpoint_.DTypeOf(names_.at(name)) == DType::kInt8;
     if (quantization_.layout != LinearLayout::kInt8 || !has_bytes) return nullptr;
   }
   return QuantizedName(name).empty() ? nullptr : OpenLayer(LayerOf(name), shape);

@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <span>
 #include <string>
@@ -41,6 +42,13 @@ class WeightReader {
     std::string name;
     std::int64_t num_outputs;
   };
+  // A matrix of the checkpoint by the name of its weight, which a quantized layer has not.
+  struct StoredMatrix {
+    std::string name;
+    int num_outputs = 0;
+    int num_inputs = 0;
+    std::optional<WeightFormat> format;  // of its integers, if one holds them exactly
+  };
   using Rename = std::function<std::string(const std::string& name)>;
 
   // Below, names are those that `rename` makes of the checkpoint's.
@@ -51,6 +59,9 @@ class WeightReader {
   // Throws for a tensor that is not there, or not of so many dimensions. Of the weight of a
   // quantized layer: [outputs, inputs].
   Shape ShapeOf(const std::string& name, std::size_t num_dimensions);
+
+  // All of them, in no particular order. Scales are read for it, weights are not.
+  std::vector<StoredMatrix> FindMatrices();
 
   // Whether two matrices are stored as the same bytes of the same type. Counts as taking them.
   bool AreEqual(const std::string& a, const std::string& b, const Shape& shape);

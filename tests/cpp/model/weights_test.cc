@@ -5,7 +5,6 @@
 
 #include <algorithm>
 
-#include "cpp/model/model_files.h"
 #include "forerun/error.h"
 #include "tests/cpp/testing/naive_ops.h"
 #include "tests/cpp/testing/tiny_model.h"
@@ -94,22 +93,6 @@ TEST(WeightsTest, GemmaNormsHaveTheirOffsetFoldedIn) {
   EXPECT_EQ(weights.lm_head, nullptr);
   EXPECT_EQ(&weights.head(), weights.embedding.get());
   EXPECT_EQ(weights.num_bytes(), weights.num_bytes_per_token());
-}
-
-TEST(ModelFilesTest, EstimatesWeightsByTheirFormats) {
-  ModelDirectory directory;
-  WriteTinyModel(directory, TinyConfig("llama"));  // embedding and head: [101, 24]
-  const auto estimate = [&](const std::string& dtype, const QuantizationOptions& quantization) {
-    return static_cast<double>(
-        ModelFiles(directory.path(), dtype, quantization).EstimateWeightBytes());
-  };
-  const double floats = estimate("float32", {});
-  EXPECT_EQ(estimate("bfloat16", {}), floats / 2);
-  EXPECT_NEAR(estimate("float32", {"int8", "int8", "int8"}), floats * 8.5 / 32, 1);
-  EXPECT_NEAR(estimate("float32", {"int4", "int4", "int4"}), floats * 4.5 / 32, 1);
-  const double table = 101 * 24 * (32 - 4.5) / 8;
-  EXPECT_NEAR(estimate("float32", {{}, "int4", {}}), floats - table, 1);
-  EXPECT_NEAR(estimate("float32", {{}, {}, "int4"}), floats - table, 1);
 }
 
 TEST(WeightsTest, TheAutomaticDTypeFollowsTheCheckpoint) {
