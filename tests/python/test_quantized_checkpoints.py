@@ -198,6 +198,26 @@ WRONG_TENSORS = {
         replaced(Layer(), compressed, weight_shape=torch.tensor([OUTPUTS, INPUTS + 1])),
         "'a.weight_packed'",
     ),
+    "a shape that overflows": (
+        replaced(Layer(), compressed, weight_shape=torch.tensor([2**31 - 1, 2**31 - 1])),
+        "'a.weight_packed'",
+    ),
+    "a shape beyond int": (
+        replaced(Layer(), compressed, weight_shape=torch.tensor([OUTPUTS, 2**31])),
+        "'a.weight_shape': got 2147483648 at 1; expected 1 to 2147483647",
+    ),
+    "a negative shape": (
+        replaced(Layer(), compressed, weight_shape=torch.tensor([-1, INPUTS])),
+        "'a.weight_shape': got -1 at 0",
+    ),
+    "no inputs": (
+        replaced(Layer(), awq, qweight=torch.empty((0, OUTPUTS // 8), dtype=torch.int32)),
+        "extents of 1 to 2147483647",
+    ),
+    "more inputs than fit 64 bits": (
+        replaced(Layer(), gptq, qweight=torch.empty((1 << 60, 0), dtype=torch.int32)),
+        "extents of 1 to 2147483647",
+    ),
 }
 
 
@@ -223,9 +243,7 @@ def test_zero_points_of_4_bits_may_be_bytes(tmp_path: Path) -> None:
     layer = Layer()
     layer.zeros[0, :2] = 0, 15
     bytes_ = torch.from_numpy(layer.zeros - 8).to(torch.int8)
-    directory = write_layer(
-        tmp_path / "a", *replaced(layer, compressed, weight_zero_point=bytes_)
-    )
+    directory = write_layer(tmp_path / "a", *replaced(layer, compressed, weight_zero_point=bytes_))
     ours = _core.read_tensor(str(directory), "a.weight")
     np.testing.assert_array_equal(ours, layer.weights(), strict=True)
 

@@ -169,7 +169,9 @@ void ReadBlockTypes(const json& metadata, const std::string& label, SafetensorsI
     const auto found = index.find(key.substr(prefix.size()));
     if (found == index.end()) refuse(type->name, "the name of a tensor in this file");
     SafetensorsEntry& entry = found->second;
-    if (entry.dtype != DType::kUInt8 || entry.shape.size() != 2 ||
+    // Rows of a tensor without any have no limit but this.
+    constexpr std::int64_t kMaxRowBytes = std::numeric_limits<std::int32_t>::max();
+    if (entry.dtype != DType::kUInt8 || entry.shape.size() != 2 || entry.shape[1] > kMaxRowBytes ||
         entry.shape[1] % type->num_bytes != 0) {
       refuse(type->name, "this for a U8 tensor with rows in multiples of " +
                              std::to_string(type->num_bytes) + " bytes");

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <limits>
 #include <numeric>
 #include <utility>
 
@@ -13,7 +14,7 @@
 namespace forerun {
 namespace {
 
-constexpr std::int64_t kMaxExtent = std::int64_t{1} << 31;
+constexpr std::int64_t kMaxExtent = std::numeric_limits<std::int32_t>::max();
 
 std::string Show(const Shape& shape) {
   std::string text = "[";
@@ -22,6 +23,17 @@ std::string Show(const Shape& shape) {
     text += std::to_string(extent);
   }
   return text + "]";
+}
+
+// What a file says of its shapes becomes sizes of a model only through here.
+Shape CheckExtents(const std::string& name, Shape shape) {
+  for (std::int64_t extent : shape) {
+    if (extent < 1 || extent > kMaxExtent) {
+      throw CheckpointError("tensor '" + name + "'", "shape " + Show(shape),
+                            "extents of 1 to " + std::to_string(kMaxExtent));
+    }
+  }
+  return shape;
 }
 
 void AppendFloats(const TensorView& view, float offset, std::vector<float>& out) {
@@ -71,7 +83,7 @@ Shape WeightReader::ShapeOf(const std::string& name, std::size_t num_dimensions)
     if (const std::string shape = LayerOf(name) + kShape; Has(shape)) {
       return TakeIntegers(shape, 2, 1, kMaxExtent);
     }
-    return LayerShape(quantization_, ShapeOf(stored, 2));
+    return CheckExtents(name, LayerShape(quantization_, ShapeOf(stored, 2)));
   }
   if (!Has(name)) {
     throw CheckpointError("tensor '" + name + "'", "nothing",
@@ -82,7 +94,7 @@ Shape WeightReader::ShapeOf(const std::string& name, std::size_t num_dimensions)
     throw CheckpointError("tensor '" + name + "'", "shape " + Show(shape),
                           std::to_string(num_dimensions) + " dimensions");
   }
-  return shape;
+  return CheckExtents(name, std::move(shape));
 }
 
 std::vector<WeightReader::StoredMatrix> WeightReader::FindMatrices() {

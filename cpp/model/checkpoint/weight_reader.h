@@ -56,7 +56,8 @@ class WeightReader {
 
   bool Has(const std::string& name) const { return names_.count(name) != 0; }
   const std::map<std::string, std::string>& names() const { return names_; }
-  // Throws for a tensor that is not there, or not of so many dimensions. Of the weight of a
+  // Throws for a tensor that is not there, not of so many dimensions, or empty. Each extent fits an
+  // int. Of the weight of a
   // quantized layer: [outputs, inputs].
   Shape ShapeOf(const std::string& name, std::size_t num_dimensions);
 

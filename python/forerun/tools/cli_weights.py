@@ -11,7 +11,11 @@ from forerun.util.json_files import parse_json
 
 def add_weight_options(group: argparse._ActionsContainer) -> None:
     """How weights and the KV cache are stored."""
-    group.add_argument("--dtype", default="auto", help="of weights that are not integers: auto, bfloat16 or float32")
+    group.add_argument(
+        "--dtype",
+        default="auto",
+        help="of weights that are not integers: auto, bfloat16 or float32",
+    )
     group.add_argument(
         "--quantization",
         metavar="FORMAT",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from forerun.errors import CheckpointError
 from forerun.util.json_files import check_is_file, read_json_object
 
 _BLOCK_TYPES = _core.block_types()
+_BLOCKS_KEY = "gguf:"  # before the name of a tensor, in the metadata of its file
+_MOST_ROW_BYTES = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -81,17 +83,33 @@ def read_config(directory: Path) -> dict[str, Any]:
     return read_json_object(directory / "config.json")
 
 
+def _of_blocks(field: str, kind: str, tensors: dict[str, TensorInfo], name: str) -> TensorInfo:
+    """A tensor whose bytes are blocks of GGUF's, by the shape of its weights."""
+    if kind not in _BLOCK_TYPES:
+        raise CheckpointError(field, kind, "a type of blocks, such as Q4_0")
+    if name not in tensors:
+        raise CheckpointError(field, kind, "the name of a tensor in this file")
+    num_weights, num_bytes = _BLOCK_TYPES[kind]
+    dtype, shape, file = astuple(tensors[name])
+    if dtype != "U8" or len(shape) != 2 or shape[1] > _MOST_ROW_BYTES or shape[1] % num_bytes:
+        expected = f"this for a U8 tensor with rows in multiples of {num_bytes} bytes"
+        raise CheckpointError(field, kind, expected)
+    return TensorInfo(kind, (shape[0], shape[1] // num_bytes * num_weights), file)
+
+
 def _read_safetensors(file: Path) -> Iterator[tuple[str, TensorInfo]]:
     check_is_file(file)
     try:
         with safe_open(file, "numpy") as opened:
-            metadata = opened.metadata() or {}
+            tensors = {}
             for name in opened.keys():  # noqa: SIM118 - not a mapping
                 part = opened.get_slice(name)
-                dtype, shape = part.get_dtype(), tuple(part.get_shape())
-                if (blocks := metadata.get(f"gguf:{name}")) in _BLOCK_TYPES:
-                    num_weights, num_bytes = _BLOCK_TYPES[blocks]
-                    dtype, shape = blocks, (shape[0], shape[1] // num_bytes * num_weights)
-                yield name, TensorInfo(dtype, shape, file.name)
+                shape = tuple(part.get_shape())
+                tensors[name] = TensorInfo(part.get_dtype(), shape, file.name)
+            for key, kind in (opened.metadata() or {}).items():
+                if key.startswith(_BLOCKS_KEY):
+                    name = key.removeprefix(_BLOCKS_KEY)
+                    tensors[name] = _of_blocks(f"{file}: __metadata__: {key}", kind, tensors, name)
+        yield from tensors.items()
     except (SafetensorError, OSError) as error:
         raise CheckpointError(str(file), str(error), "a whole safetensors file") from error
