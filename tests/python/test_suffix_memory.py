@@ -18,9 +18,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drafter_checkpoints import make_target
+from gguf_files import llama_metadata, llama_tensors, write_gguf
 from memory_writer import blob, contents
 
 from forerun import LLM, AsyncLLM, EngineArgs, InvalidArgumentError, RequestOutput, SamplingParams
+from forerun.checkpoints.convert import write_converted
+from forerun.checkpoints.loading import resolve_model
 from forerun.checkpoints.model_identity import ModelIdentity, identify
 from forerun.engine.memory_file import MemoryFile
 from forerun.engine.suffix_memory import SuffixMemory
@@ -315,6 +319,29 @@ def test_another_models_file_is_refused_by_name(tiny_dir: Path, tmp_path: Path) 
     moved = tmp_path / "moved"
     shutil.copytree(tiny_dir, moved)
     close(load(moved, tmp_path / "memory"))
+
+
+def test_a_gguf_file_is_the_same_model_however_it_is_converted(tmp_path: Path) -> None:
+    path = write_gguf(tmp_path / "tiny.gguf", llama_metadata(), llama_tensors())
+    kept, floats = (
+        write_converted(path, tmp_path / str(keep), progress=False, keep_types=keep)
+        for keep in (True, False)
+    )
+    assert identify(path, kept) == identify(path, floats)
+    moved = tmp_path / "moved.gguf"
+    shutil.copy(path, moved)
+    assert identify(moved, kept).fingerprint == identify(path, kept).fingerprint
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    moved.write_bytes(data)
+    assert identify(moved, kept).fingerprint != identify(path, kept).fingerprint
+
+
+def test_a_pickled_model_is_its_own_files(tmp_path: Path) -> None:
+    pickled = make_target().checkpoint.stored_as(file="pytorch_model.bin").write(tmp_path / "model")
+    converted = resolve_model(pickled)
+    assert converted != pickled
+    assert identify(pickled, converted) == identify(pickled, pickled)
 
 
 @pytest.mark.parametrize("method", [None, {"method": "ngram", "num_speculative_tokens": 3}])

@@ -28,20 +28,25 @@ def identify(model: str | os.PathLike[str], directory: Path) -> ModelIdentity:
 
     Args:
         model: as its user gave it: the id on the hub, or a path.
-        directory: where resolve_model found it.
+        directory: where resolve_model found it; looked at for a model on the hub.
     """
     path = Path(model).expanduser()
-    name = path.resolve().name if path.exists() else os.fspath(model)
-    return ModelIdentity(name, _fingerprint(directory))
+    if not path.exists():
+        return ModelIdentity(os.fspath(model), _fingerprint(_weights_in(directory)))
+    # Of the model's own files: what the cache has of them changes with its writer.
+    files = [path] if path.is_file() else _weights_in(path)
+    return ModelIdentity(path.resolve().name, _fingerprint(files))
 
 
-def _fingerprint(directory: Path) -> str:
+def _weights_in(directory: Path) -> list[Path]:
+    return [directory / name for name in _core.find_weight_files(os.fsencode(directory)).names]
+
+
+def _fingerprint(files: list[Path]) -> str:
     """Of samples of the weights, spread so far that a merged adapter shows: gigabytes take long."""
     digest = hashlib.sha256()
-    names = _core.find_weight_files(os.fsencode(directory)).names
-    num_samples = max(_LEAST_SAMPLES, _NUM_SAMPLES // max(1, len(names)))
-    for name in sorted(names):
-        path = directory / name
+    num_samples = max(_LEAST_SAMPLES, _NUM_SAMPLES // max(1, len(files)))
+    for path in sorted(files):
         try:
             with path.open("rb") as file:
                 size = file.seek(0, os.SEEK_END)
