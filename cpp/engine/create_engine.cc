@@ -148,6 +148,7 @@ class NativeEngine : public Engine {
                .block_size = options.block_size,
                .num_weight_bytes = transformer_->num_weight_bytes(),
                .weight_bytes = {},
+               .num_unpacked_layers = transformer_->weights().num_unpacked,
                .num_bytes_per_token = transformer_->num_bytes_per_token(),
                .eos_token_ids = config.eos_token_ids,
                .dtype = Name(files.dtype),

@@ -56,6 +56,7 @@ class Loader {
       weights.layers.push_back(LoadLayer(spec_, tensors, reader_, formats_.linear, ops_));
     }
     CheckLeftovers();
+    weights.num_unpacked = reader_.unpacked();
     return weights;
   }
 

@@ -46,6 +46,8 @@ struct ModelWeights {
   std::unique_ptr<PackedMatrix> lm_head;    // [logits, hidden]; null when tied to the embedding
   FloatVector final_norm;                   // [hidden]
   std::vector<LayerWeights> layers;
+  // How many linear layers became floats because no format holds their integers, by the reason.
+  std::map<std::string, int> num_unpacked;
 
   const PackedMatrix& head() const { return lm_head != nullptr ? *lm_head : *embedding; }
   // Of the matrices, as packed.

@@ -968,6 +968,9 @@ class ModelLimits:
     def num_threads(self) -> int:
         ...
     @property
+    def num_unpacked_layers(self) -> dict[str, int]:
+        ...
+    @property
     def num_weight_bytes(self) -> int:
         ...
     @property

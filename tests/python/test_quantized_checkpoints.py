@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from gguf_files import llama_metadata, llama_tensors, write_gguf
 from quantized_layers import (
     INPUTS,
+    LINEAR,
     OUTPUTS,
     Layer,
     awq,
@@ -255,6 +257,12 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
         _core.read_tensor(str(write_layer(tmp_path / "a", tensors, config)), "a.weight")
 
 
+def shuffled(layer: Layer, **fields: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """GPTQ of inputs in any order."""
+    np.random.default_rng(6).shuffle(layer.groups)
+    return gptq(layer, desc_act=True, **fields)
+
+
 def write_models(tmp_path: Path, write: Any, layer_fields: dict[str, Any]) -> tuple[Path, Path]:
     """A tiny Llama with quantized layers, and one with the same weights as floats."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -306,6 +314,35 @@ def test_a_type_of_floats_leaves_integers_alone(dtype: str, tmp_path: Path) -> N
         _core.Model(str(quantized), dtype=dtype, quantization=none).logits(tokens),
         _core.Model(str(floats), dtype=dtype).logits(tokens),
     )
+
+
+UNPACKED: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "odd groups": (gptq, {"group_size": 24}, "group size 24 is not a multiple of 32"),
+    "zero points": (compressed, {"bits": 8, "group_size": -1}, "8 bits with zero points"),
+    "float32 scales": (compressed, {"dtype": torch.float32}, "scales that are no float16"),
+    "any order": (shuffled, {}, "inputs in any order"),
+}
+
+
+@pytest.mark.parametrize("case", UNPACKED)
+def test_the_log_tells_of_layers_that_become_floats(
+    case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write, layer_fields, reason = UNPACKED[case]
+    quantized, _ = write_models(tmp_path, write, layer_fields)
+    with caplog.at_level(logging.WARNING, "forerun"):
+        llm = LLM(quantized, skip_tokenizer_init=True)
+    num_layers = len(LINEAR) * SIZES["num_hidden_layers"]
+    assert list(llm.limits.num_unpacked_layers.values()) == [num_layers]
+    [message] = [text for text in caplog.messages if "unpacked" in text]
+    assert message.startswith(f"{num_layers} linear layers were unpacked to float32, ")
+    assert reason in message
+    assert "quantization={'linear': 'int8'}" in message
+    caplog.clear()
+    for quantization in ({"linear": "int8"}, "none"):
+        quiet = LLM(quantized, skip_tokenizer_init=True, quantization=quantization)
+        assert not quiet.limits.num_unpacked_layers
+    assert not [text for text in caplog.messages if "unpacked" in text]
 
 
 METHODS = {"gptq": gptq, "awq": awq, "compressed-tensors": compressed}

@@ -77,6 +77,9 @@ struct ModelLimits {
   std::int64_t num_weight_bytes = 0;  // as packed
   // The same by format: "float32", "bfloat16", "int8", "int4" and others of quantized checkpoints.
   std::map<std::string, std::int64_t> weight_bytes;
+  // Linear layers that the checkpoint stores as integers and no format holds, so that they are
+  // floats, by the reason.
+  std::map<std::string, int> num_unpacked_layers;
   std::int64_t num_bytes_per_token = 0;  // weight bytes read for one decoded row
   std::vector<TokenId> eos_token_ids;
   std::string dtype;  // of weights that are not integers

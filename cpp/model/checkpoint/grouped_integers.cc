@@ -57,6 +57,7 @@ class GroupedIntegers final : public StoredIntegers {
   }
 
   std::optional<WeightFormat> format() const override { return format_; }
+  std::string obstacle() const override { return format_ ? "" : FindObstacle(); }
 
   void ReadIntegers(int row, const IntegerMatrix& matrix, int output) const override {
     const bool has_zeros = format_ == WeightFormat::kInt4Zero;
@@ -240,6 +241,22 @@ class GroupedIntegers final : public StoredIntegers {
     for (WeightFormat format : formats) {
       if (!format_ && Holds(format)) format_ = format;
     }
+  }
+
+  std::string FindObstacle() const {
+    const int size = quantization_.group_size;
+    if (quantization_.bits == 8 && !zeros_.empty()) {
+      return "8 bits with zero points, which symmetric quantization does not have";
+    }
+    if (size % kWeightGroup != 0) {
+      return "group size " + std::to_string(size) + " is not a multiple of 32";
+    }
+    for (int i = 0; i < tensors_.num_inputs; ++i) {
+      if (GroupOf(i) != GroupOf(i / kWeightGroup * kWeightGroup)) {
+        return "inputs in any order, which desc_act=false or actorder 'static' avoids";
+      }
+    }
+    return "scales that are no float16, which scale_dtype float16 or bfloat16 avoids";
   }
 
   const LinearQuantization quantization_;

@@ -2,13 +2,13 @@
 
 namespace forerun {
 
-void MatrixSources::Add(const StoredIntegers& stored, std::span<const TokenId> rows) {
+bool MatrixSources::Add(const StoredIntegers& stored, std::span<const TokenId> rows) {
   const int num_rows = static_cast<int>(rows.size());
   if (keeps_integers_ && stored.format()) {
     const IntegerMatrix& matrix = integers_.emplace_back(*stored.format(), num_rows, num_inputs_);
     for (int i = 0; i < num_rows; ++i) stored.ReadIntegers(rows[i], matrix, i);
     sources_.emplace_back(matrix.view());
-    return;
+    return false;
   }
   auto* floats =
       floats_.emplace_back(HostMemory(), sizeof(float) * num_inputs_ * num_rows).as<float>();
@@ -16,6 +16,7 @@ void MatrixSources::Add(const StoredIntegers& stored, std::span<const TokenId> r
     stored.ReadFloats(rows[i], floats + std::int64_t{i} * num_inputs_);
   }
   Add(TensorView{floats, DType::kFloat32, {num_rows, num_inputs_}});
+  return keeps_integers_;
 }
 
 }  // namespace forerun

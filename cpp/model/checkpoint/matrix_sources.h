@@ -21,8 +21,8 @@ class MatrixSources {
       : num_inputs_(num_inputs), of_floats_(of_floats), keeps_integers_(keeps_integers) {}
 
   void Add(const TensorView& floats) { sources_.emplace_back(floats, of_floats_); }
-  // These rows of it.
-  void Add(const StoredIntegers& stored, std::span<const TokenId> rows);
+  // These rows of it. Returns whether they became floats only because there is no format for them.
+  bool Add(const StoredIntegers& stored, std::span<const TokenId> rows);
 
   std::unique_ptr<PackedMatrix> Pack(Ops& ops) const { return ops.Pack(sources_); }
 

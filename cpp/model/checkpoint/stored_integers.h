@@ -3,6 +3,7 @@
 #define FORERUN_CPP_MODEL_CHECKPOINT_STORED_INTEGERS_H_
 
 #include <optional>
+#include <string>
 
 #include "cpp/model/checkpoint/integer_matrix.h"
 
@@ -15,6 +16,8 @@ class StoredIntegers {
 
   // The format of packed weights that holds these exactly; none: there is no such format.
   virtual std::optional<WeightFormat> format() const = 0;
+  // Why there is none, and what could be done about it. Empty: there is one.
+  virtual std::string obstacle() const { return ""; }
 
   // Row `row` becomes row `output` of a matrix in that format. REQUIRES: there is one.
   virtual void ReadIntegers(int row, const IntegerMatrix& matrix, int output) const = 0;

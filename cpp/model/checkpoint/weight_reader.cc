@@ -234,7 +234,7 @@ std::unique_ptr<PackedMatrix> WeightReader::TakeMatrix(std::initializer_list<Par
     if (const auto integers = FindIntegers(part.name + ".weight", shape)) {
       std::vector<TokenId> rows(part.num_outputs);
       std::iota(rows.begin(), rows.end(), 0);
-      sources.Add(*integers, rows);
+      if (sources.Add(*integers, rows)) ++unpacked_[integers->obstacle()];
     } else {
       sources.Add(Take(part.name + ".weight", shape));
     }

@@ -56,9 +56,8 @@ class WeightReader {
 
   bool Has(const std::string& name) const { return names_.count(name) != 0; }
   const std::map<std::string, std::string>& names() const { return names_; }
-  // Throws for a tensor that is not there, not of so many dimensions, or empty. Each extent fits an
-  // int. Of the weight of a
-  // quantized layer: [outputs, inputs].
+  // Throws for a tensor that is not there, not of so many dimensions, or empty; each extent fits an
+  // int. Of the weight of a quantized layer: [outputs, inputs].
   Shape ShapeOf(const std::string& name, std::size_t num_dimensions);
 
   // All of them, in no particular order. Scales are read for it, weights are not.
@@ -70,6 +69,8 @@ class WeightReader {
   TensorView Take(const std::string& name, const Shape& shape);
   std::unique_ptr<PackedMatrix> TakeMatrix(std::initializer_list<Part> parts, int num_inputs,
                                            const MatrixFormat& format, Ops& ops);
+  // How many parts of those became floats because no format holds their integers, by the reason.
+  const std::map<std::string, int>& unpacked() const { return unpacked_; }
   // Some rows of a matrix [outputs, inputs], in any order.
   std::unique_ptr<PackedMatrix> TakeRows(const std::string& name, const Shape& shape,
                                          std::span<const TokenId> rows, const MatrixFormat& format,
@@ -108,6 +109,7 @@ class WeightReader {
   LinearQuantization quantization_;
   std::map<std::string, std::string> names_;  // the checkpoint's
   std::set<std::string> used_;
+  std::map<std::string, int> unpacked_;
 };
 
 }  // namespace forerun

@@ -109,6 +109,7 @@ class LoadedModel:
                 self.limits.max_model_len,
                 self.limits.model_max_len,
             )
+        self._report_unpacked()
         self._token_bytes = TokenBytes([], [])
         if self._tokenizer is not None:
             self._token_bytes = self._tokenizer.token_bytes
@@ -119,6 +120,18 @@ class LoadedModel:
         if self._memory is not None:
             self._memory.start(self._engine)
         self._processors = engine_processors(options.get("logits_processors"), self, core_options)
+
+    def _report_unpacked(self) -> None:
+        unpacked = self.limits.num_unpacked_layers
+        if not unpacked:
+            return
+        _log.warning(
+            "%d linear layers were unpacked to %s, which is larger and slower: %s; "
+            "quantization={'linear': 'int8'} packs them in 8 bits",
+            sum(unpacked.values()),
+            self.limits.dtype,
+            "; ".join(f"{reason} ({count})" for reason, count in unpacked.items()),
+        )
 
     def _check_eos(self, tokenizer: Tokenizer) -> None:
         if tokenizer.eos_token_id not in (None, *self.limits.eos_token_ids):
