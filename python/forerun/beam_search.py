@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from forerun.llm import LLM
-    from forerun.text.structured_outputs import GrammarState
+    from forerun.text.grammar_compiler import GrammarState
 
 _MAX_BEAM_WIDTH = 1024
 

@@ -16,7 +16,7 @@ import pytest
 from random_schemas import random_schema
 
 from forerun import LLM, InvalidArgumentError, SamplingParams, StructuredOutputsParams
-from forerun.text.structured_outputs import GrammarCompiler, GrammarState, GrammarTokenizer
+from forerun.text.grammar_compiler import GrammarCompiler, GrammarState, GrammarTokenizer
 
 EOS = 256
 METHODS: dict[str, dict[str, Any] | None] = {

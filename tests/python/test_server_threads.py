@@ -30,7 +30,7 @@ from forerun.server.params import has_grammar
 from forerun.server.protocol import ChatRequest, CompletionRequest
 from forerun.server.serving import Serving
 from forerun.server.settings import ServerSettings
-from forerun.text.structured_outputs import GrammarCompiler
+from forerun.text.grammar_compiler import GrammarCompiler
 from forerun.text.tool_parsers import tool_grammar
 
 USER = [{"role": "user", "content": "x y"}]
@@ -248,7 +248,7 @@ def test_a_body_that_does_not_fit_into_the_queue_starts_nothing(tmp_path: Path) 
 
 SLOW_GRAMMARS = """
 import sys, time
-from forerun.text.structured_outputs import GrammarCompiler
+from forerun.text.grammar_compiler import GrammarCompiler
 from forerun.tools import cli
 def compile_slowly(compiler, text):
     print("compiles", flush=True)

@@ -17,7 +17,7 @@ import pytest
 from random_schemas import random_schema
 
 from forerun import LLM, InvalidArgumentError, SamplingParams, StructuredOutputsParams, _core
-from forerun.text.structured_outputs import GrammarCompiler, GrammarState, GrammarTokenizer
+from forerun.text.grammar_compiler import GrammarCompiler, GrammarState, GrammarTokenizer
 
 METHODS: dict[str, dict[str, Any] | None] = {
     "none": None,

@@ -14,7 +14,7 @@ from output_formats import WRITERS, Call, assembled, parse, tool
 from random_schemas import random_schema
 
 from forerun import InvalidArgumentError, StructuredOutputsParams
-from forerun.text.structured_outputs import GrammarCompiler, GrammarTokenizer
+from forerun.text.grammar_compiler import GrammarCompiler, GrammarTokenizer
 from forerun.text.tool_parsers import TOOL_FORMATS, after_reasoning, tool_grammar
 
 SPECIAL = ["[TOOL_CALLS]", "[ARGS]", "<|tool_call>", "<tool_call|>", '<|"|>', "<|channel>"]

@@ -32,7 +32,7 @@ from forerun.metrics import EngineMetrics, Metric, engine_metrics
 from forerun.outputs import TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.text.detokenizer import TokenBytes
-from forerun.text.structured_outputs import GrammarCompiler, GrammarState, GrammarTokenizer
+from forerun.text.grammar_compiler import GrammarCompiler, GrammarState, GrammarTokenizer
 from forerun.util.checks import check_dict, check_path
 from forerun.vllm_fields.arguments import checked_arguments
 

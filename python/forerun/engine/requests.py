@@ -23,7 +23,7 @@ from forerun.outputs import (
 )
 from forerun.sampling_params import SamplingParams
 from forerun.text.detokenizer import TokenBytes, decode
-from forerun.text.structured_outputs import GrammarState
+from forerun.text.grammar_compiler import GrammarState
 
 _DEADLINE = _core.FinishReason.DEADLINE.name.lower()
 
