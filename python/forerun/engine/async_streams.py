@@ -63,19 +63,14 @@ class AsyncStream:
 
     async def __anext__(self) -> CompletionDelta:
         """The next token of one of the completions."""
-        while not self._pieces and not self._is_over:
-            await self._wait()
+        await self._wait_for_piece()
         if not self._pieces:
-            self._raise_error()
             raise StopAsyncIteration
         return self._delta(self._pieces.popleft())
 
     async def read(self) -> list[CompletionDelta]:
         """The next tokens: those that are there, or the first that comes; none at the end."""
-        while not self._pieces and not self._is_over:
-            await self._wait()
-        if not self._pieces:
-            self._raise_error()
+        await self._wait_for_piece()
         num_read = min(len(self._pieces), _MOST_AT_ONCE)
         return [self._delta(self._pieces.popleft()) for _ in range(num_read)]
 
@@ -96,6 +91,13 @@ class AsyncStream:
         unfinished = [each.id for each in self._request.completions if each.output is None]
         if unfinished:
             self._let_wait(unfinished)
+
+    async def _wait_for_piece(self) -> None:
+        """Waits until there is one, or none will come; after the last, raises what ended them."""
+        while not self._pieces and not self._is_over:
+            await self._wait()
+        if not self._pieces:
+            self._raise_error()
 
     async def _wait(self) -> None:
         self._changed.clear()
