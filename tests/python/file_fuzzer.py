@@ -244,7 +244,7 @@ def write_bases(folder: Path) -> None:
         make_target,
     )
     from gguf_files import llama_metadata, write_gguf
-    from quantized_layers import gptq, quantize_model
+    from quantized_layers import awq, compressed, gptq, quantize_model
 
     make_target().checkpoint.write(folder / "plain")
     for name, options in {"one": {}, "shards": {"num_files": 2}}.items():
@@ -253,8 +253,13 @@ def write_bases(folder: Path) -> None:
     made = make_target()
     write_pickle_model = made.checkpoint.stored_as(file="pytorch_model.bin")
     add_texts(write_pickle_model.write(folder / "model pickled"))
-    to_quantize = add_texts(make_target().checkpoint.write(folder / "model gptq"))
-    quantize_model(to_quantize, gptq, {"group_size": 8})
+    for write, fields in (
+        (gptq, {"group_size": 8}),
+        (awq, {"group_size": 32}),
+        (compressed, {"group_size": 32, "zero": 8}),
+    ):
+        to_quantize = make_target().checkpoint.write(folder / f"model {write.__name__}")
+        quantize_model(add_texts(to_quantize), write, fields)
     made = make_target("mimo")
     add_mtp(made, "mimo", Random(1))
     made.checkpoint.write(folder / "mtp")
