@@ -5,6 +5,7 @@
 #include <bit>
 #include <cmath>
 
+#include "cpp/tensor/float16.h"
 #include "forerun/error.h"
 
 namespace forerun {
@@ -17,19 +18,8 @@ std::int64_t CeilDiv(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 // Where AWQ has output k of each eight: kernels of GPUs unpack them in this order.
 constexpr std::array<int, kPacked4> kAwqNibble = {0, 4, 1, 5, 2, 6, 3, 7};
 
-// Exact where the value is a float16, or a NaN.
-std::uint16_t ToFloat16(float value) {
-  const std::uint16_t sign = std::signbit(value) ? 0x8000 : 0;
-  const float magnitude = std::fabs(value);
-  if (std::isnan(value)) return 0x7e00;
-  if (magnitude >= 65536.0f) return sign | 0x7c00;
-  if (magnitude < 0x1p-14f) return sign | static_cast<std::uint16_t>(magnitude * 0x1p24f);
-  const std::uint32_t bits = std::bit_cast<std::uint32_t>(magnitude);
-  return sign | static_cast<std::uint16_t>((bits >> 13) - (112u << 10));
-}
-
 bool IsFloat16(float value) {
-  return std::isnan(value) || Float16ToFloat(ToFloat16(value)) == value;
+  return std::isnan(value) || Float16ToFloat(FloatToFloat16TowardsZero(value)) == value;
 }
 
 // Whether kInt4Zero can have it as a scale.
@@ -72,7 +62,7 @@ class GroupedIntegers final : public StoredIntegers {
         matrix.wide_scales(output)[i] = Scale(row, group);
         matrix.zeros(output)[i] = static_cast<std::uint8_t>(Zero(row, group));
       } else {
-        matrix.scales(output)[i] = ToFloat16(Scale(row, group));
+        matrix.scales(output)[i] = FloatToFloat16TowardsZero(Scale(row, group));
       }
     }
   }

@@ -2,6 +2,8 @@
 
 #include <cstddef>
 
+#include "cpp/ops/weight_formula.h"
+
 namespace forerun {
 
 IntegerMatrix::IntegerMatrix(WeightFormat format, int num_outputs, int num_inputs) {
@@ -32,33 +34,23 @@ IntegerMatrix::IntegerMatrix(WeightFormat format, int num_outputs, int num_input
 
 namespace {
 
-struct Group {
-  float scale = 0.0f;
-  float minimum = 0.0f;  // kMinimum adds it, kSuper subtracts it
-  float zero = 0.0f;
-};
-
-Group GroupAt(const IntegerView& view, int output, int input) {
+GroupScale GroupAt(const IntegerView& view, int output, int input) {
   const IntegerFormat format = IntegersOf(view.format);
   const int block = format.block() != 0 ? format.block() : format.group;
   const std::int64_t scale = std::int64_t{output} * view.num_scales() + input / block;
   const std::int64_t group = std::int64_t{output} * view.num_groups() + input / format.group;
-  switch (format.scales) {
-    case ScaleKind::kScale:
-      return {Float16ToFloat(view.scales[scale])};
-    case ScaleKind::kMinimum:
-      return {Float16ToFloat(view.scales[scale]), Float16ToFloat(view.minima[scale])};
-    case ScaleKind::kSuper:
-      return {Float16ToFloat(view.scales[scale]) * static_cast<float>(view.sub_scales[group]),
-              Float16ToFloat(view.minima[scale]) * static_cast<float>(view.sub_minima[group])};
-    case ScaleKind::kSubScale: {
-      const auto sub_scale = static_cast<std::int8_t>(view.sub_scales[group]);
-      return {Float16ToFloat(view.scales[scale]) * static_cast<float>(sub_scale)};
-    }
-    case ScaleKind::kZeroPoint:
-      return {view.wide_scales[scale], 0.0f, static_cast<float>(view.zeros[scale])};
+  StoredScale stored;
+  if (view.scales != nullptr) stored.scale = Float16ToFloat(view.scales[scale]);
+  if (view.wide_scales != nullptr) stored.scale = view.wide_scales[scale];
+  if (view.minima != nullptr) stored.minimum = Float16ToFloat(view.minima[scale]);
+  if (view.sub_scales != nullptr) {
+    const std::uint8_t bits = view.sub_scales[group];
+    stored.sub_scale =
+        format.scales == ScaleKind::kSubScale ? static_cast<std::int8_t>(bits) : bits;
   }
-  return {};
+  if (view.sub_minima != nullptr) stored.sub_minimum = view.sub_minima[group];
+  if (view.zeros != nullptr) stored.zero = view.zeros[scale];
+  return ScaleOf(format, stored);
 }
 
 }  // namespace
@@ -66,17 +58,10 @@ Group GroupAt(const IntegerView& view, int output, int input) {
 void Dequantize(const IntegerView& view, int output, float* out) {
   const std::int8_t* values = view.values + std::int64_t{output} * view.num_inputs;
   const IntegerFormat format = IntegersOf(view.format);
-  Group group;
+  GroupScale group;
   for (int i = 0; i < view.num_inputs; ++i) {
     if (i % format.group == 0) group = GroupAt(view, output, i);
-    const float product = group.scale * (static_cast<float>(values[i]) - group.zero);
-    if (format.scales == ScaleKind::kMinimum) {
-      out[i] = product + group.minimum;
-    } else if (format.scales == ScaleKind::kSuper) {
-      out[i] = product - group.minimum;
-    } else {
-      out[i] = product;
-    }
+    out[i] = WeightOf(format, group, values[i]);
   }
 }
 

@@ -286,16 +286,6 @@ void Checkpoint::AddFile(const std::string& file_name, const WeightFiles& files)
   }
 }
 
-std::int64_t Checkpoint::num_elements() const {
-  std::int64_t total = 0;
-  for (const auto& [name, tensor] : tensors_) {
-    std::int64_t count = 1;
-    for (std::int64_t extent : tensor.entry.shape) count *= extent;
-    total += count;
-  }
-  return total;
-}
-
 Checkpoint::Tensor& Checkpoint::Find(const std::string& name) {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) {

@@ -51,8 +51,6 @@ class Checkpoint {
   const std::string& directory() const { return directory_; }
   // Sorted.
   const std::vector<std::string>& names() const { return names_; }
-  // Weights of all tensors.
-  std::int64_t num_elements() const;
   bool Contains(const std::string& name) const { return tensors_.count(name) != 0; }
   // REQUIRES: Contains(name).
   const std::vector<std::int64_t>& ShapeOf(const std::string& name) const {

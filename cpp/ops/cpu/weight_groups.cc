@@ -6,24 +6,18 @@
 #include <cstring>
 
 #include "cpp/ops/cpu/weight_tile.h"
+#include "cpp/ops/weight_formula.h"
 #include "cpp/tensor/dtype.h"
+#include "cpp/tensor/float16.h"
 
 namespace forerun {
 namespace {
 
 constexpr std::uint16_t kNaN16 = 0x7e00;
-constexpr std::uint16_t kInfinity16 = 0x7c00;
 
 // The float16 nearest to a magnitude of those that are not smaller.
 std::uint16_t Float16AtLeast(float magnitude) {
-  if (magnitude >= 65536.0f) return kInfinity16;
-  std::uint16_t bits = 0;
-  if (magnitude < 0x1p-14f) {
-    bits = static_cast<std::uint16_t>(magnitude * 0x1p24f);
-  } else {
-    bits =
-        static_cast<std::uint16_t>((std::bit_cast<std::uint32_t>(magnitude) >> 13) - (112u << 10));
-  }
+  const std::uint16_t bits = FloatToFloat16TowardsZero(magnitude);
   return Float16ToFloat(bits) < magnitude ? bits + 1 : bits;
 }
 
@@ -136,36 +130,34 @@ int GetStored(const std::byte* step, IntegerFormat format, int group, int lane, 
   return (low & 0x0f) | (high & ((1 << (format.bits - 4)) - 1)) << 4;
 }
 
-// A weight is scale * (stored - zero) + minimum.
-struct GroupScale {
-  float scale, minimum;
-};
-
 GroupScale GetScale(const std::byte* tile, IntegerFormat format, int group, int lane) {
   const std::byte* step = StepAt(tile, format, group);
   const int within = group % GroupsPerStep(format);
   const int scale = ScaleOffset(format, within), minimum = MinimumOffset(format, within);
-  const auto byte = [&](int offset) {
-    return static_cast<float>(Read<std::uint8_t>(step, offset, lane));
-  };
+  StoredScale stored;
   switch (format.scales) {
-    case ScaleKind::kScale:
-      return {ReadFloat16(step, scale, lane), 0.0f};
     case ScaleKind::kMinimum:
-      return {ReadFloat16(step, scale, lane), ReadFloat16(step, minimum, lane)};
-    case ScaleKind::kSuper:
-      return {ReadFloat16(step, 0, lane) * byte(scale),
-              -(ReadFloat16(step, kHalfVector, lane) * byte(minimum))};
-    case ScaleKind::kSubScale:
-      return {ReadFloat16(step, 0, lane) * static_cast<float>(Read<std::int8_t>(step, scale, lane)),
-              0.0f};
-    case ScaleKind::kZeroPoint:
+      stored.minimum = ReadFloat16(step, minimum, lane);
+      [[fallthrough]];
+    case ScaleKind::kScale:
+      stored.scale = ReadFloat16(step, scale, lane);
       break;
+    case ScaleKind::kSuper:
+      stored = {ReadFloat16(step, 0, lane), ReadFloat16(step, kHalfVector, lane),
+                Read<std::uint8_t>(step, scale, lane), Read<std::uint8_t>(step, minimum, lane)};
+      break;
+    case ScaleKind::kSubScale:
+      stored.scale = ReadFloat16(step, 0, lane);
+      stored.sub_scale = Read<std::int8_t>(step, scale, lane);
+      break;
+    case ScaleKind::kZeroPoint: {
+      const std::uint32_t high = Read<std::uint16_t>(step, 0, lane);
+      const std::uint32_t low = Read<std::uint8_t>(step, kHalfVector, lane);
+      stored.scale = std::bit_cast<float>(high << 16 | low << 8);
+      stored.zero = Read<std::uint8_t>(step, minimum, lane);
+    }
   }
-  const std::uint32_t high = Read<std::uint16_t>(step, 0, lane);
-  const std::uint32_t low = Read<std::uint8_t>(step, kHalfVector, lane);
-  const float wide = std::bit_cast<float>(high << 16 | low << 8);
-  return {wide, -(wide * byte(minimum))};
+  return ScaleOf(format, stored);
 }
 
 // The scales of a group of a source. False where one does not fit.
@@ -255,12 +247,11 @@ bool PutRow(const IntegerView& source, int row, int lane, std::byte* tile) {
 
 void Dequantize(const std::byte* tile, IntegerFormat format, int group, int lane, float factor,
                 std::span<float> out) {
-  const auto [scale, minimum] = GetScale(tile, format, group, lane);
+  const GroupScale scale = GetScale(tile, format, group, lane);
   const std::byte* step = StepAt(tile, format, group);
   for (int i = 0; i < std::ssize(out); ++i) {
     const int value = GetStored(step, format, group, lane, i) - format.zero;
-    const float product = scale * static_cast<float>(value);
-    out[i] = factor * (format.has_minimum() ? product + minimum : product);
+    out[i] = factor * WeightOf(format, scale, value);
   }
 }
 

@@ -11,6 +11,7 @@
 #include "cpp/model/checkpoint/grouped_integers.h"
 #include "cpp/model/checkpoint/matrix_sources.h"
 #include "cpp/ops/cpu/cpu_backend.h"
+#include "cpp/tensor/float16.h"
 #include "forerun/error.h"
 #include "tests/cpp/testing/tiny_model.h"
 
@@ -40,6 +41,18 @@ void ExpectPackedAsRead(const StoredIntegers& stored, int num_outputs, int num_i
       ASSERT_EQ(weight, read[k]);
     }
   }
+}
+
+TEST(Float16Test, EveryFloat16IsExactAndWhatLiesBetweenIsRoundedTowardsZero) {
+  for (std::uint32_t bits = 0; bits < 0x7c00; ++bits) {
+    const float value = Float16ToFloat(static_cast<std::uint16_t>(bits));
+    ASSERT_EQ(FloatToFloat16TowardsZero(value), bits);
+    ASSERT_EQ(FloatToFloat16TowardsZero(-value), bits | 0x8000u);
+    ASSERT_EQ(FloatToFloat16TowardsZero(std::nextafter(value, 1e9f)), bits);
+  }
+  EXPECT_EQ(FloatToFloat16TowardsZero(0x1p16f), 0x7c00);
+  EXPECT_EQ(FloatToFloat16TowardsZero(-INFINITY), 0xfc00);
+  EXPECT_TRUE(std::isnan(Float16ToFloat(FloatToFloat16TowardsZero(NAN))));
 }
 
 TEST(StoredIntegersTest, BlocksOfEveryTypeArePackedAsTheyAre) {

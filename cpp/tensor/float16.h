@@ -1,0 +1,27 @@
+// From float32 to float16; the way back is in dtype.h.
+#ifndef FORERUN_CPP_TENSOR_FLOAT16_H_
+#define FORERUN_CPP_TENSOR_FLOAT16_H_
+
+#include <bit>
+#include <cstdint>
+
+namespace forerun {
+
+// Rounded towards zero, from 65536 on to infinity: exact for the values that a float16 has. A NaN
+// stays one.
+constexpr std::uint16_t FloatToFloat16TowardsZero(float value) {
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t sign = bits >> 16 & 0x8000u, magnitude = bits & 0x7fffffffu;
+  if (magnitude > 0x7f800000u) return 0x7e00;
+  std::uint32_t result = 0x7c00;
+  if (magnitude < std::bit_cast<std::uint32_t>(0x1p-14f)) {
+    result = static_cast<std::uint32_t>(std::bit_cast<float>(magnitude) * 0x1p24f);
+  } else if (magnitude < std::bit_cast<std::uint32_t>(0x1p16f)) {
+    result = (magnitude >> 13) - (112u << 10);
+  }
+  return static_cast<std::uint16_t>(sign | result);
+}
+
+}  // namespace forerun
+
+#endif  // FORERUN_CPP_TENSOR_FLOAT16_H_
