@@ -13,6 +13,7 @@
 #define FORERUN_CPP_OPS_OPS_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -20,30 +21,13 @@
 #include "cpp/kv/layout.h"
 #include "cpp/ops/activation.h"
 #include "cpp/ops/forward_rows.h"
+#include "cpp/ops/packed_matrix.h"
 #include "cpp/ops/sequence_rows.h"
 #include "cpp/ops/weight_source.h"
 #include "cpp/tensor/tensor.h"
 #include "forerun/types.h"
 
 namespace forerun {
-
-// A [num_outputs, num_inputs] weight in its Ops' own layout. The Ops must outlive it; it keeps the
-// memory of weights that are gone.
-class PackedMatrix {
- public:
-  virtual ~PackedMatrix() = default;
-  int num_outputs() const { return num_outputs_; }
-  int num_inputs() const { return num_inputs_; }
-  virtual std::int64_t num_bytes() const = 0;
-  virtual void AddBytes(WeightBytes& bytes) const = 0;
-
- protected:
-  PackedMatrix(int num_outputs, int num_inputs)
-      : num_outputs_(num_outputs), num_inputs_(num_inputs) {}
-
- private:
-  int num_outputs_, num_inputs_;
-};
 
 // Keys and values of all layers, laid out as kv/layout.h says.
 class KvCache {
@@ -120,6 +104,12 @@ class Ops {
   // The same of floats in one format.
   std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources, WeightFormat format) {
     return Pack(SourcesOf(sources, format));
+  }
+
+  // Calls body(i) for every i below count, on as many threads as operations run: what prepares
+  // sources for Pack is work of the host. Not while an operation runs.
+  virtual void ForEach(int count, const std::function<void(int)>& body) {
+    for (int i = 0; i < count; ++i) body(i);
   }
 
   virtual std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) = 0;

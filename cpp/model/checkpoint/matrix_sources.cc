@@ -6,15 +6,14 @@ bool MatrixSources::Add(const StoredIntegers& stored, std::span<const TokenId> r
   const int num_rows = static_cast<int>(rows.size());
   if (keeps_integers_ && stored.format()) {
     const IntegerMatrix& matrix = integers_.emplace_back(*stored.format(), num_rows, num_inputs_);
-    for (int i = 0; i < num_rows; ++i) stored.ReadIntegers(rows[i], matrix, i);
+    ops_.ForEach(num_rows, [&](int i) { stored.ReadIntegers(rows[i], matrix, i); });
     sources_.emplace_back(matrix.view());
     return false;
   }
   auto* floats =
       floats_.emplace_back(HostMemory(), sizeof(float) * num_inputs_ * num_rows).as<float>();
-  for (int i = 0; i < num_rows; ++i) {
-    stored.ReadFloats(rows[i], floats + std::int64_t{i} * num_inputs_);
-  }
+  ops_.ForEach(num_rows,
+               [&](int i) { stored.ReadFloats(rows[i], floats + std::int64_t{i} * num_inputs_); });
   Add(TensorView{floats, DType::kFloat32, {num_rows, num_inputs_}});
   return keeps_integers_;
 }

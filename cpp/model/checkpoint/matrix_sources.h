@@ -17,19 +17,23 @@ namespace forerun {
 class MatrixSources {
  public:
   // Without `keeps_integers` they are unpacked, and packed as floats are.
-  MatrixSources(int num_inputs, WeightFormat of_floats, bool keeps_integers)
-      : num_inputs_(num_inputs), of_floats_(of_floats), keeps_integers_(keeps_integers) {}
+  MatrixSources(int num_inputs, WeightFormat of_floats, bool keeps_integers, Ops& ops)
+      : num_inputs_(num_inputs),
+        of_floats_(of_floats),
+        keeps_integers_(keeps_integers),
+        ops_(ops) {}
 
   void Add(const TensorView& floats) { sources_.emplace_back(floats, of_floats_); }
   // These rows of it. Returns whether they became floats only because there is no format for them.
   bool Add(const StoredIntegers& stored, std::span<const TokenId> rows);
 
-  std::unique_ptr<PackedMatrix> Pack(Ops& ops) const { return ops.Pack(sources_); }
+  std::unique_ptr<PackedMatrix> Pack() const { return ops_.Pack(sources_); }
 
  private:
   const int num_inputs_;
   const WeightFormat of_floats_;
   const bool keeps_integers_;
+  Ops& ops_;
   std::vector<WeightSource> sources_;
   // What sources borrow.
   std::vector<IntegerMatrix> integers_;

@@ -9,7 +9,7 @@
 
 namespace forerun {
 
-// One matrix, borrowed from its checkpoint.
+// One matrix, borrowed from its checkpoint. Threads may read rows at the same time.
 class StoredIntegers {
  public:
   virtual ~StoredIntegers() = default;

@@ -228,7 +228,7 @@ void WeightReader::DropMatrix(const std::string& name) {
 std::unique_ptr<PackedMatrix> WeightReader::TakeMatrix(std::initializer_list<Part> parts,
                                                        int num_inputs, const MatrixFormat& format,
                                                        Ops& ops) {
-  MatrixSources sources(num_inputs, format.format, format.keep_integers);
+  MatrixSources sources(num_inputs, format.format, format.keep_integers, ops);
   for (const Part& part : parts) {
     const Shape shape = {part.num_outputs, num_inputs};
     if (const auto integers = FindIntegers(part.name + ".weight", shape)) {
@@ -239,7 +239,7 @@ std::unique_ptr<PackedMatrix> WeightReader::TakeMatrix(std::initializer_list<Par
       sources.Add(Take(part.name + ".weight", shape));
     }
   }
-  std::unique_ptr<PackedMatrix> matrix = sources.Pack(ops);
+  std::unique_ptr<PackedMatrix> matrix = sources.Pack();
   for (const Part& part : parts) DropMatrix(part.name + ".weight");
   return matrix;
 }
@@ -247,10 +247,10 @@ std::unique_ptr<PackedMatrix> WeightReader::TakeMatrix(std::initializer_list<Par
 std::unique_ptr<PackedMatrix> WeightReader::TakeRows(const std::string& name, const Shape& shape,
                                                      std::span<const TokenId> rows,
                                                      const MatrixFormat& format, Ops& ops) {
-  MatrixSources sources(static_cast<int>(shape[1]), format.format, format.keep_integers);
+  MatrixSources sources(static_cast<int>(shape[1]), format.format, format.keep_integers, ops);
   if (const auto integers = FindIntegers(name, shape)) {
     sources.Add(*integers, rows);
-    return sources.Pack(ops);
+    return sources.Pack();
   }
   const TensorView matrix = Take(name, shape);
   const std::size_t row_bytes = SizeOf(matrix.dtype) * shape[1];
@@ -261,7 +261,7 @@ std::unique_ptr<PackedMatrix> WeightReader::TakeRows(const std::string& name, co
   }
   sources.Add(
       {gathered.as<std::byte>(), matrix.dtype, {static_cast<std::int64_t>(rows.size()), shape[1]}});
-  return sources.Pack(ops);
+  return sources.Pack();
 }
 
 FloatVector WeightReader::TakeBias(std::initializer_list<Part> parts, Ops& ops) {

@@ -34,6 +34,7 @@ class CpuOps final : public Ops {
   void Reserve(const OpsLimits& limits) override;
   using Ops::Pack;
   std::unique_ptr<PackedMatrix> Pack(std::span<const WeightSource> sources) override;
+  void ForEach(int count, const std::function<void(int)>& body) override { team_.Run(count, body); }
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override;
 
   const ForwardRows& Begin(const ForwardData& data) override;

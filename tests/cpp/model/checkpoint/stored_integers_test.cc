@@ -4,7 +4,10 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
+#include <condition_variable>
+#include <mutex>
 #include <numeric>
 
 #include "cpp/model/checkpoint/gguf_blocks.h"
@@ -26,9 +29,9 @@ void ExpectPackedAsRead(const StoredIntegers& stored, int num_outputs, int num_i
   // Some rows, not in order.
   std::vector<TokenId> rows;
   for (int i = 0; i < num_outputs; ++i) rows.push_back((i * 7 + 3) % num_outputs);
-  MatrixSources sources(num_inputs, WeightFormat::kFloat32, /*keeps_integers=*/true);
+  MatrixSources sources(num_inputs, WeightFormat::kFloat32, /*keeps_integers=*/true, ops);
   sources.Add(stored, rows);
-  const auto packed = sources.Pack(ops);
+  const auto packed = sources.Pack();
   std::vector<TokenId> all(num_outputs);
   std::iota(all.begin(), all.end(), 0);
   std::vector<float> unpacked(num_outputs * num_inputs), read(num_inputs);
@@ -69,6 +72,37 @@ TEST(StoredIntegersTest, BlocksOfEveryTypeArePackedAsTheyAre) {
     ExpectPackedAsRead(*stored, kOutputs, num_inputs);
   }
   EXPECT_EQ(FindBlockType("Q2_K"), nullptr);
+}
+
+// Rows that are read only once two are being read.
+class MeetingRows final : public StoredIntegers {
+ public:
+  std::optional<WeightFormat> format() const override { return std::nullopt; }
+  void ReadIntegers(int, const IntegerMatrix&, int) const override {}
+  void ReadFloats(int, float* out) const override {
+    *out = 1.0f;
+    std::unique_lock lock(mutex_);
+    ++num_arrived_;
+    arrived_.notify_all();
+    if (!arrived_.wait_for(lock, std::chrono::minutes(1), [&] { return num_arrived_ > 1; })) {
+      was_alone_ = true;
+    }
+  }
+  bool was_alone() const { return was_alone_; }
+
+ private:
+  mutable std::mutex mutex_;
+  mutable std::condition_variable arrived_;
+  mutable int num_arrived_ = 0;
+  mutable bool was_alone_ = false;
+};
+
+TEST(StoredIntegersTest, SeveralThreadsReadRows) {
+  CpuBackend backend(2);
+  MatrixSources sources(1, WeightFormat::kFloat32, /*keeps_integers=*/true, backend.ops());
+  const MeetingRows rows;
+  sources.Add(rows, std::vector<TokenId>{0, 1});
+  EXPECT_FALSE(rows.was_alone());
 }
 
 // The tensors of one layer in memory.
