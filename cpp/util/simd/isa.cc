@@ -40,8 +40,13 @@ std::vector<Isa> DetectIsas() {
   const bool has_bfloat16 = has_avx512 && __builtin_cpu_supports("avx512bf16") &&
                             __builtin_cpu_supports("avx512bw") &&
                             __builtin_cpu_supports("avx512vl");
-  if (has_bfloat16) isas.push_back(Isa::kAvx512BFloat16);
+  // A product of pairs of bfloat16 takes as long as one of floats on AMD's processors, and four
+  // times as long on Intel's: there the widened weights of kAvx512 are no slower with one row, and
+  // twice as fast with 64 (measured on a Xeon of the fourth generation).
+  const bool has_fast_bfloat16 = __builtin_cpu_is("amd") != 0;
+  if (has_bfloat16 && has_fast_bfloat16) isas.push_back(Isa::kAvx512BFloat16);
   if (has_avx512) isas.push_back(Isa::kAvx512);
+  if (has_bfloat16 && !has_fast_bfloat16) isas.push_back(Isa::kAvx512BFloat16);
   if (has_avx2) isas.push_back(Isa::kAvx2);
 #endif
   isas.push_back(Isa::kPortable);

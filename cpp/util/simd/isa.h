@@ -22,14 +22,14 @@ enum class Isa { kPortable, kAvx2, kAvx512, kAvx512BFloat16 };
 // "portable", "avx2", "avx512", "avx512bf16".
 const char* Name(Isa isa);
 
-// Best first; the last one is kPortable.
+// The fastest first; the last one is kPortable.
 std::span<const Isa> AvailableIsas();
 
 // Dot products of bytes, which change no bit: an Isa does not say whether there are any.
 bool HasAvxVnni();     // AVX-VNNI and all of kAvx2
 bool HasAvx512Vnni();  // AVX512_VNNI, _BW, _VL and all of kAvx512
 
-// An available one by its name, the best for an empty name. Throws InvalidArgument for any other.
+// An available one by its name, the fastest for an empty name. Throws InvalidArgument for any other.
 Isa FindIsa(const std::string& name);
 
 }  // namespace forerun
