@@ -1,6 +1,8 @@
 // Attention over a paged bfloat16 cache, by rows and context.
 //
-//   bench_attention [--smoke] [--isa NAME] [--threads N] [--rounds N]
+//   bench_attention [--smoke] [--isa NAME] [--threads N] [--rounds N] [--heads NAME] [--context N]
+//
+// --heads and --context run one case instead of all.
 //
 // As in a model, every call reads another layer, so the keys and values come from memory. Rounds
 // over all cases are interleaved with a plain read; the table has the median of the rounds. `ratio`
@@ -25,9 +27,10 @@ using bench::Reader;
 
 struct Settings {
   bool smoke = false;
-  std::string isa;
+  std::string isa, heads;
   int threads = 0;
   int rounds = 7;
+  int context = 0;
 };
 
 struct Heads {
@@ -138,9 +141,14 @@ int Main(int argc, char** argv) {
       settings.threads = std::atoi(argv[++i]);
     } else if (is("--rounds") && i + 1 < argc) {
       settings.rounds = std::atoi(argv[++i]);
+    } else if (is("--heads") && i + 1 < argc) {
+      settings.heads = argv[++i];
+    } else if (is("--context") && i + 1 < argc) {
+      settings.context = std::atoi(argv[++i]);
     } else {
       std::fprintf(stderr,
-                   "usage: bench_attention [--smoke] [--isa NAME] [--threads N] [--rounds N]\n");
+                   "usage: bench_attention [--smoke] [--isa NAME] [--threads N] [--rounds N] "
+                   "[--heads NAME] [--context N]\n");
       return 2;
     }
   }
@@ -150,8 +158,10 @@ int Main(int argc, char** argv) {
   std::printf("isa %s, %d threads\n", ops.isa().c_str(), team.num_threads());
   Reader reader(team, settings.smoke ? 4'000'000 : 128'000'000);
   for (const Heads& heads : kHeads) {
+    if (!settings.heads.empty() && settings.heads != heads.name) continue;
     for (int context : kContexts) {
       if (settings.smoke && context > 512) continue;
+      if (settings.context != 0 && settings.context != context) continue;
       RunContext(ops, reader, heads, context, settings);
     }
   }

@@ -52,13 +52,14 @@ FORERUN_INLINE SlotPointers<T> FindSlot(const AttentionTask& task, int position)
 // REQUIRES: positions.begin is a multiple of kPositionsPerChunk. Block sizes are of kLanes.
 template <class T>
 void FindChunk(const AttentionTask& task, Range positions, Chunk<T>& chunk) {
+  const int last = task.position + task.num_rows - 1;
   chunk.position = positions.begin;
   chunk.num_slots = MinOf(kPositionsPerChunk, positions.end - positions.begin);
   chunk.key_stride = task.block_size;
   for (int begin = 0; begin < kPositionsPerChunk; begin += kLanes) {
     const int group = begin / kLanes;
     const int position = MinOf(positions.begin + begin, positions.end - 1) / kLanes * kLanes;
-    const int next = MinOf(position + kPositionsPerChunk, positions.end - 1) / kLanes * kLanes;
+    const int next = MinOf(position + kPositionsPerChunk, last) / kLanes * kLanes;
     const SlotPointers<T> slot = FindSlot<T>(task, position);
     chunk.keys[group] = slot.key;
     chunk.next_keys[group] = FindSlot<T>(task, next).key;

@@ -23,20 +23,21 @@ FORERUN_INLINE const float* QueryOf(const AttentionTask& task, int query) {
          query % task.num_heads * task.head_dim;
 }
 
-// Memory that is needed soon: `begin`, `begin` + stride, ...
-struct PrefetchRange {
-  const char* begin;
+// Memory that is needed soon, in T places: begin[t], begin[t] + stride, ...
+template <int T>
+struct PrefetchRanges {
+  const char* begin[T];
   std::int64_t stride;
 };
 
-// sum[m][t] += a[m][i] * b(i, t) for i in order, fetching T lines of `later` meanwhile each time.
+// sum[m][t] += a[m][i] * b(i, t) for i in order, fetching a line of each range meanwhile each time.
 template <int M, int T, class Elements>
 FORERUN_INLINE void AddOuter(const float* const (&a)[M], const Elements& b, int count,
-                             PrefetchRange later, V16 (&sum)[M][T]) {
-  for (int i = 0; i < count; ++i) {
+                             const PrefetchRanges<T>& later, V16 (&sum)[M][T]) {
+  std::int64_t offset = 0;
+  for (int i = 0; i < count; ++i, offset += later.stride) {
 #pragma GCC unroll 16
-    for (int t = 0; t < T; ++t) __builtin_prefetch(later.begin + t * later.stride);
-    later.begin += T * later.stride;
+    for (int t = 0; t < T; ++t) __builtin_prefetch(later.begin[t] + offset);
     V16 row[T];
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) row[t] = Load(b(i, t));
@@ -62,8 +63,12 @@ FORERUN_INLINE void ScoreGroups(const Work& work, const Chunk<T>& chunk, int que
   }
   const T* const* keys = chunk.keys + group;
   // The values of the same slots: there are as many of them as there are keys.
-  const PrefetchRange later = {reinterpret_cast<const char*>(chunk.values[group * kLanes]),
-                               kLanes * sizeof(T)};
+  PrefetchRanges<kGroups> later;
+  later.stride = kLanes * sizeof(T);
+#pragma GCC unroll 16
+  for (int t = 0; t < kGroups; ++t) {
+    later.begin[t] = reinterpret_cast<const char*>(chunk.values[(group + t) * kLanes]);
+  }
   AddOuter<M, kGroups>(
       q, [&](int i, int t) { return keys[t] + i * chunk.key_stride; }, work.task.head_dim, later,
       sum);
@@ -105,12 +110,17 @@ FORERUN_INLINE void SumChannels(const Work& work, const Chunk<T>& chunk, int que
     for (int n = 0; n < N; ++n) sum[m][n] = Load(output + n * kLanes);
   }
   const T* const* values = chunk.values + slots.begin;
-  // Of the next chunk's keys, as many as these values are.
-  const int first = channel * kPositionsPerChunk / kLanes + slots.begin * N;
-  const PrefetchRange later = {
-      reinterpret_cast<const char*>(chunk.next_keys[first / work.state.padded_dim] +
-                                    first % work.state.padded_dim * chunk.key_stride),
-      chunk.key_stride * static_cast<int>(sizeof(T))};
+  // Of the next chunk's keys, as many as these values are: a vector of channels goes with as many
+  // vectors of slots as there are slots in a chunk.
+  PrefetchRanges<N> later;
+  later.stride = chunk.key_stride * static_cast<int>(sizeof(T));
+#pragma GCC unroll 16
+  for (int n = 0; n < N; ++n) {
+    const int first = (channel / kLanes + n) * kPositionsPerChunk + slots.begin;
+    const T* keys = chunk.next_keys[first / work.state.padded_dim];
+    later.begin[n] = reinterpret_cast<const char*>(keys + first % work.state.padded_dim *
+                                                              chunk.key_stride);
+  }
   AddOuter<M, N>(
       p, [&](int i, int n) { return values[i] + channel + n * kLanes; }, slots.end - slots.begin,
       later, sum);
