@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "cpp/ops/cpu/cpu_ops.h"
+#include "cpp/ops/cpu/task_runs.h"
 #include "cpp/util/check.h"
 
 namespace forerun {
@@ -145,10 +146,13 @@ void CpuOps::RunAttentionParts() {
       state += AttentionStateFloats(task.num_rows * task.num_heads, task.head_dim);
     }
   }
-  team_.Run(static_cast<int>(part_tasks_.size()), [&](int i, int member) {
-    AttentionTask task = part_tasks_[i];
-    task.scratch = member_scratch_[member].as<float>();
-    kernels_.attention(task);
+  const TaskRuns runs(static_cast<int>(part_tasks_.size()), team_.num_threads());
+  team_.Run(runs.num_runs, [&](int run, int member) {
+    for (int i = runs.begin(run); i < runs.end(run); ++i) {
+      AttentionTask task = part_tasks_[i];
+      task.scratch = member_scratch_[member].as<float>();
+      kernels_.attention(task);
+    }
   });
   for (AttentionTask task : attention_tasks_) {
     task.scratch = member_scratch_[0].as<float>();

@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "cpp/ops/cpu/cpu_ops.h"
+#include "cpp/ops/cpu/task_runs.h"
 #include "cpp/util/check.h"
 
 namespace forerun {
@@ -11,28 +12,6 @@ namespace {
 constexpr std::int64_t kSerialProducts = 16384;
 // Activations that stay in a second-level cache beside a weight tile.
 constexpr std::int64_t kPanelBytes = 192 * 1024;
-
-// Splits tiles into runs: a long one for every thread first, so that it streams, then single tiles
-// that even out the ends.
-struct TileRuns {
-  TileRuns(int num_tiles_, int num_threads)
-      : num_tiles(num_tiles_),
-        num_long(num_threads),
-        long_tiles(num_tiles_ * 3 / 4 / num_threads / 4 * 4),
-        num_runs(num_long + num_tiles_ - num_long * long_tiles) {
-    if (long_tiles == 0) {
-      num_long = 0;
-      num_runs = num_tiles;
-    }
-  }
-
-  int begin(int run) const {
-    return run < num_long ? run * long_tiles : num_long * long_tiles + run - num_long;
-  }
-  int end(int run) const { return begin(run) + (run < num_long ? long_tiles : 1); }
-
-  int num_tiles, num_long, long_tiles, num_runs;
-};
 
 // Elements of a row that is made for bfloat16 and for integer weights.
 std::int64_t RoundedStride(int cols) { return (cols + 1) / 2 * 2; }
@@ -121,7 +100,7 @@ void CpuOps::RunProduct(const CpuMatrix& weight, const InputsByForm& inputs,
   for (const Inputs& x : inputs) row_bytes = std::max(row_bytes, x.row_bytes);
   const int most_rows = std::max<int>(24, kPanelBytes / row_bytes / 12 * 12);
   const int num_panels = (task.num_rows + most_rows - 1) / most_rows;
-  const TileRuns runs(num_tiles, team_.num_threads());
+  const TaskRuns runs(num_tiles, team_.num_threads());
   team_.Run(num_panels * runs.num_runs, [&](int i) {
     const std::int64_t panel = i / runs.num_runs;
     run(static_cast<int>(task.num_rows * panel / num_panels),
