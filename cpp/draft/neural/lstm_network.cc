@@ -14,7 +14,7 @@
 namespace forerun {
 namespace {
 
-constexpr float kEps = 1e-6f;
+constexpr float kLstmEps = 1e-6f;
 constexpr int kMaxDepth = 64;
 constexpr std::array<const char*, 4> kGateNames = {"forget", "input", "output", "cell"};
 
@@ -91,7 +91,7 @@ ConstRows LstmNetwork::Forward(const DraftBatch& batch) {
   ops_.GatherRows(is_first ? target_.features()->rows() : before.Columns(0, size_), rows,
                   RowIndices::kSources, input);
   if (is_first && !input_scale_.empty()) {
-    ops_.RmsNorm(input, input_scale_.data(), num_inputs, kEps, input);
+    ops_.RmsNorm(input, input_scale_.data(), num_inputs, kLstmEps, input);
   }
   ops_.MatMul(input, *projections_[is_first ? 0 : 1], nullptr, /*accumulate=*/false, gates);
   for (int gate = 0; gate < kNumGates; ++gate) {
@@ -101,7 +101,7 @@ ConstRows LstmNetwork::Forward(const DraftBatch& batch) {
     ops_.Add(left, gates.Columns(gate * size_, size_));
   }
   const auto gate = [&](Gate which) { return gates.Columns(which * size_, size_); };
-  ops_.RmsNorm(gate(kCell), cell_norm_.data(), size_, kEps, right);
+  ops_.RmsNorm(gate(kCell), cell_norm_.data(), size_, kLstmEps, right);
   ops_.Activate(right, cell_bias_.data(), Activation::kGelu, right);
   ops_.Copy(gate(kInput), left);
   ops_.GatedActivation(pair, Activation::kSigmoid, cell);
@@ -111,7 +111,7 @@ ConstRows LstmNetwork::Forward(const DraftBatch& batch) {
     ops_.GatedActivation(pair, Activation::kSigmoid, state);
     ops_.Add(state, cell);
   }
-  ops_.RmsNorm(cell, state_norm_.data(), size_, kEps, right);
+  ops_.RmsNorm(cell, state_norm_.data(), size_, kLstmEps, right);
   ops_.Activate(right, state_bias_.data(), Activation::kGelu, right);
   ops_.Copy(gate(kOutput), left);
   ops_.GatedActivation(pair, Activation::kSigmoid, state);

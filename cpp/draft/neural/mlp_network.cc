@@ -13,7 +13,7 @@
 namespace forerun {
 namespace {
 
-constexpr float kEps = 1e-6f;
+constexpr float kMlpEps = 1e-6f;
 constexpr int kMaxHeads = 64;
 
 // Heads that are tied have their tensors stored once: those of depth 0, or of depth 1 where depth 0
@@ -82,14 +82,14 @@ ConstRows MlpNetwork::Forward(const DraftBatch& batch) {
       is_first ? target_.features()->rows() : RowsOf(outputs_, num_outputs_, inner_size_), rows,
       RowIndices::kSources, input);
   if (is_first && !input_scale_.empty()) {
-    ops_.RmsNorm(input, input_scale_.data(), input.cols, kEps, input);
+    ops_.RmsNorm(input, input_scale_.data(), input.cols, kMlpEps, input);
   }
   const Rows state = RowsOf(next_outputs_, num_rows, inner_size_);
   const Rows embedded = RowsOf(embedded_, num_rows, inner_size_);
   ops_.MatMul(input, *head.projection, nullptr, /*accumulate=*/false, state);
   ops_.Embed(rows, *head.embedding, embedding_scale_, embedded);
   ops_.Add(embedded, state);
-  ops_.RmsNorm(state, head.norm.data(), inner_size_, kEps, state);
+  ops_.RmsNorm(state, head.norm.data(), inner_size_, kMlpEps, state);
   ops_.Activate(state, head.bias.data(), Activation::kGelu, state);
   std::swap(outputs_, next_outputs_);
   num_outputs_ = num_rows;

@@ -7,9 +7,9 @@ namespace forerun {
 namespace {
 
 // A request is remembered over its last 50 or so drafts: about a paragraph of text.
-constexpr double kRequestDecay = 0.98;
+constexpr double kRequestModelDecay = 0.98;
 // Drafts of all requests come faster, and what they say should follow the load.
-constexpr double kSharedDecay = 0.97;
+constexpr double kSharedModelDecay = 0.97;
 // Per step without a draft: after some 200 of them the text may have become another.
 constexpr double kSkipDecay = 0.995;
 
@@ -41,8 +41,8 @@ void ModelPolicy::ObserveVerdict(const DraftTree& draft, std::span<const int> ac
   const Added added = CountAdded(draft, accepted_nodes, history.draft_without_model);
   history.trial_seconds = 0;
   history.num_first_left = std::max(0, history.num_first_left - 1);
-  Count(kRequestDecay, added.num_nodes, added.num_accepted, history.model);
-  Count(kSharedDecay, added.num_nodes, added.num_accepted, all_);
+  Count(kRequestModelDecay, added.num_nodes, added.num_accepted, history.model);
+  Count(kSharedModelDecay, added.num_nodes, added.num_accepted, all_);
 }
 
 ModelPolicy::Added ModelPolicy::CountAdded(const DraftTree& draft,

@@ -14,7 +14,7 @@
 namespace forerun {
 namespace {
 
-constexpr std::int64_t kMaxExtent = std::numeric_limits<std::int32_t>::max();
+constexpr std::int64_t kMaxTensorExtent = std::numeric_limits<std::int32_t>::max();
 
 std::string Show(const Shape& shape) {
   std::string text = "[";
@@ -28,9 +28,9 @@ std::string Show(const Shape& shape) {
 // What a file says of its shapes becomes sizes of a model only through here.
 Shape CheckExtents(const std::string& name, Shape shape) {
   for (std::int64_t extent : shape) {
-    if (extent < 1 || extent > kMaxExtent) {
+    if (extent < 1 || extent > kMaxTensorExtent) {
       throw CheckpointError("tensor '" + name + "'", "shape " + Show(shape),
-                            "extents of 1 to " + std::to_string(kMaxExtent));
+                            "extents of 1 to " + std::to_string(kMaxTensorExtent));
     }
   }
   return shape;
@@ -81,7 +81,7 @@ std::string WeightReader::QuantizedName(const std::string& name) const {
 Shape WeightReader::ShapeOf(const std::string& name, std::size_t num_dimensions) {
   if (const std::string stored = QuantizedName(name); !stored.empty() && !Has(name)) {
     if (const std::string shape = LayerOf(name) + kShape; Has(shape)) {
-      return TakeIntegers(shape, 2, 1, kMaxExtent);
+      return TakeIntegers(shape, 2, 1, kMaxTensorExtent);
     }
     return CheckExtents(name, LayerShape(quantization_, ShapeOf(stored, 2)));
   }
@@ -195,7 +195,7 @@ std::unique_ptr<StoredIntegers> WeightReader::OpenLayer(const std::string& layer
                           "order (desc_act, actorder)");
   }
   if (const std::string stored_shape = layer + kShape; Has(stored_shape)) {
-    const std::vector<std::int64_t> extents = TakeIntegers(stored_shape, 2, 0, kMaxExtent);
+    const std::vector<std::int64_t> extents = TakeIntegers(stored_shape, 2, 0, kMaxTensorExtent);
     if (extents != shape) {
       throw CheckpointError("tensor '" + stored_shape + "'", Show(extents),
                             Show(shape) + ", as config.json says");
