@@ -8,7 +8,7 @@ import tempfile
 from tiny_model import write_tiny_model
 
 # These take a model directory.
-NEEDS_MODEL = {"bench_engine"}
+NEEDS_MODEL = {"bench_engine", "bench_profile"}
 
 binaries = sorted(path for path in pathlib.Path(sys.argv[1]).glob("bench_*") if path.is_file())
 if not binaries:
