@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -431,11 +432,15 @@ def test_the_demo_ends_with_the_table(
     assert demo.run(model, max_model_len=8192, head=head) == 0
     shown = capsys.readouterr().out
     methods = ["none", "ngram", "suffix", *(["eagle3", "hybrid"] if with_head else [])]
-    assert shown.count("--- summarise an article, ") == len(methods)
-    table = shown[shown.index("prompt, method") :]
-    assert [table.count(f", {method} ") for method in methods] == [3] * len(methods)
-    assert len(table.splitlines()) == 2 + 3 * len(methods) + 2
-    assert table.count("  yes") == 3 * len(methods)
+    variants = [f"bf16, {method}" for method in methods]
+    variants += [f"{weights}, {method}" for weights in ("int8", "int4") for method in methods[:3:2]]
+    for weights, packed in (("bf16", "bfloat16"), ("int8", "int8"), ("int4", "int4 .*int8")):
+        assert re.search(f"^{weights}: {packed}", shown, re.MULTILINE), weights
+    assert shown.count("--- summarise an article, ") == len(variants)
+    table = shown[shown.index("prompt, weights, method") :]
+    assert [table.count(f", {variant} ") for variant in variants] == [3] * len(variants)
+    assert len(table.splitlines()) == 2 + 3 * len(variants) + 2
+    assert table.count("  yes") == 3 * len(variants)
     assert "same tokens: yes" in table
 
 

