@@ -35,6 +35,20 @@ def float16_away_from_zero(values: Floats) -> Floats:
     return np.where(is_nearer, farther, nearest).astype(np.float32)
 
 
+def fitted_scale(groups: Floats, farthest: Floats) -> Floats:
+    """Of int4: least squares, in float32 and the weights' order."""
+    units = groups / np.where(farthest == 0, np.float32(1), farthest)
+    integers = np.clip(np.rint(units * np.float32(-8)), np.float32(-8), np.float32(7))
+    weighted = integers * np.abs(units)
+    product, square = np.zeros_like(farthest), np.zeros_like(farthest)
+    for i in range(GROUP):
+        column = slice(i, i + 1)
+        product += weighted[..., column] * units[..., column]
+        square += weighted[..., column] * integers[..., column]
+    fit = product / np.maximum(square, np.float32(1)) * farthest
+    return fit.astype(np.float16).astype(np.float32)
+
+
 def dequantized(weights: npt.NDArray[Any], name: str) -> Floats:
     """What is left of weights [outputs, inputs] in a format."""
     groups = in_groups(weights)
@@ -43,8 +57,7 @@ def dequantized(weights: npt.NDArray[Any], name: str) -> Floats:
     if name == "int8":
         scale = float16_away_from_zero(np.maximum(-least, most) / np.float32(127))
     else:
-        farthest = np.where(-least > most, least, most)
-        scale = float16_away_from_zero(farthest / np.float32(-zero))
+        scale = fitted_scale(groups, np.where(-least > most, least, most))
     divisor = np.where(scale == 0, np.float32(1), scale)
     integers = np.clip(np.rint(groups / divisor), -zero, zero - 1)
     return (scale * integers).reshape(len(weights), -1)[:, : weights.shape[1]]

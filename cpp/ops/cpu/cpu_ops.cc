@@ -24,7 +24,7 @@ CpuOps::CpuOps(ThreadTeam& team, std::string isa, const CpuKernels& kernels,
       member_scratch_(team.num_threads()) {}
 
 std::unique_ptr<PackedMatrix> CpuOps::Pack(std::span<const WeightSource> sources) {
-  return PackMatrix(sources, team_, weights_);
+  return PackMatrix(sources, team_, integer_kernels_, weights_);
 }
 
 const ForwardRows& CpuOps::Begin(const ForwardData& data) {

@@ -30,6 +30,12 @@ struct IntegerKernels {
   void (*matmul[kNumWeightFormats])(const MatMulTask& task);
   // x[n] -> as many groups.
   void (*quantize_row)(const float* x, int n, QuantizedGroup* out);
+
+  // Of a group of weights, [kWeightGroup, 16]: the scales of kInt4, and the integers of weights
+  // that are divided by these, as weight_tile.h says.
+  void (*fit_scales)(const float* weights, float* scales);
+  void (*store_int8)(const float* weights, const float* divisors, std::uint8_t* loads);
+  void (*store_int4)(const float* weights, const float* divisors, std::uint8_t* loads);
 };
 
 namespace portable {

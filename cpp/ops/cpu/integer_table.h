@@ -6,6 +6,7 @@
 #include "cpp/ops/cpu/integer_weights.h"
 #include "cpp/ops/cpu/matmul_kernel.h"
 #include "cpp/ops/cpu/quantize_row.h"
+#include "cpp/ops/cpu/quantize_weights.h"
 
 #define FORERUN_QUOTED(name) #name
 #define FORERUN_NAME_OF(name) FORERUN_QUOTED(name)
@@ -24,6 +25,9 @@ const IntegerKernels kIntegerKernels = {
                MatMul<IntegerWeights<WeightFormat::kInt6K>>,
                MatMul<IntegerWeights<WeightFormat::kInt4Zero>>},
     .quantize_row = QuantizeRow,
+    .fit_scales = FitScales,
+    .store_int8 = StoreIntegers<8>,
+    .store_int4 = StoreIntegers<4>,
 };
 
 }  // namespace forerun::FORERUN_ISA

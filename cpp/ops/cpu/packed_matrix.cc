@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "cpp/ops/cpu/integer_kernels.h"
 #include "cpp/ops/cpu/weight_groups.h"
 #include "cpp/util/check.h"
 #include "cpp/util/thread_team.h"
@@ -82,15 +83,22 @@ void TransposeTile(const SourceRow* rows, int num_inputs, std::byte* tile) {
   }
 }
 
-void QuantizeTile(const SourceRow* rows, int num_inputs, IntegerFormat format, std::byte* tile) {
-  float weights[kWeightGroup];
+// A group of weights, input after input: what QuantizeGroup takes. Padding counts as 0.
+void GatherGroup(const SourceRow* rows, int begin, int count, float* weights) {
+  float row[kWeightGroup] = {};
   for (int lane = 0; lane < kLanes; ++lane) {
-    if (rows[lane].data == nullptr) continue;
-    for (int begin = 0; begin < num_inputs; begin += kWeightGroup) {
-      const int count = std::min(kWeightGroup, num_inputs - begin);
-      Convert(rows[lane], begin, count, weights);
-      PutGroup(QuantizeWeights(weights, count, format), format, begin / kWeightGroup, lane, tile);
-    }
+    Convert(rows[lane], begin, count, row);
+    for (int i = 0; i < kWeightGroup; ++i) weights[i * kLanes + lane] = row[i];
+  }
+}
+
+void QuantizeTile(const SourceRow* rows, int num_inputs, WeightFormat format,
+                  const IntegerKernels& kernels, std::byte* tile) {
+  alignas(64) float weights[kWeightGroup * kLanes];
+  for (int begin = 0; begin < num_inputs; begin += kWeightGroup) {
+    const int count = std::min(kWeightGroup, num_inputs - begin);
+    GatherGroup(rows, begin, count, weights);
+    QuantizeGroup(weights, count, format, begin / kWeightGroup, kernels, tile);
   }
 }
 
@@ -137,7 +145,8 @@ SourceRow RowOf(const TileLane& lane) {
 }
 
 // False where a value does not fit.
-bool PackTile(const TileLane* lanes, const MatrixPart& part, int num_inputs, std::byte* tile) {
+bool PackTile(const TileLane* lanes, const MatrixPart& part, int num_inputs,
+              const IntegerKernels& kernels, std::byte* tile) {
   SourceRow rows[kLanes];
   for (int lane = 0; lane < kLanes; ++lane) rows[lane] = RowOf(lanes[lane]);
   if (part.format == WeightFormat::kBFloat16) {
@@ -149,7 +158,9 @@ bool PackTile(const TileLane* lanes, const MatrixPart& part, int num_inputs, std
     return true;
   }
   std::memset(tile, 0, TileBytes(part.format, num_inputs));
-  QuantizeTile(rows, num_inputs, IntegersOf(part.format), tile);
+  const bool has_floats =
+      std::any_of(rows, rows + kLanes, [](const SourceRow& row) { return row.data != nullptr; });
+  if (has_floats) QuantizeTile(rows, num_inputs, part.format, kernels, tile);
   bool all_fit = true;
   for (int lane = 0; lane < kLanes; ++lane) {
     if (lanes[lane].source == nullptr) continue;
@@ -286,7 +297,7 @@ void CpuMatrix::Unpack(int output, float scale, float* out) const {
 }
 
 std::unique_ptr<CpuMatrix> PackMatrix(std::span<const WeightSource> sources, ThreadTeam& team,
-                                      WeightArena& arena) {
+                                      const IntegerKernels& kernels, WeightArena& arena) {
   CheckSources(sources);
   int num_outputs = 0;
   for (const WeightSource& source : sources) num_outputs += NumOutputs(source);
@@ -298,7 +309,7 @@ std::unique_ptr<CpuMatrix> PackMatrix(std::span<const WeightSource> sources, Thr
     const MatrixPart* part = matrix->parts().data();
     while (tile >= part->tile_begin + part->num_tiles) ++part;
     std::byte* data = part->data + (tile - part->tile_begin) * TileBytes(part->format, num_inputs);
-    if (!PackTile(lanes.data() + tile * kLanes, *part, num_inputs, data)) all_fit = false;
+    if (!PackTile(lanes.data() + tile * kLanes, *part, num_inputs, kernels, data)) all_fit = false;
   });
   FORERUN_CHECK(all_fit, "a value that its format cannot hold");
   return matrix;

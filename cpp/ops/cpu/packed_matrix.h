@@ -14,6 +14,7 @@
 namespace forerun {
 
 class ThreadTeam;
+struct IntegerKernels;
 
 // Memory for weights, in huge pages where the system has them: products that stream them are a
 // tenth faster. Given back all at once, when the arena goes.
@@ -55,9 +56,10 @@ class CpuMatrix final : public PackedMatrix {
   std::vector<MatrixPart> parts_;
 };
 
-// Reads every source once. Throws InternalError for sources that do not stack.
+// Reads every source once; the kernels quantize. Throws InternalError for sources that do not
+// stack.
 std::unique_ptr<CpuMatrix> PackMatrix(std::span<const WeightSource> sources, ThreadTeam& team,
-                                      WeightArena& arena);
+                                      const IntegerKernels& kernels, WeightArena& arena);
 
 }  // namespace forerun
 

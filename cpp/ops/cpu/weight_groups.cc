@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "cpp/ops/cpu/integer_kernels.h"
 #include "cpp/ops/cpu/weight_tile.h"
 #include "cpp/ops/weight_formula.h"
 #include "cpp/tensor/dtype.h"
@@ -14,6 +15,11 @@ namespace forerun {
 namespace {
 
 constexpr std::uint16_t kNaN16 = 0x7e00;
+
+// To the nearest integer, ties to even. REQUIRES: |x| < 2^22.
+int Round(float x) {
+  return std::bit_cast<std::int32_t>(x + 12582912.0f) - std::bit_cast<std::int32_t>(12582912.0f);
+}
 
 // The float16 nearest to a magnitude of those that are not smaller.
 std::uint16_t Float16AtLeast(float magnitude) {
@@ -36,11 +42,6 @@ std::uint16_t Float16AtMost(float value) {
 
 bool IsFinite16(std::uint16_t bits) { return (bits & 0x7c00u) != 0x7c00u; }
 
-// To the nearest integer, ties to even. REQUIRES: |x| < 2^22.
-int Round(float x) {
-  return std::bit_cast<std::int32_t>(x + 12582912.0f) - std::bit_cast<std::int32_t>(12582912.0f);
-}
-
 struct Extremes {
   float least, most;
   bool is_finite;
@@ -57,13 +58,10 @@ Extremes FindExtremes(const float* weights, int count) {
 }
 
 void SetScales(const Extremes& extremes, IntegerFormat format, WeightGroup& group) {
-  const float magnitude = std::max(-extremes.least, extremes.most);
   if (format.has_minimum()) {
     group.minimum = Float16AtMost(extremes.least);
     const float range = extremes.most - Float16ToFloat(group.minimum);
     group.scale = Float16AtLeast(range / static_cast<float>((1 << format.bits) - 1));
-  } else if (format.bits == 8) {
-    group.scale = Float16AtLeast(magnitude / 127.0f);
   } else {
     const float farthest = -extremes.least > extremes.most ? extremes.least : extremes.most;
     group.scale = Float16AwayFromZero(farthest / static_cast<float>(-format.zero));
@@ -108,15 +106,20 @@ struct StoredAt {
   int low, low_shift, high, high_shift;
 };
 
+void Set(int value, int num_bits, int shift, std::byte& byte) {
+  const int mask = ((1 << num_bits) - 1) << shift;
+  byte = static_cast<std::byte>((static_cast<int>(byte) & ~mask) | value << shift);
+}
+
 void PutStored(const std::uint8_t* stored, IntegerFormat format, int group, int lane,
                std::byte* tile) {
   std::byte* step = StepAt(tile, format, group);
   for (int i = 0; i < format.group; ++i) {
     const StoredAt at(format, group, lane, i);
     const int low = format.bits == 8 ? stored[i] : stored[i] & 0x0f;
-    step[at.low] |= static_cast<std::byte>(low << at.low_shift);
+    Set(low, format.bits == 8 ? 8 : 4, at.low_shift, step[at.low]);
     if (format.bits == 5 || format.bits == 6) {
-      step[at.high] |= static_cast<std::byte>(stored[i] >> 4 << at.high_shift);
+      Set(stored[i] >> 4, format.bits - 4, at.high_shift, step[at.high]);
     }
   }
 }
@@ -195,7 +198,58 @@ bool PutScale(const IntegerView& source, int row, int group, int lane, std::byte
   return true;
 }
 
+// Of each output's weights: the largest magnitude, and whether all are finite.
+struct GroupBounds {
+  explicit GroupBounds(const float* weights) {
+    float sums[kLanes] = {};  // of zeros, or NaN
+    for (int i = 0; i < kWeightGroup; ++i) {
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const float weight = weights[i * kLanes + lane], magnitude = std::fabs(weight);
+        sums[lane] += weight * 0.0f;
+        most[lane] = most[lane] < magnitude ? magnitude : most[lane];
+      }
+    }
+    for (int lane = 0; lane < kLanes; ++lane) is_finite[lane] = sums[lane] == 0.0f;
+  }
+  float most[kLanes] = {};
+  bool is_finite[kLanes];
+};
+
 }  // namespace
+
+void QuantizeGroup(float* weights, int count, WeightFormat format, int group,
+                   const IntegerKernels& kernels, std::byte* tile) {
+  const IntegerFormat integers = IntegersOf(format);
+  if (format != WeightFormat::kInt8 && format != WeightFormat::kInt4) {
+    for (int lane = 0; lane < kLanes; ++lane) {
+      float own[kWeightGroup];
+      for (int i = 0; i < kWeightGroup; ++i) own[i] = weights[i * kLanes + lane];
+      PutGroup(QuantizeWeights(own, count, integers), integers, group, lane, tile);
+    }
+    return;
+  }
+  const GroupBounds bounds(weights);
+  alignas(64) float scales[kLanes], divisors[kLanes];
+  for (int lane = 0; lane < kLanes; ++lane) {
+    scales[lane] = bounds.most[lane] / 127.0f;
+    if (bounds.is_finite[lane]) continue;
+    for (int i = 0; i < kWeightGroup; ++i) weights[i * kLanes + lane] = 0.0f;
+  }
+  if (format == WeightFormat::kInt4) kernels.fit_scales(weights, scales);
+  std::byte* step = StepAt(tile, integers, group);
+  const int within = group % GroupsPerStep(integers);
+  for (int lane = 0; lane < kLanes; ++lane) {
+    std::uint16_t bits =
+        format == WeightFormat::kInt8 ? Float16AtLeast(scales[lane]) : FloatToFloat16(scales[lane]);
+    if (!bounds.is_finite[lane] || !IsFinite16(bits)) bits = kNaN16;
+    Write(step, ScaleOffset(integers, within), lane, bits);
+    const bool divides = bits != kNaN16 && (bits & 0x7fff) != 0;
+    divisors[lane] = divides ? Float16ToFloat(bits) : 1.0f;
+  }
+  auto* loads = reinterpret_cast<std::uint8_t*>(step) + LoadsOffset(integers, within);
+  (format == WeightFormat::kInt8 ? kernels.store_int8 : kernels.store_int4)(weights, divisors,
+                                                                            loads);
+}
 
 WeightGroup QuantizeWeights(const float* weights, int count, IntegerFormat format) {
   WeightGroup group;

@@ -10,6 +10,8 @@
 
 namespace forerun {
 
+struct IntegerKernels;
+
 // One output's weights for a group of inputs, as stored in a format that takes floats.
 struct WeightGroup {
   std::uint8_t stored[kWeightGroup] = {};
@@ -17,11 +19,16 @@ struct WeightGroup {
   std::uint16_t minimum = 0;  // likewise; 0 where the format has none
 };
 
-// The nearest integers for a scale that leaves out none of the weights, but for int4 and int5:
-// there, as in GGUF's Q4_0 and Q5_0, the weight of the largest magnitude becomes -8 or -16, and its
-// opposite is one too many.
-// Weights that are not finite, or have no finite scale or minimum in float16, make the scale NaN.
+// For the formats that no option asks for. The nearest integers for a scale that leaves out none of
+// the weights, but for int5: there, as in GGUF's Q5_0, the weight of the largest magnitude becomes
+// -16, and its opposite is one too many. Weights that are not finite, or have no finite scale or
+// minimum in float16, make the scale NaN. REQUIRES: neither kInt8 nor kInt4.
 WeightGroup QuantizeWeights(const float* weights, int count, IntegerFormat format);
+
+// Weights [kWeightGroup, kLanes] of sixteen outputs, zeros from `count` on, by the formulas of
+// docs/quantization.md. It may change them. What is not finite is treated as in QuantizeWeights.
+void QuantizeGroup(float* weights, int count, WeightFormat format, int group,
+                   const IntegerKernels& kernels, std::byte* tile);
 
 // `group` counts over a tile, whose bytes were 0.
 void PutGroup(const WeightGroup& source, IntegerFormat format, int group, int lane,

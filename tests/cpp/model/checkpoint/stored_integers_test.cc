@@ -58,6 +58,22 @@ TEST(Float16Test, EveryFloat16IsExactAndWhatLiesBetweenIsRoundedTowardsZero) {
   EXPECT_TRUE(std::isnan(Float16ToFloat(FloatToFloat16TowardsZero(NAN))));
 }
 
+TEST(Float16Test, RoundsToTheNearestAndToEvenInTheMiddle) {
+  for (int bits = 0; bits < 0x7bff; ++bits) {
+    const float value = Float16ToFloat(bits), next = Float16ToFloat(bits + 1);
+    const float middle = (value + next) / 2;
+    ASSERT_EQ(FloatToFloat16(value), bits);
+    ASSERT_EQ(FloatToFloat16(-value), bits | 0x8000u);
+    ASSERT_EQ(FloatToFloat16(std::nextafter(middle, 0.0f)), bits);
+    ASSERT_EQ(FloatToFloat16(middle), bits + bits % 2);
+    ASSERT_EQ(FloatToFloat16(std::nextafter(middle, 1e9f)), bits + 1);
+  }
+  EXPECT_EQ(FloatToFloat16(std::nextafter(65520.0f, 0.0f)), 0x7bff);
+  EXPECT_EQ(FloatToFloat16(65520.0f), 0x7c00);
+  EXPECT_EQ(FloatToFloat16(-std::numeric_limits<float>::infinity()), 0xfc00);
+  EXPECT_EQ(FloatToFloat16(std::numeric_limits<float>::quiet_NaN()), 0x7e00);
+}
+
 TEST(StoredIntegersTest, BlocksOfEveryTypeArePackedAsTheyAre) {
   TinyRandom random(1);
   for (const BlockType& type : BlockTypes()) {
