@@ -14,10 +14,21 @@
 
 namespace forerun::bench {
 
-enum class Operation { kProjections, kGateUp, kDown, kHead, kNorm, kRope, kAttention, kGate, kRest };
+enum class Operation {
+  kProjections,
+  kGateUp,
+  kDown,
+  kHead,
+  kNorm,
+  kRope,
+  kAttention,
+  kGate,
+  kRest
+};
 inline constexpr int kNumOperations = static_cast<int>(Operation::kRest) + 1;
 inline constexpr const char* kOperationNames[kNumOperations] = {
-    "q k v o", "gate up", "down", "head", "norms", "rope, store", "attention", "activation", "rest"};
+    "q k v o",     "gate up",   "down",       "head", "norms",
+    "rope, store", "attention", "activation", "rest"};
 
 struct OperationTime {
   double seconds = 0;

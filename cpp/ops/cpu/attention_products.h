@@ -23,7 +23,7 @@ FORERUN_INLINE const float* QueryOf(const AttentionTask& task, int query) {
          query % task.num_heads * task.head_dim;
 }
 
-// Memory that is needed soon, in T places: begin[t], begin[t] + stride, ...
+// Memory that is needed soon, as T ranges: begin[t], begin[t] + stride, ...
 template <int T>
 struct PrefetchRanges {
   const char* begin[T];
@@ -118,8 +118,8 @@ FORERUN_INLINE void SumChannels(const Work& work, const Chunk<T>& chunk, int que
   for (int n = 0; n < N; ++n) {
     const int first = (channel / kLanes + n) * kPositionsPerChunk + slots.begin;
     const T* keys = chunk.next_keys[first / work.state.padded_dim];
-    later.begin[n] = reinterpret_cast<const char*>(keys + first % work.state.padded_dim *
-                                                              chunk.key_stride);
+    later.begin[n] =
+        reinterpret_cast<const char*>(keys + first % work.state.padded_dim * chunk.key_stride);
   }
   AddOuter<M, N>(
       p, [&](int i, int n) { return values[i] + channel + n * kLanes; }, slots.end - slots.begin,

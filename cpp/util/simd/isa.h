@@ -29,7 +29,8 @@ std::span<const Isa> AvailableIsas();
 bool HasAvxVnni();     // AVX-VNNI and all of kAvx2
 bool HasAvx512Vnni();  // AVX512_VNNI, _BW, _VL and all of kAvx512
 
-// An available one by its name, the fastest for an empty name. Throws InvalidArgument for any other.
+// An available one by its name, the fastest for an empty name. Throws InvalidArgument for any
+// other.
 Isa FindIsa(const std::string& name);
 
 }  // namespace forerun
