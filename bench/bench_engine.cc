@@ -10,12 +10,11 @@
 //   verify      verification and sampling at temperature 1, as a share of a step with as many rows
 //   overhead    the part of a step outside the model, at batch 1 and 32
 #include <cstdio>
-#include <cstdlib>
-#include <cstring>
 #include <memory>
 #include <numeric>
 #include <string>
 
+#include "bench/model_settings.h"
 #include "bench/read_bandwidth.h"
 #include "cpp/model/model_files.h"
 #include "cpp/model/transformer.h"
@@ -27,15 +26,9 @@
 namespace forerun::bench {
 namespace {
 
-struct Settings {
-  std::string model;
-  std::string dtype = "bfloat16";
-  QuantizationOptions quantization;
-  int num_threads = 0;
-  int num_rounds = 9;
+struct Settings : ModelSettings {
   int num_decoded = 128;
   int num_prefill = 512;
-  std::size_t read_bytes = 256'000'000;
 };
 
 constexpr int kBlockSize = 16;
@@ -275,36 +268,13 @@ void BenchEngine(const Settings& settings) {
 
 int Main(int argc, char** argv) {
   Settings settings;
-  for (int i = 1; i < argc; ++i) {
-    const auto is = [&](const char* name) { return std::strcmp(argv[i], name) == 0; };
-    if (is("--smoke")) {
-      settings.num_rounds = 1;
-      settings.num_decoded = 8;
-      settings.read_bytes = 4'000'000;
-    } else if (is("--threads") && i + 1 < argc) {
-      settings.num_threads = std::atoi(argv[++i]);
-    } else if (is("--rounds") && i + 1 < argc) {
-      settings.num_rounds = std::atoi(argv[++i]);
-    } else if (is("--dtype") && i + 1 < argc) {
-      settings.dtype = argv[++i];
-    } else if (is("--quantization") && i + 1 < argc) {
-      settings.quantization = {argv[i + 1], argv[i + 1], argv[i + 1]};
-      ++i;
-    } else if (is("--head") && i + 1 < argc) {
-      settings.quantization.head = argv[++i];
-    } else if (settings.model.empty() && argv[i][0] != '-') {
-      settings.model = argv[i];
-    } else {
-      settings.model.clear();
-      break;
-    }
-  }
-  if (settings.model.empty()) {
-    std::fprintf(stderr,
-                 "usage: bench_engine MODEL_DIRECTORY [--smoke] [--threads N] [--rounds N] "
-                 "[--dtype NAME] [--quantization NAME] [--head NAME]\n");
+  bool is_valid = true;
+  for (int i = 1; i < argc; ++i) is_valid = settings.Take(argc, argv, i) && is_valid;
+  if (!is_valid || settings.model.empty()) {
+    std::fprintf(stderr, "usage: bench_engine %s\n", kModelUsage);
     return 2;
   }
+  if (settings.is_smoke) settings.num_decoded = 8;
   {
     ModelBench model(settings);
     BenchForward(model, settings);

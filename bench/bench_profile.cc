@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/model_settings.h"
 #include "bench/read_bandwidth.h"
 #include "bench/timed_ops.h"
 #include "cpp/model/model_files.h"
@@ -26,14 +27,8 @@
 namespace forerun::bench {
 namespace {
 
-struct Settings {
-  std::string model;
-  std::string dtype = "bfloat16";
-  QuantizationOptions quantization;
-  int num_threads = 0;
-  int num_rounds = 9;
+struct Settings : ModelSettings {
   int max_context = 4096;
-  std::size_t read_bytes = 256'000'000;
 };
 
 struct Pass {
@@ -142,39 +137,19 @@ class Profile {
 
 int Main(int argc, char** argv) {
   Settings settings;
+  bool is_valid = true;
   for (int i = 1; i < argc; ++i) {
-    const auto is = [&](const char* name) { return std::strcmp(argv[i], name) == 0; };
-    const bool has_value = i + 1 < argc;
-    if (is("--smoke")) {
-      settings.num_rounds = 1;
-      settings.max_context = 1024;
-      settings.read_bytes = 4'000'000;
-    } else if (is("--threads") && has_value) {
-      settings.num_threads = std::atoi(argv[++i]);
-    } else if (is("--rounds") && has_value) {
-      settings.num_rounds = std::atoi(argv[++i]);
-    } else if (is("--max-context") && has_value) {
+    if (std::strcmp(argv[i], "--max-context") == 0 && i + 1 < argc) {
       settings.max_context = std::atoi(argv[++i]);
-    } else if (is("--dtype") && has_value) {
-      settings.dtype = argv[++i];
-    } else if (is("--quantization") && has_value) {
-      settings.quantization = {argv[i + 1], argv[i + 1], argv[i + 1]};
-      ++i;
-    } else if (is("--head") && has_value) {
-      settings.quantization.head = argv[++i];
-    } else if (settings.model.empty() && argv[i][0] != '-') {
-      settings.model = argv[i];
     } else {
-      settings.model.clear();
-      break;
+      is_valid = settings.Take(argc, argv, i) && is_valid;
     }
   }
-  if (settings.model.empty()) {
-    std::fprintf(stderr,
-                 "usage: bench_profile MODEL_DIRECTORY [--smoke] [--threads N] [--rounds N] "
-                 "[--dtype NAME] [--quantization NAME] [--head NAME] [--max-context N]\n");
+  if (!is_valid || settings.model.empty()) {
+    std::fprintf(stderr, "usage: bench_profile %s [--max-context N]\n", kModelUsage);
     return 2;
   }
+  if (settings.is_smoke) settings.max_context = 1024;
   Profile(settings).Run();
   return 0;
 }
