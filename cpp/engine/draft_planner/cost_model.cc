@@ -1,6 +1,7 @@
 #include "cpp/engine/draft_planner/cost_model.h"
 
 #include <algorithm>
+#include <cmath>
 
 namespace forerun {
 namespace {
@@ -20,6 +21,12 @@ constexpr double kDraftDecay = 0.95;
 constexpr double kPriorRows = 8;
 constexpr double kPriorIncrease = 0.5;
 
+// Half the weight of a ratio is in the last 230 steps of any number of rows: what is not observed
+// fades to the line, so that a number of rows that once seemed slow is tried again.
+constexpr double kRatioDecay = 0.997;
+// The line weighs as much as this many observed passes of a number of rows.
+constexpr double kLineWeight = 2;
+
 // In rows squared. Below it the rows hardly differ, and a slope fitted to them would be noise; the
 // last one is kept.
 constexpr double kLeastVariance = 0.05;
@@ -30,6 +37,18 @@ void CostModel::Mean::Observe(double seconds) {
   if (mean > 0) seconds = std::min(seconds, kOutlierFactor * mean);
   weight = kDraftDecay * weight + 1;
   mean += (seconds - mean) / weight;
+}
+
+int CostModel::BucketOf(int num_rows) {
+  constexpr int kSingle = 32, kPerDoubling = 4;
+  if (num_rows <= kSingle) return std::max(num_rows - 1, 0);
+  const double doublings = std::log2(static_cast<double>(num_rows) / kSingle);
+  return std::min(kSingle + static_cast<int>(kPerDoubling * doublings), kNumBuckets - 1);
+}
+
+double CostModel::StepSeconds(int num_rows) const {
+  const Ratio& ratio = ratios_[BucketOf(num_rows)];
+  return LineSeconds(num_rows) * (ratio.sum + kLineWeight) / (ratio.weight + kLineWeight);
 }
 
 void CostModel::ObserveStep(int num_rows, double seconds) {
@@ -55,6 +74,14 @@ void CostModel::ObserveStep(int num_rows, double seconds) {
   const double covariance = step_.rows_seconds / step_.weight - mean_rows * mean_seconds;
   if (variance > kLeastVariance) step_.slope = std::max(0.0, covariance / variance);
   step_.intercept = std::max(0.0, mean_seconds - step_.slope * mean_rows);
+  for (Ratio& ratio : ratios_) {
+    ratio.sum *= kRatioDecay;
+    ratio.weight *= kRatioDecay;
+  }
+  if (LineSeconds(num_rows) <= 0) return;
+  Ratio& ratio = ratios_[BucketOf(num_rows)];
+  ratio.sum += seconds / LineSeconds(num_rows);
+  ratio.weight += 1;
 }
 
 void CostModel::ObserveDrafting(int num_requests, int num_forwards, int num_catch_up_tokens,

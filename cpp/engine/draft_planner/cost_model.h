@@ -1,10 +1,15 @@
 // How many seconds a target pass and a draft take, by measurement.
 //
-// A target pass is a line in its number of rows. Drafting is a mean per draft and per forward pass
+// A target pass is a line in its number of rows, and beside it how much more or less than the line
+// passes of about as many rows took: kernels multiply rows in groups, so the true curve has steps.
+// Only ratios to the line are kept by rows, since the line follows the growth of contexts and the
+// load of the machine within a few steps. Drafting is a mean per draft and per forward pass
 // of the draft model, and a mean per token that the model had to catch up with. All of them forget
 // exponentially, and an outlier counts as twice what was expected.
 #ifndef FORERUN_CPP_ENGINE_DRAFT_PLANNER_COST_MODEL_H_
 #define FORERUN_CPP_ENGINE_DRAFT_PLANNER_COST_MODEL_H_
+
+#include <array>
 
 namespace forerun {
 
@@ -24,7 +29,7 @@ class CostModel {
   // Whether a step was observed.
   bool known() const { return step_.weight > 0; }
   // Of a target pass. REQUIRES: known().
-  double StepSeconds(int num_rows) const { return step_.intercept + step_.slope * num_rows; }
+  double StepSeconds(int num_rows) const;
   double seconds_per_row() const { return step_.slope; }
 
   // Of a draft of one request for which the model has nothing to catch up with, and of that
@@ -48,7 +53,18 @@ class CostModel {
     void Observe(double seconds);
   };
 
+  // Actual time over that of the line, of passes of one bucket's numbers of rows.
+  struct Ratio {
+    double sum = 0, weight = 0;
+  };
+  static constexpr int kNumBuckets = 48;
+  // A bucket for each number of rows up to 32, then four for every doubling.
+  static int BucketOf(int num_rows);
+
+  double LineSeconds(int num_rows) const { return step_.intercept + step_.slope * num_rows; }
+
   Line step_;
+  std::array<Ratio, kNumBuckets> ratios_;
   Mean draft_, draft_forward_, catch_up_token_;
 };
 

@@ -19,6 +19,50 @@ TEST(CostModelTest, FindsTheLineThatNoisyStepsScatterAround) {
   EXPECT_NEAR(cost.StepSeconds(9), 0.019, 0.0005);
 }
 
+// Eight rows in one go of the kernel, nine in two.
+double StepOfTwoGoes(int rows) { return rows <= 8 ? 0.010 : 0.018; }
+
+TEST(CostModelTest, FindsAStepBetweenNeighbouringNumbersOfRows) {
+  CostModel cost;
+  std::mt19937 random(2);
+  std::uniform_real_distribution<double> noise(0.97, 1.03);
+  for (int i = 0; i < 400; ++i) {
+    const int rows = 1 + i % 16;
+    cost.ObserveStep(rows, StepOfTwoGoes(rows) * noise(random));
+  }
+  for (int rows : {1, 4, 8}) EXPECT_NEAR(cost.StepSeconds(rows), 0.010, 0.001) << rows;
+  for (int rows : {9, 12, 16}) EXPECT_NEAR(cost.StepSeconds(rows), 0.018, 0.001) << rows;
+  EXPECT_GT(cost.StepSeconds(9), 1.5 * cost.StepSeconds(8));
+}
+
+TEST(CostModelTest, TheStepMovesWithAMachineThatSlowsDown) {
+  CostModel cost;
+  for (int i = 0; i < 400; ++i) cost.ObserveStep(1 + i % 16, StepOfTwoGoes(1 + i % 16));
+  for (int i = 0; i < 200; ++i) cost.ObserveStep(4 + i % 2, 1.5 * StepOfTwoGoes(4));
+  EXPECT_NEAR(cost.StepSeconds(4), 0.015, 0.0005);
+  EXPECT_GT(cost.StepSeconds(9), cost.StepSeconds(8));
+}
+
+TEST(CostModelTest, ANumberOfRowsThatWasSlowOnceIsNotSlowForEver) {
+  CostModel cost;
+  for (int i = 0; i < 100; ++i) cost.ObserveStep(1 + i % 4, 0.010);
+  for (int i = 0; i < 10; ++i) cost.ObserveStep(5, 0.016);
+  const double at_first = cost.StepSeconds(5);
+  EXPECT_GT(at_first, 0.012);
+  for (int i = 0; i < 2000; ++i) cost.ObserveStep(1 + i % 4, 0.010);
+  EXPECT_NEAR(cost.StepSeconds(5), 0.010, 0.0005);
+}
+
+TEST(CostModelTest, ManyRowsShareABucket) {
+  CostModel cost;
+  for (int i = 0; i < 200; ++i) {
+    for (int rows : {8, 40, 200, 1000}) cost.ObserveStep(rows, 0.01 + 0.001 * rows);
+  }
+  for (int rows : {8, 40, 200, 1000, 1'000'000}) {
+    EXPECT_NEAR(cost.StepSeconds(rows) / (0.01 + 0.001 * rows), 1.0, 0.02) << rows;
+  }
+}
+
 TEST(CostModelTest, OneStalledStepMovesLittle) {
   CostModel cost;
   for (int i = 0; i < 200; ++i) cost.ObserveStep(1 + i % 5, 0.010 + 0.001 * (1 + i % 5));
