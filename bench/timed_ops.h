@@ -5,11 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "cpp/ops/ops.h"
+#include "cpp/ops/cpu/cpu_ops.h"
 #include "cpp/util/clock.h"
 
 namespace forerun::bench {
@@ -39,9 +40,9 @@ struct OperationTime {
 // Takes apart what CpuOps does as one, in its order: sums are those of all of a pass.
 class TimedOps final : public Ops {
  public:
-  // Products with `head` are its own line.
   explicit TimedOps(Ops& ops) : ops_(ops) {}
 
+  // Products with this matrix are a line of their own.
   void SetHead(const PackedMatrix* head) { head_ = head; }
   const std::array<OperationTime, kNumOperations>& times() const { return times_; }
   void Clear() { times_ = {}; }
@@ -51,6 +52,9 @@ class TimedOps final : public Ops {
   void Reserve(const OpsLimits& limits) override { ops_.Reserve(limits); }
   std::unique_ptr<PackedMatrix> Pack(std::span<const WeightSource> sources) override {
     return ops_.Pack(sources);
+  }
+  void ForEach(int count, const std::function<void(int)>& body) override {
+    ops_.ForEach(count, body);
   }
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override {
     return ops_.MakeKvCache(layout, num_blocks);
@@ -73,8 +77,8 @@ class TimedOps final : public Ops {
   void GatedMatMul(ConstRows x, const NormWeight& norm, const GatedMlp& mlp, bool accumulate,
                    Rows y) override {
     const int num_gated = mlp.down.num_inputs();
-    for (int begin = 0; begin < x.rows; begin += kMlpRows) {
-      const int num_rows = std::min(kMlpRows, x.rows - begin);
+    for (int begin = 0; begin < x.rows; begin += CpuOps::kMlpRows) {
+      const int num_rows = std::min(CpuOps::kMlpRows, x.rows - begin);
       const Rows normed = RowsIn(normed_, num_rows, x.cols);
       const Rows gate_up = RowsIn(gate_up_, num_rows, 2 * num_gated);
       const Rows activated = RowsIn(activated_, num_rows, num_gated);
@@ -131,8 +135,6 @@ class TimedOps final : public Ops {
   }
 
  private:
-  static constexpr int kMlpRows = 256;  // as in CpuOps
-
   template <typename Fn>
   void Time(Operation operation, const Fn& fn) {
     const double begin = Now();

@@ -23,6 +23,9 @@ namespace forerun {
 
 class CpuOps final : public Ops {
  public:
+  // The MLP's wide activations are made for this many rows at a time, so that they stay in cache.
+  static constexpr int kMlpRows = 256;
+
   // The team must outlive it.
   CpuOps(ThreadTeam& team, Isa isa)
       : CpuOps(team, Name(isa), CpuKernelsOf(isa), IntegerKernelsOf(isa)) {}
@@ -72,8 +75,6 @@ class CpuOps final : public Ops {
  private:
   // Values under which an element-wise operation is over sooner than other threads would join.
   static constexpr int kSerialValues = 16384;
-  // The MLP's wide activations are made for this many rows at a time, so that they stay in cache.
-  static constexpr int kMlpRows = 256;
 
   // Calls fn(row) for each row; on this thread alone unless rows * cols is worth waking the others.
   template <typename Fn>
