@@ -30,7 +30,7 @@ WeightGroup QuantizeWeights(const float* weights, int count, IntegerFormat forma
 void QuantizeGroup(float* weights, int count, WeightFormat format, int group,
                    const IntegerKernels& kernels, std::byte* tile);
 
-// `group` counts over a tile, whose bytes were 0.
+// `group` counts over a tile.
 void PutGroup(const WeightGroup& source, IntegerFormat format, int group, int lane,
               std::byte* tile);
 
