@@ -4,8 +4,8 @@
 
 OPTIONS is a JSON object for the engine's constructor. Every line of standard input is a request,
 every line of standard output the answer to one. {"do": "decode", "ids": [...], "num_tokens": N} is
-answered with {"prompt_seconds": ..., "tokens_per_second": ..., "ids": [...]}, and {"do": "chats",
-"prompts": [[...], ...], "num_tokens": N} with the rate of all together.
+answered with {"prompt_seconds": ..., "tokens_per_second": ...}, and {"do": "chats", "prompts":
+[[...], ...], "num_tokens": N} with the rate of all together.
 """
 
 from __future__ import annotations
@@ -46,7 +46,6 @@ class Forerun:
         return {
             "prompt_seconds": metrics.first_token_seconds - metrics.queue_seconds,
             "tokens_per_second": (num_tokens - 1) / seconds if num_tokens > 1 else None,
-            "ids": list(output.outputs[0].token_ids),
         }
 
     def chats(self, prompts: list[list[int]], num_tokens: int) -> dict[str, Any]:
@@ -73,20 +72,17 @@ class Transformers:
     def decode(self, ids: list[int], num_tokens: int) -> dict[str, Any]:
         """As Engine.decode."""
         torch = self.torch
-        chosen = []
         with torch.no_grad():
             begin = time.perf_counter()
             out = self.model(torch.tensor([ids]), use_cache=True, logits_to_keep=1)
             first = time.perf_counter()
             for _ in range(num_tokens - 1):
                 token = out.logits[:, -1].argmax(-1, keepdim=True)
-                chosen.append(int(token))
                 out = self.model(token, past_key_values=out.past_key_values, use_cache=True)
             seconds = time.perf_counter() - first
         return {
             "prompt_seconds": first - begin,
             "tokens_per_second": (num_tokens - 1) / seconds if num_tokens > 1 else None,
-            "ids": [*chosen, int(out.logits[:, -1].argmax(-1))],
         }
 
     def chats(self, prompts: list[list[int]], num_tokens: int) -> dict[str, Any]:
@@ -146,7 +142,6 @@ class OpenVino:
         return {
             "prompt_seconds": first,
             "tokens_per_second": (num_tokens - 1) / (seconds - first) if num_tokens > 1 else None,
-            "ids": [int(token) for token in result.tokens[0]],
         }
 
     def chats(self, prompts: list[list[int]], num_tokens: int) -> dict[str, Any]:
