@@ -15,15 +15,12 @@
 #include <string>
 #include <vector>
 
-#include "bench/read_bandwidth.h"
 #include "cpp/ops/cpu/cpu_backend.h"
 #include "cpp/util/clock.h"
+#include "cpp/util/read_bandwidth.h"
 
 namespace forerun {
 namespace {
-
-using bench::Median;
-using bench::Reader;
 
 struct Settings {
   bool smoke = false;
@@ -100,7 +97,7 @@ class ContextBench {
   int next_ = 0;
 };
 
-void RunContext(CpuOps& ops, Reader& reader, const Heads& heads, int num_positions,
+void RunContext(CpuOps& ops, MemoryReader& reader, const Heads& heads, int num_positions,
                 const Settings& settings) {
   ContextBench layers(ops, heads, num_positions, settings.smoke ? 1e6 : 128e6);
   constexpr int kNumRows = sizeof(kRows) / sizeof(kRows[0]);
@@ -156,7 +153,7 @@ int Main(int argc, char** argv) {
   CpuOps& ops = backend.ops();
   ThreadTeam& team = backend.team();
   std::printf("isa %s, %d threads\n", ops.isa().c_str(), team.num_threads());
-  Reader reader(team, settings.smoke ? 4'000'000 : 128'000'000);
+  MemoryReader reader(team, settings.smoke ? 4'000'000 : 128'000'000);
   for (const Heads& heads : kHeads) {
     if (!settings.heads.empty() && settings.heads != heads.name) continue;
     for (int context : kContexts) {

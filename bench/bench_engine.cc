@@ -15,11 +15,11 @@
 #include <string>
 
 #include "bench/model_settings.h"
-#include "bench/read_bandwidth.h"
 #include "cpp/model/model_files.h"
 #include "cpp/model/transformer.h"
 #include "cpp/model/weights.h"
 #include "cpp/ops/cpu/cpu_backend.h"
+#include "cpp/util/read_bandwidth.h"
 #include "cpp/verify/verify.h"
 #include "forerun/engine.h"
 
@@ -116,7 +116,7 @@ class ModelBench {
  private:
   CpuBackend backend_;
   Ops& ops_ = backend_.ops();
-  Reader reader_;
+  MemoryReader reader_;
   std::vector<const PackedMatrix*> matrices_;
   std::unique_ptr<Transformer> model_;
   std::vector<BlockId> block_table_;
@@ -232,7 +232,7 @@ DecodeResult Decode(Engine& engine, int num_requests, int num_decoded) {
 
 void BenchEngine(const Settings& settings) {
   ThreadTeam team(settings.num_threads);
-  Reader reader(team, settings.read_bytes);
+  MemoryReader reader(team, settings.read_bytes);
   EngineOptions options;
   options.model = settings.model;
   options.dtype = settings.dtype;

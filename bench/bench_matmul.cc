@@ -19,9 +19,9 @@
 #include <string>
 #include <vector>
 
-#include "bench/read_bandwidth.h"
 #include "cpp/ops/cpu/cpu_ops.h"
 #include "cpp/util/clock.h"
+#include "cpp/util/read_bandwidth.h"
 #include "cpp/util/simd/isa.h"
 #include "cpp/util/thread_team.h"
 
@@ -45,9 +45,6 @@ struct Shape {
 constexpr Shape kShapes[] = {{"qkv", 960, 576},   {"o", 576, 576},      {"gate_up", 3072, 576},
                              {"down", 576, 1536}, {"head", 49152, 576}, {"large", 8192, 2048}};
 constexpr int kRows[] = {1, 2, 3, 4, 5, 6, 8, 9, 12, 16, 32, 64, 512};
-
-using bench::Median;
-using bench::Reader;
 
 class ShapeBench {
  public:
@@ -86,7 +83,7 @@ class ShapeBench {
   std::size_t next_ = 0;
 };
 
-void RunShape(Ops& ops, Reader& reader, const Shape& shape, WeightFormat format,
+void RunShape(Ops& ops, MemoryReader& reader, const Shape& shape, WeightFormat format,
               const Settings& settings) {
   ShapeBench product(ops, shape, format, settings.total_bytes);
   constexpr int kNumRows = sizeof(kRows) / sizeof(kRows[0]);
@@ -162,7 +159,7 @@ int Main(int argc, char** argv) {
   const IntegerKernels& integers = FindIntegers(settings);
   ThreadTeam team(settings.threads);
   std::printf("isa %s, integers %s, %d threads\n", Name(isa), integers.name, team.num_threads());
-  Reader reader(team, static_cast<std::size_t>(settings.total_bytes));
+  MemoryReader reader(team, static_cast<std::size_t>(settings.total_bytes));
   for (const Shape& shape : kShapes) {
     if (!settings.shape.empty() && settings.shape != shape.name) continue;
     for (WeightFormat format : kWeightFormats) {

@@ -15,6 +15,8 @@ constexpr int kDefaultMaxLen = 4096;
 constexpr int kDefaultChunk = 256;
 constexpr int kMaxChunk = 1024;
 
+}  // namespace
+
 int CheckThreads(int num_threads) {
   if (num_threads < 0 || num_threads > 1024) {
     throw InvalidArgument("num_threads", std::to_string(num_threads), "0 to 1024");
@@ -30,8 +32,6 @@ int ResolveMaxLen(const ScorerOptions& options, const ModelSpec& spec) {
   }
   return length;
 }
-
-}  // namespace
 
 Scorer::Scorer(const ScorerOptions& options)
     : backend_(CheckThreads(options.num_threads), options.isa) {

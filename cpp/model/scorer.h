@@ -25,6 +25,10 @@ struct ScorerOptions {
   std::optional<int> max_model_len;  // absent: the model's own limit, at most 4096
 };
 
+// The number, and how long a sequence may be. Throw InvalidArgument.
+int CheckThreads(int num_threads);
+int ResolveMaxLen(const ScorerOptions& options, const ModelSpec& spec);
+
 // One sequence at a time over a KV cache of its own. Not thread-safe.
 class Scorer {
  public:

@@ -1,12 +1,15 @@
+#include <pybind11/functional.h>
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <optional>
 #include <vector>
 
+#include "cpp/model/profile.h"
 #include "cpp/model/scorer.h"
 #include "cpp/model/tensor_values.h"
 #include "cpp/util/simd/isa.h"
@@ -64,9 +67,46 @@ py::array_t<float> ReadTensor(const std::string& directory, const std::string& n
   return array;
 }
 
+void Profile(const EngineOptions& options, const std::function<void(const PassProfile&)>& report,
+             int rounds) {
+  const ScorerOptions model = {.model = options.model,
+                               .dtype = options.dtype,
+                               .quantization = options.quantization,
+                               .kv_cache_dtype = options.kv_cache_dtype,
+                               .num_threads = options.num_threads,
+                               .isa = "",
+                               .max_model_len = options.max_model_len};
+  const ReleaseGil release;
+  ProfilePasses({.model = model, .num_rounds = rounds}, report);
+}
+
+void RegisterProfile(py::module_& module) {
+  py::class_<OperationProfile>(module, "OperationProfile", "What one kind of operation takes.")
+      .def_readonly("name", &OperationProfile::name)
+      .def_readonly("seconds", &OperationProfile::seconds)
+      .def_readonly("share", &OperationProfile::share, "Of the pass.")
+      .def_readonly("share_of_read", &OperationProfile::share_of_read,
+                    "The rate at which products read weights, by that of plain reading.")
+      .def_readonly("share_of_arithmetic", &OperationProfile::share_of_arithmetic,
+                    "The arithmetic rate of products, by that of many rows of a small matrix.");
+  py::class_<PassProfile>(module, "PassProfile", "Where the time of a forward pass goes.")
+      .def_readonly("num_rows", &PassProfile::num_rows)
+      .def_readonly("num_context", &PassProfile::num_context, "Tokens before the rows.")
+      .def_readonly("seconds", &PassProfile::seconds)
+      .def_readonly("read_rate", &PassProfile::read_rate, "Bytes a second of plain reading.")
+      .def_readonly("arithmetic_rate", &PassProfile::arithmetic_rate,
+                    "Multiplications and additions a second.")
+      .def_readonly("operations", &PassProfile::operations);
+  module.def(
+      "profile_passes", &Profile, py::arg("options"), py::arg("report"), py::arg("rounds"),
+      "Runs passes of a few rows and of prompts at several contexts; calls report(PassProfile) "
+      "after each.");
+}
+
 }  // namespace
 
 void RegisterModel(py::module_& module) {
+  RegisterProfile(module);
   module.def("read_tensor", &ReadTensor, py::arg("directory"), py::arg("name"),
              "A matrix or vector of a checkpoint in float32: the weights that a model computes "
              "with, unpacked.");

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'Deadline', 'DeviceArray', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineLoop', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'LoopFailure', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'Prediction', 'QuantizationOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'block_types', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'proposed_tokens', 'read_tensor', 'top_rows', 'verify_rows']
+__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'Deadline', 'DeviceArray', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineLoop', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'LoopFailure', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'OperationProfile', 'PassProfile', 'Prediction', 'QuantizationOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'block_types', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'profile_passes', 'proposed_tokens', 'read_tensor', 'top_rows', 'verify_rows']
 class NgramOptions:
     """
     Drafts what followed the last tokens before.
@@ -1269,6 +1269,59 @@ class Draft:
         """
         The number of draft tokens.
         """
+class OperationProfile:
+    """
+    What one kind of operation takes.
+    """
+    @property
+    def name(self) -> str:
+        ...
+    @property
+    def seconds(self) -> float:
+        ...
+    @property
+    def share(self) -> float:
+        """
+        Of the pass.
+        """
+    @property
+    def share_of_arithmetic(self) -> float | None:
+        """
+        The arithmetic rate of products, by that of many rows of a small matrix.
+        """
+    @property
+    def share_of_read(self) -> float | None:
+        """
+        The rate at which products read weights, by that of plain reading.
+        """
+class PassProfile:
+    """
+    Where the time of a forward pass goes.
+    """
+    @property
+    def arithmetic_rate(self) -> float:
+        """
+        Multiplications and additions a second.
+        """
+    @property
+    def num_context(self) -> int:
+        """
+        Tokens before the rows.
+        """
+    @property
+    def num_rows(self) -> int:
+        ...
+    @property
+    def operations(self) -> list[OperationProfile]:
+        ...
+    @property
+    def read_rate(self) -> float:
+        """
+        Bytes a second of plain reading.
+        """
+    @property
+    def seconds(self) -> float:
+        ...
 class Model:
     """
     A model without an engine: the logits of tokens that are already known.
@@ -1352,6 +1405,10 @@ def json_depth(text: bytes) -> int:
 def num_gil_acquisitions() -> int:
     """
     How often the engines of this process have taken the GIL, for tests.
+    """
+def profile_passes(options: EngineOptions, report: collections.abc.Callable[[PassProfile], None], rounds: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Runs passes of a few rows and of prompts at several contexts; calls report(PassProfile) after each.
     """
 def proposed_tokens(config: bytes) -> int | None:
     """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from forerun.tools.cli_options import (
     sampling_params,
     speculative_configs_of,
 )
+from forerun.tools.cli_weights import weight_options
 
 if TYPE_CHECKING:
     from forerun.tools.bench import Case
@@ -54,18 +57,32 @@ def add_bench(commands: Any) -> None:
     bench.add_argument(
         "--rounds", type=int, default=3, metavar="N", help="repetitions (default: %(default)s)"
     )
+    bench.add_argument(
+        "--profile",
+        action="store_true",
+        help="instead, show where the time of a forward pass goes, beside how fast this machine "
+        "reads and computes",
+    )
     bench.add_argument("--output", metavar="FILE.json", help="write all numbers here")
     bench.add_argument("--plot", metavar="FILE.png", help="draw a picture (needs the extra 'plot')")
     add_sampling(bench, max_tokens=128)
     add_engine(bench, with_method=False)
     add_url(bench)
-    bench.set_defaults(run=_bench, optional="prompts")
+    bench.set_defaults(run=functools.partial(_bench, bench), optional="prompts")
 
 
-def _bench(options: argparse.Namespace) -> int:
+_OF_PROFILE = {
+    *("model", "profile", "rounds", "output", "revision", "dtype", "quantization"),
+    *("kv_cache_dtype", "num_threads", "max_model_len"),
+}
+
+
+def _bench(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     from forerun.tools import bench, report
 
     check_remote(options, with_method=False)
+    if options.profile:
+        return _profile(parser, options)
     if options.url is not None and options.prompts is None:  # the one argument given is the file
         options.model, options.prompts = None, options.model
     if options.prompts is None:
@@ -81,6 +98,29 @@ def _bench(options: argparse.Namespace) -> int:
     if options.plot:
         report.draw(result, options.plot)
     return 0 if all(summary["same_tokens"] for summary in result["methods"].values()) else 1
+
+
+def _profile(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    from forerun.tools import profile
+
+    for name, value in vars(options).items():
+        if name not in _OF_PROFILE and value != parser.get_default(name):
+            raise InvalidArgumentError(name, value, "nothing with --profile")
+    _check_writable("output", options.output)
+    passes = profile.profile_passes(
+        options.model,
+        report=lambda each: print(profile.pass_table(each) + "\n"),
+        rounds=options.rounds,
+        revision=options.revision,
+        num_threads=options.num_threads,
+        max_model_len=options.max_model_len,
+        **weight_options(options),
+    )
+    print(profile.LEGEND)
+    if options.output:
+        text = json.dumps([dataclasses.asdict(each) for each in passes], indent=2)
+        Path(options.output).write_text(text + "\n", encoding="utf-8")
+    return 0
 
 
 def _measure_local(

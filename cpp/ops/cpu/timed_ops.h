@@ -1,6 +1,6 @@
 // Operations that note how long each of them took.
-#ifndef FORERUN_BENCH_TIMED_OPS_H_
-#define FORERUN_BENCH_TIMED_OPS_H_
+#ifndef FORERUN_CPP_OPS_CPU_TIMED_OPS_H_
+#define FORERUN_CPP_OPS_CPU_TIMED_OPS_H_
 
 #include <algorithm>
 #include <array>
@@ -13,7 +13,7 @@
 #include "cpp/ops/cpu/cpu_ops.h"
 #include "cpp/util/clock.h"
 
-namespace forerun::bench {
+namespace forerun {
 
 enum class Operation {
   kProjections,
@@ -161,6 +161,6 @@ class TimedOps final : public Ops {
   std::vector<float> normed_, gate_up_, activated_;
 };
 
-}  // namespace forerun::bench
+}  // namespace forerun
 
-#endif  // FORERUN_BENCH_TIMED_OPS_H_
+#endif  // FORERUN_CPP_OPS_CPU_TIMED_OPS_H_

@@ -1,7 +1,7 @@
 // How fast this process can read memory right now: the ceiling of decoding, to be measured in the
 // same run.
-#ifndef FORERUN_BENCH_READ_BANDWIDTH_H_
-#define FORERUN_BENCH_READ_BANDWIDTH_H_
+#ifndef FORERUN_CPP_UTIL_READ_BANDWIDTH_H_
+#define FORERUN_CPP_UTIL_READ_BANDWIDTH_H_
 
 #include <sys/mman.h>
 
@@ -14,7 +14,7 @@
 #include "cpp/util/clock.h"
 #include "cpp/util/thread_team.h"
 
-namespace forerun::bench {
+namespace forerun {
 
 inline double Median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
@@ -23,9 +23,9 @@ inline double Median(std::vector<double> values) {
 
 // Reads num_bytes with every thread of a team, the fastest way found: huge pages, and eight streams
 // per thread, since one stream alone leaves the prefetchers waiting.
-class Reader {
+class MemoryReader {
  public:
-  Reader(ThreadTeam& team, std::size_t num_bytes)
+  MemoryReader(ThreadTeam& team, std::size_t num_bytes)
       : team_(team),
         num_pieces_(static_cast<int>(num_bytes / kPieceBytes)),
         data_(static_cast<std::uint64_t*>(
@@ -68,6 +68,6 @@ class Reader {
   std::unique_ptr<std::uint64_t, Free> data_;
 };
 
-}  // namespace forerun::bench
+}  // namespace forerun
 
-#endif  // FORERUN_BENCH_READ_BANDWIDTH_H_
+#endif  // FORERUN_CPP_UTIL_READ_BANDWIDTH_H_
