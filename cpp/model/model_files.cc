@@ -16,8 +16,9 @@ ModelFormats FormatsOf(const std::string& directory, const ModelSpec& spec, DTyp
 }  // namespace
 
 void CheckKvDType(const std::string& name) {
-  if (name != "auto" && name != "bfloat16" && name != "float32") {
-    throw InvalidArgument("kv_cache_dtype", "'" + name + "'", "'auto', 'bfloat16' or 'float32'");
+  if (name != "auto" && name != "bfloat16" && name != "float32" && name != "int8") {
+    throw InvalidArgument("kv_cache_dtype", "'" + name + "'",
+                          "'auto', 'bfloat16', 'float32' or 'int8'");
   }
 }
 
@@ -31,6 +32,7 @@ ModelFiles::ModelFiles(const std::string& directory, const std::string& dtype_na
 DType ModelFiles::KvDType(const std::string& name) const {
   CheckKvDType(name);
   if (name == "auto") return dtype;
+  if (name == "int8") return DType::kInt8;
   return name == "bfloat16" ? DType::kBFloat16 : DType::kFloat32;
 }
 

@@ -15,7 +15,7 @@
 
 namespace forerun {
 
-// Throws InvalidArgument unless it is "auto", "bfloat16" or "float32".
+// Throws InvalidArgument unless it is "auto", "bfloat16", "float32" or "int8".
 void CheckKvDType(const std::string& name);
 
 struct ModelFiles {

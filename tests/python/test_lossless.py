@@ -22,13 +22,17 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "tools"))
 from tiny_model import write_tiny_model
 
 VOCAB_SIZE = 48
-# Layers x keys and values x heads x channels x tokens of a block, before the bytes of an element.
-BLOCK_ELEMENTS = 2 * 2 * 2 * 8 * 16
+# Layers x keys and values x heads x tokens of a block, and the channels of each.
+BLOCK_SLOTS, NUM_CHANNELS = 2 * 2 * 2 * 16, 8
 # By how weights are stored: the other options for it.
 FORMATS: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
     "bfloat16": {"dtype": "bfloat16"},
-    "int8": {"dtype": "float32", "quantization": _core.QuantizationOptions(*["int8"] * 3)},
+    "int8": {
+        "dtype": "float32",
+        "quantization": _core.QuantizationOptions(*["int8"] * 3),
+        "kv_cache_dtype": "int8",
+    },
     "int4": {
         "dtype": "float32",
         "quantization": _core.QuantizationOptions(*["int4"] * 3),
@@ -67,7 +71,8 @@ def block_bytes(model: tuple[str, str, float]) -> int:
     """Of 16 tokens."""
     options = FORMATS[model[1]]
     dtype = options.get("kv_cache_dtype", options["dtype"])
-    return BLOCK_ELEMENTS * (4 if dtype == "float32" else 2)
+    slot_bytes = {"float32": 4 * NUM_CHANNELS, "bfloat16": 2 * NUM_CHANNELS}
+    return BLOCK_SLOTS * slot_bytes.get(dtype, NUM_CHANNELS + 4)  # int8 has a scale
 
 
 @functools.cache
@@ -78,7 +83,7 @@ def reference_engine(model: tuple[str, str, float]) -> _core.Engine:
         max_num_seqs=1,
         max_model_len=512,
         enable_prefix_caching=False,
-        kv_cache_memory_bytes=4 * BLOCK_ELEMENTS * 32,
+        kv_cache_memory_bytes=32 * BLOCK_SLOTS * 4 * NUM_CHANNELS,
     )
 
 

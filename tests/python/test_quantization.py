@@ -158,7 +158,7 @@ def test_shares_of_formats_are_shown() -> None:
 def test_the_kv_cache_has_a_type_of_its_own() -> None:
     directory = str(directory_of("llama"))
     blocks, logits = {}, {}
-    for name in ("auto", "float32", "bfloat16"):
+    for name in ("auto", "float32", "bfloat16", "int8"):
         options = _core.EngineOptions()
         options.model = directory
         options.kv_cache_dtype = name
@@ -169,8 +169,15 @@ def test_the_kv_cache_has_a_type_of_its_own() -> None:
         model = _core.Model(directory, kv_cache_dtype=name)
         logits[name] = model.logits(np.array(TOKENS, np.int32))
     assert blocks["bfloat16"] // 2 == blocks["float32"] == blocks["auto"]
+    assert blocks["int8"] > blocks["bfloat16"]
     assert (logits["auto"] == logits["float32"]).all()
     assert 1e-5 < error_of(logits["float32"], logits["bfloat16"]) < 0.02
+    assert 1e-5 < error_of(logits["float32"], logits["int8"]) < 0.02
+
+
+def test_int8_keys_and_values_have_vllms_name(tiny_dir: Path) -> None:
+    llm = LLM(tiny_dir, kv_cache_dtype="int8_per_token_head")
+    assert llm.limits.kv_cache_dtype == "int8"
 
 
 @pytest.mark.parametrize(
@@ -254,7 +261,7 @@ def test_unknown_formats_are_refused(value: Any) -> None:
         assert "int8" in str(caught.value.expected)
 
 
-@pytest.mark.parametrize("value", ["float16", "fp8", "int8", None, 16])
+@pytest.mark.parametrize("value", ["float16", "fp8", "int4", None, 16])
 def test_unknown_types_of_the_kv_cache_are_refused(value: Any) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
         LLM("/nowhere", kv_cache_dtype=value)
@@ -270,7 +277,7 @@ def test_the_core_refuses_unknown_formats() -> None:
     with pytest.raises(InvalidArgumentError, match="head 'int3'"):
         _core.Model(str(directory_of("llama")), quantization=quantization)
     with pytest.raises(InvalidArgumentError, match="kv_cache_dtype"):
-        _core.Model(str(directory_of("llama")), kv_cache_dtype="int8")
+        _core.Model(str(directory_of("llama")), kv_cache_dtype="int4")
 
 
 def test_the_command_line_takes_a_format_or_json(

@@ -154,7 +154,7 @@ struct EngineOptions {
   // stay integers, unless `quantization` unpacks them.
   std::string dtype = "auto";
   QuantizationOptions quantization;
-  std::string kv_cache_dtype = "auto";  // "bfloat16", "float32", or "auto": as dtype
+  std::string kv_cache_dtype = "auto";  // "bfloat16", "float32", "int8", or "auto": as dtype
   std::optional<int> max_model_len;     // absent: the model's own limit, if the cache can hold it
   int max_num_seqs = 32;                // requests that run at the same time
   // Requests that may wait while max_num_seqs run; more are refused with QueueFull. Absent: no

@@ -8,6 +8,11 @@
 
 namespace forerun::FORERUN_ISA {
 
+template <class T>
+inline constexpr bool kHasScales = false;
+template <>
+inline constexpr bool kHasScales<std::int8_t> = true;
+
 // Slot i holds position `position` + i.
 template <class T>
 struct Chunk {
@@ -16,6 +21,9 @@ struct Chunk {
   std::int64_t key_stride = 0;                 // from a channel to the next
   const T* keys[kPositionsPerChunk / kLanes];  // groups of kLanes slots, channel 0
   const T* values[kPositionsPerChunk];         // channel 0
+  // Of int8 elements, by groups: of keys and of values.
+  const float* key_scales[kPositionsPerChunk / kLanes];
+  const float* value_scales[kPositionsPerChunk / kLanes];
   // As `keys`, of the chunk to follow; only to be prefetched.
   const T* next_keys[kPositionsPerChunk / kLanes];
 };
@@ -28,11 +36,13 @@ FORERUN_INLINE Range VisibleSlots(const AttentionTask& task, const Chunk<T>& chu
                    {0, chunk.num_slots});
 }
 
-// Channel 0 of a position.
+// Channel 0 of a position, and its scales, where T has any.
 template <class T>
 struct SlotPointers {
   const T* key;
   const T* value;
+  const float* key_scale;
+  const float* value_scale;
 };
 
 template <class T>
@@ -41,12 +51,18 @@ FORERUN_INLINE SlotPointers<T> FindSlot(const AttentionTask& task, int position)
   const int index = in_tail ? position - task.tail_position + task.tail_slot : position;
   const int block = index / task.block_size;
   const int slot = index % task.block_size;
-  const std::int64_t tail_stride = std::int64_t{task.head_dim} * task.block_size;
   const std::int64_t begin =
-      in_tail ? block * tail_stride : task.block_table[block] * task.block_stride;
+      in_tail ? block * task.head_elements : task.block_table[block] * task.block_stride;
   const auto* keys = static_cast<const T*>(in_tail ? task.tail_keys : task.keys);
   const auto* values = static_cast<const T*>(in_tail ? task.tail_values : task.values);
-  return {keys + begin + slot, values + begin + std::int64_t{slot} * task.head_dim};
+  SlotPointers<T> pointers = {
+      keys + begin + slot, values + begin + std::int64_t{slot} * task.head_dim, nullptr, nullptr};
+  if constexpr (kHasScales<T>) {
+    const std::int64_t scales = begin + std::int64_t{task.head_dim} * task.block_size;
+    pointers.key_scale = reinterpret_cast<const float*>(keys + scales) + slot;
+    pointers.value_scale = reinterpret_cast<const float*>(values + scales) + slot;
+  }
+  return pointers;
 }
 
 // REQUIRES: positions.begin is a multiple of kPositionsPerChunk. Block sizes are of kLanes.
@@ -62,6 +78,8 @@ void FindChunk(const AttentionTask& task, Range positions, Chunk<T>& chunk) {
     const int next = MinOf(position + kPositionsPerChunk, last) / kLanes * kLanes;
     const SlotPointers<T> slot = FindSlot<T>(task, position);
     chunk.keys[group] = slot.key;
+    chunk.key_scales[group] = slot.key_scale;
+    chunk.value_scales[group] = slot.value_scale;
     chunk.next_keys[group] = FindSlot<T>(task, next).key;
     for (int i = 0; i < kLanes; ++i) chunk.values[begin + i] = slot.value + i * task.head_dim;
   }

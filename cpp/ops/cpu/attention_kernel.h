@@ -42,15 +42,20 @@ inline void RaiseMaximum(const Work& work, int query, Range slots) {
   if (chunk_max > work.state.maxima[query]) Rescale(work.state, query, chunk_max);
 }
 
-// Turns finished scores into weights: 0 outside `slots`.
-inline void Exponentiate(const Work& work, int query, Range slots) {
+// Turns finished scores into weights, which are 0 outside `slots`, times the values' scales.
+template <class T>
+void Exponentiate(const Work& work, const Chunk<T>& chunk, int query, Range slots) {
   float* weights = work.WeightsOf(query);
   const V16 offset = Set(work.state.maxima[query]);
   V16 sum = Load(work.state.SumsOf(query));
   for (int i = slots.begin / kLanes * kLanes; i < slots.end; i += kLanes) {
     const V16 weight = Exp(Sub(Load(weights + i), offset));
-    Store(weights + i, weight);
     sum = Add(sum, weight);
+    if constexpr (kHasScales<T>) {
+      Store(weights + i, Mul(weight, Load(chunk.value_scales[i / kLanes])));
+    } else {
+      Store(weights + i, weight);
+    }
   }
   Store(work.state.SumsOf(query), sum);
 }
@@ -97,7 +102,7 @@ void AttendChunk(const Work& work, const Chunk<T>& chunk) {
     }
     for (int query = queries.begin; query < queries.end; ++query) {
       const Range slots = VisibleSlots(work.task, chunk, query);
-      if (!IsEmpty(slots)) Exponentiate(work, query, slots);
+      if (!IsEmpty(slots)) Exponentiate(work, chunk, query, slots);
     }
     SumVisibleValues(work, chunk, queries);
   }
@@ -126,7 +131,9 @@ inline void Attention(const AttentionTask& task) {
   for (int i = task.part_begin; i * kPositionsPerPart < end; ++i) {
     const Range positions = {i * kPositionsPerPart, MinOf((i + 1) * kPositionsPerPart, end)};
     work.state.Reset();
-    if (task.is_bfloat16) {
+    if (task.element_bytes == 1) {
+      AttendPart<std::int8_t>(work, positions);
+    } else if (task.element_bytes == 2) {
       AttendPart<std::uint16_t>(work, positions);
     } else {
       AttendPart<float>(work, positions);

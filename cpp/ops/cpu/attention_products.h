@@ -73,10 +73,13 @@ FORERUN_INLINE void ScoreGroups(const Work& work, const Chunk<T>& chunk, int que
       q, [&](int i, int t) { return keys[t] + i * chunk.key_stride; }, work.task.head_dim, later,
       sum);
 #pragma GCC unroll 16
-  for (int m = 0; m < M; ++m) {
+  for (int t = 0; t < kGroups; ++t) {
+    V16 scale = Zero();
+    if constexpr (kHasScales<T>) scale = Load(chunk.key_scales[group + t]);
 #pragma GCC unroll 16
-    for (int t = 0; t < kGroups; ++t) {
-      Store(work.WeightsOf(query + m) + (group + t) * kLanes, sum[m][t]);
+    for (int m = 0; m < M; ++m) {
+      const V16 score = kHasScales<T> ? Mul(sum[m][t], scale) : sum[m][t];
+      Store(work.WeightsOf(query + m) + (group + t) * kLanes, score);
     }
   }
 }

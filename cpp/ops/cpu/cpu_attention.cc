@@ -32,8 +32,7 @@ void CpuOps::FindRowRuns(std::span<const SequenceRows> sequences, int block_size
 void CpuOps::PlanAttention(const AttentionTask& shared, const KvLayout& layout, int num_heads) {
   const int group = num_heads / layout.num_kv_heads;
   const int most_rows = std::max(1, kMaxQueriesPerTask / group);
-  const std::int64_t head_bytes =
-      std::int64_t{layout.head_dim} * layout.block_size * layout.element_bytes;
+  const std::int64_t head_bytes = layout.head_elements() * layout.element_bytes;
   attention_tasks_.clear();
   for (const RowRun& run : row_runs_) {
     const int num_tiles = (run.num_rows + most_rows - 1) / most_rows;
@@ -99,7 +98,8 @@ void CpuOps::Attention(ConstRows query, const ForwardRows& rows, RowSet which, i
   shared.values = kv->values(layer);
   shared.block_stride = layout.block_elements();
   shared.block_size = layout.block_size;
-  shared.is_bfloat16 = layout.element_bytes == 2;
+  shared.head_elements = layout.head_elements();
+  shared.element_bytes = layout.element_bytes;
   FindRowRuns(sequences, layout.block_size);
   tree_tails_.Gather(*kv, layer, team_);
   PlanAttention(shared, layout, shape.num_heads);

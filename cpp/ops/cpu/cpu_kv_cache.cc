@@ -1,6 +1,9 @@
 #include "cpp/ops/cpu/cpu_kv_cache.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
 
 #include "cpp/kv/slot_map.h"
 #include "cpp/ops/cpu/cpu_ops.h"
@@ -9,21 +12,40 @@
 namespace forerun {
 namespace {
 
-void Write(float value, float* slot) { *slot = value; }
-void Write(float value, std::uint16_t* slot) { *slot = FloatToBFloat16(value); }
-
-// Memory of one token of one KV head.
-template <typename T>
-struct Slot {
-  T* key;  // channel 0; the next is key_stride elements later
-  std::int64_t key_stride;
-  T* value;
-};
-
-template <typename T>
-void StoreHead(const float* key, const float* value, int head_dim, const Slot<T>& slot) {
-  for (int i = 0; i < head_dim; ++i) Write(key[i], slot.key + i * slot.key_stride);
-  for (int i = 0; i < head_dim; ++i) Write(value[i], slot.value + i);
+// Writes the key, or the value, of a token and head: channel i goes to channels[i * stride].
+void StoreChannels(const float* x, int head_dim, float* channels, std::int64_t stride,
+                   std::byte* /*scale*/) {
+  for (int i = 0; i < head_dim; ++i) channels[i * stride] = x[i];
+}
+void StoreChannels(const float* x, int head_dim, std::uint16_t* channels, std::int64_t stride,
+                   std::byte* /*scale*/) {
+  for (int i = 0; i < head_dim; ++i) channels[i * stride] = FloatToBFloat16(x[i]);
+}
+// To nearest, ties to even: a float of this size has no room for fractions. REQUIRES: |x| < 128.
+std::int8_t RoundToInt8(float x) {
+  constexpr float kNoFractions = 0x1.8p23f;
+  return static_cast<std::int8_t>(static_cast<int>((x + kNoFractions) - kNoFractions));
+}
+// As multiples of a scale, from -127 to 127.
+void StoreChannels(const float* x, int head_dim, std::int8_t* channels, std::int64_t stride,
+                   std::byte* scale) {
+  float largest = 0.0f, zero = 0.0f;
+  for (int i = 0; i < head_dim; ++i) {
+    largest = std::max(largest, std::abs(x[i]));
+    zero += x[i] - x[i];
+  }
+  float step = 0.0f, inverse = 0.0f;  // so stay those too small to be divided by
+  if (zero != 0.0f) {
+    // No integer stands for a NaN or an infinity: all channels become NaN.
+    step = std::numeric_limits<float>::quiet_NaN();
+  } else if (largest / 127.0f >= std::numeric_limits<float>::min()) {
+    step = largest / 127.0f;
+    inverse = 127.0f / largest;
+  }
+  for (int i = 0; i < head_dim; ++i) {
+    channels[i * stride] = inverse > 0.0f ? RoundToInt8(x[i] * inverse) : std::int8_t{0};
+  }
+  std::memcpy(scale, &step, sizeof(step));
 }
 
 template <typename T>
@@ -35,10 +57,13 @@ void StoreSequence(ConstRows keys, ConstRows values, const SequenceRows& sequenc
     const std::int64_t cache_slot =
         CacheSlot(sequence.block_table, sequence.num_context + i, layout.block_size);
     const KvOffsets offsets = cache.OffsetsOf(cache_slot, head);
-    const Slot<T> slot = {reinterpret_cast<T*>(cache.keys(layer)) + offsets.key, layout.block_size,
-                          reinterpret_cast<T*>(cache.values(layer)) + offsets.value};
     const int row = sequence.row_begin + i;
-    StoreHead(keys.row(row) + column, values.row(row) + column, layout.head_dim, slot);
+    const auto store = [&](ConstRows x, std::byte* to, std::int64_t offset, std::int64_t stride) {
+      StoreChannels(x.row(row) + column, layout.head_dim, reinterpret_cast<T*>(to) + offset, stride,
+                    to + offsets.scale);
+    };
+    store(keys, cache.keys(layer), offsets.key, layout.block_size);
+    store(values, cache.values(layer), offsets.value, 1);
   }
 }
 
@@ -55,6 +80,10 @@ void MoveSlots(std::span<const KvMove> moves, int layer, const CpuKvCache& cache
             keys[from.key + std::int64_t{i} * layout.block_size];
       }
       std::copy_n(values + from.value, layout.head_dim, values + to.value);
+      if (layout.is_int8()) {
+        std::copy_n(keys + from.scale, KvLayout::kScaleBytes, keys + to.scale);
+        std::copy_n(values + from.scale, KvLayout::kScaleBytes, values + to.scale);
+      }
     }
   }
 }
@@ -72,8 +101,8 @@ std::unique_ptr<KvCache> CpuOps::MakeKvCache(const KvLayout& layout, int num_blo
       "an empty KV cache");
   FORERUN_CHECK(layout.block_size > 0 && layout.block_size % kKvBlockGranularity == 0,
                 "the block size must be a multiple of 16");
-  FORERUN_CHECK(layout.element_bytes == 2 || layout.element_bytes == 4,
-                "KV elements are bfloat16 or float32");
+  FORERUN_CHECK(layout.element_bytes == 1 || layout.element_bytes == 2 || layout.element_bytes == 4,
+                "KV elements are int8, bfloat16 or float32");
   return std::make_unique<CpuKvCache>(layout, num_blocks);
 }
 
@@ -90,11 +119,9 @@ void CpuOps::StoreKv(ConstRows keys, ConstRows values, std::span<const SequenceR
   // By heads: rows of one block share cache lines of its keys.
   const auto store = [&](int head) {
     for (const SequenceRows& sequence : sequences) {
-      if (layout.element_bytes == 2) {
-        StoreSequence<std::uint16_t>(keys, values, sequence, layer, head, *kv);
-      } else {
-        StoreSequence<float>(keys, values, sequence, layer, head, *kv);
-      }
+      WithKvElement(layout, [&]<typename T>(T) {
+        StoreSequence<T>(keys, values, sequence, layer, head, *kv);
+      });
     }
   };
   if (keys.rows < 32) {
@@ -131,11 +158,7 @@ void CpuOps::MoveKv(std::span<const KvMove> moves, KvCache& cache) {
                   "no such slot");
   }
   team_.Run(layout.num_layers, [&](int layer) {
-    if (layout.element_bytes == 2) {
-      MoveSlots<std::uint16_t>(moves, layer, *kv);
-    } else {
-      MoveSlots<float>(moves, layer, *kv);
-    }
+    WithKvElement(layout, [&]<typename T>(T) { MoveSlots<T>(moves, layer, *kv); });
   });
 }
 

@@ -20,7 +20,20 @@ inline constexpr std::int64_t kOverreadBytes = kLanes * sizeof(float);
 struct KvOffsets {
   std::int64_t key;
   std::int64_t value;
+  std::int64_t scale;  // of int8 elements: of keys and of values
 };
+
+// call(T()) with the type of the elements.
+template <typename Call>
+void WithKvElement(const KvLayout& layout, const Call& call) {
+  if (layout.is_int8()) {
+    call(std::int8_t());
+  } else if (layout.element_bytes == 2) {
+    call(std::uint16_t());
+  } else {
+    call(float());
+  }
+}
 
 class CpuKvCache final : public KvCache {
  public:
@@ -33,9 +46,11 @@ class CpuKvCache final : public KvCache {
   KvOffsets OffsetsOf(std::int64_t cache_slot, int head) const {
     const KvLayout& shape = layout();
     const std::int64_t offset = cache_slot % shape.block_size;
-    const std::int64_t begin = cache_slot / shape.block_size * shape.block_elements() +
-                               std::int64_t{head} * shape.head_dim * shape.block_size;
-    return {begin + offset, begin + offset * shape.head_dim};
+    const std::int64_t begin =
+        cache_slot / shape.block_size * shape.block_elements() + head * shape.head_elements();
+    return {
+        begin + offset, begin + offset * shape.head_dim,
+        begin + std::int64_t{shape.head_dim} * shape.block_size + offset * KvLayout::kScaleBytes};
   }
 
  private:

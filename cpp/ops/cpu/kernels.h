@@ -58,10 +58,11 @@ struct AttentionTask {
   // Of this layer and KV head, in block 0; see kv/layout.h.
   const void* keys = nullptr;
   const void* values = nullptr;
-  std::int64_t block_stride = 0;  // elements from a block to the next
+  std::int64_t block_stride = 0;   // elements from a block to the next
+  std::int64_t head_elements = 0;  // keys, or values, of this head in one block
   const std::int32_t* block_table = nullptr;
   int block_size = 0;
-  bool is_bfloat16 = false;
+  int element_bytes = 0;
 
   // Positions from tail_position on, a multiple of kLanes, lie in memory of this head alone, in
   // consecutive blocks: position tail_position in slot tail_slot, counted from tail_keys

@@ -34,7 +34,7 @@ void TreeTails::Gather(const CpuKvCache& cache, int layer, ThreadTeam& team) {
   const KvLayout& layout = cache.layout();
   const int num_groups = static_cast<int>(sources_.size()) / kLanes;
   const std::int64_t num_blocks = NumBlocksFor(std::ssize(sources_), layout.block_size);
-  head_elements_ = num_blocks * layout.block_size * layout.head_dim;
+  head_elements_ = num_blocks * layout.head_elements();
   element_bytes_ = layout.element_bytes;
   const std::int64_t num_bytes =
       layout.num_kv_heads * head_elements_ * element_bytes_ + kOverreadBytes;
@@ -42,23 +42,22 @@ void TreeTails::Gather(const CpuKvCache& cache, int layer, ThreadTeam& team) {
   values_.Grow(num_bytes);
   team.Run(num_groups * layout.num_kv_heads, [&](int task) {
     const int head = task / num_groups, group = task % num_groups;
-    if (element_bytes_ == 2) {
-      GatherGroup<std::uint16_t>(cache, layer, head, group);
-    } else {
-      GatherGroup<float>(cache, layer, head, group);
-    }
+    WithKvElement(layout, [&]<typename T>(T) { GatherGroup<T>(cache, layer, head, group); });
   });
 }
 
 template <typename T>
 void TreeTails::GatherGroup(const CpuKvCache& cache, int layer, int head, int group) const {
-  const int head_dim = cache.layout().head_dim, block_size = cache.layout().block_size;
+  const KvLayout& layout = cache.layout();
+  const int head_dim = layout.head_dim, block_size = layout.block_size;
   const T* cached_keys = reinterpret_cast<const T*>(cache.keys(layer));
   const T* cached_values = reinterpret_cast<const T*>(cache.values(layer));
-  const int first = group * kLanes;
-  T* values = values_.as<T>() + head * head_elements_ + std::int64_t{first} * head_dim;
-  T* keys = keys_.as<T>() + head * head_elements_ +
-            std::int64_t{first / block_size} * block_size * head_dim + first % block_size;
+  const int first = group * kLanes, slot = first % block_size;
+  const std::int64_t block = head * head_elements_ + first / block_size * layout.head_elements();
+  T* values = values_.as<T>() + block + std::int64_t{slot} * head_dim;
+  T* keys = keys_.as<T>() + block + slot;
+  const std::int64_t scales =
+      block + std::int64_t{head_dim} * block_size + slot * KvLayout::kScaleBytes;
   const std::int64_t* sources = sources_.data() + first;
   // A tail's first group begins with context, which lies in order already.
   int num_in_order = 0;
@@ -74,6 +73,11 @@ void TreeTails::GatherGroup(const CpuKvCache& cache, int layer, int head, int gr
   for (int lane = 0; lane < kLanes && sources[lane] != kNothing; ++lane) {
     const KvOffsets offsets = cache.OffsetsOf(sources[lane], head);
     std::copy_n(cached_values + offsets.value, head_dim, values + std::int64_t{lane} * head_dim);
+    if (layout.is_int8()) {
+      const std::int64_t scale = scales + lane * KvLayout::kScaleBytes;
+      std::copy_n(cached_keys + offsets.scale, KvLayout::kScaleBytes, keys_.as<T>() + scale);
+      std::copy_n(cached_values + offsets.scale, KvLayout::kScaleBytes, values_.as<T>() + scale);
+    }
     if (lane < num_in_order) continue;
     for (int i = 0; i < head_dim; ++i) {
       keys[std::int64_t{i} * block_size + lane] =

@@ -47,8 +47,8 @@ class TreeTails {
   // Of the last Gather.
   std::int64_t head_elements_ = 0;  // keys, or values, of one head
   int element_bytes_ = 0;
-  HostScratch keys_;    // [num_kv_heads, num_blocks, head_dim, block_size]
-  HostScratch values_;  // [num_kv_heads, num_blocks, block_size, head_dim]
+  HostScratch keys_;    // [num_kv_heads, num_blocks, head_elements], as in the cache
+  HostScratch values_;  // likewise
 };
 
 }  // namespace forerun

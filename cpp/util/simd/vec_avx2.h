@@ -93,6 +93,12 @@ FORERUN_INLINE V16 Load(const std::uint16_t* p) {
   return {WidenBFloat16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))),
           WidenBFloat16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8)))};
 }
+// Sixteen consecutive integers.
+FORERUN_INLINE V16 Load(const std::int8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes)),
+          _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(bytes, 8)))};
+}
 // The first and the second of sixteen pairs of bfloat16.
 FORERUN_INLINE V16 LoadEven(const std::uint16_t* p) {
   const __m256i lo = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));

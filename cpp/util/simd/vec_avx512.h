@@ -60,6 +60,10 @@ FORERUN_INLINE V16 Load(const std::uint16_t* p) {
   const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   return FromBits(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
+FORERUN_INLINE V16 Load(const std::int8_t* p) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes))};
+}
 FORERUN_INLINE V16 LoadEven(const std::uint16_t* p) {
   return FromBits(_mm512_slli_epi32(_mm512_loadu_si512(p), 16));
 }

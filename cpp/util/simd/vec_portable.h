@@ -96,6 +96,13 @@ FORERUN_INLINE V16 Load(const std::uint16_t* p) {
     return BitCast<Floats>(bits << 16);
   });
 }
+FORERUN_INLINE V16 Load(const std::int8_t* p) {
+  return EachPart([&](int i) {
+    const std::int8_t* q = p + 4 * i;
+    return Floats{static_cast<float>(q[0]), static_cast<float>(q[1]), static_cast<float>(q[2]),
+                  static_cast<float>(q[3])};
+  });
+}
 // A pair is read as one word, so which half is the first depends on the byte order.
 FORERUN_INLINE V16 LoadHalf(const std::uint16_t* p, bool low) {
   return EachPart([&](int i) {

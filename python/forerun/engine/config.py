@@ -48,13 +48,16 @@ def _check_dtype(field: str, value: Any) -> str:
     return "auto"
 
 
+def _check_kv_cache_dtype(name: str, value: Any) -> str:
+    choices = ("auto", "bfloat16", "float32", "int8", "int8_per_token_head")
+    return check_choice(name, value, choices).removesuffix("_per_token_head")
+
+
 _ENGINE_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "device": lambda name, value: check_choice(name, value, ("auto", "cpu", "cuda")),
     "dtype": _check_dtype,
     "quantization": check_quantization,
-    "kv_cache_dtype": lambda name, value: check_choice(
-        name, value, ("auto", "bfloat16", "float32")
-    ),
+    "kv_cache_dtype": _check_kv_cache_dtype,
     "max_model_len": check_int,
     "max_num_seqs": check_int,
     "max_waiting_requests": check_int,

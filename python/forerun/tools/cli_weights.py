@@ -23,7 +23,7 @@ def add_weight_options(group: argparse._ActionsContainer) -> None:
         'integers, JSON such as {"linear": "int4", "head": "int8"}, or what the model must be: '
         "gptq, awq, compressed-tensors or gguf (default: as the model has them)",
     )
-    group.add_argument("--kv-cache-dtype", default="auto", help="auto, bfloat16 or float32")
+    group.add_argument("--kv-cache-dtype", default="auto", help="auto, bfloat16, float32 or int8")
 
 
 def weight_options(options: argparse.Namespace) -> dict[str, Any]:

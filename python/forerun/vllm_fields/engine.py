@@ -117,8 +117,11 @@ ENGINE_ARGS: dict[str, Field] = {
     **no_effect("all layers share one KV cache", disable_hybrid_kv_cache_manager=None),
     **no_effect("KV blocks are found by the tokens they hold", prefix_caching_hash_algo="sha256"),
     **all_fixed("prefixes are matched in whole KV blocks", prefix_match_unit=None),
-    "kv_cache_dtype": runs("auto", "`bfloat16`, `float32`, or `auto`: as `dtype`"),
-    **no_effect("the KV cache is not quantized", kv_cache_dtype_skip_layers=[]),
+    "kv_cache_dtype": runs(
+        "auto",
+        "`bfloat16`, `float32`, `int8` (`int8_per_token_head`), or `auto`: as `dtype`",
+    ),
+    **all_fixed("all layers have one type", kv_cache_dtype_skip_layers=[]),
     **no_effect(
         "every layer keeps the keys and values of all tokens",
         prefix_cache_retention_interval=0,

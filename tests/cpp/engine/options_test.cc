@@ -24,7 +24,7 @@ TEST(CheckEngineOptionsTest, NamesTheFirstWrongField) {
       {"quantization", [](auto& o) { o.quantization.linear = "int3"; }},
       {"quantization", [](auto& o) { o.quantization.embedding = ""; }},
       {"quantization", [](auto& o) { o.quantization.head = "float32"; }},
-      {"kv_cache_dtype", [](auto& o) { o.kv_cache_dtype = "int8"; }},
+      {"kv_cache_dtype", [](auto& o) { o.kv_cache_dtype = "int4"; }},
       {"max_model_len", [](auto& o) { o.max_model_len = 1; }},
       {"max_num_seqs", [](auto& o) { o.max_num_seqs = 0; }},
       {"max_num_batched_tokens", [](auto& o) { o.max_num_batched_tokens = o.max_num_seqs - 1; }},

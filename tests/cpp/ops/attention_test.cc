@@ -165,9 +165,40 @@ TEST_P(AttentionTest, ContradictingShapesThrow) {
   EXPECT_THROW(ops_->StoreKv(narrow, narrow, {&good, 1}, 0, *cache), InternalError);
 }
 
+// The value of the only position, which is all that its row sees.
+std::vector<float> KeptInInt8(CpuOps& ops, const std::vector<float>& value) {
+  const int head_dim = static_cast<int>(value.size());
+  const auto cache = ops.MakeKvCache({1, 1, head_dim, 16, /*element_bytes=*/1}, 1);
+  TestRows values(1, head_dim), keys(1, head_dim), out(1, head_dim);
+  std::copy(value.begin(), value.end(), values.row(0));
+  std::fill_n(keys.row(0), head_dim, 1.0f);
+  const std::vector<BlockId> blocks = {0};
+  const SequenceRows row{0, 1, 0, blocks};
+  ops.StoreKv(keys, values, {&row, 1}, 0, *cache);
+  Attend(ops, keys, *cache, 0, {1, 1, head_dim, 1.0f, 0.0f, 0}, {&row, 1}, out);
+  return {out.row(0), out.row(0) + head_dim};
+}
+
+TEST_P(AttentionTest, Int8ValuesAreMultiplesOfTheLargestOver127) {
+  using Floats = std::vector<float>;
+  EXPECT_EQ(KeptInInt8(*ops_, {127, 1, 0.4f, 0.6f, -0.5f, 1.5f, 2.5f, -126.6f}),
+            (Floats{127, 1, 0, 1, 0, 2, 2, -127}));
+  EXPECT_EQ(KeptInInt8(*ops_, {-254, 1, 0.9f, 200}), (Floats{-254, 0, 0, 200}));
+  EXPECT_EQ(KeptInInt8(*ops_, Floats(8, 0.0f)), Floats(8, 0.0f));
+  EXPECT_EQ(KeptInInt8(*ops_, {1e-40f, 0, -1e-40f, 0}), Floats(4, 0.0f));  // too small to divide by
+  const float most = std::numeric_limits<float>::max() / 2;
+  const Floats large = KeptInInt8(*ops_, {most, -most, most / 2, 0});
+  EXPECT_NEAR(large[1] / most, -1, 1e-6);
+  EXPECT_NEAR(large[2] / most, 64.0 / 127, 1e-6);  // 63.5, to even
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {
+    for (const float kept : KeptInInt8(*ops_, {1, bad, 3, 4})) EXPECT_TRUE(std::isnan(kept));
+  }
+}
+
 TEST_P(AttentionTest, AnUnfitKvLayoutThrows) {
   EXPECT_THROW(ops_->MakeKvCache({1, 1, 8, 24, 4}, 4), InternalError);
-  EXPECT_THROW(ops_->MakeKvCache({1, 1, 8, 16, 1}, 4), InternalError);
+  EXPECT_THROW(ops_->MakeKvCache({1, 1, 8, 16, 3}, 4), InternalError);
   EXPECT_THROW(ops_->MakeKvCache({0, 1, 8, 16, 4}, 4), InternalError);
 }
 

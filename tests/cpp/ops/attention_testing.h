@@ -2,10 +2,12 @@
 #ifndef FORERUN_TESTS_CPP_OPS_ATTENTION_TESTING_H_
 #define FORERUN_TESTS_CPP_OPS_ATTENTION_TESTING_H_
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <memory>
 #include <ostream>
+#include <span>
 #include <vector>
 
 #include "tests/cpp/ops/ops_testing.h"
@@ -32,7 +34,9 @@ inline std::vector<AttentionCase> AllAttentionCases() {
       {{3, 1, 80, 0.11f, 0.0f, 37}, 4, 16}, {{8, 1, 32, 0.18f, 3.0f, 64}, 2, 48},
       {{2, 1, 128, 0.09f, 0.0f, 1}, 2, 16}, {{4, 1, 256, 0.06f, 50.0f, 33}, 2, 16},
       {{14, 2, 40, 0.16f, 0.0f, 0}, 2, 16}, {{70, 1, 8, 0.35f, 0.0f, 50}, 4, 16},
-      {{5, 5, 96, 0.1f, 0.0f, 0}, 4, 16},
+      {{5, 5, 96, 0.1f, 0.0f, 0}, 4, 16},   {{9, 3, 64, 0.125f, 0.0f, 0}, 1, 16},
+      {{4, 1, 40, 0.2f, 5.0f, 37}, 1, 48},  {{70, 1, 8, 0.35f, 0.0f, 50}, 1, 32},
+      {{4, 2, 128, 0.09f, 0.0f, 0}, 1, 64},
   };
 }
 
@@ -118,11 +122,12 @@ class AttentionModel {
     const float* query = queries_[0].row(position) + head * shape.head_dim;
     const int begin = std::max(shape.first_position,
                                shape.sliding_window > 0 ? position + 1 - shape.sliding_window : 0);
+    const auto [keys, values] = KeptOfHead(kv, begin, position + 1);
     std::vector<double> scores;
     double max = -std::numeric_limits<double>::infinity();
     for (int p = begin; p <= position; ++p) {
       double score = 0;
-      for (int i = 0; i < shape.head_dim; ++i) score += query[i] * Kept(keys_[0].row(p)[kv + i]);
+      for (int i = 0; i < shape.head_dim; ++i) score += query[i] * keys[p - begin][i];
       score *= shape.scale;
       if (shape.soft_cap > 0) score = shape.soft_cap * std::tanh(score / shape.soft_cap);
       scores.push_back(score);
@@ -133,7 +138,7 @@ class AttentionModel {
     for (int p = begin; p <= position; ++p) {
       const double weight = std::exp(scores[p - begin] - max);
       sum += weight;
-      for (int i = 0; i < shape.head_dim; ++i) out[i] += weight * Kept(values_[0].row(p)[kv + i]);
+      for (int i = 0; i < shape.head_dim; ++i) out[i] += weight * values[p - begin][i];
     }
     for (double& value : out) value /= sum;
     return out;
@@ -143,8 +148,30 @@ class AttentionModel {
   void PoisonBefore(int end) { Poison(0, end); }
 
  private:
-  double Kept(float value) const {
-    return test_.element_bytes == 2 ? BFloat16ToFloat(FloatToBFloat16(value)) : value;
+  // A head's channels from column `kv` on, at positions [begin, end) of sequence 0.
+  std::array<std::vector<std::vector<double>>, 2> KeptOfHead(int kv, int begin, int end) const {
+    std::array<std::vector<std::vector<double>>, 2> kept;
+    for (int p = begin; p < end; ++p) {
+      kept[0].push_back(
+          Kept({keys_[0].row(p) + kv, static_cast<std::size_t>(test_.shape.head_dim)}));
+      kept[1].push_back(
+          Kept({values_[0].row(p) + kv, static_cast<std::size_t>(test_.shape.head_dim)}));
+    }
+    return kept;
+  }
+
+  std::vector<double> Kept(std::span<const float> channels) const {
+    std::vector<double> kept(channels.begin(), channels.end());
+    if (test_.element_bytes == 2) {
+      for (double& x : kept) x = BFloat16ToFloat(FloatToBFloat16(static_cast<float>(x)));
+    }
+    if (test_.element_bytes == 1) {
+      double largest = 0;
+      for (double x : kept) largest = std::max(largest, std::abs(x));
+      const float scale = static_cast<float>(largest) / 127.0f;
+      for (double& x : kept) x = scale * std::nearbyint(static_cast<float>(x * (127.0 / largest)));
+    }
+    return kept;
   }
 
   void Poison(int begin, int end) {
