@@ -5,7 +5,8 @@
 OPTIONS is a JSON object for the engine's constructor. Every line of standard input is a request,
 every line of standard output the answer to one. {"do": "decode", "ids": [...], "num_tokens": N} is
 answered with {"prompt_seconds": ..., "tokens_per_second": ...}, and {"do": "chats", "prompts":
-[[...], ...], "num_tokens": N} with the rate of all together.
+[[...], ...], "num_tokens": N} with the rate of all together and, as "step_seconds", the time
+between two tokens of the chat that began last. {"do": "texts"} asks Forerun for the demo's prompts.
 """
 
 from __future__ import annotations
@@ -53,8 +54,23 @@ class Forerun:
         self.llm.reset_caches()
         params = self.params(temperature=0, max_tokens=num_tokens, ignore_eos=True)
         begin = time.perf_counter()
-        self.llm.generate([{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False)
-        return {"tokens_per_second": len(prompts) * num_tokens / (time.perf_counter() - begin)}
+        outputs = self.llm.generate(
+            [{"prompt_token_ids": ids} for ids in prompts], params, use_tqdm=False
+        )
+        seconds = time.perf_counter() - begin
+        times = [output.metrics for output in outputs if output.metrics is not None]
+        last = max(times, key=lambda metrics: metrics.first_token_seconds)
+        step = (last.total_seconds - last.first_token_seconds) / (num_tokens - 1)
+        return {"tokens_per_second": len(prompts) * num_tokens / seconds, "step_seconds": step}
+
+    def texts(self) -> dict[str, list[int]]:
+        """Token ids of the demo's prompts, by name."""
+        from forerun.tools.demo import prompts
+
+        return {
+            name: list(prompt["prompt_token_ids"])
+            for name, (prompt, _) in prompts(self.llm).items()
+        }
 
 
 class Transformers:
@@ -121,6 +137,7 @@ class OpenVino:
         if self.num_drafts:
             properties["prompt_lookup"] = True
         self.pipeline = openvino_genai.LLMPipeline(model, "CPU", **properties)
+        self.model, self.properties, self.batches = model, properties, None
 
     def _inputs(self, ids: list[int]) -> Any:
         tensor, numpy = self.openvino.Tensor, self.numpy
@@ -145,9 +162,28 @@ class OpenVino:
         }
 
     def chats(self, prompts: list[list[int]], num_tokens: int) -> dict[str, Any]:
-        """Not measured: LLMPipeline takes prompts of token ids one at a time."""
-        del prompts, num_tokens
-        return {"tokens_per_second": None}
+        """As Engine.chats, with the pipeline that batches, which is made for the first."""
+        if self.batches is None:
+            scheduler = self.genai.SchedulerConfig()
+            scheduler.enable_prefix_caching = False
+            self.batches = self.genai.ContinuousBatchingPipeline(
+                self.model, scheduler, "CPU", self.properties
+            )
+        tensors = [self.openvino.Tensor(self.numpy.array([ids])) for ids in prompts]
+        config = self.genai.GenerationConfig()
+        config.ignore_eos = True
+        seconds = []
+        for config.max_new_tokens in (
+            1,
+            num_tokens,
+        ):  # its own time per token is not that of a step
+            begin = time.perf_counter()
+            self.batches.generate(tensors, [config] * len(prompts))
+            seconds.append(time.perf_counter() - begin)
+        return {
+            "tokens_per_second": len(prompts) * num_tokens / seconds[1],
+            "step_seconds": (seconds[1] - seconds[0]) / (num_tokens - 1),
+        }
 
 
 KINDS = {"forerun": Forerun, "transformers": Transformers, "openvino": OpenVino}
