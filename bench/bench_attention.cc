@@ -1,8 +1,9 @@
-// Attention over a paged bfloat16 cache, by rows and context.
+// Attention over a paged cache, by rows and context.
 //
-//   bench_attention [--smoke] [--isa NAME] [--threads N] [--rounds N] [--heads NAME] [--context N]
+//   bench_attention [--smoke] [--isa NAME] [--threads N] [--rounds N] [--heads NAME]
+//                   [--element-bytes 1|2|4] [--context N]
 //
-// --heads and --context run one case instead of all.
+// --heads and --context run one case instead of all; keys and values are bfloat16, or of so many bytes.
 //
 // As in a model, every call reads another layer, so the keys and values come from memory. Rounds
 // over all cases are interleaved with a plain read; the table has the median of the rounds. `ratio`
@@ -25,6 +26,7 @@ namespace {
 struct Settings {
   bool smoke = false;
   std::string isa, heads;
+  int element_bytes = 2;  // of keys and values
   int threads = 0;
   int rounds = 7;
   int context = 0;
@@ -42,9 +44,10 @@ constexpr int kBlockSize = 16;
 
 class ContextBench {
  public:
-  ContextBench(CpuOps& ops, const Heads& heads, int num_positions, double total_bytes)
+  ContextBench(CpuOps& ops, const Heads& heads, int num_positions, int element_bytes,
+               double total_bytes)
       : ops_(ops), heads_(heads), num_positions_(num_positions) {
-    KvLayout layout{1, heads.num_kv_heads, heads.head_dim, kBlockSize, 2};
+    KvLayout layout{1, heads.num_kv_heads, heads.head_dim, kBlockSize, element_bytes};
     const int num_blocks = (num_positions + kBlockSize - 1) / kBlockSize;
     layer_bytes_ = static_cast<double>(num_blocks) * layout.block_bytes();
     layout.num_layers = std::clamp(static_cast<int>(total_bytes / layer_bytes_), 1, 500);
@@ -99,7 +102,8 @@ class ContextBench {
 
 void RunContext(CpuOps& ops, MemoryReader& reader, const Heads& heads, int num_positions,
                 const Settings& settings) {
-  ContextBench layers(ops, heads, num_positions, settings.smoke ? 1e6 : 128e6);
+  ContextBench layers(ops, heads, num_positions, settings.element_bytes,
+                      settings.smoke ? 1e6 : 128e6);
   constexpr int kNumRows = sizeof(kRows) / sizeof(kRows[0]);
   std::vector<double> seconds[kNumRows], read;
   for (int round = 0; round < settings.rounds; ++round) {
@@ -140,12 +144,14 @@ int Main(int argc, char** argv) {
       settings.rounds = std::atoi(argv[++i]);
     } else if (is("--heads") && i + 1 < argc) {
       settings.heads = argv[++i];
+    } else if (is("--element-bytes") && i + 1 < argc) {
+      settings.element_bytes = std::atoi(argv[++i]);
     } else if (is("--context") && i + 1 < argc) {
       settings.context = std::atoi(argv[++i]);
     } else {
       std::fprintf(stderr,
                    "usage: bench_attention [--smoke] [--isa NAME] [--threads N] [--rounds N] "
-                   "[--heads NAME] [--context N]\n");
+                   "[--heads NAME] [--element-bytes 1|2|4] [--context N]\n");
       return 2;
     }
   }

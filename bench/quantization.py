@@ -3,7 +3,8 @@
     python bench/quantization.py MODEL_DIR --quantization int8 \\
         --quantization '{"linear": "int4", "head": "int8"}' [--checkpoint FILE.gguf] [--permute]
 
-MODEL_DIR is the reference, in bfloat16. Each --quantization packs the same weights; each
+MODEL_DIR is the reference, in bfloat16. Each --quantization packs the same weights, each
+--kv-cache-dtype keeps the keys and values of the reference in another type, and each
 --checkpoint is another model of the same vocabulary, as it is stored. All read the same text, the
 documentation of Python or a --text, in windows that do not overlap. Printed for each: perplexity,
 the mean Kullback-Leibler divergence of its next token from the reference's, and how often both
@@ -110,6 +111,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", type=Path)
     parser.add_argument("--quantization", action="append", default=[], metavar="NAME|JSON")
+    parser.add_argument("--kv-cache-dtype", action="append", default=[], metavar="NAME")
     parser.add_argument("--checkpoint", action="append", default=[], type=Path)
     parser.add_argument("--text", type=Path)
     parser.add_argument("--num-tokens", type=int, default=20000)
@@ -131,6 +133,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "quantization", json.loads(value) if value.startswith("{") else value
             )
             models[value] = load(directory, size, quantization=parsed)
+        for name in options.kv_cache_dtype:
+            models[f"bfloat16, KV cache {name}"] = load(
+                directory, size, dtype="bfloat16", kv_cache_dtype=name
+            )
         for path in options.checkpoint:
             models[path.name] = load(resolve_model(path), size)
         windows = make_windows(Tokenizer(directory), text, options.num_tokens, size)
