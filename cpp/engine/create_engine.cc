@@ -16,6 +16,7 @@
 #include "cpp/draft/neural/model_drafter.h"
 #include "cpp/engine/engine_core.h"
 #include "cpp/engine/memory_plan.h"
+#include "cpp/engine/weight_cache.h"
 #include "cpp/model/model_files.h"
 #include "cpp/model/transformer.h"
 #include "cpp/ops/cpu/cpu_backend.h"
@@ -128,7 +129,10 @@ class NativeEngine : public Engine {
                                 memory.num_blocks,
                                 config.max_logits_rows(),
                                 kv_dtype};
-    transformer_ = files.Load(backend_.ops(), limits, source ? source->features() : FeatureSpec());
+    const FeatureSpec features = source ? source->features() : FeatureSpec();
+    limits_.weight_cache = LoadWithCache(options.weight_cache, files, backend_.ops(), [&] {
+      transformer_ = files.Load(backend_.ops(), limits, features);
+    });
     if (source) {
       limits.max_rows = std::max(limits.max_rows, num_level_rows);
       limits.max_logits_rows = num_level_rows;
@@ -141,23 +145,11 @@ class NativeEngine : public Engine {
         MakeVerifier(backend_, gpu_.get(), config.verifier_limits(transformer_->vocab_size())),
         drafter_.get());
     StartTraceFromEnvironment(*core_);
-    limits_ = {.vocab_size = transformer_->vocab_size(),
-               .max_model_len = memory.max_model_len,
-               .model_max_len = model_max_len,
-               .num_kv_blocks = memory.num_blocks,
-               .block_size = options.block_size,
-               .num_weight_bytes = transformer_->num_weight_bytes(),
-               .weight_bytes = {},
-               .num_unpacked_layers = transformer_->weights().num_unpacked,
-               .num_bytes_per_token = transformer_->num_bytes_per_token(),
-               .eos_token_ids = config.eos_token_ids,
-               .dtype = Name(files.dtype),
-               .kv_cache_dtype = Name(kv_dtype),
-               .isa = backend_.ops().isa(),
-               .num_threads = backend_.team().num_threads()};
-    for (const auto& [format, num_bytes] : transformer_->weights().BytesByFormat()) {
-      limits_.weight_bytes[Name(format)] = num_bytes;
-    }
+    FillLimits(options, memory);
+    limits_.model_max_len = model_max_len;
+    limits_.eos_token_ids = config.eos_token_ids;
+    limits_.dtype = Name(files.dtype);
+    limits_.kv_cache_dtype = Name(kv_dtype);
   }
 
   void SetTokenBytes(std::vector<std::string> token_bytes,
@@ -184,6 +176,23 @@ class NativeEngine : public Engine {
   const ModelLimits& limits() const override { return limits_; }
 
  private:
+  // From the loaded model.
+  void FillLimits(const EngineOptions& options, const MemoryPlan& memory) {
+    const ModelWeights& weights = transformer_->weights();
+    limits_.vocab_size = transformer_->vocab_size();
+    limits_.max_model_len = memory.max_model_len;
+    limits_.num_kv_blocks = memory.num_blocks;
+    limits_.block_size = options.block_size;
+    limits_.num_weight_bytes = transformer_->num_weight_bytes();
+    for (const auto& [format, num_bytes] : weights.BytesByFormat()) {
+      limits_.weight_bytes[Name(format)] = num_bytes;
+    }
+    limits_.num_unpacked_layers = weights.num_unpacked;
+    limits_.num_bytes_per_token = transformer_->num_bytes_per_token();
+    limits_.isa = backend_.ops().isa();
+    limits_.num_threads = backend_.team().num_threads();
+  }
+
   CpuBackend backend_;
   std::unique_ptr<Device> gpu_;  // that verifies; null: the CPU does
   std::unique_ptr<Transformer> transformer_;

@@ -176,6 +176,7 @@ void CheckEngineOptions(const EngineOptions& options) {
   CheckAtLeast("num_threads", options.num_threads, 0);
   CheckAtMost("num_threads", options.num_threads, ThreadTeam::kMaxThreads,
               "threads beyond the number of cores only wait for each other");
+  CheckAtLeast("weight_cache.max_bytes", options.weight_cache.max_bytes, 0);
   CheckSpeculativeOptions(options.speculative);
 }
 

@@ -105,6 +105,12 @@ class Ops {
   std::unique_ptr<PackedMatrix> Pack(std::span<const TensorView> sources, WeightFormat format) {
     return Pack(SourcesOf(sources, format));
   }
+  // The matrix that Pack would return for the next sources, of this shape, if an earlier process
+  // has kept it. Null: it has not.
+  virtual std::unique_ptr<PackedMatrix> Restore(std::span<const PartShape> /*parts*/,
+                                                int /*num_inputs*/) {
+    return nullptr;
+  }
 
   // Calls body(i) for every i below count, on as many threads as operations run: what prepares
   // sources for Pack is work of the host. Not while an operation runs.

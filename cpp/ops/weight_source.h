@@ -38,6 +38,21 @@ struct IntegerView {
   }
 };
 
+// Neighbouring outputs of a matrix that are packed in one format.
+struct PartShape {
+  WeightFormat format;
+  int num_outputs;
+};
+
+// Outputs of one format that follow each other are one part.
+inline void AddPart(const PartShape& outputs, std::vector<PartShape>& parts) {
+  if (!parts.empty() && parts.back().format == outputs.format) {
+    parts.back().num_outputs += outputs.num_outputs;
+  } else {
+    parts.push_back(outputs);
+  }
+}
+
 // Some outputs of a matrix and the format in which they are packed.
 struct WeightSource {
   // Float32, bfloat16 or float16 [n, k]; integer formats quantize them. REQUIRES:

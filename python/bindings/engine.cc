@@ -182,6 +182,7 @@ void RegisterLimits(py::module_& module) {
       .def_readonly("weight_bytes", &ModelLimits::weight_bytes)
       .def_readonly("num_unpacked_layers", &ModelLimits::num_unpacked_layers)
       .def_readonly("num_bytes_per_token", &ModelLimits::num_bytes_per_token)
+      .def_readonly("weight_cache", &ModelLimits::weight_cache)
       .def_readonly("eos_token_ids", &ModelLimits::eos_token_ids)
       .def_readonly("dtype", &ModelLimits::dtype)
       .def_readonly("kv_cache_dtype", &ModelLimits::kv_cache_dtype)

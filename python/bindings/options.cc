@@ -112,6 +112,12 @@ void RegisterEngineOptions(py::module_& module) {
                               "Which requests run first when not all can.")
       .value("FCFS", SchedulingPolicy::kFcfs)
       .value("PRIORITY", SchedulingPolicy::kPriority);
+  py::class_<WeightCacheOptions>(module, "WeightCacheOptions",
+                                 "Where packed weights are kept for later starts.")
+      .def(py::init<std::string, std::int64_t>(), py::arg("directory"), py::arg("max_bytes"),
+           "An empty directory, or 0 bytes: nothing is kept.")
+      .def_readonly("directory", &WeightCacheOptions::directory)
+      .def_readonly("max_bytes", &WeightCacheOptions::max_bytes);
   using Options = EngineOptions;
   py::class_<Options>(module, "EngineOptions", "How an engine is set up.")
       .def(py::init<>(), "All defaults; `model` must be set.")
@@ -131,6 +137,7 @@ void RegisterEngineOptions(py::module_& module) {
       .def_readwrite("kv_cache_memory_bytes", &Options::kv_cache_memory_bytes)
       .def_readwrite("seed", &Options::seed)
       .def_readwrite("num_threads", &Options::num_threads)
+      .def_readwrite("weight_cache", &Options::weight_cache)
       .def_readwrite("speculative", &Options::speculative)
       .def_readwrite("record_draft_steps", &Options::record_draft_steps)
       .def_readwrite("check_invariants", &Options::check_invariants)

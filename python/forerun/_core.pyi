@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 import typing
 import typing_extensions
-__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'Deadline', 'DeviceArray', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineLoop', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'LoopFailure', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'OperationProfile', 'PassProfile', 'Prediction', 'QuantizationOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightFiles', 'available_isas', 'block_types', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'profile_passes', 'proposed_tokens', 'read_tensor', 'top_rows', 'verify_rows']
+__all__: list[str] = ['AcceptanceMethod', 'CheckpointFormat', 'Deadline', 'DeviceArray', 'Draft', 'DraftRecord', 'DraftSampleMethod', 'DraftStep', 'Engine', 'EngineHistograms', 'EngineLoop', 'EngineMetrics', 'EngineOptions', 'FinishReason', 'GrammarOptions', 'Histogram', 'HybridOptions', 'LoopFailure', 'MAX_JSON_DEPTH', 'Model', 'ModelDrafterOptions', 'ModelLimits', 'ModelMethod', 'NgramOptions', 'OperationProfile', 'PassProfile', 'Prediction', 'QuantizationOptions', 'RequestMetrics', 'RequestUpdate', 'SamplingParams', 'SamplingRule', 'SchedulingPolicy', 'SpecDecodeCounters', 'SpeculativeOptions', 'SubmitOptions', 'SuffixOptions', 'Tensor', 'Turns', 'VocabularyBridge', 'WeightCacheOptions', 'WeightFiles', 'available_isas', 'block_types', 'canonical_draft_name', 'check_engine_options', 'check_sampling_params', 'check_speculative_options', 'configured_aux_layers', 'default_aux_layers', 'detect_format', 'find_weight_files', 'flatten_draft_config', 'json_depth', 'num_gil_acquisitions', 'profile_passes', 'proposed_tokens', 'read_tensor', 'top_rows', 'verify_rows']
 class NgramOptions:
     """
     Drafts what followed the last tokens before.
@@ -380,6 +380,20 @@ class SchedulingPolicy:
     @property
     def value(self) -> int:
         ...
+class WeightCacheOptions:
+    """
+    Where packed weights are kept for later starts.
+    """
+    def __init__(self, directory: str, max_bytes: typing.SupportsInt | typing.SupportsIndex) -> None:
+        """
+        An empty directory, or 0 bytes: nothing is kept.
+        """
+    @property
+    def directory(self) -> str:
+        ...
+    @property
+    def max_bytes(self) -> int:
+        ...
 class EngineOptions:
     """
     How an engine is set up.
@@ -395,6 +409,7 @@ class EngineOptions:
     scheduling_policy: SchedulingPolicy
     speculative: SpeculativeOptions
     verify_device: str
+    weight_cache: WeightCacheOptions
     def __init__(self) -> None:
         """
         All defaults; `model` must be set.
@@ -978,6 +993,9 @@ class ModelLimits:
         ...
     @property
     def weight_bytes(self) -> dict[str, int]:
+        ...
+    @property
+    def weight_cache(self) -> str:
         ...
 class DraftRecord:
     """

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ["FORERUN_PACKED_CACHE_GB"] = "0"  # tests of it say otherwise
 
 
 def find_package_file(package: str, name: str) -> Path | None:

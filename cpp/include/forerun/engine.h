@@ -81,6 +81,9 @@ struct ModelLimits {
   // floats, by the reason.
   std::map<std::string, int> num_unpacked_layers;
   std::int64_t num_bytes_per_token = 0;  // weight bytes read for one decoded row
+  // Whether EngineOptions::weight_cache was used: "off", "read", "written" or "not written: " and
+  // why.
+  std::string weight_cache;
   std::vector<TokenId> eos_token_ids;
   std::string dtype;  // of weights that are not integers
   std::string kv_cache_dtype;

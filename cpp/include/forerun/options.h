@@ -140,6 +140,13 @@ enum class SchedulingPolicy {
   kPriority,  // the lowest SubmitOptions::priority first; among equals the earliest
 };
 
+// Packed weights of models, kept for later starts: docs/checkpoints.md.
+struct WeightCacheOptions {
+  std::string directory = {};  // empty: nothing is kept
+  // Of all models together; those that were not used for longest make room. 0: nothing is kept.
+  std::int64_t max_bytes = 32'000'000'000;
+};
+
 struct EngineOptions {
   std::string model;  // a Hugging Face model directory
 
@@ -168,6 +175,7 @@ struct EngineOptions {
       kv_cache_memory_bytes;  // absent: sized for max_num_seqs short or a few long requests
   std::uint64_t seed = 0;
   int num_threads = 0;  // 0: one per available core
+  WeightCacheOptions weight_cache;
   SpeculativeOptions speculative;
 
   bool record_draft_steps = false;  // keep each draft's counts in RequestMetrics::draft_steps

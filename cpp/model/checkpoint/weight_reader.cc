@@ -229,12 +229,14 @@ std::unique_ptr<PackedMatrix> WeightReader::TakeMatrix(std::initializer_list<Par
                                                        int num_inputs, const MatrixFormat& format,
                                                        Ops& ops) {
   MatrixSources sources(num_inputs, format.format, format.keep_integers, ops);
+  std::vector<std::unique_ptr<StoredIntegers>> stored;
   for (const Part& part : parts) {
     const Shape shape = {part.num_outputs, num_inputs};
-    if (const auto integers = FindIntegers(part.name + ".weight", shape)) {
+    if (auto integers = FindIntegers(part.name + ".weight", shape)) {
       std::vector<TokenId> rows(part.num_outputs);
       std::iota(rows.begin(), rows.end(), 0);
-      if (sources.Add(*integers, rows)) ++unpacked_[integers->obstacle()];
+      if (sources.Add(*integers, std::move(rows))) ++unpacked_[integers->obstacle()];
+      stored.push_back(std::move(integers));
     } else {
       sources.Add(Take(part.name + ".weight", shape));
     }
@@ -249,7 +251,7 @@ std::unique_ptr<PackedMatrix> WeightReader::TakeRows(const std::string& name, co
                                                      const MatrixFormat& format, Ops& ops) {
   MatrixSources sources(static_cast<int>(shape[1]), format.format, format.keep_integers, ops);
   if (const auto integers = FindIntegers(name, shape)) {
-    sources.Add(*integers, rows);
+    sources.Add(*integers, {rows.begin(), rows.end()});
     return sources.Pack();
   }
   const TensorView matrix = Take(name, shape);

@@ -24,7 +24,27 @@ CpuOps::CpuOps(ThreadTeam& team, std::string isa, const CpuKernels& kernels,
       member_scratch_(team.num_threads()) {}
 
 std::unique_ptr<PackedMatrix> CpuOps::Pack(std::span<const WeightSource> sources) {
-  return PackMatrix(sources, team_, integer_kernels_, weights_);
+  auto matrix = PackMatrix(sources, team_, integer_kernels_, weights_);
+  if (cache_) cache_->Add(*matrix);
+  return matrix;
+}
+
+std::unique_ptr<PackedMatrix> CpuOps::Restore(std::span<const PartShape> parts, int num_inputs) {
+  return cache_ ? cache_->Restore(parts, num_inputs) : nullptr;
+}
+
+void CpuOps::OpenCache(std::string path, std::string key) {
+  auto file = PackedFile::Open(path, key, team_);
+  cache_.emplace(std::move(path), std::move(key), file.get(), team_);
+  if (file) files_.push_back(std::move(file));
+}
+
+CpuOps::CacheOutcome CpuOps::CloseCache(const MakeRoomFn& make_room) {
+  CacheOutcome outcome = {cache_->is_restored(), ""};
+  if (!outcome.is_restored) outcome.problem = make_room(cache_->num_bytes());
+  if (outcome.problem.empty()) outcome.problem = cache_->Finish();
+  cache_.reset();
+  return outcome;
 }
 
 const ForwardRows& CpuOps::Begin(const ForwardData& data) {

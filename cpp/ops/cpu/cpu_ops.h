@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,6 +15,7 @@
 #include "cpp/ops/cpu/find_integer_kernels.h"
 #include "cpp/ops/cpu/host_scratch.h"
 #include "cpp/ops/cpu/kernels.h"
+#include "cpp/ops/cpu/packed_cache.h"
 #include "cpp/ops/cpu/packed_matrix.h"
 #include "cpp/ops/cpu/tree_tails.h"
 #include "cpp/ops/ops.h"
@@ -38,6 +41,7 @@ class CpuOps final : public Ops {
   using Ops::Pack;
   std::unique_ptr<PackedMatrix> Pack(std::span<const WeightSource> sources) override;
   void ForEach(int count, const std::function<void(int)>& body) override { team_.Run(count, body); }
+  std::unique_ptr<PackedMatrix> Restore(std::span<const PartShape> parts, int num_inputs) override;
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override;
 
   const ForwardRows& Begin(const ForwardData& data) override;
@@ -64,6 +68,18 @@ class CpuOps final : public Ops {
   void GatherRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) override;
   void ScatterRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) override;
   void MoveRows(std::span<const KvMove> moves, Rows x) override;
+
+  // Between these, matrices are taken from a file, as PackedCache says, or left there.
+  void OpenCache(std::string path, std::string key);
+  struct CacheOutcome {
+    bool is_restored = false;  // whether all were taken from the file
+    std::string problem = {};  // why they could not be left there; empty: they were
+  };
+  // Makes room for so many bytes; returns why there is none, or an empty text.
+  using MakeRoomFn = std::function<std::string(std::int64_t num_bytes)>;
+  // REQUIRES: it is open.
+  CacheOutcome CloseCache(const MakeRoomFn& make_room);
+  void DropCache() { cache_.reset(); }
 
   // The parts of RotateAndStore.
   // Rotates each head of x [rows, num_heads * head_dim] in place.
@@ -114,7 +130,10 @@ class CpuOps final : public Ops {
   const CpuKernels& kernels_;
   const IntegerKernels& integer_kernels_;
 
+  // Where matrices are.
   WeightArena weights_;
+  std::vector<std::unique_ptr<PackedFile>> files_;
+  std::optional<PackedCache> cache_;  // while a model is loaded
 
   ForwardRows rows_;  // of the last Begin
 

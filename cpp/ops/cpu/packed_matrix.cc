@@ -238,23 +238,36 @@ std::byte* WeightArena::Allocate(std::int64_t num_bytes) {
   return result;
 }
 
-CpuMatrix::CpuMatrix(std::span<const WeightSource> sources, int num_outputs, int num_inputs,
-                     WeightArena& arena)
-    : PackedMatrix(num_outputs, num_inputs) {
-  for (const WeightSource& source : sources) {
-    if (parts_.empty() || parts_.back().format != source.format) {
-      const int begin = parts_.empty() ? 0 : parts_.back().output_begin + parts_.back().num_outputs;
-      parts_.push_back({.format = source.format, .output_begin = begin});
-    }
-    parts_.back().num_outputs += NumOutputs(source);
+namespace {
+
+int NumOutputs(std::span<const PartShape> shapes) {
+  int num_outputs = 0;
+  for (const PartShape& shape : shapes) num_outputs += shape.num_outputs;
+  return num_outputs;
+}
+
+int NumTiles(int num_outputs) { return (num_outputs + kLanes - 1) / kLanes; }
+
+}  // namespace
+
+CpuMatrix::CpuMatrix(std::span<const PartShape> shapes, int num_inputs, const std::byte* data)
+    : PackedMatrix(NumOutputs(shapes), num_inputs) {
+  int output = 0, tile = 0;
+  for (const PartShape& shape : shapes) {
+    const int num_tiles = NumTiles(shape.num_outputs);
+    parts_.push_back({shape.format, output, shape.num_outputs, tile, num_tiles, data});
+    output += shape.num_outputs;
+    tile += num_tiles;
+    data += TileBytes(shape.format, num_inputs) * num_tiles;
   }
-  int num_tiles = 0;
-  for (MatrixPart& part : parts_) {
-    part.tile_begin = num_tiles;
-    part.num_tiles = (part.num_outputs + kLanes - 1) / kLanes;
-    part.data = arena.Allocate(TileBytes(part.format, num_inputs) * part.num_tiles);
-    num_tiles += part.num_tiles;
+}
+
+std::int64_t CpuMatrix::BytesOf(std::span<const PartShape> shapes, int num_inputs) {
+  std::int64_t num_bytes = 0;
+  for (const PartShape& shape : shapes) {
+    num_bytes += TileBytes(shape.format, num_inputs) * NumTiles(shape.num_outputs);
   }
+  return num_bytes;
 }
 
 void CpuMatrix::AddBytes(WeightBytes& bytes) const {
@@ -296,20 +309,29 @@ void CpuMatrix::Unpack(int output, float scale, float* out) const {
   }
 }
 
+std::vector<PartShape> ShapesOf(std::span<const WeightSource> sources) {
+  std::vector<PartShape> shapes;
+  for (const WeightSource& source : sources) {
+    AddPart({source.format, NumOutputs(source)}, shapes);
+  }
+  return shapes;
+}
+
 std::unique_ptr<CpuMatrix> PackMatrix(std::span<const WeightSource> sources, ThreadTeam& team,
                                       const IntegerKernels& kernels, WeightArena& arena) {
   CheckSources(sources);
-  int num_outputs = 0;
-  for (const WeightSource& source : sources) num_outputs += NumOutputs(source);
   const int num_inputs = NumInputs(sources[0]);
-  auto matrix = std::make_unique<CpuMatrix>(sources, num_outputs, num_inputs, arena);
+  const std::vector<PartShape> shapes = ShapesOf(sources);
+  std::byte* const packed = arena.Allocate(CpuMatrix::BytesOf(shapes, num_inputs));
+  auto matrix = std::make_unique<CpuMatrix>(shapes, num_inputs, packed);
   const std::vector<TileLane> lanes = FindLanes(sources, *matrix);
   std::atomic<bool> all_fit = true;
   team.Run(matrix->num_tiles(), [&](int tile) {
     const MatrixPart* part = matrix->parts().data();
     while (tile >= part->tile_begin + part->num_tiles) ++part;
-    std::byte* data = part->data + (tile - part->tile_begin) * TileBytes(part->format, num_inputs);
-    if (!PackTile(lanes.data() + tile * kLanes, *part, num_inputs, kernels, data)) all_fit = false;
+    std::byte* const out = packed + (part->data - packed) +
+                           (tile - part->tile_begin) * TileBytes(part->format, num_inputs);
+    if (!PackTile(lanes.data() + tile * kLanes, *part, num_inputs, kernels, out)) all_fit = false;
   });
   FORERUN_CHECK(all_fit, "a value that its format cannot hold");
   return matrix;

@@ -35,18 +35,21 @@ struct MatrixPart {
   int num_outputs = 0;
   int tile_begin = 0;  // counts over the matrix
   int num_tiles = 0;
-  std::byte* data = nullptr;
+  const std::byte* data = nullptr;
 };
 
 class CpuMatrix final : public PackedMatrix {
  public:
-  // Sources of one format that follow each other are one part. The arena must outlive the matrix.
-  CpuMatrix(std::span<const WeightSource> sources, int num_outputs, int num_inputs,
-            WeightArena& arena);
+  // data [BytesOf(shapes, num_inputs)] must outlive the matrix.
+  CpuMatrix(std::span<const PartShape> shapes, int num_inputs, const std::byte* data);
+  static std::int64_t BytesOf(std::span<const PartShape> shapes, int num_inputs);
 
   std::int64_t num_bytes() const override;
   void AddBytes(WeightBytes& bytes) const override;
   std::span<const MatrixPart> parts() const { return parts_; }
+  std::span<const std::byte> data() const {
+    return {parts_.front().data, static_cast<std::size_t>(num_bytes())};
+  }
   int num_tiles() const { return parts_.back().tile_begin + parts_.back().num_tiles; }
 
   // out[num_inputs] = scale * the weights of one output.
@@ -55,6 +58,9 @@ class CpuMatrix final : public PackedMatrix {
  private:
   std::vector<MatrixPart> parts_;
 };
+
+// Sources of one format that follow each other are one part.
+std::vector<PartShape> ShapesOf(std::span<const WeightSource> sources);
 
 // Reads every source once; the kernels quantize. Throws InternalError for sources that do not
 // stack.

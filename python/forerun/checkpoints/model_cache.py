@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import atexit
 import errno
 import functools
 import logging
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from forerun import _core
 from forerun.errors import CheckpointError, InvalidArgumentError
 
 _LOGGER = logging.getLogger("forerun")
 _VARIABLE = "FORERUN_CACHE"
+_PACKED_VARIABLE = "FORERUN_PACKED_CACHE_GB"
+_PACKED_GIGABYTES = "32"
+_MOST_GIGABYTES = 1_000_000
 # A read-only cache is not a mistake of the user's.
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
@@ -31,6 +32,35 @@ def cache_directory() -> Path | None:
     if given and path == Path():
         raise InvalidArgumentError(_VARIABLE, given, "a directory; there is no such home directory")
     return path if given or path.is_absolute() else None
+
+
+def weight_cache() -> _core.WeightCacheOptions:
+    """Where packed weights are kept, and how many bytes of them: $FORERUN_PACKED_CACHE_GB.
+
+    Raises:
+        InvalidArgumentError: the variable is no number of gigabytes.
+    """
+    value = os.environ.get(_PACKED_VARIABLE) or _PACKED_GIGABYTES
+    try:
+        gigabytes = float(value)
+    except ValueError:
+        gigabytes = -1.0
+    if not 0 <= gigabytes <= _MOST_GIGABYTES:
+        raise InvalidArgumentError(
+            _PACKED_VARIABLE, value, f"gigabytes from 0, which keeps nothing, to {_MOST_GIGABYTES}"
+        )
+    try:
+        cache = cache_directory()
+    except InvalidArgumentError:  # no reason not to load a model
+        cache = None
+    directory = "" if cache is None else str(cache / "packed")
+    return _core.WeightCacheOptions(directory, int(gigabytes * 1e9))
+
+
+@functools.cache
+def warn_of_weight_cache(problem: str) -> None:
+    """Logs once why packed weights could not be kept."""
+    _LOGGER.warning("packed weights for the next start were %s", problem)
 
 
 def cached(name: str, write: Callable[[Path], object]) -> Path:
@@ -83,6 +113,9 @@ def _temporary(name: str, write: Callable[[Path], object], reason: str) -> Path:
     """A directory that is removed when the process ends."""
     if (known := _TEMPORARY.get(name)) is not None and _is_whole(known):
         return known
+    import atexit
+    import tempfile
+
     try:
         root = Path(tempfile.mkdtemp(prefix="forerun-"))
         atexit.register(functools.partial(_remove, root, os.getpid()))
@@ -98,4 +131,6 @@ def _temporary(name: str, write: Callable[[Path], object], reason: str) -> Path:
 
 def _remove(directory: Path, owner: int) -> None:
     if os.getpid() == owner:  # not in a forked child
+        import shutil
+
         shutil.rmtree(directory, ignore_errors=True)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from forerun import _core
 from forerun.checkpoints.loading import refuse_drafter, resolve_model
+from forerun.checkpoints.model_cache import warn_of_weight_cache, weight_cache
 from forerun.engine.config import num_past_outputs, settle_options
 from forerun.engine.generation_config import recommended_params
 from forerun.engine.prompts import (
@@ -74,6 +75,7 @@ class LoadedModel:
         options: dict[str, Any],
     ) -> None:
         core_options.model = str(self.directory)
+        core_options.weight_cache = weight_cache()
         self.labels = {"model_name": str(model), "engine": "0"}
         level = options.get("per_request_spec_decode_metrics", "none")
         self._reports_drafts = level != "none" and self.speculative_config is not None
@@ -97,6 +99,8 @@ class LoadedModel:
                 options["suffix_memory"], model, self.directory, core_options
             )
         self._engine = _core.Engine(core_options)
+        if self.limits.weight_cache.startswith("not written"):
+            warn_of_weight_cache(self.limits.weight_cache)
         if self.speculative_config is not None:
             self.speculative_config.check_length(self.limits.max_model_len)
         if (

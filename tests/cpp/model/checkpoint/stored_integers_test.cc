@@ -117,7 +117,8 @@ TEST(StoredIntegersTest, SeveralThreadsReadRows) {
   CpuBackend backend(2);
   MatrixSources sources(1, WeightFormat::kFloat32, /*keeps_integers=*/true, backend.ops());
   const MeetingRows rows;
-  sources.Add(rows, std::vector<TokenId>{0, 1});
+  sources.Add(rows, {0, 1});
+  sources.Pack();
   EXPECT_FALSE(rows.was_alone());
 }
 
