@@ -156,6 +156,10 @@ class NativeEngine : public Engine {
                      std::vector<TokenId> special_tokens) override {
     core_->SetTokenBytes(std::move(token_bytes), special_tokens);
   }
+  void AddEosTokens(const std::vector<TokenId>& tokens) override {
+    core_->AddEosTokens(tokens);
+    limits_.eos_token_ids = core_->eos_token_ids();
+  }
   RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params,
                    RequestHooks hooks, const SubmitOptions& options) override {
     return core_->Submit(prompt, params, std::move(hooks), options);
@@ -211,7 +215,6 @@ std::unique_ptr<Engine> CreateEngine(const EngineOptions& given, DraftRecorder* 
   CheckEngineOptions(given);
   std::unique_ptr<Device> gpu = OpenGpu(given);
   ModelFiles files(given.model, given.dtype, given.quantization);
-  for (TokenId token : given.eos_token_ids) files.spec.AddEosToken(token);
   EngineOptions options = given;
   options.speculative = ResolveDrafter(given.speculative, given.model);
   return std::make_unique<NativeEngine>(options, files, recorder, std::move(gpu));

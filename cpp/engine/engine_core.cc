@@ -57,6 +57,19 @@ void EngineCore::SetTokenBytes(std::vector<std::string> token_bytes,
   for (TokenId token : special_tokens) vocabulary_.is_special[token] = true;
 }
 
+void EngineCore::AddEosTokens(const std::vector<TokenId>& tokens) {
+  const Running running(is_running_);
+  const auto lock = inbox_.Lock();
+  FORERUN_CHECK(!HasUnfinished(), "ends may not change while requests are unfinished");
+  std::vector<TokenId> all = vocabulary_.eos_token_ids;
+  for (TokenId token : tokens) {
+    if (token < 0) throw InvalidArgument("eos_token_ids", std::to_string(token), "ids from 0 on");
+    const bool is_known = std::ranges::find(all, token) != all.end();
+    if (token < executor_.vocab_size() && !is_known) all.push_back(token);
+  }
+  vocabulary_.eos_token_ids = std::move(all);
+}
+
 std::unique_ptr<Request> EngineCore::MakeRequest(RequestId id, std::span<const TokenId> prompt,
                                                  const SamplingParams& params, RequestHooks hooks,
                                                  const SubmitOptions& options) {
@@ -64,8 +77,9 @@ std::unique_ptr<Request> EngineCore::MakeRequest(RequestId id, std::span<const T
   const int max_len = static_cast<int>(std::min<std::int64_t>(wanted, config_.max_model_len));
   auto request = std::make_unique<Request>(id, pool_, max_len);
   const std::uint64_t seed = params.seed.value_or(HashCombine(config_.seed, id));
-  request->SetUp(prompt, params, std::move(hooks),
-                 {config_.acceptance_method, seed, executor_.vocab_size(), config_.eos_token_ids});
+  request->SetUp(
+      prompt, params, std::move(hooks),
+      {config_.acceptance_method, seed, executor_.vocab_size(), vocabulary_.eos_token_ids});
   request->priority = options.priority;
   request->cache_salt = options.cache_salt;
   request->deadline = options.deadline;

@@ -77,6 +77,8 @@ class EngineCore {
   // As in forerun::Engine.
   void SetTokenBytes(std::vector<std::string> token_bytes,
                      const std::vector<TokenId>& special_tokens = {});
+  void AddEosTokens(const std::vector<TokenId>& tokens);
+  const std::vector<TokenId>& eos_token_ids() const { return vocabulary_.eos_token_ids; }
   RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params,
                    RequestHooks hooks = {}, const SubmitOptions& options = {});
   void CheckRoom(int num_requests) const { inbox_.CheckRoom(num_requests); }

@@ -143,7 +143,6 @@ void CheckSpeculativeOptions(const SpeculativeOptions& options) {
 }
 
 void CheckEngineOptions(const EngineOptions& options) {
-  for (TokenId token : options.eos_token_ids) CheckAtLeast("eos_token_ids", token, 0);
   if (options.dtype != "auto" && options.dtype != "bfloat16" && options.dtype != "float32") {
     throw InvalidArgument("dtype", "'" + options.dtype + "'", "'auto', 'bfloat16' or 'float32'");
   }

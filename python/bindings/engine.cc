@@ -223,6 +223,12 @@ void RegisterEngine(py::module_& module) {
       .def("set_token_bytes", &SetTokenBytes, py::arg("token_bytes"),
            py::arg("special_token_ids") = std::vector<TokenId>(),
            "Sets the bytes of each token, indexed by id; needed by requests with stop strings.")
+      .def(
+          "add_eos_tokens",
+          [](PythonEngine& engine, const std::vector<TokenId>& tokens) {
+            engine.native().AddEosTokens(tokens);
+          },
+          py::arg("token_ids"), "Tokens that end a text besides those of the model's configs.")
       // An array is taken only as it is: numpy would make integers of floats.
       .def("submit", &SubmitArray, py::arg("prompt_token_ids").noconvert(), py::arg("params"),
            py::arg("constraint") = py::none(), py::arg("logits_hook") = py::none(),

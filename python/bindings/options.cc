@@ -122,7 +122,6 @@ void RegisterEngineOptions(py::module_& module) {
   py::class_<Options>(module, "EngineOptions", "How an engine is set up.")
       .def(py::init<>(), "All defaults; `model` must be set.")
       .def_readwrite("model", &Options::model)
-      .def_readwrite("eos_token_ids", &Options::eos_token_ids)
       .def_readwrite("device", &Options::device)
       .def_readwrite("dtype", &Options::dtype)
       .def_readwrite("quantization", &Options::quantization)

@@ -421,12 +421,6 @@ class EngineOptions:
     def block_size(self, arg0: typing.SupportsInt | typing.SupportsIndex) -> None:
         ...
     @property
-    def eos_token_ids(self) -> list[int]:
-        ...
-    @eos_token_ids.setter
-    def eos_token_ids(self, arg0: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
-        ...
-    @property
     def kv_cache_memory_bytes(self) -> int | None:
         ...
     @kv_cache_memory_bytes.setter
@@ -1059,6 +1053,10 @@ class Engine:
     def __init__(self, options: EngineOptions, *, record_draft_logits: bool = False) -> None:
         """
         Maps and packs the model. record_draft_logits: keep what a drafter that is a model computes, for take_draft_records; for tests.
+        """
+    def add_eos_tokens(self, token_ids: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex]) -> None:
+        """
+        Tokens that end a text besides those of the model's configs.
         """
     def cancel(self, request_id: typing.SupportsInt | typing.SupportsIndex) -> bool:
         """

@@ -9,9 +9,9 @@
 //     for (const forerun::RequestUpdate& update : engine->Step()) { ... update.new_tokens ... }
 //   }
 //
-// One thread at a time may be in Step, SetTokenBytes, ResetCaches, StartTrace or StopTrace: a
-// second one, and a hook that calls them, gets EngineBusy. The others may be called from any thread
-// at any time.
+// One thread at a time may be in Step, SetTokenBytes, AddEosTokens, ResetCaches, StartTrace or
+// StopTrace: a second one, and a hook that calls them, gets EngineBusy. The others may be called
+// from any thread at any time.
 #ifndef FORERUN_ENGINE_H_
 #define FORERUN_ENGINE_H_
 
@@ -117,6 +117,11 @@ class Engine {
   // may name them in any request. REQUIRES: no request is unfinished.
   virtual void SetTokenBytes(std::vector<std::string> token_bytes,
                              std::vector<TokenId> special_tokens = {}) = 0;
+
+  // Tokens that end a text besides those of config.json and generation_config.json: the end of a
+  // tokenizer, which the engine does not read. Ids beyond the vocabulary end nothing. Throws
+  // InvalidArgument for negative ones. REQUIRES: no request is unfinished.
+  virtual void AddEosTokens(const std::vector<TokenId>& tokens) = 0;
 
   // Throws InvalidArgument when the prompt or the parameters can never be served, and QueueFull
   // when as many requests wait as may.

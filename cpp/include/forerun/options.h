@@ -150,10 +150,6 @@ struct WeightCacheOptions {
 struct EngineOptions {
   std::string model;  // a Hugging Face model directory
 
-  // Tokens that end a text besides those of config.json and generation_config.json: the end of a
-  // tokenizer, which the engine does not read. Ids beyond the vocabulary end nothing.
-  std::vector<TokenId> eos_token_ids;
-
   // Where the model runs: "cpu", which "auto" means, or "cuda". In this version a model runs on the
   // CPU only: with "cuda" Create throws a DeviceError that says what was found.
   std::string device = "auto";

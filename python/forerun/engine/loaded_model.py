@@ -83,8 +83,6 @@ class LoadedModel:
         if not options.get("skip_tokenizer_init"):
             tokenizer = options.get("tokenizer")
             self._tokenizer = _load_tokenizer(self.directory if tokenizer is None else tokenizer)
-            if self._tokenizer.eos_token_id is not None:
-                core_options.eos_token_ids = [self._tokenizer.eos_token_id]
         self.drafter: Drafter | None = None
         if self.speculative_config is not None and self.speculative_config.uses_model:
             from forerun.checkpoints.drafters import set_drafter
@@ -119,6 +117,8 @@ class LoadedModel:
             self._token_bytes = self._tokenizer.token_bytes
             vocabulary = self._vocabulary
             self._engine.set_token_bytes(vocabulary.token_bytes, sorted(vocabulary.special))
+            if self._tokenizer.eos_token_id is not None:
+                self._engine.add_eos_tokens([self._tokenizer.eos_token_id])
             self._check_eos(self._tokenizer)
         self._board = Scoreboard(self._engine)
         if self._memory is not None:

@@ -56,6 +56,7 @@ class CountingEngine : public Engine {
   }
 
   void SetTokenBytes(std::vector<std::string>, std::vector<TokenId>) override {}
+  void AddEosTokens(const std::vector<TokenId>&) override {}
   void ResetCaches() override {}
   bool RestoreOutputs(std::span<const PastOutput>, bool) override { return false; }
   bool ResetPrefixCache() override { return false; }

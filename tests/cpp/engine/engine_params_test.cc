@@ -184,6 +184,22 @@ TEST_F(EngineParamsTest, SpecialTokensArePartOfTheTextOnlyWithoutSkipSpecialToke
   EXPECT_EQ(results.at(keeping).last.num_text_bytes, 1);
 }
 
+TEST_F(EngineParamsTest, TokensThatAreAddedAsEndsEndTextsUnlessTheyAreIgnored) {
+  testing::TestEngine engine = MakeEngine();
+  const std::vector<TokenId> prompt = {1};
+  engine.AddEosTokens({4, 4, kVocabSize + 7});
+  EXPECT_THROW(engine.AddEosTokens({5, -1}), InvalidArgument);
+  SamplingParams params = Greedy(8);
+  const RequestId ended = engine.Submit(prompt, params);
+  EXPECT_THROW(engine.AddEosTokens({5}), InternalError);  // while one is unfinished
+  params.ignore_eos = true;
+  const RequestId ignoring = engine.Submit(prompt, params);
+  const auto results = RunToEnd(engine);
+  EXPECT_EQ(results.at(ended).tokens, (std::vector<TokenId>{2, 3, 4}));
+  EXPECT_EQ(results.at(ended).last.finish_reason, FinishReason::kStop);
+  EXPECT_EQ(results.at(ignoring).tokens.size(), 8);
+}
+
 TEST_F(EngineParamsTest, ARequestWithoutAnAllowedTokenFailsWithAMessage) {
   testing::TestEngine engine = MakeEngine();
   SamplingParams params = Greedy(5);

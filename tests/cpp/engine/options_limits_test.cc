@@ -31,7 +31,6 @@ Set Of(Method method, SetField set) {
 constexpr int kNoLimit = -1;
 
 const Range kRanges[] = {
-    {"eos_token_ids", [](auto& o, int v) { o.eos_token_ids = {v}; }, 0, kNoLimit},
     {"weight_cache.max_bytes", [](auto& o, int v) { o.weight_cache.max_bytes = v; }, 0, kNoLimit},
     {"max_model_len", [](auto& o, int v) { o.max_model_len = v; }, 2, kNoLimit},
     {"max_num_seqs",

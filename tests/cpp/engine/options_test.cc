@@ -19,7 +19,6 @@ TEST(CheckEngineOptionsTest, NamesTheFirstWrongField) {
     std::function<void(EngineOptions&)> spoil;
   };
   const Case cases[] = {
-      {"eos_token_ids", [](auto& o) { o.eos_token_ids = {2, -1}; }},
       {"weight_cache.max_bytes", [](auto& o) { o.weight_cache.max_bytes = -1; }},
       {"dtype", [](auto& o) { o.dtype = "float16"; }},
       {"quantization", [](auto& o) { o.quantization.linear = "int3"; }},
