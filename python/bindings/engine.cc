@@ -22,6 +22,31 @@ namespace py = pybind11;
 
 using TokenArray = py::array_t<TokenId, py::array::c_style>;
 
+// An argument that is a TokenArray.
+struct GivenArray {
+  py::object array;
+};
+
+}  // namespace
+}  // namespace forerun
+
+// Where numpy was not imported, an argument is none of its arrays: pybind11's own caster imports it
+// to find that out, which takes longer than a short request.
+template <>
+struct pybind11::detail::type_caster<forerun::GivenArray> {
+  PYBIND11_TYPE_CASTER(forerun::GivenArray, make_caster<forerun::TokenArray>::name);
+
+  bool load(handle given, bool /*convert*/) {
+    if (!module_::import("sys").attr("modules").contains("numpy")) return false;
+    if (!isinstance<forerun::TokenArray>(given)) return false;
+    value.array = reinterpret_borrow<object>(given);
+    return true;
+  }
+};
+
+namespace forerun {
+namespace {
+
 // Numpy is imported when an array is wanted first. REQUIRES: the GIL is held.
 void RegisterLogprobDtype() {
   static bool is_registered = false;
@@ -58,10 +83,11 @@ bool RestoreOutputs(PythonEngine& engine, const std::vector<SaltedBytes>& given,
   return engine.native().RestoreOutputs(outputs, is_last);
 }
 
-RequestId SubmitArray(PythonEngine& engine, const TokenArray& prompt, const SamplingParams& params,
+RequestId SubmitArray(PythonEngine& engine, const GivenArray& given, const SamplingParams& params,
                       const py::object& constraint, const py::object& logits_hook,
                       const SubmitOptions& options) {
   engine.hooks().DropEnded();
+  const auto prompt = py::reinterpret_borrow<TokenArray>(given.array);
   if (prompt.ndim() != 1) {
     throw InvalidArgument("prompt_token_ids", std::to_string(prompt.ndim()) + " dimensions",
                           "a one-dimensional int32 array");
