@@ -17,7 +17,6 @@ from forerun.engine.prompts import (
 )
 from forerun.engine.requests import Request, deadline_error
 from forerun.engine.streams import Stream, run_all, wait_all
-from forerun.engine_args import EngineArgs, fields_of
 from forerun.errors import InvalidArgumentError
 from forerun.outputs import RequestOutput, TokensPrompt
 from forerun.sampling_params import SamplingParams
@@ -28,6 +27,7 @@ from forerun.vllm_fields.arguments import checked_methods
 if TYPE_CHECKING:
     from forerun.beam_search import BeamSearchOutput, BeamSearchParams
     from forerun.engine.model_config import ModelConfig
+    from forerun.engine_args import EngineArgs
     from forerun.llm_engine import LLMEngine
 
 
@@ -82,6 +82,8 @@ class LLM(LoadedModel, UnsupportedMethods):
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs) -> LLM:
         """An LLM of these arguments."""
+        from forerun.engine_args import fields_of
+
         return cls(**fields_of(engine_args))
 
     @property

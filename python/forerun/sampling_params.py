@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from enum import Enum, IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forerun import _core
 from forerun.errors import InvalidArgumentError
-from forerun.logits_processors import RequestLogitsProcessor, check_processors
-from forerun.text.structured_outputs import StructuredOutputsParams
 from forerun.util.checks import (
     Problems,
     check_bool,
@@ -24,6 +22,10 @@ from forerun.util.checks import (
     copied,
 )
 from forerun.vllm_fields.arguments import checked_arguments, checked_keywords
+
+if TYPE_CHECKING:
+    from forerun.logits_processors import RequestLogitsProcessor
+    from forerun.text.structured_outputs import StructuredOutputsParams
 
 _MAX_N = 16384  # as in vLLM
 _MAX_LOGPROB_TOKEN_IDS = 128  # as in vLLM
@@ -100,6 +102,8 @@ def _scored_ids(field: str, value: Any) -> list[int]:
 
 
 def _structure(field: str, value: Any) -> StructuredOutputsParams:
+    from forerun.text.structured_outputs import StructuredOutputsParams
+
     if isinstance(value, StructuredOutputsParams):
         return replace(value)
     expected = "StructuredOutputsParams, a dict of its fields, or None"
@@ -108,6 +112,12 @@ def _structure(field: str, value: Any) -> StructuredOutputsParams:
         if not isinstance(name, str):
             raise InvalidArgumentError(field, name, expected)
     return StructuredOutputsParams(**given)
+
+
+def _processors(field: str, value: Any) -> list[RequestLogitsProcessor]:
+    from forerun.logits_processors import check_processors
+
+    return check_processors(field, value)
 
 
 def _output_kind(field: str, value: Any) -> RequestOutputKind:
@@ -136,7 +146,7 @@ _CHECKS: dict[str, Callable[[str, Any], Any]] = {
     "logit_bias": _logit_bias,
     "bad_words": _bad_words,
     "structured_outputs": _structure,
-    "logits_processors": check_processors,
+    "logits_processors": _processors,
     "logprob_token_ids": _scored_ids,
     "output_kind": _output_kind,
     "extra_args": _extra_args,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -82,11 +81,11 @@ def _resolve(
 
 
 def _converted(gguf: Path, progress: bool) -> Path:
-    from forerun.checkpoints.convert import write_converted
-
     name = f"{gguf.stem}-{_fingerprint(gguf)}"
 
     def write(target: Path) -> Path:
+        from forerun.checkpoints.convert import write_converted
+
         return write_converted(gguf, target, progress=progress, keep_types=True)
 
     return cached(name, write)
@@ -94,6 +93,8 @@ def _converted(gguf: Path, progress: bool) -> Path:
 
 def _fingerprint(*paths: Path) -> str:
     """Names files by size, time and both ends, without reading gigabytes at every start."""
+    import hashlib
+
     digest = hashlib.sha256(f"{_CONVERTER_VERSION}".encode())
     for path in paths:
         check_is_file(path)

@@ -10,7 +10,6 @@ from typing import Any
 from forerun import _core
 from forerun.engine.profiling import profile_directory
 from forerun.errors import InvalidArgumentError, shown
-from forerun.logits_processors import processor_classes
 from forerun.speculative_config import SpeculativeConfig, make_speculative_config
 from forerun.util.checks import (
     Problems,
@@ -112,6 +111,12 @@ def _check_structured_outputs_config(field: str, value: Any) -> None:
         _LOGGER.warning("%s: llguidance is used in place of %s", field, backend)
 
 
+def _check_processors(field: str, value: Any) -> None:
+    from forerun.logits_processors import processor_classes
+
+    processor_classes(field, value)
+
+
 _LOADING: dict[str, Callable[[str, Any], Any]] = {
     "tokenizer": lambda name, value: check_path(name, value, "a directory, or None"),
     "suffix_memory": lambda name, value: check_path(name, value, "a file, or None"),
@@ -119,7 +124,7 @@ _LOADING: dict[str, Callable[[str, Any], Any]] = {
     "skip_tokenizer_init": check_bool,
     "generation_config": _check_generation_config,
     "override_generation_config": check_dict,
-    "logits_processors": processor_classes,
+    "logits_processors": _check_processors,
     "structured_outputs_config": _check_structured_outputs_config,
     "profiler_config": profile_directory,
 }

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forerun import _core
 from forerun.engine.prompts import ParsedPrompt
 from forerun.errors import DeadlineExceededError, InvalidArgumentError
-from forerun.logits_processors import EngineProcessors, chain_processors
 from forerun.logprobs import FlatLogprobs
 from forerun.metrics import (
     RequestMetrics,
@@ -23,7 +22,10 @@ from forerun.outputs import (
 )
 from forerun.sampling_params import SamplingParams
 from forerun.text.detokenizer import TokenBytes, decode
-from forerun.text.grammar_compiler import GrammarState
+
+if TYPE_CHECKING:
+    from forerun.logits_processors import EngineProcessors
+    from forerun.text.grammar_compiler import GrammarState
 
 _DEADLINE = _core.FinishReason.DEADLINE.name.lower()
 
@@ -103,10 +105,13 @@ class Request:
         processors = list(self.params.logits_processors or ())
         if self.engine_processors is not None:
             processors += self.engine_processors.functions(self.params, self.prompt_token_ids)
-        return {
-            "constraint": self.start_grammar() if self.start_grammar else None,
-            "logits_hook": chain_processors(processors) if processors else None,
-        }
+        hook = None
+        if processors:
+            from forerun.logits_processors import chain_processors
+
+            hook = chain_processors(processors)
+        constraint = self.start_grammar() if self.start_grammar else None
+        return {"constraint": constraint, "logits_hook": hook}
 
     def submit(self, engine: _core.Engine, completion: Completion, max_model_len: int) -> None:
         """Submits one completion."""

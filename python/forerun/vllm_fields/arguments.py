@@ -93,6 +93,19 @@ def checked_methods(cls: type[_T]) -> type[_T]:
     return cls
 
 
+@functools.cache
+def _parameters(
+    method: Callable[..., Any],
+) -> tuple[inspect.Signature, list[str], list[inspect.Parameter]]:
+    """A method's signature, its receiver and its other parameters.
+
+    Read when it is called first: reading those of all methods is a part of what an import takes.
+    """
+    signature = inspect.signature(method)
+    receivers = [name for name in signature.parameters if name in ("self", "cls")]
+    return signature, receivers, list(signature.parameters.values())[len(receivers) :]
+
+
 def checked_arguments(method: Callable[_P, _R]) -> Callable[_P, _R]:
     """Makes a method or function check its arguments, against the table of them if it has one.
 
@@ -101,21 +114,19 @@ def checked_arguments(method: Callable[_P, _R]) -> Callable[_P, _R]:
     accepts.
     """
     owner = method.__qualname__.removesuffix(".__init__")
-    signature = inspect.signature(method)
-    receivers = [name for name in signature.parameters if name in ("self", "cls")]
-    own = list(signature.parameters.values())[len(receivers) :]
-    names = {parameter.name for parameter in own}
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own)
-    most = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in own)
 
     @functools.wraps(method)
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        signature, receivers, own = _parameters(method)
+        names = {parameter.name for parameter in own}
+        takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in own)
         problems = Problems()
         given = {name: value for name, value in kwargs.items() if takes_any or name in names}
         others = {name: value for name, value in kwargs.items() if name not in given}
         try:
             bound = signature.bind_partial(*args, **given)
         except TypeError:
+            most = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in own)
             raise InvalidArgumentError(
                 owner,
                 f"{len(args) - len(receivers)} arguments without a name",
