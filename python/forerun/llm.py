@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from forerun.engine.loaded_model import LoadedModel
 from forerun.engine.profiling import Profiler
-from forerun.engine.progress import check_use_tqdm, progress_bar
+from forerun.engine.progress import check_use_tqdm, import_tqdm, progress_bar
 from forerun.engine.prompts import (
     Messages,
     Prompt,
@@ -78,6 +78,10 @@ class LLM(LoadedModel, UnsupportedMethods):
         config = options.get("profiler_config")
         self._profiler = Profiler(self._engine, self._board.turn, config)
         self._enqueued: list[Request] = []
+
+    def _import_ahead(self) -> None:
+        super()._import_ahead()
+        import_tqdm()
 
     @classmethod
     def from_engine_args(cls, engine_args: EngineArgs) -> LLM:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from forerun.logprobs import FlatLogprobs
-from forerun.metrics import RequestMetrics, RequestSpecDecodeMetrics
+
+if TYPE_CHECKING:
+    from forerun.metrics import RequestMetrics, RequestSpecDecodeMetrics
 
 
 class _PromptOptions(TypedDict, total=False):

@@ -32,7 +32,7 @@ def test_a_star_import_has_every_public_name() -> None:
 
 
 def test_an_import_waits_for_nothing_that_llm_does_not_need() -> None:
-    others = "asyncio argparse ssl numpy tokenizers tqdm forerun.server".split()
+    others = ["asyncio", "argparse", "ssl", "numpy", "tokenizers", "tqdm", "forerun.server"]
     script = f"""
 import sys, forerun
 assert [name for name in sys.modules if name.startswith("forerun.")] == []

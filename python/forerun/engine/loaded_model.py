@@ -28,18 +28,22 @@ from forerun.engine.requests import PreparedPrompt, Request
 from forerun.engine.scoreboard import Scoreboard
 from forerun.engine.streams import Stream
 from forerun.errors import CheckpointError, InvalidArgumentError
-from forerun.logits_processors import engine_processors
-from forerun.metrics import EngineMetrics, Metric, engine_metrics
 from forerun.outputs import TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.text.detokenizer import TokenBytes
-from forerun.text.grammar_compiler import GrammarCompiler, GrammarState, GrammarTokenizer
+from forerun.text.tokenizer_backend import read_backend
+from forerun.util.background import Background
 from forerun.util.checks import check_dict, check_path
 from forerun.vllm_fields.arguments import checked_arguments
 
 if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
+
     from forerun.checkpoints.drafters import Drafter
     from forerun.engine.suffix_memory import SuffixMemory
+    from forerun.logits_processors import EngineProcessors
+    from forerun.metrics import EngineMetrics, Metric
+    from forerun.text.grammar_compiler import GrammarCompiler, GrammarState
     from forerun.text.tokenizer import Tokenizer
     from forerun.text.vocabulary import Vocabulary
 
@@ -80,9 +84,42 @@ class LoadedModel:
         level = options.get("per_request_spec_decode_metrics", "none")
         self._reports_drafts = level != "none" and self.speculative_config is not None
         self._tokenizer: Tokenizer | None = None
-        if not options.get("skip_tokenizer_init"):
-            tokenizer = options.get("tokenizer")
-            self._tokenizer = _load_tokenizer(self.directory if tokenizer is None else tokenizer)
+        if options.get("skip_tokenizer_init"):
+            self._load_engine(model, core_options, options)
+        else:
+            given = options.get("tokenizer")
+            directory = check_path("tokenizer", self.directory if given is None else given)
+            # Both are read without the GIL.
+            reading = Background(lambda: read_backend(directory))
+            try:
+                self._load_engine(model, core_options, options)
+                self._import_ahead()
+            finally:
+                backend = reading.result()
+            self._tokenizer = _make_tokenizer(directory, backend)
+        self._token_bytes = TokenBytes([], [])
+        if self._tokenizer is not None:
+            self._set_vocabulary(self._tokenizer)
+        self._board = Scoreboard(self._engine)
+        if self._memory is not None:
+            self._memory.start(self._engine)
+        self._processors: EngineProcessors | None = None
+        if options.get("logits_processors"):
+            from forerun.logits_processors import engine_processors
+
+            self._processors = engine_processors(options["logits_processors"], self, core_options)
+
+    def _import_ahead(self) -> None:
+        """Imports what the first request needs, while the tokenizer is read."""
+        import forerun.metrics
+        import forerun.text.tokenizer  # noqa: F401
+
+    def _load_engine(
+        self,
+        model: str | os.PathLike[str],
+        core_options: _core.EngineOptions,
+        options: dict[str, Any],
+    ) -> None:
         self.drafter: Drafter | None = None
         if self.speculative_config is not None and self.speculative_config.uses_model:
             from forerun.checkpoints.drafters import set_drafter
@@ -112,18 +149,14 @@ class LoadedModel:
                 self.limits.model_max_len,
             )
         self._report_unpacked()
-        self._token_bytes = TokenBytes([], [])
-        if self._tokenizer is not None:
-            self._token_bytes = self._tokenizer.token_bytes
-            vocabulary = self._vocabulary
-            self._engine.set_token_bytes(vocabulary.token_bytes, sorted(vocabulary.special))
-            if self._tokenizer.eos_token_id is not None:
-                self._engine.add_eos_tokens([self._tokenizer.eos_token_id])
-            self._check_eos(self._tokenizer)
-        self._board = Scoreboard(self._engine)
-        if self._memory is not None:
-            self._memory.start(self._engine)
-        self._processors = engine_processors(options.get("logits_processors"), self, core_options)
+
+    def _set_vocabulary(self, tokenizer: Tokenizer) -> None:
+        self._token_bytes = tokenizer.token_bytes
+        vocabulary = self._vocabulary
+        self._engine.set_token_bytes(vocabulary.token_bytes, sorted(vocabulary.special))
+        if tokenizer.eos_token_id is not None:
+            self._engine.add_eos_tokens([tokenizer.eos_token_id])
+        self._check_eos(tokenizer)
 
     def _report_unpacked(self) -> None:
         unpacked = self.limits.num_unpacked_layers
@@ -196,6 +229,8 @@ class LoadedModel:
     @checked_arguments
     def metrics(self) -> EngineMetrics:
         """The engine's counters with the ratios that follow from them."""
+        from forerun.metrics import engine_metrics
+
         return engine_metrics(self._engine.metrics(), self._board.prompt_histograms)
 
     @checked_arguments
@@ -217,6 +252,8 @@ class LoadedModel:
     @property
     def _grammars(self) -> GrammarCompiler:
         """The only compiler: the states of grammars that run together must be of the same one."""
+        from forerun.text.grammar_compiler import GrammarCompiler, GrammarTokenizer
+
         with self._making_compiler:  # threads may prepare requests at the same time
             if self._compiler is None:
                 tokenizer = self._require_tokenizer()
@@ -330,7 +367,7 @@ def _open_memory(
     return SuffixMemory(check_path("suffix_memory", path), identity, num_past_outputs(options))
 
 
-def _load_tokenizer(directory: str | os.PathLike[str]) -> Tokenizer:
+def _make_tokenizer(directory: Path, backend: Backend) -> Tokenizer:
     from forerun.text.tokenizer import Tokenizer
 
-    return Tokenizer(check_path("tokenizer", directory))
+    return Tokenizer(directory, backend)

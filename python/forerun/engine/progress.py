@@ -34,6 +34,11 @@ def progress_bar(use_tqdm: Any, total: int) -> Any:
     return _bar_class()(total=total, desc="Generating", unit=" prompts", disable=not use_tqdm)
 
 
+def import_tqdm() -> None:
+    """Makes the first bar appear without a delay: tqdm reads metadata of packages."""
+    _bar_class()
+
+
 @functools.cache
 def _bar_class() -> Any:
     from tqdm import tqdm

@@ -10,12 +10,6 @@ from forerun import _core
 from forerun.engine.prompts import ParsedPrompt
 from forerun.errors import DeadlineExceededError, InvalidArgumentError
 from forerun.logprobs import FlatLogprobs
-from forerun.metrics import (
-    RequestMetrics,
-    request_metrics,
-    request_spec_decode_metrics,
-    total_request_metrics,
-)
 from forerun.outputs import (
     CompletionOutput,
     RequestOutput,
@@ -25,6 +19,7 @@ from forerun.text.detokenizer import TokenBytes, decode
 
 if TYPE_CHECKING:
     from forerun.logits_processors import EngineProcessors
+    from forerun.metrics import RequestMetrics
     from forerun.text.grammar_compiler import GrammarState
 
 _DEADLINE = _core.FinishReason.DEADLINE.name.lower()
@@ -160,6 +155,8 @@ class Request:
         return sum(self.completions[index].logprobs.of_tokens()) if self.has_logprobs else None
 
     def _finish(self, completion: Completion, update: _core.RequestUpdate) -> None:
+        from forerun.metrics import request_metrics, request_spec_decode_metrics
+
         completion.num_text_bytes = update.num_text_bytes
         completion.error = update.error
         completion.metrics = request_metrics(update.metrics) if update.metrics else None
@@ -182,6 +179,8 @@ class Request:
             self.remember(completion.token_ids)
 
     def _output(self) -> RequestOutput:
+        from forerun.metrics import total_request_metrics
+
         done = self.completions
         metrics = [completion.metrics for completion in done if completion.metrics is not None]
         return RequestOutput(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from forerun.errors import CheckpointError, InvalidArgumentError
 from forerun.text import chat_messages, detokenizer
 from forerun.text import chat_template as templates
+from forerun.text.tokenizer_backend import read_backend
 from forerun.text.tokenizer_files import NAMED_TOKENS, TokenizerFiles
 from forerun.text.tool_schemas import tool_schemas
 from forerun.util.checks import (
@@ -25,6 +25,9 @@ from forerun.util.checks import (
 )
 from forerun.util.interrupts import pass_on_interrupt
 from forerun.vllm_fields.arguments import checked_methods
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
 
 _log = logging.getLogger("forerun")
 _NO_TENSORS = "None: ids come as lists, and no tensor library is needed"
@@ -58,17 +61,9 @@ class Tokenizer:
 
     is_fast = True
 
-    def __init__(self, directory: str | Path) -> None:
-        from tokenizers import Tokenizer as Backend
-
-        path = Path(directory) / "tokenizer.json"
-        if not os.path.isfile(path):
-            raise CheckpointError("tokenizer", str(directory), "a directory with tokenizer.json")
-        try:
-            self.backend = Backend.from_file(str(path))
-        except Exception as error:
-            pass_on_interrupt(error)
-            raise CheckpointError(str(path), str(error), "a tokenizer.json") from error
+    def __init__(self, directory: str | Path, backend: Backend | None = None) -> None:
+        """`backend` is what `read_backend` returned for the directory, if it was called before."""
+        self.backend = read_backend(directory) if backend is None else backend
         self.backend.no_truncation()
         self.backend.no_padding()
         self.name_or_path = str(directory)
