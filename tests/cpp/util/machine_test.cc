@@ -1,12 +1,15 @@
 #include "cpp/util/machine.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <map>
 #include <string>
+#include <vector>
 
 namespace forerun {
 namespace {
@@ -72,6 +75,27 @@ TEST_F(MachineTest, ALargeQuotaGrantsNoMoreThanTheAffinity) {
   const int num_cores = NumUsableCores(root());
   Write({{"proc/self/cgroup", "0::/\n"}, {"sys/fs/cgroup/cpu.max", "6400000 100000\n"}});
   EXPECT_EQ(NumUsableCores(root()), num_cores);
+}
+
+TEST_F(MachineTest, CoresAreTheLessOfAffinityAndQuota) {
+  cpu_set_t before;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(before), &before), 0);
+  std::vector<int> cores;
+  for (int i = 0; i < CPU_SETSIZE; ++i) {
+    if (CPU_ISSET(i, &before)) cores.push_back(i);
+  }
+  cpu_set_t some;
+  CPU_ZERO(&some);
+  for (int num_cores = 1; num_cores <= static_cast<int>(cores.size()); ++num_cores) {
+    CPU_SET(cores[num_cores - 1], &some);
+    ASSERT_EQ(sched_setaffinity(0, sizeof(some), &some), 0);
+    for (int quota = 1; quota <= num_cores + 1; ++quota) {
+      Write({{"proc/self/cgroup", "0::/\n"},
+             {"sys/fs/cgroup/cpu.max", std::to_string(quota * 100000 - 1) + " 100000\n"}});
+      EXPECT_EQ(NumUsableCores(root()), std::min(num_cores, quota));
+    }
+  }
+  EXPECT_EQ(sched_setaffinity(0, sizeof(before), &before), 0);
 }
 
 TEST_F(MachineTest, ThePageCacheIsAvailable) {
