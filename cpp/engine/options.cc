@@ -87,6 +87,7 @@ void Check(const ModelDrafterOptions& options) {
   if (options.vocabulary_bridge && options.method != ModelMethod::kDraftModel) {
     throw InvalidArgument("vocabulary_bridge", "given", "none, or method 'draft_model'");
   }
+  if (options.draft_vocab_size) CheckAtLeast("draft_vocab_size", *options.draft_vocab_size, 1);
   CheckAtLeast("draft_tree_width", options.draft_tree_width, 1);
   if (options.draft_tree_width > kMaxTreeWidth) {
     throw InvalidArgument("draft_tree_width", ToText(options.draft_tree_width),

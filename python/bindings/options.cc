@@ -73,6 +73,7 @@ void RegisterModelOptions(py::module_& module) {
       .def_readwrite("draft_sample_method", &Options::draft_sample_method)
       .def_readwrite("vocabulary_bridge", &Options::vocabulary_bridge)
       .def_readwrite("quantization", &Options::quantization)
+      .def_readwrite("draft_vocab_size", &Options::draft_vocab_size)
       .def_readwrite("draft_tree_width", &Options::draft_tree_width)
       .def_readwrite("draft_tree_depth", &Options::draft_tree_depth)
       .def_readwrite("speculative_token_tree", &Options::speculative_token_tree)

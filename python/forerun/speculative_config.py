@@ -117,6 +117,7 @@ _MODEL_FIELDS: dict[str, _Check] = {
     "model": _check_model,
     "draft_tree_width": check_int,
     "draft_tree_depth": check_int,
+    "draft_vocab_size": check_int,
     "speculative_token_tree": _check_paths,
     "aux_hidden_state_layer_ids": _check_layers,
     "norm_output": check_bool,
@@ -192,6 +193,9 @@ class SpeculativeConfig:
         revision: the branch, tag or commit of a drafter on the hub.
         draft_tree_width: models: how many candidates of each level are kept; 1 drafts a chain. Not
             a field of vLLM's, nor are those that follow but speculative_token_tree.
+        draft_vocab_size: models: how many tokens are drafted from: the first of hot_tokens.json in
+            the drafter's directory, else those with the lowest ids; None: all of that file, or of
+            the drafter's. Not a field of vLLM's.
         draft_tree_depth: models: the most levels of a tree; None: as many as tokens, in a tree at
             most 6, and in a chain of a "hybrid" at most 4.
         speculative_token_tree: models: a tree of fixed shape instead of one that grows by
@@ -233,6 +237,7 @@ class SpeculativeConfig:
     revision: str | None = None
     draft_tree_width: int | None = None
     draft_tree_depth: int | None = None
+    draft_vocab_size: int | None = None
     speculative_token_tree: str | Sequence[Sequence[int]] | None = None
     aux_hidden_state_layer_ids: Sequence[int] | None = None
     norm_output: bool | None = None

@@ -109,6 +109,8 @@ SPECULATIVE: list[tuple[Any, str, str]] = [
     ({"model": "d", "draft_tree_width": 65}, "draft_tree_width", "at most 64"),
     ({"model": "d", "draft_tree_width": 2.0}, "draft_tree_width", "an integer"),
     ({"model": "d", "draft_tree_depth": 0}, "draft_tree_depth", "at least 1"),
+    ({"model": "d", "draft_vocab_size": 0}, "draft_vocab_size", "at least 1"),
+    ({"method": "suffix", "draft_vocab_size": 9}, "draft_vocab_size", "no such option"),
     ({"method": "ngram", "speculative_token_tree": [[0]]}, "speculative_token_tree", "no such"),
     *(
         ({"model": "d", "speculative_token_tree": tree}, "speculative_token_tree", expected)

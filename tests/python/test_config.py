@@ -66,6 +66,7 @@ def test_every_option_of_models_reaches_the_engine() -> None:
     given = {
         "draft_tree_width": 3,
         "draft_tree_depth": 5,
+        "draft_vocab_size": 100,
         "aux_hidden_state_layer_ids": (1, 2, 4),
         "norm_output": True,
         "norm_before_residual": False,

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "cpp/draft/formats/detect.h"
+#include "cpp/draft/formats/draft_vocabulary.h"
 #include "cpp/model/checkpoint/safetensors.h"
 #include "cpp/model/checkpoint/weight_reader.h"
 #include "cpp/model/features.h"
@@ -81,7 +82,7 @@ class DraftHeadReader {
   ~DraftHeadReader();
 
   const DraftHeadSpec& spec() const { return spec_; }
-  DraftHeadWeights Load(const ModelFormats& formats, Ops& ops);
+  DraftHeadWeights Load(const ModelFormats& formats, const DraftVocabulary& vocabulary, Ops& ops);
 
  private:
   // Names of the tensors, which differ between formats.
@@ -97,7 +98,10 @@ class DraftHeadReader {
   void ReadLayers(const JsonObject& config, int num_inputs);
   void ReadVocabulary(const JsonObject& config);
   LayerTensors LayerAt(int index) const;
-  void LoadVocabulary(const ModelFormats& formats, Ops& ops, DraftHeadWeights& weights);
+  void LoadVocabulary(const ModelFormats& formats, const DraftVocabulary& vocabulary, Ops& ops,
+                      DraftHeadWeights& weights);
+  std::vector<TokenId> TakeTargetIds();
+
   const ModelSpec target_;
   const std::string target_directory_;
   Checkpoint checkpoint_;

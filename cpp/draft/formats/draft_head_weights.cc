@@ -15,7 +15,8 @@ bool IsHarmless(const std::string& name) {
 
 }  // namespace
 
-DraftHeadWeights DraftHeadReader::Load(const ModelFormats& formats, Ops& ops) {
+DraftHeadWeights DraftHeadReader::Load(const ModelFormats& formats,
+                                       const DraftVocabulary& vocabulary, Ops& ops) {
   DraftHeadWeights weights;
   const int hidden = spec_.layers.hidden_size;
   const float offset = spec_.layers.norm_weight_offset;
@@ -46,7 +47,7 @@ DraftHeadWeights DraftHeadReader::Load(const ModelFormats& formats, Ops& ops) {
   for (int i = 0; i < spec_.layers.num_layers; ++i) {
     weights.layers.push_back(LoadLayer(spec_.layers, LayerAt(i), reader_, formats.linear, ops));
   }
-  LoadVocabulary(formats, ops, weights);
+  LoadVocabulary(formats, vocabulary, ops, weights);
   if (spec_.kind != DraftHeadKind::kMtp) {
     reader_.CheckLeftovers(IsHarmless, "only tensors that such a draft head has");
   }
@@ -63,34 +64,41 @@ LayerTensors DraftHeadReader::LayerAt(int index) const {
           /*has_attention_norm=*/!is_first};
 }
 
-void DraftHeadReader::LoadVocabulary(const ModelFormats& formats, Ops& ops,
-                                     DraftHeadWeights& weights) {
-  if (spec_.kind == DraftHeadKind::kMtp) return;
-  const int hidden = spec_.layers.hidden_size;
-  if (reader_.Has("embed_tokens.weight")) {
+void DraftHeadReader::LoadVocabulary(const ModelFormats& formats, const DraftVocabulary& vocabulary,
+                                     Ops& ops, DraftHeadWeights& weights) {
+  // MTP layers share the target's embedding and head, of which some checkpoints have copies.
+  const bool is_mtp = spec_.kind == DraftHeadKind::kMtp;
+  const int hidden = spec_.layers.hidden_size, num_rows = spec_.layers.vocab_size;
+  if (!is_mtp && reader_.Has("embed_tokens.weight")) {
     weights.embedding =
         reader_.TakeMatrix({{"embed_tokens", target_.vocab_size}}, hidden, formats.embedding, ops);
   }
-  const int rows = spec_.layers.vocab_size;
-  if (reader_.Has("d2t")) {
-    const std::vector<std::int64_t> offsets =
-        reader_.TakeIntegers("d2t", rows, -target_.vocab_size, target_.vocab_size);
-    for (int i = 0; i < rows; ++i) {
-      const std::int64_t token = i + offsets[i];
-      if (token < 0 || token >= target_.vocab_size) {
-        throw CheckpointError(
-            "tensor 'd2t'", std::to_string(token) + " for draft token " + std::to_string(i),
-            "a token of the target, 0 to " + std::to_string(target_.vocab_size - 1));
-      }
-      weights.target_ids.push_back(static_cast<TokenId>(token));
-    }
-  }
-  if (reader_.Has("lm_head.weight")) {
-    weights.lm_head = reader_.TakeMatrix({{"lm_head", rows}}, hidden, formats.head, ops);
-  } else if (!weights.target_ids.empty()) {
+  if (!is_mtp && reader_.Has("d2t")) weights.target_ids = TakeTargetIds();
+  const std::vector<TokenId> rows = vocabulary.Choose(num_rows, weights.target_ids);
+  if (is_mtp || !reader_.Has("lm_head.weight")) {
+    if (weights.target_ids.empty()) return;
     weights.lm_head =
         LoadTargetRows(target_, target_directory_, weights.target_ids, formats.head, ops);
+  } else {
+    weights.lm_head = TakeOutput(reader_, "lm_head", {num_rows, hidden}, rows, formats.head, ops);
   }
+}
+
+std::vector<TokenId> DraftHeadReader::TakeTargetIds() {
+  const int num_rows = spec_.layers.vocab_size;
+  const std::vector<std::int64_t> offsets =
+      reader_.TakeIntegers("d2t", num_rows, -target_.vocab_size, target_.vocab_size);
+  std::vector<TokenId> ids;
+  for (int i = 0; i < num_rows; ++i) {
+    const std::int64_t token = i + offsets[i];
+    if (token < 0 || token >= target_.vocab_size) {
+      throw CheckpointError(
+          "tensor 'd2t'", std::to_string(token) + " for draft token " + std::to_string(i),
+          "a token of the target, 0 to " + std::to_string(target_.vocab_size - 1));
+    }
+    ids.push_back(static_cast<TokenId>(token));
+  }
+  return ids;
 }
 
 std::unique_ptr<PackedMatrix> LoadTargetRows(const ModelSpec& target, const std::string& directory,

@@ -26,7 +26,8 @@ bool LstmNetwork::IsIn(const std::string& directory) {
 }
 
 LstmNetwork::LstmNetwork(const std::string& directory, const Transformer& target,
-                         const ModelFormats& formats, Ops& ops, int max_rows)
+                         const ModelFormats& formats, const DraftVocabulary& vocabulary, Ops& ops,
+                         int max_rows)
     : target_(target), ops_(ops) {
   const JsonObject config = ReadDraftConfig(directory);
   CheckDraftVocabulary(config, target.spec());
@@ -56,7 +57,8 @@ LstmNetwork::LstmNetwork(const std::string& directory, const Transformer& target
   cell_bias_ = reader.TakeVector("cell_ln.0.bias", size_, ops);
   state_norm_ = reader.TakeVector("state_ln.0.weight", size_, ops);
   state_bias_ = reader.TakeVector("state_ln.0.bias", size_, ops);
-  head_ = reader.TakeMatrix({{"head.0", vocab}}, size_, formats.head, ops);
+  const std::vector<TokenId> kept = vocabulary.Choose(vocab, target_ids_);
+  head_ = TakeOutput(reader, "head.0", {vocab, size_}, kept, formats.head, ops);
   reader.CheckLeftovers([](const std::string&) { return false; },
                         "only tensors of an LSTM speculator with tied weights");
   const double state_weight = std::pow(0.5, 0.5 / max_depth_);
@@ -71,7 +73,7 @@ LstmNetwork::LstmNetwork(const std::string& directory, const Transformer& target
   input_ = MakeScratch(ops, max_rows, std::max(hidden, 2 * size_));
   gates_ = MakeScratch(ops, max_rows, kNumGates * size_);
   pair_ = MakeScratch(ops, max_rows, 2 * size_);
-  logits_ = MakeScratch(ops, max_rows, vocab);
+  logits_ = MakeScratch(ops, max_rows, head_->num_outputs());
   ops.Reserve({max_rows, std::max(hidden, size_)});
 }
 

@@ -9,8 +9,11 @@
 
 #include <array>
 #include <memory>
+#include <span>
 #include <string>
+#include <vector>
 
+#include "cpp/draft/formats/draft_vocabulary.h"
 #include "cpp/draft/neural/draft_network.h"
 #include "cpp/model/transformer.h"
 
@@ -24,9 +27,10 @@ class LstmNetwork : public DraftNetwork {
   // Reads the drafter in `directory`. The target, which keeps its final hidden states, and the Ops
   // must outlive it. Throws CheckpointError.
   LstmNetwork(const std::string& directory, const Transformer& target, const ModelFormats& formats,
-              Ops& ops, int max_rows);
+              const DraftVocabulary& vocabulary, Ops& ops, int max_rows);
 
   ConstRows Forward(const DraftBatch& batch) override;
+  std::span<const TokenId> target_ids() const override { return target_ids_; }
   bool has_kv() const override { return false; }
   int max_depth() const override { return max_depth_; }
 
@@ -43,6 +47,7 @@ class LstmNetwork : public DraftNetwork {
   std::array<std::unique_ptr<PackedMatrix>, 2> projections_;         // [gates * size, inputs]
   FloatVector cell_norm_, cell_bias_, state_norm_, state_bias_;
   std::unique_ptr<PackedMatrix> head_;
+  std::vector<TokenId> target_ids_;
   AlignedBuffer outputs_, next_outputs_;  // state and cell, side by side
   AlignedBuffer input_, gates_, pair_, logits_;
   int num_outputs_ = 0;

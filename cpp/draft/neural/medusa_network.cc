@@ -10,27 +10,23 @@
 
 namespace forerun {
 
-MedusaNetwork::MedusaNetwork(const std::string& directory, const Transformer& target,
-                             const std::string& target_directory, const ModelFormats& formats,
+MedusaNetwork::MedusaNetwork(const Directories& directories, const Transformer& target,
+                             const ModelFormats& formats, const DraftVocabulary& vocabulary,
                              Ops& ops, int max_rows)
     : target_(target), formats_(formats), ops_(ops), hidden_size_(target.spec().hidden_size) {
-  const JsonObject config = ReadDraftConfig(directory);
-  Checkpoint checkpoint(directory);
+  const JsonObject config = ReadDraftConfig(directories.drafter);
+  Checkpoint checkpoint(directories.drafter);
   WeightReader reader(checkpoint, CanonicalDraftName);
-  const bool is_original = reader.Has("0.0.linear.weight");
-  const auto first = [&](int head) {
-    return is_original ? std::to_string(head) + ".0.linear.weight"
-                       : "blocks." + std::to_string(head) + ".layers.0.weight";
-  };
-  if (!reader.Has(first(0))) {
-    throw CheckpointError("tensor '" + first(0) + "'", "nothing", "a Medusa head");
+  is_original_ = reader.Has("0.0.linear.weight");
+  if (!reader.Has(BlockName(0, 0) + ".weight")) {
+    throw CheckpointError("tensor '" + BlockName(0, 0) + ".weight'", "nothing", "a Medusa head");
   }
   // All blocks have one or none has. The original's configs are known to be wrong.
-  const std::string first_block = first(0).substr(0, first(0).rfind('.'));
-  const bool has_biases =
-      reader.Has(first_block + ".bias") || (!is_original && config.Bool("medusa_fc_bias", false));
-  for (int i = 0; reader.Has(first(i)); ++i) ReadHead(i, is_original, has_biases, reader);
-  ReadVocabulary(config, target_directory, reader);
+  const bool has_biases = reader.Has(BlockName(0, 0) + ".bias") ||
+                          (!is_original_ && config.Bool("medusa_fc_bias", false));
+  for (int i = 0; reader.Has(BlockName(i, 0) + ".weight"); ++i) ReadBlocks(i, has_biases, reader);
+  ReadVocabulary(config, reader);
+  ReadOutputs(directories.target, vocabulary.Choose(vocab_size_, target_ids_), reader);
   reader.CheckLeftovers([](const std::string&) { return false; }, "only tensors of Medusa heads");
   logit_scale_ = static_cast<float>(config.PositiveNumber("logit_scale", 1.0));
   outputs_ = MakeScratch(ops, max_rows, hidden_size_);
@@ -41,55 +37,46 @@ MedusaNetwork::MedusaNetwork(const std::string& directory, const Transformer& ta
   ops.Reserve({max_rows, hidden_size_});
 }
 
-void MedusaNetwork::ReadHead(int index, bool is_original, bool has_biases, WeightReader& reader) {
-  const std::string number = std::to_string(index);
-  const auto block = [&](int layer) {
-    return is_original ? number + "." + std::to_string(layer) + ".linear"
-                       : "blocks." + number + ".layers." + std::to_string(layer);
-  };
-  Head head;
-  int num_blocks = 0;
-  for (; reader.Has(block(num_blocks) + ".weight"); ++num_blocks) {
-    const std::string name = block(num_blocks);
-    Block& read = head.blocks.emplace_back();
+std::string MedusaNetwork::BlockName(int head, int block) const {
+  const std::string number = std::to_string(head);
+  return is_original_ ? number + "." + std::to_string(block) + ".linear"
+                      : "blocks." + number + ".layers." + std::to_string(block);
+}
+
+std::string MedusaNetwork::OutputName(int head) const {
+  const std::string number = std::to_string(head);
+  return is_original_ ? number + "." + std::to_string(heads_[head].blocks.size())
+                      : "lm_heads." + number;
+}
+
+void MedusaNetwork::ReadBlocks(int head, bool has_biases, WeightReader& reader) {
+  std::vector<Block>& blocks = heads_.emplace_back().blocks;
+  for (int i = 0; reader.Has(BlockName(head, i) + ".weight"); ++i) {
+    const std::string name = BlockName(head, i);
+    Block& read = blocks.emplace_back();
     read.weight = reader.TakeMatrix({{name, hidden_size_}}, hidden_size_, formats_.linear, ops_);
     if (has_biases) read.bias = reader.TakeBias({{name, hidden_size_}}, ops_);
   }
-  const std::string output =
-      is_original ? number + "." + std::to_string(num_blocks) : "lm_heads." + number;
-  if (reader.Has(output + ".weight")) {
-    const int rows = static_cast<int>(reader.ShapeOf(output + ".weight", 2)[0]);
-    if (index == 0) vocab_size_ = rows;
-    head.output = reader.TakeMatrix({{output, vocab_size_}}, hidden_size_, formats_.head, ops_);
-  }
-  heads_.push_back(std::move(head));
 }
 
-void MedusaNetwork::ReadVocabulary(const JsonObject& config, const std::string& target_directory,
-                                   WeightReader& reader) {
+void MedusaNetwork::ReadVocabulary(const JsonObject& config, WeightReader& reader) {
+  const bool has_map = reader.Has("token_map");
   if (reader.Has("lm_head.weight")) {
     vocab_size_ = static_cast<int>(reader.ShapeOf("lm_head.weight", 2)[0]);
-    shared_output_ =
-        reader.TakeMatrix({{"lm_head", vocab_size_}}, hidden_size_, formats_.head, ops_);
-  }
-  const bool has_output = vocab_size_ > 0;
-  if (!has_output) {
-    const bool is_truncated = reader.Has("token_map");
+  } else if (reader.Has(OutputName(0) + ".weight")) {
+    vocab_size_ = static_cast<int>(reader.ShapeOf(OutputName(0) + ".weight", 2)[0]);
+  } else {
     vocab_size_ =
-        is_truncated ? static_cast<int>(reader.ShapeOf("token_map", 1)[0]) : target_.vocab_size();
+        has_map ? static_cast<int>(reader.ShapeOf("token_map", 1)[0]) : target_.vocab_size();
   }
   if (vocab_size_ > target_.vocab_size()) {
     throw CheckpointError("Medusa heads", std::to_string(vocab_size_) + " tokens",
                           "at most the target's " + std::to_string(target_.vocab_size()));
   }
-  if (reader.Has("token_map")) {
+  if (has_map) {
     for (std::int64_t id :
          reader.TakeIntegers("token_map", vocab_size_, 0, target_.vocab_size() - 1)) {
       target_ids_.push_back(static_cast<TokenId>(id));
-    }
-    if (!has_output) {
-      shared_output_ =
-          LoadTargetRows(target_.spec(), target_directory, target_ids_, formats_.head, ops_);
     }
   } else if (config.Has("truncated_vocab_size") &&
              config.Int("truncated_vocab_size", 0) < config.Int("vocab_size", 0)) {
@@ -99,6 +86,22 @@ void MedusaNetwork::ReadVocabulary(const JsonObject& config, const std::string& 
     // Targets gain tokens that a head never saw.
     target_ids_.resize(vocab_size_);
     std::iota(target_ids_.begin(), target_ids_.end(), 0);
+  }
+}
+
+void MedusaNetwork::ReadOutputs(const std::string& target_directory, std::span<const TokenId> kept,
+                                WeightReader& reader) {
+  const auto take = [&](const std::string& name) {
+    return reader.Has(name + ".weight")
+               ? TakeOutput(reader, name, {vocab_size_, hidden_size_}, kept, formats_.head, ops_)
+               : nullptr;
+  };
+  for (std::size_t i = 0; i < heads_.size(); ++i) heads_[i].output = take(OutputName(i));
+  shared_output_ = take("lm_head");
+  const bool has_output = shared_output_ != nullptr || heads_.front().output != nullptr;
+  if (!has_output && !target_ids_.empty()) {
+    shared_output_ =
+        LoadTargetRows(target_.spec(), target_directory, target_ids_, formats_.head, ops_);
   }
 }
 

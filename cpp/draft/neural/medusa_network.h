@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "cpp/draft/formats/draft_vocabulary.h"
 #include "cpp/draft/neural/draft_network.h"
 #include "cpp/model/checkpoint/weight_reader.h"
 #include "cpp/model/transformer.h"
@@ -21,10 +22,13 @@ class JsonObject;
 
 class MedusaNetwork : public DraftNetwork {
  public:
-  // Reads the drafter in `directory`. The target, which keeps its final hidden states, and the Ops
-  // must outlive it. Throws CheckpointError.
-  MedusaNetwork(const std::string& directory, const Transformer& target,
-                const std::string& target_directory, const ModelFormats& formats, Ops& ops,
+  struct Directories {
+    std::string drafter, target;
+  };
+  // Reads the drafter. The target, which keeps its final hidden states, and the Ops must outlive
+  // it. Throws CheckpointError.
+  MedusaNetwork(const Directories& directories, const Transformer& target,
+                const ModelFormats& formats, const DraftVocabulary& vocabulary, Ops& ops,
                 int max_rows);
 
   ConstRows Forward(const DraftBatch& batch) override;
@@ -43,17 +47,24 @@ class MedusaNetwork : public DraftNetwork {
     std::unique_ptr<PackedMatrix> output;  // null: shared_output_
   };
 
-  void ReadHead(int index, bool is_original, bool has_biases, WeightReader& reader);
-  void ReadVocabulary(const JsonObject& config, const std::string& target_directory,
-                      WeightReader& reader);
+  // Of a head, which has an output matrix as well.
+  void ReadBlocks(int head, bool has_biases, WeightReader& reader);
+  // Of the linear layers, without ".weight".
+  std::string BlockName(int head, int block) const;
+  std::string OutputName(int head) const;
+  // Sets the size of the outputs and the target's ids of their rows.
+  void ReadVocabulary(const JsonObject& config, WeightReader& reader);
+  void ReadOutputs(const std::string& target_directory, std::span<const TokenId> kept,
+                   WeightReader& reader);
 
   const Transformer& target_;
   const ModelFormats formats_;
   Ops& ops_;
   const int hidden_size_;
+  bool is_original_ = false;  // the format
   std::vector<Head> heads_;
   std::unique_ptr<PackedMatrix> shared_output_;  // null: the target's head
-  int vocab_size_ = 0;                           // of the outputs
+  int vocab_size_ = 0;                           // of the checkpoint's outputs
   float logit_scale_ = 1.0f;
   std::vector<TokenId> target_ids_;
   AlignedBuffer outputs_, next_outputs_, state_, block_, logits_;

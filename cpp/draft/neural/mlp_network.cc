@@ -27,7 +27,8 @@ std::string TiedName(const WeightReader& reader, const char* kind, int depth) {
 }  // namespace
 
 MlpNetwork::MlpNetwork(const std::string& directory, const Transformer& target,
-                       const ModelFormats& formats, Ops& ops, int max_rows)
+                       const ModelFormats& formats, const DraftVocabulary& vocabulary, Ops& ops,
+                       int max_rows)
     : target_(target), ops_(ops) {
   const JsonObject config = ReadDraftConfig(directory);
   CheckDraftVocabulary(config, target.spec());
@@ -37,6 +38,7 @@ MlpNetwork::MlpNetwork(const std::string& directory, const Transformer& target,
   inner_size_ = static_cast<int>(reader.ShapeOf("head.0.weight", 2)[1]);
   const int hidden = target.spec().hidden_size, vocab = target.vocab_size();
 
+  const std::vector<TokenId> kept = vocabulary.Choose(vocab, target_ids_);
   const auto matrix = [&](const std::string& name, int outputs, int inputs,
                           const MatrixFormat& format) {
     std::unique_ptr<PackedMatrix>& matrix_of_name = matrices_[name];
@@ -45,12 +47,19 @@ MlpNetwork::MlpNetwork(const std::string& directory, const Transformer& target,
     }
     return matrix_of_name.get();
   };
+  const auto output = [&](const std::string& name) {
+    std::unique_ptr<PackedMatrix>& matrix_of_name = matrices_[name];
+    if (matrix_of_name == nullptr) {
+      matrix_of_name = TakeOutput(reader, name, {vocab, inner_size_}, kept, formats.head, ops);
+    }
+    return matrix_of_name.get();
+  };
   for (int i = 0; i < num_heads; ++i) {
     const std::string norm = TiedName(reader, "ln", i);
     heads_.push_back({matrix(TiedName(reader, "emb", i), vocab, inner_size_, formats.embedding),
                       matrix(TiedName(reader, "proj", i), inner_size_,
                              i == 0 ? hidden : inner_size_, formats.linear),
-                      matrix(TiedName(reader, "head", i), vocab, inner_size_, formats.head),
+                      output(TiedName(reader, "head", i)),
                       reader.TakeVector(norm + ".weight", inner_size_, ops),
                       reader.TakeVector(norm + ".bias", inner_size_, ops)});
   }
@@ -68,7 +77,7 @@ MlpNetwork::MlpNetwork(const std::string& directory, const Transformer& target,
   next_outputs_ = MakeScratch(ops, max_rows, inner_size_);
   input_ = MakeScratch(ops, max_rows, std::max(hidden, inner_size_));
   embedded_ = MakeScratch(ops, max_rows, inner_size_);
-  logits_ = MakeScratch(ops, max_rows, vocab);
+  logits_ = MakeScratch(ops, max_rows, heads_.front().output->num_outputs());
   ops.Reserve({max_rows, std::max(hidden, inner_size_)});
 }
 

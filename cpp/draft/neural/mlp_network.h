@@ -9,9 +9,11 @@
 
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "cpp/draft/formats/draft_vocabulary.h"
 #include "cpp/draft/neural/draft_network.h"
 #include "cpp/model/transformer.h"
 
@@ -22,9 +24,10 @@ class MlpNetwork : public DraftNetwork {
   // Reads the drafter in `directory`. The target, which keeps its final hidden states, and the Ops
   // must outlive it. Throws CheckpointError.
   MlpNetwork(const std::string& directory, const Transformer& target, const ModelFormats& formats,
-             Ops& ops, int max_rows);
+             const DraftVocabulary& vocabulary, Ops& ops, int max_rows);
 
   ConstRows Forward(const DraftBatch& batch) override;
+  std::span<const TokenId> target_ids() const override { return target_ids_; }
   bool has_kv() const override { return false; }
   int max_depth() const override { return static_cast<int>(heads_.size()); }
 
@@ -39,6 +42,7 @@ class MlpNetwork : public DraftNetwork {
   Ops& ops_;
   std::map<std::string, std::unique_ptr<PackedMatrix>> matrices_;
   std::vector<Head> heads_;
+  std::vector<TokenId> target_ids_;
   int inner_size_ = 0;
   float embedding_scale_ = 0.0f;
   FloatVector input_scale_;  // empty: the input is not scaled

@@ -1,6 +1,7 @@
 #include "cpp/draft/neural/model_drafter.h"
 
 #include <algorithm>
+#include <numeric>
 #include <string>
 #include <utility>
 #include <vector>
@@ -114,7 +115,9 @@ ModelDrafterSource::ModelDrafterSource(const SpeculativeOptions& options, const 
       model_options_(ModelOptionsOf(options_)),
       target_hidden_size_(target.hidden_size),
       target_directory_(target_directory),
-      target_quantization_(target_quantization) {
+      target_quantization_(target_quantization),
+      vocabulary_(model_options_.draft_vocab_size,
+                  model_options_.model.empty() ? target_directory : model_options_.model, target) {
   FORERUN_CHECK(model_options_.method.has_value(), "not resolved");
   CheckHeadFields(model_options_);
   if (model_options_.quantization) {
@@ -193,35 +196,45 @@ std::unique_ptr<DraftNetwork> ModelDrafterSource::LoadNetwork(const Transformer&
   const ModelFormats formats = model_options_.quantization
                                    ? MakeFormats(*model_options_.quantization, dtype, is_tied)
                                    : FollowFormats(target_quantization_, dtype, is_tied);
-  if (model_) {
-    Checkpoint checkpoint(model_options_.model);
-    std::vector<TokenId> target_ids;
-    VocabularyRows rows;
-    if (model_options_.vocabulary_bridge) {
-      // Rows in the order of the target's ids: no token is translated after this.
-      rows.embedding = model_options_.vocabulary_bridge->draft_ids;
-      target_ids = model_options_.vocabulary_bridge->shared_ids;
-      for (TokenId token : target_ids) rows.head.push_back(rows.embedding[token]);
-    }
-    ModelWeights weights = LoadWeights(*model_, checkpoint, formats, ops,
-                                       model_options_.vocabulary_bridge ? &rows : nullptr);
-    return std::make_unique<ModelNetwork>(*std::exchange(model_, {}), std::move(weights),
-                                          std::move(target_ids), ops, limits);
-  }
+  if (model_) return LoadModel(formats, ops, limits);
   if (head_ != nullptr) {
-    DraftHeadWeights weights = head_->Load(formats, ops);
+    DraftHeadWeights weights = head_->Load(formats, vocabulary_, ops);
     return std::make_unique<HeadNetwork>(head_->spec(), std::move(weights), target, ops, limits);
   }
   if (model_options_.method == ModelMethod::kMedusa) {
-    return std::make_unique<MedusaNetwork>(model_options_.model, target, target_directory_, formats,
-                                           ops, limits.max_logits_rows);
+    return std::make_unique<MedusaNetwork>(
+        MedusaNetwork::Directories{model_options_.model, target_directory_}, target, formats,
+        vocabulary_, ops, limits.max_logits_rows);
   }
   if (LstmNetwork::IsIn(model_options_.model)) {
-    return std::make_unique<LstmNetwork>(model_options_.model, target, formats, ops,
+    return std::make_unique<LstmNetwork>(model_options_.model, target, formats, vocabulary_, ops,
                                          limits.max_logits_rows);
   }
-  return std::make_unique<MlpNetwork>(model_options_.model, target, formats, ops,
+  return std::make_unique<MlpNetwork>(model_options_.model, target, formats, vocabulary_, ops,
                                       limits.max_logits_rows);
+}
+
+std::unique_ptr<DraftNetwork> ModelDrafterSource::LoadModel(const ModelFormats& formats, Ops& ops,
+                                                            const TransformerLimits& limits) {
+  Checkpoint checkpoint(model_options_.model);
+  std::vector<TokenId> target_ids;
+  VocabularyRows rows;
+  if (model_options_.vocabulary_bridge) {
+    // Rows in the order of the target's ids: no token is translated after this.
+    rows.embedding = model_options_.vocabulary_bridge->draft_ids;
+    target_ids = model_options_.vocabulary_bridge->shared_ids;
+  } else {
+    rows.embedding.resize(model_->vocab_size);
+    std::iota(rows.embedding.begin(), rows.embedding.end(), 0);
+  }
+  const auto num_tokens =
+      static_cast<int>(target_ids.empty() ? rows.embedding.size() : target_ids.size());
+  vocabulary_.Choose(num_tokens, target_ids);
+  for (TokenId token : target_ids) rows.head.push_back(rows.embedding[token]);
+  ModelWeights weights =
+      LoadWeights(*model_, checkpoint, formats, ops, target_ids.empty() ? nullptr : &rows);
+  return std::make_unique<ModelNetwork>(*std::exchange(model_, {}), std::move(weights),
+                                        std::move(target_ids), ops, limits);
 }
 
 }  // namespace forerun

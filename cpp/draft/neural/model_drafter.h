@@ -9,6 +9,7 @@
 
 #include "cpp/draft/drafter.h"
 #include "cpp/draft/formats/draft_head.h"
+#include "cpp/draft/formats/draft_vocabulary.h"
 #include "cpp/draft/neural/draft_network.h"
 #include "cpp/draft/neural/draft_recorder.h"
 #include "cpp/model/features.h"
@@ -47,12 +48,15 @@ class ModelDrafterSource {
  private:
   std::unique_ptr<DraftNetwork> LoadNetwork(const Transformer& target, Ops& ops,
                                             const TransformerLimits& limits, DType dtype);
+  std::unique_ptr<DraftNetwork> LoadModel(const ModelFormats& formats, Ops& ops,
+                                          const TransformerLimits& limits);
 
   const SpeculativeOptions options_;
   const ModelDrafterOptions& model_options_;  // of options_
   const int target_hidden_size_;
   const std::string target_directory_;
   const QuantizationOptions target_quantization_;
+  const DraftVocabulary vocabulary_;
   FeatureSpec features_;
   std::unique_ptr<DraftHeadReader> head_;  // of eagle, eagle3 and mtp
   std::optional<ModelSpec> model_;         // of draft_model

@@ -87,6 +87,11 @@ struct ModelDrafterOptions {
   // are left alone, except by "none".
   std::optional<QuantizationOptions> quantization = {};
 
+  // How many of its tokens the drafter proposes: the most frequent ones, as hot_tokens.json in its
+  // directory lists them, else those with the lowest ids. Absent: those of the file; all, where
+  // there is none.
+  std::optional<int> draft_vocab_size = {};
+
   // The number of most probable paths that are continued from each level, and of candidates for
   // each; 1 drafts a chain.
   int draft_tree_width = 1;

@@ -63,6 +63,7 @@ class Drafter:
             **{name: value for name, value in found.options.items() if value not in (None, False)},
             "tokens per draft": core.num_speculative_tokens,
             "tree width": model.draft_tree_width if model.draft_tree_width > 1 else None,
+            "tokens drafted from": model.draft_vocab_size,
             "nodes of its fixed tree": len(model.speculative_token_tree) or None,
         }
         if self.bridge is not None:

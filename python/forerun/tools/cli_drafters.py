@@ -11,6 +11,7 @@ from forerun.tools.cli_weights import add_weight_options, weight_options
 _FIELDS = (
     "draft_tree_width",
     "draft_tree_depth",
+    "draft_vocab_size",
     "speculative_token_tree",
     "draft_sample_method",
     "aux_hidden_state_layer_ids",
@@ -37,6 +38,12 @@ def add_drafter_options(group: Any) -> None:
     )
     group.add_argument(
         "--draft-tree-depth", type=int, metavar="N", help="drafter: most levels of a draft tree"
+    )
+    group.add_argument(
+        "--draft-vocab-size",
+        type=int,
+        metavar="N",
+        help="drafter: draft only the N most frequent of its tokens",
     )
     group.add_argument(
         "--speculative-token-tree",

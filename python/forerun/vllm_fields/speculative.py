@@ -80,6 +80,7 @@ SPECULATIVE_CONFIG: dict[str, Field] = {
     "acceptance_method": own("'coupled', 'rejection' or 'block'"),
     "suffix_decoding_use_tree": own("suffix: draft a tree"),
     "draft_tree_width": own("models: candidates kept at each level of a tree"),
+    "draft_vocab_size": own("models: how many tokens are drafted from"),
     "draft_tree_depth": own("models: the most levels of a tree"),
     "speculative_token_tree": own("models: a tree of fixed shape"),
     "aux_hidden_state_layer_ids": own("eagle3: the target's layers that it reads"),
