@@ -215,8 +215,10 @@ ModelFormats MakeFormats(const QuantizationOptions& quantization, DType dtype, b
 }
 
 ModelFormats FollowFormats(const QuantizationOptions& target, DType dtype, bool is_tied) {
-  const auto follow = [](const std::optional<std::string>& name) {
-    return name && *name != kUnpacked ? std::optional<std::string>("int8") : name;
+  const bool is_reference = dtype == DType::kFloat32;
+  const auto follow = [&](const std::optional<std::string>& name) {
+    const bool is_kept = name ? *name == kUnpacked : is_reference;
+    return is_kept ? name : std::optional<std::string>("int8");
   };
   ModelFormats formats = MakeFormats(
       {follow(target.linear), follow(target.embedding), follow(target.head)}, dtype, is_tied);

@@ -73,9 +73,10 @@ void CheckQuantizationMethod(const QuantizationOptions& options, const std::stri
 // REQUIRES: CheckQuantization passes.
 ModelFormats MakeFormats(const QuantizationOptions& quantization, DType dtype, bool is_tied);
 
-// Of a drafter that says nothing of quantization: floats become 8 bits where the target's matrices
-// are quantized, for 4 bits cost accepted tokens (docs/quantization.md), and integers of its own
-// checkpoint stay as they are, unless the target's are unpacked. Otherwise as MakeFormats.
+// Of a drafter that says nothing of quantization: floats become 8 bits, which costs hardly an
+// accepted token, as 4 bits do (docs/quantization.md); not where the target computes in float32 or
+// unpacks its integers. Integers of its own checkpoint stay as they are, unless the target's are
+// unpacked.
 ModelFormats FollowFormats(const QuantizationOptions& target, DType dtype, bool is_tied);
 
 // A decoder layer in a checkpoint.

@@ -211,7 +211,7 @@ class SpeculativeConfig:
         use_heterogeneous_vocab: draft_model: whether it may have another vocabulary than the
             target's; only tokens that both have are drafted then. None means True.
         quantization: models: for the drafter's matrices, as LLM's; {}: as its checkpoint has them;
-            None: "int8" for floats that are quantized in the target; integers stay as they are,
+            None: "int8" for floats, unless the target is in float32; integers stay as they are,
             unless the target's are unpacked by "none".
         rejection_sample_method: vLLM's name for acceptance_method: "standard" keeps it, "block" is
             "block".

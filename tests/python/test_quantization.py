@@ -215,6 +215,22 @@ def test_a_drafter_follows_its_target_at_8_bits(
     assert {record.key: record.logits.tolist() for record in different.records} != first
 
 
+@pytest.mark.parametrize(("dtype", "drafter"), [("bfloat16", "int8"), ("float32", None)])
+def test_a_drafter_has_8_bits_unless_its_target_is_in_float32(
+    dtype: str, drafter: str | None
+) -> None:
+    row = drafter_runs.row_named("eagle3 two layers")
+    runs = [
+        drafter_runs.run(
+            drafter_runs.make_engine(row, {"quantization": quantization}, dtype=dtype),
+            drafter_runs.PROMPTS,
+        )
+        for quantization in (None, _core.QuantizationOptions(*[drafter] * 3))
+    ]
+    first, second = ({record.key: record.logits.tolist() for record in run.records} for run in runs)
+    assert first == second
+
+
 @pytest.mark.parametrize(
     ("target", "same", "other"),
     [

@@ -83,8 +83,8 @@ struct ModelDrafterOptions {
   std::optional<ModelMethod> method = {};  // absent: detected from the checkpoint's tensors
   DraftSampleMethod draft_sample_method = DraftSampleMethod::kGreedy;
   std::optional<VocabularyBridge> vocabulary_bridge = {};  // kDraftModel; absent: one vocabulary
-  // Absent: as the target's, but "int8" for "int4", and integers of the drafter's own checkpoint
-  // are left alone, except by "none".
+  // Absent: "int8", but none where the target's floats stay float32, and integers of the drafter's
+  // own checkpoint are left alone, except where the target's are unpacked by "none".
   std::optional<QuantizationOptions> quantization = {};
 
   // How many of its tokens the drafter proposes: the most frequent ones, as hot_tokens.json in its
