@@ -33,47 +33,41 @@ constexpr double kLeastVariance = 0.05;
 
 }  // namespace
 
-void CostModel::Mean::Observe(double seconds) {
-  if (mean > 0) seconds = std::min(seconds, kOutlierFactor * mean);
-  weight = kDraftDecay * weight + 1;
-  mean += (seconds - mean) / weight;
-}
-
-int CostModel::BucketOf(int num_rows) {
+int PassCost::BucketOf(int num_rows) {
   constexpr int kSingle = 32, kPerDoubling = 4;
   if (num_rows <= kSingle) return std::max(num_rows - 1, 0);
   const double doublings = std::log2(static_cast<double>(num_rows) / kSingle);
   return std::min(kSingle + static_cast<int>(kPerDoubling * doublings), kNumBuckets - 1);
 }
 
-double CostModel::StepSeconds(int num_rows) const {
+double PassCost::Seconds(int num_rows) const {
   const Ratio& ratio = ratios_[BucketOf(num_rows)];
   return LineSeconds(num_rows) * (ratio.sum + kLineWeight) / (ratio.weight + kLineWeight);
 }
 
-void CostModel::ObserveStep(int num_rows, double seconds) {
+void PassCost::Observe(int num_rows, double seconds) {
   const double rows = num_rows;
   if (!known()) {
-    step_.weight = 2;
-    step_.rows = rows + (rows + kPriorRows);
+    line_.weight = 2;
+    line_.rows = rows + (rows + kPriorRows);
     const double later = seconds * (1 + kPriorIncrease);
-    step_.seconds = seconds + later;
-    step_.rows_rows = rows * rows + (rows + kPriorRows) * (rows + kPriorRows);
-    step_.rows_seconds = rows * seconds + (rows + kPriorRows) * later;
+    line_.seconds = seconds + later;
+    line_.rows_rows = rows * rows + (rows + kPriorRows) * (rows + kPriorRows);
+    line_.rows_seconds = rows * seconds + (rows + kPriorRows) * later;
   } else {
-    seconds = std::min(seconds, kOutlierFactor * StepSeconds(num_rows));
-    step_.weight = kStepDecay * step_.weight + 1;
-    step_.rows = kStepDecay * step_.rows + rows;
-    step_.seconds = kStepDecay * step_.seconds + seconds;
-    step_.rows_rows = kStepDecay * step_.rows_rows + rows * rows;
-    step_.rows_seconds = kStepDecay * step_.rows_seconds + rows * seconds;
+    seconds = std::min(seconds, kOutlierFactor * Seconds(num_rows));
+    line_.weight = kStepDecay * line_.weight + 1;
+    line_.rows = kStepDecay * line_.rows + rows;
+    line_.seconds = kStepDecay * line_.seconds + seconds;
+    line_.rows_rows = kStepDecay * line_.rows_rows + rows * rows;
+    line_.rows_seconds = kStepDecay * line_.rows_seconds + rows * seconds;
   }
-  const double mean_rows = step_.rows / step_.weight;
-  const double mean_seconds = step_.seconds / step_.weight;
-  const double variance = step_.rows_rows / step_.weight - mean_rows * mean_rows;
-  const double covariance = step_.rows_seconds / step_.weight - mean_rows * mean_seconds;
-  if (variance > kLeastVariance) step_.slope = std::max(0.0, covariance / variance);
-  step_.intercept = std::max(0.0, mean_seconds - step_.slope * mean_rows);
+  const double mean_rows = line_.rows / line_.weight;
+  const double mean_seconds = line_.seconds / line_.weight;
+  const double variance = line_.rows_rows / line_.weight - mean_rows * mean_rows;
+  const double covariance = line_.rows_seconds / line_.weight - mean_rows * mean_seconds;
+  if (variance > kLeastVariance) line_.slope = std::max(0.0, covariance / variance);
+  line_.intercept = std::max(0.0, mean_seconds - line_.slope * mean_rows);
   for (Ratio& ratio : ratios_) {
     ratio.sum *= kRatioDecay;
     ratio.weight *= kRatioDecay;
@@ -84,15 +78,35 @@ void CostModel::ObserveStep(int num_rows, double seconds) {
   ratio.weight += 1;
 }
 
+void CostModel::Mean::Observe(double value) {
+  if (mean > 0) value = std::min(value, kOutlierFactor * mean);
+  weight = kDraftDecay * weight + 1;
+  mean += (value - mean) / weight;
+}
+
+double CostModel::RowSeconds(int num_known_rows, double num_rows) const {
+  if (num_rows <= 0) return 0;
+  const double before = StepSeconds(num_known_rows);
+  // More rows never take less time, whatever the measurements say.
+  const int num_whole = static_cast<int>(num_rows);
+  const double part = num_rows - num_whole;
+  const double low = StepSeconds(num_known_rows + num_whole);
+  const double high = part > 0 ? StepSeconds(num_known_rows + num_whole + 1) : low;
+  return std::max(0.0, (1 - part) * low + part * high - before);
+}
+
 void CostModel::ObserveDrafting(int num_requests, int num_forwards, int num_catch_up_tokens,
                                 double seconds) {
   if (num_requests == 0 || num_forwards == 0) return;
-  if (num_catch_up_tokens == 0) {
-    draft_.Observe(seconds / num_requests);
-    draft_forward_.Observe(seconds / num_requests / num_forwards);
-    return;
+  num_passes_.Observe(num_forwards);
+  if (num_catch_up_tokens == 0) return draft_pass_.Observe(num_requests, seconds / num_forwards);
+  if (!draft_pass_.known()) {
+    // The first pass computes the tokens as well, kFreeCatchUpTokens in the time of one.
+    const double num_passes =
+        num_forwards - 1 + std::max(1.0, double{1.0} * num_catch_up_tokens / kFreeCatchUpTokens);
+    draft_pass_.Observe(num_requests, seconds / num_passes);
   }
-  const double catch_up_seconds = seconds - draft_.mean * num_requests;
+  const double catch_up_seconds = seconds - DraftPassSeconds(num_requests) * num_forwards;
   if (catch_up_seconds > 0) catch_up_token_.Observe(catch_up_seconds / num_catch_up_tokens);
 }
 

@@ -22,8 +22,9 @@ struct DraftHistory {
 
   // For ModelPolicy.
   ModelYield model;
-  double trial_seconds = 0;  // that a draft which is not expected to save time may take
-  int num_first_left = 2;    // drafts made regardless of what those of other requests yielded
+  int num_skipped = 0;           // steps since its last draft by the model
+  double seconds_per_token = 0;  // when the model was last run for it, and what that took
+  double draft_seconds = 0, catch_up_seconds = 0;
 
   // Of this step's draft.
   bool ran_model = false;

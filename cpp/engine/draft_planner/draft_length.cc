@@ -19,6 +19,10 @@ constexpr double kConfidenceWeight = 4;
 // A request counts as average until it has shown more than a node or two.
 constexpr double kRequestWeight = 2;
 
+// What a draft must be expected to gain: less is lost to errors of the estimates, and to requests
+// of a batch that end at different times.
+constexpr double kLeastGain = 1.02;
+
 // Nothing is sure enough to draft without end.
 constexpr double kMaxProbability = 0.99;
 
@@ -62,6 +66,7 @@ void AcceptanceModel::Age(CheckedNodes& checked) {
 void DraftLengthController::Choose(const CostModel& cost, std::span<const Candidate> candidates,
                                    int num_known_rows, int num_emitting) {
   if (!cost.known() || num_emitting == 0) return;
+  account_.BeginStep(num_emitting, cost.StepSeconds(num_known_rows));
   nodes_.clear();
   for (int c = 0; c < static_cast<int>(candidates.size()); ++c) {
     const DraftTree& draft = *candidates[c].draft;
@@ -69,8 +74,11 @@ void DraftLengthController::Choose(const CostModel& cost, std::span<const Candid
     for (int i = 0; i < draft.size(); ++i) {
       const int parent = draft.parents[i];
       const double above = parent == kDraftRoot ? 1.0 : nodes_[begin + parent].path_probability;
-      const double probability =
-          acceptance_.Probability(draft.confidence[i], *candidates[c].checked);
+      const float confidence = draft.confidence[i];
+      // Out of credit, only what is certain is drafted, such as forced tokens.
+      const double probability = account_.in_credit() || confidence >= 1.0f
+                                     ? acceptance_.Probability(confidence, *candidates[c].checked)
+                                     : 0.0;
       nodes_.push_back({above * probability, c, i});
     }
   }
@@ -82,15 +90,20 @@ void DraftLengthController::Choose(const CostModel& cost, std::span<const Candid
   });
   int num_best = 0;
   double tokens = num_emitting;
-  double best_rate = tokens / cost.StepSeconds(num_known_rows);
+  // More rows never take less time, whatever the measurements say.
+  double seconds = cost.StepSeconds(num_known_rows);
+  double best_rate = kLeastGain * tokens / seconds;
   for (int n = 1; n <= static_cast<int>(nodes_.size()); ++n) {
     tokens += nodes_[n - 1].path_probability;
-    const double rate = tokens / cost.StepSeconds(num_known_rows + n);
+    seconds = std::max(seconds, cost.StepSeconds(num_known_rows + n));
+    const double rate = tokens / seconds;
     if (rate > best_rate) {
       best_rate = rate;
       num_best = n;
     }
   }
+  seconds_per_token_ = cost.StepSeconds(num_known_rows) / num_emitting;
+  seconds_per_node_ = num_best > 0 ? cost.RowSeconds(num_known_rows, num_best) / num_best : 0.0;
   if (chosen_.size() < candidates.size()) chosen_.resize(candidates.size());
   for (std::size_t c = 0; c < candidates.size(); ++c) chosen_[c].clear();
   for (int n = 0; n < num_best; ++n) chosen_[nodes_[n].candidate].push_back(nodes_[n].index);
@@ -108,6 +121,8 @@ void DraftLengthController::ObserveVerdict(const DraftTree& draft,
     return std::ranges::find(accepted_nodes, node) != accepted_nodes.end();
   };
   AcceptanceModel::Age(checked);
+  account_.Add(static_cast<double>(accepted_nodes.size()) * seconds_per_token_ -
+               draft.size() * seconds_per_node_);
   for (int node = 0; node < draft.size(); ++node) {
     const int parent = draft.parents[node];
     if (parent != kDraftRoot && !accepted(parent)) continue;

@@ -3,8 +3,8 @@
 // The goal is the most tokens per second. With R rows of known tokens and B requests that will
 // emit, verifying the n nodes that are most likely to be accepted yields B + (sum of their
 // acceptance probabilities) tokens for the cost of R + n rows. The controller estimates both by
-// measurement and takes the n with the best rate, which may be 0. The output never depends on its
-// choices, only the speed does.
+// measurement and takes the n with the best rate, which may be 0, as long as its TimeAccount is in
+// credit. The output never depends on its choices, only the speed does.
 #ifndef FORERUN_CPP_ENGINE_DRAFT_PLANNER_DRAFT_LENGTH_H_
 #define FORERUN_CPP_ENGINE_DRAFT_PLANNER_DRAFT_LENGTH_H_
 
@@ -17,6 +17,7 @@
 #include "cpp/draft_tree/draft_tree.h"
 #include "cpp/engine/draft_planner/cost_model.h"
 #include "cpp/engine/draft_planner/draft_history.h"
+#include "cpp/engine/draft_planner/time_account.h"
 
 namespace forerun {
 
@@ -70,6 +71,9 @@ class DraftLengthController {
   };
 
   AcceptanceModel acceptance_;
+  // Texts that copy pause for a while, and what they save is a multiple of what a pause costs.
+  TimeAccount account_{/*most_steps=*/10};
+  double seconds_per_token_ = 0, seconds_per_node_ = 0;  // of the last choice
   std::vector<Node> nodes_;
   std::vector<std::vector<std::int32_t>> chosen_;  // by candidate, and more from larger steps
   DraftEditor editor_;

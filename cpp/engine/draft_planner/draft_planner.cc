@@ -36,6 +36,7 @@ DraftPlanner::DraftPlanner(const DraftPlannerSetting& setting, Drafter* drafter)
     : setting_(setting), drafter_(drafter) {
   drafting_.reserve(setting.max_num_seqs);
   draft_requests_.reserve(setting.max_num_seqs);
+  for_model_.reserve(setting.max_num_seqs);
   candidates_.reserve(setting.max_num_seqs);
   first_failure_.reserve(kMaxMessageBytes);
 }
@@ -74,7 +75,6 @@ void DraftPlanner::End(Request& request) {
                         request.finish_reason == FinishReason::kLength;
   Guarded(request, [&] { is_whole ? drafter_->End(request.id) : drafter_->Forget(request.id); });
   if (const auto found = history_.find(request.id); found != history_.end()) {
-    model_policy_.End(found->second);
     history_.erase(found);
   }
 }
@@ -94,7 +94,6 @@ void DraftPlanner::Draft(std::span<const std::unique_ptr<Request>> running, Step
 void DraftPlanner::FindRequests(std::span<const std::unique_ptr<Request>> running) {
   drafting_.clear();
   draft_requests_.clear();
-  const std::optional<double> seconds_per_token = SecondsPerToken(running);
   const int most_drafted = setting_.num_speculative_tokens;
   const int most_predicted = std::max(most_drafted, PredictedTokensOfEach(running));
   for (const auto& request : running) {
@@ -108,9 +107,12 @@ void DraftPlanner::FindRequests(std::span<const std::unique_ptr<Request>> runnin
     if (is_predicted && request->prediction->match_len() >= kSureMatch) continue;
     const int num_by_drafter = std::min(cap, most_drafted);
     if (request->has_drafter && num_by_drafter > 0) {
-      AddDraftRequest(seconds_per_token, num_by_drafter, drafting_.back());
+      AddDraftRequest(num_by_drafter, drafting_.back());
     }
   }
+  // The prompt of another request makes the step longer, but a token no more expensive.
+  ChooseForModel(static_cast<int>(std::ranges::count_if(
+      running, [](const auto& request) { return request->num_pending() == 1; })));
 }
 
 int DraftPlanner::PredictedTokensOfEach(std::span<const std::unique_ptr<Request>> running) {
@@ -119,34 +121,42 @@ int DraftPlanner::PredictedTokensOfEach(std::span<const std::unique_ptr<Request>
   return kPredictedTokens / std::max(num_predicted, 1);
 }
 
-std::optional<double> DraftPlanner::SecondsPerToken(
-    std::span<const std::unique_ptr<Request>> running) const {
-  if (!setting_.adaptive || drafter_ == nullptr || !cost_.known()) return {};
-  // The prompt of another request makes the step longer, but a token no more expensive.
-  const auto num_decoding = static_cast<int>(std::ranges::count_if(
-      running, [](const auto& request) { return request->num_pending() == 1; }));
-  if (num_decoding == 0) return {};
-  return cost_.StepSeconds(num_decoding) / num_decoding;
-}
-
-void DraftPlanner::AddDraftRequest(std::optional<double> seconds_per_token, int max_tokens,
-                                   Drafting& drafting) {
+void DraftPlanner::AddDraftRequest(int max_tokens, Drafting& drafting) {
   Request& request = *drafting.request;
   drafting.index = static_cast<int>(draft_requests_.size());
   draft_requests_.push_back({request.id, max_tokens, request.rule, request.num_output_tokens(),
                              request.tokens, &request.table});
-  DraftRequest& wanted = draft_requests_.back();
-  const std::optional<ModelWork> work = drafter_->EstimateModelWork(wanted);
+  const std::optional<ModelWork> work = drafter_->EstimateModelWork(draft_requests_.back());
+  drafting.runs_model = work.has_value();
   if (!work) return;
   drafting.num_catch_up_tokens = work->num_catch_up_tokens;
-  if (seconds_per_token) {
-    wanted.least_path_probability = model_policy_.LeastPathProbability(*seconds_per_token);
-    wanted.may_run_model = model_policy_.ShouldRun(*seconds_per_token, work->num_catch_up_tokens,
-                                                   request.num_draftable(), *drafting.history);
+  drafting.num_slots = work->num_slots;
+}
+
+void DraftPlanner::ChooseForModel(int num_rows) {
+  for_model_.clear();
+  for (const Drafting& drafting : drafting_) {
+    if (!drafting.runs_model) continue;
+    for_model_.push_back(
+        {drafting.history, drafting.num_catch_up_tokens, drafting.request->num_draftable()});
   }
-  // Where blocks are short, the requests that are served first draft.
-  if (wanted.may_run_model && work->num_slots > 0) {
-    wanted.may_run_model = request.table.Reserve(work->num_slots);
+  if (for_model_.empty()) return;
+  // Without a step to compare with, a draft could cost any number of them.
+  const bool decides = setting_.adaptive;
+  if (decides && cost_.known()) model_policy_.Choose(num_rows, for_model_);
+  auto candidate = for_model_.begin();
+  for (const Drafting& drafting : drafting_) {
+    if (!drafting.runs_model) continue;
+    DraftRequest& wanted = draft_requests_[drafting.index];
+    if (decides) {
+      wanted.least_path_probability = model_policy_.least_path_probability();
+      wanted.may_run_model = candidate->runs;
+    }
+    ++candidate;
+    // Where blocks are short, the requests that are served first draft.
+    if (wanted.may_run_model && drafting.num_slots > 0) {
+      wanted.may_run_model = drafting.request->table.Reserve(drafting.num_slots);
+    }
   }
 }
 

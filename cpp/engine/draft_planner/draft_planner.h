@@ -84,15 +84,17 @@ class DraftPlanner {
     DraftHistory* history;
     int max_tokens;
     int num_catch_up_tokens = 0;
-    int index = -1;  // in draft_requests_; -1 where the drafter is not called
+    bool runs_model = false;  // the drafter has a model
+    int num_slots = 0;        // ModelWork's
+    int index = -1;           // in draft_requests_; -1 where the drafter is not called
   };
 
   void FindRequests(std::span<const std::unique_ptr<Request>> running);
-  // Of a token in plain decoding in this step; absent where it is unknown or decides nothing.
-  std::optional<double> SecondsPerToken(std::span<const std::unique_ptr<Request>> running) const;
   // How many tokens the prediction of each may draft, where the method drafts fewer.
   static int PredictedTokensOfEach(std::span<const std::unique_ptr<Request>> running);
-  void AddDraftRequest(std::optional<double> seconds_per_token, int max_tokens, Drafting& drafting);
+  void AddDraftRequest(int max_tokens, Drafting& drafting);
+  // Decides which of this step's requests run the model. num_rows are those without drafts.
+  void ChooseForModel(int num_rows);
   void Prepare();
   void ObserveDrafting(const DraftingReport& report, double seconds);
   void Propose(const Drafting& drafting);
@@ -112,7 +114,7 @@ class DraftPlanner {
 
   std::unordered_map<RequestId, DraftHistory> history_;
   CostModel cost_;
-  ModelPolicy model_policy_{cost_, setting_.num_speculative_tokens};
+  ModelPolicy model_policy_{cost_, setting_.num_speculative_tokens, setting_.max_num_seqs};
   DraftLengthController controller_;
   DraftConstrainer constrainer_;
   std::int64_t num_failures_ = 0;
@@ -122,6 +124,7 @@ class DraftPlanner {
   // This step's; kept for their memory.
   std::vector<Drafting> drafting_;
   std::vector<DraftRequest> draft_requests_;  // of those with a drafter
+  std::vector<ModelPolicy::Candidate> for_model_;
   DraftingReport report_;
   std::vector<DraftLengthController::Candidate> candidates_;
 };

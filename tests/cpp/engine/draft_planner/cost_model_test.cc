@@ -78,6 +78,32 @@ TEST(CostModelTest, LongPlainDecodingKeepsTheSlope) {
   EXPECT_GT(cost.StepSeconds(9), 0.02);
 }
 
+TEST(CostModelTest, RowsNeverSaveTime) {
+  CostModel cost;
+  for (int i = 0; i < 100; ++i) cost.ObserveStep(4, 0.020);
+  for (int i = 0; i < 100; ++i) cost.ObserveStep(8, 0.010);
+  EXPECT_EQ(cost.RowSeconds(4, 4), 0.0);
+  EXPECT_EQ(cost.RowSeconds(4, 0), 0.0);
+}
+
+TEST(CostModelTest, PartsOfRowsLieBetweenRows) {
+  CostModel cost;
+  for (int i = 0; i < 400; ++i) cost.ObserveStep(1 + i % 16, 0.010 + 0.001 * (1 + i % 16));
+  EXPECT_NEAR(cost.RowSeconds(2, 3), 0.003, 1e-4);
+  EXPECT_NEAR(cost.RowSeconds(2, 3.5), 0.0035, 1e-4);
+}
+
+TEST(CostModelTest, DraftsOfSeveralRequestsTakeWhatTheyTookTogether) {
+  CostModel cost;
+  EXPECT_FALSE(cost.knows_drafting());
+  const auto seconds = [](int num_requests) { return 0.004 + 0.0002 * num_requests; };
+  for (int i = 0; i < 400; ++i) cost.ObserveDrafting(1 + i % 8, 4, 0, seconds(1 + i % 8));
+  for (int num_requests : {1, 4, 8}) {
+    EXPECT_NEAR(cost.DraftSeconds(num_requests), seconds(num_requests), 1e-4);
+    EXPECT_NEAR(cost.DraftPassSeconds(num_requests), seconds(num_requests) / 4, 1e-4);
+  }
+}
+
 TEST(CostModelTest, ASlowFirstTimeOfCatchingUpIsForgotten) {
   CostModel cost;
   cost.ObserveDrafting(1, 4, 0, 0.1);
@@ -86,24 +112,31 @@ TEST(CostModelTest, ASlowFirstTimeOfCatchingUpIsForgotten) {
   cost.ObserveDrafting(1, 4, 1000, 1.1);
   EXPECT_NEAR(cost.CatchUpSeconds(1000), 1.0, 1e-9);
   EXPECT_EQ(cost.CatchUpSeconds(CostModel::kFreeCatchUpTokens), 0.0);
-  for (int i = 0; i < 100; ++i) cost.ObserveDrafting(1, 4, 0, 0.002);
-  EXPECT_NEAR(cost.draft_seconds(), 0.002, 1e-3);
+  for (int i = 0; i < 400; ++i) cost.ObserveDrafting(1, 4, 0, 0.002);
+  EXPECT_NEAR(cost.DraftSeconds(1), 0.002, 3e-4);
+}
+
+TEST(CostModelTest, AFirstDraftAfterAPromptIsNotTakenForTheUsual) {
+  // Three passes of one token and one of 160, which takes as long as ten.
+  CostModel cost;
+  cost.ObserveDrafting(1, 4, 160, 0.013);
+  EXPECT_NEAR(cost.DraftSeconds(1), 0.004, 1e-9);
+  EXPECT_NEAR(cost.CatchUpSeconds(160), 0.009, 1e-9);
 }
 
 TEST(CostModelTest, OneStalledDraftMovesLittle) {
   CostModel cost;
   for (int i = 0; i < 100; ++i) cost.ObserveDrafting(2, 4, 0, 0.004);
-  EXPECT_NEAR(cost.draft_seconds(), 0.002, 1e-9);
-  EXPECT_NEAR(cost.draft_forward_seconds(), 0.0005, 1e-9);
+  EXPECT_NEAR(cost.DraftSeconds(2), 0.004, 1e-4);
   cost.ObserveDrafting(2, 4, 0, 10.0);
-  EXPECT_LT(cost.draft_seconds(), 1.06 * 0.002);
+  EXPECT_LT(cost.DraftSeconds(2), 1.06 * 0.004);
 }
 
 TEST(CostModelTest, StepsWithoutAForwardPassOfTheModelAreNotObserved) {
   CostModel cost;
   cost.ObserveDrafting(0, 0, 0, 1.0);
   cost.ObserveDrafting(2, 0, 0, 1.0);
-  EXPECT_EQ(cost.draft_seconds(), 0.0);
+  EXPECT_FALSE(cost.knows_drafting());
 }
 
 }  // namespace
