@@ -1,8 +1,6 @@
 #include "cpp/engine/draft_planner/model_policy.h"
 
 #include <algorithm>
-#include <cmath>
-#include <functional>
 #include <utility>
 
 namespace forerun {
@@ -153,7 +151,9 @@ void ModelPolicy::Choose(int num_rows, std::span<Candidate> candidates) {
     candidate.value = ValueOf(candidate, seconds_per_token);
     order_.push_back(&candidate);
   }
-  std::ranges::stable_sort(order_, std::greater(), &Candidate::value);
+  std::ranges::sort(order_, [](const Candidate* a, const Candidate* b) {
+    return a->value != b->value ? a->value > b->value : a < b;  // those that are served first
+  });
   int num_chosen = ChooseAffordable(FindBest(num_rows));
   const auto num_others = static_cast<double>(order_.size() - num_chosen);
   trial_seconds_ += TimeAccount::kShare * step_seconds * num_others / num_rows;
@@ -174,8 +174,8 @@ void ModelPolicy::Choose(int num_rows, std::span<Candidate> candidates) {
     history.catch_up_seconds = cost_.CatchUpSeconds(candidate.num_catch_up_tokens);
   }
   row_seconds_ = cost_.RowSeconds(num_rows, kUsualRows * num_running) / (kUsualRows * num_running);
-  least_path_probability_ =
-      (row_seconds_ + cost_.DraftPassSeconds(num_running) / num_running) / seconds_per_token;
+  const double node_seconds = row_seconds_ + cost_.DraftPassSeconds(num_running) / num_running;
+  least_path_probability_ = seconds_per_token > 0 ? node_seconds / seconds_per_token : 0.0;
 }
 
 }  // namespace forerun

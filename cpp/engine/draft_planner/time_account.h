@@ -29,7 +29,7 @@ class TimeAccount {
     most_ = steps(most_steps_);
     if (is_first) credit_ = steps(kFirstSteps);
     credit_ += kShare * step_seconds;
-    // What exceeds the credit pays off the debt.
+    // What exceeds the credit reduces the debt.
     debt_ = std::max(0.0, debt_ - std::max(0.0, credit_ - most_));
     credit_ = std::min(credit_, most_);
   }

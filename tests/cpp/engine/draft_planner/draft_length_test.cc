@@ -249,7 +249,7 @@ double SpeedOfRequests(int num_requests, const Acceptance& acceptance, double se
   }
 }
 
-TEST(DraftLengthControllerTest, DraftsThatDoNotPayCostAlmostNothing) {
+TEST(DraftLengthControllerTest, DraftsThatSaveNoTimeCostAlmostNothing) {
   const auto always = [](double rate) { return [=](int) { return rate; }; };
   const auto flips = [](double rate) {
     return [=](int index) { return index / 50 % 2 == 0 ? rate : 0.0; };

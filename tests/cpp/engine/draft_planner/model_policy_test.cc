@@ -51,7 +51,7 @@ class Engine {
     result.num_drafts.resize(num_requests);
     result.plain_seconds = num_tokens * machine_.Step(num_requests);
     std::vector<DraftHistory> histories(num_requests);
-    std::vector<int> lengths(num_requests), num_behind(num_requests, num_prompt_tokens);
+    std::vector<int> lengths(num_requests), num_missing(num_requests, num_prompt_tokens);
     std::vector<ModelPolicy::Candidate> candidates;
     std::vector<int> requests;
     while (true) {
@@ -60,7 +60,7 @@ class Engine {
       for (int i = 0; i < num_requests; ++i) {
         if (lengths[i] >= num_tokens) continue;
         requests.push_back(i);
-        candidates.push_back({&histories[i], num_behind[i], num_tokens - lengths[i]});
+        candidates.push_back({&histories[i], num_missing[i], num_tokens - lengths[i]});
       }
       if (requests.empty()) return result;
       const auto num_rows = static_cast<int>(requests.size());
@@ -71,7 +71,7 @@ class Engine {
         const int num_accepted =
             candidates[c].runs ? Accept(acceptance(i, lengths[i]), histories[i]) : 0;
         result.num_drafts[i] += candidates[c].runs ? 1 : 0;
-        num_behind[i] = candidates[c].runs ? num_accepted : num_behind[i] + 1;
+        num_missing[i] = candidates[c].runs ? num_accepted : num_missing[i] + 1;
         lengths[i] += 1 + num_accepted;
       }
     }
@@ -131,7 +131,7 @@ Acceptance Flips(double accepted) {
 
 int Sum(const std::vector<int>& counts) { return std::accumulate(counts.begin(), counts.end(), 0); }
 
-TEST(ModelPolicyTest, ADrafterThatDoesNotPayCostsAlmostNothing) {
+TEST(ModelPolicyTest, ADrafterThatSavesNoTimeCostsAlmostNothing) {
   for (const double noise : {0.0, 0.1}) {
     for (const int num_requests : {1, 4, 16, 64}) {
       for (const int num_prompt_tokens : {0, 100, 1000}) {
@@ -167,7 +167,7 @@ TEST(ModelPolicyTest, TheFirstRequestsOfAnEngineLoseAFewStepsAtMost) {
   }
 }
 
-TEST(ModelPolicyTest, ShortRequestsAreNotLostToADrafterThatPaidForOthers) {
+TEST(ModelPolicyTest, ShortRequestsAreNotSlowedByADrafterThatSavedTimeForOthers) {
   for (const int num_requests : {1, 4, 16, 64}) {
     Engine engine;
     double seconds = 0, plain_seconds = 0;
