@@ -75,7 +75,7 @@ std::vector<TokenId> DraftVocabulary::Choose(int num_rows, std::vector<TokenId>&
           "draft_vocab_size", std::to_string(*size_),
           "at most " + std::to_string(num_rows) + ", as many tokens as the drafter has");
     }
-    std::ranges::stable_sort(rows, {}, rank);
+    std::ranges::sort(rows, {}, [&](TokenId row) { return std::pair(rank(row), row); });
     rows.resize(*size_);
     std::ranges::sort(rows);
   } else {
