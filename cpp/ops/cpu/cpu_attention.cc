@@ -146,7 +146,8 @@ void CpuOps::RunAttentionParts() {
       state += AttentionStateFloats(task.num_rows * task.num_heads, task.head_dim);
     }
   }
-  const TaskRuns runs(static_cast<int>(part_tasks_.size()), team_.num_threads());
+  const TaskRuns runs(static_cast<int>(part_tasks_.size()), team_.num_threads(),
+                      /*short_tasks=*/1);
   team_.Run(runs.num_runs, [&](int run, int member) {
     for (int i = runs.begin(run); i < runs.end(run); ++i) {
       AttentionTask task = part_tasks_[i];
