@@ -3,7 +3,8 @@
 //   bench_attention [--smoke] [--isa NAME] [--threads N] [--rounds N] [--heads NAME]
 //                   [--element-bytes 1|2|4] [--context N]
 //
-// --heads and --context run one case instead of all; keys and values are bfloat16, or of so many bytes.
+// --heads and --context run one case instead of all. Elements of keys and values have 2 bytes
+// (bfloat16) unless --element-bytes says otherwise.
 //
 // As in a model, every call reads another layer, so the keys and values come from memory. Rounds
 // over all cases are interleaved with a plain read; the table has the median of the rounds. `ratio`
