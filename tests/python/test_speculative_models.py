@@ -236,7 +236,12 @@ def test_a_target_is_a_drafter_of_its_own_kind_only() -> None:
     llm = LLM(target, speculative_config=config, skip_tokenizer_init=True)
     assert llm.drafter is not None
     assert (llm.drafter.method, llm.drafter.directory) == ("mtp", copy)
-    as_model = {"model": target, "method": "draft_model", "num_speculative_tokens": 3}
+    as_model = {
+        "model": target,
+        "method": "draft_model",
+        "num_speculative_tokens": 3,
+        "adaptive": False,  # it is as slow as the target
+    }
     llm = LLM(target, speculative_config=as_model, skip_tokenizer_init=True, dtype="float32")
     assert ids(llm, GREEDY) == plain(target)[0]
     assert llm.metrics().spec_decode.acceptance_rate == 1.0
