@@ -30,7 +30,8 @@ PEERS = ("llama.cpp", "ik_llama", "OpenVINO", "transformers")  # their lines are
 
 def draw(kind: str, rates: dict[str, dict[str, list[float]]], target: Path) -> None:
     """One picture: a line for each engine. None where nothing was measured."""
-    figure, axes = pyplot.subplots(figsize=(7, 4.2))
+    figure, axes = pyplot.subplots(figsize=(9, 4.2))
+    axes.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)
     for engine, cases in rates.items():
         sizes = [int(case.split()[1]) for case in cases if case.split()[0] == kind]
         if not sizes:
@@ -44,7 +45,7 @@ def draw(kind: str, rates: dict[str, dict[str, list[float]]], target: Path) -> N
     title, x, y = TITLES[kind]
     axes.set(title=title, xlabel=x, ylabel=y, ylim=(0, None))
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="x-small")
+    axes.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.01, 1))
     save(figure, target / f"peers_{kind}.svg")
 
 
@@ -57,8 +58,8 @@ def draw_grid(state: dict[str, dict[str, list[float]]], target: Path) -> None:
     figure, axes = pyplot.subplots(figsize=(9, 4.2))
     width = 0.8 / len(methods)
     for index, method in enumerate(methods):
-        places = [i + (index - (len(methods) - 1) / 2) * width for i in range(len(cells))]
-        axes.bar(places, [cell[method][1] for cell in cells.values()], width, label=method)
+        offsets = [i + (index - (len(methods) - 1) / 2) * width for i in range(len(cells))]
+        axes.bar(offsets, [cell[method][1] for cell in cells.values()], width, label=method)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_xticks(range(len(cells)), cells, rotation=30, ha="right")
     axes.set(title="Decoding with drafts, by category", ylabel="times plain decoding")

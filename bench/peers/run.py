@@ -7,11 +7,11 @@
         --llama 'llama.cpp ngram=BUILD/bin:smollm2-bf16.gguf:--spec-type ngram-mod'
 
 An --engine is NAME=KIND:OPTIONS, a kind of engines.py and the arguments of its constructor; "model"
-among them replaces MODEL_DIR. A --llama is NAME=FOLDER:GGUF_FILE for the programs of llama.cpp and
-what is derived from it, with arguments for all of them after the file; where arguments of
-llama-server follow, it gets the texts, and only them. Engines take turns: every round measures each
-once, in an order that moves on by one, with new token ids. Prints the medians; pictures.py draws
-them.
+among them replaces MODEL_DIR. A --text-engine is one that gets the texts alone. A --llama is
+NAME=FOLDER:GGUF_FILE for the programs of llama.cpp and what is derived from it, with arguments for
+all of them after the file; where arguments of llama-server follow, it gets the texts, and only
+them. Engines take turns: every round measures each once, in an order that moves on by one, with new
+token ids. Prints the medians; pictures.py draws them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ Answer = dict[str, float | None] | None
 class Worker:
     """An engine of engines.py in a process of its own."""
 
-    def __init__(self, kind: str, model: str, num_threads: int, options: dict[str, Any]) -> None:
+    def __init__(
+        self, kind: str, model: str, num_threads: int, options: dict[str, Any], texts_only: bool
+    ) -> None:
+        self.texts_only = texts_only
         self.kind = kind
         model = options.pop("model", model)
         script = Path(__file__).with_name("engines.py")
@@ -70,6 +73,8 @@ class Worker:
 
     def measure(self, case: str, size: int, prompts: list[list[int]]) -> Answer:
         """Tokens/s of a case."""
+        if self.texts_only and case != "text":
+            return None
         if case == "chats":
             return self.ask({"do": "chats", "prompts": prompts, "num_tokens": NUM_DECODED})
         num_tokens = {"decode": NUM_DECODED, "prompt": 1, "text": NUM_ANSWERED}[case]
@@ -168,6 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("--engine", action="append", default=[], metavar="NAME=KIND:OPTIONS")
+    parser.add_argument("--text-engine", action="append", default=[], metavar="NAME=KIND:OPTIONS")
     parser.add_argument("--llama", action="append", default=[], metavar="NAME=FOLDER:GGUF")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
@@ -181,8 +187,11 @@ def main() -> None:
 
     workers: dict[str, Worker] = {}
     llamas: dict[str, Llama] = {}
-    for name, kind, options in map(split, arguments.engine):
-        workers[name] = Worker(kind, arguments.model, arguments.threads, json.loads(options))
+    for texts_only, given in ((False, arguments.engine), (True, arguments.text_engine)):
+        for name, kind, options in map(split, given):
+            workers[name] = Worker(
+                kind, arguments.model, arguments.threads, json.loads(options), texts_only
+            )
     for name, programs, gguf in map(split, arguments.llama):
         llamas[name] = Llama(programs, gguf, arguments.threads)
     texts: dict[str, list[int]] = {}
