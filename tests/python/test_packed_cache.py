@@ -1,4 +1,4 @@
-"""Packed weights that are kept for the next start: the same tokens, whatever became of them."""
+"""Packed weights that are kept for the next start: the same tokens, also of damaged files."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ void CostModel::Mean::Observe(double value) {
 double CostModel::RowSeconds(int num_known_rows, double num_rows) const {
   if (num_rows <= 0) return 0;
   const double before = StepSeconds(num_known_rows);
-  // More rows never take less time, whatever the measurements say.
+  // More rows never take less time, even where measurements say so.
   const int num_whole = static_cast<int>(num_rows);
   const double part = num_rows - num_whole;
   const double low = StepSeconds(num_known_rows + num_whole);

@@ -90,7 +90,7 @@ void DraftLengthController::Choose(const CostModel& cost, std::span<const Candid
   });
   int num_best = 0;
   double tokens = num_emitting;
-  // More rows never take less time, whatever the measurements say.
+  // More rows never take less time, even where measurements say so.
   double seconds = cost.StepSeconds(num_known_rows);
   double best_rate = kLeastGain * tokens / seconds;
   for (int n = 1; n <= static_cast<int>(nodes_.size()); ++n) {

@@ -8,7 +8,7 @@
 // model has to catch up with a request first, as after a prompt, the drafts to come must save that
 // time too.
 //
-// Whatever is estimated, the model is run only while its TimeAccount is in credit. Besides, a small
+// With any estimate, the model is run only while its TimeAccount is in credit. Besides, a small
 // share of the time goes into trials of a model that is not expected to save any.
 #ifndef FORERUN_CPP_ENGINE_DRAFT_PLANNER_MODEL_POLICY_H_
 #define FORERUN_CPP_ENGINE_DRAFT_PLANNER_MODEL_POLICY_H_

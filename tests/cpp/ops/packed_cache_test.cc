@@ -1,4 +1,4 @@
-// Packed weights in a file: the same bytes as packed ones, whatever became of the file.
+// Packed weights in a file: the same bytes as packed ones, also of a damaged file.
 #include "cpp/ops/cpu/packed_cache.h"
 
 #include <unistd.h>
