@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import functools
 import json
 import os
@@ -118,7 +117,7 @@ def _profile(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     )
     print(profile.LEGEND)
     if options.output:
-        text = json.dumps([dataclasses.asdict(each) for each in passes], indent=2)
+        text = json.dumps([profile.as_dict(each) for each in passes], indent=2)
         Path(options.output).write_text(text + "\n", encoding="utf-8")
     return 0
 

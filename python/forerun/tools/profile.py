@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from forerun import _core
+from forerun._core import PassProfile
 from forerun.checkpoints.loading import resolve_model
 from forerun.engine.config import settle_options
 from forerun.tools.report import table
@@ -18,42 +18,8 @@ of arithmetic: their multiplications and additions a second, by those of the sam
   rows of a matrix that stays in cache"""
 
 
-@dataclass(frozen=True)
-class OperationProfile:
-    """One kind of operation; the shares of rates are for products alone.
-
-    Attributes:
-        seconds: in one pass, of all layers.
-        share: of the pass.
-        share_of_read: the rate of reading weights, by that of plain reading.
-        share_of_arithmetic: the arithmetic rate, by that of many rows of a small matrix.
-    """
-
-    name: str
-    seconds: float
-    share: float
-    share_of_read: float | None
-    share_of_arithmetic: float | None
-
-
-@dataclass(frozen=True)
-class PassProfile:
-    """A forward pass.
-
-    Attributes:
-        num_rows: tokens that go through the model at once.
-        num_context: tokens of the sequence before them.
-        seconds: of the pass.
-        read_rate: bytes a second of plain reading.
-        arithmetic_rate: multiplications and additions a second.
-    """
-
-    num_rows: int
-    num_context: int
-    seconds: float
-    read_rate: float
-    arithmetic_rate: float
-    operations: list[OperationProfile]
+_OF_PASS = ("num_rows", "num_context", "seconds", "read_rate", "arithmetic_rate")
+_OF_ONE = ("name", "seconds", "share", "share_of_read", "share_of_arithmetic")
 
 
 def profile_passes(
@@ -79,32 +45,19 @@ def profile_passes(
     core_options.model = str(resolve_model(model, revision=options.get("revision")))
     passes: list[PassProfile] = []
 
-    def add(measured: _core.PassProfile) -> None:
-        passes.append(_pass_profile(measured))
-        report(passes[-1])
+    def add(measured: PassProfile) -> None:
+        passes.append(measured)
+        report(measured)
 
     _core.profile_passes(core_options, add, rounds)
     return passes
 
 
-def _pass_profile(measured: _core.PassProfile) -> PassProfile:
-    return PassProfile(
-        num_rows=measured.num_rows,
-        num_context=measured.num_context,
-        seconds=measured.seconds,
-        read_rate=measured.read_rate,
-        arithmetic_rate=measured.arithmetic_rate,
-        operations=[
-            OperationProfile(
-                name=each.name,
-                seconds=each.seconds,
-                share=each.share,
-                share_of_read=each.share_of_read,
-                share_of_arithmetic=each.share_of_arithmetic,
-            )
-            for each in measured.operations
-        ],
-    )
+def as_dict(profile: PassProfile) -> dict[str, Any]:
+    """A pass for JSON: rates per second, and of each operation seconds and shares."""
+    fields = {name: getattr(profile, name) for name in _OF_PASS}
+    operations = [{name: getattr(one, name) for name in _OF_ONE} for one in profile.operations]
+    return {**fields, "operations": operations}
 
 
 def pass_table(profile: PassProfile) -> str:
