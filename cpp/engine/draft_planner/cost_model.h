@@ -21,7 +21,6 @@ class PassCost {
   bool known() const { return line_.weight > 0; }
   // 0 as long as nothing is known.
   double Seconds(int num_rows) const;
-  double seconds_per_row() const { return line_.slope; }
 
  private:
   // Least squares over (rows, seconds), with exponential forgetting.
