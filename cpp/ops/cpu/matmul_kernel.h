@@ -36,13 +36,34 @@ struct TilePosition {
   }
 }
 
+// Bytes between what is multiplied and what is fetched, over all tiles taken at once. From far
+// ahead a line comes to the second-level cache, and from near ahead to the first, which can wait
+// for only a few lines at a time. Those that are near go first: they are needed sooner. Measured on
+// Xeons of the fifth generation, with 1 to 8 rows: without the far ones int8 takes 1.14 times as
+// long, and half or twice as far is no better.
+inline constexpr int kFarAhead = 8192;
+inline constexpr int kNearAhead = 2048;
+
 // What to prefetch while a product runs: for every step, as many bytes as a tile has for it at
 // `from`, at `from` + tile_step and so on; then `from` moves on by `step`.
 struct Prefetch {
   const char* from;
   std::int64_t step;
   std::int64_t tile_step;
+  bool is_far;  // the step's own tiles are fetched as well, near ahead
 };
+
+template <int kBytes>
+FORERUN_INLINE void PrefetchNear(const void* from) {
+  for (int i = 0; i < kBytes; i += 64) __builtin_prefetch(static_cast<const char*>(from) + i);
+}
+template <int kBytes>
+FORERUN_INLINE void PrefetchFar(const void* from) {
+  constexpr int kRead = 0, kSecondLevel = 2;
+  for (int i = 0; i < kBytes; i += 64) {
+    __builtin_prefetch(static_cast<const char*>(from) + i, kRead, kSecondLevel);
+  }
+}
 
 template <class W, int M, int T>
 void MultiplyTiles(const MatMulTask& task, TilePosition position, Prefetch prefetch) {
@@ -65,7 +86,13 @@ void MultiplyTiles(const MatMulTask& task, TilePosition position, Prefetch prefe
 #pragma GCC unroll 16
     for (int t = 0; t < T; ++t) {
       const char* from = prefetch.from + t * prefetch.tile_step;
-      for (int byte = 0; byte < kStep.num_bytes; byte += 64) __builtin_prefetch(from + byte);
+      if (prefetch.is_far) {
+        const auto* own = reinterpret_cast<const char*>(w + t * tile_stride);
+        PrefetchNear<kStep.num_bytes>(own + kNearAhead / T);
+        PrefetchFar<kStep.num_bytes>(from);
+      } else {
+        PrefetchNear<kStep.num_bytes>(from);
+      }
     }
     prefetch.from += prefetch.step;
     W::template Step<M, T>(w, tile_stride, x, task.x_stride, sum);
@@ -108,10 +135,6 @@ FORERUN_INLINE void Multiply(const MatMulTask& task, TilePosition position, int 
   MultiplyRows<W, M>(task, position, tiles, prefetch);
 }
 
-// Bytes between what is multiplied and what is fetched, over all tiles taken at once. Measured on
-// Zen 3: half or twice as many are slower.
-inline constexpr int kPrefetchAhead = 2048;
-
 // Rows in blocks of nearly equal size. A single block streams its weights. Of several, a group of
 // tiles stays in cache while every block meets it, and each block fetches its share of the next.
 template <class W>
@@ -125,9 +148,9 @@ void MatMul(const MatMulTask& task) {
   for (int tile = task.tile_begin; tile < task.tile_end; tile += group) {
     if (group > task.tile_end - tile) group = 1;
     const char* weights = static_cast<const char*>(task.weights) + tile * tile_bytes;
-    Prefetch prefetch = {weights + kPrefetchAhead / group, kStepBytes, tile_bytes};
+    Prefetch prefetch = {weights + kFarAhead / group, kStepBytes, tile_bytes, true};
     if (num_blocks > 1) {
-      prefetch = {weights + group * tile_bytes, group * kStepBytes / num_blocks, kStepBytes};
+      prefetch = {weights + group * tile_bytes, group * kStepBytes / num_blocks, kStepBytes, false};
     }
     for (int block = 0; block < num_blocks; ++block) {
       const int row = task.num_rows * block / num_blocks;
