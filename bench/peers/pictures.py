@@ -3,7 +3,7 @@
     python bench/peers/pictures.py results.json PICTURES_DIR [--grid STATE]
 
 Decoding by context, prompts, a step by the number of chats, and their tokens/s. STATE is a --state
-file of bench/drafters.py: speeds beside plain decoding, of one greedy chat of each category.
+file of bench/drafter_grid.py: speeds beside plain decoding, of one greedy chat of each category.
 """
 
 from __future__ import annotations
@@ -49,22 +49,30 @@ def draw(kind: str, rates: dict[str, dict[str, list[float]]], target: Path) -> N
     save(figure, target / f"peers_{kind}.svg")
 
 
-def draw_grid(state: dict[str, dict[str, list[float]]], target: Path) -> None:
+def draw_grid(state: dict[str, dict[str, list[list[float]]]], target: Path) -> None:
     """Bars of a category's methods: speed after the prompt, beside plain decoding."""
     cells = {cell.removesuffix(", 1, 0"): state[cell] for cell in state if cell.endswith(", 1, 0")}
     if not cells:
         raise SystemExit("--grid: no cell of batch 1 and temperature 0")
-    methods = [name for name in next(iter(cells.values())) if name != "plain"]
+    methods = [name for name in next(iter(cells.values())) if name not in ("plain", "again")]
     figure, axes = pyplot.subplots(figsize=(9, 4.2))
     width = 0.8 / len(methods)
     for index, method in enumerate(methods):
         offsets = [i + (index - (len(methods) - 1) / 2) * width for i in range(len(cells))]
-        axes.bar(offsets, [cell[method][1] for cell in cells.values()], width, label=method)
+        speeds = [
+            seconds_after(cell, "plain") / seconds_after(cell, method) for cell in cells.values()
+        ]
+        axes.bar(offsets, speeds, width, label=method)
     axes.axhline(1, color="black", linewidth=0.8)
     axes.set_xticks(range(len(cells)), cells, rotation=30, ha="right")
     axes.set(title="Decoding with drafts, by category", ylabel="times plain decoding")
     axes.legend(fontsize="small")
     save(figure, target / "peers_speculation.svg")
+
+
+def seconds_after(cell: dict[str, list[list[float]]], engine: str) -> float:
+    """Of all rounds, without the prompts."""
+    return sum(after for _, after in cell[engine])
 
 
 def save(figure: pyplot.Figure, path: Path) -> None:

@@ -67,3 +67,39 @@ def test_the_benchmark_counts_what_the_engine_counts(
     assert mean.split() == ["mean", length, "tokens"]
     assert len(costs) == (0 if "--together" in way else 1)
     assert row.count("x") == (0 if "--together" in way else 2)
+
+
+def test_the_grid_keeps_what_it_measured(
+    smollm_dir: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+    main = runpy.run_path(str(BENCH / "drafter_grid.py"))["main"]
+    file, state_file = tmp_path / "prompts.jsonl", tmp_path / "state.json"
+    file.write_text(json.dumps({"turns": [QUESTIONS[0]], "category": "chat"}) + "\n")
+    arguments = [str(smollm_dir), str(file), "--drafter", 'found={"method": "suffix"}']
+    arguments += ["--batches", "1", "3", "--max-tokens", "8", "--temperatures", "0"]
+    arguments += ["--categories", "chat", "--state", str(state_file)]
+    main(arguments)
+    assert capsys.readouterr().out.splitlines()[0].split() == ["found"]
+    state = json.loads(state_file.read_text())
+    assert list(state) == ["chat, 1, 0", "chat, 3, 0"]
+    for cell in state.values():
+        assert list(cell) == ["plain", "found"]
+        for [(whole, after)] in cell.values():
+            assert 0 < after < whole
+
+    state["chat, 1, 0"] = {"plain": [[2, 1], [4, 3]], "found": [[4, 1], [8, 1]]}
+    state["chat, 3, 0"] = {"plain": [[3, 1]], "found": [[3, 1]]}
+    state_file.write_text(json.dumps(state))
+    main(arguments)
+    _, *lines, below = capsys.readouterr().out.splitlines()
+    assert [line.split()[-2:] for line in lines] == [
+        ["0.50x", "2.00x"],
+        ["0.50x", "2.00x"],
+        ["1.00x", "1.00x"],
+        ["1.00x", "1.00x"],
+    ]
+    assert below == "below: chat, 1, 0, found: 0.500x, 2.000x"
