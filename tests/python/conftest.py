@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +22,12 @@ def find_package_file(package: str, name: str) -> Path | None:
         return None
     path = Path(spec.submodule_search_locations[0]) / name
     return path if path.exists() else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _temporary_files_in_one_place(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """pytest removes its folders of earlier runs; those of tempfile would stay."""
+    tempfile.tempdir = str(tmp_path_factory.mktemp("tempfile"))
 
 
 @pytest.fixture(autouse=True)
