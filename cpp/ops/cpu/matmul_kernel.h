@@ -43,6 +43,9 @@ struct TilePosition {
 // long, and half or twice as far is no better.
 inline constexpr int kFarAhead = 8192;
 inline constexpr int kNearAhead = 2048;
+// What two blocks of rows fetch for the next group of tiles goes to the first level up to this
+// size: more would push out what they multiply. With more blocks, less of their time is a wait.
+inline constexpr int kMostNear = 16384;
 
 // What to prefetch while a product runs: for every step, as many bytes as a tile has for it at
 // `from`, at `from` + tile_step and so on; then `from` moves on by `step`.
@@ -150,7 +153,9 @@ void MatMul(const MatMulTask& task) {
     const char* weights = static_cast<const char*>(task.weights) + tile * tile_bytes;
     Prefetch prefetch = {weights + kFarAhead / group, kStepBytes, tile_bytes, true};
     if (num_blocks > 1) {
-      prefetch = {weights + group * tile_bytes, group * kStepBytes / num_blocks, kStepBytes, false};
+      const bool is_far = num_blocks == 2 && group * tile_bytes > kMostNear;
+      prefetch = {weights + group * tile_bytes, group * kStepBytes / num_blocks, kStepBytes,
+                  is_far};
     }
     for (int block = 0; block < num_blocks; ++block) {
       const int row = task.num_rows * block / num_blocks;
