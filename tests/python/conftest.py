@@ -25,7 +25,7 @@ def find_package_file(package: str, name: str) -> Path | None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _temporary_files_in_one_place(tmp_path_factory: pytest.TempPathFactory) -> None:
+def _temporary_files_in_a_folder_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> None:
     """pytest removes its folders of earlier runs; those of tempfile would stay."""
     tempfile.tempdir = str(tmp_path_factory.mktemp("tempfile"))
 
