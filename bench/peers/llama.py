@@ -33,9 +33,10 @@ class LlamaTools:
     def __init__(
         self, programs: str, model: str, num_threads: int, server_arguments: str | None
     ) -> None:
-        self.programs = Path(programs)
+        self.programs = Path(programs).absolute()
         file, *self.arguments = shlex.split(model)
-        self.common = ["-m", file, "-t", str(num_threads)]
+        self.folder = tempfile.TemporaryDirectory()  # some programs write a log where they run
+        self.common = ["-m", str(Path(file).absolute()), "-t", str(num_threads)]
         help_text = self._run("llama-bench", "--help")
         self.has_depth = "--n-depth" in help_text
         self.server: _Server | None = None
@@ -45,7 +46,10 @@ class LlamaTools:
 
     def _run(self, program: str, *arguments: str) -> str:
         result = subprocess.run(
-            [str(self.programs / program), *arguments], capture_output=True, text=True
+            [str(self.programs / program), *arguments],
+            capture_output=True,
+            text=True,
+            cwd=self.folder.name,
         )
         if result.returncode != 0 and "--help" not in arguments:
             raise SystemExit(f"{' '.join(map(str, result.args))}:\n{result.stderr[-2000:]}")
