@@ -54,6 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--slice-ms", type=float, default=30, help="of an engine's turn")
     parser.add_argument("--state", type=Path, help="where to keep what was measured")
     options = parser.parse_args(arguments)
+    if options.rounds < 1:
+        parser.error(f"rounds: got {options.rounds}, valid: at least 1")
     engines = load_engines(
         options.model,
         options.drafter,
@@ -76,6 +78,9 @@ class Grid:
         self._state: dict[str, dict[str, list[list[float]]]] = {}
         if options.state is not None and options.state.exists():
             self._state = json.loads(options.state.read_text())
+        for cell, found in self._state.items():
+            if list(found) != list(engines):
+                raise SystemExit(f"{options.state}: {cell}: of {', '.join(found)}")
 
     def run(self) -> None:
         names = [name for name in self._engines if name != "plain"]
