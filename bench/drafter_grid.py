@@ -9,7 +9,7 @@ a few steps, so that a slow moment of the machine meets them all. Printed is pla
 over the drafter's in all rounds, with the prompts and after the last of them; at the end come the
 cells below 0.98. A second plain engine, --drafter again=null, shows what the machine itself does
 to a cell. FILE keeps what was measured: another call goes on where the last one stopped, or adds
-rounds.
+rounds. Each round has prompts of its own.
 
 A category of its own has texts whose next 50 tokens are a copy and the 50 after that are not.
 """
@@ -25,7 +25,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from drafters import load_engines, read_prompts
+from drafters import load_engines, make_parser, positive, read_prompts
 
 from forerun import LLM, LLMEngine, RequestOutputKind, SamplingParams
 
@@ -35,16 +35,10 @@ Speed = tuple[float, float]  # relative to plain decoding, with the prompts and 
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model")
-    parser.add_argument("prompts")
-    parser.add_argument("--drafter", action="append", required=True, metavar="NAME=JSON")
-    parser.add_argument("--quantization", help="the target's")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 4, 16, 64], metavar="N")
+    parser = make_parser(__doc__)
+    parser.add_argument("--batches", type=positive, nargs="+", default=[1, 4, 16, 64], metavar="N")
     parser.add_argument("--temperatures", type=float, nargs="+", default=[0.0, 1.0], metavar="T")
     parser.add_argument("--categories", nargs="+", help="some of them")
-    parser.add_argument("--rounds", type=int, default=1, help="each with prompts of its own")
-    parser.add_argument("--max-tokens", type=int, default=96)
     parser.add_argument(
         "--batch-tokens", type=int, default=1024, help="prompts of a batch, at most"
     )
@@ -54,14 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--slice-ms", type=float, default=30, help="of an engine's turn")
     parser.add_argument("--state", type=Path, help="where to keep what was measured")
     options = parser.parse_args(arguments)
-    if options.rounds < 1:
-        parser.error(f"rounds: got {options.rounds}, valid: at least 1")
-    engines = load_engines(
-        options.model,
-        options.drafter,
-        max_num_seqs=max(options.batches),
-        quantization=options.quantization,
-    )
+    engines = load_engines(options, max_num_seqs=max(options.batches))
     Grid(engines, read_prompts(options.prompts, 10**9), options).run()
 
 
@@ -78,9 +65,9 @@ class Grid:
         self._state: dict[str, dict[str, list[list[float]]]] = {}
         if options.state is not None and options.state.exists():
             self._state = json.loads(options.state.read_text())
-        for cell, found in self._state.items():
+        for found in self._state.values():
             if list(found) != list(engines):
-                raise SystemExit(f"{options.state}: {cell}: of {', '.join(found)}")
+                raise SystemExit(f"{options.state}: a cell of the engines {', '.join(found)}")
 
     def run(self) -> None:
         names = [name for name in self._engines if name != "plain"]

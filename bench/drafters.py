@@ -59,24 +59,11 @@ Results = dict[str, dict[str, Tally]]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model")
-    parser.add_argument("prompts")
-    parser.add_argument("--drafter", action="append", required=True, metavar="NAME=JSON")
+    parser = make_parser(__doc__)
     parser.add_argument("--limit", type=int, default=10**9, help="prompts of each category")
-    parser.add_argument("--max-tokens", type=int, default=96)
-    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--together", action="store_true", help="lengths only, in batches of 16")
-    parser.add_argument("--quantization", help="the target's")
     options = parser.parse_args(arguments)
-    if options.rounds < 1:
-        parser.error(f"rounds: got {options.rounds}, valid: at least 1")
-    engines = load_engines(
-        options.model,
-        options.drafter,
-        max_num_seqs=16 if options.together else 1,
-        quantization=options.quantization,
-    )
+    engines = load_engines(options, max_num_seqs=16 if options.together else 1)
     prompts = read_prompts(options.prompts, options.limit)
     params = SamplingParams(temperature=0, max_tokens=options.max_tokens)
     if options.together:
@@ -87,14 +74,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_costs(engines, results)
 
 
-def load_engines(model: str, drafters: Sequence[str], **options: Any) -> dict[str, LLM]:
+def make_parser(text: str) -> argparse.ArgumentParser:
+    """With what load_engines reads, and the size of what is measured."""
+    parser = argparse.ArgumentParser(description=text.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("prompts")
+    parser.add_argument("--drafter", action="append", required=True, metavar="NAME=JSON")
+    parser.add_argument("--quantization", help="the target's")
+    parser.add_argument("--rounds", type=positive, default=1)
+    parser.add_argument("--max-tokens", type=positive, default=96)
+    return parser
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, valid: at least 1")
+    return number
+
+
+def load_engines(options: argparse.Namespace, max_num_seqs: int) -> dict[str, LLM]:
     """A plain engine, and one for each NAME=JSON."""
     configs: dict[str, Any] = {"plain": None}
-    for text in drafters:
+    for text in options.drafter:
         name, _, config = text.partition("=")
         configs[name] = json.loads(config)
     return {
-        name: LLM(model, speculative_config=config, **options) for name, config in configs.items()
+        name: LLM(
+            options.model,
+            speculative_config=config,
+            max_num_seqs=max_num_seqs,
+            quantization=options.quantization,
+        )
+        for name, config in configs.items()
     }
 
 

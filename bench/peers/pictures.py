@@ -3,7 +3,8 @@
     python bench/peers/pictures.py results.json PICTURES_DIR [--grid STATE]
 
 Decoding by context, prompts, a step by the number of chats, and their tokens/s. STATE is a --state
-file of bench/drafter_grid.py: speeds beside plain decoding, of one greedy chat of each category.
+file of bench/drafter_grid.py: speeds beside plain decoding, of one greedy chat of each category;
+a second plain engine, named "again", is left out.
 """
 
 from __future__ import annotations

@@ -103,3 +103,12 @@ def test_the_grid_keeps_what_it_measured(
         ["1.00x", "1.00x"],
     ]
     assert below == "below: chat, 1, 0, found: 0.500x, 2.000x"
+
+    main([*arguments, "--rounds", "2"])
+    counts = [len(cell["found"]) for cell in json.loads(state_file.read_text()).values()]
+    assert counts == [2, 2]
+    with pytest.raises(SystemExit, match="a cell of the engines plain, found"):
+        main([*arguments, "--drafter", "again=null"])
+    with pytest.raises(SystemExit):
+        main([*arguments, "--rounds", "0"])
+    assert "--rounds: got 0, valid: at least 1" in capsys.readouterr().err
