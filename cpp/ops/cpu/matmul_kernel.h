@@ -39,8 +39,9 @@ struct TilePosition {
 // Bytes between what is multiplied and what is fetched, over all tiles taken at once. From far
 // ahead a line comes to the second-level cache, and from near ahead to the first, which can wait
 // for only a few lines at a time. Those that are near go first: they are needed sooner. Measured on
-// Xeons of the fifth generation, with 1 to 8 rows: without the far ones int8 takes 1.14 times as
-// long, and half or twice as far is no better.
+// a Xeon of the fifth generation, with 1 to 8 rows: without the far ones int8 takes 1.14 times as
+// long, and half or twice as far is no better. Half or twice as near was slower on Zen 3, where the
+// far ones were not measured.
 inline constexpr int kFarAhead = 8192;
 inline constexpr int kNearAhead = 2048;
 // What two blocks of rows fetch for the next group of tiles goes to the first level up to this
