@@ -18,7 +18,7 @@ struct IntPair {
   int first, second;
 };
 
-inline constexpr int kMaxIntegerRows = 8;
+inline constexpr int kMaxIntegerRows = 12;  // each has a dot product and a sum
 
 FORERUN_INLINE V16 ToFloats(V16i a) { return {_mm512_cvtepi32_ps(a.v)}; }
 FORERUN_INLINE V16i RoundToInts(V16 a) { return {_mm512_cvtps_epi32(a.v)}; }

@@ -16,7 +16,7 @@ struct V16 {
 };
 
 inline constexpr int kNumRegisters = 32;
-inline constexpr int kMaxTileRows = 8;
+inline constexpr int kMaxTileRows = 12;  // with two tiles: 24 sums, 2 weights, 1 activation
 
 FORERUN_INLINE V16 FromBits(__m512i bits) { return {_mm512_castsi512_ps(bits)}; }
 FORERUN_INLINE __m512i Bits(V16 a) { return _mm512_castps_si512(a.v); }
