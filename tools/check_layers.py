@@ -29,7 +29,7 @@ LEVELS = {
     "engine": 8,
 }
 # The folders of cuda/. They may include cpp/ up to LAST_OF_CUDA; nothing in cpp/ includes them.
-CUDA_LEVELS = {"cuda": 0, "cuda/verify": 1, "cuda/emulation": 2, "cuda/library": 3}
+CUDA_LEVELS = {"cuda": 0, "cuda/verify": 1, "cuda/ops": 2, "cuda/emulation": 2, "cuda/library": 3}
 LAST_OF_CUDA = LEVELS["ops"]
 # The folders of python/forerun and, by name, the modules beside them.
 PYTHON_LEVELS = [

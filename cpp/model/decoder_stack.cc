@@ -67,6 +67,7 @@ const ForwardRows& DecoderStack::Begin(ForwardData data) {
   const auto num_rows = std::ssize(data.tokens);
   FORERUN_CHECK(num_rows <= limits_.max_rows, std::to_string(num_rows));
   data.cache = cache_.get();
+  data.num_heads = spec_.num_heads;
   rows_ = &ops_.Begin(data);
   for (const SequenceRows& sequence : data.sequences) {
     FORERUN_CHECK(sequence.num_context >= first_position_);

@@ -25,6 +25,7 @@ struct ForwardData {
   std::span<const SequenceRows> sequences = {};
   std::span<const std::int32_t> wanted = {};   // ascending rows that the last layer is run for
   std::span<const std::int32_t> sources = {};  // [num_rows] rows of another matrix, to gather
+  int num_heads = 0;                           // of the queries in Ops::Attention, if it is called
 };
 
 enum class RowSet { kAll, kWanted };
@@ -48,6 +49,7 @@ class ForwardRows {
   std::span<const TokenId> tokens() const { return data_.tokens; }
   // Null in a pass without keys and values.
   KvCache* cache() const { return data_.cache; }
+  int num_heads() const { return data_.num_heads; }
   // Of every row, in its own sequence.
   std::span<const std::int32_t> positions() const { return positions_; }
   std::span<const std::int32_t> indices(RowIndices which) const;

@@ -1,4 +1,5 @@
-// The operations a transformer needs, as one interface. CpuOps implements it.
+// The operations a transformer needs, as one interface. CpuOps implements it, and
+// CudaOps (cuda/ops).
 //
 // Rows and vectors lie in the Ops' memory(): callers may do arithmetic on their pointers, but not
 // read or write through them. Token ids, sequences and row indices are the host's, and are passed
@@ -92,6 +93,9 @@ class Ops {
   virtual ~Ops() = default;
 
   virtual std::string isa() const = 0;
+
+  // Whether Pack takes integer formats.
+  virtual bool MultipliesIntegers() const { return true; }
 
   // Where the rows and the vectors of all operations lie.
   virtual Memory& memory() = 0;

@@ -1,0 +1,73 @@
+#include "cuda/ops/attention.h"
+#include "cuda/ops/attention_bfloat16.cuh"
+#include "cuda/ops/attention_float32.cuh"
+#include "cuda/ops/attention_softmax.cuh"
+#include "cuda/ops/launch.h"
+#include "cuda/portable.cuh"
+
+namespace forerun::cuda {
+namespace {
+
+// A block per item and KV head.
+__global__ void __launch_bounds__(kThreads)
+    JoinStates(const __grid_constant__ AttentionTask task, const __grid_constant__ KvLayer layer) {
+  const Item item(task, layer, task.split_items[blockIdx.x], static_cast<int>(blockIdx.y));
+  const int head_dim = layer.head_dim;
+  for (int i = Thread(); i < item.item.num_queries * head_dim; i += kThreads) {
+    const int q = i / head_dim;
+    float max = -INFINITY, weight = 0.0f, sum = 0.0f;
+    for (int part = 0; part < item.item.num_parts; ++part) {
+      const float* state = item.StateOf(part);
+      const float* softmax = state + task.max_queries * head_dim + q;
+      const JoinScales scales = Join(softmax[0], softmax[task.max_queries], max, weight);
+      sum = Joined(sum, state[i], scales);
+    }
+    item.OutputOf(q)[i % head_dim] = sum * (1.0f / weight);
+  }
+}
+
+template <typename... Parameters>
+cudaError_t RunShared(const Launch& launch, void (*kernel)(Parameters...),
+                      const AttentionTask& task, const KvLayer& layer) {
+  const cudaError_t status = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(launch.shared_bytes));
+  return status != cudaSuccess ? status : Run(launch, kernel, task, layer);
+}
+
+template <int kDim>
+cudaError_t RunBFloat16(Launch launch, const AttentionTask& task, const KvLayer& layer) {
+  constexpr int kMTiles = MostQueries(kDim, 2) / kQueriesPerTile;
+  if (task.max_queries == kFewQueries) {
+    launch.shared_bytes = sizeof(BFloat16Tiles<kDim, 1>);
+    return RunShared(launch, AttendBFloat16<kDim, 1>, task, layer);
+  }
+  launch.shared_bytes = sizeof(BFloat16Tiles<kDim, kMTiles>);
+  return RunShared(launch, AttendBFloat16<kDim, kMTiles>, task, layer);
+}
+
+cudaError_t RunRuns(const AttentionTask& task, const KvLayer& layer, cudaStream_t stream) {
+  Launch launch = {
+      dim3(static_cast<unsigned>(task.num_runs), static_cast<unsigned>(layer.num_kv_heads)),
+      kThreads, stream};
+  if (layer.element_bytes == 4) {
+    launch.shared_bytes = Float32Tiles::SharedBytes(layer.head_dim);
+    return RunShared(launch, AttendFloat32, task, layer);
+  }
+  if (layer.head_dim <= 64) return RunBFloat16<64>(launch, task, layer);
+  if (layer.head_dim <= 128) return RunBFloat16<128>(launch, task, layer);
+  return RunBFloat16<256>(launch, task, layer);
+}
+
+}  // namespace
+
+cudaError_t Attend(const AttentionTask& task, const KvLayer& layer, cudaStream_t stream) {
+  if (layer.head_dim > kMaxHeadDim) return cudaErrorInvalidValue;
+  const cudaError_t status = RunRuns(task, layer, stream);
+  if (status != cudaSuccess || task.num_split_items == 0) return status;
+  return Run(
+      {dim3(static_cast<unsigned>(task.num_split_items), static_cast<unsigned>(layer.num_kv_heads)),
+       kThreads, stream},
+      JoinStates, task, layer);
+}
+
+}  // namespace forerun::cuda

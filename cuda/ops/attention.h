@@ -1,0 +1,88 @@
+// Attention over the paged cache.
+//
+// A query's result depends on its own positions alone. These fall into tiles of kTilePositions by
+// logical position, which are taken one after the other, and into parts of kPartPositions, which
+// are joined in order: by the block that has taken all of them, or from states that blocks have
+// written. A position that a query does not see is never multiplied by anything of that query: its
+// slot may hold a NaN.
+#ifndef FORERUN_CUDA_OPS_ATTENTION_H_
+#define FORERUN_CUDA_OPS_ATTENTION_H_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "cuda/ops/kv_layer.h"
+
+namespace forerun::cuda {
+
+inline constexpr int kTilePositions = 64;
+inline constexpr int kPartPositions = 256;
+inline constexpr int kMaxHeadDim = 256;
+inline constexpr std::int32_t kNoTail = 0x7fffffff;
+
+// Consecutive rows of a sequence that share a block. Query i of an item is head i % G of its row
+// i / G, where G heads share a KV head; an item has queries [first_query, first_query +
+// num_queries). Row 0 is row `first_row` of the matrices and at position first_position.
+struct AttentionItem {
+  std::int32_t first_row;
+  std::int32_t first_position;
+  std::int32_t first_query;
+  std::int32_t num_queries;
+  std::int32_t table;  // where its block table begins
+  // Position p >= tail_position is in slot tails[tail + p - tail_position].
+  std::int32_t tail_position;
+  std::int32_t tail;
+  std::int32_t num_parts;  // [0, num_parts) hold all its positions
+  // Of its first part; those of the others follow. Negative: one block takes all parts and needs no
+  // states.
+  std::int32_t first_state;
+};
+
+// Consecutive parts of an item that one block takes: all, or one, whose state it writes. Part i
+// has positions [i * kPartPositions, (i + 1) * kPartPositions).
+struct AttentionRun {
+  std::int32_t item;
+  std::int32_t first_part;
+  std::int32_t num_parts;
+};
+
+// As many queries as an item may have room for, beside kFewQueries: sums must fit into registers.
+inline constexpr int kFewQueries = 16;
+inline constexpr int MostQueries(int head_dim, int element_bytes) {
+  if (element_bytes == 4) return kFewQueries;
+  return head_dim <= 128 ? 64 : 32;
+}
+
+// Floats of the state of a part and a KV head: for `max_queries` queries sums, maxima, weights.
+inline constexpr __host__ __device__ std::int64_t StateFloats(int head_dim, int max_queries) {
+  return std::int64_t{max_queries} * (head_dim + 2);
+}
+
+struct AttentionTask {
+  const float* query = nullptr;  // [rows, num_heads * head_dim]
+  std::int64_t query_stride = 0;
+  float* out = nullptr;  // as query
+  std::int64_t out_stride = 0;
+  int num_heads = 0;
+  float scale = 1.0f;
+  float soft_cap = 0.0f;   // 0: none
+  int sliding_window = 0;  // 0: none
+  int first_position = 0;  // positions before it are not attended to
+
+  const AttentionItem* items = nullptr;
+  int max_queries = 0;  // that an item has room for: kFewQueries or MostQueries
+  const AttentionRun* runs = nullptr;
+  int num_runs = 0;
+  // Items with states, which are to be joined.
+  const std::int32_t* split_items = nullptr;
+  int num_split_items = 0;
+  const std::int32_t* block_tables = nullptr;
+  const std::int32_t* tails = nullptr;
+  float* states = nullptr;  // [states, num_kv_heads, StateFloats]
+};
+cudaError_t Attend(const AttentionTask& task, const KvLayer& layer, cudaStream_t stream);
+
+}  // namespace forerun::cuda
+
+#endif  // FORERUN_CUDA_OPS_ATTENTION_H_

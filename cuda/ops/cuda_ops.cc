@@ -1,0 +1,375 @@
+#include "cuda/ops/cuda_ops.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "cpp/util/check.h"
+#include "cuda/check_cuda.h"
+#include "cuda/ops/attention.h"
+#include "cuda/ops/kv_layer.h"
+#include "cuda/ops/matrix.h"
+#include "cuda/ops/row_ops.h"
+#include "cuda/use_gpu.h"
+#include "forerun/error.h"
+
+namespace forerun::cuda {
+
+// Stretches of outputs of one format, in order.
+class CudaMatrix final : public PackedMatrix {
+ public:
+  CudaMatrix(Memory& memory, std::span<const WeightSource> sources, int num_outputs, int num_inputs)
+      : PackedMatrix(num_outputs, num_inputs) {
+    int first_output = 0;
+    for (const WeightSource& source : sources) {
+      const auto& view = std::get<TensorView>(source.weights);
+      const int count = static_cast<int>(view.shape[0]);
+      if (stretches_.empty() || stretches_.back().format != source.format ||
+          stretches_.back().num_parts == kMaxParts) {
+        stretches_.push_back({nullptr, source.format, num_inputs, 0, 0, {}});
+      }
+      Matrix& stretch = stretches_.back();
+      stretch.parts[stretch.num_parts++] = {stretch.num_tiles, first_output, count};
+      stretch.num_tiles += (count + kTileOutputs - 1) / kTileOutputs;
+      first_output += count;
+    }
+    for (Matrix& stretch : stretches_) {
+      const std::int64_t num_bytes =
+          stretch.num_tiles * TileBytes(stretch.format, stretch.num_inputs);
+      stretch.tiles = tiles_.emplace_back(memory, num_bytes).as<void>();
+    }
+  }
+
+  std::span<const Matrix> stretches() const { return stretches_; }
+  std::int64_t num_bytes() const override {
+    std::int64_t sum = 0;
+    for (const AlignedBuffer& tiles : tiles_) sum += static_cast<std::int64_t>(tiles.num_bytes());
+    return sum;
+  }
+  void AddBytes(WeightBytes& bytes) const override {
+    for (std::size_t i = 0; i < stretches_.size(); ++i) {
+      bytes[stretches_[i].format] += static_cast<std::int64_t>(tiles_[i].num_bytes());
+    }
+  }
+
+ private:
+  std::vector<Matrix> stretches_;
+  std::vector<AlignedBuffer> tiles_;
+};
+
+namespace {
+
+// Rows of an MLP at a time, so that what lies between its products stays small.
+constexpr int kMlpRows = 1024;
+
+class CudaKvCache final : public KvCache {
+ public:
+  CudaKvCache(const KvLayout& layout, int num_blocks, Memory& memory)
+      : KvCache(layout, num_blocks),
+        layer_bytes_(num_blocks * layout.block_elements() * layout.element_bytes),
+        data_(memory, 2 * layout.num_layers * layer_bytes_) {}
+
+  KvLayer LayerOf(int layer) const {
+    std::byte* keys = data_.as<std::byte>() + 2 * layer * layer_bytes_;
+    return {keys,
+            keys + layer_bytes_,
+            layout().element_bytes,
+            layout().num_kv_heads,
+            layout().head_dim,
+            layout().block_size};
+  }
+  // From a layer's keys to its values, and from there to the next layer's keys.
+  std::int64_t layer_bytes() const { return layer_bytes_; }
+
+ private:
+  std::int64_t layer_bytes_;
+  AlignedBuffer data_;
+};
+
+const CudaKvCache& CacheOf(const ForwardRows& rows) {
+  const auto* cache = dynamic_cast<const CudaKvCache*>(rows.cache());
+  FORERUN_CHECK(cache != nullptr, "a KV cache of another Ops");
+  return *cache;
+}
+
+const CudaMatrix& MatrixOf(const PackedMatrix& weight) {
+  const auto* matrix = dynamic_cast<const CudaMatrix*>(&weight);
+  FORERUN_CHECK(matrix != nullptr, "packed by another Ops");
+  return *matrix;
+}
+
+template <typename T>
+void CheckShape(const BasicRows<T>& rows, int num_rows, int num_cols) {
+  FORERUN_CHECK(rows.rows == num_rows && rows.cols == num_cols,
+                std::to_string(rows.rows) + " x " + std::to_string(rows.cols) + " rows, not " +
+                    std::to_string(num_rows) + " x " + std::to_string(num_cols));
+}
+
+void CheckSource(const WeightSource& source, std::int64_t num_inputs) {
+  const auto* floats = std::get_if<TensorView>(&source.weights);
+  if (floats == nullptr || HasIntegers(source.format)) {
+    throw InvalidArgument("quantization", Name(source.format),
+                          "weights of float32, bfloat16 or float16 on a GPU: \"none\" unpacks "
+                          "those of a checkpoint");
+  }
+  FORERUN_CHECK(floats->shape.size() == 2 && floats->shape[1] == num_inputs,
+                "stacked weights differ in inputs");
+}
+
+std::int64_t NumInputs(const WeightSource& source) {
+  if (const auto* floats = std::get_if<TensorView>(&source.weights)) return floats->shape.at(1);
+  return std::get<IntegerView>(source.weights).num_inputs;
+}
+
+}  // namespace
+
+void CudaOps::Reserve(const OpsLimits& limits) {
+  Scratch(activated_, std::min(limits.max_rows, kMlpRows), limits.max_gated);
+}
+
+std::unique_ptr<PackedMatrix> CudaOps::Pack(std::span<const WeightSource> sources) {
+  FORERUN_CHECK(!sources.empty(), "no matrix to pack");
+  const std::int64_t num_inputs = NumInputs(sources[0]);
+  std::int64_t num_outputs = 0;
+  for (const WeightSource& source : sources) {
+    CheckSource(source, num_inputs);
+    num_outputs += std::get<TensorView>(source.weights).shape[0];
+  }
+  auto matrix = std::make_unique<CudaMatrix>(memory_, sources, static_cast<int>(num_outputs),
+                                             static_cast<int>(num_inputs));
+  const UseGpu use;
+  std::size_t next = 0;
+  for (const Matrix& stretch : matrix->stretches()) {
+    for (int part = 0; part < stretch.num_parts; ++part) {
+      const auto& view = std::get<TensorView>(sources[next++].weights);
+      const std::size_t num_bytes = view.num_elements() * SizeOf(view.dtype);
+      const AlignedBuffer rows(memory_, num_bytes);
+      memory_.Upload(rows.as<void>(), view.data, num_bytes);
+      auto* tiles = static_cast<std::byte*>(const_cast<void*>(stretch.tiles)) +
+                    stretch.parts[part].first_tile * TileBytes(stretch.format, stretch.num_inputs);
+      CheckCuda(PackTiles({rows.as<void>(), view.dtype, stretch.parts[part].num_outputs,
+                           stretch.num_inputs},
+                          stretch.format, tiles, stream_),
+                "packed weights");
+    }
+  }
+  return matrix;
+}
+
+std::unique_ptr<KvCache> CudaOps::MakeKvCache(const KvLayout& layout, int num_blocks) {
+  FORERUN_CHECK(
+      num_blocks >= 0 && layout.num_layers > 0 && layout.num_kv_heads > 0 && layout.head_dim > 0,
+      "an empty KV cache");
+  FORERUN_CHECK(layout.block_size > 0, "an empty block");
+  if (layout.is_int8()) {
+    throw InvalidArgument("kv_cache_dtype", "int8", "\"bfloat16\" or \"float32\" on a GPU");
+  }
+  if (layout.head_dim > kMaxHeadDim) {
+    throw InvalidArgument("model", std::to_string(layout.head_dim) + " channels of a head",
+                          "at most " + std::to_string(kMaxHeadDim) + " on a GPU");
+  }
+  return std::make_unique<CudaKvCache>(layout, num_blocks, memory_);
+}
+
+const ForwardRows& CudaOps::Begin(const ForwardData& data) {
+  const UseGpu use;
+  rows_.Upload(data);
+  return rows_;
+}
+
+void CudaOps::Embed(const ForwardRows& rows, const PackedMatrix& table, float scale, Rows out) {
+  CheckShape(out, rows.num_rows(), table.num_inputs());
+  const CudaMatrix& matrix = MatrixOf(table);
+  FORERUN_CHECK(matrix.stretches().size() == 1, "an embedding of several formats");
+  const UseGpu use;
+  const EmbedTask task = {rows_.device_tokens(), out.rows, scale, out.data, out.stride};
+  CheckCuda(cuda::Embed(matrix.stretches()[0], task, stream_), "the embedding");
+}
+
+void CudaOps::Product(const PackedMatrix& weight, ProductTask task, ConstRows x, Rows y) {
+  CheckShape(x, y.rows, weight.num_inputs());
+  CheckShape(y, x.rows, task.gated ? weight.num_outputs() / 2 : weight.num_outputs());
+  task.x = x.data;
+  task.x_stride = x.stride;
+  task.num_rows = x.rows;
+  task.y = y.data;
+  task.y_stride = y.stride;
+  const UseGpu use;
+  for (const Matrix& stretch : MatrixOf(weight).stretches()) {
+    CheckCuda(Multiply(stretch, task, stream_), "a product");
+  }
+}
+
+void CudaOps::MatMul(ConstRows x, const PackedMatrix& weight, const float* bias, bool accumulate,
+                     Rows y) {
+  Product(weight, {.bias = bias, .accumulate = accumulate}, x, y);
+}
+
+void CudaOps::NormMatMul(ConstRows x, const NormWeight& norm, const PackedMatrix& weight,
+                         const float* bias, Rows y) {
+  Product(weight, {.norm = norm.weight, .eps = norm.eps, .bias = bias}, x, y);
+}
+
+void CudaOps::GatedMatMul(ConstRows x, const NormWeight& norm, const GatedMlp& mlp, bool accumulate,
+                          Rows y) {
+  const int num_gated = mlp.down.num_inputs();
+  FORERUN_CHECK(mlp.gate_up.num_outputs() == 2 * num_gated, "gates and what they gate");
+  CheckShape(y, x.rows, mlp.down.num_outputs());
+  const std::span<const Matrix> gate_up = MatrixOf(mlp.gate_up).stretches();
+  for (int begin = 0; begin < x.rows; begin += kMlpRows) {
+    const int count = std::min(kMlpRows, x.rows - begin);
+    const Rows activated = Scratch(activated_, count, num_gated);
+    ProductTask task = {.norm = norm.weight, .eps = norm.eps, .bias = mlp.gate_up_bias};
+    if (gate_up.size() == 1 && CanBeGated(gate_up[0])) {
+      task.gated = true;
+      task.activation = mlp.activation;
+      Product(mlp.gate_up, task, x.Slice(begin, count), activated);
+    } else {
+      const Rows both = Scratch(gate_up_, count, 2 * num_gated);
+      Product(mlp.gate_up, task, x.Slice(begin, count), both);
+      GatedActivation(both, mlp.activation, activated);
+    }
+    Product(mlp.down, {.bias = mlp.down_bias, .accumulate = accumulate}, activated,
+            y.Slice(begin, count));
+  }
+}
+
+void CudaOps::RmsNorm(ConstRows x, const float* weight, int group, float eps, Rows out) {
+  CheckShape(out, x.rows, x.cols);
+  FORERUN_CHECK(group > 0 && x.cols % group == 0, "rows of whole groups");
+  const UseGpu use;
+  CheckCuda(cuda::RmsNorm(x, weight, group, eps, out, stream_), "a norm");
+}
+
+void CudaOps::RotateAndStore(Rows qkv, const QkNorms& norms, const ForwardRows& rows,
+                             const float* cos_sin, int layer) {
+  const KvLayer kv = CacheOf(rows).LayerOf(layer);
+  const int num_heads = qkv.cols / kv.head_dim - 2 * kv.num_kv_heads;
+  CheckShape(qkv, rows.num_rows(), (num_heads + 2 * kv.num_kv_heads) * kv.head_dim);
+  const UseGpu use;
+  CheckCuda(cuda::RotateAndStore({.qkv = qkv.data,
+                                  .stride = qkv.stride,
+                                  .num_rows = qkv.rows,
+                                  .num_heads = num_heads,
+                                  .query_norm = norms.query,
+                                  .key_norm = norms.key,
+                                  .eps = norms.eps,
+                                  .positions = rows_.device_positions(),
+                                  .slots = rows_.device_indices(RowIndices::kSlots),
+                                  .cos_sin = cos_sin},
+                                 kv, stream_),
+            "the rotation of queries and keys");
+}
+
+const KvMove* CudaOps::UploadMoves(std::span<const KvMove> moves) {
+  std::memcpy(moves_.Start(moves.size_bytes()), moves.data(), moves.size_bytes());
+  return reinterpret_cast<const KvMove*>(moves_.Send());
+}
+
+void CudaOps::MoveKv(std::span<const KvMove> moves, KvCache& cache) {
+  if (moves.empty()) return;
+  const auto* own = dynamic_cast<const CudaKvCache*>(&cache);
+  FORERUN_CHECK(own != nullptr, "a KV cache of another Ops");
+  const UseGpu use;
+  CheckCuda(cuda::MoveKv(UploadMoves(moves), static_cast<int>(moves.size()), own->LayerOf(0),
+                         cache.layout().num_layers, own->layer_bytes(), stream_),
+            "moves of keys and values");
+}
+
+void CudaOps::Attention(ConstRows query, const ForwardRows& rows, RowSet which, int layer,
+                        const AttentionShape& shape, Rows out) {
+  const KvLayer kv = CacheOf(rows).LayerOf(layer);
+  FORERUN_CHECK(shape.num_kv_heads == kv.num_kv_heads && shape.head_dim == kv.head_dim,
+                "heads of another KV cache");
+  CheckShape(query, out.rows, shape.num_heads * shape.head_dim);
+  CheckShape(out, query.rows, query.cols);
+  AttentionTask task = {.query = query.data,
+                        .query_stride = query.stride,
+                        .out = out.data,
+                        .out_stride = out.stride,
+                        .num_heads = shape.num_heads,
+                        .scale = shape.scale,
+                        .soft_cap = shape.soft_cap,
+                        .sliding_window = shape.sliding_window,
+                        .first_position = shape.first_position};
+  rows_.SetAttention(which, task);
+  const UseGpu use;
+  CheckCuda(Attend(task, kv, stream_), "attention");
+}
+
+void CudaOps::GatedActivation(ConstRows gate_up, Activation activation, Rows out) {
+  CheckShape(gate_up, out.rows, 2 * out.cols);
+  const UseGpu use;
+  CheckCuda(cuda::GatedActivation(gate_up, activation, out, stream_), "an activation");
+}
+
+void CudaOps::Activate(ConstRows x, const float* bias, Activation activation, Rows out) {
+  CheckShape(out, x.rows, x.cols);
+  const UseGpu use;
+  CheckCuda(cuda::Activate(x, bias, activation, out, stream_), "an activation");
+}
+
+void CudaOps::Add(ConstRows y, Rows x) {
+  CheckShape(y, x.rows, x.cols);
+  const UseGpu use;
+  CheckCuda(cuda::Add(y, x, stream_), "a sum");
+}
+
+void CudaOps::Scale(float factor, Rows x) {
+  const UseGpu use;
+  CheckCuda(cuda::Scale(factor, x, stream_), "scaled rows");
+}
+
+void CudaOps::SoftCap(Rows x, float cap) {
+  const UseGpu use;
+  CheckCuda(cuda::SoftCap(x, cap, stream_), "capped rows");
+}
+
+void CudaOps::Zero(Rows x) {
+  const UseGpu use;
+  CheckCuda(cuda::Zero(x, stream_), "rows of 0");
+}
+
+void CudaOps::Copy(ConstRows x, Rows out) {
+  CheckShape(out, x.rows, x.cols);
+  const UseGpu use;
+  CheckCuda(cuda::GatherRows(x, /*indices=*/nullptr, out, stream_), "copied rows");
+}
+
+void CudaOps::GatherRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) {
+  const std::span<const std::int32_t> wanted = rows.indices(indices);
+  CheckShape(out, static_cast<int>(wanted.size()), x.cols);
+  for (const std::int32_t row : wanted) FORERUN_CHECK(row >= 0 && row < x.rows, "no such row");
+  const UseGpu use;
+  CheckCuda(cuda::GatherRows(x, rows_.device_indices(indices), out, stream_), "gathered rows");
+}
+
+void CudaOps::ScatterRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) {
+  const std::span<const std::int32_t> wanted = rows.indices(indices);
+  CheckShape(x, static_cast<int>(wanted.size()), out.cols);
+  for (const std::int32_t row : wanted) FORERUN_CHECK(row >= 0 && row < out.rows, "no such row");
+  const UseGpu use;
+  CheckCuda(cuda::ScatterRows(x, rows_.device_indices(indices), out, stream_), "scattered rows");
+}
+
+void CudaOps::MoveRows(std::span<const KvMove> moves, Rows x) {
+  if (moves.empty()) return;
+  for (const KvMove& move : moves) {
+    FORERUN_CHECK(move.from >= 0 && move.from < x.rows && move.to >= 0 && move.to < x.rows,
+                  "no such row");
+  }
+  const UseGpu use;
+  CheckCuda(cuda::MoveRows(UploadMoves(moves), static_cast<int>(moves.size()), x, stream_),
+            "moved rows");
+}
+
+Rows CudaOps::Scratch(AlignedBuffer& buffer, int rows, int cols) {
+  const std::size_t num_bytes = sizeof(float) * static_cast<std::size_t>(rows) * cols;
+  if (buffer.num_bytes() < num_bytes) buffer = AlignedBuffer(memory_, num_bytes);
+  return {buffer.as<float>(), rows, cols};
+}
+
+}  // namespace forerun::cuda

@@ -1,0 +1,72 @@
+#include "cuda/ops/device_rows.h"
+
+#include <algorithm>
+#include <cstring>
+#include <span>
+
+#include "cpp/ops/ops.h"
+#include "cpp/util/check.h"
+
+namespace forerun::cuda {
+
+void DeviceRows::Upload(const ForwardData& data) {
+  Set(data);
+  host_tables_.clear();
+  host_tails_.clear();
+  for (const RowSet which : {RowSet::kAll, RowSet::kWanted}) {
+    AttentionPlan& plan = plans_[static_cast<int>(which)].plan;
+    const bool attends = cache() != nullptr && num_heads() > 0;
+    plan.Set(attends ? sequences(which) : std::span<const SequenceRows>(),
+             attends ? cache()->layout() : KvLayout{1, 1, 1, 1, 2}, std::max(num_heads(), 1),
+             host_tables_, host_tails_);
+    if (!attends) continue;
+    const KvLayout& layout = cache()->layout();
+    states_.Grow(sizeof(float) * plan.num_states() * layout.num_kv_heads *
+                 StateFloats(layout.head_dim, plan.max_queries()));
+  }
+  const std::size_t num_bytes = TakeParts(nullptr, nullptr);
+  TakeParts(nullptr, upload_.Start(num_bytes));
+  TakeParts(upload_.Send(), nullptr);
+}
+
+std::size_t DeviceRows::TakeParts(const std::byte* memory, std::byte* filled) {
+  Parts parts(memory);
+  const auto take = [&]<typename T>(std::span<const T> values) -> const T* {
+    const std::size_t begin = parts.num_bytes();
+    const T* part = parts.Take<T>(values.size());
+    if (filled != nullptr && !values.empty()) {
+      std::memcpy(filled + begin, values.data(), values.size_bytes());
+    }
+    return part;
+  };
+  const auto of = [](const auto& vector) { return std::span(vector.data(), vector.size()); };
+  tokens_ = take(tokens());
+  positions_ = take(positions());
+  for (const RowIndices which : {RowIndices::kWanted, RowIndices::kSources, RowIndices::kSlots}) {
+    indices_[static_cast<int>(which)] = take(indices(which));
+  }
+  tables_ = take(std::span<const std::int32_t>(of(host_tables_)));
+  tails_ = take(std::span<const std::int32_t>(of(host_tails_)));
+  for (DevicePlan& on_device : plans_) {
+    on_device.items = take(on_device.plan.items());
+    on_device.runs = take(on_device.plan.runs());
+    on_device.split_items = take(on_device.plan.split_items());
+  }
+  return parts.num_bytes();
+}
+
+void DeviceRows::SetAttention(RowSet which, AttentionTask& task) {
+  FORERUN_CHECK(task.num_heads == num_heads(), "another number of heads than Begin's");
+  const DevicePlan& on_device = plans_[static_cast<int>(which)];
+  task.items = on_device.items;
+  task.max_queries = on_device.plan.max_queries();
+  task.runs = on_device.runs;
+  task.num_runs = static_cast<int>(on_device.plan.runs().size());
+  task.split_items = on_device.split_items;
+  task.num_split_items = static_cast<int>(on_device.plan.split_items().size());
+  task.block_tables = tables_;
+  task.tails = tails_;
+  task.states = reinterpret_cast<float*>(states_.data());
+}
+
+}  // namespace forerun::cuda

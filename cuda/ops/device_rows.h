@@ -1,0 +1,62 @@
+// A forward pass's rows where kernels read them.
+#ifndef FORERUN_CUDA_OPS_DEVICE_ROWS_H_
+#define FORERUN_CUDA_OPS_DEVICE_ROWS_H_
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "cpp/ops/forward_rows.h"
+#include "cuda/ops/attention.h"
+#include "cuda/ops/attention_plan.h"
+#include "cuda/ops/staged_upload.h"
+#include "cuda/verify/step_buffer.h"
+
+namespace forerun::cuda {
+
+// On the GPU of UseGpu. What it returns as arrays lies there.
+class DeviceRows : public ForwardRows {
+ public:
+  DeviceRows(cudaStream_t stream, std::int64_t enough_blocks)
+      : upload_(stream), plans_{DevicePlan(enough_blocks), DevicePlan(enough_blocks)} {}
+
+  // One upload. Throws as ForwardRows::Set.
+  void Upload(const ForwardData& data);
+
+  const std::int32_t* device_tokens() const { return tokens_; }
+  const std::int32_t* device_positions() const { return positions_; }
+  const std::int32_t* device_indices(RowIndices which) const {
+    return indices_[static_cast<int>(which)];
+  }
+  // Sets what an attention task has of the rows and of the plan. The states are for num_kv_heads.
+  void SetAttention(RowSet which, AttentionTask& task);
+
+ private:
+  struct DevicePlan {
+    explicit DevicePlan(std::int64_t enough_blocks) : plan(enough_blocks) {}
+
+    AttentionPlan plan;
+    const AttentionItem* items = nullptr;
+    const AttentionRun* runs = nullptr;
+    const std::int32_t* split_items = nullptr;
+  };
+
+  // Takes every array's part of the memory in which `upload` lies; with `filled`, copies it there.
+  std::size_t TakeParts(const std::byte* memory, std::byte* filled);
+
+  StagedUpload upload_;
+  const std::int32_t* tokens_ = nullptr;
+  const std::int32_t* positions_ = nullptr;
+  const std::int32_t* indices_[3] = {};
+  const std::int32_t* tables_ = nullptr;
+  const std::int32_t* tails_ = nullptr;
+  DevicePlan plans_[2];
+  std::vector<std::int32_t> host_tables_, host_tails_;
+  DeviceBuffer states_{0};
+};
+
+}  // namespace forerun::cuda
+
+#endif  // FORERUN_CUDA_OPS_DEVICE_ROWS_H_

@@ -1,0 +1,102 @@
+#include "cuda/ops/kv_layer.h"
+#include "cuda/ops/launch.h"
+#include "cuda/portable.cuh"
+
+namespace forerun::cuda {
+namespace {
+
+constexpr int kWarps = 4;
+
+__device__ void StoreValue(float* to, float x) { *to = x; }
+__device__ void StoreValue(__nv_bfloat16* to, float x) { *to = __float2bfloat16_rn(x); }
+
+// The inverse root of the mean square of a head, in all lanes.
+__device__ float InverseNorm(const float* x, int head_dim, float eps, int lane) {
+  float sum = 0.0f;
+  for (int i = lane; i < head_dim; i += kWarpSize) sum = fmaf(x[i], x[i], sum);
+#pragma unroll
+  for (int mask = kWarpSize / 2; mask > 0; mask /= 2) sum += __shfl_xor_sync(kFullWarp, sum, mask);
+  return 1.0f / sqrtf(sum / static_cast<float>(head_dim) + eps);
+}
+
+// A warp per row and head: queries, keys, values.
+template <typename T>
+__global__ void __launch_bounds__(kWarps* kWarpSize) RotateHeads(RotateTask task, KvLayer layer) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarpSize;
+  const int row = static_cast<int>(blockIdx.x);
+  const int head =
+      static_cast<int>(blockIdx.y) * kWarps + static_cast<int>(threadIdx.x) / kWarpSize;
+  const int num_rotated = task.num_heads + layer.num_kv_heads;
+  if (head < num_rotated + layer.num_kv_heads) {  // the same in all lanes
+    const int head_dim = layer.head_dim, half = head_dim / 2;
+    float* x = task.qkv + row * task.stride + std::int64_t{head} * head_dim;
+    const bool is_query = head < task.num_heads;
+    if (head < num_rotated) {
+      const float* norm = is_query ? task.query_norm : task.key_norm;
+      const float inverse = norm != nullptr ? InverseNorm(x, head_dim, task.eps, lane) : 1.0f;
+      __syncwarp();  // all lanes have read the head
+      const float* cosines = task.cos_sin + std::int64_t{task.positions[row]} * head_dim;
+      for (int i = lane; i < half; i += kWarpSize) {
+        float first = x[i], second = x[i + half];
+        if (norm != nullptr) {
+          first = first * inverse * norm[i];
+          second = second * inverse * norm[i + half];
+        }
+        const float cosine = cosines[i], sine = cosines[i + half];
+        x[i] = first * cosine - second * sine;
+        x[i + half] = second * cosine + first * sine;
+      }
+      __syncwarp();
+    }
+    if (!is_query) {
+      const bool is_key = head < num_rotated;
+      const int kv_head = head - (is_key ? task.num_heads : num_rotated);
+      T* stored = static_cast<T*>(is_key ? layer.keys : layer.values) +
+                  layer.OffsetOf(task.slots[row], kv_head);
+      for (int i = lane; i < head_dim; i += kWarpSize) StoreValue(stored + i, x[i]);
+    }
+  }
+}
+
+// A thread owns a channel of a head in a layer's keys or values and walks the moves in order.
+template <typename T>
+__global__ void MoveChannels(const KvMove* moves, int num_moves, KvLayer layer, int num_sets,
+                             std::int64_t set_bytes) {
+  const int num_channels = layer.num_kv_heads * layer.head_dim;
+  const std::int64_t first = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  const std::int64_t count = std::int64_t{num_sets} * num_channels;
+  for (std::int64_t i = first; i < count; i += std::int64_t{gridDim.x} * blockDim.x) {
+    const int channel = static_cast<int>(i % num_channels);
+    T* set = reinterpret_cast<T*>(static_cast<char*>(layer.keys) + i / num_channels * set_bytes) +
+             channel % layer.head_dim;
+    const int head = channel / layer.head_dim;
+    for (int m = 0; m < num_moves; ++m) {
+      set[layer.OffsetOf(moves[m].to, head)] = set[layer.OffsetOf(moves[m].from, head)];
+    }
+  }
+}
+
+}  // namespace
+
+cudaError_t RotateAndStore(const RotateTask& task, const KvLayer& layer, cudaStream_t stream) {
+  const int num_heads = task.num_heads + 2 * layer.num_kv_heads;
+  const Launch launch = {dim3(static_cast<unsigned>(task.num_rows),
+                              static_cast<unsigned>((num_heads + kWarps - 1) / kWarps)),
+                         kWarps * kWarpSize, stream};
+  return layer.element_bytes == 2 ? Run(launch, RotateHeads<__nv_bfloat16>, task, layer)
+                                  : Run(launch, RotateHeads<float>, task, layer);
+}
+
+cudaError_t MoveKv(const KvMove* moves, int num_moves, const KvLayer& layer, int num_layers,
+                   std::int64_t layer_bytes, cudaStream_t stream) {
+  if (num_moves == 0) return cudaSuccess;
+  const int num_sets = 2 * num_layers;
+  const std::int64_t count = std::int64_t{num_sets} * layer.num_kv_heads * layer.head_dim;
+  const Launch launch = {dim3(NumElementBlocks(count)), kElementThreads, stream};
+  return layer.element_bytes == 2
+             ? Run(launch, MoveChannels<__nv_bfloat16>, moves, num_moves, layer, num_sets,
+                   layer_bytes)
+             : Run(launch, MoveChannels<float>, moves, num_moves, layer, num_sets, layer_bytes);
+}
+
+}  // namespace forerun::cuda

@@ -1,0 +1,71 @@
+// Weights as the kernels of products read them.
+#ifndef FORERUN_CUDA_OPS_MATRIX_H_
+#define FORERUN_CUDA_OPS_MATRIX_H_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+
+#include "cpp/ops/weight_format.h"
+#include "cpp/tensor/dtype.h"
+
+namespace forerun::cuda {
+
+// A tile is the weights of sixteen outputs; what the last one has no outputs for, and what the last
+// step has no inputs for, is 0.
+//
+//   kBFloat16  steps of sixteen inputs, [32 lanes, 4 words]: what a lane of MultiplyAdd holds of a
+//   kFloat32   [inputs rounded up to kStepInputs, 16]
+inline constexpr int kTileOutputs = 16;
+inline constexpr int kStepInputs = 16;
+
+// Neighbouring outputs that were one matrix: they begin with a tile of their own.
+struct MatrixPart {
+  int first_tile;
+  int first_output;
+  int num_outputs;
+};
+
+inline constexpr int kMaxParts = 4;
+
+// A [num_outputs, num_inputs] weight on the GPU, by value to kernels.
+struct Matrix {
+  const void* tiles;
+  WeightFormat format;
+  int num_inputs;
+  int num_tiles;
+  int num_parts;
+  MatrixPart parts[kMaxParts];
+};
+
+inline __host__ __device__ int NumSteps(int num_inputs) {
+  return (num_inputs + kStepInputs - 1) / kStepInputs;
+}
+// 0 where kernels have no such format.
+std::int64_t TileBytes(WeightFormat format, int num_inputs);
+
+// Rows [num_outputs, num_inputs] of a source in the GPU's memory, dense.
+struct MatrixSource {
+  const void* rows;
+  DType dtype;  // a float
+  int num_outputs;
+  int num_inputs;
+};
+
+// Writes the tiles of `source`, the first one at `tiles`.
+cudaError_t PackTiles(const MatrixSource& source, WeightFormat format, void* tiles,
+                      cudaStream_t stream);
+
+// out[r] = scale * the weights of output tokens[r].
+struct EmbedTask {
+  const std::int32_t* tokens;
+  int num_rows;
+  float scale;
+  float* out;
+  std::int64_t out_stride;
+};
+cudaError_t Embed(const Matrix& table, const EmbedTask& task, cudaStream_t stream);
+
+}  // namespace forerun::cuda
+
+#endif  // FORERUN_CUDA_OPS_MATRIX_H_

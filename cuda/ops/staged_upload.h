@@ -1,0 +1,67 @@
+// Small uploads that wait for nothing.
+#ifndef FORERUN_CUDA_OPS_STAGED_UPLOAD_H_
+#define FORERUN_CUDA_OPS_STAGED_UPLOAD_H_
+
+#include <cuda_runtime.h>
+
+#include <array>
+#include <cstddef>
+
+#include "cuda/check_cuda.h"
+#include "cuda/verify/step_buffer.h"
+
+namespace forerun::cuda {
+
+// One upload after the other through pinned memory into one piece of the GPU's: what is launched
+// after an upload finds it there until the next one. Several uploads may be on their way.
+class StagedUpload {
+ public:
+  explicit StagedUpload(cudaStream_t stream) : stream_(stream) {}
+  StagedUpload(const StagedUpload&) = delete;
+  StagedUpload& operator=(const StagedUpload&) = delete;
+  ~StagedUpload() {
+    for (Stage& stage : stages_) {
+      if (stage.sent != nullptr) cudaEventDestroy(stage.sent);
+    }
+  }
+
+  // Memory of the host to be filled.
+  std::byte* Start(std::size_t num_bytes) {
+    Stage& stage = stages_[current_];
+    if (stage.sent == nullptr) {
+      CheckCuda(cudaEventCreateWithFlags(&stage.sent, cudaEventDisableTiming), "an event");
+    } else {
+      CheckCuda(cudaEventSynchronize(stage.sent), "an earlier upload");
+    }
+    stage.pinned.Grow(num_bytes);
+    num_bytes_ = num_bytes;
+    return stage.pinned.data();
+  }
+  // Starts the copy of what was filled; returns where it goes.
+  const std::byte* Send() {
+    Stage& stage = stages_[current_];
+    current_ = (current_ + 1) % stages_.size();
+    device_.Grow(num_bytes_);  // to free the old memory waits for all that reads it
+    CheckCuda(cudaMemcpyAsync(device_.data(), stage.pinned.data(), num_bytes_,
+                              cudaMemcpyHostToDevice, stream_),
+              "an upload");
+    CheckCuda(cudaEventRecord(stage.sent, stream_), "an upload");
+    return device_.data();
+  }
+
+ private:
+  struct Stage {
+    PinnedBuffer pinned{0};
+    cudaEvent_t sent = nullptr;
+  };
+
+  cudaStream_t stream_;
+  std::array<Stage, 4> stages_;
+  std::size_t current_ = 0;
+  std::size_t num_bytes_ = 0;
+  DeviceBuffer device_{0};
+};
+
+}  // namespace forerun::cuda
+
+#endif  // FORERUN_CUDA_OPS_STAGED_UPLOAD_H_

@@ -1,0 +1,400 @@
+#include <algorithm>
+#include <memory>
+#include <ostream>
+#include <vector>
+
+#include "cuda/emulation/in_every_order.h"
+#include "cuda/ops/cuda_ops.h"
+#include "forerun/error.h"
+#include "tests/cpp/testing/num_examples.h"
+#include "tests/cuda/ops/gpu_rows.h"
+
+namespace forerun::cuda {
+namespace {
+
+using emulation::InEveryOrder;
+using forerun::testing::NumExamples;
+
+// A model's layer of attention, with the queries, keys and values of a sequence's positions before
+// they are rotated; each is a row [heads + 2 kv_heads, head_dim].
+struct Layer {
+  Layer(Random& random, int num_kv_heads, int group, int head_dim_, int element_bytes_,
+        int num_positions_)
+      : shape{num_kv_heads * group, num_kv_heads, head_dim_, 1.0f / std::sqrt(float(head_dim_))},
+        element_bytes(element_bytes_),
+        num_positions(num_positions_),
+        qkv(random, num_positions_, (shape.num_heads + 2 * num_kv_heads) * head_dim_),
+        cos_sin(num_positions_, head_dim_) {
+    for (int p = 0; p < num_positions; ++p) {
+      for (int i = 0; i < head_dim_ / 2; ++i) {
+        const double angle = p * std::pow(100.0, -2.0 * i / head_dim_);
+        cos_sin.row(p)[i] = static_cast<float>(std::cos(angle));
+        cos_sin.row(p)[head_dim_ / 2 + i] = static_cast<float>(std::sin(angle));
+      }
+    }
+  }
+
+  float Kept(double x) const {
+    return element_bytes == 2 ? Rounded(static_cast<float>(x)) : static_cast<float>(x);
+  }
+  // A head of a row at a position, as it is stored: of the queries, the keys or the values.
+  std::vector<double> Head(const float* row, int position, int head) const {
+    const int d = shape.head_dim;
+    std::vector<double> out(row + head * d, row + (head + 1) * d);
+    if (head < shape.num_heads + shape.num_kv_heads) {
+      for (int i = 0; i < d / 2; ++i) {
+        const double first = out[i], second = out[d / 2 + i];
+        const double cosine = cos_sin.row(position)[i], sine = cos_sin.row(position)[d / 2 + i];
+        out[i] = first * cosine - second * sine;
+        out[d / 2 + i] = second * cosine + first * sine;
+      }
+    }
+    for (double& x : out) x = Kept(x);
+    return out;
+  }
+
+  // Every position's keys, or values, of a KV head, as they are stored.
+  std::vector<std::vector<double>> Stored(bool is_key, int kv_head) const {
+    std::vector<std::vector<double>> stored;
+    for (int p = 0; p < num_positions; ++p) {
+      stored.push_back(
+          Head(qkv.row(p), p, shape.num_heads + (is_key ? 0 : shape.num_kv_heads) + kv_head));
+    }
+    return stored;
+  }
+
+  AttentionShape shape;
+  int element_bytes;
+  int num_positions;
+  HostRows qkv;
+  HostRows cos_sin;
+};
+
+// The attention of a layer's positions in double precision.
+class Reference {
+ public:
+  explicit Reference(const Layer& layer) : layer_(layer) {
+    for (int kv_head = 0; kv_head < layer.shape.num_kv_heads; ++kv_head) {
+      keys_.push_back(layer.Stored(/*is_key=*/true, kv_head));
+      values_.push_back(layer.Stored(/*is_key=*/false, kv_head));
+    }
+  }
+
+  std::vector<double> Attended(int position, int head) const {
+    const AttentionShape& shape = layer_.shape;
+    const int kv_head = head / (shape.num_heads / shape.num_kv_heads);
+    const std::vector<double> query = layer_.Head(layer_.qkv.row(position), position, head);
+    const int begin = std::max(shape.first_position,
+                               shape.sliding_window > 0 ? position + 1 - shape.sliding_window : 0);
+    std::vector<double> out(shape.head_dim, 0.0), scores;
+    double max = -INFINITY, sum = 0;
+    for (int p = begin; p <= position; ++p) {
+      double score = 0;
+      for (int i = 0; i < shape.head_dim; ++i) score += query[i] * keys_[kv_head][p][i];
+      score *= shape.scale;
+      if (shape.soft_cap > 0) score = shape.soft_cap * std::tanh(score / shape.soft_cap);
+      scores.push_back(score);
+      max = std::max(max, score);
+    }
+    for (int p = begin; p <= position; ++p) {
+      const double weight = std::exp(scores[p - begin] - max);
+      sum += weight;
+      for (int i = 0; i < shape.head_dim; ++i) out[i] += weight * values_[kv_head][p][i];
+    }
+    for (double& x : out) x /= sum;
+    return out;
+  }
+
+ private:
+  const Layer& layer_;
+  std::vector<std::vector<std::vector<double>>> keys_, values_;  // by KV head and position
+};
+
+// A sequence of a layer in a cache of random blocks, all of which begin as NaN.
+class CachedSequence {
+ public:
+  CachedSequence(CudaOps& ops, const Layer& layer, int block_size, unsigned seed)
+      : ops_(ops),
+        layer_(layer),
+        cos_sin_(ops.memory(), layer.cos_sin.values),
+        cache_(ops.MakeKvCache(
+            {2, layer.shape.num_kv_heads, layer.shape.head_dim, block_size, layer.element_bytes},
+            NumBlocks(block_size) + 3)) {
+    for (int i = 0; i < NumBlocks(block_size) + 3; ++i) table_.push_back(i);
+    std::shuffle(table_.begin(), table_.end(), std::mt19937(seed));
+  }
+
+  // Stores rows at the next slots and returns their attention.
+  HostRows Step(const HostRows& qkv, int num_context, TreeSlots tree = {},
+                std::vector<std::int32_t> wanted = {}) {
+    const std::vector<TokenId> tokens(qkv.rows);
+    const SequenceRows sequence = {0, qkv.rows, num_context, table_, tree};
+    const ForwardRows& rows = ops_.Begin({.tokens = tokens,
+                                          .cache = cache_.get(),
+                                          .sequences = {&sequence, 1},
+                                          .wanted = wanted,
+                                          .num_heads = layer_.shape.num_heads});
+    const GpuRows on_device(ops_.memory(), qkv);
+    ops_.RotateAndStore(GpuRows(ops_.memory(), qkv), {}, rows, cos_sin_.data(), /*layer=*/0);
+    ops_.RotateAndStore(on_device, {}, rows, cos_sin_.data(), /*layer=*/1);
+    const int num_out = wanted.empty() ? qkv.rows : static_cast<int>(wanted.size());
+    const int cols = layer_.shape.num_heads * layer_.shape.head_dim;
+    GpuRows query(ops_.memory(), num_out, cols, 3), out(ops_.memory(), num_out, cols, 1);
+    if (wanted.empty()) {
+      ops_.Copy(on_device.view().Columns(0, cols), query);
+    } else {
+      ops_.GatherRows(on_device.view().Columns(0, cols), rows, RowIndices::kWanted, query);
+    }
+    ops_.Attention(query, rows, wanted.empty() ? RowSet::kAll : RowSet::kWanted, /*layer=*/1,
+                   layer_.shape, out);
+    return out.Download();
+  }
+  KvCache& cache() { return *cache_; }
+  const std::vector<BlockId>& table() const { return table_; }
+
+ private:
+  int NumBlocks(int block_size) const {
+    return (layer_.num_positions + block_size - 1) / block_size;
+  }
+
+  CudaOps& ops_;
+  const Layer& layer_;
+  FloatVector cos_sin_;
+  std::unique_ptr<KvCache> cache_;
+  std::vector<BlockId> table_;
+};
+
+// With long contexts and with wide heads few of them, since the emulated GPU takes its time.
+Layer RandomLayer(Random& random, int element_bytes, int num_positions) {
+  const int head_dims[] = {8, 12, 24, 40, 64, 80, 96, 128, 256};
+  const bool is_long = num_positions > 100;
+  const int head_dim = head_dims[random.Between(0, is_long ? 3 : random.Between(4, 8))];
+  const bool is_large = is_long || head_dim > 64;
+  Layer layer(random, is_large ? 1 : random.Between(1, 3), random.Between(1, is_large ? 2 : 5),
+              head_dim, element_bytes, num_positions);
+  if (random.Flip()) layer.shape.soft_cap = 4.0f;
+  if (random.Flip()) layer.shape.sliding_window = random.Between(1, num_positions + 10);
+  if (random.Between(0, 3) == 0) layer.shape.first_position = 1;
+  return layer;
+}
+
+class AttentionTest : public ::testing::TestWithParam<int> {
+ protected:
+  CudaOps ops_;
+};
+
+TEST_P(AttentionTest, AgreesWithDoublePrecision) {
+  Random random(1);
+  for (int i = 0; i < NumExamples(40, 200); ++i) {
+    const bool is_long = i % 10 == 0;
+    const int num_positions = is_long ? random.Between(250, 600) : random.Between(2, 70);
+    const int num_rows = random.Between(1, std::min(num_positions, 9));
+    const Layer layer = RandomLayer(random, GetParam(), num_positions);
+    CachedSequence run(ops_, layer, 8 * random.Between(1, 8), i);
+    const int num_context = num_positions - num_rows;
+    if (num_context > 0) run.Step(layer.qkv.Slice(0, num_context), 0);
+    const HostRows out = run.Step(layer.qkv.Slice(num_context, num_rows), num_context);
+    const Reference reference(layer);
+    // Weights are rounded to bfloat16 too.
+    const double precision = layer.element_bytes == 2 ? 0x1p-7 : 1e-5;
+    // One of the rows is enough where the context is long.
+    for (int r = is_long ? num_rows - 1 : 0; r < num_rows; ++r) {
+      if (num_context + r < layer.shape.first_position) continue;
+      for (int head = 0; head < layer.shape.num_heads; ++head) {
+        const std::vector<double> expected = reference.Attended(num_context + r, head);
+        for (int c = 0; c < layer.shape.head_dim; ++c) {
+          ASSERT_NEAR(out.row(r)[head * layer.shape.head_dim + c], expected[c], 3 * precision)
+              << i << " " << r << " " << head;
+        }
+      }
+    }
+  }
+}
+
+// The same bits in one pass or in many, for every row.
+TEST_P(AttentionTest, ChunksChangeNoBit) {
+  Random random(2);
+  for (int i = 0; i < NumExamples(4, 30); ++i) {
+    const Layer layer = RandomLayer(random, GetParam(), i % 3 == 0 ? 300 : 70);
+    CachedSequence one(ops_, layer, 16, 1), many(ops_, layer, 8, 2);
+    const HostRows whole = one.Step(layer.qkv, 0);
+    for (int begin = 0; begin < layer.num_positions;) {
+      const int count = std::min(random.Between(1, 40), layer.num_positions - begin);
+      const HostRows chunk = many.Step(layer.qkv.Slice(begin, count), begin);
+      for (int r = 0; r < count; ++r) {
+        if (begin + r < layer.shape.first_position) continue;
+        ASSERT_TRUE(SameBits(chunk.row(r), whole.row(begin + r), chunk.cols)) << i << " " << begin;
+      }
+      begin += count;
+    }
+  }
+}
+
+// A node of a tree gets what it gets where its path is all that follows the context.
+TEST_P(AttentionTest, ANodesBitsDependOnItsPathAlone) {
+  Random random(3);
+  for (int i = 0; i < NumExamples(4, 40); ++i) {
+    const int num_context = random.Between(1, 130), num_nodes = random.Between(1, 8);
+    const Layer layer = RandomLayer(random, GetParam(), num_context + num_nodes + 1);
+    const HostRows nodes(random, num_nodes + 1, layer.qkv.cols);
+    std::vector<std::int32_t> parents;
+    for (int node = 0; node < num_nodes; ++node) parents.push_back(random.Between(-1, node - 1));
+    // The token before the tree comes in the same pass.
+    CachedSequence run(ops_, layer, 16, 3);
+    run.Step(layer.qkv.Slice(0, num_context), 0);
+    const HostRows out = run.Step(nodes, num_context, {num_context + 1, parents});
+    for (int node = -1; node < num_nodes; ++node) {
+      std::vector<int> path = {node};
+      while (path.back() >= 0) path.push_back(parents[path.back()]);
+      std::reverse(path.begin(), path.end());
+      HostRows chain(static_cast<int>(path.size()), nodes.cols);
+      for (std::size_t p = 0; p < path.size(); ++p) {
+        std::copy_n(nodes.row(path[p] + 1), nodes.cols, chain.row(static_cast<int>(p)));
+      }
+      CachedSequence alone(ops_, layer, 16, 4);
+      alone.Step(layer.qkv.Slice(0, num_context), 0);
+      const HostRows expected = alone.Step(chain, num_context);
+      ASSERT_TRUE(SameBits(out.row(node + 1), expected.row(chain.rows - 1), out.cols))
+          << i << " " << node;
+    }
+  }
+}
+
+// A block that takes all parts joins them as states are joined; parts before a window are empty.
+TEST_P(AttentionTest, BlocksThatTakeAllPartsChangeNoBit) {
+  CudaOps whole(/*enough_blocks=*/0);
+  Random random(9);
+  for (int window : {0, 20}) {
+    Layer layer(random, 1, 2, 8, GetParam(), 600);
+    layer.shape.sliding_window = window;
+    CachedSequence split(ops_, layer, 16, 1), together(whole, layer, 16, 2);
+    split.Step(layer.qkv.Slice(0, 597), 0);
+    together.Step(layer.qkv.Slice(0, 597), 0);
+    const HostRows rows = layer.qkv.Slice(597, 3);
+    ASSERT_EQ(split.Step(rows, 597).values, together.Step(rows, 597).values) << window;
+  }
+}
+
+TEST_P(AttentionTest, WantedRowsGetTheBitsOfAll) {
+  Random random(4);
+  const Layer layer = RandomLayer(random, GetParam(), 60);
+  CachedSequence all(ops_, layer, 16, 5), some(ops_, layer, 16, 6);
+  const HostRows whole = all.Step(layer.qkv, 0);
+  const std::vector<std::int32_t> wanted = {3, 4, 5, 20, 59};
+  const HostRows out = some.Step(layer.qkv, 0, {}, wanted);
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    ASSERT_TRUE(SameBits(out.row(static_cast<int>(i)), whole.row(wanted[i]), out.cols));
+  }
+}
+
+// Keys and values of a later row, or of one before the window, may be NaN or infinite.
+TEST_P(AttentionTest, WhatARowDoesNotSeeHarmsItNot) {
+  Random random(5);
+  for (int i = 0; i < NumExamples(4, 30); ++i) {
+    Layer layer = RandomLayer(random, GetParam(), 80);
+    layer.shape.sliding_window = 30;
+    layer.shape.first_position = 0;
+    CachedSequence run(ops_, layer, 16, 7), poisoned(ops_, layer, 16, 7);
+    const HostRows expected = run.Step(layer.qkv, 0);
+    HostRows qkv = layer.qkv;
+    const int bad = random.Between(10, 60);
+    std::fill_n(qkv.row(bad), qkv.cols, i % 2 == 0 ? NAN : INFINITY);
+    const HostRows out = poisoned.Step(qkv, 0);
+    for (int r = 0; r < 80; ++r) {
+      if (r < bad || r >= bad + 30) {
+        ASSERT_TRUE(SameBits(out.row(r), expected.row(r), out.cols)) << bad << " " << r;
+      } else {
+        ASSERT_TRUE(std::isnan(out.row(r)[0])) << bad << " " << r;
+      }
+    }
+  }
+}
+
+TEST_P(AttentionTest, ThreadsMayRunInAnyOrder) {
+  Random random(6);
+  const Layer layer = RandomLayer(random, GetParam(), 300);
+  std::vector<HostRows> results;
+  InEveryOrder(
+      [&] {
+        CachedSequence run(ops_, layer, 16, 8);
+        run.Step(layer.qkv.Slice(0, 297), 0);
+        results.push_back(run.Step(layer.qkv.Slice(297, 3), 297));
+        ASSERT_EQ(results[0].values, results.back().values);
+      },
+      /*num_random=*/1);
+}
+
+// Moves are made one after the other, in all layers: the second may read what the first has
+// written.
+TEST_P(AttentionTest, MovedTokensAreSeenWhereTheyAre) {
+  Random random(7);
+  const Layer layer = RandomLayer(random, GetParam(), 40);
+  CachedSequence run(ops_, layer, 8, 9), straight(ops_, layer, 8, 10);
+  const HostRows nodes(random, 4, layer.qkv.cols);
+  run.Step(layer.qkv.Slice(0, 20), 0);
+  const std::vector<std::int32_t> parents = {-1, -1, 1, 2};  // 20; 21 at 20, 22 at 21, 23 at 22
+  run.Step(nodes, 20, {20, parents});
+  std::vector<KvMove> moves;
+  for (int i = 0; i < 3; ++i) {
+    const auto slot = [&](int s) { return std::int64_t{run.table()[s / 8]} * 8 + s % 8; };
+    moves.push_back({slot(21 + i), slot(20 + i)});
+  }
+  ops_.MoveKv(moves, run.cache());
+  straight.Step(layer.qkv.Slice(0, 20), 0);
+  straight.Step(nodes.Slice(1, 3), 20);
+  const HostRows last = layer.qkv.Slice(30, 1);
+  ASSERT_EQ(run.Step(last, 23).values, straight.Step(last, 23).values);
+}
+
+TEST_P(AttentionTest, NormsOfHeadsComeBeforeTheRotation) {
+  Random random(8);
+  const Layer layer = RandomLayer(random, GetParam(), 3);
+  const AttentionShape& shape = layer.shape;
+  const FloatVector cos_sin(ops_.memory(), layer.cos_sin.values);
+  const std::vector<float> query_norm = random.Normals(shape.head_dim);
+  const std::vector<float> key_norm = random.Normals(shape.head_dim);
+  const FloatVector query_weight(ops_.memory(), query_norm), key_weight(ops_.memory(), key_norm);
+  const auto cache =
+      ops_.MakeKvCache({1, shape.num_kv_heads, shape.head_dim, 16, layer.element_bytes}, 1);
+  const BlockId block = 0;
+  const SequenceRows sequence = {0, 3, 0, {&block, 1}};
+  const std::vector<TokenId> tokens(3);
+  const ForwardRows& rows =
+      ops_.Begin({.tokens = tokens, .cache = cache.get(), .sequences = {&sequence, 1}});
+  GpuRows on_device(ops_.memory(), layer.qkv, 2);
+  ops_.RotateAndStore(on_device, {query_weight.data(), key_weight.data(), 1e-5f}, rows,
+                      cos_sin.data(), 0);
+  const HostRows out = on_device.Download();
+  const int d = shape.head_dim, num_rotated = shape.num_heads + shape.num_kv_heads;
+  for (int p = 0; p < 3; ++p) {
+    for (int head = 0; head < num_rotated + shape.num_kv_heads; ++head) {
+      std::vector<double> x(layer.qkv.row(p) + head * d, layer.qkv.row(p) + (head + 1) * d);
+      if (head < num_rotated) {
+        const std::vector<float>& weight = head < shape.num_heads ? query_norm : key_norm;
+        double squares = 0;
+        for (double value : x) squares += value * value;
+        for (int i = 0; i < d; ++i) x[i] *= weight[i] / std::sqrt(squares / d + 1e-5f);
+        for (int i = 0; i < d / 2; ++i) {
+          const double first = x[i], second = x[d / 2 + i];
+          const double cosine = layer.cos_sin.row(p)[i], sine = layer.cos_sin.row(p)[d / 2 + i];
+          x[i] = first * cosine - second * sine;
+          x[d / 2 + i] = second * cosine + first * sine;
+        }
+      }
+      for (int i = 0; i < d; ++i) ASSERT_NEAR(out.row(p)[head * d + i], x[i], 1e-5);
+    }
+  }
+}
+
+TEST_P(AttentionTest, CachesThatKernelsCannotReadAreRefused) {
+  EXPECT_THROW(ops_.MakeKvCache({1, 1, 264, 16, GetParam()}, 1), InvalidArgument);
+  EXPECT_THROW(ops_.MakeKvCache({1, 1, 64, 16, 1}, 1), InvalidArgument);
+}
+
+std::string BytesName(const ::testing::TestParamInfo<int>& param) {
+  return param.param == 2 ? "bfloat16" : "float32";
+}
+INSTANTIATE_TEST_SUITE_P(Elements, AttentionTest, ::testing::Values(2, 4), BytesName);
+
+}  // namespace
+}  // namespace forerun::cuda
