@@ -10,6 +10,7 @@
 #include <system_error>
 
 #include "cpp/util/check.h"
+#include "cpp/util/simd/isa_macros.h"
 
 namespace forerun::testing {
 
@@ -34,7 +35,8 @@ inline int NumExamples(int usual, int in_long_run) {
   }
   const char* value = std::getenv("FORERUN_LONG_TESTS");
   const bool is_long = value != nullptr && std::string_view(value) == "1";
-  const int number = is_long ? in_long_run : usual;
+  // Under a sanitizer an example takes several times as long.
+  const int number = is_long ? in_long_run : FORERUN_SANITIZED ? (usual + 1) / 2 : usual;
   return VerifiesOnGpu() ? std::max(1, number / 20) : number;
 }
 
