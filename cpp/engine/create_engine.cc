@@ -74,36 +74,38 @@ void StartTraceFromEnvironment(EngineCore& core) {
   num_traces[value] = number;
 }
 
-// The GPU that the options ask for; null: none.
-std::unique_ptr<Device> OpenGpu(const EngineOptions& options) {
-  if (options.device != "cuda") {
-    return options.verify_device == "cuda" ? OpenCudaLibrary().open_gpu() : nullptr;
+// Where models run and where logits are verified.
+struct Devices {
+  explicit Devices(const EngineOptions& options) {
+    if (options.device == "cuda") {
+      backend = OpenCudaLibrary().open_gpu();
+      return;
+    }
+    auto host = std::make_unique<CpuBackend>(options.num_threads);
+    cpu = host.get();
+    backend = std::move(host);
+    if (options.verify_device == "cuda") verifying_gpu = OpenCudaLibrary().open_gpu();
   }
-  const std::string remedy =
-      "use device 'cpu': in this version models run there, and a GPU verifies, or serves "
-      "forerun.kernels for the logits of another engine";
-  std::string found;
-  try {
-    found = OpenCudaLibrary().open_gpu()->name();
-  } catch (const DeviceError& error) {
-    throw DeviceError(error.wanted(), error.found(),
-                      remedy + "; before a GPU can do that: " + error.remedy());
-  }
-  throw DeviceError("a model on the GPU", found + ", which verifies", remedy);
-}
 
-// Of logits that the CPU computes: there, or copied to the GPU, unless that is null.
-std::unique_ptr<Verifier> MakeVerifier(Device& cpu, Device* gpu, const VerifierLimits& limits) {
-  if (gpu == nullptr) return cpu.MakeVerifier(limits);
-  return std::make_unique<UploadingVerifier>(gpu->MakeVerifier(limits), gpu->memory(), limits);
-}
+  // Of logits that the backend computes: there, or copied to the GPU that verifies.
+  std::unique_ptr<Verifier> MakeVerifier(const VerifierLimits& limits) const {
+    if (verifying_gpu == nullptr) return backend->MakeVerifier(limits);
+    return std::make_unique<UploadingVerifier>(verifying_gpu->MakeVerifier(limits),
+                                               verifying_gpu->memory(), limits);
+  }
+
+  std::unique_ptr<Backend> backend;
+  CpuBackend* cpu = nullptr;              // the backend, if it is the CPU
+  std::unique_ptr<Device> verifying_gpu;  // null: the backend verifies
+};
 
 // Owns everything an engine is made of; members below use those above.
 class NativeEngine : public Engine {
  public:
   NativeEngine(const EngineOptions& options, ModelFiles& files, DraftRecorder* recorder,
-               std::unique_ptr<Device> gpu)
-      : backend_(options.num_threads), gpu_(std::move(gpu)) {
+               Devices devices)
+      : devices_(std::move(devices)) {
+    Backend& backend = *devices_.backend;
     std::optional<ModelDrafterSource> source;
     if (FindModelOptions(options.speculative.method) != nullptr) {
       source.emplace(options.speculative, files.spec, options.model, options.quantization);
@@ -121,7 +123,7 @@ class NativeEngine : public Engine {
     const int model_max_len = files.spec.max_position;
     const MemoryPlan memory =
         PlanMemory(options, model_max_len, std::max(options.max_num_batched_tokens, num_level_rows),
-                   needs, backend_.AvailableBytes());
+                   needs, backend.AvailableBytes());
     const EngineConfig config = MakeConfig(options, memory, files.spec);
     TransformerLimits limits = {options.max_num_batched_tokens,
                                 memory.max_model_len,
@@ -130,20 +132,23 @@ class NativeEngine : public Engine {
                                 config.max_logits_rows(),
                                 kv_dtype};
     const FeatureSpec features = source ? source->features() : FeatureSpec();
-    limits_.weight_cache = LoadWithCache(options.weight_cache, files, backend_.ops(), [&] {
-      transformer_ = files.Load(backend_.ops(), limits, features);
-    });
+    const auto load = [&] { transformer_ = files.Load(backend.ops(), limits, features); };
+    if (devices_.cpu != nullptr) {
+      limits_.weight_cache = LoadWithCache(options.weight_cache, files, devices_.cpu->ops(), load);
+    } else {
+      load();
+      limits_.weight_cache = "off";
+    }
     if (source) {
       limits.max_rows = std::max(limits.max_rows, num_level_rows);
       limits.max_logits_rows = num_level_rows;
-      drafter_ = source->Load(*transformer_, backend_, limits, files.dtype, recorder);
+      drafter_ = source->Load(*transformer_, backend, limits, files.dtype, recorder);
     } else {
       drafter_ = MakeDrafter(options.speculative);
     }
     core_ = std::make_unique<EngineCore>(
         config, *transformer_,
-        MakeVerifier(backend_, gpu_.get(), config.verifier_limits(transformer_->vocab_size())),
-        drafter_.get());
+        devices_.MakeVerifier(config.verifier_limits(transformer_->vocab_size())), drafter_.get());
     StartTraceFromEnvironment(*core_);
     FillLimits(options, memory);
     limits_.model_max_len = model_max_len;
@@ -193,12 +198,11 @@ class NativeEngine : public Engine {
     }
     limits_.num_unpacked_layers = weights.num_unpacked;
     limits_.num_bytes_per_token = transformer_->num_bytes_per_token();
-    limits_.isa = backend_.ops().isa();
-    limits_.num_threads = backend_.team().num_threads();
+    limits_.isa = devices_.backend->ops().isa();
+    limits_.num_threads = devices_.cpu != nullptr ? devices_.cpu->team().num_threads() : 0;
   }
 
-  CpuBackend backend_;
-  std::unique_ptr<Device> gpu_;  // that verifies; null: the CPU does
+  Devices devices_;
   std::unique_ptr<Transformer> transformer_;
   std::unique_ptr<Drafter> drafter_;
   std::unique_ptr<EngineCore> core_;
@@ -213,11 +217,11 @@ std::unique_ptr<Engine> Engine::Create(const EngineOptions& options) {
 
 std::unique_ptr<Engine> CreateEngine(const EngineOptions& given, DraftRecorder* recorder) {
   CheckEngineOptions(given);
-  std::unique_ptr<Device> gpu = OpenGpu(given);
+  Devices devices(given);
   ModelFiles files(given.model, given.dtype, given.quantization);
   EngineOptions options = given;
   options.speculative = ResolveDrafter(given.speculative, given.model);
-  return std::make_unique<NativeEngine>(options, files, recorder, std::move(gpu));
+  return std::make_unique<NativeEngine>(options, files, recorder, std::move(devices));
 }
 
 }  // namespace forerun

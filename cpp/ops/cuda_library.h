@@ -8,7 +8,7 @@
 
 #include <memory>
 
-#include "cpp/ops/device.h"
+#include "cpp/ops/backend.h"
 
 namespace forerun {
 
@@ -18,7 +18,7 @@ class TensorVerifier;
 struct CudaLibrary {
   const char* build_id;
   // The first GPU that CUDA shows. Throws DeviceError.
-  std::unique_ptr<Device> (*open_gpu)();
+  std::unique_ptr<Backend> (*open_gpu)();
   // On the same GPU. Throws DeviceError.
   std::unique_ptr<TensorVerifier> (*open_tensor_verifier)();
 };

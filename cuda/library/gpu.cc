@@ -7,20 +7,21 @@
 #include <utility>
 
 #include "cuda/check_cuda.h"
-#include "cuda/gpu_memory.h"
 #include "cuda/library/find_gpu.h"
+#include "cuda/ops/cuda_ops.h"
 #include "cuda/use_gpu.h"
 #include "cuda/verify/cuda_verifier.h"
 
 namespace forerun::cuda {
 namespace {
 
-class Gpu : public Device {
+class Gpu : public Backend {
  public:
   explicit Gpu(std::string name) : name_(std::move(name)) {}
 
   const std::string& name() const override { return name_; }
-  Memory& memory() override { return memory_; }
+  Memory& memory() override { return ops_.memory(); }
+  Ops& ops() override { return ops_; }
   std::int64_t AvailableBytes() const override {
     const UseGpu use;
     std::size_t num_free = 0, num_total = 0;
@@ -34,11 +35,11 @@ class Gpu : public Device {
 
  private:
   std::string name_;
-  GpuMemory memory_;
+  CudaOps ops_;
 };
 
 }  // namespace
 
-std::unique_ptr<Device> OpenGpu() { return std::make_unique<Gpu>(FindGpu()); }
+std::unique_ptr<Backend> OpenGpu() { return std::make_unique<Gpu>(FindGpu()); }
 
 }  // namespace forerun::cuda

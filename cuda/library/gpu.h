@@ -1,15 +1,15 @@
-// A GPU as a device of the engine.
+// A GPU as a backend of the engine.
 #ifndef FORERUN_CUDA_LIBRARY_GPU_H_
 #define FORERUN_CUDA_LIBRARY_GPU_H_
 
 #include <memory>
 
-#include "cpp/ops/device.h"
+#include "cpp/ops/backend.h"
 
 namespace forerun::cuda {
 
 // The GPU of FindGpu. Throws DeviceError.
-std::unique_ptr<Device> OpenGpu();
+std::unique_ptr<Backend> OpenGpu();
 
 }  // namespace forerun::cuda
 

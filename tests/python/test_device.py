@@ -44,7 +44,6 @@ def test_a_missing_library_is_one_error_that_says_what_to_do(
     assert error.value.found == f"no file {missing}"
     assert 'pip install "cuda-toolkit[nvcc,cudart,cccl]==13.0.*"' in error.value.remedy
     assert "device 'cpu'" in error.value.remedy
-    assert ("models run there" in error.value.remedy) == (option == "device")
     assert str(error.value) == (
         f"wanted {error.value.wanted}; found {error.value.found}; {error.value.remedy}"
     )
@@ -153,7 +152,6 @@ def test_without_a_driver_the_real_library_says_so(
         ({"driver_version": 12020}, "a driver for CUDA 12.2"),
         ({"num_devices": 0}, "a driver without a GPU"),
         ({"capability": 75}, r".* of compute capability 7\.5"),
-        ({"capability": 90}, r".* of compute capability 9\.0, which .*"),
     ],
 )
 def test_machines_that_do_not_suit_are_described(
@@ -164,10 +162,9 @@ def test_machines_that_do_not_suit_are_described(
         load(tiny_dir, device="cuda")
     assert re.fullmatch(found, error.value.found)
     assert "device 'cpu'" in error.value.remedy
-    if machine.get("capability", 0) < 80:
-        assert error.value.wanted == (
-            "a GPU of compute capability 8.0 or later and a driver for CUDA 13.0"
-        )
+    assert error.value.wanted == (
+        "a GPU of compute capability 8.0 or later and a driver for CUDA 13.0"
+    )
 
 
 def test_a_library_of_another_build_is_refused(

@@ -32,8 +32,10 @@ MAX_MODEL_LEN = 80
 
 
 @functools.cache
-def plain_engine(row: Row) -> Any:
-    return make_engine(row, enable_prefix_caching=False, max_num_seqs=1, num_threads=1)
+def plain_engine(row: Row, device: str) -> Any:
+    return make_engine(
+        row, enable_prefix_caching=False, max_num_seqs=1, num_threads=1, device=device
+    )
 
 
 def random_request(rng: random.Random, prompts: list[list[int]]) -> tuple[list[int], Fields]:
@@ -55,7 +57,7 @@ def random_request(rng: random.Random, prompts: list[list[int]]) -> tuple[list[i
     return prompt, fields
 
 
-def random_engine(rng: random.Random, row: Row) -> Any:
+def random_engine(rng: random.Random, row: Row, device: str) -> Any:
     speculative: Fields = {"num_speculative_tokens": rng.randint(1, row.num_tokens)}
     if rng.random() < 0.4 and drafts_trees(row):
         speculative["draft_tree_width"] = rng.randint(2, 5)
@@ -72,6 +74,7 @@ def random_engine(rng: random.Random, row: Row) -> Any:
         "enable_prefix_caching": rng.random() < 0.75,
         "num_threads": rng.randint(1, 2),
         "max_model_len": MAX_MODEL_LEN,
+        "device": device,
     }
     room = 1 << 20
     blocks = make_engine(row, speculative, kv_cache_memory_bytes=room).metrics().num_total_blocks
@@ -101,20 +104,22 @@ def drive(rng: random.Random, engine: Any, requests: list[tuple[list[int], Field
     return order, outputs, cancelled, drafted
 
 
-def check_mix(seed: int, rows: list[Row] | None = None) -> tuple[int, int]:
+def check_mix(
+    seed: int, rows: list[Row] | None = None, device: str = "cpu", num_requests: int = 6
+) -> tuple[int, int]:
     """Returns how many requests and records were compared."""
     rng = random.Random(seed)
     row = rng.choice(rows or SAFETENSORS_ROWS)
-    engine = random_engine(rng, row)
+    engine = random_engine(rng, row, device)
     bits: dict[Any, Any] = {}
     prompts: list[list[int]] = []
-    num_requests = num_records = 0
+    num_compared = num_records = 0
     for _ in range(2):
-        requests = [random_request(rng, prompts) for _ in range(6)]
+        requests = [random_request(rng, prompts) for _ in range(num_requests)]
         order, outputs, cancelled, drafted = drive(rng, engine, requests)
         sequences = {}
         for request_id, (prompt, fields) in zip(order, requests, strict=True):
-            plain = plain_engine(row)
+            plain = plain_engine(row, device)
             plain_id = plain.submit(prompt, make_params(**fields))
             expected: list[int] = []
             while plain.has_unfinished():
@@ -127,7 +132,7 @@ def check_mix(seed: int, rows: list[Row] | None = None) -> tuple[int, int]:
             assert got == expected, (seed, row.name, fields)
             sequences[request_id] = prompt + got
             prompts.append(prompt + got)
-            num_requests += 1
+            num_compared += 1
         records = records_of(drafted, sequences, cancelled)
         if records:
             check_records(row, records)
@@ -136,7 +141,7 @@ def check_mix(seed: int, rows: list[Row] | None = None) -> tuple[int, int]:
             assert np.array_equal(first, record.logits), (seed, row.name, record.key)
         num_records += len(records)
     assert engine.metrics().num_held_blocks == 0
-    return num_requests, num_records
+    return num_compared, num_records
 
 
 @settings(max_examples=25, derandomize=True, deadline=None)

@@ -264,8 +264,7 @@ void AutoregressiveDrafter::GrowJob(Job& job, int depth, ConstRows logits) {
   bool is_finite = true;
   if (job.is_sampled) {
     try {
-      GrowSampled(job, depth,
-                  {logits.row(job.first_output), static_cast<std::size_t>(logits.cols)});
+      GrowSampled(job, depth, HostRow(logits, job.first_output));
     } catch (const NumericError&) {
       is_finite = false;
     }
@@ -358,12 +357,20 @@ std::span<const float> AutoregressiveDrafter::InTargetIds(std::span<const float>
 
 void AutoregressiveDrafter::Record(const Job& job, int depth, ConstRows logits) {
   for (int i = 0; i < job.num_rows; ++i) {
-    const float* row = logits.row(job.first_output + i);
+    const std::span<const float> row = HostRow(logits, job.first_output + i);
     std::vector<TokenId> path;
     if (depth > 0) job.tree.PathTo(job.tree.open()[i], path);
     setting_.recorder->Add({job.request->id, num_known(job), std::move(path),
-                            std::vector<float>(row, row + logits.cols)});
+                            std::vector<float>(row.begin(), row.end())});
   }
+}
+
+std::span<const float> AutoregressiveDrafter::HostRow(ConstRows logits, int row) {
+  const auto cols = static_cast<std::size_t>(logits.cols);
+  if (setting_.memory == &HostMemory()) return {logits.row(row), cols};
+  host_row_.resize(cols);
+  setting_.memory->Download(host_row_.data(), logits.row(row), cols * sizeof(float));
+  return host_row_;
 }
 
 }  // namespace forerun

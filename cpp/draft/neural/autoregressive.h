@@ -40,6 +40,7 @@ struct AutoregressiveSetting {
   int max_rows = 0;    // of one forward of the network
   int num_blocks = 0;
   DraftRecorder* recorder = nullptr;  // for tests; must outlive the drafter
+  Memory* memory = &HostMemory();     // where the network's logits lie
 };
 
 class AutoregressiveDrafter : public Drafter {
@@ -100,6 +101,8 @@ class AutoregressiveDrafter : public Drafter {
   void AddPriorDraft(Job& job, int parent);
   void GrowSampled(Job& job, int depth, std::span<const float> logits);
   void Record(const Job& job, int depth, ConstRows logits);
+  // A row where the host can read it, until the next call.
+  std::span<const float> HostRow(ConstRows logits, int row);
   std::span<const float> InTargetIds(std::span<const float> logits);
   TokenId TargetId(TokenId token) const {
     const std::span<const TokenId> ids = network_->target_ids();
@@ -128,7 +131,7 @@ class AutoregressiveDrafter : public Drafter {
   std::vector<TopToken> candidates_;  // [rows of logits, num_ranked_]
   int num_ranked_ = 0;
   std::vector<TokenId> path_;
-  std::vector<float> target_logits_, target_weights_;
+  std::vector<float> target_logits_, target_weights_, host_row_;
 };
 
 }  // namespace forerun

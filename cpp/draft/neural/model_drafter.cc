@@ -174,6 +174,7 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Bac
   setting.max_rows = limits.max_rows;
   setting.num_blocks = limits.num_blocks;
   setting.recorder = recorder;
+  setting.memory = &backend.memory();
   std::unique_ptr<DraftNetwork> network = LoadNetwork(target, backend.ops(), limits, dtype);
   CheckDepth(options_, model_options_, network->max_depth());
   const auto num_ids = static_cast<int>(network->target_ids().size());
@@ -193,9 +194,12 @@ std::unique_ptr<DraftNetwork> ModelDrafterSource::LoadNetwork(const Transformer&
                                                               const TransformerLimits& limits,
                                                               DType dtype) {
   const bool is_tied = model_ && model_->tie_word_embeddings;
-  const ModelFormats formats = model_options_.quantization
-                                   ? MakeFormats(*model_options_.quantization, dtype, is_tied)
-                                   : FollowFormats(target_quantization_, dtype, is_tied);
+  // Without products of integers a drafter's weights stay floats, unless its options say otherwise.
+  const QuantizationOptions floats = {.linear = "none", .embedding = "none", .head = "none"};
+  const ModelFormats formats =
+      model_options_.quantization
+          ? MakeFormats(*model_options_.quantization, dtype, is_tied)
+          : FollowFormats(ops.MultipliesIntegers() ? target_quantization_ : floats, dtype, is_tied);
   if (model_) return LoadModel(formats, ops, limits);
   if (head_ != nullptr) {
     DraftHeadWeights weights = head_->Load(formats, vocabulary_, ops);

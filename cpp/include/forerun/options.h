@@ -155,8 +155,7 @@ struct WeightCacheOptions {
 struct EngineOptions {
   std::string model;  // a Hugging Face model directory
 
-  // Where the model runs: "cpu", which "auto" means, or "cuda". In this version a model runs on the
-  // CPU only: with "cuda" Create throws a DeviceError that says what was found.
+  // Where the model runs: "cpu", which "auto" means, or "cuda", the first GPU that CUDA shows.
   std::string device = "auto";
   // "auto", "bfloat16" or "float32": weights that are not integers. Those of a quantized checkpoint
   // stay integers, unless `quantization` unpacks them.

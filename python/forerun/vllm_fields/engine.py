@@ -234,7 +234,7 @@ ENGINE_ARGS: dict[str, Field] = {
     **all_fixed(_CPU, device_ids=None),
     "device": runs(
         "auto",
-        "`cpu`, which `auto` means; `cuda` raises a DeviceError: models run on the CPU so far",
+        "`cpu`, which `auto` means, or `cuda`, so far with float weights, keys and values",
     ),
     **no_effect(
         _NO_GRAPHS,

@@ -1,0 +1,101 @@
+"""Models on the emulated GPU: the same ids with any drafter, and nearly the logits of the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from drafter_rows import Row
+from emulated_gpu import LIBRARY, VARIABLE, EmulatedGpu
+from test_drafter_mixes import SAFETENSORS_ROWS, check_mix
+
+from forerun import LLM, SamplingParams
+
+# One of each kind of drafter; all of them in the long run.
+KINDS = {row.method: row for row in reversed(SAFETENSORS_ROWS)}
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmulatedGpu]:
+    if not LIBRARY.exists():
+        pytest.skip("the emulated GPU is not built (make cuda-emulated)")
+    monkeypatch.setenv(VARIABLE, str(LIBRARY))
+    gpu = EmulatedGpu()
+    yield gpu
+    gpu.configure()
+
+
+def load(model: Path, **options: Any) -> LLM:
+    given = {
+        "max_model_len": 96,
+        "max_num_seqs": 4,
+        "max_num_batched_tokens": 48,
+        "check_invariants": True,
+        "device": "cuda",
+    }
+    return LLM(str(model), **{**given, **options})
+
+
+SPECULATIVE: list[dict[str, Any]] = [
+    {"method": "ngram", "num_speculative_tokens": 4, "prompt_lookup_max": 3},
+    {"method": "suffix", "num_speculative_tokens": 6, "suffix_decoding_use_tree": True},
+]
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype"),
+    [
+        ("coupled", "bfloat16"),
+        ("coupled", "float32"),
+        ("rejection", "bfloat16"),
+        ("block", "bfloat16"),
+    ],
+)
+def test_drafts_change_no_id(method: str, dtype: str, gpu: EmulatedGpu, tiny_dir: Path) -> None:
+    prompts = ["a b a b a b a b a b", "c c c c c c c", "one two one two one", "x"]
+    params = [
+        SamplingParams(temperature=t, seed=7, max_tokens=16, ignore_eos=True)
+        for t in (0.0, 0.8 if method == "coupled" else 0.0, 0.0, 0.0)
+    ]
+    plain = load(tiny_dir, dtype=dtype).generate(prompts, params, use_tqdm=False)
+    for config in SPECULATIVE:
+        if method == "block" and config.get("suffix_decoding_use_tree"):
+            config = {**config, "suffix_decoding_use_tree": False}
+        config = {**config, "acceptance_method": method, "adaptive": False}
+        llm = load(tiny_dir, dtype=dtype, speculative_config=config)
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        assert [o.outputs[0].token_ids for o in outputs] == [o.outputs[0].token_ids for o in plain]
+        assert llm.metrics().spec_decode.num_accepted_tokens > 3
+    assert gpu.launches > 0
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_logprobs_are_those_of_the_cpu_but_for_rounding(
+    dtype: str, gpu: EmulatedGpu, tiny_dir: Path
+) -> None:
+    params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0)
+    prompt = "some words and then some more words, and again some words"
+    values = []
+    for device in ("cpu", "cuda"):
+        (output,) = load(tiny_dir, device=device, dtype=dtype).generate(
+            [prompt], params, use_tqdm=False
+        )
+        assert output.prompt_logprobs is not None
+        values.append([next(iter(e.values())).logprob for e in output.prompt_logprobs if e])
+    tolerance = 3e-2 if dtype == "bfloat16" else 2e-5
+    np.testing.assert_allclose(values[1], values[0], rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("row", KINDS.values(), ids=list(KINDS))
+def test_no_mix_changes_ids_or_draft_logits(row: Row, gpu: EmulatedGpu) -> None:
+    check_mix(1, [row], device="cuda", num_requests=2)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("row", SAFETENSORS_ROWS, ids=[row.name for row in SAFETENSORS_ROWS])
+def test_no_mix_changes_ids_or_draft_logits_in_full(row: Row, gpu: EmulatedGpu) -> None:
+    for seed in range(4):
+        check_mix(seed, [row], device="cuda")
