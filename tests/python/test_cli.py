@@ -330,6 +330,7 @@ def test_a_wrong_prompts_file_is_refused_with_its_line(
         (["generate", "MODEL", "hi", "--max-tokens", "0"], "max_tokens: got 0"),
         (["generate", "MODEL", "hi", "--dtype", "int3"], "dtype: got int3"),
         (["generate", "MODEL", "hi", "--num-threads", "-2"], "num_threads: got -2"),
+        (["generate", "MODEL", "hi", "--device", "tpu"], "device: got tpu"),
         (["generate", "/no/such/model", "hi"], "model: got /no/such/model"),
         (["bench", "MODEL", "missing.jsonl"], "a readable JSONL file"),
         (["bench", "MODEL", "missing.jsonl", "--methods", "none,magic"], "method: got magic"),

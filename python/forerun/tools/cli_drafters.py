@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from forerun.tools.cli_weights import add_weight_options, weight_options
+from forerun.tools.cli_weights import add_device, add_weight_options, weight_options
 
 # Fields of SpeculativeConfig with an option of the same name.
 _FIELDS = (
@@ -117,6 +117,7 @@ def add_selftest(commands: Any) -> None:
     parser.add_argument("--method", metavar="NAME", help="the drafting method (default: detected)")
     parser.add_argument("--num-speculative-tokens", type=int, metavar="N")
     add_weight_options(parser)
+    add_device(parser)
     parser.add_argument("--num-threads", type=int, default=0, metavar="N", help="0: one per core")
     add_head_options(parser)
     parser.set_defaults(run=_selftest, optional="speculative_model")
@@ -137,6 +138,7 @@ def _selftest(options: argparse.Namespace) -> int:
         max_tokens=options.max_tokens,
         speculative_config=fields,
         **weight_options(options),
+        device=options.device,
         num_threads=options.num_threads,
     )
     print(report)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from forerun.errors import InvalidArgumentError
 from forerun.tools.cli_drafters import add_drafter_options, drafter_fields
-from forerun.tools.cli_weights import add_weight_options, weight_options
+from forerun.tools.cli_weights import add_device, add_weight_options, weight_options
 from forerun.util.json_files import parse_json
 
 if TYPE_CHECKING:
@@ -135,6 +135,7 @@ def add_engine(parser: argparse.ArgumentParser, with_method: bool = True) -> Non
     group.add_argument("--tokenizer", metavar="DIR", help="another tokenizer than the model's")
     group.add_argument("--revision", metavar="NAME", help="branch, tag or commit on the hub")
     add_weight_options(group)
+    add_device(group)
     group.add_argument("--num-threads", type=int, default=0, metavar="N", help="0: one per core")
     group.add_argument("--max-model-len", type=int, metavar="N", help="prompt and output together")
     group.add_argument(
@@ -246,6 +247,7 @@ def load(options: argparse.Namespace, config: dict[str, Any] | None) -> LLM:
         revision=options.revision,
         speculative_config=config,
         **weight_options(options),
+        device=options.device,
         num_threads=options.num_threads,
         max_model_len=options.max_model_len,
         kv_cache_memory_bytes=options.kv_cache_memory_bytes,

@@ -1,4 +1,4 @@
-"""What the command line says of how weights are stored."""
+"""What the command line says of how weights are stored, and of where the model runs."""
 
 from __future__ import annotations
 
@@ -24,6 +24,13 @@ def add_weight_options(group: argparse._ActionsContainer) -> None:
         "gptq, awq, compressed-tensors or gguf (default: as the model has them)",
     )
     group.add_argument("--kv-cache-dtype", default="auto", help="auto, bfloat16, float32 or int8")
+
+
+def add_device(group: argparse._ActionsContainer) -> None:
+    """Where the model runs."""
+    group.add_argument(
+        "--device", default="auto", help="where the model runs: cpu, which auto means, or cuda"
+    )
 
 
 def weight_options(options: argparse.Namespace) -> dict[str, Any]:
