@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from emulated_gpu import LIBRARY, VARIABLE, EmulatedGpu
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["FORERUN_PACKED_CACHE_GB"] = "0"  # tests of it say otherwise
@@ -28,6 +29,17 @@ def find_package_file(package: str, name: str) -> Path | None:
 def _temporary_files_in_a_folder_of_the_run(tmp_path_factory: pytest.TempPathFactory) -> None:
     """pytest removes its folders of earlier runs; those of tempfile would stay."""
     tempfile.tempdir = str(tmp_path_factory.mktemp("tempfile"))
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmulatedGpu]:
+    """The emulated GPU: what `cuda` means in the test."""
+    if not LIBRARY.exists():
+        pytest.skip("the emulated GPU is not built (make cuda-emulated)")
+    monkeypatch.setenv(VARIABLE, str(LIBRARY))
+    gpu = EmulatedGpu()
+    yield gpu
+    gpu.configure()
 
 
 @pytest.fixture(autouse=True)

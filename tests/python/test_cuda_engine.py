@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from emulated_gpu import LIBRARY, VARIABLE, EmulatedGpu
+from emulated_gpu import EmulatedGpu
 
 from forerun import LLM, DeviceError, RequestOutput, SamplingParams, StructuredOutputsParams
 
 METHODS = ("coupled", "rejection", "block")
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmulatedGpu]:
-    if not LIBRARY.exists():
-        pytest.skip("the emulated GPU is not built (make cuda-emulated)")
-    monkeypatch.setenv(VARIABLE, str(LIBRARY))
-    gpu = EmulatedGpu()
-    yield gpu
-    gpu.configure()
 
 
 def load(model: Path, verify_device: str, **options: Any) -> LLM:

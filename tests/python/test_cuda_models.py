@@ -2,30 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from drafter_rows import Row
-from emulated_gpu import LIBRARY, VARIABLE, EmulatedGpu
+from emulated_gpu import EmulatedGpu
 from test_drafter_mixes import SAFETENSORS_ROWS, check_mix
 
-from forerun import LLM, SamplingParams
+from forerun import LLM, InvalidArgumentError, SamplingParams
+from forerun.tools import cli
 
 # One of each kind of drafter; all of them in the long run.
 KINDS = {row.method: row for row in reversed(SAFETENSORS_ROWS)}
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmulatedGpu]:
-    if not LIBRARY.exists():
-        pytest.skip("the emulated GPU is not built (make cuda-emulated)")
-    monkeypatch.setenv(VARIABLE, str(LIBRARY))
-    gpu = EmulatedGpu()
-    yield gpu
-    gpu.configure()
 
 
 def load(model: Path, **options: Any) -> LLM:
@@ -87,6 +77,29 @@ def test_logprobs_are_those_of_the_cpu_but_for_rounding(
         values.append([next(iter(e.values())).logprob for e in output.prompt_logprobs if e])
     tolerance = 3e-2 if dtype == "bfloat16" else 2e-5
     np.testing.assert_allclose(values[1], values[0], rtol=0, atol=tolerance)
+
+
+def test_the_command_line_runs_a_model_there(
+    gpu: EmulatedGpu, tiny_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["generate", str(tiny_dir), "a b a b", "--max-tokens", "4", "--device"]
+    assert cli.main([*arguments, "cuda"]) == 0
+    assert gpu.launches > 0
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"quantization": "int8"}, r"quantization: got int8; expected weights of float32"),
+        ({"kv_cache_dtype": "int8"}, r'kv_cache_dtype: got int8; expected "bfloat16"'),
+    ],
+)
+def test_what_kernels_do_not_take_yet_is_refused_by_name(
+    options: dict[str, Any], message: str, gpu: EmulatedGpu, tiny_dir: Path
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        load(tiny_dir, **options)
 
 
 @pytest.mark.parametrize("row", KINDS.values(), ids=list(KINDS))

@@ -113,16 +113,6 @@ assert not {{"torch", "forerun.kernels"}} & set(sys.modules)
     assert watched.was_opened()
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmulatedGpu]:
-    if not LIBRARY.exists():
-        pytest.skip("the emulated GPU is not built (make cuda-emulated)")
-    monkeypatch.setenv(VARIABLE, str(LIBRARY))
-    gpu = EmulatedGpu()
-    yield gpu
-    gpu.configure()
-
-
 def real_library() -> Path | None:
     """The library for real GPUs: that of `make cuda`, or the installed package's."""
     package = Path(forerun.__file__).parent / "libforerun_cuda.so"

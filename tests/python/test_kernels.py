@@ -9,13 +9,13 @@ import pickle
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from emulated_gpu import LIBRARY, VARIABLE, EmulatedGpu
+from emulated_gpu import EmulatedGpu
 from kernels_reference import BrokenRow, Rule, Tree, Walk, sample_token
 
 from forerun import _core, kernels
@@ -70,16 +70,6 @@ def on_gpu(tensor: torch.Tensor) -> _core.DeviceArray:
 
 
 Move = Callable[[torch.Tensor], Any]
-
-
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[EmulatedGpu]:
-    if not LIBRARY.exists():
-        pytest.skip("the emulated GPU is not built (make cuda-emulated)")
-    monkeypatch.setenv(VARIABLE, str(LIBRARY))
-    gpu = EmulatedGpu()
-    yield gpu
-    gpu.configure()
 
 
 @pytest.fixture(params=["cpu", "gpu"])
