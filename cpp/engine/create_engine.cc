@@ -21,6 +21,7 @@
 #include "cpp/model/transformer.h"
 #include "cpp/ops/cpu/cpu_backend.h"
 #include "cpp/ops/cuda_library.h"
+#include "cpp/util/machine.h"
 #include "cpp/verify/uploading_verifier.h"
 #include "forerun/engine.h"
 
@@ -199,7 +200,9 @@ class NativeEngine : public Engine {
     limits_.num_unpacked_layers = weights.num_unpacked;
     limits_.num_bytes_per_token = transformer_->num_bytes_per_token();
     limits_.isa = devices_.backend->ops().isa();
-    limits_.num_threads = devices_.cpu != nullptr ? devices_.cpu->team().num_threads() : 0;
+    limits_.num_threads = devices_.cpu != nullptr   ? devices_.cpu->team().num_threads()
+                          : options.num_threads > 0 ? options.num_threads
+                                                    : NumUsableCores();
   }
 
   Devices devices_;

@@ -1,6 +1,6 @@
 // The geometry of the paged KV cache.
 //
-// Per layer, a block holds block_size tokens of every KV head:
+// Per layer, a block holds block_size tokens of every KV head. On the CPU:
 //   keys    [num_blocks, num_kv_heads, head_dim, block_size]   a lane owns a position
 //   values  [num_blocks, num_kv_heads, block_size, head_dim]   a lane owns a channel
 // so that attention sums in an order fixed by the logical position alone. Where elements are int8,

@@ -30,7 +30,7 @@
 
 namespace forerun {
 
-// Keys and values of all layers, laid out as kv/layout.h says.
+// Keys and values of all layers, in the order of its Ops.
 class KvCache {
  public:
   virtual ~KvCache() = default;

@@ -60,6 +60,8 @@ cudaError_t RunRuns(const AttentionTask& task, const KvLayer& layer, cudaStream_
 
 }  // namespace
 
+std::size_t Float32SharedBytes(int head_dim) { return Float32Tiles::SharedBytes(head_dim); }
+
 cudaError_t Attend(const AttentionTask& task, const KvLayer& layer, cudaStream_t stream) {
   if (layer.head_dim > kMaxHeadDim) return cudaErrorInvalidValue;
   const cudaError_t status = RunRuns(task, layer, stream);

@@ -10,6 +10,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "cuda/ops/kv_layer.h"
@@ -58,6 +59,9 @@ inline constexpr int MostQueries(int head_dim, int element_bytes) {
 inline constexpr __host__ __device__ std::int64_t StateFloats(int head_dim, int max_queries) {
   return std::int64_t{max_queries} * (head_dim + 2);
 }
+
+// The shared memory that a block takes with elements of 4 bytes, for at most kFewQueries queries.
+std::size_t Float32SharedBytes(int head_dim);
 
 struct AttentionTask {
   const float* query = nullptr;  // [rows, num_heads * head_dim]

@@ -8,6 +8,12 @@ namespace {
 // The most memory that states may take; with more, a block takes all of an item.
 constexpr std::int64_t kMaxStateBytes = std::int64_t{64} << 20;
 
+// How many rows come before the nodes of a tree.
+int NumChained(const SequenceRows& sequence) {
+  if (sequence.tree.parents.empty()) return sequence.num_rows;
+  return std::clamp(sequence.tree.first_slot - sequence.num_context, 0, sequence.num_rows);
+}
+
 }  // namespace
 
 void AttentionPlan::Set(std::span<const SequenceRows> sequences, const KvLayout& layout,
@@ -19,7 +25,9 @@ void AttentionPlan::Set(std::span<const SequenceRows> sequences, const KvLayout&
   num_group_heads_ = num_heads / layout.num_kv_heads;
   int most_queries = 0;
   for (const SequenceRows& sequence : sequences) {
-    most_queries = std::max(most_queries, sequence.num_rows * num_group_heads_);
+    // A node of a tree is an item of its own.
+    const int most_rows = std::max(NumChained(sequence), 1);
+    most_queries = std::max(most_queries, most_rows * num_group_heads_);
   }
   max_queries_ = most_queries <= kFewQueries ? kFewQueries
                                              : MostQueries(layout.head_dim, layout.element_bytes);
@@ -29,11 +37,7 @@ void AttentionPlan::Set(std::span<const SequenceRows> sequences, const KvLayout&
     AttentionItem item = {};
     item.table = table;
     item.tail_position = kNoTail;
-    const int first_node = sequence.tree.parents.empty()
-                               ? sequence.num_context + sequence.num_rows
-                               : std::max(sequence.tree.first_slot, sequence.num_context);
-    // What is no node: a chain.
-    const int num_chained = std::min(first_node - sequence.num_context, sequence.num_rows);
+    const int num_chained = NumChained(sequence);
     item.first_row = sequence.row_begin;
     item.first_position = sequence.num_context;
     AddItems(item, num_chained);

@@ -119,6 +119,21 @@ void CheckSource(const WeightSource& source, std::int64_t num_inputs) {
                 "stacked weights differ in inputs");
 }
 
+// Throws InvalidArgument unless attention with float32 keys and values fits the GPU.
+void CheckSharedMemory(int head_dim) {
+  const UseGpu use;
+  int most = 0;
+  CheckCuda(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, /*device=*/0),
+            "the size of a block's memory");
+  const std::size_t needed = Float32SharedBytes(head_dim);
+  if (needed <= static_cast<std::size_t>(most)) return;
+  throw InvalidArgument("kv_cache_dtype", "float32",
+                        "\"bfloat16\": heads of " + std::to_string(head_dim) +
+                            " channels in float32 take " + std::to_string(needed) +
+                            " bytes of a block's memory, of which this GPU has " +
+                            std::to_string(most));
+}
+
 std::int64_t NumInputs(const WeightSource& source) {
   if (const auto* floats = std::get_if<TensorView>(&source.weights)) return floats->shape.at(1);
   return std::get<IntegerView>(source.weights).num_inputs;
@@ -171,6 +186,7 @@ std::unique_ptr<KvCache> CudaOps::MakeKvCache(const KvLayout& layout, int num_bl
     throw InvalidArgument("model", std::to_string(layout.head_dim) + " channels of a head",
                           "at most " + std::to_string(kMaxHeadDim) + " on a GPU");
   }
+  if (layout.element_bytes == 4) CheckSharedMemory(layout.head_dim);
   return std::make_unique<CudaKvCache>(layout, num_blocks, memory_);
 }
 
@@ -184,6 +200,9 @@ void CudaOps::Embed(const ForwardRows& rows, const PackedMatrix& table, float sc
   CheckShape(out, rows.num_rows(), table.num_inputs());
   const CudaMatrix& matrix = MatrixOf(table);
   FORERUN_CHECK(matrix.stretches().size() == 1, "an embedding of several formats");
+  for (const TokenId token : rows.tokens()) {
+    FORERUN_CHECK(token >= 0 && token < table.num_outputs(), "no such token");
+  }
   const UseGpu use;
   const EmbedTask task = {rows_.device_tokens(), out.rows, scale, out.data, out.stride};
   CheckCuda(cuda::Embed(matrix.stretches()[0], task, stream_), "the embedding");
@@ -273,6 +292,11 @@ void CudaOps::MoveKv(std::span<const KvMove> moves, KvCache& cache) {
   if (moves.empty()) return;
   const auto* own = dynamic_cast<const CudaKvCache*>(&cache);
   FORERUN_CHECK(own != nullptr, "a KV cache of another Ops");
+  const std::int64_t num_slots = std::int64_t{cache.num_blocks()} * cache.layout().block_size;
+  for (const KvMove& move : moves) {
+    FORERUN_CHECK(std::min(move.from, move.to) >= 0 && std::max(move.from, move.to) < num_slots,
+                  "no such slot");
+  }
   const UseGpu use;
   CheckCuda(cuda::MoveKv(UploadMoves(moves), static_cast<int>(moves.size()), own->LayerOf(0),
                          cache.layout().num_layers, own->layer_bytes(), stream_),

@@ -35,7 +35,7 @@ inline constexpr int kNumSplits = 8;
 // Whether a product with the matrix can be gated: its halves must be two parts.
 bool CanBeGated(const Matrix& matrix);
 
-// y may be x where it is not normalized here. REQUIRES: CanBeGated where `gated`.
+// REQUIRES: y and x do not overlap; CanBeGated where `gated`.
 cudaError_t Multiply(const Matrix& matrix, const ProductTask& task, cudaStream_t stream);
 
 }  // namespace forerun::cuda

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <memory>
 #include <ostream>
 #include <vector>
@@ -388,8 +389,27 @@ TEST_P(AttentionTest, NormsOfHeadsComeBeforeTheRotation) {
 
 TEST_P(AttentionTest, CachesThatKernelsCannotReadAreRefused) {
   EXPECT_THROW(ops_.MakeKvCache({1, 1, 264, 16, GetParam()}, 1), InvalidArgument);
+  const auto cache = ops_.MakeKvCache({1, 1, 64, 16, GetParam()}, 1);
+  const KvMove move = {0, 16};
+  EXPECT_THROW(ops_.MoveKv({&move, 1}, *cache), InternalError);
   EXPECT_THROW(ops_.MakeKvCache({1, 1, 64, 16, 1}, 1), InvalidArgument);
 }
+
+#ifdef FORERUN_EMULATED_GPU
+// A block has 99 KiB of shared memory on such a GPU, and 163 KiB on one of 8.0.
+TEST_P(AttentionTest, HeadsThatABlockHasNoRoomForAreRefused) {
+  for (const auto [capability, fits, too_wide] : {std::array{86, 144, 152}, {80, 240, 256}}) {
+    emulation::options().capability = capability;
+    EXPECT_NO_THROW(ops_.MakeKvCache({1, 1, fits, 16, GetParam()}, 1));
+    if (GetParam() == 4) {
+      EXPECT_THROW(ops_.MakeKvCache({1, 1, too_wide, 16, 4}, 1), InvalidArgument);
+    } else {
+      EXPECT_NO_THROW(ops_.MakeKvCache({1, 1, too_wide, 16, 2}, 1));
+    }
+  }
+  emulation::Reset();
+}
+#endif
 
 std::string BytesName(const ::testing::TestParamInfo<int>& param) {
   return param.param == 2 ? "bfloat16" : "float32";

@@ -5,6 +5,7 @@
 
 #include "cuda/emulation/in_every_order.h"
 #include "cuda/ops/cuda_ops.h"
+#include "forerun/error.h"
 #include "tests/cpp/testing/num_examples.h"
 #include "tests/cuda/ops/gpu_rows.h"
 
@@ -228,6 +229,16 @@ TEST_P(ProductTest, AnEmbeddingIsARowOfTheTable) {
       }
     }
   }
+}
+
+TEST_P(ProductTest, TokensOutsideTheTableAreRefused) {
+  Random random(7);
+  const Case test(random, GetParam(), 1);
+  const auto table = test.Pack(ops_);
+  const TokenId token = test.num_outputs();
+  const ForwardRows& rows = ops_.Begin({.tokens = {&token, 1}});
+  GpuRows out(ops_.memory(), 1, test.num_inputs);
+  EXPECT_THROW(ops_.Embed(rows, *table, 1.0f, out), InternalError);
 }
 
 std::string FormatName(const ::testing::TestParamInfo<WeightFormat>& param) {
