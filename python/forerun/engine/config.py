@@ -237,7 +237,7 @@ def _check_gpu_memory_utilization(value: Any) -> None:
     if value == ENGINE_ARGS["gpu_memory_utilization"].default:
         return
     _LOGGER.warning(
-        "gpu_memory_utilization=%s has no effect on the CPU; kv_cache_memory_bytes sets the size "
-        "of the KV cache",
+        "gpu_memory_utilization=%s has no effect; kv_cache_memory_bytes sets the size of the KV "
+        "cache",
         value,
     )

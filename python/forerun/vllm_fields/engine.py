@@ -13,7 +13,7 @@ from forerun.vllm_fields.field import (
 )
 
 _ONE_PROCESS = "the engine runs in one process on one machine"
-_CPU = "the engine runs on the CPU"
+_ONE_DEVICE = "the engine runs on the CPU or the first GPU that CUDA shows"
 _TEXT_ONLY = "models read text only"
 _NO_LORA = "LoRA adapters are not supported"
 _NO_EXPERTS = "experts are not divided among processes"
@@ -21,7 +21,7 @@ _NO_MAMBA = "models with Mamba or linear attention do not run"
 _OWN_QUANTIZATION = "`quantization` says how weights are stored"
 _NO_GRAPHS = "nothing is compiled or captured at run time"
 _KERNELS = "each operation has one implementation for each CPU"
-_OFFLOAD = "weights are in the CPU's memory already"
+_OFFLOAD = "weights are in the memory of the device that runs the model"
 _NO_TRANSFER = "KV blocks and weights stay in this process"
 _NO_PLUGINS = "the engine has no plug-ins for it"
 _NO_TRACES = "traces and metrics are read from the LLM, not exported"
@@ -231,7 +231,7 @@ ENGINE_ARGS: dict[str, Field] = {
         all2all_backend="allgather_reducescatter",
         moe_backend="auto",
     ),
-    **all_fixed(_CPU, device_ids=None),
+    **all_fixed(_ONE_DEVICE, device_ids=None),
     "device": runs(
         "auto",
         "`cpu`, which `auto` means, or `cuda`, so far with float weights, keys and values",
