@@ -19,8 +19,8 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
-# Of the package, as in cmake/cuda_toolkit.cmake.
-CUDA ?= AUTO
+# Of the package, as in cmake/cuda_toolkit.cmake. Kernels take minutes to compile: without a GPU here, for nothing.
+CUDA ?= $(if $(wildcard /dev/nvidiactl /dev/dxg),AUTO,OFF)
 $(VENV)/.package: $(BIN)/python $(PACKAGE_SOURCES)
 	$(BIN)/python -m pip install --quiet . -C cmake.define.FORERUN_CUDA=$(CUDA)
 	touch $@
@@ -41,7 +41,7 @@ $(VENV)/.lint: $(BIN)/python pyproject.toml
 # One line, where the installed package cannot use a GPU.
 define SAY_WITHOUT_CUDA
 @ls $(VENV)/lib/python3*/site-packages/forerun/libforerun_cuda.so >/dev/null 2>&1 || \
-  echo "CUDA left out of the package: nvcc 12.8 or later was not found when it was built. 'make cuda' gets it from PyPI."
+  echo "CUDA left out of the package: no GPU, or no nvcc 12.8 or later, was found. 'make cuda' gets nvcc from PyPI."
 endef
 
 demo: $(VENV)/.package $(VENV)/.model
