@@ -94,9 +94,6 @@ class Ops {
 
   virtual std::string isa() const = 0;
 
-  // Whether Pack takes integer formats.
-  virtual bool MultipliesIntegers() const { return true; }
-
   // Where the rows and the vectors of all operations lie.
   virtual Memory& memory() = 0;
 

@@ -6,6 +6,7 @@
 #include <map>
 
 #include "cpp/tensor/dtype.h"
+#include "cpp/util/host_device.h"
 
 namespace forerun {
 
@@ -85,7 +86,7 @@ struct IntegerFormat {
   ScaleKind scales = ScaleKind::kScale;
 
   // Whether more than a product is added.
-  constexpr bool has_minimum() const {
+  FORERUN_HOST_DEVICE constexpr bool has_minimum() const {
     return scales != ScaleKind::kScale && scales != ScaleKind::kSubScale;
   }
   // Inputs that share the scales of kSuper, kSubScale and kZeroPoint, of which a row of a matrix

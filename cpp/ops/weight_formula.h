@@ -1,8 +1,9 @@
-// The formulas of WeightFormat, once: packed matrices and those of checkpoints unpack by them.
+// The formulas of WeightFormat, once: packed matrices, kernels and checkpoints unpack by them.
 #ifndef FORERUN_CPP_OPS_WEIGHT_FORMULA_H_
 #define FORERUN_CPP_OPS_WEIGHT_FORMULA_H_
 
 #include "cpp/ops/weight_format.h"
+#include "cpp/util/host_device.h"
 
 namespace forerun {
 
@@ -23,7 +24,7 @@ struct GroupScale {
   float minimum = 0.0f;
 };
 
-inline GroupScale ScaleOf(IntegerFormat format, const StoredScale& stored) {
+FORERUN_HOST_DEVICE inline GroupScale ScaleOf(IntegerFormat format, const StoredScale& stored) {
   switch (format.scales) {
     case ScaleKind::kScale:
       return {stored.scale, 0.0f};
@@ -41,7 +42,8 @@ inline GroupScale ScaleOf(IntegerFormat format, const StoredScale& stored) {
 }
 
 // `integer`: stored - the format's zero.
-inline float WeightOf(IntegerFormat format, const GroupScale& group, int integer) {
+FORERUN_HOST_DEVICE inline float WeightOf(IntegerFormat format, const GroupScale& group,
+                                          int integer) {
   const float product = group.scale * static_cast<float>(integer);
   return format.has_minimum() ? product + group.minimum : product;
 }

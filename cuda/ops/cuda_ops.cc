@@ -4,61 +4,17 @@
 #include <cstring>
 #include <string>
 #include <utility>
-#include <variant>
-#include <vector>
 
 #include "cpp/util/check.h"
 #include "cuda/check_cuda.h"
 #include "cuda/ops/attention.h"
+#include "cuda/ops/cuda_matrix.h"
 #include "cuda/ops/kv_layer.h"
-#include "cuda/ops/matrix.h"
 #include "cuda/ops/row_ops.h"
 #include "cuda/use_gpu.h"
 #include "forerun/error.h"
 
 namespace forerun::cuda {
-
-// Stretches of outputs of one format, in order.
-class CudaMatrix final : public PackedMatrix {
- public:
-  CudaMatrix(Memory& memory, std::span<const WeightSource> sources, int num_outputs, int num_inputs)
-      : PackedMatrix(num_outputs, num_inputs) {
-    int first_output = 0;
-    for (const WeightSource& source : sources) {
-      const auto& view = std::get<TensorView>(source.weights);
-      const int count = static_cast<int>(view.shape[0]);
-      if (stretches_.empty() || stretches_.back().format != source.format ||
-          stretches_.back().num_parts == kMaxParts) {
-        stretches_.push_back({nullptr, source.format, num_inputs, 0, 0, {}});
-      }
-      Matrix& stretch = stretches_.back();
-      stretch.parts[stretch.num_parts++] = {stretch.num_tiles, first_output, count};
-      stretch.num_tiles += (count + kTileOutputs - 1) / kTileOutputs;
-      first_output += count;
-    }
-    for (Matrix& stretch : stretches_) {
-      const std::int64_t num_bytes =
-          stretch.num_tiles * TileBytes(stretch.format, stretch.num_inputs);
-      stretch.tiles = tiles_.emplace_back(memory, num_bytes).as<void>();
-    }
-  }
-
-  std::span<const Matrix> stretches() const { return stretches_; }
-  std::int64_t num_bytes() const override {
-    std::int64_t sum = 0;
-    for (const AlignedBuffer& tiles : tiles_) sum += static_cast<std::int64_t>(tiles.num_bytes());
-    return sum;
-  }
-  void AddBytes(WeightBytes& bytes) const override {
-    for (std::size_t i = 0; i < stretches_.size(); ++i) {
-      bytes[stretches_[i].format] += static_cast<std::int64_t>(tiles_[i].num_bytes());
-    }
-  }
-
- private:
-  std::vector<Matrix> stretches_;
-  std::vector<AlignedBuffer> tiles_;
-};
 
 namespace {
 
@@ -95,28 +51,11 @@ const CudaKvCache& CacheOf(const ForwardRows& rows) {
   return *cache;
 }
 
-const CudaMatrix& MatrixOf(const PackedMatrix& weight) {
-  const auto* matrix = dynamic_cast<const CudaMatrix*>(&weight);
-  FORERUN_CHECK(matrix != nullptr, "packed by another Ops");
-  return *matrix;
-}
-
 template <typename T>
 void CheckShape(const BasicRows<T>& rows, int num_rows, int num_cols) {
   FORERUN_CHECK(rows.rows == num_rows && rows.cols == num_cols,
                 std::to_string(rows.rows) + " x " + std::to_string(rows.cols) + " rows, not " +
                     std::to_string(num_rows) + " x " + std::to_string(num_cols));
-}
-
-void CheckSource(const WeightSource& source, std::int64_t num_inputs) {
-  const auto* floats = std::get_if<TensorView>(&source.weights);
-  if (floats == nullptr || HasIntegers(source.format)) {
-    throw InvalidArgument("quantization", Name(source.format),
-                          "weights of float32, bfloat16 or float16 on a GPU: \"none\" unpacks "
-                          "those of a checkpoint");
-  }
-  FORERUN_CHECK(floats->shape.size() == 2 && floats->shape[1] == num_inputs,
-                "stacked weights differ in inputs");
 }
 
 // Throws InvalidArgument unless attention with float32 keys and values fits the GPU.
@@ -134,11 +73,6 @@ void CheckSharedMemory(int head_dim) {
                             std::to_string(most));
 }
 
-std::int64_t NumInputs(const WeightSource& source) {
-  if (const auto* floats = std::get_if<TensorView>(&source.weights)) return floats->shape.at(1);
-  return std::get<IntegerView>(source.weights).num_inputs;
-}
-
 }  // namespace
 
 void CudaOps::Reserve(const OpsLimits& limits) {
@@ -146,32 +80,7 @@ void CudaOps::Reserve(const OpsLimits& limits) {
 }
 
 std::unique_ptr<PackedMatrix> CudaOps::Pack(std::span<const WeightSource> sources) {
-  FORERUN_CHECK(!sources.empty(), "no matrix to pack");
-  const std::int64_t num_inputs = NumInputs(sources[0]);
-  std::int64_t num_outputs = 0;
-  for (const WeightSource& source : sources) {
-    CheckSource(source, num_inputs);
-    num_outputs += std::get<TensorView>(source.weights).shape[0];
-  }
-  auto matrix = std::make_unique<CudaMatrix>(memory_, sources, static_cast<int>(num_outputs),
-                                             static_cast<int>(num_inputs));
-  const UseGpu use;
-  std::size_t next = 0;
-  for (const Matrix& stretch : matrix->stretches()) {
-    for (int part = 0; part < stretch.num_parts; ++part) {
-      const auto& view = std::get<TensorView>(sources[next++].weights);
-      const std::size_t num_bytes = view.num_elements() * SizeOf(view.dtype);
-      const AlignedBuffer rows(memory_, num_bytes);
-      memory_.Upload(rows.as<void>(), view.data, num_bytes);
-      auto* tiles = static_cast<std::byte*>(const_cast<void*>(stretch.tiles)) +
-                    stretch.parts[part].first_tile * TileBytes(stretch.format, stretch.num_inputs);
-      CheckCuda(PackTiles({rows.as<void>(), view.dtype, stretch.parts[part].num_outputs,
-                           stretch.num_inputs},
-                          stretch.format, tiles, stream_),
-                "packed weights");
-    }
-  }
-  return matrix;
+  return std::make_unique<CudaMatrix>(sources, memory_, stream_);
 }
 
 std::unique_ptr<KvCache> CudaOps::MakeKvCache(const KvLayout& layout, int num_blocks) {

@@ -1,8 +1,8 @@
 // Ops on a GPU.
 //
-// Products of bfloat16 weights round their activations to bfloat16, and so do attention's with
-// bfloat16 keys and values; sums are float32, in orders that no other row changes (product.h,
-// attention.h).
+// Products of bfloat16 and integer weights round their activations to bfloat16, and so do
+// attention's with bfloat16 keys and values; sums are float32, in orders that no other row changes
+// (product.h, attention.h).
 #ifndef FORERUN_CUDA_OPS_CUDA_OPS_H_
 #define FORERUN_CUDA_OPS_CUDA_OPS_H_
 
@@ -19,8 +19,6 @@
 
 namespace forerun::cuda {
 
-class CudaMatrix;
-
 // On the GPU of UseGpu and its default stream. Throws DeviceError where CUDA fails.
 class CudaOps final : public Ops {
  public:
@@ -28,11 +26,9 @@ class CudaOps final : public Ops {
   explicit CudaOps(std::int64_t enough_blocks = 1024) : rows_(stream_, enough_blocks) {}
 
   std::string isa() const override { return "cuda"; }
-  bool MultipliesIntegers() const override { return false; }
   Memory& memory() override { return memory_; }
   void Reserve(const OpsLimits& limits) override;
 
-  // Of float formats.
   std::unique_ptr<PackedMatrix> Pack(std::span<const WeightSource> sources) override;
   using Ops::Pack;
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override;

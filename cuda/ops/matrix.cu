@@ -1,3 +1,4 @@
+#include "cuda/ops/integer_tile.cuh"
 #include "cuda/ops/launch.h"
 #include "cuda/ops/matrix.h"
 #include "cuda/portable.cuh"
@@ -63,25 +64,54 @@ __device__ TileRow RowOf(const Matrix& matrix, int output) {
   return {matrix.parts[part].first_tile + i / kTileOutputs, i % kTileOutputs};
 }
 
+// Input k of an output.
+template <int kBits>
+__device__ float IntegerWeight(const Matrix& matrix, TileRow own, int k) {
+  const IntegerTile tile = TileAt(matrix, own.tile);
+  const LaneWord in_step = WordOf(own.row, k % kStepInputs);
+  LaneUnit<kBits> unit;
+  unit.Load(tile.units + std::int64_t{k / kUnitInputs} * UnitBytes(kBits), in_step.lane);
+  const unsigned pair = unit.Stored(k % kUnitInputs / kStepInputs * 4 + in_step.word);
+  const unsigned stored = pair >> k % 2 * 16 & 0xffffu;
+  const int integer = kBits == 8 ? static_cast<signed char>(stored)
+                                 : static_cast<int>(stored) - matrix.integers.zero;
+  return WeightOf(matrix.integers,
+                  ScaleAt(matrix.integers, tile.scales, k / matrix.integers.group, own.row),
+                  integer);
+}
+
+__device__ float WeightAt(const Matrix& matrix, TileRow own, int k) {
+  const std::int64_t first_step = std::int64_t{own.tile} * NumSteps(matrix.num_inputs);
+  switch (matrix.integers.bits) {
+    case 4:
+      return IntegerWeight<4>(matrix, own, k);
+    case 5:
+      return IntegerWeight<5>(matrix, own, k);
+    case 6:
+      return IntegerWeight<6>(matrix, own, k);
+    case 8:
+      return IntegerWeight<8>(matrix, own, k);
+    default:
+      break;
+  }
+  if (matrix.format == WeightFormat::kFloat32) {
+    const std::int64_t input = first_step * kStepInputs + k;
+    return static_cast<const float*>(matrix.tiles)[input * kTileOutputs + own.row];
+  }
+  const LaneWord in_step = WordOf(own.row, k % kStepInputs);
+  const std::int64_t lane = (first_step + k / kStepInputs) * kWarpSize + in_step.lane;
+  return ToFloat(
+      static_cast<const __nv_bfloat16*>(matrix.tiles)[(lane * 4 + in_step.word) * 2 + k % 2]);
+}
+
 // One block per row.
 __global__ void EmbedRows(Matrix table, EmbedTask task) {
   const int r = static_cast<int>(blockIdx.x);
   const TileRow own = RowOf(table, task.tokens[r]);
-  const int num_steps = NumSteps(table.num_inputs);
   float* out = task.out + r * task.out_stride;
   for (int k = static_cast<int>(threadIdx.x); k < table.num_inputs;
        k += static_cast<int>(blockDim.x)) {
-    float weight;
-    if (table.format == WeightFormat::kBFloat16) {
-      const LaneWord in_step = WordOf(own.row, k % kStepInputs);
-      const std::int64_t step = std::int64_t{own.tile} * num_steps + k / kStepInputs;
-      const auto* weights = static_cast<const __nv_bfloat16*>(table.tiles);
-      weight = ToFloat(weights[((step * 32 + in_step.lane) * 4 + in_step.word) * 2 + k % 2]);
-    } else {
-      const std::int64_t row = std::int64_t{own.tile} * num_steps * kStepInputs + k;
-      weight = static_cast<const float*>(table.tiles)[row * kTileOutputs + own.row];
-    }
-    out[k] = task.scale * weight;
+    out[k] = task.scale * WeightAt(table, own, k);
   }
 }
 
@@ -102,9 +132,9 @@ cudaError_t PackAs(const MatrixSource& source, WeightFormat format, void* tiles,
 }  // namespace
 
 std::int64_t TileBytes(WeightFormat format, int num_inputs) {
+  if (HasIntegers(format)) return IntegerTileBytes(IntegersOf(format), num_inputs);
   const std::int64_t count = std::int64_t{NumSteps(num_inputs)} * kStepInputs * kTileOutputs;
-  if (format == WeightFormat::kBFloat16) return 2 * count;
-  return format == WeightFormat::kFloat32 ? 4 * count : 0;
+  return (format == WeightFormat::kBFloat16 ? 2 : 4) * count;
 }
 
 cudaError_t PackTiles(const MatrixSource& source, WeightFormat format, void* tiles,

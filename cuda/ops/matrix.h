@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cpp/ops/weight_format.h"
+#include "cpp/ops/weight_source.h"
 #include "cpp/tensor/dtype.h"
 
 namespace forerun::cuda {
@@ -16,8 +17,10 @@ namespace forerun::cuda {
 //
 //   kBFloat16  steps of sixteen inputs, [32 lanes, 4 words]: what a lane of MultiplyAdd holds of a
 //   kFloat32   [inputs rounded up to kStepInputs, 16]
+//   integers   as integer_tile.cuh says
 inline constexpr int kTileOutputs = 16;
 inline constexpr int kStepInputs = 16;
+inline constexpr int kUnitInputs = 4 * kStepInputs;  // of integers
 
 // Neighbouring outputs that were one matrix: they begin with a tile of their own.
 struct MatrixPart {
@@ -32,6 +35,7 @@ inline constexpr int kMaxParts = 4;
 struct Matrix {
   const void* tiles;
   WeightFormat format;
+  IntegerFormat integers;
   int num_inputs;
   int num_tiles;
   int num_parts;
@@ -41,7 +45,9 @@ struct Matrix {
 inline __host__ __device__ int NumSteps(int num_inputs) {
   return (num_inputs + kStepInputs - 1) / kStepInputs;
 }
-// 0 where kernels have no such format.
+inline __host__ __device__ int NumUnits(int num_inputs) {
+  return (num_inputs + kUnitInputs - 1) / kUnitInputs;
+}
 std::int64_t TileBytes(WeightFormat format, int num_inputs);
 
 // Rows [num_outputs, num_inputs] of a source in the GPU's memory, dense.
@@ -52,9 +58,21 @@ struct MatrixSource {
   int num_inputs;
 };
 
-// Writes the tiles of `source`, the first one at `tiles`.
+// Writes the tiles of `source`, the first one at `tiles`, as floats.
 cudaError_t PackTiles(const MatrixSource& source, WeightFormat format, void* tiles,
                       cudaStream_t stream);
+
+// Writes the tiles of integers, which are in the GPU's memory.
+cudaError_t PackIntegerTiles(const IntegerView& source, void* tiles, cudaStream_t stream);
+
+// Integers and float16 scales in the GPU's memory, as in an IntegerView.
+struct QuantizedRows {
+  std::int8_t* values;
+  std::uint16_t* scales;
+};
+// The nearest integers of kInt8 or kInt4: those that the CPU makes of the same floats.
+cudaError_t QuantizeRows(const MatrixSource& source, WeightFormat format, const QuantizedRows& out,
+                         cudaStream_t stream);
 
 // out[r] = scale * the weights of output tokens[r].
 struct EmbedTask {

@@ -91,7 +91,6 @@ def test_the_command_line_runs_a_model_there(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"quantization": "int8"}, r"quantization: got int8; expected weights of float32"),
         ({"kv_cache_dtype": "int8"}, r'kv_cache_dtype: got int8; expected "bfloat16"'),
     ],
 )

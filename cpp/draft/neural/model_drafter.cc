@@ -194,12 +194,9 @@ std::unique_ptr<DraftNetwork> ModelDrafterSource::LoadNetwork(const Transformer&
                                                               const TransformerLimits& limits,
                                                               DType dtype) {
   const bool is_tied = model_ && model_->tie_word_embeddings;
-  // Without products of integers a drafter's weights stay floats, unless its options say otherwise.
-  const QuantizationOptions floats = {.linear = "none", .embedding = "none", .head = "none"};
-  const ModelFormats formats =
-      model_options_.quantization
-          ? MakeFormats(*model_options_.quantization, dtype, is_tied)
-          : FollowFormats(ops.MultipliesIntegers() ? target_quantization_ : floats, dtype, is_tied);
+  const ModelFormats formats = model_options_.quantization
+                                   ? MakeFormats(*model_options_.quantization, dtype, is_tied)
+                                   : FollowFormats(target_quantization_, dtype, is_tied);
   if (model_) return LoadModel(formats, ops, limits);
   if (head_ != nullptr) {
     DraftHeadWeights weights = head_->Load(formats, vocabulary_, ops);

@@ -1,4 +1,4 @@
-// Takes the part of CUDA's <cuda_bf16.h>: storage and conversions.
+// Takes the part of CUDA's <cuda_bf16.h>: storage, conversions and differences.
 #ifndef FORERUN_CUDA_EMULATION_CUDA_BF16_H_
 #define FORERUN_CUDA_EMULATION_CUDA_BF16_H_
 
@@ -29,6 +29,10 @@ inline float2 __bfloat1622float2(__nv_bfloat162 value) {
 }
 inline __nv_bfloat162 __floats2bfloat162_rn(float low, float high) {
   return {__float2bfloat16_rn(low), __float2bfloat16_rn(high)};
+}
+inline __nv_bfloat162 __hsub2(__nv_bfloat162 a, __nv_bfloat162 b) {
+  return __floats2bfloat162_rn(__bfloat162float(a.x) - __bfloat162float(b.x),
+                               __bfloat162float(a.y) - __bfloat162float(b.y));
 }
 
 #endif  // FORERUN_CUDA_EMULATION_CUDA_BF16_H_
