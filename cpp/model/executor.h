@@ -14,6 +14,9 @@ struct ForwardBatch {
   std::span<const TokenId> tokens;  // [num_rows]
   std::span<const SequenceRows> sequences;
   std::span<const std::int32_t> logits_rows;  // ascending rows whose logits are wanted
+  // As in ForwardData.
+  std::span<const std::int32_t> sources = {};
+  DeviceTokens device_tokens = {};
 };
 
 class ModelExecutor {

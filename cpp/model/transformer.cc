@@ -30,7 +30,11 @@ ConstRows Transformer::Forward(const ForwardBatch& batch) {
     FORERUN_CHECK(token >= 0 && token < vocab_size(), std::to_string(token));
   }
   const ForwardRows& rows = stack_.Begin(
-      {.tokens = batch.tokens, .sequences = batch.sequences, .wanted = batch.logits_rows});
+      {.tokens = batch.tokens,
+       .sequences = batch.sequences,
+       .wanted = batch.logits_rows,
+       .sources = batch.device_tokens.top != nullptr ? batch.sources : std::span<const int>(),
+       .device_tokens = batch.device_tokens});
   return ComputeLogits(ops_, RunLayers(rows), weights_.head(), {.soft_cap = spec_.final_soft_cap},
                        logits_);
 }

@@ -15,6 +15,14 @@
 namespace forerun {
 
 class KvCache;
+struct TopToken;
+
+// Tokens that are in the backend's memory and that the host may not know yet: that of row i is
+// top[sources[i]], and ids[] of it where `ids` is not null. Of a row that has none, token 0.
+struct DeviceTokens {
+  const TopToken* top = nullptr;
+  const TokenId* ids = nullptr;
+};
 
 // Borrowed until the pass is over.
 struct ForwardData {
@@ -26,6 +34,7 @@ struct ForwardData {
   std::span<const std::int32_t> wanted = {};   // ascending rows that the last layer is run for
   std::span<const std::int32_t> sources = {};  // [num_rows] rows of another matrix, to gather
   int num_heads = 0;                           // of the queries in Ops::Attention, if it is called
+  DeviceTokens device_tokens = {};             // with `top`, `tokens` only counts the rows
 };
 
 enum class RowSet { kAll, kWanted };

@@ -31,9 +31,10 @@ class UploadingVerifier : public Verifier {
   }
   std::span<const Outcome> Finish() override { return verifier_->Finish(); }
   std::vector<TokenLogprob>& logprobs() override { return verifier_->logprobs(); }
-  void Top(ConstRows logits, int count, std::span<TopToken> out) override {
-    verifier_->Top(Upload(logits), count, out);
+  const TopToken* StartTop(ConstRows logits, int count, std::size_t begin) override {
+    return verifier_->StartTop(Upload(logits), count, begin);
   }
+  void FinishTop(std::span<TopToken> out) override { verifier_->FinishTop(out); }
 
  private:
   ConstRows Upload(ConstRows logits) {

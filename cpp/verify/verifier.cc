@@ -117,8 +117,17 @@ std::span<const Outcome> HostVerifier::Finish() {
   return std::span(outcomes_).first(requests_.size());
 }
 
-void HostVerifier::Top(ConstRows logits, int count, std::span<TopToken> out) {
+void Verifier::Top(ConstRows logits, int count, std::span<TopToken> out) {
   FORERUN_CHECK(std::ssize(out) == std::int64_t{logits.rows} * count, "top tokens: [rows, count]");
+  StartTop(logits, count, /*begin=*/0);
+  FinishTop(out);
+}
+
+const TopToken* HostVerifier::StartTop(ConstRows logits, int count, std::size_t begin) {
+  const std::size_t end = begin + static_cast<std::size_t>(logits.rows) * count;
+  FORERUN_CHECK(begin == 0 || end <= found_.size(), "more top tokens than the verifier's limit");
+  if (found_.size() < end) found_.resize(end);
+  const std::span out = std::span(found_).subspan(begin, end - begin);
   std::ranges::fill(out, TopToken());
   for (int i = 0; i < logits.rows; ++i) {
     const std::span row(logits.row(i), static_cast<std::size_t>(logits.cols));
@@ -135,6 +144,11 @@ void HostVerifier::Top(ConstRows logits, int count, std::span<TopToken> out) {
       // The row has no candidates.
     }
   }
+  return out.data();
+}
+
+void HostVerifier::FinishTop(std::span<TopToken> out) {
+  std::ranges::copy_n(found_.begin(), std::ssize(out), out.begin());
 }
 
 }  // namespace forerun

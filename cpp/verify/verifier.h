@@ -28,6 +28,7 @@ struct VerifierLimits {
   int vocab_size = 0;
   int max_requests = 0;
   int max_rows = 0;  // of logits
+  int max_top_tokens = 0;
 };
 
 // What is wanted of one request. Its rows follow each other in the logits: first one per scored
@@ -96,8 +97,14 @@ class Verifier {
   // Of each row of logits, in the backend's memory, the `count` first tokens in the order of
   // preference, with their share of the weights at temperature 1; tokens without weight are
   // missing, and so are all tokens of a row with NaN, +infinity, or nothing above -infinity.
-  // Waits. `out` [rows, count]. Throws DeviceError.
-  virtual void Top(ConstRows logits, int count, std::span<TopToken> out) = 0;
+  // Only starts: what is found is [rows, count] from the `begin`-th token of a round on, which 0
+  // begins. Returns where it will be in the backend's memory, until the next round. Throws
+  // DeviceError. REQUIRES: with `begin` above 0, a round of at most limits.max_top_tokens.
+  virtual const TopToken* StartTop(ConstRows logits, int count, std::size_t begin) = 0;
+  // Waits for the tokens of a round. Throws DeviceError.
+  virtual void FinishTop(std::span<TopToken> out) = 0;
+  // Both.
+  void Top(ConstRows logits, int count, std::span<TopToken> out);
 };
 
 // The outcome of one request, by definition: the prompt's log-probabilities, Verify, then the
@@ -110,12 +117,14 @@ void VerifyRequest(const SampleRequest& request, RowLogits logits, SamplerScratc
 // On the host, request by request.
 class HostVerifier : public Verifier {
  public:
-  explicit HostVerifier(const VerifierLimits& limits) : outcomes_(limits.max_requests) {}
+  explicit HostVerifier(const VerifierLimits& limits)
+      : outcomes_(limits.max_requests), found_(limits.max_top_tokens) {}
 
   void Begin(ConstRows logits, std::span<const SampleRequest> requests) override;
   std::span<const Outcome> Finish() override;
   std::vector<TokenLogprob>& logprobs() override { return logprobs_; }
-  void Top(ConstRows logits, int count, std::span<TopToken> out) override;
+  const TopToken* StartTop(ConstRows logits, int count, std::size_t begin) override;
+  void FinishTop(std::span<TopToken> out) override;
 
  private:
   // Of the step.
@@ -127,6 +136,7 @@ class HostVerifier : public Verifier {
   std::vector<Outcome> outcomes_;
   std::vector<TokenLogprob> logprobs_;
   std::vector<RankedToken> top_;
+  std::vector<TopToken> found_;  // in the round
 };
 
 }  // namespace forerun

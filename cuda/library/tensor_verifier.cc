@@ -43,7 +43,8 @@ class GpuTensorVerifier : public TensorVerifier {
     const UseGpu use;
     CudaVerifier& verifier = VerifierFor(
         logits.stream, {.vocab_size = logits.cols, .max_requests = 1, .max_rows = logits.rows});
-    verifier.Top(Dense(logits), logits.rows, count, out);
+    verifier.StartTop(Dense(logits), logits.rows, count, /*begin=*/0);
+    verifier.FinishTop(out);
   }
 
   void Download(const DeviceTensor& from, void* to) override {

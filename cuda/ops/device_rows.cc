@@ -6,6 +6,8 @@
 
 #include "cpp/ops/ops.h"
 #include "cpp/util/check.h"
+#include "cuda/check_cuda.h"
+#include "cuda/ops/row_ops.h"
 
 namespace forerun::cuda {
 
@@ -27,6 +29,12 @@ void DeviceRows::Upload(const ForwardData& data) {
   const std::size_t num_bytes = TakeParts(nullptr, nullptr);
   TakeParts(nullptr, upload_.Start(num_bytes));
   TakeParts(upload_.Send(), nullptr);
+  if (data.device_tokens.top != nullptr) {
+    FORERUN_CHECK(std::ssize(data.sources) == num_rows(), "a source for every row");
+    CheckCuda(TakeTokens(data.device_tokens, device_indices(RowIndices::kSources), num_rows(),
+                         const_cast<std::int32_t*>(tokens_), upload_.stream()),
+              "the tokens of a forward pass");
+  }
 }
 
 std::size_t DeviceRows::TakeParts(const std::byte* memory, std::byte* filled) {

@@ -1,3 +1,4 @@
+#include "cpp/verify/verifier.h"
 #include "cuda/ops/activation.cuh"
 #include "cuda/ops/launch.h"
 #include "cuda/ops/row_ops.h"
@@ -88,6 +89,13 @@ cudaError_t RunElements(std::int64_t rows, int cols, cudaStream_t stream,
   return Run({dim3(NumElementBlocks(rows * cols)), kElementThreads, stream}, kernel, args...);
 }
 
+__global__ void TakeTopTokens(DeviceTokens from, const int* sources, int num_rows, int* tokens) {
+  ForElements(num_rows, 1, [&](int r, int) {
+    const int token = max(from.top[sources[r]].token, 0);
+    tokens[r] = from.ids != nullptr ? from.ids[token] : token;
+  });
+}
+
 }  // namespace
 
 cudaError_t RmsNorm(ConstRows x, const float* weight, int group, float eps, Rows out,
@@ -124,6 +132,12 @@ cudaError_t ScatterRows(ConstRows x, const std::int32_t* indices, Rows out, cuda
 }
 cudaError_t MoveRows(const KvMove* moves, int num_moves, Rows x, cudaStream_t stream) {
   return RunElements(1, x.cols, stream, Move, moves, num_moves, x);
+}
+
+cudaError_t TakeTokens(const DeviceTokens& from, const std::int32_t* sources, int num_rows,
+                       std::int32_t* tokens, cudaStream_t stream) {
+  return Run({dim3(NumElementBlocks(num_rows)), kElementThreads, stream}, TakeTopTokens, from,
+             sources, num_rows, tokens);
 }
 
 }  // namespace forerun::cuda

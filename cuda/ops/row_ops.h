@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cpp/ops/activation.h"
+#include "cpp/ops/forward_rows.h"
 #include "cpp/ops/sequence_rows.h"
 #include "cpp/tensor/tensor.h"
 
@@ -28,6 +29,10 @@ cudaError_t Zero(Rows x, cudaStream_t stream);
 cudaError_t GatherRows(ConstRows x, const std::int32_t* indices, Rows out, cudaStream_t stream);
 // out[indices[r]] = x[r], one after the other: of rows with the same index the last one counts.
 cudaError_t ScatterRows(ConstRows x, const std::int32_t* indices, Rows out, cudaStream_t stream);
+
+// tokens[r] = the id of token top[sources[r]], as DeviceTokens says.
+cudaError_t TakeTokens(const DeviceTokens& from, const std::int32_t* sources, int num_rows,
+                       std::int32_t* tokens, cudaStream_t stream);
 
 // x[to] = x[from], one move after the other. `moves` lie on the GPU.
 cudaError_t MoveRows(const KvMove* moves, int num_moves, Rows x, cudaStream_t stream);

@@ -25,6 +25,7 @@ class StagedUpload {
     }
   }
 
+  cudaStream_t stream() const { return stream_; }
   // Memory of the host to be filled.
   std::byte* Start(std::size_t num_bytes) {
     Stage& stage = stages_[current_];

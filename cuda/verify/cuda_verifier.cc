@@ -123,8 +123,8 @@ CudaVerifier::CudaVerifier(const VerifierLimits& limits, cudaStream_t stream)
       host_rows_(0),
       work_(work_memory_.data(), limits),
       top_memory_(0),
-      top_tokens_(0),
-      top_results_(0),
+      top_tokens_(sizeof(TopToken) * limits.max_top_tokens),
+      top_results_(sizeof(TopToken) * limits.max_top_tokens),
       outcomes_(limits.max_requests) {
   const UseGpu use;
   // Padding comes back too, and entries that no kernel writes.
@@ -296,33 +296,40 @@ void CudaVerifier::VerifyOnHost(std::size_t i) {
                 outcomes_[i], logprobs_);
 }
 
-void CudaVerifier::Top(ConstRows logits, int count, std::span<TopToken> out) {
+const TopToken* CudaVerifier::StartTop(ConstRows logits, int count, std::size_t begin) {
   FORERUN_CHECK(logits.rows == 0 || logits.cols == limits_.vocab_size, "logits: [rows, vocab]");
-  Top({logits.data, DType::kFloat32, logits.stride}, logits.rows, count, out);
+  return StartTop({logits.data, DType::kFloat32, logits.stride}, logits.rows, count, begin);
 }
 
-void CudaVerifier::Top(const DeviceLogits& logits, int num_rows, int count,
-                       std::span<TopToken> out) {
-  FORERUN_CHECK(std::ssize(out) == std::int64_t{num_rows} * count, "top tokens: [rows, count]");
+const TopToken* CudaVerifier::StartTop(const DeviceLogits& logits, int num_rows, int count,
+                                       std::size_t begin) {
   FORERUN_CHECK(num_rows <= limits_.max_rows, "more rows than the verifier's limit");
-  if (out.empty()) return;
+  const std::size_t end = begin + static_cast<std::size_t>(num_rows) * count;
+  FORERUN_CHECK(begin == 0 || end <= static_cast<std::size_t>(limits_.max_top_tokens),
+                "more top tokens than the verifier's limit");
   const UseGpu use;
   if (top_batch_.num_rows == 0) UploadTopBatch();
+  if (begin == 0) top_tokens_.Grow(sizeof(TopToken) * end);
+  auto* const found = Parts(top_tokens_.data()).Take<TopToken>(end) + begin;
   SampleArrays arrays = top_batch_;
   arrays.num_rows = num_rows;
-  top_tokens_.Grow(out.size_bytes());
+  if (begin < end) CheckCuda(TopRows(logits, arrays, count, work_.rows, found, stream_), kWanted);
+  return found;
+}
+
+void CudaVerifier::FinishTop(std::span<TopToken> out) {
+  if (out.empty()) return;
+  const UseGpu use;
   top_results_.Grow(out.size_bytes());
-  auto* const found = Parts(top_tokens_.data()).Take<TopToken>(out.size());
-  CheckCuda(TopRows(logits, arrays, count, work_.rows, found, stream_), kWanted);
-  CheckCuda(cudaMemcpyAsync(top_results_.data(), found, out.size_bytes(), cudaMemcpyDeviceToHost,
-                            stream_),
+  CheckCuda(cudaMemcpyAsync(top_results_.data(), top_tokens_.data(), out.size_bytes(),
+                            cudaMemcpyDeviceToHost, stream_),
             kWanted);
   CheckCuda(cudaStreamSynchronize(stream_), kWanted);
   std::ranges::copy_n(Parts(top_results_.data()).Take<TopToken>(out.size()), std::ssize(out),
                       out.begin());
 }
 
-// Once, at the first call of Top.
+// Once, at the first call of StartTop.
 void CudaVerifier::UploadTopBatch() {
   const SampleBatch batch = TopBatch(limits_.max_rows, limits_.vocab_size);
   Stager counter(nullptr, nullptr);

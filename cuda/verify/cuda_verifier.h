@@ -36,9 +36,10 @@ class CudaVerifier : public Verifier {
   void Begin(const DeviceLogits& logits, int num_rows, std::span<const SampleRequest> requests);
   std::span<const Outcome> Finish() override;
   std::vector<TokenLogprob>& logprobs() override { return logprobs_; }
-  void Top(ConstRows logits, int count, std::span<TopToken> out) override;
+  const TopToken* StartTop(ConstRows logits, int count, std::size_t begin) override;
   // The same with logits [num_rows, limits.vocab_size] of any type that kernels read.
-  void Top(const DeviceLogits& logits, int num_rows, int count, std::span<TopToken> out);
+  const TopToken* StartTop(const DeviceLogits& logits, int num_rows, int count, std::size_t begin);
+  void FinishTop(std::span<TopToken> out) override;
 
   // Of all steps: rows that were copied to the host and verified there.
   std::int64_t num_host_verified_rows() const { return num_host_verified_rows_; }
@@ -94,7 +95,7 @@ class CudaVerifier : public Verifier {
   PinnedBuffer staging_, result_memory_, host_rows_;
   const Work work_;  // in work_memory_
 
-  // Of Top: its batch, in top_memory_, and what it finds.
+  // Of StartTop: its batch, in top_memory_, and what it finds.
   SampleArrays top_batch_ = {};
   DeviceBuffer top_memory_, top_tokens_;
   PinnedBuffer top_results_;

@@ -24,6 +24,11 @@ AutoregressiveDrafter::AutoregressiveDrafter(std::unique_ptr<DraftNetwork> netwo
   tokens_.reserve(setting_.max_rows);
   logits_rows_.reserve(setting_.max_rows);
   sources_.reserve(setting_.max_rows);
+  const std::span<const TokenId> ids = network_->target_ids();
+  if (setting_.memory != &HostMemory() && !ids.empty()) {
+    device_ids_ = AlignedBuffer(*setting_.memory, ids.size_bytes());
+    setting_.memory->Upload(device_ids_.as<TokenId>(), ids.data(), ids.size_bytes());
+  }
 }
 
 std::optional<ModelWork> AutoregressiveDrafter::EstimateModelWork(
@@ -53,6 +58,9 @@ DraftingReport AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requ
     job.is_over = false;
   }
   if (num_jobs_ == 0) return report_;
+  is_deferred_ = IsDeferred();
+  levels_.clear();
+  num_deferred_ = 0;
   try {
     RunKnownTokens();
   } catch (...) {
@@ -61,6 +69,12 @@ DraftingReport AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requ
     throw;
   }
   const int max_depth = std::min(setting_.max_depth, network_->max_depth());
+  if (is_deferred_) {
+    for (int depth = 1; depth < max_depth && RunDeferredLevel(depth); ++depth) {
+    }
+    GrowDeferred();
+    return report_;
+  }
   for (int depth = 1; depth < max_depth; ++depth) {
     RunLevel(depth);
     if (logits_rows_.empty()) break;
@@ -181,6 +195,7 @@ void AutoregressiveDrafter::RunKnown(std::span<const KnownRun> runs, bool with_l
   ++report_.num_forwards;
   const ConstRows logits = network_->Forward({tokens_, sequences_, logits_rows_, sources_, 0});
   if (!with_logits) return;
+  if (is_deferred_) return DeferLevel(logits);
   Grow(0, logits);
 }
 

@@ -88,6 +88,12 @@ class AutoregressiveDrafter : public Drafter {
   void RunKnownTokens();
   void RunKnown(std::span<const KnownRun> runs, bool with_logits);
   void RunLevel(int depth);
+  // A chain whose tokens the host does not need before it is over: every level takes its tokens
+  // from the device's memory, and the host waits once (autoregressive_chain.cc).
+  bool IsDeferred() const;
+  void DeferLevel(ConstRows logits);
+  bool RunDeferredLevel(int depth);
+  void GrowDeferred();
   // Continues all drafts from the logits of a forward pass.
   void Grow(int depth, ConstRows logits);
   // Finds candidates_ of the jobs whose drafts are not sampled.
@@ -116,6 +122,8 @@ class AutoregressiveDrafter : public Drafter {
   const FeatureStore* const features_;
   const AutoregressiveSetting setting_;
 
+  AlignedBuffer device_ids_;  // the network's target_ids() in its memory, where that is a device's
+
   SyncedSlots synced_;
   SamplerScratch scratch_;
 
@@ -128,7 +136,15 @@ class AutoregressiveDrafter : public Drafter {
   std::vector<TokenId> tokens_;
   std::vector<SequenceRows> sequences_;
   std::vector<std::int32_t> logits_rows_, sources_;
-  std::vector<TopToken> candidates_;  // [rows of logits, num_ranked_]
+  bool is_deferred_ = false;
+  struct DeferredLevel {
+    std::size_t begin;               // its first one of the round's top tokens
+    std::vector<int> first_outputs;  // of each job; -1: it has no row
+  };
+  std::vector<DeferredLevel> levels_;
+  std::size_t num_deferred_ = 0;
+  const TopToken* top_tokens_ = nullptr;  // of the last level
+  std::vector<TopToken> candidates_;      // [rows of logits, num_ranked_]
   int num_ranked_ = 0;
   std::vector<TokenId> path_;
   std::vector<float> target_logits_, target_weights_, host_row_;

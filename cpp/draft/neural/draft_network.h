@@ -24,6 +24,7 @@ struct DraftBatch {
   // logits rows of the forward before.
   std::span<const std::int32_t> sources;
   int depth = 0;  // number of drafted tokens that lead to the rows, their own included
+  DeviceTokens device_tokens = {};  // as in ForwardData
 };
 
 class DraftNetwork {

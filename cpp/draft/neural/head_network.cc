@@ -31,7 +31,8 @@ ConstRows HeadNetwork::Forward(const DraftBatch& batch) {
   const ForwardRows& rows = stack_.Begin({.tokens = batch.tokens,
                                           .sequences = batch.sequences,
                                           .wanted = batch.logits_rows,
-                                          .sources = batch.sources});
+                                          .sources = batch.sources,
+                                          .device_tokens = batch.device_tokens});
   const ConstRows states = RunLayers(rows, batch.depth);
   if (states.rows == 0) return RowsOf(logits_, 0, head().num_outputs());
 

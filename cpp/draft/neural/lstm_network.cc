@@ -87,7 +87,8 @@ ConstRows LstmNetwork::Forward(const DraftBatch& batch) {
   const Rows pair = RowsOf(pair_, num_rows, 2 * size_);
   const Rows left = pair.Columns(0, size_), right = pair.Columns(size_, size_);
   const ConstRows before = RowsOf(outputs_, num_outputs_, 2 * size_);
-  const ForwardRows& rows = ops_.Begin({.tokens = batch.tokens, .sources = batch.sources});
+  const ForwardRows& rows = ops_.Begin(
+      {.tokens = batch.tokens, .sources = batch.sources, .device_tokens = batch.device_tokens});
 
   const Rows input = RowsOf(input_, num_rows, num_inputs);
   ops_.GatherRows(is_first ? target_.features()->rows() : before.Columns(0, size_), rows,

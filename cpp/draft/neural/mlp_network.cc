@@ -86,7 +86,8 @@ ConstRows MlpNetwork::Forward(const DraftBatch& batch) {
   const Head& head = heads_.at(batch.depth);
   const bool is_first = batch.depth == 0;
   const Rows input = RowsOf(input_, num_rows, head.projection->num_inputs());
-  const ForwardRows& rows = ops_.Begin({.tokens = batch.tokens, .sources = batch.sources});
+  const ForwardRows& rows = ops_.Begin(
+      {.tokens = batch.tokens, .sources = batch.sources, .device_tokens = batch.device_tokens});
   ops_.GatherRows(
       is_first ? target_.features()->rows() : RowsOf(outputs_, num_outputs_, inner_size_), rows,
       RowIndices::kSources, input);

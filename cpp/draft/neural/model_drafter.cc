@@ -180,7 +180,8 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Bac
   const auto num_ids = static_cast<int>(network->target_ids().size());
   std::unique_ptr<Verifier> verifier =
       backend.MakeVerifier({.vocab_size = num_ids > 0 ? num_ids : setting.vocab_size,
-                            .max_rows = limits.max_logits_rows});
+                            .max_rows = limits.max_logits_rows,
+                            .max_top_tokens = setting.max_depth * limits.max_logits_rows});
   auto model = std::make_unique<AutoregressiveDrafter>(std::move(network), std::move(verifier),
                                                        target.features(), setting);
   const auto* hybrid = std::get_if<HybridOptions>(&options_.method);

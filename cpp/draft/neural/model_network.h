@@ -21,7 +21,8 @@ class ModelNetwork : public DraftNetwork {
         target_ids_(std::move(target_ids)) {}
 
   ConstRows Forward(const DraftBatch& batch) override {
-    return model_.Forward({batch.tokens, batch.sequences, batch.logits_rows});
+    return model_.Forward(
+        {batch.tokens, batch.sequences, batch.logits_rows, batch.sources, batch.device_tokens});
   }
   std::span<const TokenId> target_ids() const override { return target_ids_; }
   int first_slot() const override { return 0; }

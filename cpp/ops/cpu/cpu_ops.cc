@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "cpp/util/check.h"
+#include "cpp/verify/verifier.h"
 
 namespace forerun {
 namespace {
@@ -48,7 +49,19 @@ CpuOps::CacheOutcome CpuOps::CloseCache(const MakeRoomFn& make_room) {
 }
 
 const ForwardRows& CpuOps::Begin(const ForwardData& data) {
-  rows_.Set(data);
+  if (data.device_tokens.top == nullptr) {
+    rows_.Set(data);
+    return rows_;
+  }
+  const auto& [top, ids] = data.device_tokens;
+  tokens_.clear();
+  for (const std::int32_t source : data.sources) {
+    const TokenId token = std::max(top[source].token, 0);
+    tokens_.push_back(ids != nullptr ? ids[token] : token);
+  }
+  ForwardData known = data;
+  known.tokens = tokens_;
+  rows_.Set(known);
   return rows_;
 }
 

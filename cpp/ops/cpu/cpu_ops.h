@@ -135,7 +135,8 @@ class CpuOps final : public Ops {
   std::vector<std::unique_ptr<PackedFile>> files_;
   std::optional<PackedCache> cache_;  // while a model is loaded
 
-  ForwardRows rows_;  // of the last Begin
+  ForwardRows rows_;             // of the last Begin
+  std::vector<TokenId> tokens_;  // likewise, those that only the device's memory has
 
   // Scratch of one call; grows to the largest and stays.
   HostScratch rounded_, quantized_, normed_, gate_up_, activated_;

@@ -96,9 +96,10 @@ class FailingVerifier : public Verifier {
     return outcomes;
   }
   std::vector<TokenLogprob>& logprobs() override { return inner_->logprobs(); }
-  void Top(ConstRows logits, int count, std::span<TopToken> out) override {
-    inner_->Top(logits, count, out);
+  const TopToken* StartTop(ConstRows logits, int count, std::size_t begin) override {
+    return inner_->StartTop(logits, count, begin);
   }
+  void FinishTop(std::span<TopToken> out) override { inner_->FinishTop(out); }
   void FailAfter(int num_calls) { calls_before_failure_ = num_calls; }
 
  private:

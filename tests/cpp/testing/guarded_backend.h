@@ -107,7 +107,12 @@ class GuardedOps : public Ops {
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override {
     return ops_.MakeKvCache(layout, num_blocks);
   }
-  const ForwardRows& Begin(const ForwardData& data) override { return ops_.Begin(data); }
+  const ForwardRows& Begin(const ForwardData& data) override {
+    memory_.Checked(data.device_tokens.top);
+    memory_.Checked(data.device_tokens.ids);
+    const GuardedMemory::Access access(memory_);
+    return ops_.Begin(data);
+  }
   void MoveKv(std::span<const KvMove> moves, KvCache& cache) override { ops_.MoveKv(moves, cache); }
 
   void Embed(const ForwardRows& rows, const PackedMatrix& table, float scale, Rows out) override {
@@ -191,16 +196,24 @@ class GuardedOps : public Ops {
 class DownloadingVerifier : public Verifier {
  public:
   DownloadingVerifier(Memory& memory, const VerifierLimits& limits)
-      : memory_(memory), verifier_(limits) {}
+      : memory_(memory),
+        verifier_(limits),
+        max_top_tokens_(limits.max_top_tokens),
+        top_(memory, sizeof(TopToken) * max_top_tokens_) {}
 
   void Begin(ConstRows logits, std::span<const SampleRequest> requests) override {
     verifier_.Begin(Downloaded(logits), requests);
   }
   std::span<const Outcome> Finish() override { return verifier_.Finish(); }
   std::vector<TokenLogprob>& logprobs() override { return verifier_.logprobs(); }
-  void Top(ConstRows logits, int count, std::span<TopToken> out) override {
-    verifier_.Top(Downloaded(logits), count, out);
+  const TopToken* StartTop(ConstRows logits, int count, std::size_t begin) override {
+    const TopToken* found = verifier_.StartTop(Downloaded(logits), count, begin);
+    auto* const top = top_.as<TopToken>() + begin;
+    const std::size_t num_found = static_cast<std::size_t>(logits.rows) * count;
+    if (begin + num_found <= max_top_tokens_) memory_.Upload(top, found, num_found * sizeof(*top));
+    return top;
   }
+  void FinishTop(std::span<TopToken> out) override { verifier_.FinishTop(out); }
 
  private:
   ConstRows Downloaded(ConstRows logits) {
@@ -214,6 +227,8 @@ class DownloadingVerifier : public Verifier {
 
   Memory& memory_;
   HostVerifier verifier_;
+  std::size_t max_top_tokens_;
+  AlignedBuffer top_;
   std::vector<float> values_;
 };
 

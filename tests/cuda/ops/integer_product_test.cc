@@ -1,6 +1,4 @@
 // Integer weights on a GPU: what is stored, and what is multiplied.
-#include "tests/cpp/ops/integers_testing.h"
-
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -9,6 +7,7 @@
 #include "cuda/emulation/in_every_order.h"
 #include "cuda/ops/cuda_ops.h"
 #include "forerun/error.h"
+#include "tests/cpp/ops/integers_testing.h"
 #include "tests/cpp/testing/num_examples.h"
 #include "tests/cuda/ops/gpu_rows.h"
 
@@ -66,7 +65,8 @@ TEST_P(IntegerProductTest, AgreesWithDoublePrecision) {
   constexpr float kEps = 1e-5f;
   for (int i = 0; i < NumExamples(30, 200); ++i) {
     const int num_rows = i % 4 == 0 ? 9 + random.Below(62) : 1 + random.Below(8);
-    const TestIntegers integers = RandomIntegers(random, 1 + random.Below(70), 1 + random.Below(600));
+    const TestIntegers integers =
+        RandomIntegers(random, 1 + random.Below(70), 1 + random.Below(600));
     const auto matrix = integers.Pack(ops_);
     const int num_inputs = matrix->num_inputs(), num_outputs = matrix->num_outputs();
     const bool has_norm = random.Below(2) == 1, has_bias = random.Below(2) == 1;

@@ -1,0 +1,68 @@
+// Chains on a device: level after level is started without a wait.
+#include <algorithm>
+
+#include "cpp/draft/neural/autoregressive.h"
+
+namespace forerun {
+
+bool AutoregressiveDrafter::IsDeferred() const {
+  const bool is_chain = setting_.width == 1 && setting_.shape.empty();
+  if (setting_.memory == &HostMemory() || setting_.recorder != nullptr || !is_chain) return false;
+  return std::ranges::all_of(std::span(jobs_).first(num_jobs_), [](const Job& job) {
+    const DraftTree* const prior = job.request->prior_draft;
+    return !job.is_sampled && (prior == nullptr || prior->empty());
+  });
+}
+
+// Starts to find the tokens of a level, one for each row.
+void AutoregressiveDrafter::DeferLevel(ConstRows logits) {
+  DeferredLevel& level = levels_.emplace_back();
+  level.begin = num_deferred_;
+  for (const Job& job : std::span(jobs_).first(num_jobs_)) {
+    level.first_outputs.push_back(job.num_rows > 0 ? job.first_output : -1);
+  }
+  top_tokens_ = verifier_->StartTop(logits, /*count=*/1, num_deferred_);
+  num_deferred_ += static_cast<std::size_t>(logits.rows);
+}
+
+// Of every job whose draft may be that long. False: none has.
+bool AutoregressiveDrafter::RunDeferredLevel(int depth) {
+  ClearBatch();
+  for (Job& job : std::span(jobs_).first(num_jobs_)) {
+    const int before = job.first_output;
+    job.num_rows = depth < job.request->max_tokens ? 1 : 0;
+    if (job.num_rows == 0) continue;
+    job.first_output = static_cast<int>(tokens_.size());
+    sequences_.push_back(
+        {job.first_output, 1, num_known(job) + depth - 1, job.request->table->blocks()});
+    logits_rows_.push_back(job.first_output);
+    tokens_.push_back(0);
+    sources_.push_back(before);
+  }
+  if (tokens_.empty()) return false;
+  ++report_.num_forwards;
+  const DeviceTokens device_tokens = {top_tokens_, device_ids_.as<TokenId>()};
+  DeferLevel(
+      network_->Forward({tokens_, sequences_, logits_rows_, sources_, depth, device_tokens}));
+  return true;
+}
+
+// Waits for all levels, and makes of them what one level after the other would have become.
+void AutoregressiveDrafter::GrowDeferred() {
+  candidates_.resize(num_deferred_);
+  verifier_->FinishTop(candidates_);
+  num_ranked_ = 1;
+  for (std::size_t depth = 0; depth < levels_.size(); ++depth) {
+    const DeferredLevel& level = levels_[depth];
+    for (int i = 0; i < num_jobs_; ++i) {
+      Job& job = jobs_[i];
+      const bool is_over = depth > 0 && (job.is_over || job.tree.open().empty());
+      if (level.first_outputs[i] < 0 || is_over) continue;
+      job.first_output = static_cast<int>(level.begin) + level.first_outputs[i];
+      job.num_rows = 1;
+      GrowJob(job, static_cast<int>(depth), ConstRows());
+    }
+  }
+}
+
+}  // namespace forerun
