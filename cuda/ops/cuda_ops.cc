@@ -10,6 +10,7 @@
 #include "cuda/ops/attention.h"
 #include "cuda/ops/cuda_matrix.h"
 #include "cuda/ops/kv_layer.h"
+#include "cuda/ops/product_prefill.h"
 #include "cuda/ops/row_ops.h"
 #include "cuda/use_gpu.h"
 #include "forerun/error.h"
@@ -77,6 +78,9 @@ void CheckSharedMemory(int head_dim) {
 
 void CudaOps::Reserve(const OpsLimits& limits) {
   Scratch(activated_, std::min(limits.max_rows, kMlpRows), limits.max_gated);
+  const std::size_t num_bytes =
+      RoundedBytes(limits.max_rows, std::max(limits.max_inputs, limits.max_gated));
+  if (rounded_.num_bytes() < num_bytes) rounded_ = AlignedBuffer(memory_, num_bytes);
 }
 
 std::unique_ptr<PackedMatrix> CudaOps::Pack(std::span<const WeightSource> sources) {
@@ -126,8 +130,19 @@ void CudaOps::Product(const PackedMatrix& weight, ProductTask task, ConstRows x,
   task.y = y.data;
   task.y_stride = y.stride;
   const UseGpu use;
+  RoundedRows rounded = {};
   for (const Matrix& stretch : MatrixOf(weight).stretches()) {
-    CheckCuda(Multiply(stretch, task, stream_), "a product");
+    if (!IsPrefill(stretch, task.num_rows)) {
+      CheckCuda(Multiply(stretch, task, stream_), "a product");
+      continue;
+    }
+    if (rounded.values == nullptr) {
+      const std::size_t num_bytes = RoundedBytes(x.rows, x.cols);
+      if (rounded_.num_bytes() < num_bytes) rounded_ = AlignedBuffer(memory_, num_bytes);
+      rounded = RoundedRowsIn(rounded_.as<void>(), x.rows, x.cols);
+      CheckCuda(RoundRows(task, x.cols, rounded, stream_), "a product");
+    }
+    CheckCuda(MultiplyPrefill(stretch, task, rounded, stream_), "a product");
   }
 }
 

@@ -69,6 +69,7 @@ class CudaOps final : public Ops {
   DeviceRows rows_;
   StagedUpload moves_{stream_};
   AlignedBuffer activated_, gate_up_;  // of an MLP's slice of rows
+  AlignedBuffer rounded_;              // x of a product of many rows
 };
 
 }  // namespace forerun::cuda

@@ -31,6 +31,8 @@ struct ProductTask {
   std::int64_t y_stride = 0;
 };
 inline constexpr int kNumSplits = 8;
+// For as many rows Multiply reads weights once.
+inline constexpr int kMaxRowsAtOnce = 64;
 
 // Whether a product with the matrix can be gated: its halves must be two parts.
 bool CanBeGated(const Matrix& matrix);

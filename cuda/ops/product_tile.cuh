@@ -55,6 +55,18 @@ struct Partials {
 template <int kRows>
 inline constexpr int kElements = (kTileOutputs * kRows + kThreads - 1) / kThreads;
 
+// What a norm multiplies by, from the sum of a row's squares.
+__device__ inline float InverseNorm(float squares, int num_inputs, float eps) {
+  return 1.0f / sqrtf(squares / static_cast<float>(num_inputs) + eps);
+}
+
+// Of the four lanes that have the inputs of a row.
+__device__ inline float SumOfQuad(float squares) {
+  squares += __shfl_xor_sync(kFullWarp, squares, 1);
+  squares += __shfl_xor_sync(kFullWarp, squares, 2);
+  return squares;
+}
+
 // A sum of all splits, divided by the norm where there is one.
 template <int kRows>
 __device__ float SumOf(const Partials<kRows>& partials, const Matrix& matrix,
@@ -66,7 +78,7 @@ __device__ float SumOf(const Partials<kRows>& partials, const Matrix& matrix,
   float squares = 0.0f;
 #pragma unroll
   for (int split = 0; split < kNumSplits; ++split) squares += partials.squares[split][row];
-  return sum * (1.0f / sqrtf(squares / static_cast<float>(matrix.num_inputs) + task.eps));
+  return sum * InverseNorm(squares, matrix.num_inputs, task.eps);
 }
 
 // A tile of a block, the block's tile number i; the block's rows count from first_row.
@@ -165,8 +177,7 @@ __device__ void FinishBlock(const Matrix& matrix, const ProductTask& task, int f
   const int group = Lane() / 4, pair = Lane() % 4 * 2;
 #pragma unroll
   for (int n = 0; n < kRowTiles; ++n) {
-    squares[n] += __shfl_xor_sync(kFullWarp, squares[n], 1);
-    squares[n] += __shfl_xor_sync(kFullWarp, squares[n], 2);
+    squares[n] = SumOfQuad(squares[n]);
     if (pair == 0) partials.squares[Warp()][n * kRowsPerTile + group] = squares[n];
   }
   float gates[kElements<kRows>] = {};

@@ -117,7 +117,8 @@ TEST_P(ProductTest, AgreesWithDoublePrecision) {
 
 TEST_P(ProductTest, ARowsBitsDependOnTheRowAlone) {
   Random random(2);
-  const Case test(random, GetParam(), 70);
+  constexpr int kMany = 150;
+  const Case test(random, GetParam(), kMany);
   const auto matrix = test.Pack(ops_);
   const FloatVector norm = Upload(test.norm);
   const auto run = [&](int begin, int count) {
@@ -127,12 +128,52 @@ TEST_P(ProductTest, ARowsBitsDependOnTheRowAlone) {
     return y.Download();
   };
   std::vector<HostRows> alone;
-  for (int r = 0; r < 70; ++r) alone.push_back(run(r, 1));
-  for (int count = 1; count <= 70; count = count < 18 ? count + 1 : count + 13) {
-    const HostRows together = run(70 - count, count);
+  for (int r = 0; r < kMany; ++r) alone.push_back(run(r, 1));
+  for (int count = 1; count <= kMany; count = count < 18 ? count + 1 : count + 13) {
+    const HostRows together = run(kMany - count, count);
     for (int r = 0; r < count; ++r) {
-      ASSERT_TRUE(SameBits(together.row(r), alone[70 - count + r].row(0), test.num_outputs()))
+      ASSERT_TRUE(SameBits(together.row(r), alone[kMany - count + r].row(0), test.num_outputs()))
           << count << " " << r;
+    }
+  }
+}
+
+// Prompts have a kernel of their own.
+TEST_P(ProductTest, ManyRowsHaveTheBitsOfFew) {
+  Random random(8);
+  for (int i = 0; i < NumExamples(12, 60); ++i) {
+    const bool is_gated = i % 3 == 0;
+    Case test(random, GetParam(), random.Between(65, 300), is_gated);
+    const auto matrix = test.Pack(ops_);
+    const FloatVector norm = Upload(test.norm), bias = Upload(test.bias);
+    const float* bias_data = random.Flip() ? bias.data() : nullptr;
+    const int num_gated = test.num_outputs() / 2;
+    const HostRows down(random, 9, num_gated);
+    const TensorView view{down.values.data(), DType::kFloat32, {9, num_gated}};
+    const auto packed_down = is_gated ? ops_.Pack({&view, 1}, GetParam()) : nullptr;
+    const HostRows before(random, test.x.rows, is_gated ? 9 : test.num_outputs());
+    const auto run = [&](int begin, int count) {
+      const GpuRows x(ops_.memory(), test.x.Slice(begin, count), /*padding=*/i % 2);
+      GpuRows y(ops_.memory(), before.Slice(begin, count));
+      if (is_gated) {
+        ops_.GatedMatMul(x, {norm.data(), Case::kEps},
+                         {*matrix, bias_data, Activation::kGelu, *packed_down, nullptr},
+                         /*accumulate=*/true, y);
+      } else if (i % 3 == 1) {
+        ops_.NormMatMul(x, {norm.data(), Case::kEps}, *matrix, bias_data, y);
+      } else {
+        ops_.MatMul(x, *matrix, bias_data, /*accumulate=*/true, y);
+      }
+      return y.Download();
+    };
+    const HostRows together = run(0, test.x.rows);
+    for (int begin = 0; begin < test.x.rows; begin += 64) {
+      const int count = std::min(64, test.x.rows - begin);
+      const HostRows few = run(begin, count);
+      for (int r = 0; r < count; ++r) {
+        ASSERT_TRUE(SameBits(together.row(begin + r), few.row(r), few.cols))
+            << i << " " << begin + r;
+      }
     }
   }
 }
