@@ -19,6 +19,7 @@
 #include "cpp/util/thread_team.h"
 #include "forerun/error.h"
 #include "tests/cpp/ops/wide_kernels.h"
+#include "tests/cpp/testing/random_floats.h"
 
 namespace forerun {
 
@@ -40,19 +41,10 @@ struct TestRows {
   Rows view;
 };
 
-class Random {
+class Random : public RandomFloats {
  public:
-  explicit Random(unsigned seed) : engine_(seed) {}
+  using RandomFloats::RandomFloats;
 
-  int Below(int end) { return std::uniform_int_distribution<int>(0, end - 1)(engine_); }
-  float Normal(float deviation = 1.0f) {
-    return std::normal_distribution<float>(0.0f, deviation)(engine_);
-  }
-  std::vector<float> Normals(std::size_t count, float deviation = 1.0f) {
-    std::vector<float> values(count);
-    for (float& value : values) value = Normal(deviation);
-    return values;
-  }
   TestRows NormalRows(int rows, int cols, float deviation = 1.0f, int padding = 0) {
     TestRows result(rows, cols, padding);
     for (int r = 0; r < rows; ++r) {
@@ -60,20 +52,7 @@ class Random {
     }
     return result;
   }
-  std::vector<int> Permutation(int count) {
-    std::vector<int> order(count);
-    for (int i = 0; i < count; ++i) order[i] = i;
-    std::shuffle(order.begin(), order.end(), engine_);
-    return order;
-  }
-
- private:
-  std::mt19937 engine_;
 };
-
-inline bool SameBits(const float* a, const float* b, int count) {
-  return std::memcmp(a, b, sizeof(float) * count) == 0;
-}
 
 inline bool SameBits(const TestRows& a, const TestRows& b) {
   for (int r = 0; r < a.view.rows; ++r) {

@@ -4,38 +4,19 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
-#include <random>
 #include <vector>
 
 #include "cpp/ops/ops.h"
 #include "cpp/tensor/float16.h"
 #include "cpp/tensor/tensor.h"
+#include "tests/cpp/testing/random_floats.h"
 
 namespace forerun::cuda {
 
-class Random {
- public:
-  explicit Random(unsigned seed) : engine_(seed) {}
-
-  int Between(int least, int most) {
-    return std::uniform_int_distribution<int>(least, most)(engine_);
-  }
-  bool Flip() { return Between(0, 1) == 1; }
-  float Normal(float deviation = 1.0f) {
-    return std::normal_distribution<float>(0.0f, deviation)(engine_);
-  }
-  std::vector<float> Normals(std::size_t count, float deviation = 1.0f) {
-    std::vector<float> values(count);
-    for (float& value : values) value = Normal(deviation);
-    return values;
-  }
-
- private:
-  std::mt19937 engine_;
-};
+using Random = RandomFloats;
 
 // Dense rows of the host.
 struct HostRows {
@@ -54,14 +35,15 @@ struct HostRows {
     std::copy_n(row(begin), slice.values.size(), slice.values.begin());
     return slice;
   }
+  // A row of others.
+  void Append(const HostRows& from, int r) {
+    values.insert(values.end(), from.row(r), from.row(r) + cols);
+    ++rows;
+  }
 
   int rows, cols;
   std::vector<float> values;
 };
-
-inline bool SameBits(const float* a, const float* b, int count) {
-  return std::memcmp(a, b, sizeof(float) * count) == 0;
-}
 
 // Rows on the GPU with some columns more, which are NaN, and which stay so.
 class GpuRows {
