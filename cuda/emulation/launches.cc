@@ -103,6 +103,8 @@ cudaError_t Launch(const cudaLaunchConfig_t& config, const Kernel& kernel) {
     launch->grid = config.gridDim;
     launch->block = config.blockDim;
     launch->dynamic_shared_bytes = config.dynamicSmemBytes;
+    const dim3& grid = config.gridDim;
+    counters().blocks_queued += std::uint64_t{grid.x} * grid.y * grid.z;
     return Enqueue(config.stream, options().launch_us, [launch] { RunLaunch(*launch); });
   });
 }

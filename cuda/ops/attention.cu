@@ -18,8 +18,8 @@ __global__ void __launch_bounds__(kThreads)
     float max = -INFINITY, weight = 0.0f, sum = 0.0f;
     for (int part = 0; part < item.item.num_parts; ++part) {
       const float* state = item.StateOf(part);
-      const float* softmax = state + task.max_queries * head_dim + q;
-      const JoinScales scales = Join(softmax[0], softmax[task.max_queries], max, weight);
+      const float* softmax = state + item.item.num_queries * head_dim + q;
+      const JoinScales scales = Join(softmax[0], softmax[item.item.num_queries], max, weight);
       sum = Joined(sum, state[i], scales);
     }
     item.OutputOf(q)[i % head_dim] = sum * (1.0f / weight);

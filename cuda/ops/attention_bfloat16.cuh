@@ -17,9 +17,14 @@ struct BFloat16Tiles {
   static constexpr int kScoreStride = kTilePositions + 4;
   static constexpr int kWeightStride = kTilePositions + 8;
 
+  // Of a tile without a tree keys are in the first half of the entries and values in the second
+  // one; with a tree both are in all of them, one after the other. Then comes an entry of 0.
+  static constexpr int kNumEntries = kTilePositions + kMostTailSlots;
+  static constexpr int kZeroEntry = kNumEntries;
+
   __nv_bfloat16 queries[kQueries * kStride];
-  __nv_bfloat16 keys[kTilePositions * kStride];
-  __nv_bfloat16 values[kTilePositions * kStride];
+  __nv_bfloat16 entries[(kNumEntries + 1) * kStride];
+  std::int64_t offsets[kNumEntries];
   __nv_bfloat16 weights[kQueries * kWeightStride];
   float scores[kQueries * kScoreStride];
   Softmax<kQueries> softmax;
@@ -46,24 +51,24 @@ __device__ inline uint4 LoadChannels(const __nv_bfloat16* position, int channel,
   return {words[0], words[1], words[2], words[3]};
 }
 
-// A tile's keys or values into shared memory, 0 for positions outside `wanted` and for channels
+// Keys or values of entries into shared memory, 0 for entries that no row sees and for channels
 // that there are not. Returns whether the thread met a NaN or an infinity.
 template <int kStride, int kDim>
-__device__ bool LoadTile(const Item& item, const void* elements, int tile_begin, Range wanted,
-                         __nv_bfloat16* to) {
+__device__ bool LoadEntries(const Item& item, const void* elements, const std::int64_t* offsets,
+                            int num_entries, __nv_bfloat16* to) {
   constexpr int kChunk = 8, kChunks = kDim / kChunk;  // 16 bytes
   const int head_dim = item.layer.head_dim;
   bool is_nonfinite = false;
-  for (int i = Thread(); i < kTilePositions * kChunks; i += kThreads) {
-    const int position = tile_begin + i / kChunks, channel = i % kChunks * kChunk;
+  for (int i = Thread(); i < num_entries * kChunks; i += kThreads) {
+    const int entry = i / kChunks, channel = i % kChunks * kChunk;
+    const std::int64_t offset = offsets[entry];
     uint4 words = {0, 0, 0, 0};
-    if (position >= wanted.begin && position < wanted.end && channel < head_dim) {
-      words = LoadChannels(static_cast<const __nv_bfloat16*>(elements) + item.OffsetOf(position),
-                           channel, head_dim);
+    if (offset >= 0 && channel < head_dim) {
+      words = LoadChannels(static_cast<const __nv_bfloat16*>(elements) + offset, channel, head_dim);
     }
     is_nonfinite |= IsNonfinite(words.x) || IsNonfinite(words.y) || IsNonfinite(words.z) ||
                     IsNonfinite(words.w);
-    *reinterpret_cast<uint4*>(to + i / kChunks * kStride + channel) = words;
+    *reinterpret_cast<uint4*>(to + entry * kStride + channel) = words;
   }
   return is_nonfinite;
 }
@@ -78,23 +83,27 @@ __device__ void LoadRows(const __nv_bfloat16* rows, unsigned (&a)[4]) {
   a[3] = WordAt(own + 8 * kStride + 8);
 }
 
-// Scores of the tile: a warp has sixteen positions.
+// Scores of a tile's entries from `first` on, a warp has sixteen of them, to where the positions of
+// the tile are.
 template <int kDim, int kMTiles>
-__device__ void ScoreTile(BFloat16Tiles<kDim, kMTiles>& shared) {
+__device__ void ScoreEntries(const Item& item, const Tile& tile, int first,
+                             BFloat16Tiles<kDim, kMTiles>& shared) {
   using Tiles = BFloat16Tiles<kDim, kMTiles>;
   const int group = Lane() / 4, pair = Lane() % 4 * 2;
+  first += Warp() * 16;
   float sums[kMTiles][2][4] = {};
   for (int k = 0; k < kDim; k += 16) {
     unsigned keys[2][2];
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       const __nv_bfloat16* own =
-          shared.keys + (Warp() * 16 + n * 8 + group) * Tiles::kStride + k + pair;
+          shared.entries + (first + n * 8 + group) * Tiles::kStride + k + pair;
       keys[n][0] = WordAt(own);
       keys[n][1] = WordAt(own + 8);
     }
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
+      if (m * kQueriesPerTile >= item.item.num_queries) break;
       unsigned queries[4];
       LoadRows<Tiles::kStride>(shared.queries + m * kQueriesPerTile * Tiles::kStride + k, queries);
 #pragma unroll
@@ -102,36 +111,67 @@ __device__ void ScoreTile(BFloat16Tiles<kDim, kMTiles>& shared) {
     }
   }
 #pragma unroll
-  for (int m = 0; m < kMTiles; ++m) {
+  for (int i = 0; i < 4; ++i) {
+    const int entry = first + i / 2 * 8 + pair + i % 2;
+    const int position = item.PositionOf(tile, entry);
+    if (position < 0) continue;
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int q = m * kQueriesPerTile + group + e / 2 * 8;
-        shared.scores[q * Tiles::kScoreStride + Warp() * 16 + n * 8 + pair + e % 2] = sums[m][n][e];
+    for (int h = 0; h < 2 * kMTiles; ++h) {
+      const int q = h * 8 + group;
+      if (item.IsOf(q, tile, entry, position)) {
+        shared.scores[q * Tiles::kScoreStride + position - tile.begin] =
+            sums[h / 2][i / 2][h % 2 * 2 + i % 2];
       }
     }
   }
 }
 
-// Adds weights times values to the sums of all queries, or of those of one row, which first are
-// rescaled: a warp has a quarter of the channels.
+// In which entries a lane of LoadTransposed finds the values of a tile's positions.
+struct ValueEntries {
+  int of[kTilePositions / 16];
+};
+__device__ inline int PositionOfLane(int k) { return k * 16 + Lane() % 16; }
+__device__ inline ValueEntries EntriesInOrder(int first) {
+  ValueEntries entries;
+#pragma unroll
+  for (int k = 0; k < kTilePositions / 16; ++k) entries.of[k] = first + PositionOfLane(k);
+  return entries;
+}
+// Of those that a row sees: a weight of 0 would not keep a NaN of others away.
+__device__ inline ValueEntries EntriesOf(const Item& item, const Tile& tile, int row, int first,
+                                         int zero_entry) {
+  const Range visible = item.VisibleTo(row);
+  ValueEntries entries;
+#pragma unroll
+  for (int k = 0; k < kTilePositions / 16; ++k) {
+    const int position = tile.begin + PositionOfLane(k);
+    entries.of[k] = position >= visible.begin && position < visible.end
+                        ? first + item.EntryOf(tile, row, position)
+                        : zero_entry;
+  }
+  return entries;
+}
+
+// Adds weights times values to the sums of queries [begin, end), which first are rescaled: a warp
+// has a quarter of the channels.
 template <int kDim, int kMTiles>
-__device__ void SumTile(const Item& item, BFloat16Tiles<kDim, kMTiles>& shared, int only_row,
-                        float (&sums)[kMTiles][kDim / kWarps / 8][4]) {
+__device__ void SumEntries(const ValueEntries& entries, Range queries,
+                           BFloat16Tiles<kDim, kMTiles>& shared,
+                           float (&sums)[kMTiles][kDim / kWarps / 8][4]) {
   using Tiles = BFloat16Tiles<kDim, kMTiles>;
   constexpr int kNTiles = kDim / kWarps / 8;
   static_assert(kNTiles % 2 == 0);
   const int group = Lane() / 4;
-  const int first_channel = Warp() * (kDim / kWarps);
+  const int first_channel = Warp() * (kDim / kWarps) + Lane() / 16 * 8;
 #pragma unroll
   for (int m = 0; m < kMTiles; ++m) {
+    if (m * kQueriesPerTile >= queries.end || (m + 1) * kQueriesPerTile <= queries.begin) continue;
     bool is_own[2];
     float rescale[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int q = m * kQueriesPerTile + group + i * 8;
-      is_own[i] = q < item.item.num_queries && (only_row < 0 || item.RowOf(q) == only_row);
+      is_own[i] = q >= queries.begin && q < queries.end;
       rescale[i] = is_own[i] ? shared.softmax.rescale[q] : 1.0f;
     }
     unsigned weights[kTilePositions / 16][4];
@@ -151,8 +191,8 @@ __device__ void SumTile(const Item& item, BFloat16Tiles<kDim, kMTiles>& shared, 
       for (int k = 0; k < kTilePositions / 16; ++k) {
         // Positions k * 16 + 0..7 and + 8..15 of eight channels, then of the next eight.
         unsigned values[4];
-        LoadTransposed(values, shared.values + (k * 16 + Lane() % 16) * Tiles::kStride +
-                                   first_channel + n * 8 + Lane() / 16 * 8);
+        LoadTransposed(values,
+                       shared.entries + entries.of[k] * Tiles::kStride + first_channel + n * 8);
         const unsigned first[2] = {values[0], values[1]}, second[2] = {values[2], values[3]};
         MultiplyAdd(added[0], weights[k], first);
         MultiplyAdd(added[1], weights[k], second);
@@ -165,41 +205,61 @@ __device__ void SumTile(const Item& item, BFloat16Tiles<kDim, kMTiles>& shared, 
   }
 }
 
+// Adds a tile, whose values are in the entries from `first` on, to the sums.
+template <int kDim, int kMTiles>
+__device__ void SumTile(const Item& item, const Tile& tile, int first, bool by_row,
+                        BFloat16Tiles<kDim, kMTiles>& shared,
+                        float (&sums)[kMTiles][kDim / kWarps / 8][4]) {
+  const Range all = {0, item.item.num_queries};
+  if (!by_row) return SumEntries<kDim, kMTiles>(EntriesInOrder(first), all, shared, sums);
+  for (int row = item.first_row(); row <= item.last_row(); ++row) {
+    const int begin = row * item.num_group_heads - item.item.first_query;
+    SumEntries<kDim, kMTiles>(
+        EntriesOf(item, tile, row, first, BFloat16Tiles<kDim, kMTiles>::kZeroEntry),
+        Intersect(all, {begin, begin + item.num_group_heads}), shared, sums);
+  }
+}
+
 // A part's tiles.
 template <int kDim, int kMTiles>
 __device__ void SumPart(const Item& item, int part, BFloat16Tiles<kDim, kMTiles>& shared,
                         float (&sums)[kMTiles][kDim / kWarps / 8][4]) {
   using Tiles = BFloat16Tiles<kDim, kMTiles>;
   const Range all = item.PositionsOf(part);
-  const Range common = {item.VisibleTo(item.last_row()).begin,
-                        item.VisibleTo(item.first_row()).end};  // what every row sees
-  for (int tile = all.begin / kTilePositions * kTilePositions; tile < all.end;
-       tile += kTilePositions) {
+  const Range common = {item.VisibleBefore(item.item.most_end).begin,
+                        item.item.least_end};  // what every row sees
+  for (int begin = all.begin / kTilePositions * kTilePositions; begin < all.end;
+       begin += kTilePositions) {
+    const Tile tile = item.TileAt(begin);
+    const int num_pages = (tile.num_entries() + kTilePositions - 1) / kTilePositions;
+    const int values = tile.has_tree() ? 0 : kTilePositions;
+    static_assert(Tiles::kNumEntries == kThreads);
+    shared.offsets[Thread()] = item.OffsetOf(tile, Thread(), all);
     __syncthreads();  // the tile before has been read
     if (Thread() == 0) shared.has_nonfinite = 0;
-    LoadTile<Tiles::kStride, kDim>(item, item.layer.keys, tile, all, shared.keys);
+    LoadEntries<Tiles::kStride, kDim>(item, item.layer.keys, shared.offsets,
+                                      num_pages * kTilePositions, shared.entries);
     __syncthreads();
-    if (LoadTile<Tiles::kStride, kDim>(item, item.layer.values, tile, all, shared.values)) {
-      atomicOr(&shared.has_nonfinite, 1);
+    const auto load_values = [&] {
+      if (LoadEntries<Tiles::kStride, kDim>(item, item.layer.values, shared.offsets,
+                                            num_pages * kTilePositions,
+                                            shared.entries + values * Tiles::kStride)) {
+        atomicOr(&shared.has_nonfinite, 1);
+      }
+    };
+    if (!tile.has_tree()) load_values();
+    for (int page = 0; page < num_pages; ++page) {
+      ScoreEntries<kDim, kMTiles>(item, tile, page * kTilePositions, shared);
     }
-    ScoreTile<kDim, kMTiles>(shared);
     __syncthreads();
-    WeighScores<Tiles::kScoreStride, Tiles::kWeightStride>(item, tile, shared.scores,
+    if (tile.has_tree()) load_values();
+    WeighScores<Tiles::kScoreStride, Tiles::kWeightStride>(item, tile.begin, shared.scores,
                                                            shared.softmax, shared.weights);
     __syncthreads();
-    const Range in_tile = Intersect(all, {tile, tile + kTilePositions});
-    if (shared.has_nonfinite == 0 || (common.begin <= in_tile.begin && in_tile.end <= common.end)) {
-      SumTile<kDim, kMTiles>(item, shared, /*only_row=*/-1, sums);
-    } else {
-      // A weight of 0 would not keep a NaN away: one row after the other, with what it sees.
-      for (int row = item.first_row(); row <= item.last_row(); ++row) {
-        __syncthreads();
-        LoadTile<Tiles::kStride, kDim>(item, item.layer.values, tile,
-                                       Intersect(all, item.VisibleTo(row)), shared.values);
-        __syncthreads();
-        SumTile<kDim, kMTiles>(item, shared, row, sums);
-      }
-    }
+    const Range in_tile = Intersect(all, {begin, begin + kTilePositions});
+    const bool all_see_all = common.begin <= in_tile.begin && in_tile.end <= common.end;
+    const bool by_row = tile.has_tree() || (shared.has_nonfinite != 0 && !all_see_all);
+    SumTile<kDim, kMTiles>(item, tile, values, by_row, shared, sums);
   }
 }
 
@@ -225,6 +285,9 @@ __global__ void __launch_bounds__(kThreads)
   for (int i = Thread(); i < Tiles::kQueries * kTilePositions; i += kThreads) {
     shared.weights[i / kTilePositions * Tiles::kWeightStride + i % kTilePositions] =
         __float2bfloat16_rn(0.0f);
+  }
+  for (int i = Thread(); i < Tiles::kStride; i += kThreads) {
+    shared.entries[Tiles::kZeroEntry * Tiles::kStride + i] = __float2bfloat16_rn(0.0f);
   }
   StartTotals(shared.totals);
   const int group = Lane() / 4, pair = Lane() % 4 * 2;

@@ -18,7 +18,7 @@ struct Float32Tiles {
   Totals<kQueries> totals;
 
   // After it: queries and sums [kQueries, head_dim], keys and values [kTilePositions, head_dim +
-  // 1].
+  // 1], or both for the entries of a tile with a tree, one after the other.
   __device__ float* queries() { return reinterpret_cast<float*>(this + 1); }
   __device__ float* sums(int head_dim) { return queries() + kQueries * head_dim; }
   __device__ float* keys(int head_dim) { return sums(head_dim) + kQueries * head_dim; }
@@ -31,6 +31,18 @@ struct Float32Tiles {
   }
 };
 
+// Keys or values of a tile's entries that rows see.
+__device__ inline void LoadEntries(const Item& item, const Tile& tile, Range wanted,
+                                   const void* elements, float* to) {
+  const int head_dim = item.layer.head_dim;
+  for (int i = Thread(); i < tile.num_entries() * head_dim; i += kThreads) {
+    const int entry = i / head_dim, channel = i % head_dim;
+    const std::int64_t offset = item.OffsetOf(tile, entry, wanted);
+    if (offset < 0) continue;
+    to[entry * (head_dim + 1) + channel] = static_cast<const float*>(elements)[offset + channel];
+  }
+}
+
 __device__ inline void SumPart(const Item& item, int part, Float32Tiles& shared) {
   constexpr int kScoreStride = Float32Tiles::kScoreStride;
   const int num_queries = item.item.num_queries, head_dim = item.layer.head_dim;
@@ -38,40 +50,41 @@ __device__ inline void SumPart(const Item& item, int part, Float32Tiles& shared)
   const float* const queries = shared.queries();
   float* const sums = shared.sums(head_dim);
   float* const keys = shared.keys(head_dim);
-  float* const values = shared.values(head_dim);
   for (int i = Thread(); i < num_queries * head_dim; i += kThreads) sums[i] = 0.0f;
   const Range all = item.PositionsOf(part);
-  for (int tile = all.begin / kTilePositions * kTilePositions; tile < all.end;
-       tile += kTilePositions) {
+  for (int begin = all.begin / kTilePositions * kTilePositions; begin < all.end;
+       begin += kTilePositions) {
+    const Tile tile = item.TileAt(begin);
+    float* const values = tile.has_tree() ? keys : shared.values(head_dim);
     __syncthreads();  // the tile before has been read
-    const Range in_tile = Intersect(all, {tile, tile + kTilePositions});
+    LoadEntries(item, tile, all, item.layer.keys, keys);
+    if (!tile.has_tree()) LoadEntries(item, tile, all, item.layer.values, values);
+    __syncthreads();
+    const Range in_tile = Intersect(all, {begin, begin + kTilePositions});
     const int num_positions = in_tile.end - in_tile.begin;
-    for (int i = Thread(); i < num_positions * head_dim; i += kThreads) {
-      const int position = in_tile.begin + i / head_dim, channel = i % head_dim;
-      const std::int64_t offset = item.OffsetOf(position) + channel;
-      const int to = (position - tile) * stride + channel;
-      keys[to] = static_cast<const float*>(item.layer.keys)[offset];
-      values[to] = static_cast<const float*>(item.layer.values)[offset];
-    }
-    __syncthreads();
     for (int i = Thread(); i < num_queries * num_positions; i += kThreads) {
-      const int q = i / num_positions, p = in_tile.begin - tile + i % num_positions;
+      const int q = i / num_positions, position = in_tile.begin + i % num_positions;
+      const int row = item.RowOf(q);
+      const Range visible = item.VisibleTo(row);
+      if (position < visible.begin || position >= visible.end) continue;
+      const float* key = keys + item.EntryOf(tile, row, position) * stride;
       float score = 0.0f;
-      for (int c = 0; c < head_dim; ++c) {
-        score = fmaf(queries[q * head_dim + c], keys[p * stride + c], score);
-      }
-      shared.scores[q * kScoreStride + p] = score;
+      for (int c = 0; c < head_dim; ++c) score = fmaf(queries[q * head_dim + c], key[c], score);
+      shared.scores[q * kScoreStride + position - begin] = score;
     }
     __syncthreads();
-    WeighScores<kScoreStride, kScoreStride>(item, tile, shared.scores, shared.softmax,
+    if (tile.has_tree()) LoadEntries(item, tile, all, item.layer.values, values);
+    WeighScores<kScoreStride, kScoreStride>(item, begin, shared.scores, shared.softmax,
                                             shared.weights);
     __syncthreads();
     for (int i = Thread(); i < num_queries * head_dim; i += kThreads) {
       const int q = i / head_dim, c = i % head_dim;
-      const Range seen = Intersect(in_tile, item.VisibleTo(item.RowOf(q)));
+      const int row = item.RowOf(q);
+      const Range seen = Intersect(in_tile, item.VisibleTo(row));
       float sum = sums[i] * shared.softmax.rescale[q];
-      for (int p = seen.begin - tile; p < seen.end - tile; ++p) {
-        sum = fmaf(shared.weights[q * kScoreStride + p], values[p * stride + c], sum);
+      for (int p = seen.begin; p < seen.end; ++p) {
+        sum = fmaf(shared.weights[q * kScoreStride + p - begin],
+                   values[item.EntryOf(tile, row, p) * stride + c], sum);
       }
       sums[i] = sum;
     }

@@ -5,92 +5,186 @@
 namespace forerun::cuda {
 namespace {
 
-// The most memory that states may take; with more, a block takes all of an item.
-constexpr std::int64_t kMaxStateBytes = std::int64_t{64} << 20;
+// The most memory that states may take; a block takes all of an item for which there is no more.
+constexpr std::int64_t kMostStateFloats = std::int64_t{16} << 20;
+// An item of so few parts is not worth a launch that joins states.
+constexpr int kMostUnsplitParts = 4;
 
-// How many rows come before the nodes of a tree.
-int NumChained(const SequenceRows& sequence) {
-  if (sequence.tree.parents.empty()) return sequence.num_rows;
-  return std::clamp(sequence.tree.first_slot - sequence.num_context, 0, sequence.num_rows);
+constexpr std::int32_t kUnseen = -1, kSeen = 0;
+
+// A tree that does not branch is a chain.
+SequenceRows WithoutChain(SequenceRows sequence) {
+  TreeSlots& tree = sequence.tree;
+  const int num_nodes = sequence.num_context + sequence.num_rows - tree.first_slot;
+  int node = 0;
+  while (node < std::min(num_nodes, static_cast<int>(tree.parents.size())) &&
+         tree.parents[node] == node - 1) {
+    ++node;
+  }
+  if (node >= num_nodes) tree = {};
+  return sequence;
+}
+
+bool IsNode(const SequenceRows& sequence, int slot) {
+  return !sequence.tree.parents.empty() && slot >= sequence.tree.first_slot;
 }
 
 }  // namespace
 
+void AttentionTables::Clear() {
+  blocks.clear();
+  tails.clear();
+  tables_.clear();
+  next_ = 0;
+}
+
+std::int32_t AttentionTables::OffsetOf(std::span<const BlockId> table) {
+  for (; next_ < tables_.size(); ++next_) {
+    const Table& known = tables_[next_];
+    if (known.blocks.data() == table.data() && known.blocks.size() == table.size()) {
+      return known.begin;
+    }
+  }
+  const auto begin = static_cast<std::int32_t>(blocks.size());
+  blocks.insert(blocks.end(), table.begin(), table.end());
+  tables_.push_back({table, begin});
+  return begin;
+}
+
 void AttentionPlan::Set(std::span<const SequenceRows> sequences, const KvLayout& layout,
-                        int num_heads, std::vector<std::int32_t>& tables,
-                        std::vector<std::int32_t>& tails) {
+                        int num_heads, AttentionTables& tables) {
   items_.clear();
   runs_.clear();
   split_items_.clear();
+  tables.StartPlan();
   num_group_heads_ = num_heads / layout.num_kv_heads;
-  int most_queries = 0;
+  int most_rows = 0;
   for (const SequenceRows& sequence : sequences) {
-    // A node of a tree is an item of its own.
-    const int most_rows = std::max(NumChained(sequence), 1);
-    most_queries = std::max(most_queries, most_rows * num_group_heads_);
+    most_rows = std::max(most_rows, sequence.num_rows);
   }
-  max_queries_ = most_queries <= kFewQueries ? kFewQueries
-                                             : MostQueries(layout.head_dim, layout.element_bytes);
-  for (const SequenceRows& sequence : sequences) {
-    const auto table = static_cast<std::int32_t>(tables.size());
-    tables.insert(tables.end(), sequence.block_table.begin(), sequence.block_table.end());
-    AttentionItem item = {};
-    item.table = table;
-    item.tail_position = kNoTail;
-    const int num_chained = NumChained(sequence);
-    item.first_row = sequence.row_begin;
-    item.first_position = sequence.num_context;
-    AddItems(item, num_chained);
-    for (int i = num_chained; i < sequence.num_rows; ++i) {
-      const int slot = sequence.num_context + i;
-      item.first_row = sequence.row_begin + i;
-      item.first_position = sequence.PositionOf(slot);
-      item.tail_position = sequence.tree.first_slot;
-      item.tail = static_cast<std::int32_t>(tails.size());
-      const int length = item.first_position + 1 - item.tail_position;
-      tails.resize(tails.size() + length);
-      for (int s = slot, to = item.tail + length; s >= sequence.tree.first_slot;
-           s = sequence.SlotBefore(s)) {
-        tails[--to] = s;
+  max_queries_ = most_rows * num_group_heads_ <= kFewQueries
+                     ? kFewQueries
+                     : MostQueries(layout.head_dim, layout.element_bytes);
+  for (const SequenceRows& given : sequences) {
+    const SequenceRows sequence = WithoutChain(given);
+    const std::int32_t table = tables.OffsetOf(sequence.block_table);
+    for (int begin = 0; begin < sequence.num_rows;) {
+      const int end = EndOfStretch(sequence, begin);
+      AttentionItem item = {};
+      item.first_row = sequence.row_begin + begin;
+      item.table = table;
+      item.first_end = ends_[0];
+      item.part_positions = PartPositions(ends_[0]);
+      item.tail_position = kNoTail;
+      if (IsNode(sequence, sequence.num_context + end - 1)) {
+        AddTail(sequence, begin, item, tables.tails);
       }
-      AddItems(item, 1);
+      AddItems(item);
+      begin = end;
     }
   }
   AddRuns(layout);
 }
 
-void AttentionPlan::AddItems(const AttentionItem& first, int num_rows) {
-  const int num_queries = num_rows * num_group_heads_;
+int AttentionPlan::EndOfStretch(const SequenceRows& sequence, int begin) {
+  const int first_slot = sequence.tree.first_slot;
+  ends_.clear();
+  seen_.assign(sequence.tree.parents.size(), kUnseen);
+  int num_seen = 0;
+  int row = begin;
+  for (; row < sequence.num_rows; ++row) {
+    const int slot = sequence.num_context + row;
+    const int end = sequence.PositionOf(slot) + 1;
+    if (row > begin && PartPositions(end) != PartPositions(ends_[0])) break;
+    if (IsNode(sequence, slot)) {
+      const auto for_new = [&](auto visit) {
+        for (int s = slot; s >= first_slot && seen_[s - first_slot] == kUnseen;
+             s = sequence.SlotBefore(s)) {
+          visit(s - first_slot);
+        }
+      };
+      int num_new = 0;
+      for_new([&](int) { ++num_new; });
+      // One row's path always fits: it has a slot for each position.
+      if (row > begin && num_seen + num_new > kMostTailSlots) break;
+      for_new([&](int node) { seen_[node] = kSeen; });
+      num_seen += num_new;
+    }
+    ends_.push_back(end);
+  }
+  return row;
+}
+
+void AttentionPlan::AddTail(const SequenceRows& sequence, int begin, AttentionItem& item,
+                            std::vector<std::int32_t>& tails) {
+  const std::span<const std::int32_t> parents = sequence.tree.parents;
+  const int first_slot = sequence.tree.first_slot;
+  item.tail_position = first_slot;
+  item.tail = static_cast<std::int32_t>(tails.size());
+  item.num_rows = static_cast<std::int32_t>(ends_.size());
+  item.num_levels = std::ranges::max(ends_) - first_slot;
+  tails.insert(tails.end(), ends_.begin(), ends_.end());
+  const std::size_t levels = tails.size();
+  tails.resize(levels + item.num_levels + 1);
+  // Nodes come after their parents.
+  levels_.assign(parents.size(), 0);
+  for (std::size_t node = 0; node < parents.size(); ++node) {
+    if (parents[node] >= 0) levels_[node] = levels_[parents[node]] + 1;
+    if (seen_[node] != kUnseen) ++tails[levels + levels_[node] + 1];
+  }
+  for (int i = 0; i < item.num_levels; ++i) tails[levels + i + 1] += tails[levels + i];
+  item.num_tail_slots = tails.back();
+  next_.assign(tails.begin() + static_cast<std::ptrdiff_t>(levels), tails.end());
+  const std::size_t slots = tails.size();
+  const std::size_t paths = slots + 2 * static_cast<std::size_t>(item.num_tail_slots);
+  tails.resize(paths);
+  tails.resize(paths + ends_.size() * item.num_levels, -1);
+  for (std::size_t node = 0; node < parents.size(); ++node) {
+    if (seen_[node] == kUnseen) continue;
+    seen_[node] = next_[levels_[node]]++;
+    tails[slots + seen_[node]] = first_slot + static_cast<std::int32_t>(node);
+    tails[slots + item.num_tail_slots + seen_[node]] = first_slot + levels_[node];
+  }
+  for (std::size_t row = 0; row < ends_.size(); ++row) {
+    const int slot = sequence.num_context + begin + static_cast<int>(row);
+    for (int s = slot; s >= first_slot; s = sequence.SlotBefore(s)) {
+      const int node = s - first_slot;
+      tails[paths + row * item.num_levels + levels_[node]] = seen_[node];
+    }
+  }
+}
+
+void AttentionPlan::AddItems(const AttentionItem& first) {
+  const int num_queries = static_cast<int>(ends_.size()) * num_group_heads_;
   AttentionItem item = first;
   for (int begin = 0; begin < num_queries; begin += max_queries_) {
     item.first_query = begin;
     item.num_queries = std::min(max_queries_, num_queries - begin);
-    const int last_row = (begin + item.num_queries - 1) / num_group_heads_;
-    item.num_parts = (item.first_position + last_row) / kPartPositions + 1;
+    const auto end_of_first = ends_.begin() + begin / num_group_heads_;
+    const auto after_last = ends_.begin() + (begin + item.num_queries - 1) / num_group_heads_ + 1;
+    const auto [least, most] = std::minmax_element(end_of_first, after_last);
+    item.least_end = *least;
+    item.most_end = *most;
+    item.num_parts = (item.most_end - 1) / item.part_positions + 1;
     items_.push_back(item);
   }
 }
 
 void AttentionPlan::AddRuns(const KvLayout& layout) {
-  std::int64_t num_parts = 0;
-  for (const AttentionItem& item : items_) {
-    if (item.num_parts > 1) num_parts += item.num_parts;
-  }
-  const std::int64_t num_bytes = num_parts * layout.num_kv_heads *
-                                 StateFloats(layout.head_dim, max_queries_) *
-                                 std::int64_t{sizeof(float)};
-  const bool splits =
-      num_bytes <= kMaxStateBytes && std::ssize(items_) * layout.num_kv_heads < enough_blocks_;
-  num_states_ = 0;
+  const bool wants_blocks = std::ssize(items_) * layout.num_kv_heads < enough_blocks_;
+  num_state_floats_ = 0;
   for (int i = 0; i < std::ssize(items_); ++i) {
     AttentionItem& item = items_[i];
+    const std::int64_t num_floats =
+        item.num_parts * layout.num_kv_heads * StateFloats(layout.head_dim, item.num_queries);
     item.first_state = -1;
-    if (!splits || item.num_parts == 1) {
+    if (!wants_blocks || item.num_parts <= kMostUnsplitParts ||
+        num_state_floats_ + num_floats > kMostStateFloats) {
       runs_.push_back({i, 0, item.num_parts});
       continue;
     }
-    item.first_state = num_states_;
-    num_states_ += item.num_parts;
+    item.first_state = static_cast<std::int32_t>(num_state_floats_);
+    num_state_floats_ += num_floats;
     split_items_.push_back(i);
     for (int part = 0; part < item.num_parts; ++part) runs_.push_back({i, part, 1});
   }

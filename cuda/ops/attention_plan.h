@@ -12,26 +12,48 @@
 
 namespace forerun::cuda {
 
+// What the items of several plans refer to.
+struct AttentionTables {
+  std::vector<std::int32_t> blocks, tails;
+
+  void Clear();
+  // Where a block table begins, which is appended where it is new. Plans ask in one order.
+  std::int32_t OffsetOf(std::span<const BlockId> table);
+  void StartPlan() { next_ = 0; }
+
+ private:
+  struct Table {
+    std::span<const BlockId> blocks;
+    std::int32_t begin;
+  };
+  std::vector<Table> tables_;
+  std::size_t next_ = 0;
+};
+
 // The plan decides what is read and when, not a bit of the results.
 class AttentionPlan {
  public:
   // Items are split into parts while there are fewer blocks than that.
   explicit AttentionPlan(std::int64_t enough_blocks) : enough_blocks_(enough_blocks) {}
 
-  // Of sequences whose block tables and tails follow each other in `tables` and `tails`, to which
-  // they are appended.
+  // Appends to `tables`.
   void Set(std::span<const SequenceRows> sequences, const KvLayout& layout, int num_heads,
-           std::vector<std::int32_t>& tables, std::vector<std::int32_t>& tails);
+           AttentionTables& tables);
 
   std::span<const AttentionItem> items() const { return items_; }
   std::span<const AttentionRun> runs() const { return runs_; }
   std::span<const std::int32_t> split_items() const { return split_items_; }
   int max_queries() const { return max_queries_; }
-  // That split items need, of one KV head.
-  int num_states() const { return num_states_; }
+  // Of all states.
+  std::int64_t num_state_floats() const { return num_state_floats_; }
 
  private:
-  void AddItems(const AttentionItem& first, int num_rows);
+  // The end of the rows from `begin` on that may share an item but for the number of their queries.
+  int EndOfStretch(const SequenceRows& sequence, int begin);
+  // What items of the stretch say of the tree that they see.
+  void AddTail(const SequenceRows& sequence, int begin, AttentionItem& item,
+               std::vector<std::int32_t>& tails);
+  void AddItems(const AttentionItem& first);
   void AddRuns(const KvLayout& layout);
 
   std::int64_t enough_blocks_;
@@ -40,7 +62,12 @@ class AttentionPlan {
   std::vector<std::int32_t> split_items_;
   int num_group_heads_ = 0;
   int max_queries_ = 0;
-  int num_states_ = 0;
+  std::int64_t num_state_floats_ = 0;
+
+  // Of a stretch: the ends of its rows; by node of the tree whether a row sees it, then its number
+  // among those that rows see, and how many nodes are before it on its path.
+  std::vector<std::int32_t> ends_, seen_, levels_;
+  std::vector<std::int32_t> next_;  // number, by level
 };
 
 }  // namespace forerun::cuda

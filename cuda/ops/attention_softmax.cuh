@@ -11,7 +11,7 @@ namespace forerun::cuda {
 
 inline constexpr int kWarps = 4;
 inline constexpr int kThreads = kWarps * kWarpSize;
-static_assert(kTilePositions == kWarps * 16 && kPartPositions % kTilePositions == 0);
+static_assert(kTilePositions == kWarps * 16);
 
 __device__ inline int Thread() { return static_cast<int>(threadIdx.x); }
 __device__ inline int Lane() { return Thread() % kWarpSize; }
@@ -24,6 +24,18 @@ struct Range {
 __device__ inline Range Intersect(Range a, Range b) {
   return {max(a.begin, b.begin), min(a.end, b.end)};
 }
+
+// What a tile has of keys and values, in this order: of its positions from `begin` on, then of
+// slots of the tree. Without such slots the positions are all of the tile's.
+struct Tile {
+  int begin;
+  int num_positions;
+  int first_slot;  // by number
+  int num_slots;
+
+  __device__ bool has_tree() const { return num_slots > 0; }
+  __device__ int num_entries() const { return num_positions + num_slots; }
+};
 
 // An item with what its task and its layer say of it.
 struct Item {
@@ -45,37 +57,86 @@ struct Item {
   __device__ int ColumnOf(int q) const {
     return (kv_head * num_group_heads + (item.first_query + q) % num_group_heads) * layer.head_dim;
   }
-  // The positions that a row sees.
-  __device__ Range VisibleTo(int row) const {
-    const int end = item.first_position + row + 1;
-    const int begin = task.sliding_window > 0 ? end - task.sliding_window : 0;
-    return {max(begin, task.first_position), end};
-  }
   __device__ int first_row() const { return RowOf(0); }
   __device__ int last_row() const { return RowOf(item.num_queries - 1); }
 
-  // Of channel 0 of a position, in elements.
-  __device__ std::int64_t OffsetOf(int position) const {
-    const int slot = position < item.tail_position
-                         ? position
-                         : task.tails[item.tail + position - item.tail_position];
-    const int block = task.block_tables[item.table + slot / layer.block_size];
-    return layer.OffsetOf(std::int64_t{block} * layer.block_size + slot % layer.block_size,
-                          kv_head);
+  // What a row with this end sees, and what a row of the item does.
+  __device__ Range VisibleBefore(int end) const {
+    const int begin = task.sliding_window > 0 ? end - task.sliding_window : 0;
+    return {max(begin, task.first_position), end};
   }
+  __device__ Range VisibleTo(int row) const {
+    return VisibleBefore(has_tree() ? ends()[row] : item.first_end + row);
+  }
+  __device__ bool Sees(int row, int position) const {
+    const Range visible = VisibleTo(row);
+    return position >= visible.begin && position < visible.end;
+  }
+  // What the rows see of a part together.
+  __device__ Range PositionsOf(int part) const {
+    return Intersect({VisibleBefore(item.least_end).begin, item.most_end},
+                     {part * item.part_positions, (part + 1) * item.part_positions});
+  }
+
+  // The arrays of the tail.
+  __device__ bool has_tree() const { return item.tail_position != kNoTail; }
+  __device__ const std::int32_t* ends() const { return task.tails + item.tail; }
+  __device__ const std::int32_t* levels() const { return ends() + item.num_rows; }
+  __device__ const std::int32_t* slots() const { return levels() + item.num_levels + 1; }
+  __device__ const std::int32_t* positions() const { return slots() + item.num_tail_slots; }
+  // The number of the slot in which a row has a position of the tail.
+  __device__ int NumberOf(int row, int position) const {
+    return positions()[item.num_tail_slots + row * item.num_levels + position - item.tail_position];
+  }
+
+  __device__ Tile TileAt(int begin) const {
+    Tile tile = {begin, kTilePositions, 0, 0};
+    const int end = min(begin + kTilePositions, item.most_end);
+    if (end <= item.tail_position) return tile;
+    const int first = max(begin, item.tail_position);
+    tile.num_positions = first - begin;
+    tile.first_slot = levels()[first - item.tail_position];
+    tile.num_slots = levels()[end - item.tail_position] - tile.first_slot;
+    return tile;
+  }
+  // Which entry of the tile is a position that a row sees.
+  __device__ int EntryOf(const Tile& tile, int row, int position) const {
+    if (position < item.tail_position) return position - tile.begin;
+    return tile.num_positions + NumberOf(row, position) - tile.first_slot;
+  }
+  // The position of an entry; -1: there is no such entry.
+  __device__ int PositionOf(const Tile& tile, int entry) const {
+    if (entry < tile.num_positions) return tile.begin + entry;
+    if (entry >= tile.num_entries()) return -1;
+    return positions()[tile.first_slot + entry - tile.num_positions];
+  }
+  // Whether it is an entry of the row of query q, before the row's end.
+  __device__ bool IsOf(int q, const Tile& tile, int entry, int position) const {
+    if (entry < tile.num_positions) return true;
+    return q < item.num_queries &&
+           NumberOf(RowOf(q), position) == tile.first_slot + entry - tile.num_positions;
+  }
+  // Of channel 0 of an entry, in elements. Negative: no row sees it.
+  __device__ std::int64_t OffsetOf(const Tile& tile, int entry, Range wanted) const {
+    int slot = tile.begin + entry;
+    if (entry >= tile.num_positions) {
+      if (entry >= tile.num_entries()) return -1;
+      slot = slots()[tile.first_slot + entry - tile.num_positions];
+    } else if (slot < wanted.begin || slot >= wanted.end) {
+      return -1;
+    }
+    const int block = task.block_tables[item.table + slot / layer.block_size];
+    return layer.OffsetOf(block, slot % layer.block_size, kv_head);
+  }
+
   __device__ bool has_states() const { return item.first_state >= 0; }
   __device__ float* StateOf(int part) const {
-    return task.states + (std::int64_t{item.first_state + part} * layer.num_kv_heads + kv_head) *
-                             StateFloats(layer.head_dim, task.max_queries);
+    return task.states + item.first_state +
+           (part * layer.num_kv_heads + kv_head) * StateFloats(layer.head_dim, item.num_queries);
   }
   // Channel 0 of query q in the output.
   __device__ float* OutputOf(int q) const {
     return task.out + (item.first_row + RowOf(q)) * task.out_stride + ColumnOf(q);
-  }
-  // What the rows see of a part together.
-  __device__ Range PositionsOf(int part) const {
-    return Intersect({VisibleTo(first_row()).begin, VisibleTo(last_row()).end},
-                     {part * kPartPositions, (part + 1) * kPartPositions});
   }
 };
 
@@ -119,13 +180,15 @@ template <int kStride, int kWeightStride, int kQueries, typename Weight>
 __device__ void WeighScores(const Item& item, int tile_begin, const float* scores,
                             Softmax<kQueries>& softmax, Weight* weights) {
   for (int q = Warp(); q < item.item.num_queries; q += kWarps) {
-    const Range visible = item.VisibleTo(item.RowOf(q));
+    const int row = item.RowOf(q);
     float score[2];
+    bool sees[2];
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int position = tile_begin + i * kWarpSize + Lane();
+      sees[i] = item.Sees(row, position);
       score[i] = -INFINITY;
-      if (position >= visible.begin && position < visible.end) {
+      if (sees[i]) {
         score[i] = scores[q * kStride + i * kWarpSize + Lane()] * item.task.scale;
         if (item.task.soft_cap > 0.0f) score[i] = CapSoftly(score[i], item.task.soft_cap);
       }
@@ -141,9 +204,7 @@ __device__ void WeighScores(const Item& item, int tile_begin, const float* score
     float sum = 0.0f;
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const int position = tile_begin + i * kWarpSize + Lane();
-      const bool sees = position >= visible.begin && position < visible.end;
-      const float weight = sees ? expf(score[i] - after) : 0.0f;
+      const float weight = sees[i] ? expf(score[i] - after) : 0.0f;
       StoreWeight(weights + q * kWeightStride + i * kWarpSize + Lane(), weight);
       sum += weight;
     }
@@ -192,12 +253,12 @@ __device__ void StartTotals(Totals<kQueries>& totals) {
 template <int kQueries>
 __device__ void FinishSoftmax(const Item& item, int part, const Softmax<kQueries>& softmax,
                               Totals<kQueries>& totals) {
-  const int max_queries = item.task.max_queries;
-  for (int q = Thread(); q < item.item.num_queries; q += kThreads) {
+  const int num_queries = item.item.num_queries;
+  for (int q = Thread(); q < num_queries; q += kThreads) {
     if (item.has_states()) {
-      float* state = item.StateOf(part) + max_queries * item.layer.head_dim + q;
+      float* state = item.StateOf(part) + num_queries * item.layer.head_dim + q;
       state[0] = softmax.max[q];
-      state[max_queries] = softmax.sum[q];
+      state[num_queries] = softmax.sum[q];
     } else {
       const JoinScales scales =
           Join(softmax.max[q], softmax.sum[q], totals.max[q], totals.weight[q]);

@@ -13,18 +13,14 @@ namespace forerun::cuda {
 
 void DeviceRows::Upload(const ForwardData& data) {
   Set(data);
-  host_tables_.clear();
-  host_tails_.clear();
+  host_tables_.Clear();
   for (const RowSet which : {RowSet::kAll, RowSet::kWanted}) {
     AttentionPlan& plan = plans_[static_cast<int>(which)].plan;
     const bool attends = cache() != nullptr && num_heads() > 0;
     plan.Set(attends ? sequences(which) : std::span<const SequenceRows>(),
              attends ? cache()->layout() : KvLayout{1, 1, 1, 1, 2}, std::max(num_heads(), 1),
-             host_tables_, host_tails_);
-    if (!attends) continue;
-    const KvLayout& layout = cache()->layout();
-    states_.Grow(sizeof(float) * plan.num_states() * layout.num_kv_heads *
-                 StateFloats(layout.head_dim, plan.max_queries()));
+             host_tables_);
+    states_.Grow(sizeof(float) * plan.num_state_floats());
   }
   const std::size_t num_bytes = TakeParts(nullptr, nullptr);
   TakeParts(nullptr, upload_.Start(num_bytes));
@@ -53,8 +49,8 @@ std::size_t DeviceRows::TakeParts(const std::byte* memory, std::byte* filled) {
   for (const RowIndices which : {RowIndices::kWanted, RowIndices::kSources, RowIndices::kSlots}) {
     indices_[static_cast<int>(which)] = take(indices(which));
   }
-  tables_ = take(std::span<const std::int32_t>(of(host_tables_)));
-  tails_ = take(std::span<const std::int32_t>(of(host_tails_)));
+  tables_ = take(std::span<const std::int32_t>(of(host_tables_.blocks)));
+  tails_ = take(std::span<const std::int32_t>(of(host_tables_.tails)));
   for (DevicePlan& on_device : plans_) {
     on_device.items = take(on_device.plan.items());
     on_device.runs = take(on_device.plan.runs());

@@ -53,7 +53,7 @@ class DeviceRows : public ForwardRows {
   const std::int32_t* tables_ = nullptr;
   const std::int32_t* tails_ = nullptr;
   DevicePlan plans_[2];
-  std::vector<std::int32_t> host_tables_, host_tails_;
+  AttentionTables host_tables_;
   DeviceBuffer states_{0};
 };
 

@@ -19,9 +19,12 @@ struct KvLayer {
   int head_dim;
   int block_size;
 
-  // Of channel 0 of a slot (kv/slot_map.h), in elements.
+  // Of channel 0 of a slot of a block, and of a slot of the cache (kv/slot_map.h), in elements.
+  __host__ __device__ std::int64_t OffsetOf(int block, int in_block, int head) const {
+    return ((std::int64_t{block} * num_kv_heads + head) * block_size + in_block) * head_dim;
+  }
   __host__ __device__ std::int64_t OffsetOf(std::int64_t slot, int head) const {
-    return ((slot / block_size * num_kv_heads + head) * block_size + slot % block_size) * head_dim;
+    return OffsetOf(static_cast<int>(slot / block_size), static_cast<int>(slot % block_size), head);
   }
 };
 
