@@ -221,8 +221,8 @@ __device__ void SumTile(const Item& item, const Tile& tile, int first, bool by_r
 }
 
 // A part's tiles.
-template <int kDim, int kMTiles>
-__device__ void SumPart(const Item& item, int part, BFloat16Tiles<kDim, kMTiles>& shared,
+template <int kDim, int kMTiles, typename AnyItem>
+__device__ void SumPart(const AnyItem& item, int part, BFloat16Tiles<kDim, kMTiles>& shared,
                         float (&sums)[kMTiles][kDim / kWarps / 8][4]) {
   using Tiles = BFloat16Tiles<kDim, kMTiles>;
   const Range all = item.PositionsOf(part);
@@ -263,7 +263,7 @@ __device__ void SumPart(const Item& item, int part, BFloat16Tiles<kDim, kMTiles>
   }
 }
 
-template <int kDim, int kMTiles>
+template <int kDim, int kMTiles, typename AnyItem = Item>
 __global__ void __launch_bounds__(kThreads)
     AttendBFloat16(const __grid_constant__ AttentionTask task,
                    const __grid_constant__ KvLayer layer) {
@@ -271,7 +271,7 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kNTiles = kDim / kWarps / 8;
   Tiles& shared = *static_cast<Tiles*>(DynamicShared());
   const AttentionRun run = task.runs[blockIdx.x];
-  const Item item(task, layer, run.item, static_cast<int>(blockIdx.y));
+  const AnyItem item(task, layer, run.item, static_cast<int>(blockIdx.y));
   const int num_queries = item.item.num_queries, head_dim = layer.head_dim;
   for (int i = Thread(); i < Tiles::kQueries * kDim; i += kThreads) {
     const int q = i / kDim, channel = i % kDim;

@@ -175,9 +175,9 @@ __device__ inline void StoreWeight(__nv_bfloat16* to, float weight) {
 }
 
 // Turns the scores of a tile, a row of kStride floats each, into weights, by warp. Those of
-// positions that a query does not see become 0.
-template <int kStride, int kWeightStride, int kQueries, typename Weight>
-__device__ void WeighScores(const Item& item, int tile_begin, const float* scores,
+// positions that a query does not see become 0. A test has an Item of its own.
+template <int kStride, int kWeightStride, int kQueries, typename AnyItem, typename Weight>
+__device__ void WeighScores(const AnyItem& item, int tile_begin, const float* scores,
                             Softmax<kQueries>& softmax, Weight* weights) {
   for (int q = Warp(); q < item.item.num_queries; q += kWarps) {
     const int row = item.RowOf(q);
