@@ -59,6 +59,11 @@ void CheckShape(const BasicRows<T>& rows, int num_rows, int num_cols) {
                     std::to_string(num_rows) + " x " + std::to_string(num_cols));
 }
 
+void CheckIndices(std::span<const std::int32_t> indices, ConstRows dense, ConstRows all) {
+  CheckShape(dense, static_cast<int>(indices.size()), all.cols);
+  for (const std::int32_t row : indices) FORERUN_CHECK(row >= 0 && row < all.rows, "no such row");
+}
+
 // Throws InvalidArgument unless attention with float32 keys and values fits the GPU.
 void CheckSharedMemory(int head_dim) {
   const UseGpu use;
@@ -288,17 +293,13 @@ void CudaOps::Copy(ConstRows x, Rows out) {
 }
 
 void CudaOps::GatherRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) {
-  const std::span<const std::int32_t> wanted = rows.indices(indices);
-  CheckShape(out, static_cast<int>(wanted.size()), x.cols);
-  for (const std::int32_t row : wanted) FORERUN_CHECK(row >= 0 && row < x.rows, "no such row");
+  CheckIndices(rows.indices(indices), out, x);
   const UseGpu use;
   CheckCuda(cuda::GatherRows(x, rows_.device_indices(indices), out, stream_), "gathered rows");
 }
 
 void CudaOps::ScatterRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) {
-  const std::span<const std::int32_t> wanted = rows.indices(indices);
-  CheckShape(x, static_cast<int>(wanted.size()), out.cols);
-  for (const std::int32_t row : wanted) FORERUN_CHECK(row >= 0 && row < out.rows, "no such row");
+  CheckIndices(rows.indices(indices), x, out);
   const UseGpu use;
   CheckCuda(cuda::ScatterRows(x, rows_.device_indices(indices), out, stream_), "scattered rows");
 }

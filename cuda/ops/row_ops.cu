@@ -69,12 +69,19 @@ __global__ void Gather(ConstRows x, const std::int32_t* indices, Rows out) {
               [&](int r, int c) { At(out, r, c) = At(x, indices != nullptr ? indices[r] : r, c); });
 }
 
-// A thread owns a column, so that its writes are in order.
-__global__ void Scatter(ConstRows x, const std::int32_t* indices, Rows out) {
-  ForElements(1, x.cols, [&](int, int c) {
-    for (int r = 0; r < x.rows; ++r) At(out, indices[r], c) = At(x, r, c);
-  });
+// A block per row: of those with the same index only the last one is written.
+__global__ void __launch_bounds__(kElementThreads)
+    Scatter(ConstRows x, const std::int32_t* indices, Rows out) {
+  const int row = static_cast<int>(blockIdx.x), index = indices[row];
+  bool is_last = true;
+  for (int later = row + 1 + Thread(); later < x.rows; later += int{kElementThreads}) {
+    is_last = is_last && indices[later] != index;
+  }
+  if (__syncthreads_and(is_last)) {
+    for (int c = Thread(); c < x.cols; c += int{kElementThreads}) At(out, index, c) = At(x, row, c);
+  }
 }
+// A thread owns a column, so that its writes are in order.
 __global__ void Move(const KvMove* moves, int num_moves, Rows x) {
   ForElements(1, x.cols, [&](int, int c) {
     for (int i = 0; i < num_moves; ++i) {
@@ -128,7 +135,8 @@ cudaError_t GatherRows(ConstRows x, const std::int32_t* indices, Rows out, cudaS
   return RunElements(out.rows, out.cols, stream, Gather, x, indices, out);
 }
 cudaError_t ScatterRows(ConstRows x, const std::int32_t* indices, Rows out, cudaStream_t stream) {
-  return RunElements(1, x.cols, stream, Scatter, x, indices, out);
+  return Run({dim3(static_cast<unsigned>(x.rows)), kElementThreads, stream}, Scatter, x, indices,
+             out);
 }
 cudaError_t MoveRows(const KvMove* moves, int num_moves, Rows x, cudaStream_t stream) {
   return RunElements(1, x.cols, stream, Move, moves, num_moves, x);

@@ -245,5 +245,16 @@ TEST(CountersTest, AttentionOfARowKeepsALargeGpuBusyFrom2048PositionsOn) {
   }
 }
 
+TEST(CountersTest, RowsAreScatteredSideBySide) {
+  CudaOps ops;
+  const std::vector<std::int32_t> sources = {3, 1, 2, 0};
+  const std::vector<TokenId> tokens(sources.size());
+  const ForwardRows& rows = ops.Begin({.tokens = tokens, .sources = sources});
+  const GpuRows x(ops.memory(), HostRows(4, 8)), out(ops.memory(), 4, 8);
+  const std::uint64_t before = emulation::counters().blocks_queued;
+  ops.ScatterRows(x, rows, RowIndices::kSources, out);
+  EXPECT_EQ(emulation::counters().blocks_queued - before, sources.size());
+}
+
 }  // namespace
 }  // namespace forerun::cuda
