@@ -69,8 +69,9 @@ struct Counters {
   std::uint64_t launches, blocks, threads, switches, barriers, collectives;
   std::uint64_t blocks_queued;  // of launches that were asked for, whether or not they have run
   std::uint64_t copies_to_device, bytes_to_device, copies_from_device, bytes_from_device;
-  std::uint64_t waits;        // calls that wait: synchronize, plain copies, cudaFree
-  std::uint64_t allocations;  // of device memory and of pinned memory
+  std::uint64_t waits;              // calls that wait: synchronize, plain copies, cudaFree
+  std::uint64_t function_settings;  // calls of cudaFuncSetAttribute
+  std::uint64_t allocations;        // of device memory and of pinned memory
   // Of device memory by kernels. Race build only.
   std::uint64_t bytes_loaded, bytes_stored, watched_bytes_loaded;
 };

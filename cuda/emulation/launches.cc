@@ -79,6 +79,7 @@ cudaError_t SetMaxDynamicShared(const void* kernel, int bytes) {
       return cudaErrorInvalidValue;
     }
     SharedLimits()[kernel] = static_cast<std::size_t>(bytes);
+    ++counters().function_settings;
     return cudaSuccess;
   });
 }

@@ -1,3 +1,5 @@
+#include <mutex>
+
 #include "cuda/ops/attention.h"
 #include "cuda/ops/attention_bfloat16.cuh"
 #include "cuda/ops/attention_float32.cuh"
@@ -26,23 +28,39 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// As much as a block may have.
 template <typename... Parameters>
-cudaError_t RunShared(const Launch& launch, void (*kernel)(Parameters...),
-                      const AttentionTask& task, const KvLayer& layer) {
-  const cudaError_t status = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(launch.shared_bytes));
-  return status != cudaSuccess ? status : Run(launch, kernel, task, layer);
+cudaError_t AllowShared(void (*kernel)(Parameters...)) {
+  int most_bytes = 0;
+  const cudaError_t status =
+      cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, /*device=*/0);
+  if (status != cudaSuccess) return status;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes);
 }
 
-template <int kDim>
-cudaError_t RunBFloat16(Launch launch, const AttentionTask& task, const KvLayer& layer) {
-  constexpr int kMTiles = MostQueries(kDim, 2) / kQueriesPerTile;
-  if (task.max_queries == kFewQueries) {
-    launch.shared_bytes = sizeof(BFloat16Tiles<kDim, 1>);
-    return RunShared(launch, AttendBFloat16<kDim, 1>, task, layer);
+// Runs a kernel that asks for much shared memory, which must be allowed once in a process.
+template <auto* kKernel>
+cudaError_t RunShared(const Launch& launch, const AttentionTask& task, const KvLayer& layer) {
+  static std::mutex mutex;
+  static bool is_allowed = false;
+  {
+    const std::lock_guard lock(mutex);
+    const cudaError_t status = is_allowed ? cudaSuccess : AllowShared(kKernel);
+    if (status != cudaSuccess) return status;
+    is_allowed = true;
   }
+  return Run(launch, kKernel, task, layer);
+}
+
+template <int kDim, int kMTiles>
+cudaError_t RunTiles(Launch launch, const AttentionTask& task, const KvLayer& layer) {
   launch.shared_bytes = sizeof(BFloat16Tiles<kDim, kMTiles>);
-  return RunShared(launch, AttendBFloat16<kDim, kMTiles>, task, layer);
+  return RunShared<AttendBFloat16<kDim, kMTiles>>(launch, task, layer);
+}
+template <int kDim>
+cudaError_t RunBFloat16(const Launch& launch, const AttentionTask& task, const KvLayer& layer) {
+  if (task.max_queries == kFewQueries) return RunTiles<kDim, 1>(launch, task, layer);
+  return RunTiles<kDim, MostQueries(kDim, 2) / kQueriesPerTile>(launch, task, layer);
 }
 
 cudaError_t RunRuns(const AttentionTask& task, const KvLayer& layer, cudaStream_t stream) {
@@ -51,7 +69,7 @@ cudaError_t RunRuns(const AttentionTask& task, const KvLayer& layer, cudaStream_
       kThreads, stream};
   if (layer.element_bytes == 4) {
     launch.shared_bytes = Float32Tiles::SharedBytes(layer.head_dim);
-    return RunShared(launch, AttendFloat32, task, layer);
+    return RunShared<AttendFloat32>(launch, task, layer);
   }
   if (layer.head_dim <= 64) return RunBFloat16<64>(launch, task, layer);
   if (layer.head_dim <= 128) return RunBFloat16<128>(launch, task, layer);

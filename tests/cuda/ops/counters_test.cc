@@ -256,5 +256,25 @@ TEST(CountersTest, RowsAreScatteredSideBySide) {
   EXPECT_EQ(emulation::counters().blocks_queued - before, sources.size());
 }
 
+TEST(CountersTest, TheSharedMemoryOfAKernelIsSetOnce) {
+  const std::vector<BlockId> table = {0};
+  const SequenceRows sequence = {0, 1, 0, table};
+  const std::vector<TokenId> tokens(1);
+  CudaOps ops;
+  const auto cache = ops.MakeKvCache({1, 1, 64, 16, 2}, 1);
+  const GpuRows qkv(ops.memory(), HostRows(1, 3 * 64)), out(ops.memory(), 1, 64);
+  const FloatVector cos_sin(ops.memory(), std::vector<float>(64));
+  const auto attend = [&] {
+    const std::uint64_t before = emulation::counters().function_settings;
+    const ForwardRows& rows = ops.Begin(
+        {.tokens = tokens, .cache = cache.get(), .sequences = {&sequence, 1}, .num_heads = 1});
+    ops.RotateAndStore(qkv, {}, rows, cos_sin.data(), 0);
+    ops.Attention(qkv.view().Columns(0, 64), rows, RowSet::kAll, 0, {1, 1, 64}, out);
+    return emulation::counters().function_settings - before;
+  };
+  EXPECT_LE(attend(), 1);
+  EXPECT_EQ(attend(), 0);
+}
+
 }  // namespace
 }  // namespace forerun::cuda
