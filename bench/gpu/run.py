@@ -1,12 +1,14 @@
 """Builds, tests and times what runs on a GPU, on a machine with one and nothing else prepared.
 
-    python bench/gpu/run.py                # at most 9 minutes
-    python bench/gpu/run.py --emulated     # tiny sizes on the emulated GPU: tries this script
+    python bench/gpu/run.py                        # at most 9 minutes
+    python bench/gpu/run.py --stages engine peers  # where the rest has run
+    python bench/gpu/run.py --emulated             # tiny, on the emulated GPU: tries this script
 
 Stages: the package and libforerun_cuda.so (nvcc is got from PyPI where the machine has none), the
-CUDA tests, the tests of small shapes in each tool of compute-sanitizer, times. A stage that fails
-does not stop the others, and one that no time is left for has failed; what lacks a program is left
-out, and said so. Writes results.json and results.md to --out. docs/benchmarks_gpu.md keeps results.
+CUDA tests, the tests of small shapes in each tool of compute-sanitizer, times of calls, models in
+the engine, the same models in other engines where they are installed. A stage that fails does not
+stop the others, and one that no time is left for has failed; what lacks a program is left out, and
+said so. Writes results.json and results.md to --out. docs/benchmarks_gpu.md keeps results.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from figures import Figure, call_lines, figure_lines, read_figures
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VENV_PYTHON = ROOT / ".venv" / "bin" / "python"
 RELEASE = ROOT / "build" / "release"
@@ -34,7 +38,14 @@ GTEST_HEADERS = [
 INSTALL_GTEST = "apt-get update -qq && apt-get install -y -qq libgtest-dev"  # as in .ci/run
 # Of the tests in a sanitizer, where each example takes a hundred times as long.
 FEW_EXAMPLES = {"FORERUN_TEST_EXAMPLES": "3"}
-TINY = ["--requests", "1", "2", "--vocab", "300", "--repeats", "2"]
+TINY_CALLS = ["--requests", "1", "2", "--vocab", "300", "--repeats", "2"]
+STAGES = ("build", "test", "calls", "engine", "peers")
+SMOLLM = ROOT / "models" / "SmolLM2-135M-Instruct"  # `make model` writes it
+RANDOM_MODEL = "Llama-3.1-8B"
+PEERS = ("torch", "transformers", "vllm", "sglang")
+PEER_SECONDS = 150  # at most, of each
+NOMINAL_BANDWIDTH = "3.0e12"  # bytes a second, where none is measured
+HAS_MODULE = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
 
 
 @dataclass
@@ -58,9 +69,15 @@ class Run:
     def fail(self, name: str, reason: str) -> None:
         self._add(Stage(name, "failed", detail=reason))
 
-    def command(self, name: str, words: list[Any], env: dict[str, str] | None = None) -> str | None:
+    def command(
+        self,
+        name: str,
+        words: list[Any],
+        env: dict[str, str] | None = None,
+        max_seconds: float = float("inf"),
+    ) -> str | None:
         """Runs a stage; returns what it printed, or None if it did not succeed."""
-        left = self.deadline - time.monotonic()
+        left = min(self.deadline - time.monotonic(), max_seconds)
         if left <= 1:
             return self.fail(name, "no time was left")
         start = time.monotonic()
@@ -109,7 +126,7 @@ def has_gtest() -> bool:
 def build(run: Run) -> None:
     if not has_gtest() and os.geteuid() == 0:
         run.command("GoogleTest", ["sh", "-c", INSTALL_GTEST])
-    run.command("package", ["make", ".venv/.package", ".venv/.test"], {"CUDA": "OFF"})
+    run.command("package", ["make", ".venv/.package", ".venv/.test", "model"], {"CUDA": "OFF"})
     run.command("libforerun_cuda.so", ["make", "cuda"])
 
 
@@ -134,46 +151,116 @@ def test(run: Run) -> None:
                 run.leave_out(stage, "compute-sanitizer is not installed")
 
 
-def measure(run: Run, python: str, library: pathlib.Path, options: list[str]) -> list[Any]:
-    words = [python, ROOT / "bench" / "gpu" / "time_kernels.py", *options]
-    printed = run.command("times", words, {"FORERUN_CUDA_LIBRARY": str(library)})
+@dataclass(frozen=True)
+class Setup:
+    """What is timed, where, and with which library."""
+
+    python: str
+    library: pathlib.Path
+    models: list[str]  # directories, or names of shapes
+    cache: pathlib.Path  # for models of random weights
+    figures: pathlib.Path  # where the scripts leave their figures
+    options: list[str]  # of the scripts that time models
+
+    def script(self, name: str, *words: Any) -> list[Any]:
+        return [self.python, ROOT / "bench" / "gpu" / name, *words]
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {"FORERUN_CUDA_LIBRARY": str(self.library)}
+
+    def directory(self, model: str) -> pathlib.Path:
+        return self.cache / model if model == RANDOM_MODEL else pathlib.Path(model)
+
+
+def measure(run: Run, setup: Setup, bandwidth: str, options: list[str]) -> list[Any]:
+    words = setup.script("time_kernels.py", "--bandwidth", bandwidth, *options)
+    printed = run.command("times", words, setup.env)
     return [] if printed is None else json.loads(printed.splitlines()[-1])
+
+
+def measure_models(run: Run, setup: Setup, bandwidth: str) -> None:
+    for model in setup.models:
+        name = f"engine, {pathlib.Path(model).name}"
+        if model == str(SMOLLM) and not SMOLLM.exists():
+            run.leave_out(name, f"there is no {SMOLLM}: `make model` writes it")
+            continue
+        words = setup.script("time_engine.py", model, "--bandwidth", bandwidth)
+        words += ["--cache", setup.cache, "--figures", setup.figures, *setup.options]
+        run.command(name, words, setup.env)
+
+
+def measure_peers(run: Run, setup: Setup) -> None:
+    """Each in the first Python that has it."""
+    for peer in PEERS:
+        pythons = [setup.python, sys.executable]
+        found = [p for p in pythons if subprocess.run([p, "-c", HAS_MODULE, peer]).returncode == 0]
+        if not found:
+            run.leave_out(peer, f"{peer} is not installed")
+            continue
+        for model in setup.models:
+            if not (setup.directory(model) / "config.json").exists():
+                continue
+            words = setup.script("peers.py", peer, setup.directory(model), *setup.options)
+            words = [found[0], *words[1:], "--figures", setup.figures]
+            run.command(f"{peer}, {pathlib.Path(model).name}", words, max_seconds=PEER_SECONDS)
+
+
+def measure_bandwidth(run: Run, setup: Setup) -> str:
+    printed = run.command("device bandwidth", setup.script("device_bandwidth.py"))
+    return NOMINAL_BANDWIDTH if printed is None else printed.strip()
 
 
 def table(results: dict[str, Any]) -> str:
     lines = [f"{key}: {value}" for key, value in results["machine"].items()]
     lines += ["", "| stage | result | seconds |", "|---|---|--:|"]
     lines += [f"| {s['name']} | {s['status']} | {s['seconds']} |" for s in results["stages"]]
-    lines += ["", "| call | requests | vocabulary | us | floor us | torch us |"]
-    lines += ["|---|--:|--:|--:|--:|--:|"]
-    for row in results["times"]:
-        in_torch = "" if row["torch_us"] is None else row["torch_us"]
-        lines.append(
-            f"| {row['case']} | {row['requests']} | {row['vocab']} | {row['us']} | "
-            f"{row['floor_us']} | {in_torch} |"
-        )
+    lines += ["", *figure_lines(results["figures"]), "", *call_lines(results["times"])]
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
+def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--emulated", action="store_true", help="tiny sizes, the emulated GPU")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=STAGES)
+    parser.add_argument("--models", nargs="+", default=[str(SMOLLM), RANDOM_MODEL])
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build" / "gpu")
+    parser.add_argument("--cache", type=pathlib.Path, help="for random models; default: OUT/models")
     parser.add_argument("--minutes", type=float, default=9.0)
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> int:
+    args = parse_args()
     run = Run(time.monotonic() + args.minutes * 60)
     found = machine(run, args.emulated)
-    libraries = ROOT / "build" / "cuda"
-    if args.emulated:
-        times = measure(run, sys.executable, libraries / "libforerun_cuda_emulated.so", TINY)
-    else:
-        build(run)
-        test(run)
-        times = measure(run, str(VENV_PYTHON), libraries / "libforerun_cuda.so", [])
-
-    results = {"machine": found, "stages": [asdict(stage) for stage in run.stages], "times": times}
     args.out.mkdir(parents=True, exist_ok=True)
+    cache, lines = args.cache or args.out / "models", args.out / "figures.jsonl"
+    lines.unlink(missing_ok=True)
+    libraries = ROOT / "build" / "cuda"
+    times: list[Any] = []
+    if args.emulated:
+        library = libraries / "libforerun_cuda_emulated.so"
+        setup = Setup(sys.executable, library, ["tiny"], cache, lines, ["--tiny"])
+        times = measure(run, setup, NOMINAL_BANDWIDTH, TINY_CALLS)
+        measure_models(run, setup, NOMINAL_BANDWIDTH)
+    else:
+        library = libraries / "libforerun_cuda.so"
+        setup = Setup(str(VENV_PYTHON), library, args.models, cache, lines, [])
+        if "build" in args.stages:
+            build(run)
+        if "test" in args.stages:
+            test(run)
+        bandwidth = measure_bandwidth(run, setup)
+        if "calls" in args.stages:
+            times = measure(run, setup, bandwidth, [])
+        if "engine" in args.stages:
+            measure_models(run, setup, bandwidth)
+        if "peers" in args.stages:
+            measure_peers(run, setup)
+    stages = [asdict(stage) for stage in run.stages]
+    figures: list[Figure] = read_figures(lines)
+    results = {"machine": found, "stages": stages, "figures": figures, "times": times}
     (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (args.out / "results.md").write_text(table(results), encoding="utf-8")
     print(f"written: {args.out / 'results.json'}, {args.out / 'results.md'}")

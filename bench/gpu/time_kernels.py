@@ -114,6 +114,7 @@ def time_case(case: Case, shape: tuple[int, int], bandwidth: float, repeats: int
     return {
         "case": case.name,
         "requests": num_requests,
+        "rows": len(logits),
         "vocab": vocab,
         "us": median_us(call, repeats),
         "floor_us": round(logits.nbytes / bandwidth * 1e6, 1),

@@ -1,15 +1,29 @@
-"""bench/gpu/run.py runs to its end, on the emulated GPU."""
+"""The scripts of bench/gpu run to their ends, on the emulated GPU."""
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from emulated_gpu import LIBRARY, ROOT
+
+from forerun import LLM, SamplingParams
+
+GIGABYTE = 10**9
+
+
+@pytest.fixture
+def scripts(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Imports a script of bench/gpu."""
+    monkeypatch.syspath_prepend(str(ROOT / "bench" / "gpu"))
+    return importlib.import_module
 
 
 def test_the_script_times_every_call_and_writes_a_table(tmp_path: Path) -> None:
@@ -23,10 +37,19 @@ def test_the_script_times_every_call_and_writes_a_table(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     results = json.loads((tmp_path / "results.json").read_text())
-    assert [(stage["name"], stage["status"]) for stage in results["stages"]] == [("times", "ok")]
+    stages = [(stage["name"], stage["status"]) for stage in results["stages"]]
+    assert stages == [("times", "ok"), ("engine, tiny", "ok")]
     assert len(results["times"]) == 16
     assert all(row["us"] > 0 for row in results["times"])
-    assert "| verify block | 2 | 300 |" in (tmp_path / "results.md").read_text()
+    figures = {figure["what"]: figure for figure in results["figures"]}
+    assert figures.keys() > {"plain decoding", "host time of a step", "step of 5 rows, by one"}
+    assert all(figure["value"] > 0 for figure in figures.values())
+    # Of 5 tokens a step at most: those right by chance alone would be a few in a hundred.
+    per_step = [figures[f"4 drafts, {share} right"]["tokens_per_step"] for share in (0.6, 0.9)]
+    assert 1.2 < per_step[0] < per_step[1] <= 5
+    table = (tmp_path / "results.md").read_text()
+    assert "| verify block | 2 | 300 |" in table
+    assert "| tiny | step of 5 rows | ms |" in table
 
 
 def test_a_stage_without_time_has_failed(tmp_path: Path) -> None:
@@ -40,15 +63,14 @@ def test_a_stage_without_time_has_failed(tmp_path: Path) -> None:
     assert done.returncode == 1, done.stdout + done.stderr
     assert "no time was left" in done.stdout
     results = json.loads((tmp_path / "results.json").read_text())
-    assert [stage["status"] for stage in results["stages"]] == ["failed"]
+    assert [stage["status"] for stage in results["stages"]] == ["failed", "failed"]
 
 
 @pytest.mark.parametrize("is_root", [True, False])
 def test_a_missing_googletest_is_installed_or_named(
-    monkeypatch: pytest.MonkeyPatch, is_root: bool
+    monkeypatch: pytest.MonkeyPatch, is_root: bool, scripts: Callable[[str], Any]
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "bench" / "gpu"))
-    script = importlib.import_module("run")
+    script = scripts("run")
     monkeypatch.setattr(script, "GTEST_HEADERS", [ROOT / "missing.h"])
     monkeypatch.setattr(script.os, "geteuid", lambda: 0 if is_root else 1000)
     run = script.Run(deadline=0.0)  # no command has the time to run
@@ -62,13 +84,114 @@ def test_a_missing_googletest_is_installed_or_named(
 
 
 def test_a_missing_program_is_no_failure(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    scripts: Callable[[str], Any],
 ) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "bench" / "gpu"))
-    script = importlib.import_module("run")
+    script = scripts("run")
     monkeypatch.setattr(script, "machine", lambda run, is_emulated: {})
     monkeypatch.setattr(script, "measure", lambda run, *_: run.leave_out("x", "is not installed"))
+    monkeypatch.setattr(script, "measure_models", lambda *_: None)
     monkeypatch.setattr(script, "table", lambda results: "")
     monkeypatch.setattr(sys, "argv", ["run.py", "--emulated", "--out", str(tmp_path)])
     assert script.main() == 0
     assert "x: left out (0.0 s) is not installed" in capsys.readouterr().out
+
+
+class FakeDriver:
+    """CUDA's driver, whose copies take as long as they would at one terabyte a second."""
+
+    def __init__(self, failing: str = "") -> None:
+        self.failing = failing
+        self.allocated: set[int] = set()
+        self.copied = 0
+
+    def __getattr__(self, name: str) -> Callable[..., int]:
+        return lambda *arguments: self.call(name, *arguments)
+
+    def call(self, name: str, *arguments: Any) -> int:
+        if name == self.failing:
+            return 2
+        if name == "cuMemAlloc_v2":
+            address = 1 + len(self.allocated)
+            arguments[0]._obj.value = address
+            self.allocated.add(address)
+        elif name == "cuMemFree_v2":
+            self.allocated.remove(arguments[0].value)
+        elif name == "cuMemcpyDtoDAsync_v2":
+            target, source, size, _ = arguments
+            assert target.value != source.value
+            assert {target.value, source.value} <= self.allocated
+            self.copied = size.value
+        elif name == "cuEventElapsedTime":
+            assert isinstance(arguments[0]._obj, ctypes.c_float)
+            arguments[0]._obj.value = 2 * self.copied / GIGABYTE
+        return 0
+
+
+def test_bandwidth_counts_what_is_read_and_written(scripts: Callable[[str], Any]) -> None:
+    driver = FakeDriver()
+    measured = scripts("device_bandwidth").measure_bandwidth(driver)
+    assert measured == pytest.approx(1000 * GIGABYTE, rel=1e-3)
+    assert not driver.allocated
+    with pytest.raises(SystemExit, match="cuMemAlloc_v2: error 2"):
+        scripts("device_bandwidth").measure_bandwidth(FakeDriver("cuMemAlloc_v2"))
+
+
+def test_figures_are_beside_targets_and_other_engines(
+    scripts: Callable[[str], Any], tmp_path: Path
+) -> None:
+    figures = scripts("figures")
+    model, path = "SmolLM2-135M-Instruct", tmp_path / "figures.jsonl"
+    ours = figures.Report("forerun", model, path)
+    ours.add(figures.PLAIN, 1499, "tokens/s", share=0.4)
+    ours.add(figures.HOST, 100, "us")
+    ours.add("4 drafts, 0.8 right", 3000, "tokens/s", tokens_per_step=3.36)
+    figures.Report("forerun", "Llama-3.1-8B", path).add(figures.PLAIN, 150, "tokens/s", share=0.8)
+    figures.Report("torch", model, path).add(figures.PLAIN, 700, "tokens/s")
+    lines = figures.figure_lines(figures.read_figures(path))
+    assert lines[0].endswith("| target | torch |")
+    assert lines[2:] == [
+        f"| {model} | plain decoding | tokens/s | 1499.0 | 0.4 | at least 1500: missed | 700.0 |",
+        f"| {model} | host time of a step | us | 100.0 |  | at most 100: met |  |",
+        f"| {model} | 4 drafts, 0.8 right: 3.36 tokens a step | tokens/s | 3000.0 |  |  |  |",
+        "| Llama-3.1-8B | plain decoding | tokens/s | 150.0 | 0.8 "
+        "| at least 0.8 of the floor: met |  |",
+    ]
+    ours.compare("drafts", [1, 2], [1, 2, 3])
+    ours.compare("drafts", [1, 3], [1, 2, 3])
+    assert ours.problems == ["drafts: the ids are not those of plain decoding"]
+
+
+def test_a_replayed_draft_is_wrong_as_often_as_asked(scripts: Callable[[str], Any]) -> None:
+    replay = scripts("time_engine").replay
+    ids = list(range(1000))
+    assert replay(ids, 1.0, 5000, seed=0) == ids
+    wrong = replay(ids, 0.0, 5000, seed=0)
+    assert wrong[1::2] == ids
+    assert all(a != b for a, b in zip(wrong[::2], ids, strict=True))
+    assert 150 < len(replay(ids, 0.8, 5000, seed=0)) - len(ids) < 250
+
+
+def test_torchs_llama_and_a_random_checkpoint_are_a_llama(
+    scripts: Callable[[str], Any], tmp_path: Path
+) -> None:
+    import torch
+
+    made = scripts("random_checkpoint")
+    model = made.write_random_checkpoint(made.SHAPES["tiny"], tmp_path / "tiny")
+    before = (model / "config.json").stat().st_mtime_ns
+    made.write_random_checkpoint(made.SHAPES["tiny"], model)
+    assert (model / "config.json").stat().st_mtime_ns == before
+    peer = scripts("peers").TorchLlama(model, "cpu", 64)
+    for tensors in (peer.tensors, vars(peer)):
+        for name, value in tensors.items():
+            if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16:
+                tensors[name] = value.float()
+    prompt = [5, 200, 31, 7]
+    llm = LLM(model, dtype="float32", skip_tokenizer_init=True)
+    params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
+    [output] = llm.generate({"prompt_token_ids": prompt}, params, use_tqdm=False)
+    assert peer.generate(prompt, 20) == output.outputs[0].token_ids
+    assert len(set(output.outputs[0].token_ids)) > 3
