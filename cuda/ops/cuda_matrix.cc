@@ -132,10 +132,15 @@ CudaMatrix::CudaMatrix(std::span<const WeightSource> sources, Memory& memory, cu
   CheckSources(sources);
   int first_output = 0;
   for (const WeightSource& source : sources) {
+    const auto* floats = std::get_if<TensorView>(&source.weights);
+    const DType stored =
+        StoredType(source.format, floats != nullptr ? floats->dtype : DType::kFloat32);
     if (stretches_.empty() || stretches_.back().format != source.format ||
-        stretches_.back().num_parts == kMaxParts) {
-      stretches_.push_back(
-          {nullptr, source.format, IntegersOf(source.format), num_inputs(), 0, 0, {}});
+        stretches_.back().stored != stored || stretches_.back().num_parts == kMaxParts) {
+      stretches_.push_back({.format = source.format,
+                            .integers = IntegersOf(source.format),
+                            .stored = stored,
+                            .num_inputs = num_inputs()});
     }
     Matrix& stretch = stretches_.back();
     const int count = NumOutputs(source);
@@ -146,7 +151,7 @@ CudaMatrix::CudaMatrix(std::span<const WeightSource> sources, Memory& memory, cu
   const UseGpu use;
   std::size_t next = 0;
   for (Matrix& stretch : stretches_) {
-    const std::int64_t tile_bytes = TileBytes(stretch.format, num_inputs());
+    const std::int64_t tile_bytes = TileBytes(stretch);
     auto* tiles = tiles_.emplace_back(memory, stretch.num_tiles * tile_bytes).as<std::byte>();
     stretch.tiles = tiles;
     for (int part = 0; part < stretch.num_parts; ++part) {

@@ -1,3 +1,5 @@
+#include <type_traits>
+
 #include "cuda/ops/integer_tile.cuh"
 #include "cuda/ops/launch.h"
 #include "cuda/ops/matrix.h"
@@ -39,16 +41,20 @@ __global__ void PackBFloat16(MatrixSource source, int num_tiles, __nv_bfloat162*
   }
 }
 
-template <typename T>
-__global__ void PackFloat32(MatrixSource source, int num_tiles, float* tiles) {
+__device__ void Store(float value, float& stored) { stored = value; }
+__device__ void Store(float value, __half& stored) { stored = __float2half_rn(value); }
+
+template <typename T, typename Stored>
+__global__ void PackRows(MatrixSource source, int num_tiles, Stored* tiles) {
   const auto* rows = static_cast<const T*>(source.rows);
   const int num_inputs = NumSteps(source.num_inputs) * kStepInputs;
   const std::int64_t count = std::int64_t{num_tiles} * num_inputs * kTileOutputs;
   const std::int64_t first = std::int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   for (std::int64_t i = first; i < count; i += std::int64_t{gridDim.x} * blockDim.x) {
     const int tile = static_cast<int>(i / kTileOutputs / num_inputs);
-    tiles[i] = SourceValue(rows, source, tile * kTileOutputs + static_cast<int>(i % kTileOutputs),
-                           static_cast<int>(i / kTileOutputs % num_inputs));
+    Store(SourceValue(rows, source, tile * kTileOutputs + static_cast<int>(i % kTileOutputs),
+                      static_cast<int>(i / kTileOutputs % num_inputs)),
+          tiles[i]);
   }
 }
 
@@ -95,8 +101,9 @@ __device__ float WeightAt(const Matrix& matrix, TileRow own, int k) {
       break;
   }
   if (matrix.format == WeightFormat::kFloat32) {
-    const std::int64_t input = first_step * kStepInputs + k;
-    return static_cast<const float*>(matrix.tiles)[input * kTileOutputs + own.row];
+    const std::int64_t i = (first_step * kStepInputs + k) * kTileOutputs + own.row;
+    return matrix.stored == DType::kFloat16 ? ToFloat(static_cast<const __half*>(matrix.tiles)[i])
+                                            : static_cast<const float*>(matrix.tiles)[i];
   }
   const LaneWord in_step = WordOf(own.row, k % kStepInputs);
   const std::int64_t lane = (first_step + k / kStepInputs) * kWarpSize + in_step.lane;
@@ -125,16 +132,17 @@ cudaError_t PackAs(const MatrixSource& source, WeightFormat format, void* tiles,
     return Run({dim3(NumElementBlocks(count / 2)), kElementThreads, stream}, PackBFloat16<T>,
                source, num_tiles, static_cast<__nv_bfloat162*>(tiles));
   }
-  return Run({dim3(NumElementBlocks(count)), kElementThreads, stream}, PackFloat32<T>, source,
-             num_tiles, static_cast<float*>(tiles));
+  using Stored = std::conditional_t<std::is_same_v<T, __half>, __half, float>;
+  return Run({dim3(NumElementBlocks(count)), kElementThreads, stream}, PackRows<T, Stored>, source,
+             num_tiles, static_cast<Stored*>(tiles));
 }
 
 }  // namespace
 
-std::int64_t TileBytes(WeightFormat format, int num_inputs) {
-  if (HasIntegers(format)) return IntegerTileBytes(IntegersOf(format), num_inputs);
-  const std::int64_t count = std::int64_t{NumSteps(num_inputs)} * kStepInputs * kTileOutputs;
-  return (format == WeightFormat::kBFloat16 ? 2 : 4) * count;
+std::int64_t TileBytes(const Matrix& matrix) {
+  if (HasIntegers(matrix.format)) return IntegerTileBytes(matrix.integers, matrix.num_inputs);
+  const std::int64_t count = std::int64_t{NumSteps(matrix.num_inputs)} * kStepInputs * kTileOutputs;
+  return static_cast<std::int64_t>(SizeOf(matrix.stored)) * count;
 }
 
 cudaError_t PackTiles(const MatrixSource& source, WeightFormat format, void* tiles,

@@ -16,7 +16,7 @@ namespace forerun::cuda {
 // step has no inputs for, is 0.
 //
 //   kBFloat16  steps of sixteen inputs, [32 lanes, 4 words]: what a lane of MultiplyAdd holds of a
-//   kFloat32   [inputs rounded up to kStepInputs, 16]
+//   kFloat32   [inputs rounded up to kStepInputs, 16], of float16 where the weights came as such
 //   integers   as integer_tile.cuh says
 inline constexpr int kTileOutputs = 16;
 inline constexpr int kStepInputs = 16;
@@ -33,13 +33,14 @@ inline constexpr int kMaxParts = 4;
 
 // A [num_outputs, num_inputs] weight on the GPU, by value to kernels.
 struct Matrix {
-  const void* tiles;
-  WeightFormat format;
-  IntegerFormat integers;
-  int num_inputs;
-  int num_tiles;
-  int num_parts;
-  MatrixPart parts[kMaxParts];
+  const void* tiles = nullptr;
+  WeightFormat format = WeightFormat::kFloat32;
+  IntegerFormat integers = {};
+  DType stored = DType::kFloat32;  // of floats: what the tiles hold
+  int num_inputs = 0;
+  int num_tiles = 0;
+  int num_parts = 0;
+  MatrixPart parts[kMaxParts] = {};
 };
 
 inline __host__ __device__ int NumSteps(int num_inputs) {
@@ -48,7 +49,13 @@ inline __host__ __device__ int NumSteps(int num_inputs) {
 inline __host__ __device__ int NumUnits(int num_inputs) {
   return (num_inputs + kUnitInputs - 1) / kUnitInputs;
 }
-std::int64_t TileBytes(WeightFormat format, int num_inputs);
+// Of weights with the matrix's format and inputs.
+std::int64_t TileBytes(const Matrix& matrix);
+// What the tiles of such floats hold: float16 has all that float32 would have of them.
+inline DType StoredType(WeightFormat format, DType source) {
+  if (format == WeightFormat::kBFloat16) return DType::kBFloat16;
+  return source == DType::kFloat16 ? DType::kFloat16 : DType::kFloat32;
+}
 
 // Rows [num_outputs, num_inputs] of a source in the GPU's memory, dense.
 struct MatrixSource {

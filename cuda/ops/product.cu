@@ -1,5 +1,5 @@
-// Of bfloat16 weights on the tensor cores, with x rounded to bfloat16; of float32 ones by fused
-// additions.
+// Of bfloat16 weights on the tensor cores, with x rounded to bfloat16; of float32 and float16 ones
+// by fused additions.
 //
 // A block takes a few tiles of outputs and up to 64 rows, its eight warps an eighth of the inputs
 // each; then the partial sums are added in order. So weights are read once for up to 64 rows. A
@@ -56,7 +56,7 @@ __global__ void __launch_bounds__(kThreads) MultiplyBFloat16(Matrix matrix, Prod
 }
 
 // Lanes of a warp take sixteen outputs and every second input each.
-template <int kRows, bool kGated>
+template <typename T, int kRows, bool kGated>
 __global__ void __launch_bounds__(kThreads) MultiplyFloat32(Matrix matrix, ProductTask task) {
   constexpr int kTiles = kGated ? 2 : 1;
   __shared__ Partials<kRows> partials;
@@ -69,12 +69,12 @@ __global__ void __launch_bounds__(kThreads) MultiplyFloat32(Matrix matrix, Produ
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) {
     const int tile = TileOf<kTiles, kGated>(matrix, i);
-    const float* weights = static_cast<const float*>(matrix.tiles) +
-                           std::int64_t{tile} * num_steps * kStepInputs * kTileOutputs + output;
+    const T* weights = static_cast<const T*>(matrix.tiles) +
+                       std::int64_t{tile} * num_steps * kStepInputs * kTileOutputs + output;
     float sums[kRows] = {};
     float squares[kRows] = {};
     for (int k = steps.begin * kStepInputs + first_input; k < end; k += 2) {
-      const float weight = __ldcs(weights + k * kTileOutputs);
+      const float weight = ToFloat(__ldcs(weights + k * kTileOutputs));
       const float norm = task.norm != nullptr ? task.norm[k] : 1.0f;
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
@@ -108,15 +108,15 @@ cudaError_t RunBFloat16(const Matrix& matrix, const ProductTask& task, cudaStrea
              MultiplyBFloat16<kTiles, kRowTiles, false>, matrix, task);
 }
 
-template <int kRows>
+template <typename T, int kRows>
 cudaError_t RunFloat32(const Matrix& matrix, const ProductTask& task, cudaStream_t stream) {
   const unsigned rows = NumBlocks(task.num_rows, kRows);
   if (task.gated) {
     return Run({dim3(static_cast<unsigned>(matrix.parts[1].first_tile), rows), kThreads, stream},
-               MultiplyFloat32<kRows, true>, matrix, task);
+               MultiplyFloat32<T, kRows, true>, matrix, task);
   }
   return Run({dim3(static_cast<unsigned>(matrix.num_tiles), rows), kThreads, stream},
-             MultiplyFloat32<kRows, false>, matrix, task);
+             MultiplyFloat32<T, kRows, false>, matrix, task);
 }
 
 }  // namespace
@@ -128,8 +128,13 @@ bool CanBeGated(const Matrix& matrix) {
 cudaError_t Multiply(const Matrix& matrix, const ProductTask& task, cudaStream_t stream) {
   if (task.num_rows == 0) return cudaSuccess;
   if (matrix.format == WeightFormat::kFloat32) {
-    if (task.num_rows <= 8) return RunFloat32<8>(matrix, task, stream);
-    return RunFloat32<32>(matrix, task, stream);
+    const bool is_half = matrix.stored == DType::kFloat16;
+    if (task.num_rows <= 8) {
+      return is_half ? RunFloat32<__half, 8>(matrix, task, stream)
+                     : RunFloat32<float, 8>(matrix, task, stream);
+    }
+    return is_half ? RunFloat32<__half, 32>(matrix, task, stream)
+                   : RunFloat32<float, 32>(matrix, task, stream);
   }
   if (HasIntegers(matrix.format)) return MultiplyIntegers(matrix, task, stream);
   // With more rows more tiles share the rows that a block reads.

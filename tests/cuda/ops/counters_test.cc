@@ -94,10 +94,14 @@ TEST(CountersTest, WeightsAreLoadedOnceForUpTo64Rows) {
   if (!emulation::DetectsRaces()) GTEST_SKIP() << "only the race build counts loads";
   GpuMemory memory;
   const int num_inputs = 176, num_tiles = 6, num_outputs = num_tiles / 2 * kTileOutputs;
-  Matrix matrix = {nullptr, WeightFormat::kBFloat16, num_inputs, num_tiles, 2, {}};
+  Matrix matrix = {.format = WeightFormat::kBFloat16,
+                   .stored = DType::kBFloat16,
+                   .num_inputs = num_inputs,
+                   .num_tiles = num_tiles,
+                   .num_parts = 2};
   matrix.parts[0] = {0, 0, num_outputs};
   matrix.parts[1] = {num_tiles / 2, num_outputs, num_outputs};
-  const std::int64_t num_bytes = num_tiles * TileBytes(matrix.format, num_inputs);
+  const std::int64_t num_bytes = num_tiles * TileBytes(matrix);
   const std::vector<std::byte> zeros(num_bytes);
   const AlignedBuffer tiles(memory, num_bytes);
   memory.Upload(tiles.as<void>(), zeros.data(), num_bytes);
@@ -222,7 +226,9 @@ TEST(CountersTest, EveryProductOfARowKeepsALargeGpuBusy) {
                               {{4096}, 14336},
                               {{128256}, 4096}};
   for (const Product& product : products) {
-    Matrix matrix = {nullptr, WeightFormat::kBFloat16, product.num_inputs, 0, 0, {}};
+    Matrix matrix = {.format = WeightFormat::kBFloat16,
+                     .stored = DType::kBFloat16,
+                     .num_inputs = product.num_inputs};
     int first_output = 0;
     for (int outputs : product.outputs) {
       matrix.parts[matrix.num_parts++] = {matrix.num_tiles, first_output, outputs};

@@ -252,6 +252,38 @@ TEST_P(ProductTest, GatedProductsAgreeWithDoublePrecision) {
   }
 }
 
+// They are kept as they are, and multiplied as float32.
+TEST_P(ProductTest, Float16WeightsHaveTheBitsOfTheirFloats) {
+  Random random(9);
+  for (int i = 0; i < NumExamples(10, 60); ++i) {
+    Case test(random, GetParam(), random.Between(1, 80));
+    test.weights.erase(test.weights.begin() + 1, test.weights.end());
+    std::vector<std::uint16_t> halves;
+    for (float& weight : test.weights[0].values) {
+      halves.push_back(FloatToFloat16(weight));
+      weight = Float16ToFloat(halves.back());
+    }
+    const int num_outputs = test.num_outputs();
+    const TensorView view{halves.data(), DType::kFloat16, {num_outputs, test.num_inputs}};
+    const auto from_halves = ops_.Pack({&view, 1}, GetParam()), from_floats = test.Pack(ops_);
+    if (GetParam() == WeightFormat::kFloat32) {
+      EXPECT_EQ(2 * from_halves->num_bytes(), from_floats->num_bytes());
+    }
+    const GpuRows x(ops_.memory(), test.x);
+    const TokenId token = num_outputs - 1;
+    std::vector<HostRows> results;
+    for (const PackedMatrix* matrix : {from_halves.get(), from_floats.get()}) {
+      GpuRows y(ops_.memory(), test.x.rows, num_outputs), row(ops_.memory(), 1, test.num_inputs);
+      ops_.MatMul(x, *matrix, nullptr, /*accumulate=*/false, y);
+      ops_.Embed(ops_.Begin({.tokens = {&token, 1}}), *matrix, 1.0f, row);
+      results.push_back(y.Download());
+      results.push_back(row.Download());
+    }
+    ASSERT_EQ(results[0].values, results[2].values);
+    ASSERT_EQ(results[1].values, results[3].values);
+  }
+}
+
 TEST_P(ProductTest, AnEmbeddingIsARowOfTheTable) {
   Random random(6);
   for (int i = 0; i < 50; ++i) {
