@@ -149,7 +149,8 @@ class NativeEngine : public Engine {
     }
     core_ = std::make_unique<EngineCore>(
         config, *transformer_,
-        devices_.MakeVerifier(config.verifier_limits(transformer_->vocab_size())), drafter_.get());
+        devices_.MakeVerifier(config.verifier_limits(transformer_->vocab_size())), drafter_.get(),
+        backend.MakePassTimer());
     StartTraceFromEnvironment(*core_);
     FillLimits(options, memory);
     limits_.model_max_len = model_max_len;

@@ -13,9 +13,11 @@
 namespace forerun {
 
 EngineCore::EngineCore(EngineConfig config, ModelExecutor& executor,
-                       std::unique_ptr<Verifier> verifier, Drafter* drafter)
+                       std::unique_ptr<Verifier> verifier, Drafter* drafter,
+                       std::unique_ptr<PassTimer> timer)
     : config_(std::move(config)),
       executor_(executor),
+      timer_(std::move(timer)),
       pool_(config_.num_blocks, config_.block_size, config_.enable_prefix_caching),
       scheduler_({config_.max_num_seqs, config_.max_num_batched_tokens}, pool_),
       planner_({config_.num_speculative_tokens, config_.max_num_seqs,
@@ -192,21 +194,35 @@ void EngineCore::RunStep() {
   masks_.Compute();
 
   trace.BeginPart(StepPart::kForward);
-  const ConstRows logits = executor_.Forward(batch_.forward());
+  const ConstRows logits = RunForward();
 
   trace.BeginPart(StepPart::kVerify);
   verification_.Run(plan_, logits);
+  if (timer_ != nullptr) {
+    forward_seconds_ = timer_->Seconds();
+    trace.SetForwardSeconds(forward_seconds_);
+  } else {
+    forward_seconds_ = trace.seconds(StepPart::kForward);
+  }
   for (std::size_t i = 0; i < plan_.requests.size(); ++i) {
     batch_.AddMoves(plan_.requests[i], verification_.outcome(i).verdict);
   }
   if (!batch_.moves().empty()) executor_.MoveKv(batch_.moves());
 }
 
+ConstRows EngineCore::RunForward() {
+  if (timer_ == nullptr) return executor_.Forward(batch_.forward());
+  timer_->Start();
+  const ConstRows logits = executor_.Forward(batch_.forward());
+  timer_->Stop();
+  return logits;
+}
+
 void EngineCore::CommitStep() {
   if (plan_.requests.empty()) return;
   StepTrace& trace = recorder_.trace();
   trace.BeginPart(StepPart::kCommit);
-  planner_.ObserveStep(plan_, trace.seconds(StepPart::kForward));
+  planner_.ObserveStep(plan_, forward_seconds_);
   recorder_.BeginCommits(trace.begin(StepPart::kCommit));
   for (std::size_t i = 0; i < plan_.requests.size(); ++i) {
     CommitRequest(plan_.requests[i], verification_.outcome(i));

@@ -29,6 +29,7 @@
 #include "cpp/engine/stop.h"
 #include "cpp/kv/block_pool.h"
 #include "cpp/model/executor.h"
+#include "cpp/ops/pass_timer.h"
 #include "cpp/sched/scheduler.h"
 #include "cpp/verify/verifier.h"
 #include "forerun/engine.h"
@@ -69,9 +70,10 @@ class EngineCore {
  public:
   // The verifier reads logits where the executor leaves them; it has room for
   // config.verifier_limits. The executor and the drafter (null: plain decoding) must outlive the
-  // core.
+  // core. The timer is of the device that the executor runs on; null: a forward pass is over when
+  // the executor returns.
   EngineCore(EngineConfig config, ModelExecutor& executor, std::unique_ptr<Verifier> verifier,
-             Drafter* drafter);
+             Drafter* drafter, std::unique_ptr<PassTimer> timer = nullptr);
   ~EngineCore();
 
   // As in forerun::Engine.
@@ -122,6 +124,7 @@ class EngineCore {
   void End(Request& request, FinishReason reason);
   // The parts that may throw, and the commit, which may not.
   void RunStep();
+  ConstRows RunForward();
   void CommitStep();
   void CommitRequest(const PlannedRequest& planned, const Outcome& outcome);
   void AddUpdate(const Request& request, int num_emitted, const Outcome& outcome);
@@ -131,6 +134,7 @@ class EngineCore {
   // Constant after construction.
   const EngineConfig config_;
   ModelExecutor& executor_;
+  const std::unique_ptr<PassTimer> timer_;
 
   // Changed by the thread that steps. The vocabulary is locked by the inbox, since Submit reads it.
   StopVocabulary vocabulary_;
@@ -147,6 +151,7 @@ class EngineCore {
   StepMasks masks_;
   StepBatch batch_;
   StepVerification verification_;
+  double forward_seconds_ = 0;
   StepUpdates updates_;
 
   // Shared with other threads.

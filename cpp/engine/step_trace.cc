@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -107,6 +108,13 @@ void StepTrace::BeginPart(StepPart part) noexcept {
   if (open_span_ != nullptr) open_span_->end = now;
   open_span_ = &part_spans_[Index(part)];
   open_span_->begin = now;
+}
+
+void StepTrace::SetForwardSeconds(double seconds) noexcept {
+  Span& forward = part_spans_[Index(StepPart::kForward)];
+  Span& verify = part_spans_[Index(StepPart::kVerify)];
+  // Two clocks may differ by a little.
+  forward.end = verify.begin = std::min(forward.begin + seconds, Now());
 }
 
 void StepTrace::SetPlan(const StepPlan& plan) {

@@ -36,6 +36,9 @@ class StepTrace {
   void BeginStep() noexcept;
   // Ends the part before.
   void BeginPart(StepPart part) noexcept;
+  // In kVerify, where the forward pass was only started in its part: it took this long, and the
+  // verification began when it was over.
+  void SetForwardSeconds(double seconds) noexcept;
   // The requests and rows of the step. Allocates while a trace is on.
   void SetPlan(const StepPlan& plan);
   // Once for each planned request, in the plan's order.

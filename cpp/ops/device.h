@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "cpp/ops/pass_timer.h"
 #include "cpp/tensor/memory.h"
 #include "cpp/verify/verifier.h"
 
@@ -22,6 +23,8 @@ class Device {
   virtual std::int64_t AvailableBytes() const = 0;
   // Of logits in memory().
   virtual std::unique_ptr<Verifier> MakeVerifier(const VerifierLimits& limits) = 0;
+  // Null where an operation is done when it returns, so that the host's clock tells.
+  virtual std::unique_ptr<PassTimer> MakePassTimer() { return nullptr; }
 };
 
 }  // namespace forerun

@@ -69,6 +69,7 @@ constexpr Named kOptions[] = {
     {"seed", kCount, SetNumber<&Options::seed>},
     {"lazy_streams", "0 or 1", SetLazyStreams},
     {"launch_us", kCount, SetNumber<&Options::launch_us>},
+    {"block_us", kCount, SetNumber<&Options::block_us>},
     {"driver_version", kCount, SetNumber<&Options::driver_version>},
     {"num_devices", kCount, SetNumber<&Options::num_devices>},
     {"capability", kCount, SetNumber<&Options::capability>},

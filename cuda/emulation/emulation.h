@@ -38,7 +38,8 @@ struct Options {
   // Queued work runs only when the host waits for it, and what a copy to the host will overwrite
   // is overwritten with noise at once: a missing wait or a reused staging buffer shows for certain.
   bool lazy_streams = false;
-  double launch_us = 5;  // what events measure per launch and copy
+  // What events measure: per launch and copy, and in addition per block of a launch.
+  double launch_us = 5, block_us = 0;
 
   // The machine.
   int driver_version = 13000;  // 0: no driver

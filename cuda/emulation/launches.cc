@@ -105,8 +105,10 @@ cudaError_t Launch(const cudaLaunchConfig_t& config, const Kernel& kernel) {
     launch->block = config.blockDim;
     launch->dynamic_shared_bytes = config.dynamicSmemBytes;
     const dim3& grid = config.gridDim;
-    counters().blocks_queued += std::uint64_t{grid.x} * grid.y * grid.z;
-    return Enqueue(config.stream, options().launch_us, [launch] { RunLaunch(*launch); });
+    const std::uint64_t num_blocks = std::uint64_t{grid.x} * grid.y * grid.z;
+    counters().blocks_queued += num_blocks;
+    const double block_us = static_cast<double>(num_blocks) * options().block_us;
+    return Enqueue(config.stream, options().launch_us + block_us, [launch] { RunLaunch(*launch); });
   });
 }
 

@@ -4,6 +4,7 @@
 
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "cuda/check_cuda.h"
@@ -14,6 +15,40 @@
 
 namespace forerun::cuda {
 namespace {
+
+// On the default stream.
+class GpuPassTimer : public PassTimer {
+ public:
+  void Start() override { Record(start_.get()); }
+  void Stop() override { Record(stop_.get()); }
+  double Seconds() override {
+    const UseGpu use;
+    float milliseconds = 0;
+    CheckCuda(cudaEventElapsedTime(&milliseconds, start_.get(), stop_.get()), kWanted);
+    return milliseconds / 1000.0;
+  }
+
+ private:
+  static constexpr char kWanted[] = "the time of a forward pass";
+
+  struct EventDeleter {
+    void operator()(cudaEvent_t event) const { cudaEventDestroy(event); }
+  };
+  using Event = std::unique_ptr<std::remove_pointer_t<cudaEvent_t>, EventDeleter>;
+
+  static Event MakeEvent() {
+    const UseGpu use;
+    cudaEvent_t event = nullptr;
+    CheckCuda(cudaEventCreate(&event), kWanted);
+    return Event(event);
+  }
+  static void Record(cudaEvent_t event) {
+    const UseGpu use;
+    CheckCuda(cudaEventRecord(event, /*stream=*/nullptr), kWanted);
+  }
+
+  const Event start_ = MakeEvent(), stop_ = MakeEvent();
+};
 
 class Gpu : public Backend {
  public:
@@ -32,6 +67,7 @@ class Gpu : public Backend {
   std::unique_ptr<Verifier> MakeVerifier(const VerifierLimits& limits) override {
     return std::make_unique<CudaVerifier>(limits);
   }
+  std::unique_ptr<PassTimer> MakePassTimer() override { return std::make_unique<GpuPassTimer>(); }
 
  private:
   std::string name_;

@@ -22,7 +22,7 @@ class EmulatedGpu:
         self._counter.argtypes, self._counter.restype = [ctypes.c_char_p], ctypes.c_int64
         self.configure()
 
-    def configure(self, **words: int | str) -> None:
+    def configure(self, **words: float | str) -> None:
         """A GPU as cuda/emulation/emulation.h describes it, with all counters at 0."""
         text = " ".join(f"{name}={value}" for name, value in words.items())
         self._reset()

@@ -261,12 +261,15 @@ TEST_F(EmulatedRuntimeTest, AKernelThatFailsIsReportedByTheWaitAndLosesTheDevice
 }
 
 TEST_F(EmulatedRuntimeTest, OptionsAreSetByWords) {
-  Configure("order=random seed=3  lazy_streams=1 memory_mib=2 launch_us=1.5 launch_error=701");
+  Configure(
+      "order=random seed=3  lazy_streams=1 memory_mib=2 launch_us=1.5 block_us=0.5 "
+      "launch_error=701");
   EXPECT_EQ(options().order, Order::kRandom);
   EXPECT_EQ(options().seed, 3u);
   EXPECT_TRUE(options().lazy_streams);
   EXPECT_EQ(options().memory_bytes, 2u << 20);
   EXPECT_EQ(options().launch_us, 1.5);
+  EXPECT_EQ(options().block_us, 0.5);
   EXPECT_EQ(options().launch_error, cudaErrorLaunchOutOfResources);
   Configure(
       "capability=80 driver_version=12000 num_devices=0 failing_allocation=4 failing_launch=5");
