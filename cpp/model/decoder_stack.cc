@@ -55,12 +55,20 @@ DecoderStack::DecoderStack(const ModelSpec& spec, std::span<const LayerWeights> 
   for (const LayerWeights& layer : layers_) {
     max_inputs = std::max(max_inputs, layer.qkv->num_inputs());
   }
-  ops.Reserve({limits_.max_rows, max_inputs, spec_.intermediate_size});
+  const int max_sequences = limits_.max_sequences > 0 ? limits_.max_sequences : limits_.max_rows;
+  ops.Reserve({limits_.max_rows, max_inputs, spec_.intermediate_size, max_sequences,
+               limits_.max_model_len, spec_.num_heads, kv_layout()});
   qkv_ = MakeScratch(ops, limits_.max_rows, q_size_ + 2 * kv_size_);
   attended_ = MakeScratch(ops, limits_.max_rows, q_size_);
   if (spec_.post_norms) projected_ = MakeScratch(ops, limits_.max_rows, spec_.hidden_size);
   selected_hidden_ = MakeScratch(ops, limits_.max_logits_rows, spec_.hidden_size);
   selected_query_ = MakeScratch(ops, limits_.max_logits_rows, q_size_);
+}
+
+void DecoderStack::ReserveBlocks(int num_blocks) {
+  const KvLayout layout = kv_layout();
+  cache_.reset();
+  cache_ = ops_.MakeKvCache(layout, num_blocks);
 }
 
 const ForwardRows& DecoderStack::Begin(ForwardData data) {

@@ -21,9 +21,10 @@ struct TransformerLimits {
   int max_rows = 0;       // of one forward
   int max_model_len = 0;  // positions of one sequence
   int block_size = 16;
-  int num_blocks = 0;
+  int num_blocks = 0;       // 0: ReserveBlocks says later
   int max_logits_rows = 0;  // of one forward
   DType kv_dtype = DType::kFloat32;
+  int max_sequences = 0;  // of one forward; 0: as many as rows
 };
 
 // The KV cache that the layers need.
@@ -39,6 +40,9 @@ class DecoderStack {
   // Positions before `first_position` have no keys and values: no row is ever one of them.
   DecoderStack(const ModelSpec& spec, std::span<const LayerWeights> layers, Ops& ops,
                const TransformerLimits& limits, int first_position = 0);
+
+  // Makes the KV cache for this many blocks, empty. REQUIRES: no forward pass is under way.
+  void ReserveBlocks(int num_blocks);
 
   // Starts a forward pass, with the cache's keys and values as data.cache. Throws InternalError
   // unless the sequences cover the rows within the limits.

@@ -1,5 +1,5 @@
 #include "cpp/kv/slot_map.h"
-#include "cpp/ops/ops.h"
+#include "cpp/ops/kv_cache.h"
 #include "cpp/util/check.h"
 
 namespace forerun {

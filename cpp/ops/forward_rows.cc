@@ -1,7 +1,7 @@
 #include "cpp/ops/forward_rows.h"
 
 #include "cpp/kv/slot_map.h"
-#include "cpp/ops/ops.h"
+#include "cpp/ops/kv_cache.h"
 #include "cpp/util/check.h"
 
 namespace forerun {

@@ -22,6 +22,7 @@
 #include "cpp/kv/layout.h"
 #include "cpp/ops/activation.h"
 #include "cpp/ops/forward_rows.h"
+#include "cpp/ops/kv_cache.h"
 #include "cpp/ops/packed_matrix.h"
 #include "cpp/ops/sequence_rows.h"
 #include "cpp/ops/weight_source.h"
@@ -29,25 +30,6 @@
 #include "forerun/types.h"
 
 namespace forerun {
-
-// Keys and values of all layers, in the order of its Ops.
-class KvCache {
- public:
-  virtual ~KvCache() = default;
-  const KvLayout& layout() const { return layout_; }
-  int num_blocks() const { return num_blocks_; }
-
- protected:
-  KvCache(const KvLayout& layout, int num_blocks) : layout_(layout), num_blocks_(num_blocks) {}
-
- private:
-  KvLayout layout_;
-  int num_blocks_;
-};
-
-// Throws InternalError unless the sequences' rows lie within `num_rows` and their slots within the
-// cache.
-void CheckSequences(std::span<const SequenceRows> sequences, const KvCache& cache, int num_rows);
 
 struct AttentionShape {
   int num_heads = 0;
@@ -86,6 +68,12 @@ struct OpsLimits {
   int max_rows = 0;
   int max_inputs = 0;  // columns of a product's x, or of activations
   int max_gated = 0;   // m of an MLP
+  // With attention: sequences, and the positions of each, of queries of num_heads over a cache of
+  // this layout.
+  int max_sequences = 0;
+  int max_model_len = 0;
+  int num_heads = 0;
+  KvLayout layout = {};
 };
 
 class Ops {

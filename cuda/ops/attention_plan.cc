@@ -51,6 +51,30 @@ std::int32_t AttentionTables::OffsetOf(std::span<const BlockId> table) {
   return begin;
 }
 
+AttentionPlanSize AttentionPlan::MostOf(const OpsLimits& limits, std::int64_t enough_blocks) {
+  const KvLayout& layout = limits.layout;
+  if (limits.num_heads == 0) return {};
+  const std::int64_t max_rows = limits.max_rows, num_kv_heads = layout.num_kv_heads;
+  const std::int64_t num_group_heads = limits.num_heads / num_kv_heads;
+  // Items of one row, each with as few queries as items may have room for.
+  AttentionPlanSize most;
+  most.num_items = max_rows * ((num_group_heads + kFewQueries - 1) / kFewQueries);
+  most.num_runs = most.num_items;
+  std::int64_t most_parts = 0;
+  for (const int end : {4096, 8192, limits.max_model_len}) {
+    const int least = std::min(end, limits.max_model_len);
+    most_parts = std::max<std::int64_t>(most_parts, (least - 1) / PartPositions(least) + 1);
+  }
+  if (most_parts <= kMostUnsplitParts) return most;
+  const std::int64_t num_split = std::min(most.num_items, enough_blocks / num_kv_heads);
+  const std::int64_t num_queries = std::min(
+      max_rows * num_group_heads, num_split * MostQueries(layout.head_dim, layout.element_bytes));
+  const std::int64_t floats_of_query = num_kv_heads * StateFloats(layout.head_dim, 1);
+  most.num_runs += std::min(num_split * most_parts, kMostStateFloats / floats_of_query);
+  most.num_state_floats = std::min(num_queries * most_parts * floats_of_query, kMostStateFloats);
+  return most;
+}
+
 void AttentionPlan::Set(std::span<const SequenceRows> sequences, const KvLayout& layout,
                         int num_heads, AttentionTables& tables) {
   items_.clear();

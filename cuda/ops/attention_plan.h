@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpp/kv/layout.h"
+#include "cpp/ops/ops.h"
 #include "cpp/ops/sequence_rows.h"
 #include "cuda/ops/attention.h"
 
@@ -30,11 +31,20 @@ struct AttentionTables {
   std::size_t next_ = 0;
 };
 
+// The most that plans have.
+struct AttentionPlanSize {
+  std::int64_t num_items = 0, num_runs = 0;
+  std::int64_t num_state_floats = 0;
+};
+
 // The plan decides what is read and when, not a bit of the results.
 class AttentionPlan {
  public:
   // Items are split into parts while there are fewer blocks than that.
   explicit AttentionPlan(std::int64_t enough_blocks) : enough_blocks_(enough_blocks) {}
+
+  // Of passes within the limits.
+  static AttentionPlanSize MostOf(const OpsLimits& limits, std::int64_t enough_blocks);
 
   // Appends to `tables`.
   void Set(std::span<const SequenceRows> sequences, const KvLayout& layout, int num_heads,

@@ -8,6 +8,7 @@
 #include "cpp/util/check.h"
 #include "cuda/check_cuda.h"
 #include "cuda/ops/attention.h"
+#include "cuda/ops/cuda_kv_cache.h"
 #include "cuda/ops/cuda_matrix.h"
 #include "cuda/ops/kv_layer.h"
 #include "cuda/ops/product_prefill.h"
@@ -21,30 +22,8 @@ namespace {
 
 // Rows of an MLP at a time, so that what lies between its products stays small.
 constexpr int kMlpRows = 1024;
-
-class CudaKvCache final : public KvCache {
- public:
-  CudaKvCache(const KvLayout& layout, int num_blocks, Memory& memory)
-      : KvCache(layout, num_blocks),
-        layer_bytes_(num_blocks * layout.block_elements() * layout.element_bytes),
-        data_(memory, 2 * layout.num_layers * layer_bytes_) {}
-
-  KvLayer LayerOf(int layer) const {
-    std::byte* keys = data_.as<std::byte>() + 2 * layer * layer_bytes_;
-    return {keys,
-            keys + layer_bytes_,
-            layout().element_bytes,
-            layout().num_kv_heads,
-            layout().head_dim,
-            layout().block_size};
-  }
-  // From a layer's keys to its values, and from there to the next layer's keys.
-  std::int64_t layer_bytes() const { return layer_bytes_; }
-
- private:
-  std::int64_t layer_bytes_;
-  AlignedBuffer data_;
-};
+// The same where gates and what they gate are products of their own.
+constexpr int kApartRows = 256;
 
 const CudaKvCache& CacheOf(const ForwardRows& rows) {
   const auto* cache = dynamic_cast<const CudaKvCache*>(rows.cache());
@@ -82,7 +61,11 @@ void CheckSharedMemory(int head_dim) {
 }  // namespace
 
 void CudaOps::Reserve(const OpsLimits& limits) {
+  const UseGpu use;
   Scratch(activated_, std::min(limits.max_rows, kMlpRows), limits.max_gated);
+  Scratch(gate_up_, std::min(limits.max_rows, kApartRows), 2 * limits.max_gated);
+  rows_.Reserve(limits);
+  moves_.Reserve(limits.max_rows * sizeof(KvMove));
   const std::size_t num_bytes =
       RoundedBytes(limits.max_rows, std::max(limits.max_inputs, limits.max_gated));
   if (rounded_.num_bytes() < num_bytes) rounded_ = AlignedBuffer(memory_, num_bytes);
@@ -167,11 +150,13 @@ void CudaOps::GatedMatMul(ConstRows x, const NormWeight& norm, const GatedMlp& m
   FORERUN_CHECK(mlp.gate_up.num_outputs() == 2 * num_gated, "gates and what they gate");
   CheckShape(y, x.rows, mlp.down.num_outputs());
   const std::span<const Matrix> gate_up = MatrixOf(mlp.gate_up).stretches();
-  for (int begin = 0; begin < x.rows; begin += kMlpRows) {
-    const int count = std::min(kMlpRows, x.rows - begin);
+  const bool is_gated = gate_up.size() == 1 && CanBeGated(gate_up[0]);
+  const int most_rows = is_gated ? kMlpRows : kApartRows;
+  for (int begin = 0; begin < x.rows; begin += most_rows) {
+    const int count = std::min(most_rows, x.rows - begin);
     const Rows activated = Scratch(activated_, count, num_gated);
     ProductTask task = {.norm = norm.weight, .eps = norm.eps, .bias = mlp.gate_up_bias};
-    if (gate_up.size() == 1 && CanBeGated(gate_up[0])) {
+    if (is_gated) {
       task.gated = true;
       task.activation = mlp.activation;
       Product(mlp.gate_up, task, x.Slice(begin, count), activated);

@@ -2,14 +2,42 @@
 
 #include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <span>
 
+#include "cpp/kv/slot_map.h"
 #include "cpp/ops/ops.h"
 #include "cpp/util/check.h"
 #include "cuda/check_cuda.h"
 #include "cuda/ops/row_ops.h"
 
 namespace forerun::cuda {
+
+namespace {
+
+// What a row of a tree takes in the tails: its part of a stretch that sees kMostTailSlots.
+constexpr int kTailsOfRow = 4 * kMostTailSlots;
+
+}  // namespace
+
+void DeviceRows::Reserve(const OpsLimits& limits) {
+  ForwardRows::Reserve(limits.max_rows);
+  const AttentionPlanSize plan = AttentionPlan::MostOf(limits, enough_blocks_);
+  Parts parts(nullptr);
+  for (int i = 0; i < 5; ++i) parts.Take<std::int32_t>(limits.max_rows);
+  if (limits.num_heads > 0) {
+    parts.Take<std::int32_t>(limits.max_sequences *
+                             NumBlocksFor(limits.max_model_len, limits.layout.block_size));
+    parts.Take<std::int32_t>(std::int64_t{limits.max_rows} * kTailsOfRow);
+  }
+  for (std::size_t i = 0; i < std::size(plans_); ++i) {
+    parts.Take<AttentionItem>(plan.num_items);
+    parts.Take<AttentionRun>(plan.num_runs);
+    parts.Take<std::int32_t>(plan.num_items);
+  }
+  upload_.Reserve(parts.num_bytes());
+  states_.Reserve(sizeof(float) * plan.num_state_floats);
+}
 
 void DeviceRows::Upload(const ForwardData& data) {
   Set(data);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cpp/ops/forward_rows.h"
+#include "cpp/ops/ops.h"
 #include "cuda/ops/attention.h"
 #include "cuda/ops/attention_plan.h"
 #include "cuda/ops/staged_upload.h"
@@ -20,7 +21,13 @@ namespace forerun::cuda {
 class DeviceRows : public ForwardRows {
  public:
   DeviceRows(cudaStream_t stream, std::int64_t enough_blocks)
-      : upload_(stream), plans_{DevicePlan(enough_blocks), DevicePlan(enough_blocks)} {}
+      : enough_blocks_(enough_blocks),
+        upload_(stream),
+        plans_{DevicePlan(enough_blocks), DevicePlan(enough_blocks)} {}
+
+  // Passes within the limits allocate nothing on the GPU and nothing pinned, but for rare ones:
+  // more sequences of wanted rows than of all rows, or trees that are deep and wide.
+  void Reserve(const OpsLimits& limits);
 
   // One upload. Throws as ForwardRows::Set.
   void Upload(const ForwardData& data);
@@ -46,6 +53,7 @@ class DeviceRows : public ForwardRows {
   // Takes every array's part of the memory in which `upload` lies; with `filled`, copies it there.
   std::size_t TakeParts(const std::byte* memory, std::byte* filled);
 
+  const std::int64_t enough_blocks_;
   StagedUpload upload_;
   const std::int32_t* tokens_ = nullptr;
   const std::int32_t* positions_ = nullptr;

@@ -26,14 +26,20 @@ class StagedUpload {
   }
 
   cudaStream_t stream() const { return stream_; }
+  // Uploads of at most so many bytes allocate nothing. Others make room for themselves.
+  void Reserve(std::size_t num_bytes) {
+    for (Stage& stage : stages_) {
+      MakeEvent(stage);
+      stage.pinned.Reserve(num_bytes);
+    }
+    device_.Reserve(num_bytes);
+  }
+
   // Memory of the host to be filled.
   std::byte* Start(std::size_t num_bytes) {
     Stage& stage = stages_[current_];
-    if (stage.sent == nullptr) {
-      CheckCuda(cudaEventCreateWithFlags(&stage.sent, cudaEventDisableTiming), "an event");
-    } else {
-      CheckCuda(cudaEventSynchronize(stage.sent), "an earlier upload");
-    }
+    MakeEvent(stage);
+    if (stage.was_sent) CheckCuda(cudaEventSynchronize(stage.sent), "an earlier upload");
     stage.pinned.Grow(num_bytes);
     num_bytes_ = num_bytes;
     return stage.pinned.data();
@@ -47,6 +53,7 @@ class StagedUpload {
                               cudaMemcpyHostToDevice, stream_),
               "an upload");
     CheckCuda(cudaEventRecord(stage.sent, stream_), "an upload");
+    stage.was_sent = true;
     return device_.data();
   }
 
@@ -54,7 +61,13 @@ class StagedUpload {
   struct Stage {
     PinnedBuffer pinned{0};
     cudaEvent_t sent = nullptr;
+    bool was_sent = false;
   };
+
+  static void MakeEvent(Stage& stage) {
+    if (stage.sent != nullptr) return;
+    CheckCuda(cudaEventCreateWithFlags(&stage.sent, cudaEventDisableTiming), "an event");
+  }
 
   cudaStream_t stream_;
   std::array<Stage, 4> stages_;

@@ -1,7 +1,7 @@
 #include "cuda/verify/cuda_verifier.h"
 
 #include <algorithm>
-#include <type_traits>
+#include <cstring>
 
 #include "cpp/sampling/logits_row.h"
 #include "cpp/sampling/logprobs.h"
@@ -56,6 +56,30 @@ SampleArrays Stage(const SampleBatch& batch, Stager& stager) {
   arrays.logprob_ids = stager.Add(batch.logprob_ids);
   arrays.draft_weights = stager.AddRows(batch.drawn_rows, batch.vocab_size);
   return arrays;
+}
+
+// Of what a batch has no bound for: usual ones make no buffer grow.
+constexpr int kUsualEdits = 256;     // of a request: tokens with biases or penalties
+constexpr int kUsualBans = 8;        // of a row
+constexpr int kUsualIds = 32;        // of a request: ids whose log-probabilities are wanted
+constexpr int kUsualTopTokens = 64;  // that Top finds in a row
+
+// Of the first entries and the arrays of Stage, without drawn rows.
+std::size_t UsualBatchBytes(const VerifierLimits& limits) {
+  const auto num_requests = static_cast<std::size_t>(limits.max_requests);
+  const auto num_rows = static_cast<std::size_t>(limits.max_rows);
+  Parts parts(nullptr);
+  parts.Take<std::int32_t>(num_rows);
+  parts.Take<SampleRule>(num_requests);
+  parts.Take<SampleRow>(num_rows);
+  parts.Take<TokenId>(num_rows);
+  parts.Take<std::int32_t>(num_rows);
+  parts.Take<TokenEdit>(num_requests * kUsualEdits);
+  parts.Take<TokenId>(num_rows * kUsualBans);
+  parts.Take<std::uint32_t>((num_requests + num_rows) * ((limits.vocab_size + 31) / 32));
+  parts.Take<TokenId>(num_rows);
+  parts.Take<TokenId>(num_requests * kUsualIds);
+  return parts.num_bytes();
 }
 
 bool NeedsMass(const SampleBatch& batch) {
@@ -127,6 +151,15 @@ CudaVerifier::CudaVerifier(const VerifierLimits& limits, cudaStream_t stream)
       top_results_(sizeof(TopToken) * limits.max_top_tokens),
       outcomes_(limits.max_requests) {
   const UseGpu use;
+  if (limits.max_requests > 0) {
+    staging_.Reserve(UsualBatchBytes(limits));
+    batch_memory_.Reserve(UsualBatchBytes(limits));
+  } else {  // of a drafter
+    UploadTopBatch();
+    const std::size_t num_bytes = sizeof(TopToken) * limits.max_rows * kUsualTopTokens;
+    top_tokens_.Reserve(num_bytes);
+    top_results_.Reserve(num_bytes);
+  }
   // Padding comes back too, and entries that no kernel writes.
   CheckCuda(cudaMemsetAsync(work_.results, 0, MaxResultBytes(limits), stream_), kWanted);
 }
@@ -325,8 +358,7 @@ void CudaVerifier::FinishTop(std::span<TopToken> out) {
                             cudaMemcpyDeviceToHost, stream_),
             kWanted);
   CheckCuda(cudaStreamSynchronize(stream_), kWanted);
-  std::ranges::copy_n(Parts(top_results_.data()).Take<TopToken>(out.size()), std::ssize(out),
-                      out.begin());
+  std::memcpy(out.data(), top_results_.data(), out.size_bytes());
 }
 
 // Once, at the first call of StartTop.

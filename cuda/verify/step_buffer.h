@@ -25,13 +25,16 @@ class StepBuffer {
 
   // Contents are lost when it grows. REQUIRES: nothing on the GPU uses it.
   void Grow(std::size_t num_bytes) {
+    if (num_bytes > num_bytes_) Reserve(std::max(num_bytes, 2 * num_bytes_));  // seldom
+  }
+  // The same to no more than this, for a size that will do.
+  void Reserve(std::size_t num_bytes) {
     if (num_bytes <= num_bytes_) return;
-    num_bytes = std::max(num_bytes, 2 * num_bytes_);  // so that it seldom grows
     Free();
     const UseGpu use;
     CheckCuda(kPinned ? cudaMallocHost(&data_, num_bytes) : cudaMalloc(&data_, num_bytes),
               std::to_string(num_bytes) + " bytes of " + (kPinned ? "pinned" : "GPU") +
-                  " memory to verify drafts");
+                  " memory for the data of a step");
     num_bytes_ = num_bytes;
   }
 
