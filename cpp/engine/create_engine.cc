@@ -28,14 +28,6 @@
 namespace forerun {
 namespace {
 
-MemoryNeeds NeedsOf(ModelFiles& files, DType kv_dtype, int block_size) {
-  MemoryNeeds needs;
-  needs.block = MakeKvLayout(files.spec, kv_dtype, block_size).block_bytes();
-  needs.row = ScratchBytesPerRow(files.spec);
-  needs.weights = files.EstimateWeightBytes();
-  return needs;
-}
-
 EngineConfig MakeConfig(const EngineOptions& options, const MemoryPlan& memory,
                         const ModelSpec& spec) {
   EngineConfig config;
@@ -56,6 +48,30 @@ EngineConfig MakeConfig(const EngineOptions& options, const MemoryPlan& memory,
   config.check_invariants = options.check_invariants;
   return config;
 }
+
+// What the memory is for.
+struct Sizes {
+  Sizes(const EngineOptions& options, ModelFiles& files,
+        const std::optional<ModelDrafterSource>& source)
+      : kv_dtype(files.KvDType(options.kv_cache_dtype)) {
+    const ModelSpec& spec = files.spec;
+    needs.block = MakeKvLayout(spec, kv_dtype, options.block_size).block_bytes();
+    needs.row = ScratchBytesPerRow(spec);
+    needs.weights = files.EstimateWeightBytes();
+    if (source) {
+      needs.block += source->block_bytes(kv_dtype, options.block_size);
+      num_level_rows = options.max_num_seqs * source->num_level_rows();
+    }
+    const int num_logits_rows = MakeConfig(options, {}, spec).max_logits_rows() + num_level_rows;
+    needs.logits = num_logits_rows * std::int64_t{sizeof(float)} * spec.vocab_size;
+    num_rows = std::max(options.max_num_batched_tokens, num_level_rows);
+  }
+
+  DType kv_dtype;
+  int num_level_rows = 0;  // of a level of all drafts
+  int num_rows = 0;        // of the largest forward pass
+  MemoryNeeds needs;
+};
 
 // Starts the trace that the environment asks for, if any. Engines of one process do not share a
 // file: after trace.json come trace.2.json, trace.3.json and so on.
@@ -107,56 +123,58 @@ class NativeEngine : public Engine {
                Devices devices)
       : devices_(std::move(devices)) {
     Backend& backend = *devices_.backend;
+    const MemorySize size_before = backend.memory_size();
     std::optional<ModelDrafterSource> source;
     if (FindModelOptions(options.speculative.method) != nullptr) {
       source.emplace(options.speculative, files.spec, options.model, options.quantization);
     }
-    const DType kv_dtype = files.KvDType(options.kv_cache_dtype);
-    MemoryNeeds needs = NeedsOf(files, kv_dtype, options.block_size);
-    int num_level_rows = 0;
-    if (source) {
-      needs.block += source->block_bytes(kv_dtype, options.block_size);
-      num_level_rows = options.max_num_seqs * source->num_level_rows();
-    }
-    const int num_logits_rows =
-        MakeConfig(options, {}, files.spec).max_logits_rows() + num_level_rows;
-    needs.logits = num_logits_rows * std::int64_t{sizeof(float)} * files.spec.vocab_size;
+    const Sizes sizes(options, files, source);
     const int model_max_len = files.spec.max_position;
-    const MemoryPlan memory =
-        PlanMemory(options, model_max_len, std::max(options.max_num_batched_tokens, num_level_rows),
-                   needs, backend.AvailableBytes());
-    const EngineConfig config = MakeConfig(options, memory, files.spec);
+    const bool is_on_cpu = devices_.cpu != nullptr;
+    MemoryPlan memory = {WantedModelLen(options, model_max_len), 0};
+    if (is_on_cpu) {
+      memory = PlanMemory(options, model_max_len, sizes.num_rows, sizes.needs, size_before.free);
+    }
+    EngineConfig config = MakeConfig(options, memory, files.spec);
     TransformerLimits limits = {options.max_num_batched_tokens,
                                 memory.max_model_len,
                                 options.block_size,
                                 memory.num_blocks,
                                 config.max_logits_rows(),
-                                kv_dtype};
+                                sizes.kv_dtype,
+                                options.max_num_seqs};
     const FeatureSpec features = source ? source->features() : FeatureSpec();
     const auto load = [&] { transformer_ = files.Load(backend.ops(), limits, features); };
-    if (devices_.cpu != nullptr) {
+    if (is_on_cpu) {
       limits_.weight_cache = LoadWithCache(options.weight_cache, files, devices_.cpu->ops(), load);
     } else {
       load();
       limits_.weight_cache = "off";
     }
     if (source) {
-      limits.max_rows = std::max(limits.max_rows, num_level_rows);
-      limits.max_logits_rows = num_level_rows;
+      limits.max_rows = sizes.num_rows;
+      limits.max_logits_rows = sizes.num_level_rows;
       drafter_ = source->Load(*transformer_, backend, limits, files.dtype, recorder);
     } else {
       drafter_ = MakeDrafter(options.speculative);
     }
-    core_ = std::make_unique<EngineCore>(
-        config, *transformer_,
-        devices_.MakeVerifier(config.verifier_limits(transformer_->vocab_size())), drafter_.get(),
-        backend.MakePassTimer());
+    auto verifier = devices_.MakeVerifier(config.verifier_limits(transformer_->vocab_size()));
+    if (!is_on_cpu) {
+      const MemorySize size = backend.memory_size();
+      const std::int64_t used_bytes = std::max<std::int64_t>(0, size_before.free - size.free);
+      memory = PlanGpuMemory(options, model_max_len, sizes.needs.block, used_bytes, size);
+      transformer_->ReserveBlocks(memory.num_blocks);
+      if (source) source->ReserveBlocks(memory.num_blocks);
+      config = MakeConfig(options, memory, files.spec);
+    }
+    core_ = std::make_unique<EngineCore>(config, *transformer_, std::move(verifier), drafter_.get(),
+                                         backend.MakePassTimer());
     StartTraceFromEnvironment(*core_);
     FillLimits(options, memory);
     limits_.model_max_len = model_max_len;
     limits_.eos_token_ids = config.eos_token_ids;
     limits_.dtype = Name(files.dtype);
-    limits_.kv_cache_dtype = Name(kv_dtype);
+    limits_.kv_cache_dtype = Name(sizes.kv_dtype);
   }
 
   void SetTokenBytes(std::vector<std::string> token_bytes,

@@ -13,15 +13,48 @@ namespace {
 // full length if that is more.
 constexpr std::int64_t kTokensPerRequest = 1024;
 
+// What the KV cache leaves of a GPU's free memory: for the rounding of allocations, and for what
+// the driver takes when kernels first run.
+constexpr std::int64_t kSpareShare = 64;
+
+// Without max_model_len a request may be shorter than the model's limit, but not this short.
+constexpr int kLeastModelLen = 2;
+
+struct Room {
+  std::int64_t num_blocks;
+  // For an error: what limits it, its value, and what else there is to say.
+  std::string field, value, rest;
+};
+
+MemoryPlan PlanFor(const EngineOptions& options, std::int64_t wanted_len, std::int64_t block_bytes,
+                   const Room& room) {
+  const std::int64_t num_blocks = std::min<std::int64_t>(room.num_blocks, 1 << 30);
+  const std::int64_t needed_len = options.max_model_len.value_or(kLeastModelLen);
+  if (num_blocks < NumBlocksFor(needed_len, options.block_size)) {
+    const std::int64_t needed_bytes = NumBlocksFor(needed_len, options.block_size) * block_bytes;
+    throw InvalidArgument(room.field, room.value,
+                          "at least " + std::to_string(needed_bytes) + " for one request of " +
+                              std::to_string(needed_len) + " tokens, or a smaller max_model_len" +
+                              room.rest);
+  }
+  const std::int64_t max_model_len = std::min(wanted_len, num_blocks * options.block_size);
+  return {static_cast<int>(max_model_len), static_cast<int>(num_blocks)};
+}
+
 }  // namespace
 
-MemoryPlan PlanMemory(const EngineOptions& options, int model_max_len, std::int64_t num_rows,
-                      const MemoryNeeds& needs, std::int64_t available_bytes) {
+int WantedModelLen(const EngineOptions& options, int model_max_len) {
   if (options.max_model_len && *options.max_model_len > model_max_len) {
     throw InvalidArgument(
         "max_model_len", std::to_string(*options.max_model_len),
         "at most " + std::to_string(model_max_len) + ", the model's max_position_embeddings");
   }
+  return options.max_model_len.value_or(model_max_len);
+}
+
+MemoryPlan PlanMemory(const EngineOptions& options, int model_max_len, std::int64_t num_rows,
+                      const MemoryNeeds& needs, std::int64_t available_bytes) {
+  const std::int64_t wanted_len = WantedModelLen(options, model_max_len);
   const std::int64_t buffer_bytes = num_rows * needs.row;
   if (buffer_bytes + needs.logits > available_bytes) {
     const bool by_seqs = num_rows > options.max_num_batched_tokens;
@@ -39,14 +72,12 @@ MemoryPlan PlanMemory(const EngineOptions& options, int model_max_len, std::int6
         "at most the " + std::to_string(available_bytes) + " bytes of memory that are available");
   }
   const int block_size = options.block_size;
-  const std::int64_t wanted_len = options.max_model_len.value_or(model_max_len);
   std::int64_t num_blocks = 0;
   if (options.kv_cache_memory_bytes) {
     num_blocks = *options.kv_cache_memory_bytes / needs.block;
   } else {
-    const std::int64_t num_tokens = std::max(
-        wanted_len,
-        std::min(options.max_num_seqs * kTokensPerRequest, options.max_num_seqs * wanted_len));
+    const std::int64_t num_tokens =
+        std::max(wanted_len, options.max_num_seqs * std::min(kTokensPerRequest, wanted_len));
     const std::int64_t default_limit = std::min(spare_bytes, available_bytes / 2) / needs.block;
     num_blocks = std::min(NumBlocksFor(num_tokens, block_size), default_limit);
     // An explicit max_model_len may take more than the default.
@@ -55,18 +86,37 @@ MemoryPlan PlanMemory(const EngineOptions& options, int model_max_len, std::int6
           num_blocks, std::min(NumBlocksFor(wanted_len, block_size), spare_bytes / needs.block));
     }
   }
-  num_blocks = std::min<std::int64_t>(num_blocks, 1 << 30);
-  const std::int64_t needed_len = options.max_model_len.value_or(2);
-  if (num_blocks < NumBlocksFor(needed_len, block_size)) {
-    const std::int64_t needed_bytes = NumBlocksFor(needed_len, block_size) * needs.block;
-    const bool asked = options.kv_cache_memory_bytes.has_value();
-    throw InvalidArgument("kv_cache_memory_bytes",
-                          std::to_string(num_blocks * needs.block) + (asked ? "" : " available"),
-                          "at least " + std::to_string(needed_bytes) + " for one request of " +
-                              std::to_string(needed_len) + " tokens, or a smaller max_model_len");
+  const bool asked = options.kv_cache_memory_bytes.has_value();
+  return PlanFor(options, wanted_len, needs.block,
+                 {num_blocks, "kv_cache_memory_bytes",
+                  std::to_string(num_blocks * needs.block) + (asked ? "" : " available"), ""});
+}
+
+MemoryPlan PlanGpuMemory(const EngineOptions& options, int model_max_len, std::int64_t block_bytes,
+                         std::int64_t used_bytes, const MemorySize& size) {
+  const std::int64_t wanted_len = WantedModelLen(options, model_max_len);
+  const std::string left =
+      std::to_string(size.free) + " bytes are free of the GPU's " + std::to_string(size.total);
+  if (options.kv_cache_memory_bytes) {
+    const std::int64_t asked = *options.kv_cache_memory_bytes;
+    if (asked > size.free) {
+      throw InvalidArgument("kv_cache_memory_bytes", std::to_string(asked),
+                            "at most what weights and buffers leave: " + left);
+    }
+    return PlanFor(options, wanted_len, block_bytes,
+                   {asked / block_bytes, "kv_cache_memory_bytes", std::to_string(asked), ""});
   }
-  const std::int64_t max_model_len = std::min(wanted_len, num_blocks * block_size);
-  return {static_cast<int>(max_model_len), static_cast<int>(num_blocks)};
+  const double fraction = options.gpu_memory_utilization;
+  const auto allowed = static_cast<std::int64_t>(fraction * static_cast<double>(size.total));
+  const std::int64_t room = std::max<std::int64_t>(
+      0, std::min(allowed - used_bytes, size.free - size.free / kSpareShare));
+  const std::int64_t most = options.max_num_seqs * NumBlocksFor(wanted_len, options.block_size);
+  return PlanFor(
+      options, wanted_len, block_bytes,
+      {std::min(room / block_bytes, most), "gpu_memory_utilization",
+       std::to_string(fraction) + ", which leaves " + std::to_string(room) +
+           " bytes for keys and values",
+       ": weights and buffers take " + std::to_string(used_bytes) + " bytes, and " + left});
 }
 
 }  // namespace forerun

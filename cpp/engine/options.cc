@@ -173,6 +173,10 @@ void CheckEngineOptions(const EngineOptions& options) {
   if (options.kv_cache_memory_bytes) {
     CheckAtLeast("kv_cache_memory_bytes", *options.kv_cache_memory_bytes, 1);
   }
+  if (!(options.gpu_memory_utilization > 0.0 && options.gpu_memory_utilization <= 1.0)) {
+    throw InvalidArgument("gpu_memory_utilization", ToText(options.gpu_memory_utilization),
+                          "a fraction in (0, 1]");
+  }
   CheckAtLeast("num_threads", options.num_threads, 0);
   CheckAtMost("num_threads", options.num_threads, ThreadTeam::kMaxThreads,
               "threads beyond the number of cores only wait for each other");

@@ -10,15 +10,17 @@ namespace forerun {
 
 FeatureStore::FeatureStore(FeatureSpec spec, int hidden_size, int num_blocks, int block_size,
                            Ops& ops)
-    : spec_(std::move(spec)),
-      hidden_size_(hidden_size),
-      block_size_(block_size),
-      ops_(ops),
-      memory_(ops.memory(),
-              static_cast<std::size_t>(num_blocks) * block_size * spec_.num_bytes(hidden_size)) {
-  const std::int64_t num_slots = std::int64_t{num_blocks} * block_size;
+    : spec_(std::move(spec)), hidden_size_(hidden_size), block_size_(block_size), ops_(ops) {
+  ReserveBlocks(num_blocks);
+}
+
+void FeatureStore::ReserveBlocks(int num_blocks) {
+  const std::int64_t num_slots = std::int64_t{num_blocks} * block_size_;
   FORERUN_CHECK(num_slots <= std::numeric_limits<std::int32_t>::max(), std::to_string(num_slots));
-  rows_ = {memory_.as<float>(), static_cast<int>(num_slots), spec_.width(hidden_size)};
+  memory_ = {};
+  memory_ = AlignedBuffer(ops_.memory(),
+                          static_cast<std::size_t>(num_slots) * spec_.num_bytes(hidden_size_));
+  rows_ = {memory_.as<float>(), static_cast<int>(num_slots), spec_.width(hidden_size_)};
 }
 
 void FeatureStore::KeepResidual(int num_layers, ConstRows hidden, const ForwardRows& rows) {

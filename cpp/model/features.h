@@ -39,6 +39,9 @@ class FeatureStore {
   // The Ops must outlive it.
   FeatureStore(FeatureSpec spec, int hidden_size, int num_blocks, int block_size, Ops& ops);
 
+  // Makes room for this many blocks, empty.
+  void ReserveBlocks(int num_blocks);
+
   const FeatureSpec& spec() const { return spec_; }
   // [blocks * block_size, width]: one row per slot of the cache.
   ConstRows rows() const { return rows_; }

@@ -25,6 +25,11 @@ Transformer::Transformer(ModelSpec spec, ModelWeights weights, Ops& ops,
   wanted_ = MakeScratch(ops, limits.max_logits_rows, spec_.hidden_size);
 }
 
+void Transformer::ReserveBlocks(int num_blocks) {
+  stack_.ReserveBlocks(num_blocks);
+  if (features_) features_->ReserveBlocks(num_blocks);
+}
+
 ConstRows Transformer::Forward(const ForwardBatch& batch) {
   for (TokenId token : batch.tokens) {
     FORERUN_CHECK(token >= 0 && token < vocab_size(), std::to_string(token));

@@ -19,6 +19,7 @@
 namespace forerun {
 
 // Owns the KV cache and all scratch memory; a forward allocates nothing. The Ops must outlive it.
+// The cache may be made after all else, for what memory is left.
 class Transformer : public ModelExecutor {
  public:
   Transformer(ModelSpec spec, ModelWeights weights, Ops& ops, const TransformerLimits& limits,
@@ -26,6 +27,9 @@ class Transformer : public ModelExecutor {
 
   Transformer(const Transformer&) = delete;
   Transformer& operator=(const Transformer&) = delete;
+
+  // Makes the KV cache, and the features, for this many blocks, empty.
+  void ReserveBlocks(int num_blocks);
 
   int vocab_size() const override { return weights_.embedding->num_outputs(); }
   ConstRows Forward(const ForwardBatch& batch) override;

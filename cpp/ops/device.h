@@ -12,6 +12,11 @@
 
 namespace forerun {
 
+// Bytes.
+struct MemorySize {
+  std::int64_t free = 0, total = 0;
+};
+
 // Must outlive all that it makes and all that is in its memory.
 class Device {
  public:
@@ -19,8 +24,8 @@ class Device {
 
   virtual const std::string& name() const = 0;
   virtual Memory& memory() = 0;
-  // How much of it is free.
-  virtual std::int64_t AvailableBytes() const = 0;
+  // Of memory(), now. Throws DeviceError.
+  virtual MemorySize memory_size() const = 0;
   // Of logits in memory().
   virtual std::unique_ptr<Verifier> MakeVerifier(const VerifierLimits& limits) = 0;
   // Null where an operation is done when it returns, so that the host's clock tells.

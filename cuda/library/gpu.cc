@@ -57,11 +57,11 @@ class Gpu : public Backend {
   const std::string& name() const override { return name_; }
   Memory& memory() override { return ops_.memory(); }
   Ops& ops() override { return ops_; }
-  std::int64_t AvailableBytes() const override {
+  MemorySize memory_size() const override {
     const UseGpu use;
     std::size_t num_free = 0, num_total = 0;
     CheckCuda(cudaMemGetInfo(&num_free, &num_total), "the size of the GPU's memory");
-    return static_cast<std::int64_t>(num_free);
+    return {static_cast<std::int64_t>(num_free), static_cast<std::int64_t>(num_total)};
   }
 
   std::unique_ptr<Verifier> MakeVerifier(const VerifierLimits& limits) override {

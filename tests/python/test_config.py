@@ -146,7 +146,7 @@ def test_vllm_options_with_one_meaning_are_accepted(caplog: pytest.LogCaptureFix
     assert not caplog.records
     with caplog.at_level(logging.WARNING, "forerun"):
         engine_options({"gpu_memory_utilization": 0.9}, None)
-    assert "has no effect; kv_cache_memory_bytes sets the size of the KV cache" in caplog.text
+    assert "has no effect on the CPU; kv_cache_memory_bytes sets the size of the KV" in caplog.text
 
 
 def test_every_sampling_parameter_reaches_the_engine() -> None:

@@ -50,6 +50,12 @@ class AutoregressiveDrafter : public Drafter {
   AutoregressiveDrafter(std::unique_ptr<DraftNetwork> network, std::unique_ptr<Verifier> verifier,
                         const FeatureStore* features, const AutoregressiveSetting& setting);
 
+  // As DraftNetwork's. The setting's num_blocks were 0.
+  void ReserveBlocks(int num_blocks) {
+    network_->ReserveBlocks(num_blocks);
+    synced_ = SyncedSlots(num_blocks);
+  }
+
   void Begin(const NewRequest& /*request*/) override {}
   void Observe(RequestId /*id*/, std::span<const TokenId> /*committed*/) override {}
   void End(RequestId /*id*/) override {}

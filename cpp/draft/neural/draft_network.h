@@ -31,6 +31,9 @@ class DraftNetwork {
  public:
   virtual ~DraftNetwork() = default;
 
+  // Makes room for keys and values in this many blocks of the target's, where it has some.
+  virtual void ReserveBlocks(int /*num_blocks*/) {}
+
   // Logits [logits_rows.size(), vocabulary], valid until the next call.
   virtual ConstRows Forward(const DraftBatch& batch) = 0;
 

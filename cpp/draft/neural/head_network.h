@@ -22,6 +22,7 @@ class HeadNetwork : public DraftNetwork {
   HeadNetwork(const HeadNetwork&) = delete;
   HeadNetwork& operator=(const HeadNetwork&) = delete;
 
+  void ReserveBlocks(int num_blocks) override { stack_.ReserveBlocks(num_blocks); }
   ConstRows Forward(const DraftBatch& batch) override;
   std::span<const TokenId> target_ids() const override { return weights_.target_ids; }
 

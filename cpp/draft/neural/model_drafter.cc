@@ -8,7 +8,6 @@
 
 #include "cpp/draft/draft_limits.h"
 #include "cpp/draft/hybrid.h"
-#include "cpp/draft/neural/autoregressive.h"
 #include "cpp/draft/neural/head_network.h"
 #include "cpp/draft/neural/lstm_network.h"
 #include "cpp/draft/neural/medusa_network.h"
@@ -184,6 +183,7 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Bac
                             .max_top_tokens = setting.max_depth * limits.max_logits_rows});
   auto model = std::make_unique<AutoregressiveDrafter>(std::move(network), std::move(verifier),
                                                        target.features(), setting);
+  loaded_ = model.get();
   const auto* hybrid = std::get_if<HybridOptions>(&options_.method);
   if (hybrid == nullptr) return model;
   return std::make_unique<HybridDrafter>(

@@ -10,6 +10,7 @@
 #include "cpp/draft/drafter.h"
 #include "cpp/draft/formats/draft_head.h"
 #include "cpp/draft/formats/draft_vocabulary.h"
+#include "cpp/draft/neural/autoregressive.h"
 #include "cpp/draft/neural/draft_network.h"
 #include "cpp/draft/neural/draft_recorder.h"
 #include "cpp/model/features.h"
@@ -44,6 +45,9 @@ class ModelDrafterSource {
   std::unique_ptr<Drafter> Load(const Transformer& target, Backend& backend,
                                 const TransformerLimits& limits, DType dtype,
                                 DraftRecorder* recorder);
+  // Makes room for the keys and values of the drafter that was loaded, where limits.num_blocks were
+  // 0. REQUIRES: it lives.
+  void ReserveBlocks(int num_blocks) { loaded_->ReserveBlocks(num_blocks); }
 
  private:
   std::unique_ptr<DraftNetwork> LoadNetwork(const Transformer& target, Ops& ops,
@@ -60,6 +64,7 @@ class ModelDrafterSource {
   FeatureSpec features_;
   std::unique_ptr<DraftHeadReader> head_;  // of eagle, eagle3 and mtp
   std::optional<ModelSpec> model_;         // of draft_model
+  AutoregressiveDrafter* loaded_ = nullptr;
 };
 
 }  // namespace forerun

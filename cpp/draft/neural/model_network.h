@@ -20,6 +20,7 @@ class ModelNetwork : public DraftNetwork {
       : model_(std::move(spec), std::move(weights), ops, limits),
         target_ids_(std::move(target_ids)) {}
 
+  void ReserveBlocks(int num_blocks) override { model_.ReserveBlocks(num_blocks); }
   ConstRows Forward(const DraftBatch& batch) override {
     return model_.Forward(
         {batch.tokens, batch.sequences, batch.logits_rows, batch.sources, batch.device_tokens});

@@ -171,8 +171,12 @@ struct EngineOptions {
   int block_size = 16;                // tokens of one KV block
   bool enable_prefix_caching = true;
   SchedulingPolicy scheduling_policy = SchedulingPolicy::kFcfs;
-  std::optional<std::int64_t>
-      kv_cache_memory_bytes;  // absent: sized for max_num_seqs short or a few long requests
+  // Absent: on the CPU, sized for max_num_seqs short or a few long requests; on a GPU, what
+  // gpu_memory_utilization leaves.
+  std::optional<std::int64_t> kv_cache_memory_bytes;
+  // Of a GPU's whole memory: what weights, buffers and KV cache may take together. The cache takes
+  // no more than max_num_seqs requests of max_model_len tokens can fill.
+  double gpu_memory_utilization = 0.92;
   std::uint64_t seed = 0;
   int num_threads = 0;  // 0: one per available core
   WeightCacheOptions weight_cache;

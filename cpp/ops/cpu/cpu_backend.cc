@@ -10,9 +10,10 @@ namespace forerun {
 CpuBackend::CpuBackend(int num_threads, const std::string& isa)
     : team_(num_threads), ops_(team_, FindIsa(isa)) {}
 
-std::int64_t CpuBackend::AvailableBytes() const {
-  return AvailableMemoryBytes().value_or(std::int64_t{sysconf(_SC_AVPHYS_PAGES)} *
-                                         sysconf(_SC_PAGESIZE));
+MemorySize CpuBackend::memory_size() const {
+  const std::int64_t page_bytes = sysconf(_SC_PAGESIZE);
+  return {AvailableMemoryBytes().value_or(sysconf(_SC_AVPHYS_PAGES) * page_bytes),
+          sysconf(_SC_PHYS_PAGES) * page_bytes};
 }
 
 }  // namespace forerun

@@ -2,7 +2,6 @@
 #ifndef FORERUN_CPP_OPS_CPU_CPU_BACKEND_H_
 #define FORERUN_CPP_OPS_CPU_CPU_BACKEND_H_
 
-#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -21,7 +20,7 @@ class CpuBackend final : public Backend {
   const std::string& name() const override { return name_; }
   CpuOps& ops() override { return ops_; }
   Memory& memory() override { return HostMemory(); }
-  std::int64_t AvailableBytes() const override;
+  MemorySize memory_size() const override;
   std::unique_ptr<Verifier> MakeVerifier(const VerifierLimits& limits) override {
     return std::make_unique<HostVerifier>(limits);
   }

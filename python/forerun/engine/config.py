@@ -52,6 +52,13 @@ def _check_kv_cache_dtype(name: str, value: Any) -> str:
     return check_choice(name, value, choices).removesuffix("_per_token_head")
 
 
+def _check_fraction(name: str, value: Any) -> float:
+    fraction = check_number(name, value)
+    if not 0 < fraction <= 1:
+        raise InvalidArgumentError(name, value, "a fraction in (0, 1]")
+    return fraction
+
+
 _ENGINE_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     "device": lambda name, value: check_choice(name, value, ("auto", "cpu", "cuda")),
     "dtype": _check_dtype,
@@ -67,6 +74,7 @@ _ENGINE_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
         _core.SchedulingPolicy, check_choice(name, value, ("fcfs", "priority")).upper()
     ),
     "kv_cache_memory_bytes": lambda name, value: check_int(name, value, most=2**63 - 1),
+    "gpu_memory_utilization": _check_fraction,
     "seed": lambda name, value: check_int(name, value, least=0, most=2**64 - 1),
     "num_threads": check_int,
     "check_invariants": check_bool,
@@ -179,9 +187,6 @@ def engine_options(
     problems.errors.extend(field_problems("LLM", options))
     core = _core.EngineOptions()
     for name, value in options.items():
-        if name == "gpu_memory_utilization":
-            with problems:
-                _check_gpu_memory_utilization(value)
         if name == "per_request_spec_decode_metrics":
             with problems:
                 choices = ("none", "summary", "detailed")
@@ -197,6 +202,7 @@ def engine_options(
             speculative.check_length(limit if type(limit) is int else None)
     check_core(problems, lambda: _core.check_engine_options(core), lambda name: _reset(core, name))
     problems.raise_all()
+    _warn_of_no_effect(core)
     return core
 
 
@@ -231,13 +237,11 @@ def _reset(core: _core.EngineOptions, name: str) -> bool:
     return True
 
 
-def _check_gpu_memory_utilization(value: Any) -> None:
-    if not 0 < check_number("gpu_memory_utilization", value) <= 1:
-        raise InvalidArgumentError("gpu_memory_utilization", value, "a fraction in (0, 1]")
-    if value == ENGINE_ARGS["gpu_memory_utilization"].default:
-        return
-    _LOGGER.warning(
-        "gpu_memory_utilization=%s has no effect; kv_cache_memory_bytes sets the size of the KV "
-        "cache",
-        value,
-    )
+def _warn_of_no_effect(core: _core.EngineOptions) -> None:
+    fraction = core.gpu_memory_utilization
+    if core.device != "cuda" and fraction != ENGINE_ARGS["gpu_memory_utilization"].default:
+        _LOGGER.warning(
+            "gpu_memory_utilization=%s has no effect on the CPU; kv_cache_memory_bytes sets the "
+            "size of the KV cache",
+            fraction,
+        )

@@ -93,7 +93,8 @@ ENGINE_ARGS: dict[str, Field] = {
     "enable_prefix_caching": runs(None, "None: True"),
     "kv_cache_memory_bytes": runs(None, "the size of the KV cache; None: sized for the model"),
     "gpu_memory_utilization": runs(
-        0.92, "checked, without effect: kv_cache_memory_bytes sizes the KV cache"
+        0.92,
+        "the part of a GPU's memory that all may take; no effect on the CPU",
     ),
     "scheduling_policy": runs("fcfs", "'priority' runs lower priorities first"),
     **no_effect("prompts are always computed in chunks", enable_chunked_prefill=None),

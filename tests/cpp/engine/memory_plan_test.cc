@@ -103,5 +103,65 @@ TEST(MemoryPlanTest, MoreMemoryThanTheMachineHasIsRefusedWithBothNumbers) {
   EXPECT_NE(Refusal(options, 1 << 19).find("max_num_seqs: got 512;"), std::string::npos);
 }
 
+// On a GPU of 100,000 bytes, of which 90,000 are free once 5,000 are used for weights and buffers.
+MemoryPlan PlanOnGpu(const EngineOptions& options, std::int64_t free_bytes = 90'000) {
+  return PlanGpuMemory(options, 8192, /*block_bytes=*/1000, /*used_bytes=*/5'000,
+                       {.free = free_bytes, .total = 100'000});
+}
+
+std::string RefusalOnGpu(const EngineOptions& options, std::int64_t free_bytes = 90'000) {
+  try {
+    PlanOnGpu(options, free_bytes);
+  } catch (const InvalidArgument& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(MemoryPlanTest, OnAGpuTheCacheGetsWhatIsLeftOfTheFraction) {
+  EngineOptions options = Options();
+  options.gpu_memory_utilization = 0.5;
+  EXPECT_EQ(PlanOnGpu(options).num_blocks, 45) << "50,000 bytes less those used";
+  EXPECT_EQ(PlanOnGpu(options).max_model_len, 45 * 16);
+  EXPECT_EQ(PlanOnGpu(options, 20'000).num_blocks, 19) << "what is free, but for a little";
+  options.gpu_memory_utilization = 1.0;
+  EXPECT_EQ(PlanOnGpu(options).num_blocks, 88);
+}
+
+TEST(MemoryPlanTest, OnAGpuTheCacheIsNoLargerThanRequestsCanFill) {
+  EngineOptions options = Options();
+  options.max_model_len = 33;
+  EXPECT_EQ(PlanOnGpu(options).num_blocks, 4 * 3);
+  options.kv_cache_memory_bytes = 30'500;
+  EXPECT_EQ(PlanOnGpu(options).num_blocks, 30) << "but for what was asked for";
+}
+
+TEST(MemoryPlanTest, OnAGpuWhatDoesNotFitIsRefusedWithTheNumbers) {
+  EngineOptions options = Options();
+  options.max_model_len = 161;
+  options.gpu_memory_utilization = 0.125;
+  EXPECT_EQ(RefusalOnGpu(options),
+            "gpu_memory_utilization: got 0.125000, which leaves 7500 bytes for keys and values; "
+            "expected at least 11000 for one request of 161 tokens, or a smaller max_model_len: "
+            "weights and buffers take 5000 bytes, and 90000 bytes are free of the GPU's 100000");
+  options.gpu_memory_utilization = 0.04;
+  EXPECT_NE(RefusalOnGpu(options).find("leaves 0 bytes"), std::string::npos);
+  options.gpu_memory_utilization = 0.9;
+  EXPECT_EQ(RefusalOnGpu(options), "accepted");
+  EXPECT_NE(RefusalOnGpu(options, 9'000).find("9000 bytes are free"), std::string::npos);
+  options.kv_cache_memory_bytes = 90'001;
+  EXPECT_EQ(RefusalOnGpu(options),
+            "kv_cache_memory_bytes: got 90001; expected at most what weights and buffers leave: "
+            "90000 bytes are free of the GPU's 100000");
+  options.kv_cache_memory_bytes = 10'999;
+  EXPECT_EQ(RefusalOnGpu(options),
+            "kv_cache_memory_bytes: got 10999; expected at least 11000 for one request of 161 "
+            "tokens, or a smaller max_model_len");
+  options.kv_cache_memory_bytes = 90'000;
+  EXPECT_EQ(RefusalOnGpu(options), "accepted");
+  options.max_model_len = 8193;
+  EXPECT_EQ(RefusalOnGpu(options).find("max_model_len: got 8193"), 0u);
+}
+
 }  // namespace
 }  // namespace forerun

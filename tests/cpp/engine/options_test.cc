@@ -31,6 +31,8 @@ TEST(CheckEngineOptionsTest, NamesTheFirstWrongField) {
       {"block_size", [](auto& o) { o.block_size = 24; }},
       {"block_size", [](auto& o) { o.block_size = 0; }},
       {"kv_cache_memory_bytes", [](auto& o) { o.kv_cache_memory_bytes = 0; }},
+      {"gpu_memory_utilization", [](auto& o) { o.gpu_memory_utilization = 0.0; }},
+      {"gpu_memory_utilization", [](auto& o) { o.gpu_memory_utilization = 1.01; }},
       {"max_num_seqs", [](auto& o) { o.max_num_seqs = o.max_num_batched_tokens = kIntMax; }},
       {"max_num_batched_tokens", [](auto& o) { o.max_num_batched_tokens = kIntMax; }},
       {"num_threads", [](auto& o) { o.num_threads = -1; }},

@@ -239,7 +239,7 @@ class GuardedBackend : public Backend {
   const std::string& name() const override { return backend_.name(); }
   GuardedMemory& memory() override { return memory_; }
   Ops& ops() override { return ops_; }
-  std::int64_t AvailableBytes() const override { return backend_.AvailableBytes(); }
+  MemorySize memory_size() const override { return backend_.memory_size(); }
   std::unique_ptr<Verifier> MakeVerifier(const VerifierLimits& limits) override {
     return std::make_unique<DownloadingVerifier>(memory_, limits);
   }

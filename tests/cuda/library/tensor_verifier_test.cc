@@ -86,7 +86,7 @@ TEST_F(GpuTensorVerifierTest, AnEnginesGpuIsUsedOnThreadsWithAnother) {
   emulation::options().num_devices = 2;
   ASSERT_EQ(cudaSetDevice(1), cudaSuccess);
   const std::unique_ptr<Device> gpu = OpenGpu();
-  EXPECT_GT(gpu->AvailableBytes(), 0);
+  EXPECT_GT(gpu->memory_size().free, 0);
   const std::vector<float> row = {0.0f, 2.0f, 1.0f, 0.0f};
   const AlignedBuffer logits(gpu->memory(), sizeof(float) * row.size());
   gpu->memory().Upload(logits.as<float>(), row.data(), sizeof(float) * row.size());
