@@ -17,15 +17,19 @@ inline void CheckCuda(cudaError_t status, const std::string& wanted) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // else the next check of a launch finds it again
   std::size_t num_free = 0, num_total = 0;
-  if (status == cudaErrorMemoryAllocation && cudaMemGetInfo(&num_free, &num_total) == cudaSuccess) {
+  // After a kernel that failed every call does.
+  const bool is_lost = cudaMemGetInfo(&num_free, &num_total) != cudaSuccess;
+  if (status == cudaErrorMemoryAllocation && !is_lost) {
     throw DeviceError(wanted,
                       std::to_string(num_free) + " bytes free of " + std::to_string(num_total),
                       "lower max_num_seqs or max_num_batched_tokens, or free memory of the GPU");
   }
   throw DeviceError(
       wanted, "CUDA error " + std::to_string(status) + " (" + cudaGetErrorString(status) + ")",
-      "the process can go on on the CPU; compute-sanitizer tells more of failed "
-      "kernels");
+      is_lost ? "the GPU does nothing more for this process: start it again, or go on on the CPU; "
+                "compute-sanitizer tells more of failed kernels"
+              : "what failed can be tried again",
+      is_lost);
 }
 
 }  // namespace forerun::cuda

@@ -102,6 +102,7 @@ RequestId EngineCore::Submit(std::span<const TokenId> prompt, const SamplingPara
                           .max_model_len = config_.max_model_len};
   if (options.prediction) CheckPrediction(options.prediction->tokens(), limits);
   return inbox_.Submit([&](RequestId id) {
+    if (lost_) throw DeviceError(*lost_);
     limits.has_token_bytes = !vocabulary_.token_bytes.empty();
     CheckRequest(prompt, params, limits);
     return MakeRequest(id, prompt, params, std::move(hooks), options);
@@ -163,10 +164,13 @@ std::span<const RequestUpdate> EngineCore::Step() {
   EndOverdue();
   try {
     RunStep();
+  } catch (const DeviceError& error) {
+    Abandon();
+    const auto lock = inbox_.Lock();
+    if (error.is_lost() && !lost_) lost_ = error;
+    throw;
   } catch (...) {
-    masks_.Close();
-    scheduler_.Abandon();
-    recorder_.trace().EndStep(/*failed=*/true);
+    Abandon();
     throw;
   }
   CommitStep();
@@ -177,7 +181,14 @@ std::span<const RequestUpdate> EngineCore::Step() {
   return updates_.EndStep();
 }
 
+void EngineCore::Abandon() {
+  masks_.Close();
+  scheduler_.Abandon();
+  recorder_.trace().EndStep(/*failed=*/true);
+}
+
 void EngineCore::RunStep() {
+  if (lost_ && scheduler_.num_requests() > 0) throw DeviceError(*lost_);
   StepTrace& trace = recorder_.trace();
   trace.BeginPart(StepPart::kDraft);
   planner_.Draft(scheduler_.running(), masks_);

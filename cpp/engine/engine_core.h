@@ -33,6 +33,7 @@
 #include "cpp/sched/scheduler.h"
 #include "cpp/verify/verifier.h"
 #include "forerun/engine.h"
+#include "forerun/error.h"
 
 namespace forerun {
 
@@ -122,6 +123,8 @@ class EngineCore {
   void TakeInbox();
   void EndOverdue();
   void End(Request& request, FinishReason reason);
+  // After a step that threw.
+  void Abandon();
   // The parts that may throw, and the commit, which may not.
   void RunStep();
   ConstRows RunForward();
@@ -136,8 +139,10 @@ class EngineCore {
   ModelExecutor& executor_;
   const std::unique_ptr<PassTimer> timer_;
 
-  // Changed by the thread that steps. The vocabulary is locked by the inbox, since Submit reads it.
+  // Changed by the thread that steps. The first two are locked by the inbox, since Submit reads
+  // them.
   StopVocabulary vocabulary_;
+  std::optional<DeviceError> lost_;  // the error with which the device was lost
   BlockPool pool_;
   Scheduler scheduler_;
   DraftPlanner planner_;

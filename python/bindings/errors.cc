@@ -44,7 +44,9 @@ void RegisterErrors(py::module_&) {
     } catch (const InvalidArgument& error) {
       RaiseTexts(Classes().invalid_argument, error.field(), error.value(), error.expected());
     } catch (const DeviceError& error) {
-      RaiseTexts(Classes().device, error.wanted(), error.found(), error.remedy());
+      py::object instance =
+          Classes().device(error.wanted(), error.found(), error.remedy(), error.is_lost());
+      PyErr_SetObject(Classes().device.ptr(), instance.ptr());
     } catch (const QueueFull& error) {
       py::object instance = Classes().queue_full(error.limit());
       PyErr_SetObject(Classes().queue_full.ptr(), instance.ptr());

@@ -19,6 +19,7 @@ from forerun.engine.loaded_model import LoadedModel
 from forerun.engine.prompts import Prompt, deadline_after
 from forerun.engine.requests import PreparedPrompt, check_room
 from forerun.errors import (
+    DeviceError,
     EngineBusyError,
     EngineClosedError,
     InternalError,
@@ -120,6 +121,7 @@ class AsyncLLM(LoadedModel):
             EngineBusyError: another event loop has unfinished requests, or the process was forked
                 after the model was loaded.
             EngineClosedError: the AsyncLLM was closed.
+            DeviceError: the GPU was lost in an earlier step.
         """
         if sampling_params is not None and not isinstance(sampling_params, SamplingParams):
             raise InvalidArgumentError(
@@ -160,11 +162,12 @@ class AsyncLLM(LoadedModel):
             EngineClosedError, EngineBusyError: as `stream` does.
             InternalError: the last step of the engine failed, whose message it has. Raised for
                 10 s, unless a later step succeeds: a caller that sends no requests until then
-                would not see it succeed.
+                would not see it succeed. Raised from then on where the GPU is lost.
         """
         self._check_open()
         is_recent = time.monotonic() - self._failed_at < _FAILURE_SECONDS
-        if self._failure is not None and is_recent:
+        is_lost = isinstance(self._failure, DeviceError) and self._failure.is_lost
+        if self._failure is not None and (is_recent or is_lost):
             kind = type(self._failure).__name__
             raise InternalError(f"the engine's last step failed: {kind}: {self._failure}")
 

@@ -95,13 +95,15 @@ class DeviceError(ForerunError, RuntimeError):
         wanted: what was attempted.
         found: what is there instead.
         remedy: what to do about it.
+        is_lost: the device does nothing more for this process.
     """
 
-    def __init__(self, wanted: str, found: str, remedy: str) -> None:
-        super().__init__(wanted, found, remedy)
+    def __init__(self, wanted: str, found: str, remedy: str, is_lost: bool = False) -> None:
+        super().__init__(wanted, found, remedy, is_lost)
         self.wanted = wanted
         self.found = found
         self.remedy = remedy
+        self.is_lost = is_lost
 
     def __str__(self) -> str:
         return f"wanted {self.wanted}; found {self.found}; {self.remedy}"

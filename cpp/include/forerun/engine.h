@@ -124,7 +124,7 @@ class Engine {
   virtual void AddEosTokens(const std::vector<TokenId>& tokens) = 0;
 
   // Throws InvalidArgument when the prompt or the parameters can never be served, and QueueFull
-  // when as many requests wait as may.
+  // when as many requests wait as may; DeviceError where the device was lost in a step.
   virtual RequestId Submit(std::span<const TokenId> prompt, const SamplingParams& params,
                            RequestHooks hooks = {}, const SubmitOptions& options = {}) = 0;
 

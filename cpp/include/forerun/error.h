@@ -35,18 +35,22 @@ class CheckpointError : public InvalidArgument {
 class DeviceError : public std::runtime_error {
  public:
   // `wanted`: what was attempted; `found`: what is there instead; `remedy`: what to do about it.
-  DeviceError(std::string wanted, std::string found, std::string remedy)
+  // `is_lost`: the device will do nothing more for this process.
+  DeviceError(std::string wanted, std::string found, std::string remedy, bool is_lost = false)
       : std::runtime_error("wanted " + wanted + "; found " + found + "; " + remedy),
         wanted_(std::move(wanted)),
         found_(std::move(found)),
-        remedy_(std::move(remedy)) {}
+        remedy_(std::move(remedy)),
+        is_lost_(is_lost) {}
 
   const std::string& wanted() const { return wanted_; }
   const std::string& found() const { return found_; }
   const std::string& remedy() const { return remedy_; }
+  bool is_lost() const { return is_lost_; }
 
  private:
   std::string wanted_, found_, remedy_;
+  bool is_lost_;
 };
 
 // As many requests wait as EngineOptions::max_waiting_requests allows.
