@@ -52,28 +52,31 @@ cudaError_t RunShared(const Launch& launch, const AttentionTask& task, const KvL
   return Run(launch, kKernel, task, layer);
 }
 
-template <int kDim, int kMTiles>
+template <typename T, int kDim, int kMTiles>
 cudaError_t RunTiles(Launch launch, const AttentionTask& task, const KvLayer& layer) {
-  launch.shared_bytes = sizeof(BFloat16Tiles<kDim, kMTiles>);
-  return RunShared<AttendBFloat16<kDim, kMTiles>>(launch, task, layer);
+  launch.shared_bytes = sizeof(BFloat16Tiles<T, kDim, kMTiles>);
+  return RunShared<AttendBFloat16<T, kDim, kMTiles>>(launch, task, layer);
 }
-template <int kDim>
+template <typename T, int kDim>
+cudaError_t RunHeads(const Launch& launch, const AttentionTask& task, const KvLayer& layer) {
+  if (task.max_queries == kFewQueries) return RunTiles<T, kDim, 1>(launch, task, layer);
+  return RunTiles<T, kDim, MostQueries(kDim, sizeof(T)) / kQueriesPerTile>(launch, task, layer);
+}
+template <typename T>
 cudaError_t RunBFloat16(const Launch& launch, const AttentionTask& task, const KvLayer& layer) {
-  if (task.max_queries == kFewQueries) return RunTiles<kDim, 1>(launch, task, layer);
-  return RunTiles<kDim, MostQueries(kDim, 2) / kQueriesPerTile>(launch, task, layer);
+  if (layer.head_dim <= 64) return RunHeads<T, 64>(launch, task, layer);
+  if (layer.head_dim <= 128) return RunHeads<T, 128>(launch, task, layer);
+  return RunHeads<T, 256>(launch, task, layer);
 }
 
 cudaError_t RunRuns(const AttentionTask& task, const KvLayer& layer, cudaStream_t stream) {
   Launch launch = {
       dim3(static_cast<unsigned>(task.num_runs), static_cast<unsigned>(layer.num_kv_heads)),
       kThreads, stream};
-  if (layer.element_bytes == 4) {
-    launch.shared_bytes = Float32Tiles::SharedBytes(layer.head_dim);
-    return RunShared<AttendFloat32>(launch, task, layer);
-  }
-  if (layer.head_dim <= 64) return RunBFloat16<64>(launch, task, layer);
-  if (layer.head_dim <= 128) return RunBFloat16<128>(launch, task, layer);
-  return RunBFloat16<256>(launch, task, layer);
+  if (layer.element_bytes == 1) return RunBFloat16<std::int8_t>(launch, task, layer);
+  if (layer.element_bytes == 2) return RunBFloat16<__nv_bfloat16>(launch, task, layer);
+  launch.shared_bytes = Float32Tiles::SharedBytes(layer.head_dim);
+  return RunShared<AttendFloat32>(launch, task, layer);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
-// Attention over keys and values of bfloat16, with products on the tensor cores: queries and
-// weights are rounded to bfloat16.
+// Attention over keys and values of bfloat16 or int8, with products on the tensor cores: queries
+// and weights are rounded to bfloat16, which holds an int8 as it is. The scales of int8 keys
+// multiply scores, those of values weights.
 #ifndef FORERUN_CUDA_OPS_ATTENTION_BFLOAT16_CUH_
 #define FORERUN_CUDA_OPS_ATTENTION_BFLOAT16_CUH_
 
@@ -10,7 +11,19 @@ namespace forerun::cuda {
 inline constexpr int kQueriesPerTile = 16;  // of MultiplyAdd
 static_assert(kQueriesPerTile == kFewQueries);
 
-template <int kDim, int kMTiles>
+template <typename T>
+inline constexpr bool kHasScales = false;
+template <>
+inline constexpr bool kHasScales<std::int8_t> = true;
+
+// As many as there are scales.
+template <int kCount>
+struct EntryScales {
+  float keys[kCount];
+  float values[kCount];
+};
+
+template <typename T, int kDim, int kMTiles>
 struct BFloat16Tiles {
   static constexpr int kQueries = kMTiles * kQueriesPerTile;
   static constexpr int kStride = kDim + 8;  // rows begin in different banks
@@ -25,6 +38,7 @@ struct BFloat16Tiles {
   __nv_bfloat16 queries[kQueries * kStride];
   __nv_bfloat16 entries[(kNumEntries + 1) * kStride];
   std::int64_t offsets[kNumEntries];
+  EntryScales<kHasScales<T> ? kNumEntries : 1> scales;
   __nv_bfloat16 weights[kQueries * kWeightStride];
   float scores[kQueries * kScoreStride];
   Softmax<kQueries> softmax;
@@ -51,9 +65,29 @@ __device__ inline uint4 LoadChannels(const __nv_bfloat16* position, int channel,
   return {words[0], words[1], words[2], words[3]};
 }
 
+__device__ inline unsigned BFloat16BitsOf(unsigned byte) {
+  const auto element = static_cast<std::int8_t>(byte);
+  return __bfloat16_as_ushort(__float2bfloat16_rn(static_cast<float>(element)));
+}
+__device__ inline uint4 LoadChannels(const std::int8_t* position, int channel, int head_dim) {
+  uint2 bytes = {0, 0};
+  if (head_dim % 8 == 0) {
+    bytes = *reinterpret_cast<const uint2*>(position + channel);
+  } else {
+    for (int i = 0; i < 8 && channel + i < head_dim; ++i) {
+      const unsigned byte = static_cast<std::uint8_t>(position[channel + i]);
+      (i < 4 ? bytes.x : bytes.y) |= byte << i % 4 * 8;
+    }
+  }
+  const auto pair = [](unsigned two) {
+    return BFloat16BitsOf(two) | BFloat16BitsOf(two >> 8) << 16;
+  };
+  return {pair(bytes.x), pair(bytes.x >> 16), pair(bytes.y), pair(bytes.y >> 16)};
+}
+
 // Keys or values of entries into shared memory, 0 for entries that no row sees and for channels
 // that there are not. Returns whether the thread met a NaN or an infinity.
-template <int kStride, int kDim>
+template <typename T, int kStride, int kDim>
 __device__ bool LoadEntries(const Item& item, const void* elements, const std::int64_t* offsets,
                             int num_entries, __nv_bfloat16* to) {
   constexpr int kChunk = 8, kChunks = kDim / kChunk;  // 16 bytes
@@ -64,7 +98,7 @@ __device__ bool LoadEntries(const Item& item, const void* elements, const std::i
     const std::int64_t offset = offsets[entry];
     uint4 words = {0, 0, 0, 0};
     if (offset >= 0 && channel < head_dim) {
-      words = LoadChannels(static_cast<const __nv_bfloat16*>(elements) + offset, channel, head_dim);
+      words = LoadChannels(static_cast<const T*>(elements) + offset, channel, head_dim);
     }
     is_nonfinite |= IsNonfinite(words.x) || IsNonfinite(words.y) || IsNonfinite(words.z) ||
                     IsNonfinite(words.w);
@@ -85,10 +119,10 @@ __device__ void LoadRows(const __nv_bfloat16* rows, unsigned (&a)[4]) {
 
 // Scores of a tile's entries from `first` on, a warp has sixteen of them, to where the positions of
 // the tile are.
-template <int kDim, int kMTiles>
+template <typename T, int kDim, int kMTiles>
 __device__ void ScoreEntries(const Item& item, const Tile& tile, int first,
-                             BFloat16Tiles<kDim, kMTiles>& shared) {
-  using Tiles = BFloat16Tiles<kDim, kMTiles>;
+                             BFloat16Tiles<T, kDim, kMTiles>& shared) {
+  using Tiles = BFloat16Tiles<T, kDim, kMTiles>;
   const int group = Lane() / 4, pair = Lane() % 4 * 2;
   first += Warp() * 16;
   float sums[kMTiles][2][4] = {};
@@ -115,12 +149,13 @@ __device__ void ScoreEntries(const Item& item, const Tile& tile, int first,
     const int entry = first + i / 2 * 8 + pair + i % 2;
     const int position = item.PositionOf(tile, entry);
     if (position < 0) continue;
+    const float scale = kHasScales<T> ? shared.scales.keys[entry] : 1.0f;
 #pragma unroll
     for (int h = 0; h < 2 * kMTiles; ++h) {
       const int q = h * 8 + group;
       if (item.IsOf(q, tile, entry, position)) {
         shared.scores[q * Tiles::kScoreStride + position - tile.begin] =
-            sums[h / 2][i / 2][h % 2 * 2 + i % 2];
+            sums[h / 2][i / 2][h % 2 * 2 + i % 2] * scale;
       }
     }
   }
@@ -154,11 +189,11 @@ __device__ inline ValueEntries EntriesOf(const Item& item, const Tile& tile, int
 
 // Adds weights times values to the sums of queries [begin, end), which first are rescaled: a warp
 // has a quarter of the channels.
-template <int kDim, int kMTiles>
+template <typename T, int kDim, int kMTiles>
 __device__ void SumEntries(const ValueEntries& entries, Range queries,
-                           BFloat16Tiles<kDim, kMTiles>& shared,
+                           BFloat16Tiles<T, kDim, kMTiles>& shared,
                            float (&sums)[kMTiles][kDim / kWarps / 8][4]) {
-  using Tiles = BFloat16Tiles<kDim, kMTiles>;
+  using Tiles = BFloat16Tiles<T, kDim, kMTiles>;
   constexpr int kNTiles = kDim / kWarps / 8;
   static_assert(kNTiles % 2 == 0);
   const int group = Lane() / 4;
@@ -206,25 +241,38 @@ __device__ void SumEntries(const ValueEntries& entries, Range queries,
 }
 
 // Adds a tile, whose values are in the entries from `first` on, to the sums.
-template <int kDim, int kMTiles>
+template <typename T, int kDim, int kMTiles>
 __device__ void SumTile(const Item& item, const Tile& tile, int first, bool by_row,
-                        BFloat16Tiles<kDim, kMTiles>& shared,
+                        BFloat16Tiles<T, kDim, kMTiles>& shared,
                         float (&sums)[kMTiles][kDim / kWarps / 8][4]) {
   const Range all = {0, item.item.num_queries};
-  if (!by_row) return SumEntries<kDim, kMTiles>(EntriesInOrder(first), all, shared, sums);
+  if (!by_row) return SumEntries<T, kDim, kMTiles>(EntriesInOrder(first), all, shared, sums);
   for (int row = item.first_row(); row <= item.last_row(); ++row) {
     const int begin = row * item.num_group_heads - item.item.first_query;
-    SumEntries<kDim, kMTiles>(
-        EntriesOf(item, tile, row, first, BFloat16Tiles<kDim, kMTiles>::kZeroEntry),
+    SumEntries<T, kDim, kMTiles>(
+        EntriesOf(item, tile, row, first, BFloat16Tiles<T, kDim, kMTiles>::kZeroEntry),
         Intersect(all, {begin, begin + item.num_group_heads}), shared, sums);
   }
 }
 
+// Of the thread's entry.
+template <int kCount>
+__device__ void LoadScales(const Item& item, Item::Slot slot, EntryScales<kCount>& scales) {
+  float key = 0.0f, value = 0.0f;
+  if (slot.block >= 0) {
+    const std::int64_t offset = item.layer.ScaleOffsetOf(slot.block, slot.in_block, item.kv_head);
+    key = *reinterpret_cast<const float*>(static_cast<const char*>(item.layer.keys) + offset);
+    value = *reinterpret_cast<const float*>(static_cast<const char*>(item.layer.values) + offset);
+  }
+  scales.keys[Thread()] = key;
+  scales.values[Thread()] = value;
+}
+
 // A part's tiles.
-template <int kDim, int kMTiles, typename AnyItem>
-__device__ void SumPart(const AnyItem& item, int part, BFloat16Tiles<kDim, kMTiles>& shared,
+template <typename T, int kDim, int kMTiles, typename AnyItem>
+__device__ void SumPart(const AnyItem& item, int part, BFloat16Tiles<T, kDim, kMTiles>& shared,
                         float (&sums)[kMTiles][kDim / kWarps / 8][4]) {
-  using Tiles = BFloat16Tiles<kDim, kMTiles>;
+  using Tiles = BFloat16Tiles<T, kDim, kMTiles>;
   const Range all = item.PositionsOf(part);
   const Range common = {item.VisibleBefore(item.item.most_end).begin,
                         item.item.least_end};  // what every row sees
@@ -234,40 +282,48 @@ __device__ void SumPart(const AnyItem& item, int part, BFloat16Tiles<kDim, kMTil
     const int num_pages = (tile.num_entries() + kTilePositions - 1) / kTilePositions;
     const int values = tile.has_tree() ? 0 : kTilePositions;
     static_assert(Tiles::kNumEntries == kThreads);
-    shared.offsets[Thread()] = item.OffsetOf(tile, Thread(), all);
+    const Item::Slot slot = item.SlotOf(tile, Thread(), all);
+    shared.offsets[Thread()] = item.OffsetOf(slot);
+    if constexpr (kHasScales<T>) LoadScales(item, slot, shared.scales);
     __syncthreads();  // the tile before has been read
     if (Thread() == 0) shared.has_nonfinite = 0;
-    LoadEntries<Tiles::kStride, kDim>(item, item.layer.keys, shared.offsets,
-                                      num_pages * kTilePositions, shared.entries);
+    LoadEntries<T, Tiles::kStride, kDim>(item, item.layer.keys, shared.offsets,
+                                         num_pages * kTilePositions, shared.entries);
     __syncthreads();
     const auto load_values = [&] {
-      if (LoadEntries<Tiles::kStride, kDim>(item, item.layer.values, shared.offsets,
-                                            num_pages * kTilePositions,
-                                            shared.entries + values * Tiles::kStride)) {
+      if (LoadEntries<T, Tiles::kStride, kDim>(item, item.layer.values, shared.offsets,
+                                               num_pages * kTilePositions,
+                                               shared.entries + values * Tiles::kStride)) {
         atomicOr(&shared.has_nonfinite, 1);
       }
     };
     if (!tile.has_tree()) load_values();
     for (int page = 0; page < num_pages; ++page) {
-      ScoreEntries<kDim, kMTiles>(item, tile, page * kTilePositions, shared);
+      ScoreEntries<T, kDim, kMTiles>(item, tile, page * kTilePositions, shared);
     }
     __syncthreads();
     if (tile.has_tree()) load_values();
+    const auto scaled = [&](float weight, int row, int position) {
+      if constexpr (kHasScales<T>) {
+        return weight * shared.scales.values[item.EntryOf(tile, row, position)];
+      }
+      return weight;
+    };
     WeighScores<Tiles::kScoreStride, Tiles::kWeightStride>(item, tile.begin, shared.scores,
-                                                           shared.softmax, shared.weights);
+                                                           shared.softmax, shared.weights, scaled);
     __syncthreads();
     const Range in_tile = Intersect(all, {begin, begin + kTilePositions});
     const bool all_see_all = common.begin <= in_tile.begin && in_tile.end <= common.end;
     const bool by_row = tile.has_tree() || (shared.has_nonfinite != 0 && !all_see_all);
-    SumTile<kDim, kMTiles>(item, tile, values, by_row, shared, sums);
+    SumTile<T, kDim, kMTiles>(item, tile, values, by_row, shared, sums);
   }
 }
 
-template <int kDim, int kMTiles, typename AnyItem = Item>
+template <typename T, int kDim, int kMTiles, typename AnyItem = Item>
 __global__ void __launch_bounds__(kThreads)
     AttendBFloat16(const __grid_constant__ AttentionTask task,
                    const __grid_constant__ KvLayer layer) {
-  using Tiles = BFloat16Tiles<kDim, kMTiles>;
+  using Tiles = BFloat16Tiles<T, kDim, kMTiles>;
   constexpr int kNTiles = kDim / kWarps / 8;
   Tiles& shared = *static_cast<Tiles*>(DynamicShared());
   const AttentionRun run = task.runs[blockIdx.x];
@@ -294,7 +350,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int part = run.first_part; part < run.first_part + run.num_parts; ++part) {
     float sums[kMTiles][kNTiles][4] = {};
     StartPart(shared.softmax);
-    SumPart<kDim, kMTiles>(item, part, shared, sums);
+    SumPart<T, kDim, kMTiles>(item, part, shared, sums);
     FinishSoftmax(item, part, shared.softmax, shared.totals);
     __syncthreads();
 #pragma unroll

@@ -37,7 +37,7 @@ __device__ inline void LoadEntries(const Item& item, const Tile& tile, Range wan
   const int head_dim = item.layer.head_dim;
   for (int i = Thread(); i < tile.num_entries() * head_dim; i += kThreads) {
     const int entry = i / head_dim, channel = i % head_dim;
-    const std::int64_t offset = item.OffsetOf(tile, entry, wanted);
+    const std::int64_t offset = item.OffsetOf(item.SlotOf(tile, entry, wanted));
     if (offset < 0) continue;
     to[entry * (head_dim + 1) + channel] = static_cast<const float*>(elements)[offset + channel];
   }
@@ -75,7 +75,8 @@ __device__ inline void SumPart(const Item& item, int part, Float32Tiles& shared)
     __syncthreads();
     if (tile.has_tree()) LoadEntries(item, tile, all, item.layer.values, values);
     WeighScores<kScoreStride, kScoreStride>(item, begin, shared.scores, shared.softmax,
-                                            shared.weights);
+                                            shared.weights,
+                                            [](float weight, int, int) { return weight; });
     __syncthreads();
     for (int i = Thread(); i < num_queries * head_dim; i += kThreads) {
       const int q = i / head_dim, c = i % head_dim;

@@ -116,17 +116,24 @@ struct Item {
     return q < item.num_queries &&
            NumberOf(RowOf(q), position) == tile.first_slot + entry - tile.num_positions;
   }
-  // Of channel 0 of an entry, in elements. Negative: no row sees it.
-  __device__ std::int64_t OffsetOf(const Tile& tile, int entry, Range wanted) const {
+  // Where an entry lies; block -1: no row sees it.
+  struct Slot {
+    int block;
+    int in_block;
+  };
+  __device__ Slot SlotOf(const Tile& tile, int entry, Range wanted) const {
     int slot = tile.begin + entry;
     if (entry >= tile.num_positions) {
-      if (entry >= tile.num_entries()) return -1;
+      if (entry >= tile.num_entries()) return {-1, 0};
       slot = slots()[tile.first_slot + entry - tile.num_positions];
     } else if (slot < wanted.begin || slot >= wanted.end) {
-      return -1;
+      return {-1, 0};
     }
-    const int block = task.block_tables[item.table + slot / layer.block_size];
-    return layer.OffsetOf(block, slot % layer.block_size, kv_head);
+    return {task.block_tables[item.table + slot / layer.block_size], slot % layer.block_size};
+  }
+  // Of channel 0, in elements. Negative: no row sees it.
+  __device__ std::int64_t OffsetOf(Slot slot) const {
+    return slot.block < 0 ? -1 : layer.OffsetOf(slot.block, slot.in_block, kv_head);
   }
 
   __device__ bool has_states() const { return item.first_state >= 0; }
@@ -174,11 +181,13 @@ __device__ inline void StoreWeight(__nv_bfloat16* to, float weight) {
   *to = __float2bfloat16_rn(weight);
 }
 
-// Turns the scores of a tile, a row of kStride floats each, into weights, by warp. Those of
-// positions that a query does not see become 0. A test has an Item of its own.
-template <int kStride, int kWeightStride, int kQueries, typename AnyItem, typename Weight>
+// Turns the scores of a tile, a row of kStride floats each, into weights, by warp, of which
+// scaled(weight, row, position) is stored. Those of positions that a query does not see become 0. A
+// test has an Item of its own.
+template <int kStride, int kWeightStride, int kQueries, typename AnyItem, typename Weight,
+          typename Scaled>
 __device__ void WeighScores(const AnyItem& item, int tile_begin, const float* scores,
-                            Softmax<kQueries>& softmax, Weight* weights) {
+                            Softmax<kQueries>& softmax, Weight* weights, const Scaled& scaled) {
   for (int q = Warp(); q < item.item.num_queries; q += kWarps) {
     const int row = item.RowOf(q);
     float score[2];
@@ -205,7 +214,8 @@ __device__ void WeighScores(const AnyItem& item, int tile_begin, const float* sc
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float weight = sees[i] ? expf(score[i] - after) : 0.0f;
-      StoreWeight(weights + q * kWeightStride + i * kWarpSize + Lane(), weight);
+      StoreWeight(weights + q * kWeightStride + i * kWarpSize + Lane(),
+                  sees[i] ? scaled(weight, row, tile_begin + i * kWarpSize + Lane()) : 0.0f);
       sum += weight;
     }
 #pragma unroll

@@ -79,10 +79,8 @@ std::unique_ptr<KvCache> CudaOps::MakeKvCache(const KvLayout& layout, int num_bl
   FORERUN_CHECK(
       num_blocks >= 0 && layout.num_layers > 0 && layout.num_kv_heads > 0 && layout.head_dim > 0,
       "an empty KV cache");
-  FORERUN_CHECK(layout.block_size > 0, "an empty block");
-  if (layout.is_int8()) {
-    throw InvalidArgument("kv_cache_dtype", "int8", "\"bfloat16\" or \"float32\" on a GPU");
-  }
+  FORERUN_CHECK(layout.block_size > 0 && layout.block_size % 8 == 0,
+                "blocks of a multiple of 8, so that heads begin and scales lie where they may");
   if (layout.head_dim > kMaxHeadDim) {
     throw InvalidArgument("model", std::to_string(layout.head_dim) + " channels of a head",
                           "at most " + std::to_string(kMaxHeadDim) + " on a GPU");

@@ -6,11 +6,13 @@
 
 #include <cstdint>
 
+#include "cpp/kv/layout.h"
 #include "cpp/ops/sequence_rows.h"
 
 namespace forerun::cuda {
 
-// Both [num_blocks, num_kv_heads, block_size, head_dim], bfloat16 (element_bytes 2) or float32 (4).
+// Both [num_blocks, num_kv_heads, block_size, head_dim], bfloat16 (element_bytes 2) or float32 (4);
+// or int8 (1), where the block_size float32 scales of the slots follow those of a block and head.
 struct KvLayer {
   void* keys;
   void* values;
@@ -19,12 +21,21 @@ struct KvLayer {
   int head_dim;
   int block_size;
 
-  // Of channel 0 of a slot of a block, and of a slot of the cache (kv/slot_map.h), in elements.
-  __host__ __device__ std::int64_t OffsetOf(int block, int in_block, int head) const {
-    return ((std::int64_t{block} * num_kv_heads + head) * block_size + in_block) * head_dim;
+  __host__ __device__ int num_scale_bytes() const {
+    return element_bytes == 1 ? KvLayout::kScaleBytes : 0;
   }
-  __host__ __device__ std::int64_t OffsetOf(std::int64_t slot, int head) const {
-    return OffsetOf(static_cast<int>(slot / block_size), static_cast<int>(slot % block_size), head);
+  // In elements: of channel 0 of a slot of a block, and of its scale.
+  __host__ __device__ std::int64_t OffsetOf(int block, int in_block, int head) const {
+    return BeginOf(block, head) + std::int64_t{in_block} * head_dim;
+  }
+  __host__ __device__ std::int64_t ScaleOffsetOf(int block, int in_block, int head) const {
+    return BeginOf(block, head) + std::int64_t{block_size} * head_dim +
+           in_block * KvLayout::kScaleBytes;
+  }
+
+  __host__ __device__ std::int64_t BeginOf(int block, int head) const {
+    return (std::int64_t{block} * num_kv_heads + head) * block_size *
+           (head_dim + num_scale_bytes());
   }
 };
 

@@ -11,7 +11,7 @@ from drafter_rows import Row
 from emulated_gpu import EmulatedGpu
 from test_drafter_mixes import SAFETENSORS_ROWS, check_mix
 
-from forerun import LLM, InvalidArgumentError, SamplingParams
+from forerun import LLM, SamplingParams
 from forerun.tools import cli
 
 # One of each kind of drafter; all of them in the long run.
@@ -62,15 +62,19 @@ def test_drafts_change_no_id(method: str, dtype: str, gpu: EmulatedGpu, tiny_dir
     assert gpu.launches > 0
 
 
-@pytest.mark.parametrize(("dtype", "most"), [("bfloat16", 2e-2), ("float32", 1e-5)])
+@pytest.mark.parametrize(
+    ("dtype", "kv_cache_dtype", "most"),
+    [("bfloat16", "auto", 2e-2), ("bfloat16", "int8", 2e-2), ("float32", "auto", 1e-5)],
+)
 def test_logits_are_those_of_the_cpu_but_for_rounding(
-    dtype: str, most: float, gpu: EmulatedGpu, tiny_dir: Path
+    dtype: str, kv_cache_dtype: str, most: float, gpu: EmulatedGpu, tiny_dir: Path
 ) -> None:
     params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=-1)
     prompt = "some words and then some more words, and again some words"
     logits = []
     for device in ("cpu", "cuda"):
-        llm = load(tiny_dir, device=device, dtype=dtype, max_logprobs=-1)
+        options = {"device": device, "dtype": dtype, "kv_cache_dtype": kv_cache_dtype}
+        llm = load(tiny_dir, max_logprobs=-1, **options)
         (output,) = llm.generate([prompt], params, use_tqdm=False)
         assert output.prompt_logprobs is not None
         rows = np.array([[e[t].logprob for t in sorted(e)] for e in output.prompt_logprobs if e])
@@ -87,19 +91,6 @@ def test_the_command_line_runs_a_model_there(
     assert cli.main([*arguments, "cuda"]) == 0
     assert gpu.launches > 0
     assert capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"kv_cache_dtype": "int8"}, r'kv_cache_dtype: got int8; expected "bfloat16"'),
-    ],
-)
-def test_what_kernels_do_not_take_yet_is_refused_by_name(
-    options: dict[str, Any], message: str, gpu: EmulatedGpu, tiny_dir: Path
-) -> None:
-    with pytest.raises(InvalidArgumentError, match=message):
-        load(tiny_dir, **options)
 
 
 @pytest.mark.parametrize("row", KINDS.values(), ids=list(KINDS))

@@ -199,10 +199,7 @@ TEST_P(AttentionBatchTest, EachRowGetsTheBitsThatItGetsAlone) {
   }
 }
 
-std::string BytesName(const ::testing::TestParamInfo<int>& param) {
-  return param.param == 2 ? "bfloat16" : "float32";
-}
-INSTANTIATE_TEST_SUITE_P(Elements, AttentionBatchTest, ::testing::Values(2, 4), BytesName);
+INSTANTIATE_TEST_SUITE_P(Elements, AttentionBatchTest, ::testing::Values(1, 2, 4), ElementName);
 
 }  // namespace
 }  // namespace forerun::cuda

@@ -8,6 +8,7 @@
 #include <memory>
 #include <random>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "cuda/ops/cuda_ops.h"
@@ -35,7 +36,7 @@ struct Layer {
   }
 
   float Kept(double x) const {
-    return element_bytes == 2 ? Rounded(static_cast<float>(x)) : static_cast<float>(x);
+    return element_bytes == 4 ? static_cast<float>(x) : Rounded(static_cast<float>(x));
   }
   KvLayout KvLayoutOf(int num_layers, int block_size) const {
     return {num_layers, shape.num_kv_heads, shape.head_dim, block_size, element_bytes};
@@ -52,7 +53,13 @@ struct Layer {
         out[d / 2 + i] = second * cosine + first * sine;
       }
     }
-    for (double& x : out) x = Kept(x);
+    if (element_bytes == 1 && head >= shape.num_heads) {
+      double largest = 0;
+      for (const double x : out) largest = std::max(largest, std::abs(x));
+      for (double& x : out) x = std::nearbyint(x * 127 / largest) * largest / 127;
+    } else {
+      for (double& x : out) x = Kept(x);
+    }
     return out;
   }
 
@@ -186,6 +193,11 @@ inline Layer RandomLayer(Random& random, int element_bytes, int num_positions) {
   if (random.Flip()) layer.shape.sliding_window = random.Between(1, num_positions + 10);
   if (random.Between(0, 3) == 0) layer.shape.first_position = 1;
   return layer;
+}
+
+// Of a test's parameter, the bytes of an element.
+inline std::string ElementName(const ::testing::TestParamInfo<int>& param) {
+  return param.param == 1 ? "int8" : param.param == 2 ? "bfloat16" : "float32";
 }
 
 }  // namespace forerun::cuda

@@ -120,8 +120,8 @@ constexpr int kNumKvHeads = 1, kGroup = 4, kHeadDim = 128, kBlockSize = 16;
 
 class EmptyCache final : public KvCache {
  public:
-  explicit EmptyCache(int num_blocks)
-      : KvCache({1, kNumKvHeads, kHeadDim, kBlockSize, 2}, num_blocks) {}
+  EmptyCache(int num_blocks, int element_bytes)
+      : KvCache({1, kNumKvHeads, kHeadDim, kBlockSize, element_bytes}, num_blocks) {}
 };
 
 // Of keys and values that attention loads for `num_rows` rows after num_context tokens, in terms of
@@ -129,10 +129,10 @@ class EmptyCache final : public KvCache {
 // beyond the last row in the last tile, and those before the window of the first row in the first
 // one, are not part of it.
 double LoadedByAttention(int num_context, int num_rows, std::vector<std::int32_t> parents,
-                         int window) {
+                         int window, int element_bytes) {
   const int num_blocks = (num_context + num_rows) / kBlockSize + 1;
   GpuMemory memory;
-  EmptyCache cache(num_blocks);
+  EmptyCache cache(num_blocks, element_bytes);
   const std::int64_t num_bytes = num_blocks * cache.layout().block_bytes();
   const AlignedBuffer kv(memory, num_bytes);
   const std::vector<std::byte> zeros(num_bytes);
@@ -159,7 +159,7 @@ double LoadedByAttention(int num_context, int num_rows, std::vector<std::int32_t
   emulation::WatchLoads(kv.as<void>(), num_bytes);
   emulation::counters().watched_bytes_loaded = 0;
   std::byte* const values = kv.as<std::byte>() + num_bytes / 2;
-  const KvLayer layer = {kv.as<void>(), values, 2, kNumKvHeads, kHeadDim, kBlockSize};
+  const KvLayer layer = {kv.as<void>(), values, element_bytes, kNumKvHeads, kHeadDim, kBlockSize};
   EXPECT_EQ(Attend(task, layer, nullptr), cudaSuccess);
   EXPECT_EQ(cudaDeviceSynchronize(), cudaSuccess);
   emulation::WatchLoads(nullptr, 0);
@@ -173,28 +173,31 @@ double LoadedByAttention(int num_context, int num_rows, std::vector<std::int32_t
       slot = sequence.SlotBefore(slot);
     }
   }
-  const double floor = 2.0 * 2.0 * kHeadDim * kNumKvHeads * static_cast<double>(seen.size());
+  const int head_bytes = kHeadDim * element_bytes + layer.num_scale_bytes();
+  const double floor = 2.0 * head_bytes * kNumKvHeads * static_cast<double>(seen.size());
   return static_cast<double>(emulation::counters().watched_bytes_loaded) / floor;
 }
 
 TEST(CountersTest, KeysAndValuesAreLoadedOnceForAllRowsAndHeads) {
   if (!emulation::DetectsRaces()) GTEST_SKIP() << "only the race build counts loads";
   Random random(1);
-  for (int num_context : {600, 4000}) {
-    for (int window : {0, 150}) {
-      if (window > 0 && num_context > 1000) continue;
-      for (int num_rows : {1, 5, 16}) {
-        EXPECT_EQ(LoadedByAttention(num_context, num_rows, {}, window), 1.0)
-            << num_context << " " << num_rows << " " << window;
-      }
-      // The token before the tree and fifteen nodes; then sixteen nodes with that one's keys
-      // cached.
-      for (int num_nodes : {15, 16}) {
-        std::vector<std::int32_t> parents;
-        for (int i = 0; i < num_nodes; ++i) parents.push_back(random.Between(-1, i - 1));
-        EXPECT_EQ(LoadedByAttention(num_context, 16, parents, window), 1.0)
-            << num_context << " " << num_nodes << " " << window;
-      }
+  struct Case {
+    int num_context, window, element_bytes;
+  };
+  for (const auto [num_context, window, element_bytes] :
+       {Case{600, 0, 2}, {4000, 0, 2}, {600, 150, 2}, {600, 0, 1}}) {
+    SCOPED_TRACE(std::to_string(num_context) + " tokens, window " + std::to_string(window) +
+                 ", elements of " + std::to_string(element_bytes));
+    for (int num_rows : {1, 5, 16}) {
+      EXPECT_EQ(LoadedByAttention(num_context, num_rows, {}, window, element_bytes), 1.0)
+          << num_rows;
+    }
+    // The token before the tree and fifteen nodes; then sixteen nodes with that one's keys cached.
+    for (int num_nodes : {15, 16}) {
+      std::vector<std::int32_t> parents;
+      for (int i = 0; i < num_nodes; ++i) parents.push_back(random.Between(-1, i - 1));
+      EXPECT_EQ(LoadedByAttention(num_context, 16, parents, window, element_bytes), 1.0)
+          << num_nodes;
     }
   }
 }
