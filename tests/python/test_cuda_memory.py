@@ -10,10 +10,12 @@ import pytest
 from drafter_rows import Row
 from drafter_runs import make_engine, make_params
 from emulated_gpu import EmulatedGpu
-from test_cuda_models import KINDS
+from test_drafter_mixes import SAFETENSORS_ROWS
 
 from forerun import LLM, AsyncLLM, DeviceError, InternalError, InvalidArgumentError, SamplingParams
 
+# One of each kind of drafter.
+KINDS = {row.method: row for row in reversed(SAFETENSORS_ROWS)}
 MIB = 1 << 20
 TOKENS = 10
 

@@ -76,9 +76,10 @@ def block_bytes(model: tuple[str, str, float]) -> int:
 
 
 @functools.cache
-def reference_engine(model: tuple[str, str, float]) -> _core.Engine:
+def reference_engine(model: tuple[str, str, float], device: str = "cpu") -> _core.Engine:
     return make_engine(
         model,
+        device=device,
         num_threads=1,
         max_num_seqs=1,
         max_model_len=512,
@@ -182,8 +183,10 @@ def check(
     model: tuple[str, str, float],
     options: dict[str, Any],
     requests: list[tuple[list[int], dict[str, Any]]],
-) -> None:
-    options = dict(options)
+    device: str = "cpu",
+) -> _core.EngineMetrics:
+    """Returns the engine's counters."""
+    options = {**options, "device": device}
     options["kv_cache_memory_bytes"] = (
         options.pop("num_blocks") * block_bytes(model) * options["block_size"] // 16
     )
@@ -195,7 +198,8 @@ def check(
         for (prompt, fields), result in zip(requests, got, strict=True):
             room = options["max_model_len"] - len(prompt)
             alone = {**fields, "max_tokens": min(fields["max_tokens"], room)}
-            assert result == run(reference_engine(model), [(prompt, to_params(alone))])[0]
+            plain = reference_engine(model, device)
+            assert result == run(plain, [(prompt, to_params(alone))])[0]
     metrics = engine.metrics()
     method = options["speculative"].get("method")
     tree = " tree" if isinstance(method, _core.SuffixOptions) and method.use_tree else ""
@@ -205,6 +209,7 @@ def check(
         metrics.num_free_blocks + metrics.num_cached_blocks + metrics.num_held_blocks
         == metrics.num_total_blocks
     )
+    return metrics
 
 
 REQUESTS = st.lists(st.tuples(prompts(), sampling()), min_size=1, max_size=6)
