@@ -95,7 +95,7 @@ test-python: $(VENV)/.package $(VENV)/.model $(VENV)/.test cuda-emulated
 	$(SAY_WITHOUT_CUDA)
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
-test-long: test-cpp $(VENV)/.package $(VENV)/.model $(VENV)/.test
+test-long: test-cpp $(VENV)/.package $(VENV)/.model $(VENV)/.test cuda-emulated
 	$(BIN)/python -m pytest -m long
 	FORERUN_LONG_TESTS=1 $(BIN)/ctest --test-dir $(BUILD)/release --output-on-failure -j $(JOBS)
 

@@ -7,15 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from drafter_rows import Row
 from emulated_gpu import EmulatedGpu
-from test_drafter_mixes import SAFETENSORS_ROWS, check_mix
 
 from forerun import LLM, SamplingParams
 from forerun.tools import cli
-
-# One of each kind of drafter; all of them in the long run.
-KINDS = {row.method: row for row in reversed(SAFETENSORS_ROWS)}
 
 
 def load(model: Path, **options: Any) -> LLM:
@@ -91,16 +86,3 @@ def test_the_command_line_runs_a_model_there(
     assert cli.main([*arguments, "cuda"]) == 0
     assert gpu.launches > 0
     assert capsys.readouterr().out
-
-
-@pytest.mark.parametrize("row", KINDS.values(), ids=list(KINDS))
-def test_no_mix_changes_ids_or_draft_logits(row: Row, gpu: EmulatedGpu) -> None:
-    _, num_records = check_mix(1, [row], device="cuda", num_requests=2)
-    assert num_records > 0
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("row", SAFETENSORS_ROWS, ids=[row.name for row in SAFETENSORS_ROWS])
-def test_no_mix_changes_ids_or_draft_logits_in_full(row: Row, gpu: EmulatedGpu) -> None:
-    for seed in range(4):
-        check_mix(seed, [row], device="cuda")

@@ -15,6 +15,7 @@ import pytest
 from drafter_checkpoints import VOCAB
 from drafter_rows import ROWS, Row
 from drafter_runs import (
+    TOLERANCES,
     check_records,
     drafts_trees,
     make_engine,
@@ -32,10 +33,8 @@ MAX_MODEL_LEN = 80
 
 
 @functools.cache
-def plain_engine(row: Row, device: str) -> Any:
-    return make_engine(
-        row, enable_prefix_caching=False, max_num_seqs=1, num_threads=1, device=device
-    )
+def plain_engine(row: Row, **options: Any) -> Any:
+    return make_engine(row, enable_prefix_caching=False, max_num_seqs=1, num_threads=1, **options)
 
 
 def random_request(rng: random.Random, prompts: list[list[int]]) -> tuple[list[int], Fields]:
@@ -57,7 +56,7 @@ def random_request(rng: random.Random, prompts: list[list[int]]) -> tuple[list[i
     return prompt, fields
 
 
-def random_engine(rng: random.Random, row: Row, device: str) -> Any:
+def random_engine(rng: random.Random, row: Row, **given: Any) -> Any:
     speculative: Fields = {"num_speculative_tokens": rng.randint(1, row.num_tokens)}
     if rng.random() < 0.4 and drafts_trees(row):
         speculative["draft_tree_width"] = rng.randint(2, 5)
@@ -74,10 +73,11 @@ def random_engine(rng: random.Random, row: Row, device: str) -> Any:
         "enable_prefix_caching": rng.random() < 0.75,
         "num_threads": rng.randint(1, 2),
         "max_model_len": MAX_MODEL_LEN,
-        "device": device,
+        **given,
     }
     room = 1 << 20
-    blocks = make_engine(row, speculative, kv_cache_memory_bytes=room).metrics().num_total_blocks
+    sizes = {**given, "device": "cpu", "kv_cache_memory_bytes": room}  # there it takes no time
+    blocks = make_engine(row, speculative, **sizes).metrics().num_total_blocks
     options["kv_cache_memory_bytes"] = rng.randint(6, 16) * room // blocks
     return make_engine(row, speculative, **options)
 
@@ -105,12 +105,12 @@ def drive(rng: random.Random, engine: Any, requests: list[tuple[list[int], Field
 
 
 def check_mix(
-    seed: int, rows: list[Row] | None = None, device: str = "cpu", num_requests: int = 6
+    seed: int, rows: list[Row] | None = None, num_requests: int = 6, **given: Any
 ) -> tuple[int, int]:
-    """Returns how many requests and records were compared."""
+    """Returns how many requests and records were compared; `given` are options of all engines."""
     rng = random.Random(seed)
     row = rng.choice(rows or SAFETENSORS_ROWS)
-    engine = random_engine(rng, row, device)
+    engine = random_engine(rng, row, **given)
     bits: dict[Any, Any] = {}
     prompts: list[list[int]] = []
     num_compared = num_records = 0
@@ -119,7 +119,7 @@ def check_mix(
         order, outputs, cancelled, drafted = drive(rng, engine, requests)
         sequences = {}
         for request_id, (prompt, fields) in zip(order, requests, strict=True):
-            plain = plain_engine(row, device)
+            plain = plain_engine(row, **given)
             plain_id = plain.submit(prompt, make_params(**fields))
             expected: list[int] = []
             while plain.has_unfinished():
@@ -135,7 +135,7 @@ def check_mix(
             num_compared += 1
         records = records_of(drafted, sequences, cancelled)
         if records:
-            check_records(row, records)
+            check_records(row, records, TOLERANCES[given.get("dtype", "float32")])
         for record in records:
             first = bits.setdefault(record.key, record.logits)
             assert np.array_equal(first, record.logits), (seed, row.name, record.key)
