@@ -20,7 +20,13 @@ GPU: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("format_", FORMATS)
+# One of each way to scale; all of them in the long run.
+SCALES = ("int8", "int4min", "int5k", "int6k", "int4zero")
+
+
+@pytest.mark.parametrize(
+    "format_", [f if f in SCALES else pytest.param(f, marks=pytest.mark.long) for f in FORMATS]
+)
 def test_drafts_and_batches_change_no_id(format_: str, gpu: EmulatedGpu) -> None:
     kind = FORMATS[format_]
     plain, llm = outputs(kind, max_num_seqs=1, **GPU)
