@@ -16,9 +16,12 @@ namespace {
 
 constexpr std::size_t kMaxMessageBytes = 1000;  // of a failure
 
-// Neither our own bug nor a shortage of memory, which must not look like a drafter without drafts.
+// Neither our own bug, nor a lost device, nor a shortage of memory, which must not look like a
+// drafter without drafts.
 bool IsDraftersOwn(const std::exception& error) {
-  return dynamic_cast<const InternalError*>(&error) == nullptr &&
+  const auto* of_device = dynamic_cast<const DeviceError*>(&error);
+  return (of_device == nullptr || !of_device->is_lost()) &&
+         dynamic_cast<const InternalError*>(&error) == nullptr &&
          dynamic_cast<const std::bad_alloc*>(&error) == nullptr;
 }
 

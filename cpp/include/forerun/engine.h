@@ -143,7 +143,8 @@ class Engine {
   virtual bool HasUnfinished() const = 0;
 
   // Runs one draft/verify step. The updates stay valid until the next Step. An exception loses no
-  // update: the next Step goes on, and reports what this one did.
+  // update: the next Step goes on, and reports what this one did. After a DeviceError that is_lost,
+  // every Step throws it while there are requests: cancel them.
   virtual std::span<const RequestUpdate> Step() = 0;
 
   // Drops every cached prefix and every past output that drafters remember.

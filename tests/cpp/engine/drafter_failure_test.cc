@@ -1,5 +1,5 @@
-// What a drafter's exceptions do: its own failures cost drafts and are reported, our bugs and
-// shortages of memory leave Step.
+// What a drafter's exceptions do: its own failures cost drafts and are reported; our bugs,
+// shortages of memory and lost devices leave Step.
 #include <gtest/gtest.h>
 
 #include <functional>
@@ -78,6 +78,9 @@ class ThrowingDrafter : public Drafter {
 void ThrowOwnFailure() { throw std::runtime_error("the index is broken"); }
 void ThrowInternalError() { throw InternalError("a check failed"); }
 void ThrowBadAlloc() { throw std::bad_alloc(); }
+void ThrowLostDevice() {
+  throw DeviceError("a draft", "CUDA error 719", "start again", /*is_lost=*/true);
+}
 
 class DrafterFailureTest : public CountingEngineTest {
  protected:
@@ -166,6 +169,29 @@ TEST_F(DrafterFailureTest, NoFailureHasNoMessage) {
   ExpectWhole(Serve(engine));
   EXPECT_EQ(engine.metrics().num_drafting_failures, 0);
   EXPECT_EQ(engine.metrics().first_drafting_failure, "");
+}
+
+TEST_F(DrafterFailureTest, ALostDeviceEndsEveryLaterStepToo) {
+  for (Call call : {Call::kEstimate, Call::kPrepare, Call::kPropose}) {
+    testing::TestEngine engine = MakeEngine(&drafter_);
+    drafter_.ThrowIn(call, ThrowLostDevice);
+    engine.Submit(std::vector<TokenId>{1}, Greedy(12));
+    int num_lost = 0;
+    for (int i = 0; i < 6; ++i) {
+      try {
+        engine.Step();
+        EXPECT_EQ(num_lost, 0);
+      } catch (const DeviceError& error) {
+        EXPECT_TRUE(error.is_lost());
+        ++num_lost;
+      }
+    }
+    EXPECT_GT(num_lost, 3);
+    EXPECT_EQ(engine.metrics().num_drafting_failures, 0);
+    engine.CancelStarted();
+    engine.Step();
+    EXPECT_FALSE(engine.HasUnfinished());
+  }
 }
 
 TEST_F(DrafterFailureTest, BugsAndMemoryShortagesWhileDraftingLeaveStepAndChangeNothing) {
