@@ -131,9 +131,12 @@ class NativeEngine : public Engine {
     const Sizes sizes(options, files, source);
     const int model_max_len = files.spec.max_position;
     const bool is_on_cpu = devices_.cpu != nullptr;
-    MemoryPlan memory = {WantedModelLen(options, model_max_len), 0};
+    MemoryPlan memory;
     if (is_on_cpu) {
       memory = PlanMemory(options, model_max_len, sizes.num_rows, sizes.needs, size_before.free);
+    } else {
+      memory.max_model_len = MostModelLen(options, model_max_len, sizes.needs, size_before.free);
+      CheckBuffers(options, sizes.num_rows, sizes.needs, size_before.free);
     }
     EngineConfig config = MakeConfig(options, memory, files.spec);
     TransformerLimits limits = {options.max_num_batched_tokens,

@@ -1,6 +1,8 @@
 #include "cpp/engine/memory_plan.h"
 
 #include <algorithm>
+#include <limits>
+#include <sstream>
 #include <string>
 
 #include "cpp/kv/slot_map.h"
@@ -28,7 +30,9 @@ struct Room {
 
 MemoryPlan PlanFor(const EngineOptions& options, std::int64_t wanted_len, std::int64_t block_bytes,
                    const Room& room) {
-  const std::int64_t num_blocks = std::min<std::int64_t>(room.num_blocks, 1 << 30);
+  // A slot is an int.
+  const std::int64_t most = std::numeric_limits<int>::max() / options.block_size;
+  const std::int64_t num_blocks = std::min(room.num_blocks, most);
   const std::int64_t needed_len = options.max_model_len.value_or(kLeastModelLen);
   if (num_blocks < NumBlocksFor(needed_len, options.block_size)) {
     const std::int64_t needed_bytes = NumBlocksFor(needed_len, options.block_size) * block_bytes;
@@ -52,20 +56,32 @@ int WantedModelLen(const EngineOptions& options, int model_max_len) {
   return options.max_model_len.value_or(model_max_len);
 }
 
+int MostModelLen(const EngineOptions& options, int model_max_len, const MemoryNeeds& needs,
+                 std::int64_t available_bytes) {
+  const std::int64_t wanted = WantedModelLen(options, model_max_len);
+  if (options.max_model_len) return static_cast<int>(wanted);
+  const std::int64_t most = std::max<std::int64_t>(available_bytes / needs.block, 1);
+  return static_cast<int>(std::min(wanted, most * options.block_size));
+}
+
+void CheckBuffers(const EngineOptions& options, std::int64_t num_rows, const MemoryNeeds& needs,
+                  std::int64_t available_bytes) {
+  const std::int64_t buffer_bytes = num_rows * needs.row + needs.logits;
+  if (buffer_bytes <= available_bytes) return;
+  const bool by_seqs = num_rows > options.max_num_batched_tokens;
+  throw InvalidArgument(
+      by_seqs ? "max_num_seqs" : "max_num_batched_tokens",
+      std::to_string(by_seqs ? options.max_num_seqs : options.max_num_batched_tokens),
+      "a number whose buffers fit: these take " + std::to_string(buffer_bytes) + " bytes, and " +
+          std::to_string(available_bytes) + " are available");
+}
+
 MemoryPlan PlanMemory(const EngineOptions& options, int model_max_len, std::int64_t num_rows,
                       const MemoryNeeds& needs, std::int64_t available_bytes) {
   const std::int64_t wanted_len = WantedModelLen(options, model_max_len);
-  const std::int64_t buffer_bytes = num_rows * needs.row;
-  if (buffer_bytes + needs.logits > available_bytes) {
-    const bool by_seqs = num_rows > options.max_num_batched_tokens;
-    throw InvalidArgument(
-        by_seqs ? "max_num_seqs" : "max_num_batched_tokens",
-        std::to_string(by_seqs ? options.max_num_seqs : options.max_num_batched_tokens),
-        "a number whose buffers fit: these take " + std::to_string(buffer_bytes + needs.logits) +
-            " bytes, and " + std::to_string(available_bytes) + " are available");
-  }
+  CheckBuffers(options, num_rows, needs, available_bytes);
   const std::int64_t spare_bytes =
-      std::max<std::int64_t>(0, available_bytes - buffer_bytes - needs.weights);
+      std::max<std::int64_t>(0, available_bytes - num_rows * needs.row - needs.weights);
   if (options.kv_cache_memory_bytes && *options.kv_cache_memory_bytes > available_bytes) {
     throw InvalidArgument(
         "kv_cache_memory_bytes", std::to_string(*options.kv_cache_memory_bytes),
@@ -95,27 +111,30 @@ MemoryPlan PlanMemory(const EngineOptions& options, int model_max_len, std::int6
 MemoryPlan PlanGpuMemory(const EngineOptions& options, int model_max_len, std::int64_t block_bytes,
                          std::int64_t used_bytes, const MemorySize& size) {
   const std::int64_t wanted_len = WantedModelLen(options, model_max_len);
+  const std::int64_t most_free = size.free - size.free / kSpareShare;
   const std::string left =
       std::to_string(size.free) + " bytes are free of the GPU's " + std::to_string(size.total);
   if (options.kv_cache_memory_bytes) {
     const std::int64_t asked = *options.kv_cache_memory_bytes;
-    if (asked > size.free) {
-      throw InvalidArgument("kv_cache_memory_bytes", std::to_string(asked),
-                            "at most what weights and buffers leave: " + left);
+    if (asked > most_free) {
+      throw InvalidArgument(
+          "kv_cache_memory_bytes", std::to_string(asked),
+          "at most " + std::to_string(most_free) + ", what weights and buffers leave: " + left);
     }
-    return PlanFor(options, wanted_len, block_bytes,
-                   {asked / block_bytes, "kv_cache_memory_bytes", std::to_string(asked), ""});
+    return PlanFor(
+        options, wanted_len, block_bytes,
+        {asked / block_bytes, "kv_cache_memory_bytes", std::to_string(asked), ": " + left});
   }
   const double fraction = options.gpu_memory_utilization;
+  std::ostringstream text;
+  text << fraction;
   const auto allowed = static_cast<std::int64_t>(fraction * static_cast<double>(size.total));
-  const std::int64_t room = std::max<std::int64_t>(
-      0, std::min(allowed - used_bytes, size.free - size.free / kSpareShare));
+  const std::int64_t room = std::max<std::int64_t>(0, std::min(allowed - used_bytes, most_free));
   const std::int64_t most = options.max_num_seqs * NumBlocksFor(wanted_len, options.block_size);
   return PlanFor(
       options, wanted_len, block_bytes,
       {std::min(room / block_bytes, most), "gpu_memory_utilization",
-       std::to_string(fraction) + ", which leaves " + std::to_string(room) +
-           " bytes for keys and values",
+       text.str() + ", which leaves " + std::to_string(room) + " bytes for keys and values",
        ": weights and buffers take " + std::to_string(used_bytes) + " bytes, and " + left});
 }
 

@@ -26,6 +26,15 @@ struct MemoryNeeds {
 // The longest request that is wanted: the option, or the model's own limit. Throws InvalidArgument.
 int WantedModelLen(const EngineOptions& options, int model_max_len);
 
+// Of which none is longer, before it is known what weights and buffers leave. Throws as
+// WantedModelLen.
+int MostModelLen(const EngineOptions& options, int model_max_len, const MemoryNeeds& needs,
+                 std::int64_t available_bytes);
+
+// Throws InvalidArgument where the buffers of a step of num_rows alone do not fit.
+void CheckBuffers(const EngineOptions& options, std::int64_t num_rows, const MemoryNeeds& needs,
+                  std::int64_t available_bytes);
+
 // For the CPU, before anything is loaded. A pure function. Throws InvalidArgument with the numbers
 // when the options contradict each other or need more memory than the machine has.
 //   model_max_len        the model's own limit

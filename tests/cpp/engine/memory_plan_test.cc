@@ -136,12 +136,23 @@ TEST(MemoryPlanTest, OnAGpuTheCacheIsNoLargerThanRequestsCanFill) {
   EXPECT_EQ(PlanOnGpu(options).num_blocks, 30) << "but for what was asked for";
 }
 
+TEST(MemoryPlanTest, WithoutAnOptionNoLengthIsPreparedThatCouldNotFit) {
+  EngineOptions options = Options();
+  const MemoryNeeds needs = {.block = 1000};
+  EXPECT_EQ(MostModelLen(options, 8192, needs, 50'000), 50 * options.block_size);
+  EXPECT_EQ(MostModelLen(options, 8192, needs, 0), options.block_size);
+  EXPECT_EQ(MostModelLen(options, 100, needs, 50'000), 100);
+  options.max_model_len = 8000;
+  EXPECT_EQ(MostModelLen(options, 8192, needs, 50'000), 8000)
+      << "what is asked for is refused later";
+}
+
 TEST(MemoryPlanTest, OnAGpuWhatDoesNotFitIsRefusedWithTheNumbers) {
   EngineOptions options = Options();
   options.max_model_len = 161;
   options.gpu_memory_utilization = 0.125;
   EXPECT_EQ(RefusalOnGpu(options),
-            "gpu_memory_utilization: got 0.125000, which leaves 7500 bytes for keys and values; "
+            "gpu_memory_utilization: got 0.125, which leaves 7500 bytes for keys and values; "
             "expected at least 11000 for one request of 161 tokens, or a smaller max_model_len: "
             "weights and buffers take 5000 bytes, and 90000 bytes are free of the GPU's 100000");
   options.gpu_memory_utilization = 0.04;
@@ -150,14 +161,15 @@ TEST(MemoryPlanTest, OnAGpuWhatDoesNotFitIsRefusedWithTheNumbers) {
   EXPECT_EQ(RefusalOnGpu(options), "accepted");
   EXPECT_NE(RefusalOnGpu(options, 9'000).find("9000 bytes are free"), std::string::npos);
   options.kv_cache_memory_bytes = 90'001;
-  EXPECT_EQ(RefusalOnGpu(options),
-            "kv_cache_memory_bytes: got 90001; expected at most what weights and buffers leave: "
-            "90000 bytes are free of the GPU's 100000");
+  EXPECT_EQ(
+      RefusalOnGpu(options),
+      "kv_cache_memory_bytes: got 90001; expected at most 88594, what weights and buffers leave: "
+      "90000 bytes are free of the GPU's 100000");
   options.kv_cache_memory_bytes = 10'999;
   EXPECT_EQ(RefusalOnGpu(options),
             "kv_cache_memory_bytes: got 10999; expected at least 11000 for one request of 161 "
-            "tokens, or a smaller max_model_len");
-  options.kv_cache_memory_bytes = 90'000;
+            "tokens, or a smaller max_model_len: 90000 bytes are free of the GPU's 100000");
+  options.kv_cache_memory_bytes = 88'594;
   EXPECT_EQ(RefusalOnGpu(options), "accepted");
   options.max_model_len = 8193;
   EXPECT_EQ(RefusalOnGpu(options).find("max_model_len: got 8193"), 0u);
