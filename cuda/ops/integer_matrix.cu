@@ -1,4 +1,4 @@
-// Integer weights into tiles, and floats into integers.
+// Integer weights into tiles, and floats into integers: once, at load, so that nothing is unrolled.
 #include "cpp/ops/weight_source.h"
 #include "cuda/ops/integer_tile.cuh"
 #include "cuda/ops/launch.h"
@@ -35,6 +35,7 @@ __global__ void PackUnits(Source source, int num_tiles, std::int64_t tile_bytes,
     const int unit = static_cast<int>(i / kWarpSize % num_units);
     const int tile = static_cast<int>(i / kWarpSize / num_units);
     unsigned low[8] = {}, high[2] = {};
+#pragma unroll 1
     for (int pair = 0; pair < kPairs; ++pair) {
       const int output = tile * kTileOutputs + lane / 4 + pair % 2 * 8;
       const int input =
@@ -137,6 +138,7 @@ __device__ unsigned short HalfAtLeast(float magnitude) {
 // the order of the sums).
 __device__ float FittedScale(const float (&weights)[kWeightGroup]) {
   float least = weights[0], most = weights[0];
+#pragma unroll 1
   for (int i = 1; i < kWeightGroup; ++i) {
     least = fminf(least, weights[i]);
     most = fmaxf(most, weights[i]);
@@ -144,6 +146,7 @@ __device__ float FittedScale(const float (&weights)[kWeightGroup]) {
   const float farthest = most < 0.0f - least ? least : most;
   const float divisor = fabsf(farthest) > 0.0f ? farthest : 1.0f;
   float product = 0.0f, square = 0.0f;
+#pragma unroll 1
   for (int i = 0; i < kWeightGroup; ++i) {
     const float unit = weights[i] / divisor;
     const float integer = RoundAndClamp(unit * -8.0f, -8.0f, 7.0f);
@@ -167,12 +170,14 @@ __global__ void QuantizeGroups(MatrixSource source, int bits, QuantizedRows out)
     const int num_own = min(kWeightGroup, source.num_inputs - begin);
     float weights[kWeightGroup];
     float magnitude = 0.0f, zero = 0.0f;  // NaN where a weight is not finite
+#pragma unroll 1
     for (int k = 0; k < kWeightGroup; ++k) {
       weights[k] = k < num_own ? ToFloat(rows[row + k]) : 0.0f;
       magnitude = fmaxf(magnitude, fabsf(weights[k]));
       zero += weights[k] * 0.0f;
     }
     const bool is_finite = zero == 0.0f;
+#pragma unroll 1
     for (int k = 0; k < kWeightGroup && !is_finite; ++k) weights[k] = 0.0f;
     unsigned short scale = bits == 8 ? HalfAtLeast(magnitude / 127.0f)
                                      : __half_as_ushort(__float2half_rn(FittedScale(weights)));
@@ -181,6 +186,7 @@ __global__ void QuantizeGroups(MatrixSource source, int bits, QuantizedRows out)
     const float divisor = divides ? __half2float(__ushort_as_half(scale)) : 1.0f;
     const float zero_point = bits == 8 ? 128.0f : 8.0f;
     out.scales[i] = scale;
+#pragma unroll 1
     for (int k = 0; k < num_own; ++k) {
       const float integer = RoundAndClamp(weights[k] / divisor, -zero_point, zero_point - 1.0f);
       out.values[row + k] = static_cast<signed char>(integer);

@@ -15,7 +15,7 @@ namespace forerun::cuda {
 namespace {
 
 // A warp's sums of its split.
-template <int kTiles, int kRowTiles, bool kGated>
+template <int kTiles, int kRowTiles>
 __device__ void SumSteps(const Matrix& matrix, const ProductTask& task, int first_row,
                          float (&sums)[kRowTiles][kTiles][4], float (&squares)[kRowTiles]) {
   const int num_steps = NumSteps(matrix.num_inputs);
@@ -24,7 +24,7 @@ __device__ void SumSteps(const Matrix& matrix, const ProductTask& task, int firs
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) {
     // Past the last tile the last one once more, whose sums are not used.
-    const int tile = min(TileOf<kTiles, kGated>(matrix, i), matrix.num_tiles - 1);
+    const int tile = min(TileOf<kTiles>(matrix, task.gated, i), matrix.num_tiles - 1);
     tiles[i] = static_cast<const uint4*>(matrix.tiles) + std::int64_t{tile} * num_steps * kWarpSize;
   }
   const Steps steps = StepsOf(num_steps, Warp());
@@ -46,19 +46,19 @@ __device__ void SumSteps(const Matrix& matrix, const ProductTask& task, int firs
   }
 }
 
-template <int kTiles, int kRowTiles, bool kGated>
+template <int kTiles, int kRowTiles>
 __global__ void __launch_bounds__(kThreads) MultiplyBFloat16(Matrix matrix, ProductTask task) {
   const int first_row = static_cast<int>(blockIdx.y) * kRowTiles * kRowsPerTile;
   float sums[kRowTiles][kTiles][4] = {};
   float squares[kRowTiles] = {};
-  SumSteps<kTiles, kRowTiles, kGated>(matrix, task, first_row, sums, squares);
-  FinishBlock<kTiles, kRowTiles, kGated>(matrix, task, first_row, sums, squares);
+  SumSteps<kTiles, kRowTiles>(matrix, task, first_row, sums, squares);
+  FinishBlock<kTiles, kRowTiles>(matrix, task, first_row, sums, squares);
 }
 
 // Lanes of a warp take sixteen outputs and every second input each.
-template <typename T, int kRows, bool kGated>
+template <typename T, int kRows>
 __global__ void __launch_bounds__(kThreads) MultiplyFloat32(Matrix matrix, ProductTask task) {
-  constexpr int kTiles = kGated ? 2 : 1;
+  const int num_tiles = task.gated ? 2 : 1;
   __shared__ Partials<kRows> partials;
   const int first_row = static_cast<int>(blockIdx.y) * kRows;
   const int output = Lane() % kTileOutputs, first_input = Lane() / kTileOutputs;
@@ -66,9 +66,8 @@ __global__ void __launch_bounds__(kThreads) MultiplyFloat32(Matrix matrix, Produ
   const Steps steps = StepsOf(num_steps, Warp());
   const int end = min(steps.end * kStepInputs, matrix.num_inputs);
   float gates[kElements<kRows>] = {};
-#pragma unroll
-  for (int i = 0; i < kTiles; ++i) {
-    const int tile = TileOf<kTiles, kGated>(matrix, i);
+  for (int i = 0; i < num_tiles; ++i) {
+    const int tile = TileOf</*kTiles=*/1>(matrix, task.gated, i);
     const T* weights = static_cast<const T*>(matrix.tiles) +
                        std::int64_t{tile} * num_steps * kStepInputs * kTileOutputs + output;
     float sums[kRows] = {};
@@ -93,30 +92,25 @@ __global__ void __launch_bounds__(kThreads) MultiplyFloat32(Matrix matrix, Produ
       if (Lane() == 0) partials.squares[Warp()][r] = square;
     }
     __syncthreads();
-    FinishTile<kRows, kGated>(partials, matrix, task, {first_row, i, tile}, gates);
+    FinishTile<kRows>(partials, matrix, task, {first_row, i, tile}, gates);
   }
 }
 
 template <int kTiles, int kRowTiles>
 cudaError_t RunBFloat16(const Matrix& matrix, const ProductTask& task, cudaStream_t stream) {
-  const unsigned rows = NumBlocks(task.num_rows, kRowTiles * kRowsPerTile);
-  if (task.gated) {
-    return Run({dim3(static_cast<unsigned>(matrix.parts[1].first_tile), rows), kThreads, stream},
-               MultiplyBFloat16<2, kRowTiles, true>, matrix, task);
-  }
-  return Run({dim3(NumBlocks(matrix.num_tiles, kTiles), rows), kThreads, stream},
-             MultiplyBFloat16<kTiles, kRowTiles, false>, matrix, task);
+  const dim3 grid(NumTileBlocks<kTiles>(matrix, task.gated),
+                  NumBlocks(task.num_rows, kRowTiles * kRowsPerTile));
+  return Run({grid, kThreads, stream}, MultiplyBFloat16<kTiles, kRowTiles>, matrix, task);
 }
 
-template <typename T, int kRows>
+template <typename T>
 cudaError_t RunFloat32(const Matrix& matrix, const ProductTask& task, cudaStream_t stream) {
-  const unsigned rows = NumBlocks(task.num_rows, kRows);
-  if (task.gated) {
-    return Run({dim3(static_cast<unsigned>(matrix.parts[1].first_tile), rows), kThreads, stream},
-               MultiplyFloat32<T, kRows, true>, matrix, task);
+  const unsigned tiles = NumTileBlocks<1>(matrix, task.gated);
+  if (task.num_rows <= 8) {
+    return Run({dim3(tiles), kThreads, stream}, MultiplyFloat32<T, 8>, matrix, task);
   }
-  return Run({dim3(static_cast<unsigned>(matrix.num_tiles), rows), kThreads, stream},
-             MultiplyFloat32<T, kRows, false>, matrix, task);
+  return Run({dim3(tiles, NumBlocks(task.num_rows, 32)), kThreads, stream}, MultiplyFloat32<T, 32>,
+             matrix, task);
 }
 
 }  // namespace
@@ -127,21 +121,20 @@ bool CanBeGated(const Matrix& matrix) {
 
 cudaError_t Multiply(const Matrix& matrix, const ProductTask& task, cudaStream_t stream) {
   if (task.num_rows == 0) return cudaSuccess;
-  if (matrix.format == WeightFormat::kFloat32) {
-    const bool is_half = matrix.stored == DType::kFloat16;
-    if (task.num_rows <= 8) {
-      return is_half ? RunFloat32<__half, 8>(matrix, task, stream)
-                     : RunFloat32<float, 8>(matrix, task, stream);
-    }
-    return is_half ? RunFloat32<__half, 32>(matrix, task, stream)
-                   : RunFloat32<float, 32>(matrix, task, stream);
-  }
   if (HasIntegers(matrix.format)) return MultiplyIntegers(matrix, task, stream);
+  if (matrix.format == WeightFormat::kFloat32) {
+    return matrix.stored == DType::kFloat16 ? RunFloat32<__half>(matrix, task, stream)
+                                            : RunFloat32<float>(matrix, task, stream);
+  }
   // With more rows more tiles share the rows that a block reads.
-  if (task.num_rows <= 8) return RunBFloat16<1, 1>(matrix, task, stream);
-  if (task.num_rows <= 16) return RunBFloat16<1, 2>(matrix, task, stream);
-  if (task.num_rows <= 32) return RunBFloat16<2, 4>(matrix, task, stream);
-  return RunBFloat16<2, 8>(matrix, task, stream);
+  if (task.num_rows > 32) return RunBFloat16<2, 8>(matrix, task, stream);
+  if (task.num_rows > 16) return RunBFloat16<2, 4>(matrix, task, stream);
+  if (task.num_rows > 8) {
+    return task.gated ? RunBFloat16<2, 2>(matrix, task, stream)
+                      : RunBFloat16<1, 2>(matrix, task, stream);
+  }
+  return task.gated ? RunBFloat16<2, 1>(matrix, task, stream)
+                    : RunBFloat16<1, 1>(matrix, task, stream);
 }
 
 }  // namespace forerun::cuda

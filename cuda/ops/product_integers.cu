@@ -62,7 +62,7 @@ __device__ void AddGroup(const LaneGroup<kSteps> (&groups)[kTiles], bool has_min
   }
 }
 
-template <int kBits, int kTiles, int kRowTiles, bool kGated>
+template <int kBits, int kTiles, int kRowTiles>
 __global__ void __launch_bounds__(kThreads) MultiplyTiles(Matrix matrix, ProductTask task) {
   constexpr int kSteps = kBits == 6 ? 1 : 2;  // of a group
   const int first_row = static_cast<int>(blockIdx.y) * kRowTiles * kRowsPerTile;
@@ -74,7 +74,7 @@ __global__ void __launch_bounds__(kThreads) MultiplyTiles(Matrix matrix, Product
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) {
     // Past the last tile the last one once more, whose sums are not used.
-    tiles[i] = TileAt(matrix, min(TileOf<kTiles, kGated>(matrix, i), matrix.num_tiles - 1));
+    tiles[i] = TileAt(matrix, min(TileOf<kTiles>(matrix, task.gated, i), matrix.num_tiles - 1));
   }
   const Steps units = StepsOf(NumUnits(matrix.num_inputs), Warp());
   for (int unit = units.begin; unit < units.end; ++unit) {
@@ -103,25 +103,25 @@ __global__ void __launch_bounds__(kThreads) MultiplyTiles(Matrix matrix, Product
       }
     }
   }
-  FinishBlock<kTiles, kRowTiles, kGated>(matrix, task, first_row, sums, squares);
+  FinishBlock<kTiles, kRowTiles>(matrix, task, first_row, sums, squares);
 }
 
 template <int kBits, int kTiles, int kRowTiles>
-cudaError_t RunBits(const Matrix& matrix, const ProductTask& task, cudaStream_t stream) {
-  const unsigned rows = NumBlocks(task.num_rows, kRowTiles * kRowsPerTile);
-  if (task.gated) {
-    return Run({dim3(static_cast<unsigned>(matrix.parts[1].first_tile), rows), kThreads, stream},
-               MultiplyTiles<kBits, 2, kRowTiles, true>, matrix, task);
-  }
-  return Run({dim3(NumBlocks(matrix.num_tiles, kTiles), rows), kThreads, stream},
-             MultiplyTiles<kBits, kTiles, kRowTiles, false>, matrix, task);
+cudaError_t RunTiles(const Matrix& matrix, const ProductTask& task, cudaStream_t stream) {
+  const dim3 grid(NumTileBlocks<kTiles>(matrix, task.gated),
+                  NumBlocks(task.num_rows, kRowTiles * kRowsPerTile));
+  return Run({grid, kThreads, stream}, MultiplyTiles<kBits, kTiles, kRowTiles>, matrix, task);
 }
 
 template <int kBits>
 cudaError_t RunRows(const Matrix& matrix, const ProductTask& task, cudaStream_t stream) {
-  if (task.num_rows <= 8) return RunBits<kBits, 1, 1>(matrix, task, stream);
-  if (task.num_rows <= 16) return RunBits<kBits, 1, 2>(matrix, task, stream);
-  return RunBits<kBits, 2, 8>(matrix, task, stream);
+  if (task.num_rows > 16) return RunTiles<kBits, 2, 8>(matrix, task, stream);
+  if (task.num_rows > 8) {
+    return task.gated ? RunTiles<kBits, 2, 2>(matrix, task, stream)
+                      : RunTiles<kBits, 1, 2>(matrix, task, stream);
+  }
+  return task.gated ? RunTiles<kBits, 2, 1>(matrix, task, stream)
+                    : RunTiles<kBits, 1, 1>(matrix, task, stream);
 }
 
 }  // namespace

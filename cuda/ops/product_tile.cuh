@@ -26,11 +26,17 @@ __device__ inline Steps StepsOf(int num_steps, int split) {
 }
 
 // The tiles of a block: consecutive ones, or, gated, a tile of gates and that of what they gate.
-template <int kTiles, bool kGated>
-__device__ int TileOf(const Matrix& matrix, int i) {
+template <int kTiles>
+__device__ int TileOf(const Matrix& matrix, bool gated, int i) {
   const int block = static_cast<int>(blockIdx.x);
-  if constexpr (kGated) return i == 0 ? block : matrix.parts[1].first_tile + block;
-  return block * kTiles + i;
+  if (!gated) return block * kTiles + i;
+  return i == 0 ? block : matrix.parts[1].first_tile + block;
+}
+// Blocks that take all tiles so.
+template <int kTiles>
+unsigned NumTileBlocks(const Matrix& matrix, bool gated) {
+  if (gated) return static_cast<unsigned>(matrix.parts[1].first_tile);
+  return static_cast<unsigned>((matrix.num_tiles + kTiles - 1) / kTiles);
 }
 
 // The number of a tile's output in the whole matrix; -1: there is none.
@@ -89,7 +95,7 @@ struct BlockTile {
 };
 
 // Adds the partial sums of a tile and writes its outputs; of gates, keeps them.
-template <int kRows, bool kGated>
+template <int kRows>
 __device__ void FinishTile(const Partials<kRows>& partials, const Matrix& matrix,
                            const ProductTask& task, BlockTile own,
                            float (&gates)[kElements<kRows>]) {
@@ -102,7 +108,7 @@ __device__ void FinishTile(const Partials<kRows>& partials, const Matrix& matrix
     float sum = SumOf(partials, matrix, task, in_tile, row);
     if (task.bias != nullptr) sum += task.bias[output];
     float* y = task.y + (own.first_row + row) * task.y_stride;
-    if constexpr (!kGated) {
+    if (!task.gated) {
       y[output] = task.accumulate ? sum + y[output] : sum;
     } else if (own.i == 0) {
       gates[e] = sum;
@@ -168,7 +174,7 @@ class RowReader {
 };
 
 // Adds up a block's sums and finishes its outputs.
-template <int kTiles, int kRowTiles, bool kGated>
+template <int kTiles, int kRowTiles>
 __device__ void FinishBlock(const Matrix& matrix, const ProductTask& task, int first_row,
                             const float (&sums)[kRowTiles][kTiles][4],
                             float (&squares)[kRowTiles]) {
@@ -192,8 +198,8 @@ __device__ void FinishBlock(const Matrix& matrix, const ProductTask& task, int f
       }
     }
     __syncthreads();
-    FinishTile<kRows, kGated>(partials, matrix, task,
-                              {first_row, i, TileOf<kTiles, kGated>(matrix, i)}, gates);
+    FinishTile<kRows>(partials, matrix, task, {first_row, i, TileOf<kTiles>(matrix, task.gated, i)},
+                      gates);
   }
 }
 
