@@ -59,7 +59,7 @@ DraftingReport AutoregressiveDrafter::Prepare(std::span<const DraftRequest> requ
   }
   if (num_jobs_ == 0) return report_;
   is_deferred_ = IsDeferred();
-  levels_.clear();
+  level_outputs_.clear();
   num_deferred_ = 0;
   try {
     RunKnownTokens();

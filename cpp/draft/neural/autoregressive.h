@@ -143,11 +143,7 @@ class AutoregressiveDrafter : public Drafter {
   std::vector<SequenceRows> sequences_;
   std::vector<std::int32_t> logits_rows_, sources_;
   bool is_deferred_ = false;
-  struct DeferredLevel {
-    std::size_t begin;               // its first one of the round's top tokens
-    std::vector<int> first_outputs;  // of each job; -1: it has no row
-  };
-  std::vector<DeferredLevel> levels_;
+  std::vector<int> level_outputs_;  // [levels, num_jobs_] of the round's top tokens; -1: none
   std::size_t num_deferred_ = 0;
   const TopToken* top_tokens_ = nullptr;  // of the last level
   std::vector<TopToken> candidates_;      // [rows of logits, num_ranked_]

@@ -16,10 +16,9 @@ bool AutoregressiveDrafter::IsDeferred() const {
 
 // Starts to find the tokens of a level, one for each row.
 void AutoregressiveDrafter::DeferLevel(ConstRows logits) {
-  DeferredLevel& level = levels_.emplace_back();
-  level.begin = num_deferred_;
   for (const Job& job : std::span(jobs_).first(num_jobs_)) {
-    level.first_outputs.push_back(job.num_rows > 0 ? job.first_output : -1);
+    const int first = static_cast<int>(num_deferred_) + job.first_output;
+    level_outputs_.push_back(job.num_rows > 0 ? first : -1);
   }
   top_tokens_ = verifier_->StartTop(logits, /*count=*/1, num_deferred_);
   num_deferred_ += static_cast<std::size_t>(logits.rows);
@@ -52,16 +51,14 @@ void AutoregressiveDrafter::GrowDeferred() {
   candidates_.resize(num_deferred_);
   verifier_->FinishTop(candidates_);
   num_ranked_ = 1;
-  for (std::size_t depth = 0; depth < levels_.size(); ++depth) {
-    const DeferredLevel& level = levels_[depth];
-    for (int i = 0; i < num_jobs_; ++i) {
-      Job& job = jobs_[i];
-      const bool is_over = depth > 0 && (job.is_over || job.tree.open().empty());
-      if (level.first_outputs[i] < 0 || is_over) continue;
-      job.first_output = static_cast<int>(level.begin) + level.first_outputs[i];
-      job.num_rows = 1;
-      GrowJob(job, static_cast<int>(depth), ConstRows());
-    }
+  for (std::size_t i = 0; i < level_outputs_.size(); ++i) {
+    Job& job = jobs_[i % num_jobs_];
+    const int depth = static_cast<int>(i) / num_jobs_;
+    const bool is_over = depth > 0 && (job.is_over || job.tree.open().empty());
+    if (level_outputs_[i] < 0 || is_over) continue;
+    job.first_output = level_outputs_[i];
+    job.num_rows = 1;
+    GrowJob(job, depth, ConstRows());
   }
 }
 
