@@ -18,18 +18,24 @@ inline void CheckCuda(cudaError_t status, const std::string& wanted) {
   cudaGetLastError();  // else the next check of a launch finds it again
   std::size_t num_free = 0, num_total = 0;
   // After a kernel that failed every call does.
-  const bool is_lost = cudaMemGetInfo(&num_free, &num_total) != cudaSuccess;
-  if (status == cudaErrorMemoryAllocation && !is_lost) {
+  const bool answers = cudaMemGetInfo(&num_free, &num_total) == cudaSuccess;
+  if (status == cudaErrorMemoryAllocation) {
+    // A GPU that is full of others' memory has none left to answer with.
     throw DeviceError(wanted,
-                      std::to_string(num_free) + " bytes free of " + std::to_string(num_total),
-                      "lower max_num_seqs or max_num_batched_tokens, or free memory of the GPU");
+                      answers
+                          ? std::to_string(num_free) + " bytes free of " + std::to_string(num_total)
+                          : "no memory free",
+                      "a smaller model or weights of fewer bits, lower max_num_seqs or "
+                      "max_num_batched_tokens, or free memory of the GPU");
   }
+  const bool is_refused_launch = status == cudaErrorLaunchOutOfResources;
   throw DeviceError(
       wanted, "CUDA error " + std::to_string(status) + " (" + cudaGetErrorString(status) + ")",
-      is_lost ? "the GPU does nothing more for this process: start it again, or go on on the CPU; "
-                "compute-sanitizer tells more of failed kernels"
-              : "what failed can be tried again",
-      is_lost);
+      !answers ? "the GPU does nothing more for this process: start it again, or go on on "
+                 "the CPU; compute-sanitizer tells more of failed kernels"
+      : is_refused_launch ? "what failed can be tried again"
+                          : "use device 'cpu' if it happens again",
+      /*is_lost=*/!answers);
 }
 
 }  // namespace forerun::cuda

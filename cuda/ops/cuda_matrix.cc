@@ -27,12 +27,6 @@ int NumOutputs(const WeightSource& source) {
   return std::get<IntegerView>(source.weights).num_outputs;
 }
 
-int SumOfOutputs(std::span<const WeightSource> sources) {
-  int sum = 0;
-  for (const WeightSource& source : sources) sum += NumOutputs(source);
-  return sum;
-}
-
 void CheckIntegers(const IntegerView& view) {
   const IntegerFormat format = IntegersOf(view.format);
   FORERUN_CHECK(format.block() == 0 || view.num_inputs % format.block() == 0,
@@ -54,9 +48,18 @@ void CheckIntegers(const IntegerView& view) {
 void CheckSources(std::span<const WeightSource> sources) {
   FORERUN_CHECK(!sources.empty(), "no matrix to pack");
   for (const WeightSource& source : sources) {
+    const auto* floats = std::get_if<TensorView>(&source.weights);
+    FORERUN_CHECK(floats == nullptr || floats->shape.size() == 2, "weights: [outputs, inputs]");
     FORERUN_CHECK(NumInputs(source) == NumInputs(sources[0]), "stacked weights differ in inputs");
     if (const auto* integers = std::get_if<IntegerView>(&source.weights)) CheckIntegers(*integers);
   }
+}
+
+int CheckedOutputs(std::span<const WeightSource> sources) {
+  CheckSources(sources);
+  int sum = 0;
+  for (const WeightSource& source : sources) sum += NumOutputs(source);
+  return sum;
 }
 
 // Packs sources on a stream. What it uploads lives until Wait.
@@ -128,8 +131,7 @@ class Packer {
 }  // namespace
 
 CudaMatrix::CudaMatrix(std::span<const WeightSource> sources, Memory& memory, cudaStream_t stream)
-    : PackedMatrix(SumOfOutputs(sources), NumInputs(sources[0])) {
-  CheckSources(sources);
+    : PackedMatrix(CheckedOutputs(sources), NumInputs(sources[0])) {
   int first_output = 0;
   for (const WeightSource& source : sources) {
     const auto* floats = std::get_if<TensorView>(&source.weights);

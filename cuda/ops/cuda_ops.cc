@@ -67,7 +67,8 @@ void CudaOps::Reserve(const OpsLimits& limits) {
   rows_.Reserve(limits);
   moves_.Reserve(limits.max_rows * sizeof(KvMove));
   const std::size_t num_bytes =
-      RoundedBytes(limits.max_rows, std::max(limits.max_inputs, limits.max_gated));
+      std::max(RoundedBytes(limits.max_rows, limits.max_inputs),
+               RoundedBytes(std::min(limits.max_rows, kMlpRows), limits.max_gated));
   if (rounded_.num_bytes() < num_bytes) rounded_ = AlignedBuffer(memory_, num_bytes);
 }
 

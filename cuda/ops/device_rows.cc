@@ -15,8 +15,10 @@ namespace forerun::cuda {
 
 namespace {
 
+// Block tables that are larger together make room for themselves.
+constexpr std::int64_t kMostTableEntries = std::int64_t{1} << 20;
 // What a row of a tree takes in the tails: its part of a stretch that sees kMostTailSlots.
-constexpr int kTailsOfRow = 4 * kMostTailSlots;
+constexpr int kTailsOfRow = 5 * kMostTailSlots;
 
 }  // namespace
 
@@ -26,8 +28,8 @@ void DeviceRows::Reserve(const OpsLimits& limits) {
   Parts parts(nullptr);
   for (int i = 0; i < 5; ++i) parts.Take<std::int32_t>(limits.max_rows);
   if (limits.num_heads > 0) {
-    parts.Take<std::int32_t>(limits.max_sequences *
-                             NumBlocksFor(limits.max_model_len, limits.layout.block_size));
+    const std::int64_t of_sequence = NumBlocksFor(limits.max_model_len, limits.layout.block_size);
+    parts.Take<std::int32_t>(std::min(limits.max_sequences * of_sequence, kMostTableEntries));
     parts.Take<std::int32_t>(std::int64_t{limits.max_rows} * kTailsOfRow);
   }
   for (std::size_t i = 0; i < std::size(plans_); ++i) {

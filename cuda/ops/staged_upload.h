@@ -30,6 +30,7 @@ class StagedUpload {
   void Reserve(std::size_t num_bytes) {
     for (Stage& stage : stages_) {
       MakeEvent(stage);
+      if (stage.was_sent) CheckCuda(cudaEventSynchronize(stage.sent), "an earlier upload");
       stage.pinned.Reserve(num_bytes);
     }
     device_.Reserve(num_bytes);

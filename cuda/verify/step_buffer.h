@@ -25,22 +25,35 @@ class StepBuffer {
 
   // Contents are lost when it grows. REQUIRES: nothing on the GPU uses it.
   void Grow(std::size_t num_bytes) {
-    if (num_bytes > num_bytes_) Reserve(std::max(num_bytes, 2 * num_bytes_));  // seldom
+    if (num_bytes <= num_bytes_) return;
+    const std::size_t doubled = 2 * num_bytes_;  // so that it seldom grows
+    if (doubled > num_bytes && Allocate(doubled) == cudaSuccess) return;
+    Reserve(num_bytes);
   }
   // The same to no more than this, for a size that will do.
   void Reserve(std::size_t num_bytes) {
     if (num_bytes <= num_bytes_) return;
-    Free();
-    const UseGpu use;
-    CheckCuda(kPinned ? cudaMallocHost(&data_, num_bytes) : cudaMalloc(&data_, num_bytes),
-              std::to_string(num_bytes) + " bytes of " + (kPinned ? "pinned" : "GPU") +
-                  " memory for the data of a step");
-    num_bytes_ = num_bytes;
+    CheckCuda(Allocate(num_bytes), std::to_string(num_bytes) + " bytes of " +
+                                       (kPinned ? "pinned" : "GPU") +
+                                       " memory for the data of a step");
   }
 
   std::byte* data() const { return static_cast<std::byte*>(data_); }
 
  private:
+  cudaError_t Allocate(std::size_t num_bytes) {
+    Free();
+    const UseGpu use;
+    const cudaError_t status =
+        kPinned ? cudaMallocHost(&data_, num_bytes) : cudaMalloc(&data_, num_bytes);
+    cudaGetLastError();  // of a launch that comes later it is none
+    if (status == cudaSuccess) {
+      num_bytes_ = num_bytes;
+    } else {
+      data_ = nullptr;
+    }
+    return status;
+  }
   // Nothing can be done about an error: an earlier call has reported it.
   void Free() {
     const UseGpu use;
