@@ -144,7 +144,7 @@ class LoadedModel:
         ):
             _log.warning(
                 "max_model_len is %d, not the model's %d: the KV cache has no room for more; set "
-                "max_model_len or kv_cache_memory_bytes to say otherwise",
+                "max_model_len, kv_cache_memory_bytes or gpu_memory_utilization to say otherwise",
                 self.limits.max_model_len,
                 self.limits.model_max_len,
             )

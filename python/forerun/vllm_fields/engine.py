@@ -235,7 +235,7 @@ ENGINE_ARGS: dict[str, Field] = {
     **all_fixed(_ONE_DEVICE, device_ids=None),
     "device": runs(
         "auto",
-        "`cpu`, which `auto` means, or `cuda`, so far with float weights, keys and values",
+        "`cpu`, which `auto` means, or `cuda`",
     ),
     **no_effect(
         _NO_GRAPHS,
