@@ -424,12 +424,12 @@ TEST(CudaVerifyTest, MemoryThatIsShortIsADeviceError) {
     try {
       CudaVerifier verifier(limits);
     } catch (const DeviceError& error) {
-      EXPECT_NE(error.wanted().find(" memory to verify drafts"), std::string::npos);
+      EXPECT_NE(error.wanted().find(" memory for the data of a step"), std::string::npos);
       ++num_failures;
     }
     emulation::options().failing_allocation = 0;
   }
-  EXPECT_EQ(num_failures, 2);
+  EXPECT_EQ(num_failures, 4);
 }
 
 #endif  // FORERUN_EMULATED_GPU
