@@ -23,9 +23,11 @@ inline bool RunsOnGpu() {
 }
 
 inline Backend& TestedDevice() {
-  static const std::unique_ptr<Backend> device =
-      RunsOnGpu() ? OpenCudaLibrary().open_gpu() : std::make_unique<CpuBackend>(/*num_threads=*/2);
-  return *device;
+  // A GPU is never closed: at the end of the process what its library keeps may be gone before it.
+  static Backend* const gpu = RunsOnGpu() ? OpenCudaLibrary().open_gpu().release() : nullptr;
+  if (gpu != nullptr) return *gpu;
+  static CpuBackend cpu(/*num_threads=*/2);
+  return cpu;
 }
 
 // Sets options of the emulated GPU (cuda/emulation/emulation.h). False: the device is none.
