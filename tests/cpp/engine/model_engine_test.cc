@@ -201,9 +201,10 @@ class ModelEngineTest : public ::testing::TestWithParam<Case> {
 
 TEST_P(ModelEngineTest, OutputsAreThoseOfPlainDecodingOnTheDevice) {
   const bool is_short = testing::RunsOnGpu();  // it may be an emulated one
-  const int num_examples = is_short ? 1 : testing::NumExamples(12, 300);
+  const int usual = 12;
+  const int num_examples = is_short ? 1 : testing::NumExamples(usual, 300);
   for (int i = 0; i < num_examples && !HasFailure(); ++i) Run(static_cast<unsigned>(i));
-  if (is_short) return;
+  if (num_examples < usual) return;  // too few for drafters that seldom know a token
   EXPECT_GT(num_accepted_, 0);
   EXPECT_GT(num_cached_, 0);
 }
