@@ -114,8 +114,8 @@ ConstRows MedusaNetwork::Forward(const DraftBatch& batch) {
   const ConstRows source = batch.depth == 0
                                ? target_.features()->rows()
                                : ConstRows(RowsOf(outputs_, num_outputs_, hidden_size_));
-  const ForwardRows& rows = ops_.Begin(
-      {.tokens = batch.tokens, .sources = batch.sources, .device_tokens = batch.device_tokens});
+  // No head reads a token: those that a device has are not asked for.
+  const ForwardRows& rows = ops_.Begin({.tokens = batch.tokens, .sources = batch.sources});
   ops_.GatherRows(source, rows, RowIndices::kSources, input);
   ops_.Copy(input, state);
   std::swap(outputs_, next_outputs_);
