@@ -156,7 +156,7 @@ class Setup:
     """What is timed, where, and with which library."""
 
     python: str
-    library: pathlib.Path
+    cuda_library: pathlib.Path
     models: list[str]  # directories, or names of shapes
     cache: pathlib.Path  # for models of random weights
     figures: pathlib.Path  # where the scripts leave their figures
@@ -167,7 +167,7 @@ class Setup:
 
     @property
     def env(self) -> dict[str, str]:
-        return {"FORERUN_CUDA_LIBRARY": str(self.library)}
+        return {"FORERUN_CUDA_LIBRARY": str(self.cuda_library)}
 
     def directory(self, model: str) -> pathlib.Path:
         return self.cache / model if model == RANDOM_MODEL else pathlib.Path(model)

@@ -199,7 +199,7 @@ def measure(model: Path, sizes: Sizes, device: str, bandwidth: float, report: Re
     begin = time.perf_counter()
     bench = Bench(model, sizes, device)
     report.add("load", time.perf_counter() - begin, "s")
-    report.add("copy within the device", bandwidth / 1e9, "GB/s")
+    report.add("bandwidth that floors count with", bandwidth / 1e9, "GB/s")
     plain = bench.decode(sizes.num_known)
     time_decoding(bench, plain, bandwidth, report)
     time_steps(bench, plain, bandwidth, report)
