@@ -173,6 +173,7 @@ __attribute__((visibility("default"))) std::int64_t forerun_emulation_counter(co
   };
   static constexpr Counter kCounters[] = {
       {"launches", &Counters::launches},
+      {"graph_launches", &Counters::graph_launches},
       {"copies_to_device", &Counters::copies_to_device},
       {"bytes_to_device", &Counters::bytes_to_device},
       {"copies_from_device", &Counters::copies_from_device},

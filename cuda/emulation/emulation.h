@@ -49,7 +49,7 @@ struct Options {
   int capability = 90;  // 10 * major + minor
   std::size_t memory_bytes = std::size_t{1} << 30;
 
-  // Failures, each once: 1 is the next allocation or launch, 0 none.
+  // Failures, each once: 1 is the next allocation, or launch of a kernel or a graph, 0 none.
   int failing_allocation = 0;
   int failing_launch = 0;
   // cudaErrorLaunchOutOfResources is returned by the launch. Others, as on a GPU, by the next wait
@@ -70,6 +70,7 @@ struct Counters {
   std::uint64_t launches, blocks, threads, switches, barriers, collectives;
   std::uint64_t blocks_queued;  // of launches that were asked for, whether or not they have run
   std::uint64_t copies_to_device, bytes_to_device, copies_from_device, bytes_from_device;
+  std::uint64_t graph_launches;     // whose kernels count as launches too
   std::uint64_t waits;              // calls that wait: synchronize, plain copies, cudaFree
   std::uint64_t function_settings;  // calls of cudaFuncSetAttribute
   std::uint64_t allocations;        // of device memory and of pinned memory

@@ -89,16 +89,15 @@ bool IsCapturing() { return queues().num_capturing > 0; }
 cudaError_t Enqueue(cudaStream_t handle, double cost_us, EmulatedWork work) {
   CUstream_st* const stream = Find(handle);
   if (stream == nullptr) return cudaErrorInvalidResourceHandle;
-  const auto timed = [stream, cost_us, work = std::move(work)] {
+  if (stream->capture != nullptr) {
+    stream->capture->nodes.push_back({cost_us, std::move(work)});
+    return cudaSuccess;
+  }
+  stream->queue.push_back([stream, cost_us, work = std::move(work)] {
     stream->now_us += cost_us;
     if (queues().failure == cudaSuccess) work();
-  };
-  if (stream->capture != nullptr) {
-    stream->capture->nodes.push_back(timed);
-  } else {
-    stream->queue.push_back(timed);
-    while (!options().lazy_streams && !stream->queue.empty()) RunOne(*stream);
-  }
+  });
+  while (!options().lazy_streams && !stream->queue.empty()) RunOne(*stream);
   return cudaSuccess;
 }
 
@@ -292,8 +291,12 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsig
 }
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
   return Call([&] {
-    for (const EmulatedWork& node : exec->nodes) {
-      const cudaError_t error = emulation::Enqueue(stream, 0, node);
+    if (emulation::IsFailing(emulation::options().failing_launch)) {
+      return emulation::FailLaunch(stream);
+    }
+    ++emulation::counters().graph_launches;
+    for (const CUgraph_st::Node& node : exec->nodes) {
+      const cudaError_t error = emulation::Enqueue(stream, node.cost_us, node.work);
       if (error != cudaSuccess) return error;
     }
     return cudaSuccess;

@@ -18,10 +18,14 @@
 using EmulatedWork = std::function<void()>;
 
 struct CUgraph_st {
-  std::vector<EmulatedWork> nodes;
+  struct Node {
+    double cost_us;
+    EmulatedWork work;
+  };
+  std::vector<Node> nodes;
 };
 struct CUgraphExec_st {
-  std::vector<EmulatedWork> nodes;
+  std::vector<CUgraph_st::Node> nodes;
 };
 struct CUstream_st {
   std::deque<EmulatedWork> queue;
