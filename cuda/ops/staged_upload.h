@@ -30,7 +30,7 @@ class StagedUpload {
   void Reserve(std::size_t num_bytes) {
     for (Stage& stage : stages_) {
       MakeEvent(stage);
-      if (stage.was_sent) CheckCuda(cudaEventSynchronize(stage.sent), "an earlier upload");
+      WaitFor(stage);
       stage.pinned.Reserve(num_bytes);
     }
     device_.Reserve(num_bytes);
@@ -40,7 +40,7 @@ class StagedUpload {
   std::byte* Start(std::size_t num_bytes) {
     Stage& stage = stages_[current_];
     MakeEvent(stage);
-    if (stage.was_sent) CheckCuda(cudaEventSynchronize(stage.sent), "an earlier upload");
+    WaitFor(stage);
     stage.pinned.Grow(num_bytes);
     num_bytes_ = num_bytes;
     return stage.pinned.data();
@@ -65,6 +65,16 @@ class StagedUpload {
     bool was_sent = false;
   };
 
+  // Until its memory is free again, as it usually is.
+  static void WaitFor(const Stage& stage) {
+    if (!stage.was_sent) return;
+    cudaError_t status = cudaEventQuery(stage.sent);
+    if (status == cudaErrorNotReady) {
+      cudaGetLastError();  // of a launch that comes later it is none
+      status = cudaEventSynchronize(stage.sent);
+    }
+    CheckCuda(status, "an earlier upload");
+  }
   static void MakeEvent(Stage& stage) {
     if (stage.sent != nullptr) return;
     CheckCuda(cudaEventCreateWithFlags(&stage.sent, cudaEventDisableTiming), "an event");
