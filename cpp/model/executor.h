@@ -25,6 +25,9 @@ class ModelExecutor {
 
   virtual int vocab_size() const = 0;
 
+  // As many rows as a pass of this many wanted rows is filled up to, if no prompt is among them.
+  virtual int PaddedRows(int num_rows) const { return num_rows; }
+
   // Writes keys and values of every row into its slot and returns logits [logits_rows.size(),
   // vocab_size], valid until the next call. The logits of a row predict the token after it.
   virtual ConstRows Forward(const ForwardBatch& batch) = 0;

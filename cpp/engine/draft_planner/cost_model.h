@@ -10,6 +10,8 @@
 #define FORERUN_CPP_ENGINE_DRAFT_PLANNER_COST_MODEL_H_
 
 #include <array>
+#include <functional>
+#include <utility>
 
 namespace forerun {
 
@@ -49,8 +51,12 @@ class CostModel {
   // bound by reading the weights up to about 16 rows.
   static constexpr int kFreeCatchUpTokens = 16;
 
+  // padded_rows(n): as many rows as a target pass of n rows takes as long as; none: n.
+  explicit CostModel(std::function<int(int)> padded_rows = {})
+      : padded_rows_(std::move(padded_rows)) {}
+
   // A target pass without prompt chunks, whose cost would hide that of a few draft rows.
-  void ObserveStep(int num_rows, double seconds) { step_.Observe(num_rows, seconds); }
+  void ObserveStep(int num_rows, double seconds) { step_.Observe(Padded(num_rows), seconds); }
 
   // The drafts of a step, by a model. num_catch_up_tokens are those of requests that had more than
   // kFreeCatchUpTokens of them; 0 where there was none.
@@ -59,7 +65,7 @@ class CostModel {
   // Whether a step was observed.
   bool known() const { return step_.known(); }
   // Of a target pass. REQUIRES: known().
-  double StepSeconds(int num_rows) const { return step_.Seconds(num_rows); }
+  double StepSeconds(int num_rows) const { return step_.Seconds(Padded(num_rows)); }
   // By how much these rows make a target pass longer. REQUIRES: known().
   double RowSeconds(int num_known_rows, double num_rows) const;
 
@@ -82,6 +88,9 @@ class CostModel {
     void Observe(double value);
   };
 
+  int Padded(int num_rows) const { return padded_rows_ ? padded_rows_(num_rows) : num_rows; }
+
+  const std::function<int(int)> padded_rows_;
   PassCost step_, draft_pass_;
   Mean num_passes_;  // of a draft
   Mean catch_up_token_;

@@ -17,6 +17,7 @@
 
 #include <cstdint>
 #include <exception>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -43,6 +44,8 @@ struct DraftPlannerSetting {
   int max_num_seqs = 0;
   int max_num_batched_tokens = 0;
   bool adaptive = true;
+  // As CostModel's.
+  std::function<int(int)> padded_rows = {};
 };
 
 class DraftPlanner {
@@ -113,7 +116,7 @@ class DraftPlanner {
   Drafter* const drafter_;
 
   std::unordered_map<RequestId, DraftHistory> history_;
-  CostModel cost_;
+  CostModel cost_{setting_.padded_rows};
   ModelPolicy model_policy_{cost_, setting_.num_speculative_tokens, setting_.max_num_seqs};
   DraftLengthController controller_;
   DraftConstrainer constrainer_;

@@ -78,6 +78,17 @@ TEST(CostModelTest, LongPlainDecodingKeepsTheSlope) {
   EXPECT_GT(cost.StepSeconds(9), 0.02);
 }
 
+TEST(CostModelTest, RowsThatFillAPassUpCostNothing) {
+  CostModel cost([](int num_rows) { return (num_rows + 7) / 8 * 8; });
+  for (int i = 0; i < 50; ++i) {
+    cost.ObserveStep(1 + i % 8, 1.0);
+    cost.ObserveStep(9 + i % 8, 1.5);
+  }
+  EXPECT_EQ(cost.StepSeconds(1), cost.StepSeconds(8));
+  EXPECT_EQ(cost.RowSeconds(3, 5), 0.0);
+  EXPECT_NEAR(cost.RowSeconds(3, 6), 0.5, 0.05);
+}
+
 TEST(CostModelTest, RowsNeverSaveTime) {
   CostModel cost;
   for (int i = 0; i < 100; ++i) cost.ObserveStep(4, 0.020);
