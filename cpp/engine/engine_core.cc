@@ -203,12 +203,12 @@ void EngineCore::RunStep() {
     Request& request = *planned.request;
     if (planned.samples && request.constraint) masks_.Add(*request.constraint, request.draft);
   }
-  masks_.Compute();
 
   trace.BeginPart(StepPart::kForward);
   const ConstRows logits = RunForward();
 
   trace.BeginPart(StepPart::kVerify);
+  masks_.Compute();  // while a GPU runs the forward pass
   verification_.Run(plan_, logits);
   if (timer_ != nullptr) {
     forward_seconds_ = timer_->Seconds();
