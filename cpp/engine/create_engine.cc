@@ -145,7 +145,8 @@ class NativeEngine : public Engine {
                                 memory.num_blocks,
                                 config.max_logits_rows(),
                                 sizes.kv_dtype,
-                                options.max_num_seqs};
+                                options.max_num_seqs,
+                                !options.enforce_eager};
     const FeatureSpec features = source ? source->features() : FeatureSpec();
     const auto load = [&] { transformer_ = files.Load(backend.ops(), limits, features); };
     if (is_on_cpu) {
@@ -163,10 +164,7 @@ class NativeEngine : public Engine {
     }
     auto verifier = devices_.MakeVerifier(config.verifier_limits(transformer_->vocab_size()));
     if (!is_on_cpu) {
-      const MemorySize size = backend.memory_size();
-      const std::int64_t used_bytes = std::max<std::int64_t>(0, size_before.free - size.free);
-      memory = PlanGpuMemory(options, model_max_len, sizes.needs.block, used_bytes, size);
-      transformer_->ReserveBlocks(memory.num_blocks);
+      memory = ReserveGpuBlocks(options, model_max_len, sizes, size_before);
       if (source) source->ReserveBlocks(memory.num_blocks);
       config = MakeConfig(options, memory, files.spec);
     }
@@ -208,6 +206,18 @@ class NativeEngine : public Engine {
   const ModelLimits& limits() const override { return limits_; }
 
  private:
+  // With weights and buffers in the GPU's memory, of which size_before was free.
+  MemoryPlan ReserveGpuBlocks(const EngineOptions& options, int model_max_len, const Sizes& sizes,
+                              const MemorySize& size_before) {
+    MemorySize size = devices_.backend->memory_size();
+    size.free -= transformer_->num_padding_blocks() * sizes.needs.block;
+    const std::int64_t used_bytes = std::max<std::int64_t>(0, size_before.free - size.free);
+    const MemoryPlan memory =
+        PlanGpuMemory(options, model_max_len, sizes.needs.block, used_bytes, size);
+    transformer_->ReserveBlocks(memory.num_blocks);
+    return memory;
+  }
+
   // From the loaded model.
   void FillLimits(const EngineOptions& options, const MemoryPlan& memory) {
     const ModelWeights& weights = transformer_->weights();

@@ -24,7 +24,8 @@ struct TransformerLimits {
   int num_blocks = 0;       // 0: ReserveBlocks says later
   int max_logits_rows = 0;  // of one forward
   DType kv_dtype = DType::kFloat32;
-  int max_sequences = 0;  // of one forward; 0: as many as rows
+  int max_sequences = 0;      // of one forward; 0: as many as rows
+  bool keeps_passes = false;  // runs them from PassGraphs, where the Ops has them
 };
 
 // The KV cache that the layers need.

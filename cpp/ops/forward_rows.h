@@ -35,6 +35,7 @@ struct ForwardData {
   std::span<const std::int32_t> sources = {};  // [num_rows] rows of another matrix, to gather
   int num_heads = 0;                           // of the queries in Ops::Attention, if it is called
   DeviceTokens device_tokens = {};             // with `top`, `tokens` only counts the rows
+  bool is_kept = false;                        // the pass is run by PassGraphs; all rows are wanted
 };
 
 enum class RowSet { kAll, kWanted };
@@ -59,6 +60,7 @@ class ForwardRows {
   // Null in a pass without keys and values.
   KvCache* cache() const { return data_.cache; }
   int num_heads() const { return data_.num_heads; }
+  bool HasAllWanted() const { return data_.wanted.size() == data_.tokens.size(); }
   // Of every row, in its own sequence.
   std::span<const std::int32_t> positions() const { return positions_; }
   std::span<const std::int32_t> indices(RowIndices which) const;

@@ -24,6 +24,7 @@
 #include "cpp/ops/forward_rows.h"
 #include "cpp/ops/kv_cache.h"
 #include "cpp/ops/packed_matrix.h"
+#include "cpp/ops/pass_graphs.h"
 #include "cpp/ops/sequence_rows.h"
 #include "cpp/ops/weight_source.h"
 #include "cpp/tensor/tensor.h"
@@ -108,6 +109,9 @@ class Ops {
   }
 
   virtual std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) = 0;
+
+  // For the passes of one model. Null: this Ops does not keep any.
+  virtual std::unique_ptr<PassGraphs> MakePassGraphs() { return nullptr; }
 
   // Starts a forward pass. `rows` below are what it returns.
   virtual const ForwardRows& Begin(const ForwardData& data) = 0;

@@ -13,7 +13,9 @@ namespace {
 // A block per item and KV head.
 __global__ void __launch_bounds__(kThreads)
     JoinStates(const __grid_constant__ AttentionTask task, const __grid_constant__ KvLayer layer) {
-  const Item item(task, layer, task.split_items[blockIdx.x], static_cast<int>(blockIdx.y));
+  const std::int32_t number = task.split_items[blockIdx.x];
+  if (number == kNoItem) return;
+  const Item item(task, layer, number, static_cast<int>(blockIdx.y));
   const int head_dim = layer.head_dim;
   for (int i = Thread(); i < item.item.num_queries * head_dim; i += kThreads) {
     const int q = i / head_dim;

@@ -66,10 +66,12 @@ inline constexpr int kMostTailSlots = kTilePositions;
 // Consecutive parts of an item that one block takes: all, or one, whose state it writes. Part i
 // has positions [i * part_positions, (i + 1) * part_positions).
 struct AttentionRun {
-  std::int32_t item;
+  std::int32_t item;  // kNoItem: the block has nothing to do
   std::int32_t first_part;
   std::int32_t num_parts;
 };
+inline constexpr std::int32_t kNoItem = -1;
+inline constexpr AttentionRun kEmptyRun = {kNoItem, 0, 0};
 
 // As many queries as an item may have room for, beside kFewQueries: sums must fit into registers.
 inline constexpr int kFewQueries = 16;
@@ -101,7 +103,7 @@ struct AttentionTask {
   int max_queries = 0;  // that an item has room for: kFewQueries or MostQueries
   const AttentionRun* runs = nullptr;
   int num_runs = 0;
-  // Items with states, which are to be joined.
+  // Items with states, which are to be joined. Some may be kNoItem.
   const std::int32_t* split_items = nullptr;
   int num_split_items = 0;
   const std::int32_t* block_tables = nullptr;

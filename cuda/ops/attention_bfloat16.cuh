@@ -327,6 +327,7 @@ __global__ void __launch_bounds__(kThreads)
   constexpr int kNTiles = kDim / kWarps / 8;
   Tiles& shared = *static_cast<Tiles*>(DynamicShared());
   const AttentionRun run = task.runs[blockIdx.x];
+  if (run.item == kNoItem) return;
   const AnyItem item(task, layer, run.item, static_cast<int>(blockIdx.y));
   const int num_queries = item.item.num_queries, head_dim = layer.head_dim;
   for (int i = Thread(); i < Tiles::kQueries * kDim; i += kThreads) {

@@ -97,6 +97,7 @@ static __global__ void __launch_bounds__(kThreads)
                   const __grid_constant__ KvLayer layer) {
   Float32Tiles& shared = *static_cast<Float32Tiles*>(DynamicShared());
   const AttentionRun run = task.runs[blockIdx.x];
+  if (run.item == kNoItem) return;
   const Item item(task, layer, run.item, static_cast<int>(blockIdx.y));
   const int num_queries = item.item.num_queries, head_dim = layer.head_dim;
   for (int i = Thread(); i < num_queries * head_dim; i += kThreads) {

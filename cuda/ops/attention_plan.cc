@@ -1,6 +1,7 @@
 #include "cuda/ops/attention_plan.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace forerun::cuda {
 namespace {
@@ -9,6 +10,9 @@ namespace {
 constexpr std::int64_t kMostStateFloats = std::int64_t{16} << 20;
 // An item of so few parts is not worth a launch that joins states.
 constexpr int kMostUnsplitParts = 4;
+
+// Of a padded plan.
+constexpr std::int64_t kLeastRuns = 8;
 
 constexpr std::int32_t kUnseen = -1, kSeen = 0;
 
@@ -25,6 +29,11 @@ SequenceRows WithoutChain(SequenceRows sequence) {
   return sequence;
 }
 
+// With as few queries as items may have room for.
+std::int64_t ItemsOfRow(std::int64_t num_group_heads) {
+  return (num_group_heads + kFewQueries - 1) / kFewQueries;
+}
+
 bool IsNode(const SequenceRows& sequence, int slot) {
   return !sequence.tree.parents.empty() && slot >= sequence.tree.first_slot;
 }
@@ -32,8 +41,7 @@ bool IsNode(const SequenceRows& sequence, int slot) {
 }  // namespace
 
 void AttentionTables::Clear() {
-  blocks.clear();
-  tails.clear();
+  entries.clear();
   tables_.clear();
   next_ = 0;
 }
@@ -45,10 +53,18 @@ std::int32_t AttentionTables::OffsetOf(std::span<const BlockId> table) {
       return known.begin;
     }
   }
-  const auto begin = static_cast<std::int32_t>(blocks.size());
-  blocks.insert(blocks.end(), table.begin(), table.end());
+  const auto begin = static_cast<std::int32_t>(entries.size());
+  entries.insert(entries.end(), table.begin(), table.end());
   tables_.push_back({table, begin});
   return begin;
+}
+
+AttentionPlanSize AttentionPlanSize::Padded() const {
+  const auto up = [](std::int64_t count) {
+    return std::max<std::int64_t>(
+        kLeastRuns, static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(count))));
+  };
+  return {up(num_items), up(num_runs), num_state_floats};
 }
 
 AttentionPlanSize AttentionPlan::MostOf(const OpsLimits& limits, std::int64_t enough_blocks) {
@@ -56,9 +72,9 @@ AttentionPlanSize AttentionPlan::MostOf(const OpsLimits& limits, std::int64_t en
   if (limits.num_heads == 0) return {};
   const std::int64_t max_rows = limits.max_rows, num_kv_heads = layout.num_kv_heads;
   const std::int64_t num_group_heads = limits.num_heads / num_kv_heads;
-  // Items of one row, each with as few queries as items may have room for.
+  // Items of one row.
   AttentionPlanSize most;
-  most.num_items = max_rows * ((num_group_heads + kFewQueries - 1) / kFewQueries);
+  most.num_items = max_rows * ItemsOfRow(num_group_heads);
   most.num_runs = most.num_items;
   std::int64_t most_parts = 0;
   for (const int end : {4096, 8192, limits.max_model_len}) {
@@ -101,13 +117,24 @@ void AttentionPlan::Set(std::span<const SequenceRows> sequences, const KvLayout&
       item.part_positions = PartPositions(ends_[0]);
       item.tail_position = kNoTail;
       if (IsNode(sequence, sequence.num_context + end - 1)) {
-        AddTail(sequence, begin, item, tables.tails);
+        AddTail(sequence, begin, item, tables.entries);
       }
       AddItems(item);
       begin = end;
     }
   }
   AddRuns(layout);
+}
+
+std::int64_t AttentionPlan::MostItems(int num_rows) const {
+  return num_rows * ItemsOfRow(num_group_heads_);
+}
+
+void AttentionPlan::Pad() {
+  const AttentionPlanSize padded =
+      AttentionPlanSize{std::ssize(split_items_), std::ssize(runs_), 0}.Padded();
+  runs_.resize(padded.num_runs, kEmptyRun);
+  if (!split_items_.empty()) split_items_.resize(padded.num_items, kNoItem);
 }
 
 int AttentionPlan::EndOfStretch(const SequenceRows& sequence, int begin) {

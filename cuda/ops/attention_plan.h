@@ -15,7 +15,7 @@ namespace forerun::cuda {
 
 // What the items of several plans refer to.
 struct AttentionTables {
-  std::vector<std::int32_t> blocks, tails;
+  std::vector<std::int32_t> entries;  // of block tables and of tails
 
   void Clear();
   // Where a block table begins, which is appended where it is new. Plans ask in one order.
@@ -35,6 +35,9 @@ struct AttentionTables {
 struct AttentionPlanSize {
   std::int64_t num_items = 0, num_runs = 0;
   std::int64_t num_state_floats = 0;
+
+  // Of kept passes, whose runs and split items are filled up.
+  AttentionPlanSize Padded() const;
 };
 
 // The plan decides what is read and when, not a bit of the results.
@@ -49,6 +52,13 @@ class AttentionPlan {
   // Appends to `tables`.
   void Set(std::span<const SequenceRows> sequences, const KvLayout& layout, int num_heads,
            AttentionTables& tables);
+
+  // Fills runs and split items up to a power of 2 with such as do nothing: plans of passes that
+  // are kept differ as little as may be.
+  void Pad();
+
+  // As many items as plans of so many rows have at most.
+  std::int64_t MostItems(int num_rows) const;
 
   std::span<const AttentionItem> items() const { return items_; }
   std::span<const AttentionRun> runs() const { return runs_; }

@@ -11,6 +11,7 @@
 #include "cuda/ops/cuda_kv_cache.h"
 #include "cuda/ops/cuda_matrix.h"
 #include "cuda/ops/kv_layer.h"
+#include "cuda/ops/pass_graphs.h"
 #include "cuda/ops/product_prefill.h"
 #include "cuda/ops/row_ops.h"
 #include "cuda/use_gpu.h"
@@ -88,6 +89,14 @@ std::unique_ptr<KvCache> CudaOps::MakeKvCache(const KvLayout& layout, int num_bl
   }
   if (layout.element_bytes == 4) CheckSharedMemory(layout.head_dim);
   return std::make_unique<CudaKvCache>(layout, num_blocks, memory_);
+}
+
+std::unique_ptr<PassGraphs> CudaOps::MakePassGraphs() {
+  return std::make_unique<CudaPassGraphs>(*this);
+}
+
+CudaOps::Shape CudaOps::shape() const {
+  return {rows_.shape(), {activated_.as<void>(), gate_up_.as<void>(), rounded_.as<void>()}};
 }
 
 const ForwardRows& CudaOps::Begin(const ForwardData& data) {

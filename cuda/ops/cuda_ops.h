@@ -8,6 +8,7 @@
 
 #include <cuda_runtime.h>
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -32,6 +33,7 @@ class CudaOps final : public Ops {
   std::unique_ptr<PackedMatrix> Pack(std::span<const WeightSource> sources) override;
   using Ops::Pack;
   std::unique_ptr<KvCache> MakeKvCache(const KvLayout& layout, int num_blocks) override;
+  std::unique_ptr<PassGraphs> MakePassGraphs() override;
   const ForwardRows& Begin(const ForwardData& data) override;
 
   void Embed(const ForwardRows& rows, const PackedMatrix& table, float scale, Rows out) override;
@@ -57,6 +59,17 @@ class CudaOps final : public Ops {
   void GatherRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) override;
   void ScatterRows(ConstRows x, const ForwardRows& rows, RowIndices indices, Rows out) override;
   void MoveRows(std::span<const KvMove> moves, Rows x) override;
+
+  // What the launches of the pass that has begun depend on.
+  struct Shape {
+    PassShape rows;
+    std::array<const void*, 3> scratch = {};
+
+    bool operator==(const Shape&) const = default;
+  };
+  Shape shape() const;
+  // Where operations are launched, but for uploads; at first the default stream.
+  void LaunchOn(cudaStream_t stream) { stream_ = stream; }
 
  private:
   void Product(const PackedMatrix& weight, ProductTask task, ConstRows x, Rows y);

@@ -24,13 +24,13 @@ constexpr int kTailsOfRow = 5 * kMostTailSlots;
 
 void DeviceRows::Reserve(const OpsLimits& limits) {
   ForwardRows::Reserve(limits.max_rows);
-  const AttentionPlanSize plan = AttentionPlan::MostOf(limits, enough_blocks_);
+  const AttentionPlanSize plan = AttentionPlan::MostOf(limits, enough_blocks_).Padded();
   Parts parts(nullptr);
   for (int i = 0; i < 5; ++i) parts.Take<std::int32_t>(limits.max_rows);
   if (limits.num_heads > 0) {
     const std::int64_t of_sequence = NumBlocksFor(limits.max_model_len, limits.layout.block_size);
-    parts.Take<std::int32_t>(std::min(limits.max_sequences * of_sequence, kMostTableEntries));
-    parts.Take<std::int32_t>(std::int64_t{limits.max_rows} * kTailsOfRow);
+    parts.Take<std::int32_t>(std::min(limits.max_sequences * of_sequence, kMostTableEntries) +
+                             std::int64_t{limits.max_rows} * kTailsOfRow);
   }
   for (std::size_t i = 0; i < std::size(plans_); ++i) {
     parts.Take<AttentionItem>(plan.num_items);
@@ -43,13 +43,17 @@ void DeviceRows::Reserve(const OpsLimits& limits) {
 
 void DeviceRows::Upload(const ForwardData& data) {
   Set(data);
+  is_kept_ = data.is_kept;
+  FORERUN_CHECK(!is_kept_ || HasAllWanted(), "a pass that is kept is one of wanted rows");
   host_tables_.Clear();
   for (const RowSet which : {RowSet::kAll, RowSet::kWanted}) {
     AttentionPlan& plan = plans_[static_cast<int>(which)].plan;
-    const bool attends = cache() != nullptr && num_heads() > 0;
+    const bool attends =
+        cache() != nullptr && num_heads() > 0 && (which == RowSet::kAll || !HasAllWanted());
     plan.Set(attends ? sequences(which) : std::span<const SequenceRows>(),
              attends ? cache()->layout() : KvLayout{1, 1, 1, 1, 2}, std::max(num_heads(), 1),
              host_tables_);
+    if (is_kept_ && attends) plan.Pad();
     states_.Grow(sizeof(float) * plan.num_state_floats());
   }
   const std::size_t num_bytes = TakeParts(nullptr, nullptr);
@@ -65,41 +69,62 @@ void DeviceRows::Upload(const ForwardData& data) {
 
 std::size_t DeviceRows::TakeParts(const std::byte* memory, std::byte* filled) {
   Parts parts(memory);
-  const auto take = [&]<typename T>(std::span<const T> values) -> const T* {
+  const auto take = [&]<typename T>(std::span<const T> values, std::size_t count) -> const T* {
     const std::size_t begin = parts.num_bytes();
-    const T* part = parts.Take<T>(values.size());
+    const T* part = parts.Take<T>(count);
     if (filled != nullptr && !values.empty()) {
       std::memcpy(filled + begin, values.data(), values.size_bytes());
     }
     return part;
   };
-  const auto of = [](const auto& vector) { return std::span(vector.data(), vector.size()); };
-  tokens_ = take(tokens());
-  positions_ = take(positions());
+  const auto take_all = [&]<typename T>(std::span<const T> values) {
+    return take(values, values.size());
+  };
+  tokens_ = take_all(tokens());
+  positions_ = take_all(positions());
   for (const RowIndices which : {RowIndices::kWanted, RowIndices::kSources, RowIndices::kSlots}) {
-    indices_[static_cast<int>(which)] = take(indices(which));
+    indices_[static_cast<int>(which)] = take_all(indices(which));
   }
-  tables_ = take(std::span<const std::int32_t>(of(host_tables_.blocks)));
-  tails_ = take(std::span<const std::int32_t>(of(host_tables_.tails)));
   for (DevicePlan& on_device : plans_) {
-    on_device.items = take(on_device.plan.items());
-    on_device.runs = take(on_device.plan.runs());
-    on_device.split_items = take(on_device.plan.split_items());
+    const AttentionPlan& plan = on_device.plan;
+    // After items of kept passes is room for as many as others of their shape may have.
+    on_device.items =
+        take(plan.items(), is_kept_ ? plan.MostItems(num_rows()) : plan.items().size());
+    on_device.runs = take_all(plan.runs());
+    on_device.split_items = take_all(plan.split_items());
   }
+  // They alone are of any length, so nothing may come after them.
+  entries_ = take_all(std::span<const std::int32_t>(host_tables_.entries));
   return parts.num_bytes();
+}
+
+PassShape DeviceRows::shape() const {
+  FORERUN_CHECK(is_kept_, "the shape of another pass");
+  const AttentionPlan& plan = PlanOf(RowSet::kAll).plan;
+  return {.num_rows = num_rows(),
+          .num_sources = static_cast<int>(indices(RowIndices::kSources).size()),
+          .max_queries = plan.max_queries(),
+          .num_runs = static_cast<int>(plan.runs().size()),
+          .num_split_items = static_cast<int>(plan.split_items().size()),
+          .uploaded = tokens_,
+          .states = states_.data()};
+}
+
+const DeviceRows::DevicePlan& DeviceRows::PlanOf(RowSet which) const {
+  return plans_[static_cast<int>(HasAllWanted() ? RowSet::kAll : which)];
 }
 
 void DeviceRows::SetAttention(RowSet which, AttentionTask& task) {
   FORERUN_CHECK(task.num_heads == num_heads(), "another number of heads than Begin's");
-  const DevicePlan& on_device = plans_[static_cast<int>(which)];
+  const DevicePlan& on_device = PlanOf(which);
   task.items = on_device.items;
   task.max_queries = on_device.plan.max_queries();
   task.runs = on_device.runs;
   task.num_runs = static_cast<int>(on_device.plan.runs().size());
   task.split_items = on_device.split_items;
   task.num_split_items = static_cast<int>(on_device.plan.split_items().size());
-  task.block_tables = tables_;
-  task.tails = tails_;
+  task.block_tables = entries_;
+  task.tails = entries_;
   task.states = reinterpret_cast<float*>(states_.data());
 }
 

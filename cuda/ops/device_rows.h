@@ -17,6 +17,16 @@
 
 namespace forerun::cuda {
 
+// What the launches of a pass depend on beside the operations: sizes, and where things lie.
+struct PassShape {
+  int num_rows = 0, num_sources = 0;
+  int max_queries = 0, num_runs = 0, num_split_items = 0;
+  const void* uploaded = nullptr;
+  const void* states = nullptr;
+
+  bool operator==(const PassShape&) const = default;
+};
+
 // On the GPU of UseGpu. What it returns as arrays lies there.
 class DeviceRows : public ForwardRows {
  public:
@@ -37,6 +47,8 @@ class DeviceRows : public ForwardRows {
   const std::int32_t* device_indices(RowIndices which) const {
     return indices_[static_cast<int>(which)];
   }
+  // Of a pass that is kept.
+  PassShape shape() const;
   // Sets what an attention task has of the rows and of the plan. The states are for num_kv_heads.
   void SetAttention(RowSet which, AttentionTask& task);
 
@@ -53,13 +65,16 @@ class DeviceRows : public ForwardRows {
   // Takes every array's part of the memory in which `upload` lies; with `filled`, copies it there.
   std::size_t TakeParts(const std::byte* memory, std::byte* filled);
 
+  // The wanted rows have one of their own where they are not all.
+  const DevicePlan& PlanOf(RowSet which) const;
+
   const std::int64_t enough_blocks_;
+  bool is_kept_ = false;
   StagedUpload upload_;
   const std::int32_t* tokens_ = nullptr;
   const std::int32_t* positions_ = nullptr;
   const std::int32_t* indices_[3] = {};
-  const std::int32_t* tables_ = nullptr;
-  const std::int32_t* tails_ = nullptr;
+  const std::int32_t* entries_ = nullptr;
   DevicePlan plans_[2];
   AttentionTables host_tables_;
   DeviceBuffer states_{0};

@@ -136,6 +136,7 @@ void RegisterEngineOptions(py::module_& module) {
       .def_readwrite("scheduling_policy", &Options::scheduling_policy)
       .def_readwrite("kv_cache_memory_bytes", &Options::kv_cache_memory_bytes)
       .def_readwrite("gpu_memory_utilization", &Options::gpu_memory_utilization)
+      .def_readwrite("enforce_eager", &Options::enforce_eager)
       .def_readwrite("seed", &Options::seed)
       .def_readwrite("num_threads", &Options::num_threads)
       .def_readwrite("weight_cache", &Options::weight_cache)

@@ -408,6 +408,7 @@ class EngineOptions:
     device: str
     dtype: str
     enable_prefix_caching: bool
+    enforce_eager: bool
     kv_cache_dtype: str
     model: str
     quantization: QuantizationOptions

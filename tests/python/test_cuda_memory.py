@@ -137,7 +137,7 @@ def test_a_server_with_a_lost_gpu_tells_every_request(gpu: EmulatedGpu, tiny_dir
         params = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
         async with AsyncLLM(str(tiny_dir), max_model_len=96, max_num_seqs=2, device="cuda") as llm:
             llm.check_health()
-            gpu.configure(failing_launch=200)
+            gpu.configure(failing_launch=60)
             tasks = [asyncio.create_task(llm.generate("a b a", params)) for _ in range(5)]
             results = await asyncio.wait_for(
                 asyncio.gather(*tasks, return_exceptions=True), timeout=60

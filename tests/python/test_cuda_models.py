@@ -57,6 +57,19 @@ def test_drafts_change_no_id(method: str, dtype: str, gpu: EmulatedGpu, tiny_dir
     assert gpu.launches > 0
 
 
+def test_graphs_change_no_id(gpu: EmulatedGpu, tiny_dir: Path) -> None:
+    prompts = ["a b a b a b a b a b", "c c c c c c c", "one two one two one", "x"]
+    params = SamplingParams(temperature=0, max_tokens=24, ignore_eos=True)
+    results = []
+    for enforce_eager in (True, False):
+        before = gpu.graph_launches
+        llm = load(tiny_dir, speculative_config=SPECULATIVE[1], enforce_eager=enforce_eager)
+        outputs = llm.generate(prompts, params, use_tqdm=False)
+        results.append([output.outputs[0].token_ids for output in outputs])
+        assert (gpu.graph_launches > before) != enforce_eager
+    assert results[0] == results[1]
+
+
 @pytest.mark.parametrize(
     ("dtype", "kv_cache_dtype", "most"),
     [("bfloat16", "auto", 2e-2), ("bfloat16", "int8", 2e-2), ("float32", "auto", 1e-5)],

@@ -177,6 +177,9 @@ struct EngineOptions {
   // Of a GPU's whole memory: what weights, buffers and KV cache may take together. The cache takes
   // no more than max_num_seqs requests of max_model_len tokens can fill.
   double gpu_memory_utilization = 0.92;
+  // Launches each operation on a GPU by itself, rather than forward passes of few rows as CUDA
+  // graphs.
+  bool enforce_eager = false;
   std::uint64_t seed = 0;
   int num_threads = 0;  // 0: one per available core
   WeightCacheOptions weight_cache;

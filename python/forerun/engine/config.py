@@ -75,6 +75,7 @@ _ENGINE_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
     ),
     "kv_cache_memory_bytes": lambda name, value: check_int(name, value, most=2**63 - 1),
     "gpu_memory_utilization": _check_fraction,
+    "enforce_eager": check_bool,
     "seed": lambda name, value: check_int(name, value, least=0, most=2**64 - 1),
     "num_threads": check_int,
     "check_invariants": check_bool,

@@ -237,9 +237,11 @@ ENGINE_ARGS: dict[str, Field] = {
         "auto",
         "`cpu`, which `auto` means, or `cuda`",
     ),
+    "enforce_eager": runs(
+        False, "True: no CUDA graphs, a GPU gets operation by operation; no effect on the CPU"
+    ),
     **no_effect(
         _NO_GRAPHS,
-        enforce_eager=False,
         cudagraph_capture_sizes=None,
         max_cudagraph_capture_size=None,
         cudagraph_metrics=False,

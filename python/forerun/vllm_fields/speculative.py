@@ -39,7 +39,7 @@ SPECULATIVE_CONFIG: dict[str, Field] = {
         "models: as for LLM; {}: as stored; None: as the target, at least `int8`",
     ),
     "kv_cache_dtype": fixed(None, "it has the target's type", "auto"),
-    **no_effect("nothing is compiled or captured at run time", enforce_eager=None),
+    **no_effect("a draft model runs as its target does", enforce_eager=None),
     **no_effect("batches are not padded", disable_padded_drafter_batch=False),
     **no_effect(
         "each operation has one implementation for each CPU",

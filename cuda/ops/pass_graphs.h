@@ -1,0 +1,65 @@
+// Forward passes as CUDA graphs.
+#ifndef FORERUN_CUDA_OPS_PASS_GRAPHS_H_
+#define FORERUN_CUDA_OPS_PASS_GRAPHS_H_
+
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <type_traits>
+#include <vector>
+
+#include "cpp/ops/pass_graphs.h"
+#include "cuda/ops/cuda_ops.h"
+#include "cuda/use_gpu.h"
+
+namespace forerun::cuda {
+
+// A graph per shape of a pass. The first pass of a shape is launched as it is, so that its kernels
+// are loaded; the second one is captured. Throws DeviceError.
+class CudaPassGraphs final : public PassGraphs {
+ public:
+  // Graphs that are kept, the last used ones.
+  static constexpr int kMostGraphs = 64;
+
+  // The Ops must outlive it.
+  explicit CudaPassGraphs(CudaOps& ops) : ops_(ops) { graphs_.reserve(kMostGraphs); }
+
+  int PaddedRows(int num_rows) const override;
+  void Run(const std::function<void()>& body) override;
+
+ private:
+  struct StreamDeleter {
+    void operator()(cudaStream_t stream) const {
+      const UseGpu use;
+      cudaStreamDestroy(stream);
+    }
+  };
+  struct ExecDeleter {
+    void operator()(cudaGraphExec_t exec) const {
+      const UseGpu use;
+      cudaGraphExecDestroy(exec);
+    }
+  };
+  using Exec = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, ExecDeleter>;
+  struct Graph {
+    CudaOps::Shape shape;
+    Exec exec;  // null: the shape was met once
+    std::int64_t last_use = 0;
+  };
+
+  // That of the shape, or an empty one in place of the one that was used the longest ago.
+  Graph& Find(const CudaOps::Shape& shape, bool& is_new);
+  Exec Capture(const std::function<void()>& body);
+
+  CudaOps& ops_;
+  // The default stream cannot be captured.
+  std::unique_ptr<std::remove_pointer_t<cudaStream_t>, StreamDeleter> capturing_;
+  std::vector<Graph> graphs_;
+  std::int64_t num_uses_ = 0;
+};
+
+}  // namespace forerun::cuda
+
+#endif  // FORERUN_CUDA_OPS_PASS_GRAPHS_H_

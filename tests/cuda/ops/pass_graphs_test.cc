@@ -1,0 +1,274 @@
+// Passes that are kept as graphs: the bits of passes that are not, by one launch each.
+#include "cuda/ops/pass_graphs.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <numeric>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "cpp/model/transformer.h"
+#include "cuda/ops/cuda_ops.h"
+#include "tests/cpp/testing/num_examples.h"
+#include "tests/cpp/testing/random_floats.h"
+#include "tests/cpp/testing/random_tree.h"
+#include "tests/cpp/testing/tiny_model.h"
+#include "tests/cuda/ops/gpu_rows.h"
+#ifdef FORERUN_EMULATED_GPU
+#include "cuda/emulation/emulation.h"
+#endif
+
+namespace forerun::cuda {
+namespace {
+
+// What a pass cost. A GPU does not tell.
+struct Costs {
+  std::uint64_t graph_launches = 0, allocations = 0, waits = 0;
+};
+#ifdef FORERUN_EMULATED_GPU
+bool IsSlow() { return emulation::DetectsRaces(); }
+Costs CostsUntilNow() {
+  const emulation::Counters& all = emulation::counters();
+  return {all.graph_launches, all.allocations, all.waits};
+}
+#else
+bool IsSlow() { return false; }
+#endif
+
+constexpr int kBlockSize = 16, kMaxLen = 640, kMaxRows = 300, kNumBlocks = 400;
+// A graph is captured when its shape comes again.
+constexpr int kNumTurns = 3;
+
+// The last of two layers has a window.
+constexpr char kConfig[] = R"({"model_type": "gemma3_text", "vocab_size": 101, "hidden_size": 24,
+    "intermediate_size": 36, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16, "max_position_embeddings": 640, "eos_token_id": 2,
+    "sliding_window": 200, "layer_types": ["full_attention", "sliding_attention"]})";
+
+// Rows of one request: those that follow its context, a chain or a tree.
+struct RequestRows {
+  int num_context = 0;
+  std::vector<std::int32_t> parents = {};  // of a tree; else empty
+  int num_rows = 1;
+  std::vector<BlockId> table = {};
+};
+
+// One model on one GPU, with graphs or without.
+class Model {
+ public:
+  Model(const ModelDirectory& directory, const ModelSpec& spec, bool keeps_passes, DType kv_dtype) {
+    Checkpoint checkpoint(directory.path());
+    const ModelFormats formats = UniformFormats(DType::kBFloat16);
+    model_ = std::make_unique<Transformer>(
+        spec, LoadWeights(spec, checkpoint, formats, ops_), ops_,
+        TransformerLimits{kMaxRows, kMaxLen, kBlockSize, kNumBlocks, kMaxRows, kv_dtype, kMaxRows,
+                          keeps_passes});
+  }
+
+  std::vector<float> Forward(const std::vector<TokenId>& tokens,
+                             const std::vector<SequenceRows>& sequences) {
+    std::vector<std::int32_t> wanted(tokens.size());
+    std::iota(wanted.begin(), wanted.end(), 0);
+#ifdef FORERUN_EMULATED_GPU
+    const Costs before = CostsUntilNow();
+#endif
+    const ConstRows logits = model_->Forward({tokens, sequences, wanted});
+#ifdef FORERUN_EMULATED_GPU
+    const Costs after = CostsUntilNow();
+    costs_ = {after.graph_launches - before.graph_launches, after.allocations - before.allocations,
+              after.waits - before.waits};
+#endif
+    std::vector<float> values(wanted.size() * logits.cols);
+    EXPECT_EQ(logits.rows, std::ssize(wanted));
+    ops_.memory().Download(values.data(), logits.data, values.size() * sizeof(float));
+    return values;
+  }
+  Transformer& transformer() { return *model_; }
+  // Of the last pass.
+  void ExpectReplayed(bool was_replayed) const {
+#ifdef FORERUN_EMULATED_GPU
+    EXPECT_EQ(costs_.graph_launches, was_replayed ? 1u : 0u);
+    if (!was_replayed) return;
+    EXPECT_EQ(costs_.allocations, 0u);
+    EXPECT_EQ(costs_.waits, 0u);
+#else
+    static_cast<void>(was_replayed);
+#endif
+  }
+  std::uint64_t num_graph_launches() const { return costs_.graph_launches; }
+
+ private:
+  CudaOps ops_;
+  std::unique_ptr<Transformer> model_;
+  Costs costs_;
+};
+
+class PassGraphsTest : public ::testing::TestWithParam<DType> {
+ protected:
+  PassGraphsTest()
+      : spec_(WriteTinyModel(directory_, kConfig)),
+        eager_(directory_, spec_, /*keeps_passes=*/false, GetParam()),
+        kept_(directory_, spec_, /*keeps_passes=*/true, GetParam()) {}
+
+  // Both models compute the same context for a request.
+  RequestRows MakeRequest(int num_context, int first_block, int max_rows = 30) {
+    RequestRows request;
+    request.num_context = num_context;
+    request.table.resize((num_context + max_rows - 1) / kBlockSize + 1);
+    std::iota(request.table.begin(), request.table.end(), first_block);
+    if (num_context == 0) return request;
+    const std::vector<TokenId> tokens = RandomTokens(num_context);
+    for (Model* model : {&eager_, &kept_}) {
+      for (int begin = 0; begin < num_context; begin += kMaxRows) {
+        const int count = std::min(kMaxRows, num_context - begin);
+        const SequenceRows chunk = {0, count, begin, request.table};
+        model->transformer().Forward({std::span(tokens).subspan(begin, count), {&chunk, 1}, {}});
+      }
+    }
+    return request;
+  }
+
+  std::vector<TokenId> RandomTokens(int count) {
+    std::vector<TokenId> tokens;
+    for (int i = 0; i < count; ++i) tokens.push_back(random_.Below(spec_.vocab_size));
+    return tokens;
+  }
+
+  // The rows of the requests in one pass of each model, whose bits must be the same.
+  void Compare(const std::vector<RequestRows>& requests) {
+    std::vector<SequenceRows> sequences;
+    int num_rows = 0;
+    for (const RequestRows& request : requests) {
+      sequences.push_back({num_rows,
+                           request.num_rows,
+                           request.num_context,
+                           request.table,
+                           {request.num_context, request.parents}});
+      num_rows += request.num_rows;
+    }
+    const std::vector<TokenId> tokens = RandomTokens(num_rows);
+    const std::vector<float> wanted = eager_.Forward(tokens, sequences);
+    const std::vector<float> got = kept_.Forward(tokens, sequences);
+    ASSERT_EQ(got.size(), wanted.size());
+    ASSERT_EQ(std::memcmp(got.data(), wanted.data(), got.size() * sizeof(float)), 0)
+        << num_rows << " rows of " << requests.size() << " requests";
+  }
+
+  ModelDirectory directory_;
+  ModelSpec spec_;
+  Model eager_, kept_;
+  TinyRandom random_{11};
+};
+
+TEST_P(PassGraphsTest, APassOfAnyNumberOfRowsGivesTheBitsOfOneThatIsNotKept) {
+  RequestRows request = MakeRequest(100, 0, kMaxRows);
+  // One for each number that passes of up to 64 rows are filled up to; all in the long run.
+  std::vector<int> counts = {1, 2, 3, 6, 11, 17, 32, 38, 45, 50, 64};
+  if (testing::NumExamples(0, 1) == 1) {
+    counts.resize(256);
+    std::iota(counts.begin(), counts.end(), 1);
+  } else if (GetParam() != DType::kBFloat16 || IsSlow()) {
+    counts = {1, 5, 17};
+  }
+  for (const int count : counts) {
+    request.num_rows = count;
+    for (int turn = 0; turn < kNumTurns; ++turn) Compare({request});
+    kept_.ExpectReplayed(true);
+    eager_.ExpectReplayed(false);
+  }
+  request.num_rows = 257;
+  for (int turn = 0; turn < kNumTurns; ++turn) Compare({request});
+  kept_.ExpectReplayed(false);
+}
+
+TEST_P(PassGraphsTest, RequestsOfAnyLengthShareAGraph) {
+  std::vector<RequestRows> requests;
+  for (const int num_context : {0, 3, 64, 130, 301, 500}) {
+    requests.push_back(MakeRequest(num_context, static_cast<int>(requests.size()) * 40));
+  }
+  int num_replayed = 0;
+  for (int round = 0; round < (IsSlow() ? 12 : 30); ++round) {
+    std::vector<RequestRows> batch;
+    for (const RequestRows& request : requests) {
+      if (random_.Below(2) == 0) continue;
+      RequestRows& rows = batch.emplace_back(request);
+      rows.num_rows = 1 + random_.Below(6);
+      if (random_.Below(2) == 0) continue;
+      rows.parents =
+          testing::RandomParents(rows.num_rows, [&](int limit) { return random_.Below(limit); });
+    }
+    if (batch.empty()) continue;
+    Compare(batch);
+    num_replayed += kept_.num_graph_launches() > 0;
+  }
+#ifdef FORERUN_EMULATED_GPU
+  EXPECT_GT(num_replayed, IsSlow() ? 0 : 5);
+#endif
+}
+
+TEST_P(PassGraphsTest, PaddingTouchesNoBlockOfARequest) {
+  constexpr int kNumRequests = 5, kNumContext = 4 * kBlockSize - 1;
+  // Every block is a request's.
+  for (Model* model : {&eager_, &kept_}) model->transformer().ReserveBlocks(kNumRequests * 4);
+  std::vector<RequestRows> requests;
+  for (int i = 0; i < kNumRequests; ++i) requests.push_back(MakeRequest(kNumContext, i * 4, 1));
+  for (int turn = 0; turn < kNumTurns; ++turn) {
+    Compare({requests[0], requests[1], requests[2]});
+    Compare(requests);
+  }
+  kept_.ExpectReplayed(true);
+}
+
+TEST_P(PassGraphsTest, ANewCacheNeedsNewGraphs) {
+  RequestRows request = MakeRequest(20, 0);
+  for (int turn = 0; turn < kNumTurns; ++turn) Compare({request});
+  kept_.ExpectReplayed(true);
+  for (Model* model : {&eager_, &kept_}) model->transformer().ReserveBlocks(kNumBlocks - 7);
+  request = MakeRequest(20, 3);
+  Compare({request});
+  kept_.ExpectReplayed(false);
+  for (int turn = 0; turn < kNumTurns; ++turn) Compare({request});
+  kept_.ExpectReplayed(true);
+}
+
+// Passes of so many shapes one after the other that some graphs are dropped.
+TEST(CudaPassGraphsTest, MoreShapesThanAreKeptAreCapturedAgain) {
+  constexpr int kMost = CudaPassGraphs::kMostGraphs + 20, kWidth = 16, kNumTokens = 11;
+  CudaOps ops;
+  RandomFloats random(5);
+  const HostRows values(random, kNumTokens, kWidth);
+  const TensorView tensor = {values.values.data(), DType::kFloat32, {kNumTokens, kWidth}};
+  const auto table = ops.Pack({&tensor, 1}, WeightFormat::kFloat32);
+  GpuRows out(ops.memory(), kMost, kWidth);
+  CudaPassGraphs graphs(ops);
+  std::vector<TokenId> tokens(kMost);
+  std::vector<std::int32_t> wanted(kMost);
+  std::iota(wanted.begin(), wanted.end(), 0);
+  for (int pass = 0; pass < 3 * kMost + kNumTurns; ++pass) {
+    // At the end the same one again and again.
+    const int num_rows = pass < 3 * kMost ? 1 + pass % kMost : 7;
+    for (int row = 0; row < num_rows; ++row) tokens[row] = (pass + row) % kNumTokens;
+    const std::span given = std::span(tokens).first(num_rows);
+    const ForwardRows& rows =
+        ops.Begin({.tokens = given, .wanted = std::span(wanted).first(num_rows), .is_kept = true});
+    const Rows some = {out.view().data, num_rows, kWidth, out.view().stride};
+    graphs.Run([&] { ops.Embed(rows, *table, 1.0f, some); });
+    const HostRows found = out.Download();
+    for (int row = 0; row < num_rows; ++row) {
+      ASSERT_TRUE(std::equal(found.row(row), found.row(row) + kWidth, values.row(tokens[row])))
+          << "pass " << pass << ", row " << row;
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Caches, PassGraphsTest,
+                         ::testing::Values(DType::kBFloat16, DType::kFloat32, DType::kInt8),
+                         [](const auto& test) { return std::string(Name(test.param)); });
+
+}  // namespace
+}  // namespace forerun::cuda
