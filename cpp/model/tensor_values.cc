@@ -36,6 +36,7 @@ TensorValues ReadTensorValues(const std::string& directory, const std::string& n
     return result;
   }
   result.shape = reader.ShapeOf(name, 2);
+  reader.CheckMatrix(name, result.shape);  // before there is memory for it
   const auto rows = static_cast<TokenId>(result.shape[0]);
   std::vector<TokenId> all(rows);
   std::iota(all.begin(), all.end(), 0);

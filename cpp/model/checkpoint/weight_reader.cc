@@ -246,6 +246,10 @@ std::unique_ptr<PackedMatrix> WeightReader::TakeMatrix(std::initializer_list<Par
   return matrix;
 }
 
+void WeightReader::CheckMatrix(const std::string& name, const Shape& shape) {
+  if (FindIntegers(name, shape) == nullptr) Take(name, shape);
+}
+
 std::unique_ptr<PackedMatrix> WeightReader::TakeRows(const std::string& name, const Shape& shape,
                                                      std::span<const TokenId> rows,
                                                      const MatrixFormat& format, Ops& ops) {

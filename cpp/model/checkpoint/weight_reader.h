@@ -71,6 +71,8 @@ class WeightReader {
                                            const MatrixFormat& format, Ops& ops);
   // How many parts of those became floats because no format holds their integers, by the reason.
   const std::map<std::string, int>& unpacked() const { return unpacked_; }
+  // Throws unless there is a matrix [outputs, inputs] of this shape, which a file only claims.
+  void CheckMatrix(const std::string& name, const Shape& shape);
   // Some rows of a matrix [outputs, inputs], in any order.
   std::unique_ptr<PackedMatrix> TakeRows(const std::string& name, const Shape& shape,
                                          std::span<const TokenId> rows, const MatrixFormat& format,
