@@ -14,6 +14,10 @@ from emulated_gpu import LIBRARY, VARIABLE, EmulatedGpu
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["FORERUN_PACKED_CACHE_GB"] = "0"  # tests of it say otherwise
+# torch, imported later, would take all cores in each of the processes that test side by side, and
+# its threads spin while they wait for each other.
+NUM_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // NUM_PROCESSES)))
 
 
 def find_package_file(package: str, name: str) -> Path | None:
