@@ -13,7 +13,7 @@ HAVE_GTEST := $(wildcard /usr/include/gtest/gtest.h /usr/local/include/gtest/gte
 HAVE_BENCHMARK := $(wildcard /usr/include/benchmark/benchmark.h /usr/local/include/benchmark/benchmark.h)
 RELEASE_OPTIONS = -DFORERUN_BUILD_TESTS=$(if $(HAVE_GTEST),ON,OFF) -DFORERUN_BUILD_BENCH=$(if $(HAVE_BENCHMARK),ON,OFF)
 
-.PHONY: demo model serve heads test test-python test-cpp test-long cuda cuda-emulated lint format sanitize sanitize-threads fuzz bench-smoke install-test clean
+.PHONY: demo model serve heads test test-python test-cpp test-long cuda cuda-emulated packages lint format sanitize sanitize-threads fuzz bench-smoke install-test clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -129,6 +129,10 @@ cuda: $(VENV)/.test $(VENV)/.nvcc
 	mkdir -p $(BUILD)/cuda
 	cp $(BUILD)/release/cuda/libforerun_cuda.so $(BUILD)/cuda/
 	$(BIN)/python tools/cuda_table.py $(BUILD)/release/nvcc
+
+# All that is installed in the environment.
+packages: $(VENV)/.package $(VENV)/.model $(VENV)/.lint $(VENV)/.test $(VENV)/.nvcc
+	mkdir -p $(BUILD)
 
 lint: $(VENV)/.lint $(VENV)/.package
 	$(BIN)/python tools/check_layers.py
