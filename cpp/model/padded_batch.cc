@@ -7,8 +7,9 @@
 
 namespace forerun {
 
-PaddedBatch::PaddedBatch(int max_rows, int max_padding, int block_size, int max_model_len)
-    : rows_of_block_(std::min(block_size, max_model_len)),
+PaddedBatch::PaddedBatch(int max_rows, int max_padding, const Slots& slots)
+    : first_slot_(slots.first),
+      rows_of_block_(std::min(slots.block_size, slots.max_model_len) - slots.first),
       blocks_((max_padding + rows_of_block_ - 1) / rows_of_block_),
       all_rows_(max_rows + max_padding) {
   tokens_.reserve(all_rows_.size());
@@ -30,7 +31,7 @@ ForwardBatch PaddedBatch::Pad(const ForwardBatch& batch, int num_rows) {
   for (int i = 0; i < num_rows - num_given; ++i) {
     sequences_.push_back({.row_begin = num_given + i,
                           .num_rows = 1,
-                          .num_context = i % rows_of_block_,
+                          .num_context = first_slot_ + i % rows_of_block_,
                           .block_table = {&blocks_[i / rows_of_block_], 1}});
   }
   ForwardBatch padded = batch;

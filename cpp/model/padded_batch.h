@@ -13,9 +13,12 @@ namespace forerun {
 // no request has.
 class PaddedBatch {
  public:
-  // At most max_padding rows of padding, which may have the positions below max_model_len, are
-  // added to batches of at most max_rows rows.
-  PaddedBatch(int max_rows, int max_padding, int block_size, int max_model_len);
+  // Slots that rows of padding may have in a block: from `first` on, below max_model_len.
+  struct Slots {
+    int block_size, max_model_len, first = 0;
+  };
+  // At most max_padding rows of padding are added to batches of at most max_rows rows.
+  PaddedBatch(int max_rows, int max_padding, const Slots& slots);
 
   // That hold the keys and values of the padding.
   int num_blocks() const { return static_cast<int>(blocks_.size()); }
@@ -27,7 +30,8 @@ class PaddedBatch {
   ForwardBatch Pad(const ForwardBatch& batch, int num_rows);
 
  private:
-  int rows_of_block_;
+  const int first_slot_;
+  const int rows_of_block_;
   std::vector<BlockId> blocks_;
   std::vector<TokenId> tokens_;
   std::vector<SequenceRows> sequences_;

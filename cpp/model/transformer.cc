@@ -8,34 +8,14 @@
 
 namespace forerun {
 
-std::optional<Transformer::KeptPasses> Transformer::MakeKeptPasses(
-    Ops& ops, const TransformerLimits& limits) {
-  std::unique_ptr<PassGraphs> graphs = limits.keeps_passes ? ops.MakePassGraphs() : nullptr;
-  if (graphs == nullptr) return {};
-  KeptPasses kept = {
-      std::move(graphs),
-      {limits.max_rows, PassGraphs::kMostPadding, limits.block_size, limits.max_model_len}};
-  kept.padded.SetBlocks(limits.num_blocks);
-  return kept;
-}
-
-TransformerLimits Transformer::Padded(TransformerLimits limits) const {
-  if (!kept_) return limits;
-  if (limits.max_sequences > 0) limits.max_sequences += PassGraphs::kMostPadding;
-  limits.max_rows += PassGraphs::kMostPadding;
-  limits.max_logits_rows += PassGraphs::kMostPadding;
-  limits.num_blocks += num_padding_blocks();
-  return limits;
-}
-
 Transformer::Transformer(ModelSpec spec, ModelWeights weights, Ops& ops,
                          const TransformerLimits& limits, const FeatureSpec& features)
     : spec_(std::move(spec)),
       weights_(std::move(weights)),
       ops_(ops),
-      kept_(MakeKeptPasses(ops, limits)),
-      stack_(spec_, weights_.layers, ops, Padded(limits)) {
-  const TransformerLimits padded = Padded(limits);
+      kept_(ops, limits),
+      stack_(spec_, weights_.layers, ops, kept_.Padded(limits)) {
+  const TransformerLimits padded = kept_.Padded(limits);
   hidden_ = MakeScratch(ops, padded.max_rows, spec_.hidden_size);
   normed_ = MakeScratch(ops, padded.max_rows, spec_.hidden_size);
   logits_ = MakeScratch(ops, padded.max_logits_rows, vocab_size());
@@ -48,16 +28,13 @@ Transformer::Transformer(ModelSpec spec, ModelWeights weights, Ops& ops,
 }
 
 void Transformer::ReserveBlocks(int num_blocks) {
-  if (kept_) {
-    kept_->graphs = ops_.MakePassGraphs();  // those that were kept have read the old blocks
-    kept_->padded.SetBlocks(num_blocks);
-  }
-  stack_.ReserveBlocks(num_blocks + num_padding_blocks());
-  if (features_) features_->ReserveBlocks(num_blocks + num_padding_blocks());
+  kept_.SetBlocks(num_blocks);
+  stack_.ReserveBlocks(num_blocks + kept_.num_blocks());
+  if (features_) features_->ReserveBlocks(num_blocks + kept_.num_blocks());
 }
 
 int Transformer::PaddedRows(int num_rows) const {
-  const int num_kept = kept_ ? kept_->graphs->PaddedRows(num_rows) : 0;
+  const int num_kept = kept_.NumRows(num_rows, num_rows);
   return num_kept > 0 ? num_kept : num_rows;
 }
 
@@ -65,10 +42,9 @@ ConstRows Transformer::Forward(const ForwardBatch& batch) {
   for (TokenId token : batch.tokens) {
     FORERUN_CHECK(token >= 0 && token < vocab_size(), std::to_string(token));
   }
-  const int num_rows = static_cast<int>(batch.tokens.size());
-  const bool has_prompt = batch.logits_rows.size() != batch.tokens.size();
-  const int num_kept = kept_ && !has_prompt ? kept_->graphs->PaddedRows(num_rows) : 0;
-  const ForwardBatch run = num_kept > 0 ? kept_->padded.Pad(batch, num_kept) : batch;
+  const int num_wanted = static_cast<int>(batch.logits_rows.size());
+  const int num_kept = kept_.NumRows(static_cast<int>(batch.tokens.size()), num_wanted);
+  const ForwardBatch run = num_kept > 0 ? kept_.Pad(batch, num_kept) : batch;
   const ForwardRows& rows = stack_.Begin(
       {.tokens = run.tokens,
        .sequences = run.sequences,
@@ -81,11 +57,11 @@ ConstRows Transformer::Forward(const ForwardBatch& batch) {
                   logits_);
   };
   if (num_kept > 0) {
-    kept_->graphs->Run(compute);
+    kept_.Run(/*kind=*/0, compute);
   } else {
     compute();
   }
-  return RowsOf(logits_, static_cast<int>(batch.logits_rows.size()), vocab_size());
+  return RowsOf(logits_, num_wanted, weights_.head().num_outputs());
 }
 
 void Transformer::MoveKv(std::span<const KvMove> moves) {

@@ -12,7 +12,7 @@
 #include "cpp/model/decoder_stack.h"
 #include "cpp/model/executor.h"
 #include "cpp/model/features.h"
-#include "cpp/model/padded_batch.h"
+#include "cpp/model/kept_passes.h"
 #include "cpp/model/spec/spec.h"
 #include "cpp/model/weights.h"
 #include "cpp/ops/ops.h"
@@ -33,7 +33,7 @@ class Transformer : public ModelExecutor {
   // Makes the KV cache, and the features, for this many blocks, empty.
   void ReserveBlocks(int num_blocks);
   // Beside those, for rows that fill passes up.
-  int num_padding_blocks() const { return kept_ ? kept_->padded.num_blocks() : 0; }
+  int num_padding_blocks() const { return kept_.num_blocks(); }
 
   int vocab_size() const override { return weights_.embedding->num_outputs(); }
   int PaddedRows(int num_rows) const override;
@@ -49,15 +49,6 @@ class Transformer : public ModelExecutor {
   std::int64_t num_bytes_per_token() const { return weights_.num_bytes_per_token(); }
 
  private:
-  // Passes that are kept, and what makes them few.
-  struct KeptPasses {
-    std::unique_ptr<PassGraphs> graphs;
-    PaddedBatch padded;
-  };
-  static std::optional<KeptPasses> MakeKeptPasses(Ops& ops, const TransformerLimits& limits);
-  // With room for padding.
-  TransformerLimits Padded(TransformerLimits limits) const;
-
   // The normed hidden states of the rows whose logits are wanted.
   ConstRows RunLayers(const ForwardRows& rows);
 
@@ -66,7 +57,7 @@ class Transformer : public ModelExecutor {
   const ModelWeights weights_;
   Ops& ops_;
 
-  std::optional<KeptPasses> kept_;
+  KeptPasses kept_;
   DecoderStack stack_;
   std::optional<FeatureStore> features_;
 

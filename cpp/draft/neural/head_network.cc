@@ -15,27 +15,56 @@ HeadNetwork::HeadNetwork(DraftHeadSpec spec, DraftHeadWeights weights, const Tra
       target_(target),
       ops_(ops),
       hidden_size_(spec_.layers.hidden_size),
-      stack_(spec_.layers, weights_.layers, ops, limits, /*first_position=*/1),
-      outputs_(MakeScratch(ops, limits.max_logits_rows, hidden_size_)),
-      next_outputs_(MakeScratch(ops, limits.max_logits_rows, hidden_size_)),
-      features_(MakeScratch(ops, limits.max_rows, spec_.feature_size)),
-      combined_(MakeScratch(ops, limits.max_rows, 2 * hidden_size_)),
-      hidden_(MakeScratch(ops, limits.max_rows, hidden_size_)),
-      normed_(MakeScratch(ops, limits.max_logits_rows, hidden_size_)),
-      logits_(MakeScratch(ops, limits.max_logits_rows, head().num_outputs())) {
+      kept_(ops, limits, /*num_kinds=*/2, /*first_slot=*/1),
+      stack_(spec_.layers, weights_.layers, ops, kept_.Padded(limits), /*first_position=*/1) {
   FORERUN_CHECK(target.features() != nullptr, "the target keeps no features");
-  ops.Reserve({limits.max_rows, std::max(2 * hidden_size_, spec_.feature_size)});
+  const TransformerLimits padded = kept_.Padded(limits);
+  outputs_ = MakeScratch(ops, padded.max_logits_rows, hidden_size_);
+  next_outputs_ = MakeScratch(ops, padded.max_logits_rows, hidden_size_);
+  features_ = MakeScratch(ops, padded.max_rows, spec_.feature_size);
+  combined_ = MakeScratch(ops, padded.max_rows, 2 * hidden_size_);
+  hidden_ = MakeScratch(ops, padded.max_rows, hidden_size_);
+  normed_ = MakeScratch(ops, padded.max_logits_rows, hidden_size_);
+  logits_ = MakeScratch(ops, padded.max_logits_rows, head().num_outputs());
+  ops.Reserve({padded.max_rows, std::max(2 * hidden_size_, spec_.feature_size)});
+}
+
+void HeadNetwork::ReserveBlocks(int num_blocks) {
+  kept_.SetBlocks(num_blocks);
+  stack_.ReserveBlocks(num_blocks + kept_.num_blocks());
 }
 
 ConstRows HeadNetwork::Forward(const DraftBatch& batch) {
-  const ForwardRows& rows = stack_.Begin({.tokens = batch.tokens,
-                                          .sequences = batch.sequences,
-                                          .wanted = batch.logits_rows,
-                                          .sources = batch.sources,
-                                          .device_tokens = batch.device_tokens});
-  const ConstRows states = RunLayers(rows, batch.depth);
-  if (states.rows == 0) return RowsOf(logits_, 0, head().num_outputs());
+  const int num_wanted = static_cast<int>(batch.logits_rows.size());
+  // The first level has prompts, and zeros for first tokens.
+  const int num_kept =
+      batch.depth > 0 ? kept_.NumRows(static_cast<int>(batch.tokens.size()), num_wanted) : 0;
+  ForwardBatch run = {batch.tokens, batch.sequences, batch.logits_rows, batch.sources,
+                      batch.device_tokens};
+  if (num_kept > 0) run = kept_.Pad(run, num_kept);
+  const ForwardRows& rows = stack_.Begin({.tokens = run.tokens,
+                                          .sequences = run.sequences,
+                                          .wanted = run.logits_rows,
+                                          .sources = run.sources,
+                                          .device_tokens = run.device_tokens,
+                                          .is_kept = num_kept > 0});
+  const auto compute = [&] { Compute(rows, batch.depth); };
+  if (num_kept > 0) {
+    kept_.Run(are_outputs_swapped_ ? 1 : 0, compute);
+  } else {
+    compute();
+  }
+  if (num_wanted > 0) {
+    std::swap(outputs_, next_outputs_);
+    are_outputs_swapped_ = !are_outputs_swapped_;
+    num_outputs_ = num_wanted;
+  }
+  return RowsOf(logits_, num_wanted, head().num_outputs());
+}
 
+void HeadNetwork::Compute(const ForwardRows& rows, int depth) {
+  const ConstRows states = RunLayers(rows, depth);
+  if (states.rows == 0) return;
   ConstRows normed = states;
   if (!weights_.final_norm.empty()) {
     const Rows out = RowsOf(normed_, states.rows, hidden_size_);
@@ -44,16 +73,14 @@ ConstRows HeadNetwork::Forward(const DraftBatch& batch) {
   }
   ops_.Copy(spec_.feeds_back_normed ? normed : states,
             RowsOf(next_outputs_, states.rows, hidden_size_));
-  std::swap(outputs_, next_outputs_);
-  num_outputs_ = states.rows;
-  return ComputeLogits(ops_, normed, head(), {spec_.soft_cap, spec_.logit_scale}, logits_);
+  ComputeLogits(ops_, normed, head(), {spec_.soft_cap, spec_.logit_scale}, logits_);
 }
 
-void HeadNetwork::EmbedTokens(const ForwardRows& rows, Rows out) {
+void HeadNetwork::EmbedTokens(const ForwardRows& rows, int depth, Rows out) {
   const PackedMatrix& table =
       weights_.embedding != nullptr ? *weights_.embedding : *target_.weights().embedding;
   ops_.Embed(rows, table, spec_.embedding_scale, out);
-  if (!spec_.masks_first_token) return;
+  if (!spec_.masks_first_token || depth > 0) return;
   for (const SequenceRows& sequence : rows.sequences(RowSet::kAll)) {
     if (sequence.num_context != first_slot() || sequence.num_rows == 0) continue;
     ops_.Zero(out.Slice(sequence.row_begin, 1));
@@ -87,7 +114,7 @@ ConstRows HeadNetwork::RunLayers(const ForwardRows& rows, int depth) {
   const Rows combined = RowsOf(combined_, num_rows, 2 * hidden_size_);
   const Rows embedding = combined.Columns(spec_.hidden_first ? hidden_size_ : 0, hidden_size_);
   const Rows feature = combined.Columns(spec_.hidden_first ? 0 : hidden_size_, hidden_size_);
-  EmbedTokens(rows, embedding);
+  EmbedTokens(rows, depth, embedding);
   if (!weights_.embedding_norm.empty()) {
     stack_.Normalize(embedding, weights_.embedding_norm, embedding);
   }
