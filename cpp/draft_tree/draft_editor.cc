@@ -31,6 +31,7 @@ void DraftEditor::SelectRows(std::span<const std::int32_t> nodes, DraftTree& dra
   for (std::int32_t node : nodes) selected_.row_after.push_back(row_after(node + 1));
   std::swap(selected_.weights, draft.weights);
   selected_.vocab_size = draft.vocab_size;
+  selected_.device_weights = draft.device_weights;
 }
 
 void DraftEditor::OrderDepthFirst(DraftTree& draft) {

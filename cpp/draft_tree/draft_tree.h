@@ -40,16 +40,19 @@ struct DraftTree {
   std::vector<std::int32_t> row_after;
   std::vector<float> weights;
   int vocab_size = 0;
+  // Where the first of these rows lies in a device's memory, which the host cannot read; null:
+  // `weights` has them. They are borrowed until their drafter drafts again.
+  const float* device_weights = nullptr;
 
   // Whether the verification needs the drafter's probabilities: of sampled tokens, but not under
   // the coupled rule.
   bool has_draft_probabilities() const { return !row_after.empty(); }
-  // Empty where the children of `node` are certain.
+  // Empty where the children of `node` are certain. In the device's memory, if weights are there.
   std::span<const float> RowAfter(int node) const {
     const auto i = static_cast<std::size_t>(node + 1);
     if (i >= row_after.size() || row_after[i] < 0) return {};
-    return {weights.data() + std::int64_t{row_after[i]} * vocab_size,
-            static_cast<std::size_t>(vocab_size)};
+    const float* const first = device_weights != nullptr ? device_weights : weights.data();
+    return {first + std::int64_t{row_after[i]} * vocab_size, static_cast<std::size_t>(vocab_size)};
   }
   // A row for the children of `node`, which the caller fills. Valid until the next call.
   std::span<float> AddRowAfter(int node, int num_tokens) {
@@ -58,6 +61,14 @@ struct DraftTree {
     row_after[node + 1] = static_cast<std::int32_t>(weights.size() / vocab_size);
     weights.resize(weights.size() + vocab_size);
     return {weights.end() - vocab_size, weights.end()};
+  }
+
+  // A node after a chain that was drawn from the next row in the device's memory.
+  void AppendDrawn(TokenId token, float probability, const float* first_row, int num_tokens) {
+    vocab_size = num_tokens;
+    device_weights = first_row;
+    row_after.push_back(size());
+    AppendToChain(token, probability);
   }
 
   int size() const { return static_cast<int>(tokens.size()); }
@@ -105,6 +116,7 @@ struct DraftTree {
     confidence.clear();
     row_after.clear();
     weights.clear();
+    device_weights = nullptr;
   }
   void Append(TokenId token, int parent, float token_confidence) {
     tokens.push_back(token);

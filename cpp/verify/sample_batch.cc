@@ -49,7 +49,7 @@ bool NeedsHost(const SampleRequest& request, int vocab_size) {
 
 }  // namespace
 
-void SampleBatch::Build(std::span<const SampleRequest> requests, int num_tokens) {
+void SampleBatch::Clear(int num_tokens) {
   rules.clear();
   rows.clear();
   tokens.clear();
@@ -64,7 +64,27 @@ void SampleBatch::Build(std::span<const SampleRequest> requests, int num_tokens)
   failures_.clear();
   vocab_size = num_tokens;
   words_per_mask = (num_tokens + 31) / 32;
+}
+
+void SampleBatch::Build(std::span<const SampleRequest> requests, int num_tokens) {
+  Clear(num_tokens);
   for (const SampleRequest& request : requests) AddRequest(request);
+}
+
+void SampleBatch::BuildDraws(std::span<const Draw> draws, int num_tokens) {
+  static const DraftTree kNoDraft;
+  static const SamplingRule kNoRule;
+  Clear(num_tokens);
+  for (const Draw& draw : draws) {
+    SamplingRule rule = draw.rule != nullptr ? *draw.rule : kNoRule;
+    rule.processors = nullptr;
+    AddRequest({.draft = &kNoDraft, .rule = &rule, .first_output_index = draw.first_output_index});
+    SampleRow& row = rows.back();
+    row.depth = draw.depth;
+    row.needs_mass = 1;
+    if (draw.rule == nullptr) row.node = kHostRow;
+    rules.back().drawn_row = draw.weights_row;
+  }
 }
 
 void SampleBatch::AddRequest(const SampleRequest& request) {
@@ -117,7 +137,9 @@ void SampleBatch::AddRule(const SampleRequest& request, SampleRule& rule) {
   parents.insert(parents.end(), draft.parents.begin(), draft.parents.end());
   if (NeedsDraftWeights(request) && NumDrawn(draft) > 0) {
     rule.drawn_row = static_cast<std::int32_t>(drawn_rows.size());
-    for (std::int32_t parent : draft.parents) drawn_rows.push_back(draft.RowAfter(parent).data());
+    for (std::int32_t parent : draft.parents) {
+      drawn_rows.push_back({draft.RowAfter(parent).data(), draft.device_weights != nullptr});
+    }
   }
   rule.first_logprob_id = static_cast<std::int32_t>(logprob_ids.size());
   if (request.logprob_token_ids != nullptr) {
@@ -227,7 +249,7 @@ SampleArrays SampleBatch::arrays() const {
           .masks = masks.data(),
           .scored_tokens = scored_tokens.data(),
           .logprob_ids = logprob_ids.data(),
-          .draft_weights = nullptr,
+          .draft_rows = nullptr,
           .num_requests = static_cast<int>(rules.size()),
           .num_rows = static_cast<int>(rows.size()),
           .vocab_size = vocab_size,

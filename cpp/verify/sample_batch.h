@@ -96,7 +96,7 @@ struct SampleArrays {
   const std::uint32_t* masks;  // [masks, words_per_mask]; bit i % 32 of word i / 32: token i may be
   const TokenId* scored_tokens;
   const TokenId* logprob_ids;
-  const float* draft_weights;  // [drawn rows, vocab_size]; null on the host
+  const float* const* draft_rows;  // [drawn rows]: vocab_size weights each; null on the host
   int num_requests, num_rows;
   int vocab_size, words_per_mask;
 
@@ -132,8 +132,14 @@ struct SampleBatch {
   std::vector<TokenId> bans;
   std::vector<std::uint32_t> masks;
   std::vector<TokenId> scored_tokens, logprob_ids;
-  // [drawn rows]: vocab_size weights each, borrowed from the drafts.
-  std::vector<const float*> drawn_rows;
+  // [drawn rows]: vocab_size weights each, borrowed from the drafts, on the host or on the device.
+  struct DrawnRow {
+    const float* weights;
+    bool is_on_device;
+
+    bool operator==(const DrawnRow&) const = default;
+  };
+  std::vector<DrawnRow> drawn_rows;
 
   // Requests that only VerifyRequest can serve: with a logits hook, a drawn draft that is no chain,
   // or many log-probabilities. Their rules and rows ask for nothing.
@@ -142,12 +148,17 @@ struct SampleBatch {
 
   // Replaces the contents. Borrows from the requests.
   void Build(std::span<const SampleRequest> requests, int num_tokens);
+  // The same for draws from rows of a drafter's logits over num_tokens tokens;
+  // SampleRule::drawn_row says where a row's weights are to be. A row that is not drawn from is
+  // kHostRow.
+  void BuildDraws(std::span<const Draw> draws, int num_tokens);
 
   SampleArrays arrays() const;
   // What HookError says for a row with this status.
   const std::string& failure(std::int32_t status) const { return failures_[status - 1]; }
 
  private:
+  void Clear(int num_tokens);
   void AddRequest(const SampleRequest& request);
   void AddRule(const SampleRequest& request, SampleRule& rule);
   void AddEdits(const SampleRequest& request, SampleRule& rule);

@@ -117,6 +117,12 @@ std::span<const Outcome> HostVerifier::Finish() {
   return std::span(outcomes_).first(requests_.size());
 }
 
+const float* Verifier::StartDraws(ConstRows /*logits*/, std::span<const Draw> /*draws*/,
+                                  const TokenId* /*ids*/, std::size_t /*begin*/) {
+  FORERUN_CHECK(false, "the host draws by itself");
+  return nullptr;
+}
+
 void Verifier::Top(ConstRows logits, int count, std::span<TopToken> out) {
   FORERUN_CHECK(std::ssize(out) == std::int64_t{logits.rows} * count, "top tokens: [rows, count]");
   StartTop(logits, count, /*begin=*/0);

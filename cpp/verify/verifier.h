@@ -29,6 +29,8 @@ struct VerifierLimits {
   int max_requests = 0;
   int max_rows = 0;  // of logits
   int max_top_tokens = 0;
+  // Of drafts that StartDraws draws: their rows of weights, and the tokens of each.
+  int max_drawn_rows = 0, drawn_vocab_size = 0;
 };
 
 // What is wanted of one request. Its rows follow each other in the logits: first one per scored
@@ -76,6 +78,15 @@ struct TopToken {
   friend bool operator==(const TopToken&, const TopToken&) = default;
 };
 
+// A draft token that is to be drawn from a row of a drafter's logits, with no draft token beside
+// it.
+struct Draw {
+  const SamplingRule* rule = nullptr;  // null: none is
+  int first_output_index = 0;          // of the first token of the draft
+  int depth = 0;                       // draft tokens before it
+  int weights_row = 0;                 // where its weights are to be, below max_drawn_rows
+};
+
 // One thread at a time.
 class Verifier {
  public:
@@ -101,6 +112,13 @@ class Verifier {
   // begins. Returns where it will be in the backend's memory, until the next round. Throws
   // DeviceError. REQUIRES: with `begin` above 0, a round of at most limits.max_top_tokens.
   virtual const TopToken* StartTop(ConstRows logits, int count, std::size_t begin) = 0;
+  // Starts to draw a token from each row, in place of the first that StartTop found from `begin`
+  // on: as AppendDrawnChild draws from what FillDraftRow makes of the row without processors. The
+  // weights of the target's tokens are left in the backend's memory, where it returns, as
+  // [max_drawn_rows, drawn_vocab_size]. ids [logits.cols], ascending and in the backend's memory,
+  // are the target's tokens; null: the same. For a verifier with max_drawn_rows, on a device.
+  virtual const float* StartDraws(ConstRows logits, std::span<const Draw> draws, const TokenId* ids,
+                                  std::size_t begin);
   // Waits for the tokens of a round. Throws DeviceError.
   virtual void FinishTop(std::span<TopToken> out) = 0;
   // Both.

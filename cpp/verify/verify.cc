@@ -293,6 +293,7 @@ void Verify(const DraftTree& draft, RowLogits logits, const SamplingRule& rule,
             int first_output_index, SamplerScratch& scratch, Verdict& out) {
   FORERUN_CHECK(!draft.has_draft_probabilities() || draft.vocab_size == logits.vocab_size,
                 "draft probabilities must be over the target's vocabulary");
+  FORERUN_CHECK(draft.device_weights == nullptr, "draft probabilities must be on the host");
   out.accepted_nodes.clear();
   out.tokens.clear();
   Walk walk(draft, logits, rule, first_output_index, scratch, out);

@@ -12,7 +12,7 @@
 #include "cpp/ops/ops.h"
 #include "cuda/ops/attention.h"
 #include "cuda/ops/attention_plan.h"
-#include "cuda/ops/staged_upload.h"
+#include "cuda/verify/staged_upload.h"
 #include "cuda/verify/step_buffer.h"
 
 namespace forerun::cuda {

@@ -9,6 +9,7 @@
 #include "cuda/check_cuda.h"
 #include "cuda/use_gpu.h"
 #include "cuda/verify/sample_rows.h"
+#include "cuda/verify/stage_batch.h"
 #include "cuda/verify/top_rows.h"
 
 namespace forerun::cuda {
@@ -16,55 +17,13 @@ namespace {
 
 constexpr char kWanted[] = "the verification of drafts on the GPU";
 
-// Copies arrays to the host's memory, and says where they will be on the GPU. Without memory it
-// counts the bytes.
-class Stager {
- public:
-  Stager(std::byte* host, const std::byte* device)
-      : is_counting_(host == nullptr), host_(host), device_(device) {}
-
-  template <typename T>
-  const T* Add(const std::vector<T>& values) {
-    T* const copy = host_.Take<T>(values.size());
-    if (!is_counting_) std::ranges::copy(values, copy);
-    return device_.Take<const T>(values.size());
-  }
-  const float* AddRows(const std::vector<const float*>& rows, int row_size) {
-    auto* copy = host_.Take<float>(rows.size() * row_size);
-    for (const float* row : rows) {
-      if (!is_counting_) copy = std::copy_n(row, row_size, copy);
-    }
-    return device_.Take<const float>(rows.size() * row_size);
-  }
-  std::size_t num_bytes() const { return host_.num_bytes(); }
-
- private:
-  const bool is_counting_;
-  Parts host_, device_;
-};
-
-SampleArrays Stage(const SampleBatch& batch, Stager& stager) {
-  SampleArrays arrays = batch.arrays();
-  arrays.rules = stager.Add(batch.rules);
-  arrays.rows = stager.Add(batch.rows);
-  arrays.tokens = stager.Add(batch.tokens);
-  arrays.parents = stager.Add(batch.parents);
-  arrays.edits = stager.Add(batch.edits);
-  arrays.bans = stager.Add(batch.bans);
-  arrays.masks = stager.Add(batch.masks);
-  arrays.scored_tokens = stager.Add(batch.scored_tokens);
-  arrays.logprob_ids = stager.Add(batch.logprob_ids);
-  arrays.draft_weights = stager.AddRows(batch.drawn_rows, batch.vocab_size);
-  return arrays;
-}
-
 // Of what a batch has no bound for: usual ones make no buffer grow.
 constexpr int kUsualEdits = 256;     // of a request: tokens with biases or penalties
 constexpr int kUsualBans = 8;        // of a row
 constexpr int kUsualIds = 32;        // of a request: ids whose log-probabilities are wanted
 constexpr int kUsualTopTokens = 64;  // that Top finds in a row
 
-// Of the first entries and the arrays of Stage, without drawn rows.
+// Of the first entries and the arrays of Stage, without rows that the host has drawn from.
 std::size_t UsualBatchBytes(const VerifierLimits& limits) {
   const auto num_requests = static_cast<std::size_t>(limits.max_requests);
   const auto num_rows = static_cast<std::size_t>(limits.max_rows);
@@ -79,6 +38,7 @@ std::size_t UsualBatchBytes(const VerifierLimits& limits) {
   parts.Take<std::uint32_t>((num_requests + num_rows) * ((limits.vocab_size + 31) / 32));
   parts.Take<TokenId>(num_rows);
   parts.Take<TokenId>(num_requests * kUsualIds);
+  parts.Take<const float*>(num_rows);
   return parts.num_bytes();
 }
 
@@ -149,6 +109,7 @@ CudaVerifier::CudaVerifier(const VerifierLimits& limits, cudaStream_t stream)
       top_memory_(0),
       top_tokens_(sizeof(TopToken) * limits.max_top_tokens),
       top_results_(sizeof(TopToken) * limits.max_top_tokens),
+      draws_(limits, stream),
       outcomes_(limits.max_requests) {
   const UseGpu use;
   if (limits.max_requests > 0) {
@@ -325,7 +286,19 @@ void CudaVerifier::VerifyOnHost(std::size_t i) {
   const int num_rows = requests_[i].num_rows();
   const std::vector<float> rows = DownloadRows(batch_.rules[i].first_row, num_rows);
   num_host_verified_rows_ += num_rows;
-  VerifyRequest(requests_[i], {rows.data(), limits_.vocab_size, limits_.vocab_size}, scratch_,
+  SampleRequest request = requests_[i];
+  DraftTree draft;
+  if (request.draft != nullptr && request.draft->device_weights != nullptr) {
+    draft = *request.draft;
+    draft.weights.resize(draft.row_after.size() * limits_.vocab_size);
+    const std::size_t num_bytes = draft.weights.size() * sizeof(float);
+    CheckCuda(
+        cudaMemcpy(draft.weights.data(), draft.device_weights, num_bytes, cudaMemcpyDeviceToHost),
+        kWanted);
+    draft.device_weights = nullptr;
+    request.draft = &draft;
+  }
+  VerifyRequest(request, {rows.data(), limits_.vocab_size, limits_.vocab_size}, scratch_,
                 outcomes_[i], logprobs_);
 }
 
@@ -348,6 +321,13 @@ const TopToken* CudaVerifier::StartTop(const DeviceLogits& logits, int num_rows,
   arrays.num_rows = num_rows;
   if (begin < end) CheckCuda(TopRows(logits, arrays, count, work_.rows, found, stream_), kWanted);
   return found;
+}
+
+const float* CudaVerifier::StartDraws(ConstRows logits, std::span<const Draw> draws,
+                                      const TokenId* ids, std::size_t begin) {
+  const UseGpu use;
+  auto* const found = reinterpret_cast<TopToken*>(top_tokens_.data()) + begin;
+  return draws_.Start({logits.data, DType::kFloat32, logits.stride}, draws, ids, work_.rows, found);
 }
 
 void CudaVerifier::FinishTop(std::span<TopToken> out) {

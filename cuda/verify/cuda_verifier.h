@@ -18,6 +18,7 @@
 
 #include "cpp/verify/sample_batch.h"
 #include "cpp/verify/verifier.h"
+#include "cuda/verify/draft_draws.h"
 #include "cuda/verify/logprob_rows.h"
 #include "cuda/verify/row_state.h"
 #include "cuda/verify/step_buffer.h"
@@ -39,6 +40,8 @@ class CudaVerifier : public Verifier {
   const TopToken* StartTop(ConstRows logits, int count, std::size_t begin) override;
   // The same with logits [num_rows, limits.vocab_size] of any type that kernels read.
   const TopToken* StartTop(const DeviceLogits& logits, int num_rows, int count, std::size_t begin);
+  const float* StartDraws(ConstRows logits, std::span<const Draw> draws, const TokenId* ids,
+                          std::size_t begin) override;
   void FinishTop(std::span<TopToken> out) override;
 
   // Of all steps: rows that were copied to the host and verified there.
@@ -99,6 +102,7 @@ class CudaVerifier : public Verifier {
   SampleArrays top_batch_ = {};
   DeviceBuffer top_memory_, top_tokens_;
   PinnedBuffer top_results_;
+  DraftDraws draws_;
 
   // Of the step.
   DeviceLogits logits_;

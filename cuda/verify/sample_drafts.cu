@@ -31,7 +31,7 @@ __device__ Mass FillWeights(const RowReader<T>& row, const RowState& state, floa
 template <typename T>
 __global__ void __launch_bounds__(kRowThreads)
     DrawDrafts(DeviceLogits logits, SampleArrays arrays, RowWorkspace work, float* weights,
-               DrawnToken* drawn) {
+               TopToken* drawn) {
   __shared__ SelectScratch scratch;
   __shared__ SharedRow shared;
   const int r = static_cast<int>(blockIdx.x);
@@ -67,15 +67,52 @@ __global__ void __launch_bounds__(kRowThreads)
   drawn[r] = {token, static_cast<float>(weights[token] / total)};
 }
 
+// Of the row of weights that a block's row goes to; null: the row is not sampled.
+__device__ float* ScatteredRow(const SampleArrays& arrays, const ScatteredWeights& weights) {
+  const SampleRow& row = arrays.rows[blockIdx.x];
+  if (row.node < -1) return nullptr;
+  return weights.scattered + std::int64_t{arrays.rules[row.request].drawn_row} * weights.num_tokens;
+}
+
+// A row's tokens are dealt to blocks along y.
+__device__ int FirstToken() { return static_cast<int>(blockIdx.y) * kRowThreads + Thread(); }
+__device__ int TokenStride() { return static_cast<int>(gridDim.y) * kRowThreads; }
+
+__global__ void ClearScattered(SampleArrays arrays, ScatteredWeights weights) {
+  float* const scattered = ScatteredRow(arrays, weights);
+  if (scattered == nullptr) return;
+  for (int i = FirstToken(); i < weights.num_tokens; i += TokenStride()) scattered[i] = 0.0f;
+}
+
+__global__ void ScatterWeights(SampleArrays arrays, ScatteredWeights weights) {
+  float* const scattered = ScatteredRow(arrays, weights);
+  if (scattered == nullptr) return;
+  const float* const row = weights.weights + std::int64_t{blockIdx.x} * arrays.vocab_size;
+  for (int i = FirstToken(); i < arrays.vocab_size; i += TokenStride()) {
+    scattered[weights.ids != nullptr ? weights.ids[i] : i] = row[i];
+  }
+}
+
 }  // namespace
 
 cudaError_t SampleDrafts(const DeviceLogits& logits, const SampleArrays& arrays,
-                         const RowWorkspace& workspace, float* weights, DrawnToken* drawn,
+                         const RowWorkspace& workspace, float* weights, TopToken* drawn,
                          cudaStream_t stream) {
   const RowGrid grid = {static_cast<unsigned>(arrays.num_rows), 1, stream};
   return WithLogitsType(logits.dtype, [&](auto type) {
     return LaunchRows(grid, DrawDrafts<decltype(type)>, logits, arrays, workspace, weights, drawn);
   });
+}
+
+cudaError_t ScatterDraftWeights(const SampleArrays& arrays, const ScatteredWeights& weights,
+                                cudaStream_t stream) {
+  constexpr unsigned kBlocksOfRow = 8;
+  const RowGrid grid = {static_cast<unsigned>(arrays.num_rows), kBlocksOfRow, stream};
+  if (weights.ids != nullptr) {
+    const cudaError_t status = LaunchRows(grid, ClearScattered, arrays, weights);
+    if (status != cudaSuccess) return status;
+  }
+  return LaunchRows(grid, ScatterWeights, arrays, weights);
 }
 
 }  // namespace forerun::cuda

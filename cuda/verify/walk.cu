@@ -20,8 +20,7 @@ struct WalkShared {
 __global__ void __launch_bounds__(kThreads) SumDraftRows(WalkArrays arrays) {
   __shared__ BlockCollectives<kThreads> block;
   const int vocab_size = arrays.batch.vocab_size;
-  const float* const weights =
-      arrays.batch.draft_weights + static_cast<std::int64_t>(blockIdx.x) * vocab_size;
+  const float* const weights = arrays.batch.draft_rows[blockIdx.x];
   Mass sum = 0;
   for (int token = static_cast<int>(threadIdx.x); token < vocab_size; token += kThreads) {
     sum += static_cast<Mass>(static_cast<double>(weights[token]) * 0x1p32);
@@ -121,13 +120,12 @@ __device__ void ReadRow(const DeviceLogits& logits, const WalkArrays& arrays,
   const int row_index = rule.RowAfter(shared.query.node);
   const RowReader<T> row(logits, arrays.batch, row_index);
   const bool is_drawn = shared.stop != WalkStop::kDrawUnclaimed;
-  const auto drawn_row = static_cast<std::int64_t>(rule.drawn_row + shared.query.node + 1);
   const auto first_tile = std::int64_t{row_index} * NumTiles(vocab_size);
   const Residual<T> residual = {
       row,
       arrays.rows.states[row_index],
       arrays.rows.groups + first_tile * kRowThreads,
-      is_drawn ? arrays.batch.draft_weights + drawn_row * vocab_size : nullptr,
+      is_drawn ? arrays.batch.draft_rows[rule.drawn_row + shared.query.node + 1] : nullptr,
       shared.query.target_scale,
       shared.query.draft_scale};
   // A residual that is drawn from was summed just before.

@@ -199,10 +199,8 @@ __device__ inline void WalkSteps::TryChild() {
 // Above 1: surely accepted.
 __device__ inline double WalkSteps::ShareOfDrawn(const WalkRow& row, int child,
                                                  double draft_total) const {
-  const auto weights_begin =
-      static_cast<std::int64_t>(rule_.drawn_row + child) * arrays_.batch.vocab_size;
-  const double drafted =
-      arrays_.batch.draft_weights[weights_begin + Token(child)] * (1.0 / draft_total);
+  const float* const weights = arrays_.batch.draft_rows[rule_.drawn_row + child];
+  const double drafted = weights[Token(child)] * (1.0 / draft_total);
   if (!(drafted > 0.0)) return 0.0;
   const double mass = arrays_.scratch[rule_.RowAfter(child)].token_weight;
   return mass * row.weight / row.total / drafted;

@@ -195,7 +195,7 @@ void AutoregressiveDrafter::RunKnown(std::span<const KnownRun> runs, bool with_l
   ++report_.num_forwards;
   const ConstRows logits = network_->Forward({tokens_, sequences_, logits_rows_, sources_, 0});
   if (!with_logits) return;
-  if (is_deferred_) return DeferLevel(logits);
+  if (is_deferred_) return DeferLevel(/*depth=*/0, logits);
   Grow(0, logits);
 }
 
@@ -277,7 +277,9 @@ void AutoregressiveDrafter::GrowJob(Job& job, int depth, ConstRows logits) {
   if (setting_.recorder != nullptr) Record(job, depth, logits);
   const int max_nodes = job.request->max_tokens;
   bool is_finite = true;
-  if (job.is_sampled) {
+  if (job.is_sampled && is_deferred_) {
+    is_finite = GrowDrawn(job, depth);
+  } else if (job.is_sampled) {
     try {
       GrowSampled(job, depth, HostRow(logits, job.first_output));
     } catch (const NumericError&) {

@@ -41,6 +41,8 @@ struct AutoregressiveSetting {
   int num_blocks = 0;
   DraftRecorder* recorder = nullptr;  // for tests; must outlive the drafter
   Memory* memory = &HostMemory();     // where the network's logits lie
+  // Chains under rejection or block are drawn by the verifier.
+  bool draws_on_device = false;
 };
 
 class AutoregressiveDrafter : public Drafter {
@@ -97,9 +99,14 @@ class AutoregressiveDrafter : public Drafter {
   // A chain whose tokens the host does not need before it is over: every level takes its tokens
   // from the device's memory, and the host waits once (autoregressive_chain.cc).
   bool IsDeferred() const;
-  void DeferLevel(ConstRows logits);
+  void DeferLevel(int depth, ConstRows logits);
   bool RunDeferredLevel(int depth);
   void GrowDeferred();
+  // Adds the token that was drawn after a job's chain. False: the row is not finite.
+  bool GrowDrawn(Job& job, int depth);
+  int WeightsRow(const Job& job) const {
+    return static_cast<int>(&job - jobs_.data()) * setting_.max_depth;
+  }
   // Continues all drafts from the logits of a forward pass.
   void Grow(int depth, ConstRows logits);
   // Finds candidates_ of the jobs whose drafts are not sampled.
@@ -146,6 +153,8 @@ class AutoregressiveDrafter : public Drafter {
   std::vector<int> level_outputs_;  // [levels, num_jobs_] of the round's top tokens; -1: none
   std::size_t num_deferred_ = 0;
   const TopToken* top_tokens_ = nullptr;  // of the last level
+  std::vector<Draw> draws_;               // of the level's rows
+  const float* drawn_weights_ = nullptr;  // of all drafts, in the device's memory
   std::vector<TopToken> candidates_;      // [rows of logits, num_ranked_]
   int num_ranked_ = 0;
   std::vector<TokenId> path_;

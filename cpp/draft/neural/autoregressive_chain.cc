@@ -8,19 +8,32 @@ namespace forerun {
 bool AutoregressiveDrafter::IsDeferred() const {
   const bool is_chain = setting_.width == 1 && setting_.shape.empty();
   if (setting_.memory == &HostMemory() || setting_.recorder != nullptr || !is_chain) return false;
-  return std::ranges::all_of(std::span(jobs_).first(num_jobs_), [](const Job& job) {
+  return std::ranges::all_of(std::span(jobs_).first(num_jobs_), [&](const Job& job) {
     const DraftTree* const prior = job.request->prior_draft;
-    return !job.is_sampled && (prior == nullptr || prior->empty());
+    // Under the coupled rule the host draws, with the target's noise.
+    const bool can_be_sampled = setting_.draws_on_device &&
+                                job.request->rule.acceptance_method != AcceptanceMethod::kCoupled;
+    return (!job.is_sampled || can_be_sampled) && (prior == nullptr || prior->empty());
   });
 }
 
 // Starts to find the tokens of a level, one for each row.
-void AutoregressiveDrafter::DeferLevel(ConstRows logits) {
+void AutoregressiveDrafter::DeferLevel(int depth, ConstRows logits) {
+  draws_.assign(logits.rows, {});
+  bool is_drawn = false;
   for (const Job& job : std::span(jobs_).first(num_jobs_)) {
     const int first = static_cast<int>(num_deferred_) + job.first_output;
     level_outputs_.push_back(job.num_rows > 0 ? first : -1);
+    if (!job.is_sampled || job.num_rows == 0) continue;
+    draws_[job.first_output] = {&job.request->rule, job.request->first_output_index, depth,
+                                WeightsRow(job) + depth};
+    is_drawn = true;
   }
   top_tokens_ = verifier_->StartTop(logits, /*count=*/1, num_deferred_);
+  if (is_drawn) {
+    drawn_weights_ =
+        verifier_->StartDraws(logits, draws_, device_ids_.as<TokenId>(), num_deferred_);
+  }
   num_deferred_ += static_cast<std::size_t>(logits.rows);
 }
 
@@ -41,8 +54,18 @@ bool AutoregressiveDrafter::RunDeferredLevel(int depth) {
   if (tokens_.empty()) return false;
   ++report_.num_forwards;
   const DeviceTokens device_tokens = {top_tokens_, device_ids_.as<TokenId>()};
-  DeferLevel(
-      network_->Forward({tokens_, sequences_, logits_rows_, sources_, depth, device_tokens}));
+  DeferLevel(depth, network_->Forward(
+                        {tokens_, sequences_, logits_rows_, sources_, depth, device_tokens}));
+  return true;
+}
+
+bool AutoregressiveDrafter::GrowDrawn(Job& job, int depth) {
+  const TopToken& drawn = candidates_[job.first_output];
+  if (drawn.token < 0) return false;
+  const std::int64_t first = std::int64_t{WeightsRow(job)} * setting_.vocab_size;
+  job.sampled.AppendDrawn(TargetId(drawn.token), drawn.probability, drawn_weights_ + first,
+                          setting_.vocab_size);
+  job.tree.Add(job.sampled.tokens.back(), depth - 1, 1.0f);
   return true;
 }
 

@@ -176,11 +176,18 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Bac
   setting.memory = &backend.memory();
   std::unique_ptr<DraftNetwork> network = LoadNetwork(target, backend.ops(), limits, dtype);
   CheckDepth(options_, model_options_, network->max_depth());
-  const auto num_ids = static_cast<int>(network->target_ids().size());
-  std::unique_ptr<Verifier> verifier =
-      backend.MakeVerifier({.vocab_size = num_ids > 0 ? num_ids : setting.vocab_size,
-                            .max_rows = limits.max_logits_rows,
-                            .max_top_tokens = setting.max_depth * limits.max_logits_rows});
+  const std::span<const TokenId> ids = network->target_ids();
+  setting.draws_on_device = setting.is_sampled && setting.memory != &HostMemory() &&
+                            setting.width == 1 && setting.shape.empty() &&
+                            options_.acceptance_method != AcceptanceMethod::kCoupled &&
+                            std::ranges::is_sorted(ids, std::ranges::less_equal());
+  const int max_nodes = setting.max_depth * limits.max_logits_rows;
+  std::unique_ptr<Verifier> verifier = backend.MakeVerifier(
+      {.vocab_size = ids.empty() ? setting.vocab_size : static_cast<int>(ids.size()),
+       .max_rows = limits.max_logits_rows,
+       .max_top_tokens = max_nodes,
+       .max_drawn_rows = setting.draws_on_device ? max_nodes : 0,
+       .drawn_vocab_size = setting.vocab_size});
   auto model = std::make_unique<AutoregressiveDrafter>(std::move(network), std::move(verifier),
                                                        target.features(), setting);
   loaded_ = model.get();

@@ -349,7 +349,8 @@ TEST(SampleBatchTest, DrawnChainsGiveTheirRowsAndDrawnTreesAreLeftToTheHost) {
   EXPECT_TRUE(batch.host_requests.empty());
   EXPECT_EQ(batch.rules[0].drawn_row, 0);
   EXPECT_EQ(batch.drawn_rows,
-            (std::vector<const float*>{draft.RowAfter(-1).data(), draft.RowAfter(0).data()}));
+            (std::vector<SampleBatch::DrawnRow>{{draft.RowAfter(-1).data(), false},
+                                                {draft.RowAfter(0).data(), false}}));
   // Who does not look at weights does not need them.
   rule.acceptance_method = AcceptanceMethod::kCoupled;
   EXPECT_TRUE(Built(Wanted(draft, rule)).drawn_rows.empty());

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -222,12 +223,12 @@ TEST(SampleDraftsTest, WeightsAndTokensAreThoseOfTheHost) {
       const Workspace work(batch.rows.size(), vocab_size);
       const DeviceArray<float> weights(batch.rows.size() * vocab_size);
       weights.Poison();
-      const DeviceArray<DrawnToken> drawn(batch.rows.size());
+      const DeviceArray<TopToken> drawn(batch.rows.size());
       testing::Expect(SampleRows(rows.logits(), device_batch.arrays(), true, work.arrays, nullptr));
       testing::Expect(SampleDrafts(rows.logits(), device_batch.arrays(), work.arrays,
                                    weights.data(), drawn.data(), nullptr));
       const std::vector<float> found_weights = weights.Download();
-      const std::vector<DrawnToken> found = drawn.Download();
+      const std::vector<TopToken> found = drawn.Download();
       for (std::size_t r = 0; r < batch.rows.size(); ++r) {
         std::vector<float> logits = batch.rows[r];
         ApplyEdits(batch.batch.arrays(), static_cast<int>(r), logits.data());
@@ -249,6 +250,43 @@ TEST(SampleDraftsTest, WeightsAndTokensAreThoseOfTheHost) {
         EXPECT_EQ(found[r].probability, draft.confidence.back());
       }
     });
+  }
+}
+
+TEST(SampleDraftsTest, WeightsGoToTheTokensOfTheTarget) {
+  constexpr int kVocabSize = 37, kNumTokens = 90, kNumScattered = 9;
+  const std::vector<std::int32_t> drawn_rows = {4, -1, 0,
+                                                7};  // of rows of weights; -1: not sampled
+  std::vector<float> weights(drawn_rows.size() * kVocabSize);
+  std::iota(weights.begin(), weights.end(), 1.0f);
+  std::vector<TokenId> ids;
+  for (int i = 0; i < kVocabSize; ++i) ids.push_back(2 * i + i / 20);
+  SampleBatch batch;
+  std::vector<Draw> draws;
+  SamplingRule rule;
+  for (const std::int32_t drawn_row : drawn_rows) {
+    draws.push_back({drawn_row < 0 ? nullptr : &rule, 0, 0, std::max(drawn_row, 0)});
+  }
+  batch.BuildDraws(draws, kVocabSize);
+  const DeviceBatch device_batch(batch);
+  const DeviceArray<float> device_weights(weights);
+  const DeviceArray<TokenId> device_ids(ids);
+  for (const bool has_ids : {false, true}) {
+    const int num_tokens = has_ids ? kNumTokens : kVocabSize;
+    const DeviceArray<float> scattered(std::vector<float>(kNumScattered * num_tokens, -1.0f));
+    testing::Expect(
+        ScatterDraftWeights(device_batch.arrays(),
+                            {device_weights.data(), has_ids ? device_ids.data() : nullptr,
+                             num_tokens, scattered.data()},
+                            nullptr));
+    std::vector<float> expected(kNumScattered * num_tokens, -1.0f);
+    for (std::size_t r = 0; r < drawn_rows.size(); ++r) {
+      if (drawn_rows[r] < 0) continue;
+      const auto row = expected.begin() + drawn_rows[r] * num_tokens;
+      std::fill_n(row, num_tokens, 0.0f);
+      for (int i = 0; i < kVocabSize; ++i) row[has_ids ? ids[i] : i] = weights[r * kVocabSize + i];
+    }
+    EXPECT_EQ(scattered.Download(), expected);
   }
 }
 

@@ -1,6 +1,6 @@
 // Small uploads that wait for nothing.
-#ifndef FORERUN_CUDA_OPS_STAGED_UPLOAD_H_
-#define FORERUN_CUDA_OPS_STAGED_UPLOAD_H_
+#ifndef FORERUN_CUDA_VERIFY_STAGED_UPLOAD_H_
+#define FORERUN_CUDA_VERIFY_STAGED_UPLOAD_H_
 
 #include <cuda_runtime.h>
 
@@ -89,4 +89,4 @@ class StagedUpload {
 
 }  // namespace forerun::cuda
 
-#endif  // FORERUN_CUDA_OPS_STAGED_UPLOAD_H_
+#endif  // FORERUN_CUDA_VERIFY_STAGED_UPLOAD_H_
