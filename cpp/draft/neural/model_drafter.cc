@@ -25,6 +25,9 @@ namespace {
 // the model could draft to be accepted.
 constexpr double kEnoughOfPath = 0.6;
 
+// Where the weights of drawn tokens would take more of a device's memory, the host draws.
+constexpr std::int64_t kMostDrawnBytes = std::int64_t{1} << 30;
+
 std::optional<DraftHeadKind> FindHeadKind(ModelMethod method) {
   switch (method) {
     case ModelMethod::kEagle:
@@ -177,11 +180,13 @@ std::unique_ptr<Drafter> ModelDrafterSource::Load(const Transformer& target, Bac
   std::unique_ptr<DraftNetwork> network = LoadNetwork(target, backend.ops(), limits, dtype);
   CheckDepth(options_, model_options_, network->max_depth());
   const std::span<const TokenId> ids = network->target_ids();
-  setting.draws_on_device = setting.is_sampled && setting.memory != &HostMemory() &&
-                            setting.width == 1 && setting.shape.empty() &&
+  const int max_nodes = setting.max_depth * limits.max_logits_rows;
+  const std::int64_t num_weight_bytes = std::int64_t{4} * max_nodes * setting.vocab_size;
+  setting.draws_on_device = num_weight_bytes <= kMostDrawnBytes && setting.is_sampled &&
+                            setting.memory != &HostMemory() && setting.width == 1 &&
+                            setting.shape.empty() &&
                             options_.acceptance_method != AcceptanceMethod::kCoupled &&
                             std::ranges::is_sorted(ids, std::ranges::less_equal());
-  const int max_nodes = setting.max_depth * limits.max_logits_rows;
   std::unique_ptr<Verifier> verifier = backend.MakeVerifier(
       {.vocab_size = ids.empty() ? setting.vocab_size : static_cast<int>(ids.size()),
        .max_rows = limits.max_logits_rows,
