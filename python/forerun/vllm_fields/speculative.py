@@ -40,7 +40,7 @@ SPECULATIVE_CONFIG: dict[str, Field] = {
     ),
     "kv_cache_dtype": fixed(None, "it has the target's type", "auto"),
     **no_effect("a draft model runs as its target does", enforce_eager=None),
-    **no_effect("batches are not padded", disable_padded_drafter_batch=False),
+    **no_effect("padding changes no result", disable_padded_drafter_batch=False),
     **no_effect(
         "each operation has one implementation for each CPU",
         moe_backend=None,
