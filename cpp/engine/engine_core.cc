@@ -234,7 +234,7 @@ void EngineCore::CommitStep() {
   if (plan_.requests.empty()) return;
   StepTrace& trace = recorder_.trace();
   trace.BeginPart(StepPart::kCommit);
-  planner_.ObserveStep(plan_, forward_seconds_);
+  if (executor_.took_usual_time()) planner_.ObserveStep(plan_, forward_seconds_);
   recorder_.BeginCommits(trace.begin(StepPart::kCommit));
   for (std::size_t i = 0; i < plan_.requests.size(); ++i) {
     CommitRequest(plan_.requests[i], verification_.outcome(i));

@@ -32,6 +32,10 @@ class ModelExecutor {
   // vocab_size], valid until the next call. The logits of a row predict the token after it.
   virtual ConstRows Forward(const ForwardBatch& batch) = 0;
 
+  // False: the last pass took longer than others of as many rows do, since a device prepared for
+  // them.
+  virtual bool took_usual_time() const { return true; }
+
   // Copies tokens' keys and values to other slots, one move after the other.
   virtual void MoveKv(std::span<const KvMove> moves) = 0;
 };

@@ -36,7 +36,7 @@ class KeptPasses {
     return padded_->Pad(batch, num_rows);
   }
   // As PassGraphs, with the passes of each kind by themselves.
-  void Run(int kind, const std::function<void()>& body) { graphs_[kind]->Run(body); }
+  bool Run(int kind, const std::function<void()>& body) { return graphs_[kind]->Run(body); }
 
  private:
   Ops& ops_;

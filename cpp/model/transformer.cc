@@ -56,8 +56,9 @@ ConstRows Transformer::Forward(const ForwardBatch& batch) {
     ComputeLogits(ops_, RunLayers(rows), weights_.head(), {.soft_cap = spec_.final_soft_cap},
                   logits_);
   };
+  took_usual_time_ = true;
   if (num_kept > 0) {
-    kept_.Run(/*kind=*/0, compute);
+    took_usual_time_ = kept_.Run(/*kind=*/0, compute);
   } else {
     compute();
   }

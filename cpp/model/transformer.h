@@ -38,6 +38,7 @@ class Transformer : public ModelExecutor {
   int vocab_size() const override { return weights_.embedding->num_outputs(); }
   int PaddedRows(int num_rows) const override;
   ConstRows Forward(const ForwardBatch& batch) override;
+  bool took_usual_time() const override { return took_usual_time_; }
   void MoveKv(std::span<const KvMove> moves) override;
 
   const ModelSpec& spec() const { return spec_; }
@@ -58,6 +59,7 @@ class Transformer : public ModelExecutor {
   Ops& ops_;
 
   KeptPasses kept_;
+  bool took_usual_time_ = true;
   DecoderStack stack_;
   std::optional<FeatureStore> features_;
 

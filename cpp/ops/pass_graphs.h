@@ -18,8 +18,8 @@ class PassGraphs {
 
   // Runs body(), or what it did for rows of the same shape. It calls operations alone, on the rows
   // of the last Ops::Begin, which had ForwardData::is_kept, and nothing but these may be different
-  // from an earlier call.
-  virtual void Run(const std::function<void()>& body) = 0;
+  // from an earlier call. False: it took longer than later passes of this shape will.
+  virtual bool Run(const std::function<void()>& body) = 0;
 };
 
 }  // namespace forerun

@@ -49,7 +49,8 @@ struct Options {
   int capability = 90;  // 10 * major + minor
   std::size_t memory_bytes = std::size_t{1} << 30;
 
-  // Failures, each once: 1 is the next allocation, or launch of a kernel or a graph, 0 none.
+  // Failures, each once: 1 is the next allocation or graph, or launch of a kernel or
+  // a graph, 0 none.
   int failing_allocation = 0;
   int failing_launch = 0;
   // cudaErrorLaunchOutOfResources is returned by the launch. Others, as on a GPU, by the next wait

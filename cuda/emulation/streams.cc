@@ -285,6 +285,9 @@ cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
 }
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
   return Call([&] {
+    if (emulation::IsFailing(emulation::options().failing_allocation)) {
+      return cudaErrorMemoryAllocation;
+    }
     *exec = new CUgraphExec_st{graph->nodes};
     return cudaSuccess;
   });

@@ -88,8 +88,9 @@ std::size_t DeviceRows::TakeParts(const std::byte* memory, std::byte* filled) {
   for (DevicePlan& on_device : plans_) {
     const AttentionPlan& plan = on_device.plan;
     // After items of kept passes is room for as many as others of their shape may have.
+    const bool is_padded = is_kept_ && !plan.items().empty();
     on_device.items =
-        take(plan.items(), is_kept_ ? plan.MostItems(num_rows()) : plan.items().size());
+        take(plan.items(), is_padded ? plan.MostItems(num_rows()) : plan.items().size());
     on_device.runs = take_all(plan.runs());
     on_device.split_items = take_all(plan.split_items());
   }

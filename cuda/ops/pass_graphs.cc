@@ -1,9 +1,9 @@
 #include "cuda/ops/pass_graphs.h"
 
 #include <algorithm>
-#include <utility>
 
 #include "cuda/check_cuda.h"
+#include "forerun/error.h"
 
 namespace forerun::cuda {
 namespace {
@@ -20,25 +20,39 @@ int CudaPassGraphs::PaddedRows(int num_rows) const {
   return num_rows <= 256 ? up_to(32) : 0;
 }
 
-void CudaPassGraphs::Run(const std::function<void()>& body) {
-  bool is_new = false;
-  Graph& graph = Find(ops_.shape(), is_new);
+bool CudaPassGraphs::Run(const std::function<void()>& body) {
+  Graph& graph = Find(ops_.shape());
   graph.last_use = ++num_uses_;
-  if (is_new) return body();
-  if (graph.exec == nullptr) graph.exec = Capture(body);
+  const bool is_kept = graph.exec != nullptr;
+  if (graph.was_launched && !is_kept && !graph.is_refused) {
+    graph.exec = Capture(body);
+    graph.is_refused = graph.exec == nullptr;
+  }
+  if (graph.exec == nullptr) {
+    body();
+    graph.was_launched = true;
+    return graph.is_refused;
+  }
   const UseGpu use;
   CheckCuda(cudaGraphLaunch(graph.exec.get(), /*stream=*/nullptr), kWanted);
+  return is_kept;
 }
 
-CudaPassGraphs::Graph& CudaPassGraphs::Find(const CudaOps::Shape& shape, bool& is_new) {
+CudaPassGraphs::Graph& CudaPassGraphs::Find(const CudaOps::Shape& shape) {
   const auto found = std::ranges::find(graphs_, shape, &Graph::shape);
-  is_new = found == graphs_.end();
-  if (!is_new) return *found;
-  if (std::ssize(graphs_) < kMostGraphs) return graphs_.emplace_back(Graph{shape, nullptr, 0});
+  if (found != graphs_.end()) return *found;
+  if (std::ssize(graphs_) < kMostGraphs) {
+    Graph& added = graphs_.emplace_back();
+    added.shape = shape;
+    return added;
+  }
   Graph& oldest = *std::ranges::min_element(graphs_, {}, &Graph::last_use);
-  const UseGpu use;
-  CheckCuda(cudaDeviceSynchronize(), kWanted);  // it may be running
-  oldest = {shape, nullptr, 0};
+  if (oldest.exec != nullptr) {  // it may be running
+    const UseGpu use;
+    CheckCuda(cudaDeviceSynchronize(), kWanted);
+  }
+  oldest = {};
+  oldest.shape = shape;
   return oldest;
 }
 
@@ -46,32 +60,40 @@ CudaPassGraphs::Exec CudaPassGraphs::Capture(const std::function<void()>& body) 
   const UseGpu use;
   if (capturing_ == nullptr) {
     cudaStream_t stream = nullptr;
-    CheckCuda(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), kWanted);
+    if (cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess) return Refused();
     capturing_.reset(stream);
   }
   // Of other threads' calls none is forbidden meanwhile.
-  CheckCuda(cudaStreamBeginCapture(capturing_.get(), cudaStreamCaptureModeThreadLocal), kWanted);
+  if (cudaStreamBeginCapture(capturing_.get(), cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
+    return Refused();
+  }
   ops_.LaunchOn(capturing_.get());
-  const auto end = [&] {
-    cudaGraph_t graph = nullptr;
-    ops_.LaunchOn(nullptr);
-    const cudaError_t status = cudaStreamEndCapture(capturing_.get(), &graph);
-    return std::pair(status, graph);
-  };
+  bool is_captured = true;
   try {
     body();
+  } catch (const DeviceError&) {
+    is_captured = false;  // the same without a graph tells why
   } catch (...) {
-    const cudaGraph_t graph = end().second;
-    if (graph != nullptr) cudaGraphDestroy(graph);
+    EndCapture();
     throw;
   }
-  const auto [ended, graph] = end();
-  CheckCuda(ended, kWanted);
+  const cudaGraph_t graph = EndCapture();
+  if (graph == nullptr) return Refused();
   cudaGraphExec_t exec = nullptr;
-  const cudaError_t status = cudaGraphInstantiate(&exec, graph, /*flags=*/0);
+  if (is_captured && cudaGraphInstantiate(&exec, graph, /*flags=*/0) != cudaSuccess) exec = nullptr;
   cudaGraphDestroy(graph);
-  CheckCuda(status, kWanted);
-  return Exec(exec);
+  return exec != nullptr ? Exec(exec) : Refused();
+}
+
+cudaGraph_t CudaPassGraphs::EndCapture() {
+  ops_.LaunchOn(nullptr);
+  cudaGraph_t graph = nullptr;
+  return cudaStreamEndCapture(capturing_.get(), &graph) == cudaSuccess ? graph : nullptr;
+}
+
+CudaPassGraphs::Exec CudaPassGraphs::Refused() {
+  cudaGetLastError();  // of a launch that comes later it is none
+  return nullptr;
 }
 
 }  // namespace forerun::cuda

@@ -17,17 +17,18 @@
 namespace forerun::cuda {
 
 // A graph per shape of a pass. The first pass of a shape is launched as it is, so that its kernels
-// are loaded; the second one is captured. Throws DeviceError.
+// are loaded; the second one is captured. Where the GPU has no memory for a graph, passes of its
+// shape go on as they are. Throws DeviceError.
 class CudaPassGraphs final : public PassGraphs {
  public:
   // Graphs that are kept, the last used ones.
-  static constexpr int kMostGraphs = 64;
+  static constexpr int kMostGraphs = 128;
 
   // The Ops must outlive it.
   explicit CudaPassGraphs(CudaOps& ops) : ops_(ops) { graphs_.reserve(kMostGraphs); }
 
   int PaddedRows(int num_rows) const override;
-  void Run(const std::function<void()>& body) override;
+  bool Run(const std::function<void()>& body) override;
 
  private:
   struct StreamDeleter {
@@ -45,13 +46,18 @@ class CudaPassGraphs final : public PassGraphs {
   using Exec = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, ExecDeleter>;
   struct Graph {
     CudaOps::Shape shape;
-    Exec exec;  // null: the shape was met once
+    Exec exec;
+    bool was_launched = false;  // as it is
+    bool is_refused = false;    // the GPU has no graph for it
     std::int64_t last_use = 0;
   };
 
   // That of the shape, or an empty one in place of the one that was used the longest ago.
-  Graph& Find(const CudaOps::Shape& shape, bool& is_new);
+  Graph& Find(const CudaOps::Shape& shape);
+  // Null: CUDA refuses it.
   Exec Capture(const std::function<void()>& body);
+  cudaGraph_t EndCapture();  // null: it failed
+  static Exec Refused();
 
   CudaOps& ops_;
   // The default stream cannot be captured.

@@ -14,6 +14,7 @@
 
 #include "cpp/model/transformer.h"
 #include "cuda/ops/cuda_ops.h"
+#include "forerun/error.h"
 #include "tests/cpp/testing/num_examples.h"
 #include "tests/cpp/testing/random_floats.h"
 #include "tests/cpp/testing/random_tree.h"
@@ -236,35 +237,82 @@ TEST_P(PassGraphsTest, ANewCacheNeedsNewGraphs) {
   kept_.ExpectReplayed(true);
 }
 
-// Passes of so many shapes one after the other that some graphs are dropped.
-TEST(CudaPassGraphsTest, MoreShapesThanAreKeptAreCapturedAgain) {
-  constexpr int kMost = CudaPassGraphs::kMostGraphs + 20, kWidth = 16, kNumTokens = 11;
-  CudaOps ops;
-  RandomFloats random(5);
-  const HostRows values(random, kNumTokens, kWidth);
-  const TensorView tensor = {values.values.data(), DType::kFloat32, {kNumTokens, kWidth}};
-  const auto table = ops.Pack({&tensor, 1}, WeightFormat::kFloat32);
-  GpuRows out(ops.memory(), kMost, kWidth);
-  CudaPassGraphs graphs(ops);
-  std::vector<TokenId> tokens(kMost);
-  std::vector<std::int32_t> wanted(kMost);
-  std::iota(wanted.begin(), wanted.end(), 0);
-  for (int pass = 0; pass < 3 * kMost + kNumTurns; ++pass) {
-    // At the end the same one again and again.
-    const int num_rows = pass < 3 * kMost ? 1 + pass % kMost : 7;
-    for (int row = 0; row < num_rows; ++row) tokens[row] = (pass + row) % kNumTokens;
-    const std::span given = std::span(tokens).first(num_rows);
-    const ForwardRows& rows =
-        ops.Begin({.tokens = given, .wanted = std::span(wanted).first(num_rows), .is_kept = true});
-    const Rows some = {out.view().data, num_rows, kWidth, out.view().stride};
-    graphs.Run([&] { ops.Embed(rows, *table, 1.0f, some); });
-    const HostRows found = out.Download();
-    for (int row = 0; row < num_rows; ++row) {
-      ASSERT_TRUE(std::equal(found.row(row), found.row(row) + kWidth, values.row(tokens[row])))
-          << "pass " << pass << ", row " << row;
-    }
+// Passes that look up rows of a table.
+class CudaPassGraphsTest : public ::testing::Test {
+ protected:
+  static constexpr int kMostRows = CudaPassGraphs::kMostGraphs + 20;
+  static constexpr int kWidth = 16, kNumTokens = 11;
+
+  CudaPassGraphsTest() : tokens_(kMostRows), wanted_(kMostRows) {
+    std::iota(wanted_.begin(), wanted_.end(), 0);
+    const TensorView tensor = {values_.values.data(), DType::kFloat32, {kNumTokens, kWidth}};
+    table_ = ops_.Pack({&tensor, 1}, WeightFormat::kFloat32);
   }
+
+  // Another one each time. Returns what Run does.
+  bool Pass(int num_rows) {
+    ++num_passes_;
+    for (int row = 0; row < num_rows; ++row) tokens_[row] = (num_passes_ + row) % kNumTokens;
+    const ForwardRows& rows = ops_.Begin({.tokens = std::span(tokens_).first(num_rows),
+                                          .wanted = std::span(wanted_).first(num_rows),
+                                          .is_kept = true});
+    const Rows some = {out_.view().data, num_rows, kWidth, out_.view().stride};
+    const bool was_usual = graphs_.Run([&] { ops_.Embed(rows, *table_, 1.0f, some); });
+    const HostRows found = out_.Download();
+    for (int row = 0; row < num_rows; ++row) {
+      EXPECT_TRUE(std::equal(found.row(row), found.row(row) + kWidth, values_.row(tokens_[row])))
+          << "pass " << num_passes_ << ", row " << row;
+    }
+    return was_usual;
+  }
+
+  CudaOps ops_;
+  RandomFloats random_{5};
+  const HostRows values_{random_, kNumTokens, kWidth};
+  std::unique_ptr<PackedMatrix> table_;
+  GpuRows out_{ops_.memory(), kMostRows, kWidth};
+  CudaPassGraphs graphs_{ops_};
+  std::vector<TokenId> tokens_;
+  std::vector<std::int32_t> wanted_;
+  int num_passes_ = 0;
+};
+
+TEST_F(CudaPassGraphsTest, MoreShapesThanAreKeptAreCapturedAgain) {
+  for (int turn = 0; turn < kNumTurns; ++turn) {
+    for (int num_rows = 1; num_rows <= kMostRows; ++num_rows) EXPECT_FALSE(Pass(num_rows));
+  }
+  EXPECT_FALSE(Pass(7));
+  EXPECT_FALSE(Pass(7));
+  EXPECT_TRUE(Pass(7));
 }
+
+#ifdef FORERUN_EMULATED_GPU
+TEST_F(CudaPassGraphsTest, WhereAGraphIsRefusedPassesGoOnWithout) {
+  for (int i = 0; i < 4; ++i) Pass(kMostRows);  // until all memory for uploads is there
+  EXPECT_FALSE(Pass(3));
+  emulation::options().failing_allocation = 1;
+  const Costs before = CostsUntilNow();
+  EXPECT_TRUE(Pass(3));
+  EXPECT_TRUE(Pass(3));
+  EXPECT_EQ(CostsUntilNow().graph_launches, before.graph_launches);
+  // Others are captured.
+  for (int turn = 0; turn < kNumTurns; ++turn) Pass(4);
+  EXPECT_EQ(CostsUntilNow().graph_launches, before.graph_launches + 2);
+}
+
+TEST_F(CudaPassGraphsTest, APassThatFailedWasNotLaunched) {
+  emulation::options().failing_launch = 1;
+  emulation::options().launch_error = cudaErrorLaunchOutOfResources;
+  EXPECT_THROW(Pass(5), DeviceError);
+  emulation::options().launch_error = cudaErrorLaunchFailure;
+  const Costs before = CostsUntilNow();
+  EXPECT_FALSE(Pass(5));
+  EXPECT_EQ(CostsUntilNow().graph_launches, before.graph_launches);
+  EXPECT_FALSE(Pass(5));
+  EXPECT_TRUE(Pass(5));
+  EXPECT_EQ(CostsUntilNow().graph_launches, before.graph_launches + 2);
+}
+#endif
 
 INSTANTIATE_TEST_SUITE_P(Caches, PassGraphsTest,
                          ::testing::Values(DType::kBFloat16, DType::kFloat32, DType::kInt8),
