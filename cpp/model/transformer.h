@@ -3,7 +3,6 @@
 #define FORERUN_CPP_MODEL_TRANSFORMER_H_
 
 #include <cstdint>
-#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
