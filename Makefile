@@ -19,10 +19,16 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
+# What builds the package, in the directory that its C++ tests and benchmarks use too: the library is compiled once.
+$(VENV)/.build: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet cmake ninja $(shell $(PYTHON) tools/extra.py requires)
+	touch $@
+
 # Of the package, as in cmake/cuda_toolkit.cmake. Kernels take minutes to compile: without a GPU here, for nothing.
 CUDA ?= $(if $(wildcard /dev/nvidiactl /dev/dxg),AUTO,OFF)
-$(VENV)/.package: $(BIN)/python $(PACKAGE_SOURCES)
-	$(BIN)/python -m pip install --quiet . -C cmake.define.FORERUN_CUDA=$(CUDA)
+$(VENV)/.package: $(VENV)/.build $(PACKAGE_SOURCES)
+	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation . \
+	  -C build-dir=$(BUILD)/release -C cmake.define.FORERUN_CUDA=$(CUDA)
 	touch $@
 
 $(VENV)/.model: $(BIN)/python
