@@ -15,6 +15,7 @@
 #include "cpp/util/thread_team.h"
 #include "forerun/error.h"
 #include "tests/cpp/testing/naive_ops.h"
+#include "tests/cpp/testing/num_examples.h"
 #include "tests/cpp/testing/random_tree.h"
 #include "tests/cpp/testing/tiny_model.h"
 
@@ -203,7 +204,7 @@ TEST_P(TransformerTest, DecodingBesidePrefillGivesTheSameLogits) {
 TEST_P(TransformerTest, ATreesLogitsAreThoseOfItsPathsAlone) {
   const auto model = Make(), alone = Make();
   const auto below = [&](int n) { return random_.Below(n); };
-  for (int trial = 0; trial < 6; ++trial) {
+  for (int trial = 0; trial < testing::NumExamples(6, 6); ++trial) {
     const int num_context = below(70), num_known = 1 + below(3), num_nodes = 1 + below(20);
     const int first = num_context + num_known;
     const std::vector<std::int32_t> parents = testing::RandomParents(num_nodes, below);

@@ -51,7 +51,7 @@ TEST_P(AttentionTest, NeighboursAndTheirOrderChangeNothing) {
     AttentionModel model(test, /*num_positions=*/300, /*seed=*/15, /*num_sequences=*/4);
     std::vector<TestRows> whole;
     for (int s = 0; s < 4; ++s) whole.push_back(model.Run(*ops_, {{s, 0, 300}}));
-    for (int trial = 0; trial < 5; ++trial) {
+    for (int trial = 0; trial < testing::NumExamples(5, 5); ++trial) {
       std::vector<AttentionModel::Part> parts;
       for (int s : random.Permutation(4)) {
         const int position = random.Below(300);

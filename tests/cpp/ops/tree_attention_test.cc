@@ -130,7 +130,7 @@ class TreeAttentionTest : public OpsTest {
 TEST_P(TreeAttentionTest, EveryNodeHasTheBitsOfItsPathAlone) {
   const int contexts[] = {1, 2, 15, 16, 17, 31, 47, 63, 64, 65, 79, 130, 255, 256, 257, 270, 320};
   for (const AttentionCase& test : AllAttentionCases()) {
-    for (int trial = 0; trial < 6; ++trial) {
+    for (int trial = 0; trial < testing::NumExamples(6, 6); ++trial) {
       const TreeSequence first(random_, test, contexts[random_.Below(17)], 1 + random_.Below(33));
       const TreeSequence second(random_, test, contexts[random_.Below(17)], 1 + random_.Below(7));
       const int num_known = random_.Below(2);
