@@ -8,6 +8,7 @@
 #include "cuda/ops/cuda_ops.h"
 #include "forerun/error.h"
 #include "tests/cpp/testing/num_examples.h"
+#include "tests/cuda/build_kind.h"
 #include "tests/cuda/ops/attention_layer.h"
 #include "tests/cuda/ops/gpu_rows.h"
 
@@ -103,7 +104,8 @@ TEST_P(AttentionTest, ANodesBitsDependOnItsPathAlone) {
 TEST_P(AttentionTest, BlocksThatTakeAllPartsChangeNoBit) {
   CudaOps whole(/*enough_blocks=*/0);
   Random random(9);
-  for (int window : {0, 20}) {
+  for (int window : {20, 0}) {
+    if (window == 0 && !testing::IsPlainBuild()) break;
     Layer layer(random, 1, 2, 8, GetParam(), 600);
     layer.shape.sliding_window = window;
     CachedSequence split(ops_, layer, 16, 1), together(whole, layer, 16, 2);

@@ -12,6 +12,7 @@
 
 #include "cuda/emulation/in_every_order.h"
 #include "tests/cpp/testing/num_examples.h"
+#include "tests/cuda/build_kind.h"
 #include "tests/cuda/verify/lazy_streams.h"
 #include "tests/cuda/verify/random_step.h"
 
@@ -127,17 +128,6 @@ void ExpectSame(const RandomStep& step, const Answers& found, const Answers& exp
   }
 }
 
-// Kernels with checks of memory or races take many times as long.
-bool IsSlow() {
-#if defined(__SANITIZE_ADDRESS__)
-  return true;
-#elif defined(FORERUN_EMULATED_GPU)
-  return emulation::DetectsRaces();
-#else
-  return false;
-#endif
-}
-
 int PickVocabSize(RandomNumbers& random) {
   if (random.Chance(0.3)) return random.Pick(1, 12);
   return random.Pick(1, random.Chance(0.1) ? 4000 : 300);
@@ -176,7 +166,7 @@ TEST_P(CudaVerifySeedTest, RandomStepsHaveTheOutcomesOfTheHost) {
   RandomNumbers random(GetParam());
   Account account;
   const int num_requests =
-      IsSlow() ? testing::NumExamples(15, 250) : testing::NumExamples(100, 25000);
+      testing::IsPlainBuild() ? testing::NumExamples(100, 25000) : testing::NumExamples(15, 250);
   while (account.num_requests < num_requests && !HasFailure()) {
     CompareSteps(random, PickVocabSize(random), 4, account);
   }
@@ -194,7 +184,7 @@ TEST_P(CudaVerifySeedTest, RandomStepsHaveTheOutcomesOfTheHost) {
 INSTANTIATE_TEST_SUITE_P(Seeds, CudaVerifySeedTest, ::testing::Range(1, 5));
 
 TEST(CudaVerifyTest, LargeVocabulariesToo) {
-  if (IsSlow()) GTEST_SKIP() << "too slow with checks of memory or races";
+  if (!testing::IsPlainBuild()) GTEST_SKIP() << "too slow with checks of memory or races";
   RandomNumbers random(2);
   for (int vocab_size : {49152, 128256, 262144}) {
     Account account;
@@ -214,7 +204,7 @@ void CompareTyped() {
   const VerifierLimits limits = {.vocab_size = kVocabSize, .max_requests = 6, .max_rows = 300};
   HostVerifier host(limits);
   CudaVerifier verifier(limits);
-  for (int i = 0; i < (IsSlow() ? 5 : 40); ++i) {
+  for (int i = 0; i < (testing::IsPlainBuild() ? 40 : 5); ++i) {
     const RandomStep step(random, kVocabSize, 4);
     const ConstRows rows = step.logits().rows();
     std::vector<std::uint16_t> bits;
@@ -237,7 +227,7 @@ TEST(CudaVerifyTest, Float16LogitsAreWhatTheyAreAsFloats) { CompareTyped<DType::
 
 TEST(CudaVerifyTest, TopTokensAreThoseOfTheHost) {
   RandomNumbers random(4);
-  for (int i = 0; i < (IsSlow() ? 5 : 30); ++i) {
+  for (int i = 0; i < (testing::IsPlainBuild() ? 30 : 5); ++i) {
     const testing::LazyStreams lazy(i % 2 == 0);
     const int vocab_size = PickVocabSize(random);
     const VerifierLimits limits = {.vocab_size = vocab_size, .max_requests = 1, .max_rows = 9};
@@ -276,7 +266,7 @@ TEST(CudaVerifyTest, AStepIsOneCopyEachWayAndOneWait) {
   const VerifierLimits limits = {.vocab_size = kVocabSize, .max_requests = 8, .max_rows = 300};
   CudaVerifier verifier(limits);
   std::int64_t num_host_rows = 0;
-  for (int i = 0; i < (IsSlow() ? 5 : 40); ++i) {
+  for (int i = 0; i < (testing::IsPlainBuild() ? 40 : 5); ++i) {
     const RandomStep step(random, kVocabSize, 8);
     const DeviceRows rows(step.logits());
     Answers(verifier, rows.rows(), step);  // after which its memory has grown

@@ -17,28 +17,15 @@
 #include "cpp/verify/sample_batch.h"
 #include "cuda/emulation/in_every_order.h"
 #include "cuda/verify/row_state.h"
+#include "tests/cuda/build_kind.h"
 
 namespace forerun::cuda::testing {
 
-// Whether the kernels run slowly, and what they load is counted.
-inline bool DetectsRaces() {
-#ifdef FORERUN_EMULATED_GPU
-  return emulation::DetectsRaces();
-#else
-  return false;
-#endif
-}
+using forerun::testing::DetectsRaces;
+using forerun::testing::IsPlainBuild;
 
 inline void Expect(cudaError_t error) {
   ASSERT_EQ(error, cudaSuccess) << cudaGetErrorString(error);
-}
-
-inline bool IsPlainBuild() {
-#ifdef __SANITIZE_ADDRESS__
-  return false;
-#else
-  return !DetectsRaces();
-#endif
 }
 
 template <typename T>
