@@ -120,6 +120,13 @@ def make_engine(
     return _core.Engine(core, record_draft_logits=record_draft_logits)
 
 
+def bytes_of_blocks(row: Row, count: int, **options: Any) -> int:
+    """Of a KV cache that has so many blocks."""
+    room = 1 << 20
+    engine = make_engine(row, {}, kv_cache_memory_bytes=room, **options)
+    return count * room // int(engine.metrics().num_total_blocks) + 256
+
+
 def drafts_trees(row: Row) -> bool:
     return row.method != "mlp_speculator"
 

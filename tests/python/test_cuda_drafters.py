@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from drafter_rows import Row
-from drafter_runs import PROMPTS, make_engine, make_params, row_named, run
+from drafter_runs import PROMPTS, bytes_of_blocks, make_engine, make_params, row_named, run
 from emulated_gpu import EmulatedGpu
 from test_drafter_mixes import SAFETENSORS_ROWS, check_mix, plain_engine
 
@@ -49,13 +49,14 @@ def unchanged(output: list[int], logits: np.ndarray) -> np.ndarray:
     return logits
 
 
-def drawing_engine(row: Row, method: str, dtype: str, on_host: bool = False) -> Any:
+def drawing_engine(row: Row, method: str, dtype: str, on_host: bool = False, **options: Any) -> Any:
     """With drafts that are drawn; on the host, where their logits are recorded."""
     speculative = {
         "draft_sample_method": _core.DraftSampleMethod.PROBABILISTIC,
         "acceptance_method": getattr(_core.AcceptanceMethod, method),
     }
-    return make_engine(row, speculative, record_draft_logits=on_host, device="cuda", dtype=dtype)
+    options = {"device": "cuda", "dtype": dtype, **options}
+    return make_engine(row, speculative, record_draft_logits=on_host, **options)
 
 
 def check_drawn(row: Row, method: str, dtype: str, prompts: list[list[int]], **fields: Any) -> None:
@@ -93,6 +94,20 @@ def test_requests_whose_drafts_are_drawn_change_no_neighbour(method: str, gpu: E
     engine = drawing_engine(row, method, "bfloat16")
     for request, expected in zip(requests, together, strict=True):
         assert outputs_together(engine, [request]) == [expected]
+
+
+@pytest.mark.parametrize("method", ["REJECTION", "BLOCK"])
+def test_preempted_requests_draw_again_as_on_the_host(method: str, gpu: EmulatedGpu) -> None:
+    row = row_named(KINDS[0])
+    room = bytes_of_blocks(row, 5, device="cuda", dtype="bfloat16")
+    options = {"max_model_len": 64, "kv_cache_memory_bytes": room}
+    there, here = (
+        run(drawing_engine(row, method, "bfloat16", on_host, **options), PROMPTS, temperature=0.8)
+        for on_host in (False, True)
+    )
+    assert there.outputs == here.outputs
+    assert there.metrics.spec_decode.num_accepted_tokens > 0
+    assert there.metrics.num_preemptions == here.metrics.num_preemptions > 0
 
 
 @pytest.mark.parametrize("name", KINDS)

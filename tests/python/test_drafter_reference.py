@@ -20,6 +20,7 @@ from drafter_runs import (
     PROMPTS,
     TOLERANCE,
     Run,
+    bytes_of_blocks,
     check_greedy_paths,
     check_records,
     directories,
@@ -114,10 +115,8 @@ def chunked(row: Row) -> Run:
 
 def preempted(row: Row) -> Run:
     """The pool holds every request alone, but not all of them together."""
-    room = 1 << 20
-    num_blocks = make_engine(row, {}, kv_cache_memory_bytes=room).metrics().num_total_blocks
-    bytes_of_five = 5 * room // num_blocks + 256
-    engine = make_engine(row, speculative={}, max_model_len=64, kv_cache_memory_bytes=bytes_of_five)
+    room = bytes_of_blocks(row, 5)
+    engine = make_engine(row, speculative={}, max_model_len=64, kv_cache_memory_bytes=room)
     got = run(engine, PROMPTS)
     assert got.metrics.num_preemptions > 0
     return got

@@ -13,46 +13,17 @@
 #include "cuda/emulation/in_every_order.h"
 #include "tests/cpp/testing/num_examples.h"
 #include "tests/cuda/build_kind.h"
+#include "tests/cuda/verify/device_logits.h"
 #include "tests/cuda/verify/lazy_streams.h"
 #include "tests/cuda/verify/random_step.h"
 
 namespace forerun::cuda {
 namespace {
 
+using testing::DeviceRows;
+using testing::DeviceValues;
 using testing::RandomNumbers;
 using testing::RandomStep;
-
-template <typename T>
-class DeviceValues {
- public:
-  explicit DeviceValues(std::span<const T> values) {
-    EXPECT_EQ(cudaMalloc(&data_, values.size_bytes() + 1), cudaSuccess);
-    EXPECT_EQ(cudaMemcpy(data_, values.data(), values.size_bytes(), cudaMemcpyHostToDevice),
-              cudaSuccess);
-  }
-  DeviceValues(const DeviceValues&) = delete;
-  DeviceValues& operator=(const DeviceValues&) = delete;
-  ~DeviceValues() { cudaFree(data_); }
-
-  const T* data() const { return data_; }
-
- private:
-  T* data_ = nullptr;
-};
-
-// Logits in device memory.
-class DeviceRows {
- public:
-  explicit DeviceRows(const testing::RandomLogits& logits)
-      : values_(logits.values()), rows_(logits.rows()) {
-    rows_.data = values_.data();
-  }
-  ConstRows rows() const { return rows_; }
-
- private:
-  const DeviceValues<float> values_;
-  ConstRows rows_;
-};
 
 // What a verifier says of a step.
 struct Answers {
