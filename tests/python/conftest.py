@@ -14,10 +14,22 @@ from emulated_gpu import LIBRARY, VARIABLE, EmulatedGpu
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ["FORERUN_PACKED_CACHE_GB"] = "0"  # tests of it say otherwise
-# torch, imported later, would take all cores in each of the processes that test side by side, and
-# its threads spin while they wait for each other.
-NUM_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // NUM_PROCESSES)))
+
+
+def take_cores(worker: str) -> None:
+    """Gives each of the processes that test side by side cores of its own.
+
+    Threads of an engine and of torch, one per core, spin while they wait for each other: with two
+    such processes on the same cores they would wait for the other one's time to run.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    share = max(1, len(cores) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    first = int(worker.removeprefix("gw")) * share % len(cores)
+    os.sched_setaffinity(0, cores[first : first + share])
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    take_cores(os.environ["PYTEST_XDIST_WORKER"])
 
 
 def find_package_file(package: str, name: str) -> Path | None:
