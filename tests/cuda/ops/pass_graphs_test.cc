@@ -195,7 +195,7 @@ TEST_P(PassGraphsTest, RequestsOfAnyLengthShareAGraph) {
     requests.push_back(MakeRequest(num_context, static_cast<int>(requests.size()) * 40));
   }
   int num_replayed = 0;
-  for (int round = 0; round < (testing::IsPlainBuild() ? 30 : 6); ++round) {
+  for (int round = 0; round < (testing::IsPlainBuild() ? 30 : 12); ++round) {
     std::vector<RequestRows> batch;
     for (const RequestRows& request : requests) {
       if (random_.Below(2) == 0) continue;
@@ -210,7 +210,7 @@ TEST_P(PassGraphsTest, RequestsOfAnyLengthShareAGraph) {
     num_replayed += kept_.num_graph_launches() > 0;
   }
 #ifdef FORERUN_EMULATED_GPU
-  EXPECT_GE(num_replayed, testing::IsPlainBuild() ? 6 : 0);
+  EXPECT_GT(num_replayed, testing::IsPlainBuild() ? 5 : 0);
 #endif
 }
 
