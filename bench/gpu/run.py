@@ -1,14 +1,14 @@
 """Builds, tests and times what runs on a GPU, on a machine with one and nothing else prepared.
 
-    python bench/gpu/run.py                        # at most 9 minutes
-    python bench/gpu/run.py --stages engine peers  # where the rest has run
-    python bench/gpu/run.py --emulated             # tiny, on the emulated GPU: tries this script
+    python bench/gpu/run.py                          # at most 9 minutes
+    python bench/gpu/run.py --stages peers sanitize  # where the rest has run
+    python bench/gpu/run.py --emulated               # tiny, on the emulated GPU: tries this script
 
 Stages: the package and libforerun_cuda.so (nvcc is got from PyPI where the machine has none), the
-CUDA tests, the tests of small shapes in each tool of compute-sanitizer, times of calls, models in
-the engine, the same models in other engines where they are installed. A stage that fails does not
-stop the others, and one that no time is left for has failed; what lacks a program is left out, and
-said so. Writes results.json and results.md to --out. docs/benchmarks_gpu.md keeps results.
+CUDA tests, times of calls, models in the engine, the same models in other engines where they are
+installed, the CUDA tests on few examples in each tool of compute-sanitizer. A stage that fails does
+not stop the others, and one that no time is left for has failed; what lacks a program is left out,
+and said so. Writes results.json and results.md to --out. docs/benchmarks_gpu.md keeps results.
 """
 
 from __future__ import annotations
@@ -30,7 +30,17 @@ from figures import Figure, call_lines, figure_lines, read_figures
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VENV_PYTHON = ROOT / ".venv" / "bin" / "python"
 RELEASE = ROOT / "build" / "release"
-TESTS = ("cuda_verify", "cuda_rows")
+CUDA_LIBRARY = ROOT / "build" / "cuda" / "libforerun_cuda.so"
+EMULATED_LIBRARY = ROOT / "build" / "cuda" / "libforerun_cuda_emulated.so"
+TESTS = RELEASE / "tests" / "cuda"
+KERNEL_TESTS = [
+    TESTS / "verify" / "forerun_cuda_rows_gpu_test",
+    TESTS / "verify" / "forerun_cuda_verify_gpu_test",
+    TESTS / "ops" / "forerun_cuda_ops_gpu_test",
+]
+# Whole models with every kind of drafter.
+MODEL_TEST = RELEASE / "tests" / "cpp" / "engine" / "forerun_robustness_test"
+ON_GPU = {"FORERUN_TEST_DEVICE": "cuda", "FORERUN_CUDA_LIBRARY": str(CUDA_LIBRARY)}
 SANITIZERS = ("memcheck", "racecheck", "initcheck", "synccheck")
 GTEST_HEADERS = [
     pathlib.Path(folder) / "gtest" / "gtest.h" for folder in ("/usr/include", "/usr/local/include")
@@ -39,7 +49,7 @@ INSTALL_GTEST = "apt-get update -qq && apt-get install -y -qq libgtest-dev"  # a
 # Of the tests in a sanitizer, where each example takes a hundred times as long.
 FEW_EXAMPLES = {"FORERUN_TEST_EXAMPLES": "3"}
 TINY_CALLS = ["--requests", "1", "2", "--vocab", "300", "--repeats", "2"]
-STAGES = ("build", "test", "calls", "engine", "peers")
+STAGES = ("build", "test", "calls", "engine", "peers", "sanitize")
 SMOLLM = ROOT / "models" / "SmolLM2-135M-Instruct"  # `make model` writes it
 RANDOM_MODEL = "Llama-3.1-8B"
 PEERS = ("torch", "transformers", "vllm", "sglang")
@@ -130,25 +140,33 @@ def build(run: Run) -> None:
     run.command("libforerun_cuda.so", ["make", "cuda"])
 
 
+def build_test(run: Run, binary: pathlib.Path) -> bool:
+    words = [ROOT / ".venv" / "bin" / "cmake", "--build", RELEASE, "-t", binary.name]
+    return run.command(f"build {binary.name}", words) is not None
+
+
 def test(run: Run) -> None:
     if not has_gtest():
         run.fail("CUDA tests", "GoogleTest is not installed (libgtest-dev)")
         return
-    cmake = ROOT / ".venv" / "bin" / "cmake"
+    for binary in KERNEL_TESTS:
+        if build_test(run, binary):
+            run.command(binary.name, [binary])
+    if build_test(run, MODEL_TEST):
+        run.command("models", [MODEL_TEST, "--gtest_filter=*ModelEngine*"], ON_GPU)
+
+
+def sanitize(run: Run) -> None:
     sanitizer = shutil.which("compute-sanitizer") or "/usr/local/cuda/bin/compute-sanitizer"
-    for name in TESTS:
-        target = f"forerun_{name}_gpu_test"
-        binary = RELEASE / "tests" / "cuda" / "verify" / target
-        if run.command(f"build {name}", [cmake, "--build", RELEASE, "-t", target]) is None:
+    if not pathlib.Path(sanitizer).exists():
+        run.leave_out("compute-sanitizer", "compute-sanitizer is not installed")
+        return
+    for binary in KERNEL_TESTS:
+        if not binary.exists() and not build_test(run, binary):
             continue
-        run.command(name, [binary])
         for tool in SANITIZERS:
-            stage = f"{name}, {tool}"
-            if pathlib.Path(sanitizer).exists():
-                words = [sanitizer, "--tool", tool, "--error-exitcode", "9", binary]
-                run.command(stage, words, FEW_EXAMPLES)
-            else:
-                run.leave_out(stage, "compute-sanitizer is not installed")
+            words = [sanitizer, "--tool", tool, "--error-exitcode", "9", binary]
+            run.command(f"{binary.name}, {tool}", words, FEW_EXAMPLES)
 
 
 @dataclass(frozen=True)
@@ -237,16 +255,13 @@ def main() -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     cache, lines = args.cache or args.out / "models", args.out / "figures.jsonl"
     lines.unlink(missing_ok=True)
-    libraries = ROOT / "build" / "cuda"
     times: list[Any] = []
     if args.emulated:
-        library = libraries / "libforerun_cuda_emulated.so"
-        setup = Setup(sys.executable, library, ["tiny"], cache, lines, ["--tiny"])
+        setup = Setup(sys.executable, EMULATED_LIBRARY, ["tiny"], cache, lines, ["--tiny"])
         times = measure(run, setup, NOMINAL_BANDWIDTH, TINY_CALLS)
         measure_models(run, setup, NOMINAL_BANDWIDTH)
     else:
-        library = libraries / "libforerun_cuda.so"
-        setup = Setup(str(VENV_PYTHON), library, args.models, cache, lines, [])
+        setup = Setup(str(VENV_PYTHON), CUDA_LIBRARY, args.models, cache, lines, [])
         if "build" in args.stages:
             build(run)
         if "test" in args.stages:
@@ -258,6 +273,8 @@ def main() -> int:
             measure_models(run, setup, bandwidth)
         if "peers" in args.stages:
             measure_peers(run, setup)
+        if "sanitize" in args.stages:
+            sanitize(run)
     stages = [asdict(stage) for stage in run.stages]
     figures: list[Figure] = read_figures(lines)
     results = {"machine": found, "stages": stages, "figures": figures, "times": times}

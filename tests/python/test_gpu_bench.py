@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -81,6 +82,26 @@ def test_a_missing_googletest_is_installed_or_named(
     assert names[-1] == "CUDA tests"
     assert run.stages[-1].status == "failed"
     assert "GoogleTest is not installed" in run.stages[-1].detail
+
+
+def test_every_test_of_kernels_runs_on_the_gpu(
+    monkeypatch: pytest.MonkeyPatch, scripts: Callable[[str], Any]
+) -> None:
+    script = scripts("run")
+    folders = (ROOT / "tests" / "cuda").glob("*/CMakeLists.txt")
+    found = {
+        f"{path.parent.name}/forerun_{name}_gpu_test"
+        for path in folders
+        for name in re.findall(r"^forerun_add_gpu_test\((\w+)", path.read_text(), re.MULTILINE)
+    }
+    assert found > {"ops/forerun_cuda_ops_gpu_test"}
+    ran = []
+    monkeypatch.setattr(script.Run, "command", lambda run, name, words, *_: ran.append(words) or "")
+    monkeypatch.setattr(script, "has_gtest", lambda: True)
+    script.test(script.Run(deadline=0.0))
+    started = {str(Path(words[0]).relative_to(script.RELEASE)) for words in ran[1::2]}
+    models = "tests/cpp/engine/forerun_robustness_test"
+    assert started == {f"tests/cuda/{name}" for name in found} | {models}
 
 
 def test_a_missing_program_is_no_failure(
