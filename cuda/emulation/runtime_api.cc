@@ -71,9 +71,12 @@ const char* cudaGetErrorName(cudaError_t error) {
     FORERUN_EMULATED_ERROR(cudaSuccess)
     FORERUN_EMULATED_ERROR(cudaErrorInvalidValue)
     FORERUN_EMULATED_ERROR(cudaErrorMemoryAllocation)
+    FORERUN_EMULATED_ERROR(cudaErrorInitializationError)
     FORERUN_EMULATED_ERROR(cudaErrorInvalidConfiguration)
     FORERUN_EMULATED_ERROR(cudaErrorInvalidMemcpyDirection)
+    FORERUN_EMULATED_ERROR(cudaErrorStubLibrary)
     FORERUN_EMULATED_ERROR(cudaErrorInsufficientDriver)
+    FORERUN_EMULATED_ERROR(cudaErrorDevicesUnavailable)
     FORERUN_EMULATED_ERROR(cudaErrorNoDevice)
     FORERUN_EMULATED_ERROR(cudaErrorInvalidDevice)
     FORERUN_EMULATED_ERROR(cudaErrorNoKernelImageForDevice)
@@ -82,7 +85,10 @@ const char* cudaGetErrorName(cudaError_t error) {
     FORERUN_EMULATED_ERROR(cudaErrorIllegalAddress)
     FORERUN_EMULATED_ERROR(cudaErrorLaunchOutOfResources)
     FORERUN_EMULATED_ERROR(cudaErrorLaunchFailure)
+    FORERUN_EMULATED_ERROR(cudaErrorSystemNotReady)
+    FORERUN_EMULATED_ERROR(cudaErrorSystemDriverMismatch)
     FORERUN_EMULATED_ERROR(cudaErrorStreamCaptureUnsupported)
+    FORERUN_EMULATED_ERROR(cudaErrorStreamCaptureInvalidated)
 #undef FORERUN_EMULATED_ERROR
   }
   return "unrecognized error code";
@@ -181,7 +187,7 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
 cudaError_t cudaMalloc(void** address, std::size_t bytes) {
   return Call([&] {
     *address = nullptr;
-    if (emulation::IsCapturing()) return cudaErrorStreamCaptureUnsupported;
+    if (const cudaError_t error = emulation::StartUnsafeCall(); error != cudaSuccess) return error;
     if (emulation::IsFailing(emulation::options().failing_allocation)) {
       return cudaErrorMemoryAllocation;
     }
@@ -198,9 +204,10 @@ cudaError_t cudaFree(void* address) {
   const cudaError_t before = emulation::StandingError();
   if (address == nullptr) return emulation::Remember(before);
   if (before == cudaSuccess) {
-    if (const cudaError_t error = emulation::WaitForAll(); error != cudaSuccess) {
-      if (error == cudaErrorStreamCaptureUnsupported) return emulation::Remember(error);
+    if (const cudaError_t error = emulation::StartUnsafeCall(); error != cudaSuccess) {
+      return emulation::Remember(error);
     }
+    emulation::WaitForAll();
   }
   bool is_known = false;
   const std::size_t bytes = emulation::device_memory().Free(address, &is_known);
@@ -211,6 +218,7 @@ cudaError_t cudaFree(void* address) {
 cudaError_t cudaMallocHost(void** address, std::size_t bytes) {
   return Call([&] {
     *address = nullptr;
+    if (const cudaError_t error = emulation::StartUnsafeCall(); error != cudaSuccess) return error;
     if (emulation::IsFailing(emulation::options().failing_allocation)) {
       return cudaErrorMemoryAllocation;
     }
@@ -260,8 +268,9 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
       return cudaErrorInvalidMemcpyDirection;
     }
     if (!emulation::Resolve(to, from, bytes, &actual)) return cudaErrorInvalidValue;
-    if (emulation::options().lazy_streams && actual == cudaMemcpyDeviceToHost &&
-        !emulation::IsCapturing()) {
+    const CUstream_st* const queue = emulation::FindStream(stream);
+    if (emulation::options().lazy_streams && actual == cudaMemcpyDeviceToHost && queue != nullptr &&
+        queue->capture == nullptr) {
       std::memset(to, 0xa5, bytes);
     }
     const bool to_is_pinned = emulation::IsPinned(to), from_is_pinned = emulation::IsPinned(from);
@@ -276,7 +285,7 @@ cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaM
 }
 cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind) {
   return Call([&] {
-    if (emulation::IsCapturing()) return cudaErrorStreamCaptureUnsupported;
+    if (const cudaError_t error = emulation::StartUnsafeCall(); error != cudaSuccess) return error;
     const cudaError_t error = cudaMemcpyAsync(to, from, bytes, kind, nullptr);
     return error != cudaSuccess ? error : emulation::WaitFor(nullptr);
   });
@@ -294,7 +303,7 @@ cudaError_t cudaMemsetAsync(void* to, int value, std::size_t bytes, cudaStream_t
 }
 cudaError_t cudaMemset(void* to, int value, std::size_t bytes) {
   return Call([&] {
-    if (emulation::IsCapturing()) return cudaErrorStreamCaptureUnsupported;
+    if (const cudaError_t error = emulation::StartUnsafeCall(); error != cudaSuccess) return error;
     const cudaError_t error = cudaMemsetAsync(to, value, bytes, nullptr);
     return error != cudaSuccess ? error : emulation::WaitFor(nullptr);
   });

@@ -15,7 +15,6 @@ struct Marker {
 struct Queues {
   CUstream_st null_stream;
   std::vector<cudaStream_t> streams = {&null_stream};
-  int num_capturing = 0;
   cudaError_t last_error = cudaSuccess;
   cudaError_t failure = cudaSuccess;  // of a launch, until a wait returns it
   bool failure_was_returned = false;  // from then on each call does
@@ -24,13 +23,6 @@ struct Queues {
 Queues& queues() {
   static Queues instance;
   return instance;
-}
-
-// Null for a handle that is not one, or no longer.
-CUstream_st* Find(cudaStream_t stream) {
-  if (stream == nullptr) return &queues().null_stream;
-  const auto& streams = queues().streams;
-  return std::find(streams.begin(), streams.end(), stream) != streams.end() ? stream : nullptr;
 }
 
 void RunOne(CUstream_st& stream) {
@@ -66,7 +58,7 @@ void ForgetStreams() {
     stream->capture.reset();
     stream->now_us = 0;
   }
-  queues().num_capturing = 0;
+  ForgetCaptureMode();
   queues().last_error = queues().failure = cudaSuccess;
   queues().failure_was_returned = false;
 }
@@ -76,6 +68,7 @@ cudaError_t StandingError() {
   cudaRuntimeGetVersion(&runtime_version);
   if (options().driver_version < runtime_version) return cudaErrorInsufficientDriver;
   if (options().num_devices == 0) return cudaErrorNoDevice;
+  if (options().start_error != cudaSuccess) return options().start_error;
   return queues().failure_was_returned ? queues().failure : cudaSuccess;
 }
 
@@ -84,15 +77,16 @@ cudaError_t Remember(cudaError_t error) {
   return error;
 }
 
-bool IsCapturing() { return queues().num_capturing > 0; }
+CUstream_st* FindStream(cudaStream_t stream) {
+  if (stream == nullptr) return &queues().null_stream;
+  const auto& streams = queues().streams;
+  return std::find(streams.begin(), streams.end(), stream) != streams.end() ? stream : nullptr;
+}
 
 cudaError_t Enqueue(cudaStream_t handle, double cost_us, EmulatedWork work) {
-  CUstream_st* const stream = Find(handle);
+  CUstream_st* const stream = FindStream(handle);
   if (stream == nullptr) return cudaErrorInvalidResourceHandle;
-  if (stream->capture != nullptr) {
-    stream->capture->nodes.push_back({cost_us, std::move(work)});
-    return cudaSuccess;
-  }
+  if (stream->capture != nullptr) return stream->capture->Add({cost_us, std::move(work)});
   stream->queue.push_back([stream, cost_us, work = std::move(work)] {
     stream->now_us += cost_us;
     if (queues().failure == cudaSuccess) work();
@@ -102,15 +96,18 @@ cudaError_t Enqueue(cudaStream_t handle, double cost_us, EmulatedWork work) {
 }
 
 cudaError_t WaitFor(cudaStream_t handle) {
-  CUstream_st* const stream = Find(handle);
+  CUstream_st* const stream = FindStream(handle);
   if (stream == nullptr) return cudaErrorInvalidResourceHandle;
-  if (IsCapturing()) return cudaErrorStreamCaptureUnsupported;
+  if (stream->capture != nullptr) {
+    stream->capture->Invalidate();
+    return cudaErrorStreamCaptureUnsupported;
+  }
+  if (const cudaError_t error = StartUnsafeCall(); error != cudaSuccess) return error;
   while (!stream->queue.empty()) RunOne(*stream);
   return Waited();
 }
 
 cudaError_t WaitForAll() {
-  if (IsCapturing()) return cudaErrorStreamCaptureUnsupported;
   std::vector<cudaStream_t> streams = queues().streams;
   if (options().order == Order::kReverse) std::reverse(streams.begin(), streams.end());
   for (CUstream_st* stream : streams) {
@@ -159,11 +156,10 @@ cudaError_t cudaStreamCreate(cudaStream_t* stream) {
 }
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const std::lock_guard lock(emulation::ApiMutex());
-  if (stream == nullptr || emulation::Find(stream) == nullptr) {
+  if (stream == nullptr || emulation::FindStream(stream) == nullptr) {
     return emulation::Remember(cudaErrorInvalidResourceHandle);
   }
   while (!stream->queue.empty()) emulation::RunOne(*stream);
-  if (stream->capture != nullptr) --emulation::queues().num_capturing;
   std::erase(emulation::queues().streams, stream);
   delete stream;
   return emulation::Remember(emulation::StandingError());
@@ -171,12 +167,17 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
 cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
   return Call([&] { return emulation::WaitFor(stream); });
 }
-cudaError_t cudaDeviceSynchronize() { return Call(emulation::WaitForAll); }
+cudaError_t cudaDeviceSynchronize() {
+  return Call([] {
+    const cudaError_t error = emulation::StartWaitForDevice();
+    return error != cudaSuccess ? error : emulation::WaitForAll();
+  });
+}
 
 // Runs one step of the queue, so that polling ends.
 cudaError_t cudaStreamQuery(cudaStream_t handle) {
   return Call([&] {
-    CUstream_st* const stream = emulation::Find(handle);
+    CUstream_st* const stream = emulation::FindStream(handle);
     if (stream == nullptr) return cudaErrorInvalidResourceHandle;
     if (stream->queue.empty()) return emulation::queues().failure;
     emulation::RunOne(*stream);
@@ -201,7 +202,7 @@ cudaError_t cudaEventDestroy(cudaEvent_t event) {
 }
 cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t handle) {
   return Call([&] {
-    CUstream_st* const stream = emulation::Find(handle);
+    CUstream_st* const stream = emulation::FindStream(handle);
     if (stream == nullptr || event == nullptr) return cudaErrorInvalidResourceHandle;
     if (stream->capture != nullptr) return cudaErrorStreamCaptureUnsupported;
     const auto marker = std::make_shared<emulation::Marker>(stream);
@@ -224,7 +225,7 @@ void RunUntil(const emulation::Marker& marker) {
 cudaError_t cudaEventSynchronize(cudaEvent_t event) {
   return Call([&] {
     if (event == nullptr) return cudaErrorInvalidResourceHandle;
-    if (emulation::IsCapturing()) return cudaErrorStreamCaptureUnsupported;
+    if (const cudaError_t error = emulation::StartUnsafeCall(); error != cudaSuccess) return error;
     if (event->marker != nullptr) RunUntil(*event->marker);
     return emulation::Waited();
   });
@@ -232,6 +233,7 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event) {
 cudaError_t cudaEventQuery(cudaEvent_t event) {
   return Call([&] {
     if (event == nullptr) return cudaErrorInvalidResourceHandle;
+    if (const cudaError_t error = emulation::StartUnsafeCall(); error != cudaSuccess) return error;
     if (event->marker == nullptr || event->marker->is_done) return emulation::queues().failure;
     if (!event->marker->stream->queue.empty()) emulation::RunOne(*event->marker->stream);
     return cudaErrorNotReady;
@@ -239,7 +241,7 @@ cudaError_t cudaEventQuery(cudaEvent_t event) {
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t handle, cudaEvent_t event, unsigned flags) {
   return Call([&] {
-    CUstream_st* const stream = emulation::Find(handle);
+    CUstream_st* const stream = emulation::FindStream(handle);
     if (stream == nullptr || event == nullptr) return cudaErrorInvalidResourceHandle;
     if (flags != 0) return cudaErrorInvalidValue;
     if (event->marker == nullptr) return cudaSuccess;
@@ -259,57 +261,4 @@ cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t start, cudaEve
     *milliseconds = static_cast<float>((end->marker->time_us - start->marker->time_us) / 1000);
     return cudaSuccess;
   });
-}
-
-// ---- Graphs: work with the arguments of its capture
-
-cudaError_t cudaStreamBeginCapture(cudaStream_t handle, cudaStreamCaptureMode) {
-  return Call([&] {
-    CUstream_st* const stream = emulation::Find(handle);
-    if (handle == nullptr || stream == nullptr || stream->capture != nullptr) {
-      return cudaErrorInvalidValue;
-    }
-    stream->capture = std::make_unique<CUgraph_st>();
-    ++emulation::queues().num_capturing;
-    return cudaSuccess;
-  });
-}
-cudaError_t cudaStreamEndCapture(cudaStream_t handle, cudaGraph_t* graph) {
-  return Call([&] {
-    CUstream_st* const stream = emulation::Find(handle);
-    if (stream == nullptr || stream->capture == nullptr) return cudaErrorInvalidValue;
-    *graph = stream->capture.release();
-    --emulation::queues().num_capturing;
-    return cudaSuccess;
-  });
-}
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* exec, cudaGraph_t graph, unsigned long long) {
-  return Call([&] {
-    if (emulation::IsFailing(emulation::options().failing_allocation)) {
-      return cudaErrorMemoryAllocation;
-    }
-    *exec = new CUgraphExec_st{graph->nodes};
-    return cudaSuccess;
-  });
-}
-cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream) {
-  return Call([&] {
-    if (emulation::IsFailing(emulation::options().failing_launch)) {
-      return emulation::FailLaunch(stream);
-    }
-    ++emulation::counters().graph_launches;
-    for (const CUgraph_st::Node& node : exec->nodes) {
-      const cudaError_t error = emulation::Enqueue(stream, node.cost_us, node.work);
-      if (error != cudaSuccess) return error;
-    }
-    return cudaSuccess;
-  });
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete graph;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec) {
-  delete exec;
-  return cudaSuccess;
 }

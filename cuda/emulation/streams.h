@@ -1,4 +1,4 @@
-// Streams, events and graphs: queues of work that runs at once or, with Options::lazy_streams, when
+// Streams and events: queues of work that runs at once or, with Options::lazy_streams, when
 // the host waits. Streams are independent of each other, the null stream too, as with
 // cudaStreamNonBlocking: only an event or a wait orders two of them.
 #ifndef FORERUN_CUDA_EMULATION_STREAMS_H_
@@ -8,28 +8,15 @@
 
 #include <cstddef>
 #include <deque>
-#include <functional>
 #include <memory>
 #include <mutex>
-#include <vector>
 
+#include "cuda/emulation/captures.h"
 #include "cuda/emulation/emulation.h"
 
-using EmulatedWork = std::function<void()>;
-
-struct CUgraph_st {
-  struct Node {
-    double cost_us;
-    EmulatedWork work;
-  };
-  std::vector<Node> nodes;
-};
-struct CUgraphExec_st {
-  std::vector<CUgraph_st::Node> nodes;
-};
 struct CUstream_st {
   std::deque<EmulatedWork> queue;
-  std::unique_ptr<CUgraph_st> capture;
+  std::unique_ptr<forerun::emulation::Capture> capture;
   double now_us = 0;  // the clock that events read
 };
 
@@ -62,7 +49,8 @@ cudaError_t Call(Body body) {
   return CallOnAnyDevice([&] { return current_device == 0 ? body() : cudaErrorInvalidDevice; });
 }
 
-bool IsCapturing();
+// Null for a handle that is not one, or no longer.
+CUstream_st* FindStream(cudaStream_t stream);
 // Runs the work, or queues it, or records it. `cost_us` moves the stream's clock.
 cudaError_t Enqueue(cudaStream_t stream, double cost_us, EmulatedWork work);
 // Runs what is queued in one stream, or in all; counts as a wait.

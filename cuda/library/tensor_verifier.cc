@@ -65,7 +65,7 @@ class GpuTensorVerifier : public TensorVerifier {
     cudaError_t status = cudaMemcpy(data, bytes.data(), bytes.size(), cudaMemcpyHostToDevice);
     // From pageable memory that may return before the end of the copy, for which only the default
     // stream would wait.
-    if (status == cudaSuccess) status = cudaDeviceSynchronize();
+    if (status == cudaSuccess) status = cudaStreamSynchronize(nullptr);
     if (status != cudaSuccess) cudaFree(data);
     CheckCuda(status, wanted);
     return data;

@@ -24,10 +24,7 @@ bool CudaPassGraphs::Run(const std::function<void()>& body) {
   Graph& graph = Find(ops_.shape());
   graph.last_use = ++num_uses_;
   const bool is_kept = graph.exec != nullptr;
-  if (graph.was_launched && !is_kept && !graph.is_refused) {
-    graph.exec = Capture(body);
-    graph.is_refused = graph.exec == nullptr;
-  }
+  if (graph.was_launched && !is_kept && !graph.is_refused) graph.is_refused = !Capture(graph, body);
   if (graph.exec == nullptr) {
     body();
     graph.was_launched = true;
@@ -49,21 +46,21 @@ CudaPassGraphs::Graph& CudaPassGraphs::Find(const CudaOps::Shape& shape) {
   Graph& oldest = *std::ranges::min_element(graphs_, {}, &Graph::last_use);
   if (oldest.exec != nullptr) {  // it may be running
     const UseGpu use;
-    CheckCuda(cudaDeviceSynchronize(), kWanted);
+    CheckCuda(cudaStreamSynchronize(/*stream=*/nullptr), kWanted);
   }
   oldest = {};
   oldest.shape = shape;
   return oldest;
 }
 
-CudaPassGraphs::Exec CudaPassGraphs::Capture(const std::function<void()>& body) {
+bool CudaPassGraphs::Capture(Graph& graph, const std::function<void()>& body) {
   const UseGpu use;
   if (capturing_ == nullptr) {
     cudaStream_t stream = nullptr;
     if (cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess) return Refused();
     capturing_.reset(stream);
   }
-  // Of other threads' calls none is forbidden meanwhile.
+  // In this mode other threads may allocate and wait for their streams meanwhile.
   if (cudaStreamBeginCapture(capturing_.get(), cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
     return Refused();
   }
@@ -74,26 +71,34 @@ CudaPassGraphs::Exec CudaPassGraphs::Capture(const std::function<void()>& body) 
   } catch (const DeviceError&) {
     is_captured = false;  // the same without a graph tells why
   } catch (...) {
-    EndCapture();
+    Captured captured;
+    EndCapture(captured);
     throw;
   }
-  const cudaGraph_t graph = EndCapture();
-  if (graph == nullptr) return Refused();
+  Captured captured;
+  const cudaError_t ended = EndCapture(captured);
+  if (ended == cudaErrorStreamCaptureInvalidated) {  // another thread waited for the whole device
+    cudaGetLastError();
+    return true;
+  }
+  if (ended != cudaSuccess || !is_captured) return Refused();
   cudaGraphExec_t exec = nullptr;
-  if (is_captured && cudaGraphInstantiate(&exec, graph, /*flags=*/0) != cudaSuccess) exec = nullptr;
-  cudaGraphDestroy(graph);
-  return exec != nullptr ? Exec(exec) : Refused();
+  if (cudaGraphInstantiate(&exec, captured.get(), /*flags=*/0) != cudaSuccess) return Refused();
+  graph.exec.reset(exec);
+  return true;
 }
 
-cudaGraph_t CudaPassGraphs::EndCapture() {
+cudaError_t CudaPassGraphs::EndCapture(Captured& captured) {
   ops_.LaunchOn(nullptr);
   cudaGraph_t graph = nullptr;
-  return cudaStreamEndCapture(capturing_.get(), &graph) == cudaSuccess ? graph : nullptr;
+  const cudaError_t status = cudaStreamEndCapture(capturing_.get(), &graph);
+  captured.reset(graph);
+  return status;
 }
 
-CudaPassGraphs::Exec CudaPassGraphs::Refused() {
+bool CudaPassGraphs::Refused() {
   cudaGetLastError();  // of a launch that comes later it is none
-  return nullptr;
+  return false;
 }
 
 }  // namespace forerun::cuda

@@ -37,12 +37,16 @@ class CudaPassGraphs final : public PassGraphs {
       cudaStreamDestroy(stream);
     }
   };
+  struct GraphDeleter {
+    void operator()(cudaGraph_t graph) const { cudaGraphDestroy(graph); }
+  };
   struct ExecDeleter {
     void operator()(cudaGraphExec_t exec) const {
       const UseGpu use;
       cudaGraphExecDestroy(exec);
     }
   };
+  using Captured = std::unique_ptr<std::remove_pointer_t<cudaGraph_t>, GraphDeleter>;
   using Exec = std::unique_ptr<std::remove_pointer_t<cudaGraphExec_t>, ExecDeleter>;
   struct Graph {
     CudaOps::Shape shape;
@@ -54,10 +58,10 @@ class CudaPassGraphs final : public PassGraphs {
 
   // That of the shape, or an empty one in place of the one that was used the longest ago.
   Graph& Find(const CudaOps::Shape& shape);
-  // Null: CUDA refuses it.
-  Exec Capture(const std::function<void()>& body);
-  cudaGraph_t EndCapture();  // null: it failed
-  static Exec Refused();
+  // False: CUDA refuses it. Without a graph after true, the next pass is to try it again.
+  bool Capture(Graph& graph, const std::function<void()>& body);
+  cudaError_t EndCapture(Captured& captured);
+  static bool Refused();  // false
 
   CudaOps& ops_;
   // The default stream cannot be captured.

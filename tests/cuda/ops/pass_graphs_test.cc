@@ -6,10 +6,13 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <functional>
+#include <future>
 #include <memory>
 #include <numeric>
 #include <span>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "cpp/model/transformer.h"
@@ -259,7 +262,10 @@ class CudaPassGraphsTest : public ::testing::Test {
                                           .wanted = std::span(wanted_).first(num_rows),
                                           .is_kept = true});
     const Rows some = {out_.view().data, num_rows, kWidth, out_.view().stride};
-    const bool was_usual = graphs_.Run([&] { ops_.Embed(rows, *table_, 1.0f, some); });
+    const bool was_usual = graphs_.Run([&] {
+      ops_.Embed(rows, *table_, 1.0f, some);
+      meanwhile_();
+    });
     const HostRows found = out_.Download();
     for (int row = 0; row < num_rows; ++row) {
       EXPECT_TRUE(std::equal(found.row(row), found.row(row) + kWidth, values_.row(tokens_[row])))
@@ -274,6 +280,7 @@ class CudaPassGraphsTest : public ::testing::Test {
   std::unique_ptr<PackedMatrix> table_;
   GpuRows out_{ops_.memory(), kMostRows, kWidth};
   CudaPassGraphs graphs_{ops_};
+  std::function<void()> meanwhile_ = [] {};  // during a pass that is launched as it is, or captured
   std::vector<TokenId> tokens_;
   std::vector<std::int32_t> wanted_;
   int num_passes_ = 0;
@@ -288,7 +295,55 @@ TEST_F(CudaPassGraphsTest, MoreShapesThanAreKeptAreCapturedAgain) {
   EXPECT_TRUE(Pass(7));
 }
 
+// As PyTorch captures, in the mode that forbids most.
+TEST_F(CudaPassGraphsTest, AnotherThreadsCaptureAndPassesDoNotHarmEachOther) {
+  std::promise<void> has_begun, may_end;
+  cudaError_t begun = cudaErrorNotReady, ended = cudaErrorNotReady;
+  std::thread other([&] {
+    cudaStream_t stream = nullptr;
+    cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    begun = cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal);
+    has_begun.set_value();
+    may_end.get_future().wait();
+    cudaGraph_t graph = nullptr;
+    ended = cudaStreamEndCapture(stream, &graph);
+    cudaGraphDestroy(graph);
+    cudaStreamDestroy(stream);
+  });
+  has_begun.get_future().wait();
+  // Memory for uploads grows, and graphs are made and replaced.
+  for (int num_rows = 1; num_rows <= kMostRows; ++num_rows) {
+    for (int i = 0; i < 2; ++i) EXPECT_FALSE(Pass(num_rows));
+  }
+  EXPECT_TRUE(Pass(kMostRows));
+  may_end.set_value();
+  other.join();
+  EXPECT_EQ(begun, cudaSuccess);
+  EXPECT_EQ(ended, cudaSuccess);
+}
+
 #ifdef FORERUN_EMULATED_GPU
+TEST_F(CudaPassGraphsTest, ACaptureThatAnotherThreadEndsIsTriedAgain) {
+  EXPECT_FALSE(Pass(3));
+  const Costs before = CostsUntilNow();
+  for (int i = 0; i < 2; ++i) {
+    int num_calls = 0;
+    meanwhile_ = [&] {
+      if (num_calls++ > 0) return;  // launched as it is, after the capture
+      std::thread([] {
+        EXPECT_EQ(cudaDeviceSynchronize(), cudaErrorStreamCaptureUnsupported);
+      }).join();
+    };
+    EXPECT_FALSE(Pass(3));
+    EXPECT_EQ(num_calls, 2);
+  }
+  EXPECT_EQ(CostsUntilNow().graph_launches, before.graph_launches);
+  meanwhile_ = [] {};
+  EXPECT_FALSE(Pass(3));
+  EXPECT_TRUE(Pass(3));
+  EXPECT_EQ(CostsUntilNow().graph_launches, before.graph_launches + 2);
+}
+
 TEST_F(CudaPassGraphsTest, WhereAGraphIsRefusedPassesGoOnWithout) {
   for (int i = 0; i < 4; ++i) Pass(kMostRows);  // until all memory for uploads is there
   EXPECT_FALSE(Pass(3));
