@@ -150,7 +150,9 @@ void CheckEngineOptions(const EngineOptions& options) {
   CheckQuantization(options.quantization);
   CheckKvDType(options.kv_cache_dtype);
   if (options.device != "auto" && options.device != "cpu" && options.device != "cuda") {
-    throw InvalidArgument("device", "'" + options.device + "'", "'auto', 'cpu' or 'cuda'");
+    throw InvalidArgument(
+        "device", "'" + options.device + "'",
+        "'auto', 'cpu' or 'cuda', the first GPU (CUDA_VISIBLE_DEVICES chooses it)");
   }
   if (options.verify_device != "cpu" && options.verify_device != "cuda") {
     throw InvalidArgument("verify_device", "'" + options.verify_device + "'", "'cpu' or 'cuda'");

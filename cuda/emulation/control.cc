@@ -63,6 +63,12 @@ bool SetLaunchError(Options& options, std::string_view value) {
   return true;
 }
 
+bool SetStartError(Options& options, std::string_view value) {
+  const auto code = Number<int>(value);
+  if (code) options.start_error = static_cast<cudaError_t>(*code);
+  return code.has_value();
+}
+
 constexpr std::string_view kCount = "a number from 0";
 constexpr Named kOptions[] = {
     {"order", "forward, depth_first, reverse or random", SetOrder},
@@ -71,6 +77,7 @@ constexpr Named kOptions[] = {
     {"launch_us", kCount, SetNumber<&Options::launch_us>},
     {"block_us", kCount, SetNumber<&Options::block_us>},
     {"driver_version", kCount, SetNumber<&Options::driver_version>},
+    {"start_error", kCount, SetStartError},
     {"num_devices", kCount, SetNumber<&Options::num_devices>},
     {"capability", kCount, SetNumber<&Options::capability>},
     {"memory_mib", kCount, SetMemory},

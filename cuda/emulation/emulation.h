@@ -42,7 +42,8 @@ struct Options {
   double launch_us = 5, block_us = 0;
 
   // The machine.
-  int driver_version = 13000;  // 0: no driver
+  int driver_version = 13000;             // 0: no driver
+  cudaError_t start_error = cudaSuccess;  // else what every call returns of a GPU that cannot start
   // Only the first can do something: where another is a thread's current one, calls that need it
   // return cudaErrorInvalidDevice.
   int num_devices = 1;

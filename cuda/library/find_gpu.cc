@@ -24,6 +24,32 @@ std::string Version(int version) {
                     found, remedy + ", or use device 'cpu'");
 }
 
+std::string RemedyFor(cudaError_t status) {
+  switch (status) {
+    case cudaErrorInitializationError:
+      return "open the GPU before the process forks, or in a process that is started anew";
+    case cudaErrorStubLibrary:
+      return "give the container the machine's driver instead of a stub of libcuda.so";
+    case cudaErrorDevicesUnavailable:
+      return "end the process that has the GPU for itself";
+    case cudaErrorSystemNotReady:
+      return "start NVIDIA's fabric manager, which GPUs with an NVSwitch wait for";
+    case cudaErrorSystemDriverMismatch:
+      return "restart the machine, whose driver was updated";
+    default:
+      return "see whether nvidia-smi finds the GPU";
+  }
+}
+
+void CheckFound(cudaError_t status, const std::string& wanted) {
+  if (status == cudaSuccess || status == cudaErrorMemoryAllocation) {
+    CheckCuda(status, wanted);
+    return;
+  }
+  Fail("CUDA error " + std::to_string(status) + " (" + cudaGetErrorString(status) + ")",
+       RemedyFor(status));
+}
+
 }  // namespace
 
 std::string FindGpu() {
@@ -39,16 +65,16 @@ std::string FindGpu() {
   if (status == cudaErrorNoDevice || (status == cudaSuccess && num_gpus == 0)) {
     Fail("a driver without a GPU", "make one visible (CUDA_VISIBLE_DEVICES)");
   }
-  CheckCuda(status, "the number of GPUs");
+  CheckFound(status, "the number of GPUs");
   cudaDeviceProp gpu;
-  CheckCuda(cudaGetDeviceProperties(&gpu, 0), "the properties of the GPU");
+  CheckFound(cudaGetDeviceProperties(&gpu, 0), "the properties of the GPU");
   const std::string description = std::string(gpu.name) + " of compute capability " +
                                   std::to_string(gpu.major) + "." + std::to_string(gpu.minor);
   if (gpu.major < kMinComputeCapability) {
     Fail(description, "make another GPU visible (CUDA_VISIBLE_DEVICES)");
   }
   const UseGpu use;
-  CheckCuda(cudaSetDevice(0), "the use of " + description);
+  CheckFound(cudaSetDevice(0), "the use of " + description);
   return description;
 }
 

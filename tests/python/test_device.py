@@ -157,6 +157,29 @@ def test_machines_that_do_not_suit_are_described(
     )
 
 
+@pytest.mark.parametrize(
+    ("code", "remedy"),
+    [
+        (3, "before the process forks"),
+        (34, "the machine's driver instead of a stub"),
+        (46, "end the process that has the GPU for itself"),
+        (802, "start NVIDIA's fabric manager"),
+        (803, "restart the machine, whose driver was updated"),
+        (999, "see whether nvidia-smi finds the GPU"),
+    ],
+)
+def test_a_gpu_that_does_not_start_is_no_lost_one(
+    code: int, remedy: str, gpu: EmulatedGpu, tiny_dir: Path
+) -> None:
+    gpu.configure(start_error=code)
+    with pytest.raises(DeviceError) as error:
+        load(tiny_dir, device="cuda")
+    assert error.value.found.startswith(f"CUDA error {code} (")
+    assert remedy in error.value.remedy
+    assert "device 'cpu'" in error.value.remedy
+    assert not error.value.is_lost
+
+
 def test_a_library_of_another_build_is_refused(
     gpu: EmulatedGpu, tiny_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

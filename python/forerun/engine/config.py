@@ -60,7 +60,12 @@ def _check_fraction(name: str, value: Any) -> float:
 
 
 _ENGINE_OPTIONS: dict[str, Callable[[str, Any], Any]] = {
-    "device": lambda name, value: check_choice(name, value, ("auto", "cpu", "cuda")),
+    "device": lambda name, value: check_choice(
+        name,
+        value,
+        ("auto", "cpu", "cuda"),
+        ", the first GPU (CUDA_VISIBLE_DEVICES chooses it)",
+    ),
     "dtype": _check_dtype,
     "quantization": check_quantization,
     "kv_cache_dtype": _check_kv_cache_dtype,

@@ -142,12 +142,12 @@ def check_path(field: str, value: Any, expected: str = "a path that is not empty
         raise InvalidArgumentError(field, path, f"an existing path: {error}") from error
 
 
-def check_choice(field: str, value: Any, choices: tuple[str, ...]) -> str:
-    """The value, which must be one of some strings."""
+def check_choice(field: str, value: Any, choices: tuple[str, ...], note: str = "") -> str:
+    """The value, which must be one of some strings; an error has the note after them."""
     text = str.__str__(value) if issubclass(type(value), str) else None
     if text is None or text not in choices:
         listed = ", ".join(repr(choice) for choice in choices[:-1])
-        raise InvalidArgumentError(field, value, f"{listed} or {choices[-1]!r}")
+        raise InvalidArgumentError(field, value, f"{listed} or {choices[-1]!r}{note}")
     return text
 
 

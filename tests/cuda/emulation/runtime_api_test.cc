@@ -182,6 +182,9 @@ TEST_F(EmulatedRuntimeTest, ADriverMayBeTooOldOrWithoutDevice) {
   options().driver_version = 13000;
   options().num_devices = 0;
   EXPECT_EQ(cudaGetDeviceCount(&count), cudaErrorNoDevice);
+  options().num_devices = 1;
+  options().start_error = cudaErrorSystemNotReady;
+  EXPECT_EQ(cudaGetDeviceCount(&count), cudaErrorSystemNotReady);
 }
 
 TEST_F(EmulatedRuntimeTest, OnlyTheFirstDeviceCanBeUsedAndEachThreadHasItsOwn) {
@@ -263,7 +266,7 @@ TEST_F(EmulatedRuntimeTest, AKernelThatFailsIsReportedByTheWaitAndLosesTheDevice
 TEST_F(EmulatedRuntimeTest, OptionsAreSetByWords) {
   Configure(
       "order=random seed=3  lazy_streams=1 memory_mib=2 launch_us=1.5 block_us=0.5 "
-      "launch_error=701");
+      "launch_error=701 start_error=802");
   EXPECT_EQ(options().order, Order::kRandom);
   EXPECT_EQ(options().seed, 3u);
   EXPECT_TRUE(options().lazy_streams);
@@ -271,6 +274,7 @@ TEST_F(EmulatedRuntimeTest, OptionsAreSetByWords) {
   EXPECT_EQ(options().launch_us, 1.5);
   EXPECT_EQ(options().block_us, 0.5);
   EXPECT_EQ(options().launch_error, cudaErrorLaunchOutOfResources);
+  EXPECT_EQ(options().start_error, cudaErrorSystemNotReady);
   Configure(
       "capability=80 driver_version=12000 num_devices=0 failing_allocation=4 failing_launch=5");
   EXPECT_EQ(options().capability, 80);
