@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,11 @@ class Sizes:
     def max_len(self) -> int:
         """Of a request."""
         return max(*self.prompts, self.context + self.num_known) + 1
+
+    def within(self, num_positions: int) -> Sizes:
+        """The same for a model with so many positions: longer prompts are as long as it takes."""
+        prompts = (min(num_tokens, num_positions - 1) for num_tokens in self.prompts)
+        return replace(self, prompts=tuple(prompts))
 
 
 FULL = Sizes(
@@ -119,9 +124,11 @@ class Report:
 
 
 def read_figures(path: Path) -> list[Figure]:
+    """The last one of each name."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    figures = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return list({(f["engine"], f["model"], f["what"]): f for f in figures}.values())
 
 
 def figure_lines(figures: Iterable[Figure]) -> list[str]:

@@ -234,8 +234,8 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, help="a file for the same lines")
     parser.add_argument("--tiny", action="store_true", help="a few tokens: tries this script")
     args = parser.parse_args()
-    sizes = TINY if args.tiny else FULL
     config = json.loads((args.model / "config.json").read_text(encoding="utf-8"))
+    sizes = (TINY if args.tiny else FULL).within(config["max_position_embeddings"])
     report = Report(args.engine, args.model.name, args.figures)
     peer = PEERS[args.engine](args.model, args.device, sizes.max_len)
     measure(peer, config["vocab_size"], sizes, report)

@@ -8,24 +8,28 @@ Stages: the package and libforerun_cuda.so (nvcc is got from PyPI where the mach
 CUDA tests, times of calls, models in the engine, the same models in other engines where they are
 installed, the CUDA tests on few examples in each tool of compute-sanitizer. A stage that fails does
 not stop the others, and one that no time is left for has failed; what lacks a program is left out,
-and said so. Writes results.json and results.md to --out. docs/benchmarks_gpu.md keeps results.
+and said so. Writes results.json, results.md and what each stage printed to --out. A run of some
+stages keeps what earlier runs of the same commit found there. docs/benchmarks_gpu.md keeps results.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
 import os
 import pathlib
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from figures import Figure, call_lines, figure_lines, read_figures
+from stages import Run
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 VENV_PYTHON = ROOT / ".venv" / "bin" / "python"
@@ -54,67 +58,10 @@ SMOLLM = ROOT / "models" / "SmolLM2-135M-Instruct"  # `make model` writes it
 RANDOM_MODEL = "Llama-3.1-8B"
 PEERS = ("torch", "transformers", "vllm", "sglang")
 PEER_SECONDS = 150  # at most, of each
+TEST_SECONDS = 120  # the same: a kernel may hang
+NVCC_OF_PYPI = 13000  # `make cuda` gets it where there is none of 12.8 or later
 NOMINAL_BANDWIDTH = "3.0e12"  # bytes a second, where none is measured
 HAS_MODULE = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
-
-
-@dataclass
-class Stage:
-    name: str
-    status: str  # "ok", "failed" or "left out"
-    seconds: float = 0.0
-    detail: str = ""  # why it did not succeed
-
-
-@dataclass
-class Run:
-    """All stages so far, and how long they may still take."""
-
-    deadline: float
-    stages: list[Stage] = field(default_factory=list)
-
-    def leave_out(self, name: str, reason: str) -> None:
-        self._add(Stage(name, "left out", detail=reason))
-
-    def fail(self, name: str, reason: str) -> None:
-        self._add(Stage(name, "failed", detail=reason))
-
-    def command(
-        self,
-        name: str,
-        words: list[Any],
-        env: dict[str, str] | None = None,
-        max_seconds: float = float("inf"),
-    ) -> str | None:
-        """Runs a stage; returns what it printed, or None if it did not succeed."""
-        left = min(self.deadline - time.monotonic(), max_seconds)
-        if left <= 1:
-            return self.fail(name, "no time was left")
-        start = time.monotonic()
-        stage, printed = Stage(name, "ok"), None
-        try:
-            done = subprocess.run(
-                [str(word) for word in words],
-                cwd=ROOT,
-                env={**os.environ, **(env or {})},
-                capture_output=True,
-                text=True,
-                timeout=left,
-            )
-            printed = done.stdout
-            if done.returncode != 0:
-                stage.status, stage.detail = "failed", (done.stdout + done.stderr)[-2000:]
-        except subprocess.TimeoutExpired:
-            stage.status, stage.detail = "failed", f"stopped after {left:.0f} s"
-        except OSError as error:
-            stage.status, stage.detail = "failed", str(error)
-        stage.seconds = round(time.monotonic() - start, 1)
-        self._add(stage)
-        return printed if stage.status == "ok" else None
-
-    def _add(self, stage: Stage) -> None:
-        self.stages.append(stage)
-        print(f"{stage.name}: {stage.status} ({stage.seconds} s) {stage.detail}", flush=True)
 
 
 def machine(run: Run, is_emulated: bool) -> dict[str, Any]:
@@ -125,7 +72,10 @@ def machine(run: Run, is_emulated: bool) -> dict[str, Any]:
     found["commit"] = commit.stdout.strip() or "unknown"
     if not is_emulated:
         query = ["nvidia-smi", "--query-gpu=name,driver_version,clocks.max.mem", "--format=csv"]
-        found["gpu"] = (run.command("nvidia-smi", query) or "not found").strip()
+        if shutil.which("nvidia-smi"):
+            found["gpu"] = (run.command("nvidia-smi", query) or "not found").strip()
+        else:
+            run.leave_out("nvidia-smi", "nvidia-smi is not installed")
     return found
 
 
@@ -133,7 +83,35 @@ def has_gtest() -> bool:
     return any(header.exists() for header in GTEST_HEADERS)
 
 
+def nvcc_version() -> int:
+    """1000 * major + 10 * minor, of what `make cuda` compiles with."""
+    nvcc = shutil.which("nvcc")
+    said = subprocess.run([nvcc, "--version"], capture_output=True, text=True) if nvcc else None
+    found = re.search(r"release (\d+)\.(\d+)", said.stdout if said else "")
+    version = 1000 * int(found[1]) + 10 * int(found[2]) if found else 0
+    return version if version >= 12080 else NVCC_OF_PYPI
+
+
+def driver_problem() -> str | None:
+    """Where the driver cannot run what nvcc compiles. Nothing, where there is no driver to ask."""
+    version = ctypes.c_int()
+    try:
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+    except OSError:
+        return None
+    nvcc, driver = nvcc_version(), version.value
+    if driver // 1000 >= nvcc // 1000:
+        return None
+    return (
+        f"the driver is for CUDA {driver // 1000}.{driver % 1000 // 10}, nvcc is that of "
+        f"{nvcc // 1000}.{nvcc % 1000 // 10}: install a driver for it (R580 for 13.0), or nvcc 12.8"
+    )
+
+
 def build(run: Run) -> None:
+    if problem := driver_problem():
+        run.fail("driver", problem)
+        return
     if not has_gtest() and os.geteuid() == 0:
         run.command("GoogleTest", ["sh", "-c", INSTALL_GTEST])
     run.command("package", ["make", ".venv/.package", ".venv/.test", "model"], {"CUDA": "OFF"})
@@ -141,7 +119,11 @@ def build(run: Run) -> None:
 
 
 def build_test(run: Run, binary: pathlib.Path) -> bool:
-    words = [ROOT / ".venv" / "bin" / "cmake", "--build", RELEASE, "-t", binary.name]
+    """Without what builds it, as on a machine without a network, one that is there is taken."""
+    cmake = VENV_PYTHON.with_name("cmake")
+    if binary.exists() and not cmake.exists():
+        return True
+    words = [cmake, "--build", RELEASE, "-t", binary.name]
     return run.command(f"build {binary.name}", words) is not None
 
 
@@ -151,9 +133,10 @@ def test(run: Run) -> None:
         return
     for binary in KERNEL_TESTS:
         if build_test(run, binary):
-            run.command(binary.name, [binary])
+            run.command(binary.name, [binary], max_seconds=TEST_SECONDS)
     if build_test(run, MODEL_TEST):
-        run.command("models", [MODEL_TEST, "--gtest_filter=*ModelEngine*"], ON_GPU)
+        words = [MODEL_TEST, "--gtest_filter=*ModelEngine*"]
+        run.command("models", words, ON_GPU, TEST_SECONDS)
 
 
 def sanitize(run: Run) -> None:
@@ -166,7 +149,7 @@ def sanitize(run: Run) -> None:
             continue
         for tool in SANITIZERS:
             words = [sanitizer, "--tool", tool, "--error-exitcode", "9", binary]
-            run.command(f"{binary.name}, {tool}", words, FEW_EXAMPLES)
+            run.command(f"{binary.name}, {tool}", words, FEW_EXAMPLES, TEST_SECONDS)
 
 
 @dataclass(frozen=True)
@@ -211,8 +194,11 @@ def measure_models(run: Run, setup: Setup, bandwidth: str) -> None:
 def measure_peers(run: Run, setup: Setup) -> None:
     """Each in the first Python that has it."""
     for peer in PEERS:
-        pythons = [setup.python, sys.executable]
-        found = [p for p in pythons if subprocess.run([p, "-c", HAS_MODULE, peer]).returncode == 0]
+        found = [
+            python
+            for python in (setup.python, sys.executable)
+            if subprocess.run([python, "-c", HAS_MODULE, peer]).returncode == 0
+        ]
         if not found:
             run.leave_out(peer, f"{peer} is not installed")
             continue
@@ -231,10 +217,21 @@ def measure_bandwidth(run: Run, setup: Setup) -> str:
 
 def table(results: dict[str, Any]) -> str:
     lines = [f"{key}: {value}" for key, value in results["machine"].items()]
+    failed = [stage for stage in results["stages"] if stage["status"] == "failed"]
     lines += ["", "| stage | result | seconds |", "|---|---|--:|"]
     lines += [f"| {s['name']} | {s['status']} | {s['seconds']} |" for s in results["stages"]]
     lines += ["", *figure_lines(results["figures"]), "", *call_lines(results["times"])]
+    for stage in failed:
+        lines += ["", f"{stage['name']} failed:", "", "```", stage["detail"], "```"]
     return "\n".join(lines) + "\n"
+
+
+def earlier(path: pathlib.Path, found: dict[str, Any]) -> dict[str, Any] | None:
+    """What an earlier run on this machine found, of the same commit."""
+    if not path.exists():
+        return None
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results if results["machine"] == found else None
 
 
 def parse_args() -> argparse.Namespace:
@@ -250,20 +247,23 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> int:
     args = parse_args()
-    run = Run(time.monotonic() + args.minutes * 60)
-    found = machine(run, args.emulated)
     args.out.mkdir(parents=True, exist_ok=True)
+    run = Run(time.monotonic() + args.minutes * 60, args.out / "logs")
+    found = machine(run, args.emulated)
     cache, lines = args.cache or args.out / "models", args.out / "figures.jsonl"
-    lines.unlink(missing_ok=True)
+    before = earlier(args.out / "results.json", found) if set(args.stages) < set(STAGES) else None
+    if before is None:
+        lines.unlink(missing_ok=True)
     times: list[Any] = []
     if args.emulated:
         setup = Setup(sys.executable, EMULATED_LIBRARY, ["tiny"], cache, lines, ["--tiny"])
         times = measure(run, setup, NOMINAL_BANDWIDTH, TINY_CALLS)
         measure_models(run, setup, NOMINAL_BANDWIDTH)
     else:
-        setup = Setup(str(VENV_PYTHON), CUDA_LIBRARY, args.models, cache, lines, [])
         if "build" in args.stages:
             build(run)
+        python = str(VENV_PYTHON) if VENV_PYTHON.exists() else sys.executable
+        setup = Setup(python, CUDA_LIBRARY, args.models, cache, lines, [])
         if "test" in args.stages:
             test(run)
         bandwidth = measure_bandwidth(run, setup)
@@ -276,6 +276,10 @@ def main() -> int:
         if "sanitize" in args.stages:
             sanitize(run)
     stages = [asdict(stage) for stage in run.stages]
+    if before is not None:
+        names = {stage.name for stage in run.stages}
+        stages = [stage for stage in before["stages"] if stage["name"] not in names] + stages
+        times = times or before["times"]
     figures: list[Figure] = read_figures(lines)
     results = {"machine": found, "stages": stages, "figures": figures, "times": times}
     (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -197,7 +197,7 @@ def measure(model: Path, sizes: Sizes, device: str, bandwidth: float, report: Re
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     config.setdefault("head_dim", config["hidden_size"] // config["num_attention_heads"])
     begin = time.perf_counter()
-    bench = Bench(model, sizes, device)
+    bench = Bench(model, sizes.within(config["max_position_embeddings"]), device)
     report.add("load", time.perf_counter() - begin, "s")
     report.add("bandwidth that floors count with", bandwidth / 1e9, "GB/s")
     plain = bench.decode(sizes.num_known)

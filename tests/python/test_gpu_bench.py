@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,12 @@ def test_a_stage_without_time_has_failed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_root", [True, False])
 def test_a_missing_googletest_is_installed_or_named(
-    monkeypatch: pytest.MonkeyPatch, is_root: bool, scripts: Callable[[str], Any]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_root: bool, scripts: Callable[[str], Any]
 ) -> None:
     script = scripts("run")
     monkeypatch.setattr(script, "GTEST_HEADERS", [ROOT / "missing.h"])
     monkeypatch.setattr(script.os, "geteuid", lambda: 0 if is_root else 1000)
-    run = script.Run(deadline=0.0)  # no command has the time to run
+    run = script.Run(0.0, tmp_path)  # no command has the time to run
     script.build(run)
     script.test(run)
     names = [stage.name for stage in run.stages]
@@ -85,7 +86,7 @@ def test_a_missing_googletest_is_installed_or_named(
 
 
 def test_every_test_of_kernels_runs_on_the_gpu(
-    monkeypatch: pytest.MonkeyPatch, scripts: Callable[[str], Any]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scripts: Callable[[str], Any]
 ) -> None:
     script = scripts("run")
     folders = (ROOT / "tests" / "cuda").glob("*/CMakeLists.txt")
@@ -96,12 +97,130 @@ def test_every_test_of_kernels_runs_on_the_gpu(
     }
     assert found > {"ops/forerun_cuda_ops_gpu_test"}
     ran = []
-    monkeypatch.setattr(script.Run, "command", lambda run, name, words, *_: ran.append(words) or "")
+    monkeypatch.setattr(
+        script.Run, "command", lambda run, name, words, *_, **__: ran.append(words) or ""
+    )
     monkeypatch.setattr(script, "has_gtest", lambda: True)
-    script.test(script.Run(deadline=0.0))
-    started = {str(Path(words[0]).relative_to(script.RELEASE)) for words in ran[1::2]}
+    script.test(script.Run(0.0, tmp_path))
+    release = script.RELEASE
+    programs = [Path(words[0]) for words in ran]
+    started = {str(path.relative_to(release)) for path in programs if release in path.parents}
     models = "tests/cpp/engine/forerun_robustness_test"
     assert started == {f"tests/cuda/{name}" for name in found} | {models}
+
+
+def test_a_stage_that_hangs_ends_with_all_that_it_started(
+    tmp_path: Path, scripts: Callable[[str], Any]
+) -> None:
+    run = scripts("stages").Run(time.monotonic() + 60, tmp_path / "logs")
+    code = "echo begun; sleep 60 & echo $! >&2; wait"
+    assert run.command("a, b", ["sh", "-c", code], max_seconds=1.5) is None
+    [stage] = run.stages
+    log = tmp_path / "logs" / "a_b.log"
+    assert (stage.name, stage.status) == ("a, b", "failed")
+    child = int(log.with_suffix(".errors.log").read_text())
+    assert stage.detail == f"stopped after 2 s; {log}:\nbegun\n{child}\n"
+    state = Path(f"/proc/{child}/stat")
+    assert not state.exists() or state.read_text().split()[2] == "Z"
+
+
+def test_a_stage_returns_what_it_printed(tmp_path: Path, scripts: Callable[[str], Any]) -> None:
+    run = scripts("stages").Run(time.monotonic() + 60, tmp_path)
+    assert run.command("good", ["sh", "-c", "echo out; echo err >&2; echo $A"], {"A": "1"}) == (
+        "out\n1\n"
+    )
+    assert run.command("bad", ["sh", "-c", "echo err >&2; exit 3"]) is None
+    assert run.command("missing", [tmp_path / "nothing"]) is None
+    assert [stage.status for stage in run.stages] == ["ok", "failed", "failed"]
+    assert run.stages[1].detail.startswith("exit status 3")
+    assert run.stages[1].detail.endswith("err\n")
+    assert "No such file" in run.stages[2].detail
+
+
+def test_a_run_of_some_stages_keeps_the_rest(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, scripts: Callable[[str], Any]
+) -> None:
+    script, figures = scripts("run"), scripts("figures")
+    monkeypatch.setattr(script, "machine", lambda run, is_emulated: {"commit": "c"})
+    monkeypatch.setattr(script, "measure_bandwidth", lambda *_: "1e12")
+    calls = [{"case": "verify", "requests": 1, "vocab": 9, "rows": 5, "us": 7.0, "floor_us": 1.0}]
+    calls[0]["torch_us"] = None
+
+    def measure(run: Any, *_: Any) -> list[Any]:
+        run.leave_out("times", "")
+        return calls
+
+    def measure_models(run: Any, setup: Any, _: str) -> None:
+        run.leave_out("engine", "")
+        figures.Report("forerun", "m", setup.figures).add("plain", 2.0, "x")
+
+    def measure_peers(run: Any, setup: Any) -> None:
+        run.fail("torch", "no time was left")
+        figures.Report("torch", "m", setup.figures).add("plain", len(run.stages), "x")
+
+    for name, stage in (("", measure), ("_models", measure_models), ("_peers", measure_peers)):
+        monkeypatch.setattr(script, f"measure{name}", stage)
+
+    def results(*stages: str) -> Any:
+        options = ["run.py", "--out", str(tmp_path), "--stages", *stages]
+        monkeypatch.setattr(sys, "argv", options)
+        script.main()
+        return json.loads((tmp_path / "results.json").read_text())
+
+    results("calls", "engine", "peers")
+    both = results("peers")
+    assert [stage["name"] for stage in both["stages"]] == ["times", "engine", "torch"]
+    assert both["times"] == calls
+    assert [(f["engine"], f["value"]) for f in both["figures"]] == [("forerun", 2), ("torch", 1)]
+    table = (tmp_path / "results.md").read_text()
+    assert "| m | plain | x | 2.0 |  |  | 1.0 |" in table
+    assert "torch failed:\n\n```\nno time was left\n```" in table
+    monkeypatch.setattr(script, "machine", lambda run, is_emulated: {"commit": "d"})
+    other = results("peers")
+    assert [stage["name"] for stage in other["stages"]] == ["torch"]
+    assert [f["engine"] for f in other["figures"]] == ["torch"]
+
+
+@pytest.mark.parametrize(
+    ("driver", "nvcc", "problem"),
+    [
+        (13000, "release 13.0, V13.0.88", None),
+        (12080, "release 12.9, V12.9.1", None),
+        (12080, "release 13.1, V13.1.2", "the driver is for CUDA 12.8, nvcc is that of 13.1"),
+        (12080, "release 12.4, V12.4.1", "the driver is for CUDA 12.8, nvcc is that of 13.0"),
+        (12080, None, "the driver is for CUDA 12.8, nvcc is that of 13.0"),
+        (None, None, None),
+    ],
+)
+def test_a_driver_that_is_too_old_for_nvcc_is_told_before_the_build(
+    driver: int | None,
+    nvcc: str | None,
+    problem: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    scripts: Callable[[str], Any],
+) -> None:
+    script = scripts("run")
+
+    class Driver:
+        def __init__(self, name: str) -> None:
+            if driver is None:
+                raise OSError(name)
+
+        def cuDriverGetVersion(self, version: Any) -> int:
+            version._obj.value = driver
+            return 0
+
+    monkeypatch.setattr(script.ctypes, "CDLL", Driver)
+    if nvcc is not None:
+        program = tmp_path / "nvcc"
+        program.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, {nvcc}'\n")
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    run = script.Run(0.0, tmp_path / "logs")
+    script.build(run)
+    found = [stage.detail for stage in run.stages if stage.name == "driver"]
+    assert [text.split(":")[0] for text in found] == ([] if problem is None else [problem])
 
 
 def test_a_missing_program_is_no_failure(
@@ -183,6 +302,13 @@ def test_figures_are_beside_targets_and_other_engines(
     ours.compare("drafts", [1, 2], [1, 2, 3])
     ours.compare("drafts", [1, 3], [1, 2, 3])
     assert ours.problems == ["drafts: the ids are not those of plain decoding"]
+
+
+def test_prompts_are_no_longer_than_a_model_takes(scripts: Callable[[str], Any]) -> None:
+    sizes = scripts("figures").FULL.within(8192)
+    assert sizes.prompts == (512, 2048, 8191)
+    assert sizes.max_len == 8192
+    assert scripts("figures").FULL.within(16384) == scripts("figures").FULL
 
 
 def test_a_replayed_draft_is_wrong_as_often_as_asked(scripts: Callable[[str], Any]) -> None:
