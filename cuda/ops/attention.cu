@@ -11,13 +11,13 @@ namespace forerun::cuda {
 namespace {
 
 // A block per item and KV head.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kAttentionThreads)
     JoinStates(const __grid_constant__ AttentionTask task, const __grid_constant__ KvLayer layer) {
   const std::int32_t number = task.split_items[blockIdx.x];
   if (number == kNoItem) return;
   const Item item(task, layer, number, static_cast<int>(blockIdx.y));
   const int head_dim = layer.head_dim;
-  for (int i = Thread(); i < item.item.num_queries * head_dim; i += kThreads) {
+  for (int i = Thread(); i < item.item.num_queries * head_dim; i += kAttentionThreads) {
     const int q = i / head_dim;
     float max = -INFINITY, weight = 0.0f, sum = 0.0f;
     for (int part = 0; part < item.item.num_parts; ++part) {
@@ -28,30 +28,6 @@ __global__ void __launch_bounds__(kThreads)
     }
     item.OutputOf(q)[i % head_dim] = sum * (1.0f / weight);
   }
-}
-
-// As much as a block may have.
-template <typename... Parameters>
-cudaError_t AllowShared(void (*kernel)(Parameters...)) {
-  int most_bytes = 0;
-  const cudaError_t status =
-      cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, /*device=*/0);
-  if (status != cudaSuccess) return status;
-  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes);
-}
-
-// Runs a kernel that asks for much shared memory, which must be allowed once in a process.
-template <auto* kKernel>
-cudaError_t RunShared(const Launch& launch, const AttentionTask& task, const KvLayer& layer) {
-  static std::mutex mutex;
-  static bool is_allowed = false;
-  {
-    const std::lock_guard lock(mutex);
-    const cudaError_t status = is_allowed ? cudaSuccess : AllowShared(kKernel);
-    if (status != cudaSuccess) return status;
-    is_allowed = true;
-  }
-  return Run(launch, kKernel, task, layer);
 }
 
 template <typename T, int kDim, int kMTiles>
@@ -74,7 +50,7 @@ cudaError_t RunBFloat16(const Launch& launch, const AttentionTask& task, const K
 cudaError_t RunRuns(const AttentionTask& task, const KvLayer& layer, cudaStream_t stream) {
   Launch launch = {
       dim3(static_cast<unsigned>(task.num_runs), static_cast<unsigned>(layer.num_kv_heads)),
-      kThreads, stream};
+      kAttentionThreads, stream};
   if (layer.element_bytes == 1) return RunBFloat16<std::int8_t>(launch, task, layer);
   if (layer.element_bytes == 2) return RunBFloat16<__nv_bfloat16>(launch, task, layer);
   launch.shared_bytes = Float32Tiles::SharedBytes(layer.head_dim);
@@ -91,7 +67,7 @@ cudaError_t Attend(const AttentionTask& task, const KvLayer& layer, cudaStream_t
   if (status != cudaSuccess || task.num_split_items == 0) return status;
   return Run(
       {dim3(static_cast<unsigned>(task.num_split_items), static_cast<unsigned>(layer.num_kv_heads)),
-       kThreads, stream},
+       kAttentionThreads, stream},
       JoinStates, task, layer);
 }
 

@@ -93,7 +93,7 @@ __device__ bool LoadEntries(const Item& item, const void* elements, const std::i
   constexpr int kChunk = 8, kChunks = kDim / kChunk;  // 16 bytes
   const int head_dim = item.layer.head_dim;
   bool is_nonfinite = false;
-  for (int i = Thread(); i < num_entries * kChunks; i += kThreads) {
+  for (int i = Thread(); i < num_entries * kChunks; i += kAttentionThreads) {
     const int entry = i / kChunks, channel = i % kChunks * kChunk;
     const std::int64_t offset = offsets[entry];
     uint4 words = {0, 0, 0, 0};
@@ -281,7 +281,7 @@ __device__ void SumPart(const AnyItem& item, int part, BFloat16Tiles<T, kDim, kM
     const Tile tile = item.TileAt(begin);
     const int num_pages = (tile.num_entries() + kTilePositions - 1) / kTilePositions;
     const int values = tile.has_tree() ? 0 : kTilePositions;
-    static_assert(Tiles::kNumEntries == kThreads);
+    static_assert(Tiles::kNumEntries == kAttentionThreads);
     const Item::Slot slot = item.SlotOf(tile, Thread(), all);
     shared.offsets[Thread()] = item.OffsetOf(slot);
     if constexpr (kHasScales<T>) LoadScales(item, slot, shared.scales);
@@ -320,7 +320,7 @@ __device__ void SumPart(const AnyItem& item, int part, BFloat16Tiles<T, kDim, kM
 }
 
 template <typename T, int kDim, int kMTiles, typename AnyItem = Item>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kAttentionThreads, kMTiles == 1 && kDim <= 128 ? 4 : 2)
     AttendBFloat16(const __grid_constant__ AttentionTask task,
                    const __grid_constant__ KvLayer layer) {
   using Tiles = BFloat16Tiles<T, kDim, kMTiles>;
@@ -330,7 +330,7 @@ __global__ void __launch_bounds__(kThreads)
   if (run.item == kNoItem) return;
   const AnyItem item(task, layer, run.item, static_cast<int>(blockIdx.y));
   const int num_queries = item.item.num_queries, head_dim = layer.head_dim;
-  for (int i = Thread(); i < Tiles::kQueries * kDim; i += kThreads) {
+  for (int i = Thread(); i < Tiles::kQueries * kDim; i += kAttentionThreads) {
     const int q = i / kDim, channel = i % kDim;
     float x = 0.0f;
     if (q < num_queries && channel < head_dim) {
@@ -339,11 +339,11 @@ __global__ void __launch_bounds__(kThreads)
     }
     shared.queries[q * Tiles::kStride + channel] = __float2bfloat16_rn(x);
   }
-  for (int i = Thread(); i < Tiles::kQueries * kTilePositions; i += kThreads) {
+  for (int i = Thread(); i < Tiles::kQueries * kTilePositions; i += kAttentionThreads) {
     shared.weights[i / kTilePositions * Tiles::kWeightStride + i % kTilePositions] =
         __float2bfloat16_rn(0.0f);
   }
-  for (int i = Thread(); i < Tiles::kStride; i += kThreads) {
+  for (int i = Thread(); i < Tiles::kStride; i += kAttentionThreads) {
     shared.entries[Tiles::kZeroEntry * Tiles::kStride + i] = __float2bfloat16_rn(0.0f);
   }
   StartTotals(shared.totals);

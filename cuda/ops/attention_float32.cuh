@@ -35,7 +35,7 @@ struct Float32Tiles {
 __device__ inline void LoadEntries(const Item& item, const Tile& tile, Range wanted,
                                    const void* elements, float* to) {
   const int head_dim = item.layer.head_dim;
-  for (int i = Thread(); i < tile.num_entries() * head_dim; i += kThreads) {
+  for (int i = Thread(); i < tile.num_entries() * head_dim; i += kAttentionThreads) {
     const int entry = i / head_dim, channel = i % head_dim;
     const std::int64_t offset = item.OffsetOf(item.SlotOf(tile, entry, wanted));
     if (offset < 0) continue;
@@ -50,7 +50,7 @@ __device__ inline void SumPart(const Item& item, int part, Float32Tiles& shared)
   const float* const queries = shared.queries();
   float* const sums = shared.sums(head_dim);
   float* const keys = shared.keys(head_dim);
-  for (int i = Thread(); i < num_queries * head_dim; i += kThreads) sums[i] = 0.0f;
+  for (int i = Thread(); i < num_queries * head_dim; i += kAttentionThreads) sums[i] = 0.0f;
   const Range all = item.PositionsOf(part);
   for (int begin = all.begin / kTilePositions * kTilePositions; begin < all.end;
        begin += kTilePositions) {
@@ -62,7 +62,7 @@ __device__ inline void SumPart(const Item& item, int part, Float32Tiles& shared)
     __syncthreads();
     const Range in_tile = Intersect(all, {begin, begin + kTilePositions});
     const int num_positions = in_tile.end - in_tile.begin;
-    for (int i = Thread(); i < num_queries * num_positions; i += kThreads) {
+    for (int i = Thread(); i < num_queries * num_positions; i += kAttentionThreads) {
       const int q = i / num_positions, position = in_tile.begin + i % num_positions;
       const int row = item.RowOf(q);
       const Range visible = item.VisibleTo(row);
@@ -78,7 +78,7 @@ __device__ inline void SumPart(const Item& item, int part, Float32Tiles& shared)
                                             shared.weights,
                                             [](float weight, int, int) { return weight; });
     __syncthreads();
-    for (int i = Thread(); i < num_queries * head_dim; i += kThreads) {
+    for (int i = Thread(); i < num_queries * head_dim; i += kAttentionThreads) {
       const int q = i / head_dim, c = i % head_dim;
       const int row = item.RowOf(q);
       const Range seen = Intersect(in_tile, item.VisibleTo(row));
@@ -92,7 +92,7 @@ __device__ inline void SumPart(const Item& item, int part, Float32Tiles& shared)
   }
 }
 
-static __global__ void __launch_bounds__(kThreads)
+static __global__ void __launch_bounds__(kAttentionThreads)
     AttendFloat32(const __grid_constant__ AttentionTask task,
                   const __grid_constant__ KvLayer layer) {
   Float32Tiles& shared = *static_cast<Float32Tiles*>(DynamicShared());
@@ -100,7 +100,7 @@ static __global__ void __launch_bounds__(kThreads)
   if (run.item == kNoItem) return;
   const Item item(task, layer, run.item, static_cast<int>(blockIdx.y));
   const int num_queries = item.item.num_queries, head_dim = layer.head_dim;
-  for (int i = Thread(); i < num_queries * head_dim; i += kThreads) {
+  for (int i = Thread(); i < num_queries * head_dim; i += kAttentionThreads) {
     const int q = i / head_dim;
     shared.queries()[i] = task.query[(item.item.first_row + item.RowOf(q)) * task.query_stride +
                                      item.ColumnOf(q) + i % head_dim];
@@ -111,7 +111,7 @@ static __global__ void __launch_bounds__(kThreads)
     SumPart(item, part, shared);
     FinishSoftmax(item, part, shared.softmax, shared.totals);
     __syncthreads();
-    for (int i = Thread(); i < num_queries * head_dim; i += kThreads) {
+    for (int i = Thread(); i < num_queries * head_dim; i += kAttentionThreads) {
       FinishSum(item, part, shared.totals, i / head_dim, i % head_dim, shared.sums(head_dim)[i]);
     }
     __syncthreads();

@@ -1,5 +1,6 @@
 // What attention over keys and values of both types has in common: which positions a query sees,
-// the softmax of a part, and the joining of parts. Attention by blocks of kThreads threads.
+// the softmax of a part, and the joining of parts. Attention by blocks of kAttentionThreads
+// threads.
 #ifndef FORERUN_CUDA_OPS_ATTENTION_SOFTMAX_CUH_
 #define FORERUN_CUDA_OPS_ATTENTION_SOFTMAX_CUH_
 
@@ -10,7 +11,7 @@
 namespace forerun::cuda {
 
 inline constexpr int kWarps = 4;
-inline constexpr int kThreads = kWarps * kWarpSize;
+inline constexpr int kAttentionThreads = kWarps * kWarpSize;
 static_assert(kTilePositions == kWarps * 16);
 
 __device__ inline int Thread() { return static_cast<int>(threadIdx.x); }
@@ -245,14 +246,14 @@ struct Totals {
 // Starts a part, or the totals before the first one. All threads.
 template <int kQueries>
 __device__ void StartPart(Softmax<kQueries>& softmax) {
-  for (int q = Thread(); q < kQueries; q += kThreads) {
+  for (int q = Thread(); q < kQueries; q += kAttentionThreads) {
     softmax.max[q] = -INFINITY;
     softmax.sum[q] = 0.0f;
   }
 }
 template <int kQueries>
 __device__ void StartTotals(Totals<kQueries>& totals) {
-  for (int q = Thread(); q < kQueries; q += kThreads) {
+  for (int q = Thread(); q < kQueries; q += kAttentionThreads) {
     totals.max[q] = -INFINITY;
     totals.weight[q] = 0.0f;
   }
@@ -264,7 +265,7 @@ template <int kQueries>
 __device__ void FinishSoftmax(const Item& item, int part, const Softmax<kQueries>& softmax,
                               Totals<kQueries>& totals) {
   const int num_queries = item.item.num_queries;
-  for (int q = Thread(); q < num_queries; q += kThreads) {
+  for (int q = Thread(); q < num_queries; q += kAttentionThreads) {
     if (item.has_states()) {
       float* state = item.StateOf(part) + num_queries * item.layer.head_dim + q;
       state[0] = softmax.max[q];

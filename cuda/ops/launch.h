@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <mutex>
 
 namespace forerun::cuda {
 
@@ -26,6 +27,30 @@ cudaError_t Run(const Launch& launch, void (*kernel)(Parameters...), const Args&
   config.dynamicSmemBytes = launch.shared_bytes;
   config.stream = launch.stream;
   return cudaLaunchKernelEx(&config, kernel, args...);
+}
+
+// Lets a kernel have as much shared memory as a block may.
+template <typename... Parameters>
+cudaError_t AllowShared(void (*kernel)(Parameters...)) {
+  int most_bytes = 0;
+  const cudaError_t status =
+      cudaDeviceGetAttribute(&most_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, /*device=*/0);
+  if (status != cudaSuccess) return status;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most_bytes);
+}
+
+// Runs a kernel that asks for more than 48 KB, which must be allowed once in a process.
+template <auto* kKernel, typename... Args>
+cudaError_t RunShared(const Launch& launch, const Args&... args) {
+  static std::mutex mutex;
+  static bool is_allowed = false;
+  {
+    const std::lock_guard lock(mutex);
+    const cudaError_t status = is_allowed ? cudaSuccess : AllowShared(kKernel);
+    if (status != cudaSuccess) return status;
+    is_allowed = true;
+  }
+  return Run(launch, kKernel, args...);
 }
 
 inline constexpr unsigned kElementThreads = 256;

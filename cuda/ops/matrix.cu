@@ -112,7 +112,8 @@ __device__ float WeightAt(const Matrix& matrix, TileRow own, int k) {
 }
 
 // One block per row.
-__global__ void EmbedRows(Matrix table, EmbedTask task) {
+__global__ void EmbedRows(const __grid_constant__ Matrix table,
+                          const __grid_constant__ EmbedTask task) {
   const int r = static_cast<int>(blockIdx.x);
   const TileRow own = RowOf(table, task.tokens[r]);
   float* out = task.out + r * task.out_stride;

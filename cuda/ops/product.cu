@@ -19,7 +19,7 @@ template <int kTiles, int kRowTiles>
 __device__ void SumSteps(const Matrix& matrix, const ProductTask& task, int first_row,
                          float (&sums)[kRowTiles][kTiles][4], float (&squares)[kRowTiles]) {
   const int num_steps = NumSteps(matrix.num_inputs);
-  const RowReader reader(task, matrix.num_inputs);
+  const InputReader reader(task, matrix.num_inputs);
   const uint4* tiles[kTiles];
 #pragma unroll
   for (int i = 0; i < kTiles; ++i) {
@@ -47,7 +47,9 @@ __device__ void SumSteps(const Matrix& matrix, const ProductTask& task, int firs
 }
 
 template <int kTiles, int kRowTiles>
-__global__ void __launch_bounds__(kThreads) MultiplyBFloat16(Matrix matrix, ProductTask task) {
+__global__ void __launch_bounds__(kProductThreads, 2)
+    MultiplyBFloat16(const __grid_constant__ Matrix matrix,
+                     const __grid_constant__ ProductTask task) {
   const int first_row = static_cast<int>(blockIdx.y) * kRowTiles * kRowsPerTile;
   float sums[kRowTiles][kTiles][4] = {};
   float squares[kRowTiles] = {};
@@ -57,7 +59,9 @@ __global__ void __launch_bounds__(kThreads) MultiplyBFloat16(Matrix matrix, Prod
 
 // Lanes of a warp take sixteen outputs and every second input each.
 template <typename T, int kRows>
-__global__ void __launch_bounds__(kThreads) MultiplyFloat32(Matrix matrix, ProductTask task) {
+__global__ void __launch_bounds__(kProductThreads, kRows > 8 ? 1 : 2)
+    MultiplyFloat32(const __grid_constant__ Matrix matrix,
+                    const __grid_constant__ ProductTask task) {
   const int num_tiles = task.gated ? 2 : 1;
   __shared__ Partials<kRows> partials;
   const int first_row = static_cast<int>(blockIdx.y) * kRows;
@@ -100,17 +104,17 @@ template <int kTiles, int kRowTiles>
 cudaError_t RunBFloat16(const Matrix& matrix, const ProductTask& task, cudaStream_t stream) {
   const dim3 grid(NumTileBlocks<kTiles>(matrix, task.gated),
                   NumBlocks(task.num_rows, kRowTiles * kRowsPerTile));
-  return Run({grid, kThreads, stream}, MultiplyBFloat16<kTiles, kRowTiles>, matrix, task);
+  return Run({grid, kProductThreads, stream}, MultiplyBFloat16<kTiles, kRowTiles>, matrix, task);
 }
 
 template <typename T>
 cudaError_t RunFloat32(const Matrix& matrix, const ProductTask& task, cudaStream_t stream) {
   const unsigned tiles = NumTileBlocks<1>(matrix, task.gated);
   if (task.num_rows <= 8) {
-    return Run({dim3(tiles), kThreads, stream}, MultiplyFloat32<T, 8>, matrix, task);
+    return Run({dim3(tiles), kProductThreads, stream}, MultiplyFloat32<T, 8>, matrix, task);
   }
-  return Run({dim3(tiles, NumBlocks(task.num_rows, 32)), kThreads, stream}, MultiplyFloat32<T, 32>,
-             matrix, task);
+  return Run({dim3(tiles, NumBlocks(task.num_rows, 32)), kProductThreads, stream},
+             MultiplyFloat32<T, 32>, matrix, task);
 }
 
 }  // namespace

@@ -17,21 +17,22 @@ struct LaneGroup {
   GroupScale scales[2];
 };
 
+// The group number `number` of the inputs, whose steps begin with first_step of the unit's: a
+// constant where this is unrolled, so that the unit stays in registers.
 template <int kBits, int kSteps>
-__device__ void ReadGroup(const LaneUnit<kBits>& unit, const Matrix& matrix,
-                          const IntegerTile& tile, int first_step, LaneGroup<kSteps>& group) {
+__device__ void ReadGroup(const LaneUnit<kBits>& unit, int first_step, const Matrix& matrix,
+                          const IntegerTile& tile, int number, LaneGroup<kSteps>& group) {
 #pragma unroll
   for (int step = 0; step < kSteps; ++step) {
 #pragma unroll
     for (int word = 0; word < 4; ++word) {
-      const unsigned stored = unit.Stored((first_step % 4 + step) * 4 + word);
+      const unsigned stored = unit.Stored((first_step + step) * 4 + word);
       group.words[step][word] = ToBFloat16Pair<kBits>(stored, matrix.integers.zero);
     }
   }
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
-    group.scales[half] =
-        ScaleAt(matrix.integers, tile.scales, first_step / kSteps, Lane() / 4 + 8 * half);
+    group.scales[half] = ScaleAt(matrix.integers, tile.scales, number, Lane() / 4 + 8 * half);
   }
 }
 
@@ -63,10 +64,11 @@ __device__ void AddGroup(const LaneGroup<kSteps> (&groups)[kTiles], bool has_min
 }
 
 template <int kBits, int kTiles, int kRowTiles>
-__global__ void __launch_bounds__(kThreads) MultiplyTiles(Matrix matrix, ProductTask task) {
+__global__ void __launch_bounds__(kProductThreads, kRowTiles > 2 ? 1 : 2)
+    MultiplyTiles(const __grid_constant__ Matrix matrix, const __grid_constant__ ProductTask task) {
   constexpr int kSteps = kBits == 6 ? 1 : 2;  // of a group
   const int first_row = static_cast<int>(blockIdx.y) * kRowTiles * kRowsPerTile;
-  const RowReader reader(task, matrix.num_inputs);
+  const InputReader reader(task, matrix.num_inputs);
   const bool has_minimum = matrix.integers.has_minimum();
   float sums[kRowTiles][kTiles][4] = {};
   float squares[kRowTiles] = {};
@@ -88,7 +90,7 @@ __global__ void __launch_bounds__(kThreads) MultiplyTiles(Matrix matrix, Product
       LaneGroup<kSteps> groups[kTiles];
 #pragma unroll
       for (int i = 0; i < kTiles; ++i) {
-        ReadGroup(loaded[i], matrix, tiles[i], 4 * unit + first, groups[i]);
+        ReadGroup(loaded[i], first, matrix, tiles[i], (4 * unit + first) / kSteps, groups[i]);
       }
 #pragma unroll
       for (int n = 0; n < kRowTiles; ++n) {
@@ -110,7 +112,8 @@ template <int kBits, int kTiles, int kRowTiles>
 cudaError_t RunTiles(const Matrix& matrix, const ProductTask& task, cudaStream_t stream) {
   const dim3 grid(NumTileBlocks<kTiles>(matrix, task.gated),
                   NumBlocks(task.num_rows, kRowTiles * kRowsPerTile));
-  return Run({grid, kThreads, stream}, MultiplyTiles<kBits, kTiles, kRowTiles>, matrix, task);
+  return Run({grid, kProductThreads, stream}, MultiplyTiles<kBits, kTiles, kRowTiles>, matrix,
+             task);
 }
 
 template <int kBits>

@@ -9,7 +9,9 @@
 
 namespace forerun::cuda {
 
-inline constexpr int kThreads = kNumSplits * kWarpSize;
+// Kernels name the least number of blocks that a multiprocessor is to hold: left to itself, ptxas
+// keeps registers few for more blocks, and spills.
+inline constexpr int kProductThreads = kNumSplits * kWarpSize;
 inline constexpr int kRowsPerTile = 8;  // of MultiplyAdd
 
 __device__ inline int Thread() { return static_cast<int>(threadIdx.x); }
@@ -59,7 +61,7 @@ struct Partials {
 // The elements that a thread of the block finishes, of [kTileOutputs, kRows]: outputs first, so
 // that neighbours write neighbouring floats.
 template <int kRows>
-inline constexpr int kElements = (kTileOutputs * kRows + kThreads - 1) / kThreads;
+inline constexpr int kElements = (kTileOutputs * kRows + kProductThreads - 1) / kProductThreads;
 
 // What a norm multiplies by, from the sum of a row's squares.
 __device__ inline float InverseNorm(float squares, int num_inputs, float eps) {
@@ -101,7 +103,7 @@ __device__ void FinishTile(const Partials<kRows>& partials, const Matrix& matrix
                            float (&gates)[kElements<kRows>]) {
 #pragma unroll
   for (int e = 0; e < kElements<kRows>; ++e) {
-    const int element = e * kThreads + Thread();
+    const int element = e * kProductThreads + Thread();
     const int row = element / kTileOutputs, in_tile = element % kTileOutputs;
     const int output = OutputOf(matrix, own.tile, in_tile);
     if (row >= kRows || own.first_row + row >= task.num_rows || output < 0) continue;
@@ -125,9 +127,9 @@ __device__ inline unsigned RoundedPair(float2 pair) {
 }
 
 // Reads x as MultiplyAdd takes it.
-class RowReader {
+class InputReader {
  public:
-  __device__ RowReader(const ProductTask& task, int num_inputs)
+  __device__ InputReader(const ProductTask& task, int num_inputs)
       : task_(task),
         num_inputs_(num_inputs),
         is_even_(num_inputs % 2 == 0 && task.x_stride % 2 == 0 &&

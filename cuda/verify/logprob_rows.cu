@@ -91,7 +91,7 @@ __device__ Wanted WantedOf(const LogprobArrays& arrays, int r, const SampleRow& 
 
 // One block per row.
 template <typename T>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 4)
     ScoreRows(DeviceLogits logits, LogprobArrays arrays, RowWorkspace work) {
   __shared__ SelectScratch scratch;
   __shared__ SharedRow shared;

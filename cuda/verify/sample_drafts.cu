@@ -29,7 +29,7 @@ __device__ Mass FillWeights(const RowReader<T>& row, const RowState& state, floa
 
 // One block per row.
 template <typename T>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 4)
     DrawDrafts(DeviceLogits logits, SampleArrays arrays, RowWorkspace work, float* weights,
                TopToken* drawn) {
   __shared__ SelectScratch scratch;

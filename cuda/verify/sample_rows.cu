@@ -55,7 +55,7 @@ struct JoinScans {
 
 // One block per tile and row: the tile's state, and its groups' maxima if cuts will be needed.
 template <typename T>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 4)
     ScanTiles(DeviceLogits logits, SampleArrays arrays, RowWorkspace work) {
   __shared__ RowCollectives block;
   __shared__ SharedRow shared;
@@ -160,7 +160,7 @@ __device__ void FinishListed(RowSelector<T>& selector, const RowReader<T>& row,
 
 // One block per row: the states of rows that need no mass of more tokens than can be listed.
 template <typename T>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 4)
     RankRows(DeviceLogits logits, SampleArrays arrays, RowWorkspace work) {
   __shared__ SelectScratch scratch;
   __shared__ SharedRow shared;
@@ -194,7 +194,7 @@ __global__ void __launch_bounds__(kRowThreads)
 // One block per tile and row: adds the weights of the tile's kept tokens to the row's mass and
 // bins; without top_p they are the tile's mass, too.
 template <typename T>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 4)
     WeighTiles(DeviceLogits logits, SampleArrays arrays, RowWorkspace work) {
   __shared__ RowCollectives block;
   __shared__ SharedRow shared;
@@ -312,7 +312,7 @@ __device__ void FinishTopP(RowSelector<T>& selector, const RowReader<T>& row, co
 
 // One block per row: the states that are pending.
 template <typename T>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 4)
     FinishRows(DeviceLogits logits, SampleArrays arrays, RowWorkspace work) {
   __shared__ SelectScratch scratch;
   __shared__ SharedRow shared;

@@ -13,7 +13,7 @@ static_assert(kMaxTopTokens <= kMaxListed);
 
 // One block per row, whose state has the mass of all tokens.
 template <typename T>
-__global__ void __launch_bounds__(kRowThreads)
+__global__ void __launch_bounds__(kRowThreads, 4)
     RankTop(DeviceLogits logits, SampleArrays arrays, RowWorkspace work, int count, TopToken* out) {
   __shared__ SelectScratch scratch;
   __shared__ SharedRow shared;

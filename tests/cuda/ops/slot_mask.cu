@@ -31,7 +31,7 @@ cudaError_t AttendBySlot(const AttentionTask& task, const KvLayer& layer) {
   const auto kernel = AttendBFloat16<__nv_bfloat16, 64, 1, SlotItem>;
   const Launch launch = {
       dim3(static_cast<unsigned>(task.num_runs), static_cast<unsigned>(layer.num_kv_heads)),
-      kThreads, nullptr, sizeof(BFloat16Tiles<__nv_bfloat16, 64, 1>)};
+      kAttentionThreads, nullptr, sizeof(BFloat16Tiles<__nv_bfloat16, 64, 1>)};
   return Run(launch, kernel, task, layer);
 }
 
