@@ -55,8 +55,8 @@ bool SetMemory(Options& options, std::string_view value) {
 
 bool SetLaunchError(Options& options, std::string_view value) {
   const auto code = Number<int>(value);
-  if (code != cudaErrorLaunchOutOfResources && code != cudaErrorLaunchFailure &&
-      code != cudaErrorIllegalAddress) {
+  if (code != cudaErrorMemoryAllocation && code != cudaErrorLaunchOutOfResources &&
+      code != cudaErrorLaunchFailure && code != cudaErrorIllegalAddress) {
     return false;
   }
   options.launch_error = static_cast<cudaError_t>(*code);
@@ -83,7 +83,7 @@ constexpr Named kOptions[] = {
     {"memory_mib", kCount, SetMemory},
     {"failing_allocation", kCount, SetNumber<&Options::failing_allocation>},
     {"failing_launch", kCount, SetNumber<&Options::failing_launch>},
-    {"launch_error", "700, 701 or 719", SetLaunchError},
+    {"launch_error", "2, 700, 701 or 719", SetLaunchError},
 };
 
 void SetOption(Options& options, std::string_view word) {

@@ -54,8 +54,8 @@ struct Options {
   // a graph, 0 none.
   int failing_allocation = 0;
   int failing_launch = 0;
-  // cudaErrorLaunchOutOfResources is returned by the launch. Others, as on a GPU, by the next wait
-  // and from then on by every call, until Reset.
+  // A lack of memory and cudaErrorLaunchOutOfResources are returned by the launch. Others, as on a
+  // GPU, by the next wait and from then on by every call, until Reset.
   cudaError_t launch_error = cudaErrorLaunchFailure;
 };
 Options& options();

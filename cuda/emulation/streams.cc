@@ -118,7 +118,7 @@ cudaError_t WaitForAll() {
 
 cudaError_t FailLaunch(cudaStream_t stream) {
   const cudaError_t error = options().launch_error;
-  if (error == cudaErrorLaunchOutOfResources) return error;
+  if (error == cudaErrorLaunchOutOfResources || error == cudaErrorMemoryAllocation) return error;
   return Enqueue(stream, 0, [error] { queues().failure = error; });
 }
 

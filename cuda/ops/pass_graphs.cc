@@ -31,7 +31,15 @@ bool CudaPassGraphs::Run(const std::function<void()>& body) {
     return graph.is_refused;
   }
   const UseGpu use;
-  CheckCuda(cudaGraphLaunch(graph.exec.get(), /*stream=*/nullptr), kWanted);
+  const cudaError_t status = cudaGraphLaunch(graph.exec.get(), /*stream=*/nullptr);
+  if (status == cudaErrorMemoryAllocation) {  // the first launch may take some
+    cudaGetLastError();
+    graph.exec.reset();
+    graph.is_refused = true;
+    body();
+    return true;
+  }
+  CheckCuda(status, kWanted);
   return is_kept;
 }
 

@@ -290,7 +290,7 @@ TEST_F(EmulatedRuntimeTest, AWordThatIsNotValidNamesWhatIs) {
            {"seed=5 seed=-1", "'seed=-1': seed is a number from 0"},
            {"seed=5 capability=9x", "'capability=9x'"},
            {"seed=5 lazy_streams=2", "lazy_streams is 0 or 1"},
-           {"seed=5 launch_error=1", "launch_error is 700, 701 or 719"},
+           {"seed=5 launch_error=1", "launch_error is 2, 700, 701 or 719"},
            {"seed=5 speed=3", "'speed=3' is not a name=value with one of the names order, seed"},
            {"seed=5 seed", "'seed'"}}) {
     const char* const found = forerun_emulation_configure(words);

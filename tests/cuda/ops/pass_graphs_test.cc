@@ -357,6 +357,16 @@ TEST_F(CudaPassGraphsTest, WhereAGraphIsRefusedPassesGoOnWithout) {
   EXPECT_EQ(CostsUntilNow().graph_launches, before.graph_launches + 2);
 }
 
+TEST_F(CudaPassGraphsTest, AGraphWithoutMemoryForItsLaunchIsRefused) {
+  EXPECT_FALSE(Pass(3));
+  emulation::options().failing_launch = 1;
+  emulation::options().launch_error = cudaErrorMemoryAllocation;
+  const Costs before = CostsUntilNow();
+  EXPECT_TRUE(Pass(3));
+  EXPECT_TRUE(Pass(3));
+  EXPECT_EQ(CostsUntilNow().graph_launches, before.graph_launches);
+}
+
 TEST_F(CudaPassGraphsTest, APassThatFailedWasNotLaunched) {
   emulation::options().failing_launch = 1;
   emulation::options().launch_error = cudaErrorLaunchOutOfResources;
