@@ -258,6 +258,7 @@ def test_a_plot_has_integer_positions_from_1(
         summary |= dict.fromkeys(names, rates)
         summary["by_category"] = {"no category": summary}
         facts = {"model_name": "m", "weight_bytes": {"int8": 9}, "num_threads": 1, "num_cases": 1}
+        facts["machine"] = {"isa": "avx2"}
         report.draw({**facts, "methods": {"x": summary}}, tmp_path / "p.png")
         drawn.check("m", ["all prompts"], 1)
         assert drawn.figure.axes[1].get_xticks()[-1] >= max(len(rates), 1) - 3

@@ -16,6 +16,7 @@ from forerun.metrics import SpecDecodeMetrics, total_spec_decode_metrics
 from forerun.outputs import RequestOutput, TokensPrompt
 from forerun.sampling_params import SamplingParams
 from forerun.speculative_config import METHODS as ALL_METHODS
+from forerun.tools.report import GPU
 from forerun.util.json_files import parse_json
 from forerun.version import package_version
 
@@ -242,7 +243,9 @@ def compare(
     methods = list(llms)
     any_llm = llms[methods[0]]
     tallies: dict[str, list[list[Tally]]] = {method: [] for method in methods}
-    bandwidths = [read_bandwidth(any_llm.limits.num_threads)]
+    limits = any_llm.limits
+    is_on_cpu = limits.isa != GPU  # whose memory is not what this process reads
+    bandwidths = [read_bandwidth(limits.num_threads)] if is_on_cpu else []
     bar = tqdm(total=rounds * len(cases) * len(methods), desc="Measuring", disable=not progress)
     with bar:
         for llm in llms.values():
@@ -256,9 +259,10 @@ def compare(
                 for output in run_case(llms[method], cases[index], params):
                     tallies[method][-1][index].add(output)
                 bar.update()
-            bandwidths.append(read_bandwidth(any_llm.limits.num_threads))
+            if is_on_cpu:
+                bandwidths.append(read_bandwidth(limits.num_threads))
     name = model_name or any_llm.directory.name
-    return _report(name, llms, cases, tallies, statistics.median(bandwidths))
+    return _report(name, llms, cases, tallies, statistics.median(bandwidths) if is_on_cpu else None)
 
 
 def _report(
@@ -266,18 +270,19 @@ def _report(
     llms: Mapping[str, LLM],
     cases: Sequence[Case],
     tallies: Mapping[str, list[list[Tally]]],
-    bandwidth: float,
+    bandwidth: float | None,
 ) -> dict[str, Any]:
     first = next(iter(llms))
     limits = llms[first].limits
     methods = summarize_methods(cases, tallies)
-    for summary in methods.values():
-        summary["share_of_roofline"] = summary["tokens_per_target_pass"] and (
-            summary["tokens_per_second"]
-            / summary["tokens_per_target_pass"]
-            * limits.num_bytes_per_token
-            / bandwidth
-        )
+    if bandwidth is not None:
+        for summary in methods.values():
+            summary["share_of_roofline"] = summary["tokens_per_target_pass"] and (
+                summary["tokens_per_second"]
+                / summary["tokens_per_target_pass"]
+                * limits.num_bytes_per_token
+                / bandwidth
+            )
     return {
         "forerun": package_version(),
         "model": str(llms[first].directory),

@@ -142,13 +142,13 @@ def _measure_local(
         llms, cases, params, rounds=options.rounds, model_name=model_name(options.model)
     )
     print(report.bench_table(result))
+    bandwidth = result["read_bandwidth_bytes_per_second"]
+    reads = f"; this process reads {bandwidth / 1e9:.1f} GB/s" if bandwidth else ""
     print(
         f"\n{result['model_name']}: median of {options.rounds} round(s), "
-        f"{result['num_threads']} threads, {result['machine']['isa']}; weights: "
-        f"{report.formats(result['weight_bytes'])}, "
+        f"{report.machine(result)}; weights: {report.formats(result['weight_bytes'])}, "
         f"{result['weight_bytes_per_token'] / 1e6:.0f} MB per token; "
-        f"KV cache: {result['kv_cache_dtype']}; "
-        f"this process reads {result['read_bandwidth_bytes_per_second'] / 1e9:.1f} GB/s"
+        f"KV cache: {result['kv_cache_dtype']}{reads}"
     )
     return result
 

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from forerun.errors import InvalidArgumentError
 from forerun.tools.cli_drafters import add_drafter_options, drafter_fields
-from forerun.tools.cli_weights import add_device, add_weight_options, weight_options
+from forerun.tools.cli_weights import (
+    add_device,
+    add_gpu_options,
+    add_weight_options,
+    gpu_options,
+    weight_options,
+)
 from forerun.util.json_files import parse_json
 
 if TYPE_CHECKING:
@@ -141,6 +147,13 @@ def add_engine(parser: argparse.ArgumentParser, with_method: bool = True) -> Non
     group.add_argument(
         "--kv-cache-memory-bytes", type=int, metavar="N", help="default: what is free, as needed"
     )
+    group.add_argument(
+        "--max-num-batched-tokens",
+        type=int,
+        metavar="N",
+        help="rows of a step, for which buffers are made: fewer take less memory",
+    )
+    add_gpu_options(group)
 
 
 def add_url(parser: argparse.ArgumentParser) -> None:
@@ -251,6 +264,8 @@ def load(options: argparse.Namespace, config: dict[str, Any] | None) -> LLM:
         num_threads=options.num_threads,
         max_model_len=options.max_model_len,
         kv_cache_memory_bytes=options.kv_cache_memory_bytes,
+        max_num_batched_tokens=options.max_num_batched_tokens,
+        **gpu_options(options),
         suffix_memory=getattr(options, "suffix_memory", None),
         max_num_seqs=1,
     )

@@ -33,6 +33,25 @@ def add_device(group: argparse._ActionsContainer) -> None:
     )
 
 
+def add_gpu_options(group: argparse._ActionsContainer) -> None:
+    """What only a GPU heeds."""
+    group.add_argument(
+        "--gpu-memory-utilization",
+        type=float,
+        metavar="SHARE",
+        help="of a GPU's memory, for weights, buffers and the KV cache (default: 0.92)",
+    )
+    group.add_argument(
+        "--enforce-eager", action="store_true", help="on a GPU: run passes without CUDA graphs"
+    )
+
+
+def gpu_options(options: argparse.Namespace) -> dict[str, Any]:
+    """LLM's keywords for what `add_gpu_options` added and the user gave."""
+    names = ("gpu_memory_utilization", "enforce_eager")
+    return {name: value for name in names if (value := getattr(options, name)) is not None}
+
+
 def weight_options(options: argparse.Namespace) -> dict[str, Any]:
     """LLM's keywords for what `add_weight_options` added."""
     quantization = options.quantization

@@ -21,6 +21,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *map(line, rows)])
 
 
+GPU = "cuda"  # the instruction set that a GPU's engine names
 HEADER = ("tokens/s", "speed-up", "mean acceptance length", "tokens per target pass", "same tokens")
 LEGEND = """\
 mean acceptance length: tokens from a pass of the target that verified a draft: the accepted draft
@@ -107,13 +108,18 @@ def draw(report: dict[str, Any], path: str | Path) -> None:
     figure.legend(*bars, loc="outside lower center", ncols=min(len(methods), 6))
     figure.suptitle(
         f"{report['model_name']}: {formats(report['weight_bytes'])}, "
-        f"{report['num_threads']} threads, "
-        f"{report['num_cases']} prompts"
+        f"{machine(report)}, {report['num_cases']} prompts"
     )
     try:
         figure.savefig(path, dpi=120)
     except (OSError, ValueError) as error:
         raise InvalidArgumentError("plot", str(path), f"a picture file ({error})") from error
+
+
+def machine(report: Mapping[str, Any]) -> str:
+    """Where the model ran: "2 threads, avx2", or "cuda"."""
+    isa = report["machine"]["isa"]
+    return GPU if isa == GPU else f"{report['num_threads']} threads, {isa}"
 
 
 def formats(weight_bytes: Mapping[str, int]) -> str:
