@@ -136,7 +136,7 @@ class NativeEngine : public Engine {
       memory = PlanMemory(options, model_max_len, sizes.num_rows, sizes.needs, size_before.free);
     } else {
       memory.max_model_len = MostModelLen(options, model_max_len, sizes.needs, size_before.free);
-      CheckBuffers(options, sizes.num_rows, sizes.needs, size_before.free);
+      CheckGpuBuffers(options, sizes.num_rows, sizes.needs, size_before);
     }
     EngineConfig config = MakeConfig(options, memory, files.spec);
     TransformerLimits limits = {options.max_num_batched_tokens,

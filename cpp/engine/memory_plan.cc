@@ -45,6 +45,20 @@ MemoryPlan PlanFor(const EngineOptions& options, std::int64_t wanted_len, std::i
   return {static_cast<int>(max_model_len), static_cast<int>(num_blocks)};
 }
 
+std::int64_t BufferBytes(std::int64_t num_rows, const MemoryNeeds& needs) {
+  return num_rows * needs.row + needs.logits;
+}
+
+[[noreturn]] void ThrowTooManyRows(const EngineOptions& options, std::int64_t num_rows,
+                                   std::int64_t buffer_bytes, const std::string& available) {
+  const bool by_seqs = num_rows > options.max_num_batched_tokens;
+  throw InvalidArgument(
+      by_seqs ? "max_num_seqs" : "max_num_batched_tokens",
+      std::to_string(by_seqs ? options.max_num_seqs : options.max_num_batched_tokens),
+      "a number whose buffers fit: these take " + std::to_string(buffer_bytes) + " bytes, and " +
+          available);
+}
+
 }  // namespace
 
 int WantedModelLen(const EngineOptions& options, int model_max_len) {
@@ -66,14 +80,19 @@ int MostModelLen(const EngineOptions& options, int model_max_len, const MemoryNe
 
 void CheckBuffers(const EngineOptions& options, std::int64_t num_rows, const MemoryNeeds& needs,
                   std::int64_t available_bytes) {
-  const std::int64_t buffer_bytes = num_rows * needs.row + needs.logits;
+  const std::int64_t buffer_bytes = BufferBytes(num_rows, needs);
   if (buffer_bytes <= available_bytes) return;
-  const bool by_seqs = num_rows > options.max_num_batched_tokens;
-  throw InvalidArgument(
-      by_seqs ? "max_num_seqs" : "max_num_batched_tokens",
-      std::to_string(by_seqs ? options.max_num_seqs : options.max_num_batched_tokens),
-      "a number whose buffers fit: these take " + std::to_string(buffer_bytes) + " bytes, and " +
-          std::to_string(available_bytes) + " are available");
+  ThrowTooManyRows(options, num_rows, buffer_bytes,
+                   std::to_string(available_bytes) + " are available");
+}
+
+void CheckGpuBuffers(const EngineOptions& options, std::int64_t num_rows, const MemoryNeeds& needs,
+                     const MemorySize& size) {
+  const std::int64_t buffer_bytes = BufferBytes(num_rows, needs);
+  if (buffer_bytes <= size.free) return;
+  ThrowTooManyRows(options, num_rows, buffer_bytes,
+                   std::to_string(size.free) + " are free of the GPU's " +
+                       std::to_string(size.total) + ", for weights too");
 }
 
 MemoryPlan PlanMemory(const EngineOptions& options, int model_max_len, std::int64_t num_rows,

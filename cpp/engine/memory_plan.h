@@ -34,6 +34,9 @@ int MostModelLen(const EngineOptions& options, int model_max_len, const MemoryNe
 // Throws InvalidArgument where the buffers of a step of num_rows alone do not fit.
 void CheckBuffers(const EngineOptions& options, std::int64_t num_rows, const MemoryNeeds& needs,
                   std::int64_t available_bytes);
+// The same of a GPU's memory, of which weights take a part too.
+void CheckGpuBuffers(const EngineOptions& options, std::int64_t num_rows, const MemoryNeeds& needs,
+                     const MemorySize& size);
 
 // For the CPU, before anything is loaded. A pure function. Throws InvalidArgument with the numbers
 // when the options contradict each other or need more memory than the machine has.

@@ -58,6 +58,11 @@ def test_the_fraction_limits_weights_buffers_and_cache(gpu: EmulatedGpu, tiny_di
             r"GPU's 67108864",
         ),
         ({"kv_cache_memory_bytes": 10}, r"kv_cache_memory_bytes: got 10; expected at least \d+ "),
+        (
+            {"max_num_batched_tokens": 100_000},
+            r"max_num_batched_tokens: got 100000; expected a number whose buffers fit: these take "
+            r"\d+ bytes, and \d+ are free of the GPU's 67108864, for weights too",
+        ),
     ],
 )
 def test_a_cache_that_does_not_fit_is_refused(

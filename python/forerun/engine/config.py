@@ -30,7 +30,7 @@ _FLOAT16 = ("float16", "half")
 
 
 def _check_dtype(field: str, value: Any) -> str:
-    """A name of a dtype, or one of torch's dtypes; float16 becomes what the CPU has."""
+    """A name of a dtype, or one of torch's dtypes; float16 becomes what engines compute in."""
     is_torch = type(value).__module__ == "torch"
     name = shown(value).removeprefix("torch.") if is_torch else value
     name = check_choice(field, name, ("auto", "bfloat16", "float32", *_FLOAT16, "float"))
@@ -39,8 +39,8 @@ def _check_dtype(field: str, value: Any) -> str:
     if name not in _FLOAT16:
         return name
     _LOGGER.warning(
-        "%s=%s: float16 does not run on the CPU; checkpoints in bfloat16 run in bfloat16, others "
-        "in float32, which holds float16 exactly",
+        "%s=%s: nothing is computed in float16; checkpoints in bfloat16 run in bfloat16, others in "
+        "float32, which holds float16 exactly",
         field,
         shown(value),
     )
