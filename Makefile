@@ -25,6 +25,13 @@ $(VENV)/.build: $(BIN)/python pyproject.toml
 	touch $@
 
 # Of the package, as in cmake/cuda_toolkit.cmake. Kernels take minutes to compile: without a GPU here, for nothing.
+ifneq ($(filter command environment,$(origin CUDA)),)
+# A value that is given is that of the package, whatever it was built with before.
+$(VENV)/.package: $(VENV)/.cuda-$(CUDA)
+$(VENV)/.cuda-$(CUDA): $(VENV)/.build $(if $(filter ON,$(CUDA)),$(VENV)/.nvcc)
+	rm -f $(VENV)/.cuda-*
+	touch $@
+endif
 CUDA ?= $(if $(wildcard /dev/nvidiactl /dev/dxg),AUTO,OFF)
 $(VENV)/.package: $(VENV)/.build $(PACKAGE_SOURCES)
 	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation . \
@@ -47,7 +54,7 @@ $(VENV)/.lint: $(BIN)/python pyproject.toml
 # One line, where the installed package cannot use a GPU.
 define SAY_WITHOUT_CUDA
 @ls $(VENV)/lib/python3*/site-packages/forerun/libforerun_cuda.so >/dev/null 2>&1 || \
-  echo "CUDA left out of the package: no GPU, or no nvcc 12.8 or later, was found. 'make cuda' gets nvcc from PyPI."
+  echo "CUDA left out of the package: no GPU, or no nvcc 12.8 or later, was found. 'make $@ CUDA=ON' builds it, with nvcc from PyPI."
 endef
 
 demo: $(VENV)/.package $(VENV)/.model
