@@ -10,9 +10,9 @@ namespace forerun::cuda {
 // that the caller had chosen is again. CUDA allocates, launches and waits on the current GPU, and
 // threads begin with the first. An error here comes again from the calls that follow.
 //
-// What other threads capture into graphs meanwhile, as PyTorch does, forbids nothing: CUDA would
-// fail an allocation, a wait or a query here, and lose their capture. For that nothing here may
-// wait for the whole device.
+// Captures of other threads, as PyTorch makes them (of streams that do not block), do not disturb
+// calls made here: in CUDA's default mode an allocation, a wait or a query would fail, and end the
+// capture. A wait for the whole device does so in every mode, so nothing here makes one.
 class UseGpu {
  public:
   UseGpu() {

@@ -37,6 +37,13 @@ void RunOne(CUstream_st& stream) {
   }
 }
 
+// Or a query of a stream.
+cudaError_t StartWait(CUstream_st& stream) {
+  if (stream.capture == nullptr) return StartUnsafeCall();
+  stream.capture->Invalidate();
+  return cudaErrorStreamCaptureUnsupported;
+}
+
 cudaError_t Waited() {
   ++counters().waits;
   queues().failure_was_returned = queues().failure != cudaSuccess;
@@ -98,11 +105,7 @@ cudaError_t Enqueue(cudaStream_t handle, double cost_us, EmulatedWork work) {
 cudaError_t WaitFor(cudaStream_t handle) {
   CUstream_st* const stream = FindStream(handle);
   if (stream == nullptr) return cudaErrorInvalidResourceHandle;
-  if (stream->capture != nullptr) {
-    stream->capture->Invalidate();
-    return cudaErrorStreamCaptureUnsupported;
-  }
-  if (const cudaError_t error = StartUnsafeCall(); error != cudaSuccess) return error;
+  if (const cudaError_t error = StartWait(*stream); error != cudaSuccess) return error;
   while (!stream->queue.empty()) RunOne(*stream);
   return Waited();
 }
@@ -179,6 +182,7 @@ cudaError_t cudaStreamQuery(cudaStream_t handle) {
   return Call([&] {
     CUstream_st* const stream = emulation::FindStream(handle);
     if (stream == nullptr) return cudaErrorInvalidResourceHandle;
+    if (const cudaError_t error = emulation::StartWait(*stream); error != cudaSuccess) return error;
     if (stream->queue.empty()) return emulation::queues().failure;
     emulation::RunOne(*stream);
     return cudaErrorNotReady;

@@ -27,7 +27,7 @@ std::string Version(int version) {
 std::string RemedyFor(cudaError_t status) {
   switch (status) {
     case cudaErrorInitializationError:
-      return "open the GPU before the process forks, or in a process that is started anew";
+      return "use no GPU before the process forks, or start processes by 'spawn'";
     case cudaErrorStubLibrary:
       return "give the container the machine's driver instead of a stub of libcuda.so";
     case cudaErrorDevicesUnavailable:

@@ -1,5 +1,3 @@
-#include <mutex>
-
 #include "cuda/ops/attention.h"
 #include "cuda/ops/attention_bfloat16.cuh"
 #include "cuda/ops/attention_float32.cuh"

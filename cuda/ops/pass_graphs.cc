@@ -23,12 +23,12 @@ int CudaPassGraphs::PaddedRows(int num_rows) const {
 bool CudaPassGraphs::Run(const std::function<void()>& body) {
   Graph& graph = Find(ops_.shape());
   graph.last_use = ++num_uses_;
-  const bool is_kept = graph.exec != nullptr;
-  if (graph.was_launched && !is_kept && !graph.is_refused) graph.is_refused = !Capture(graph, body);
+  const bool is_kept = graph.exec != nullptr, was_refused = graph.is_refused;
+  if (graph.was_launched && !is_kept && !was_refused) graph.is_refused = !Capture(graph, body);
   if (graph.exec == nullptr) {
     body();
     graph.was_launched = true;
-    return graph.is_refused;
+    return was_refused;
   }
   const UseGpu use;
   const cudaError_t status = cudaGraphLaunch(graph.exec.get(), /*stream=*/nullptr);
@@ -37,7 +37,7 @@ bool CudaPassGraphs::Run(const std::function<void()>& body) {
     graph.exec.reset();
     graph.is_refused = true;
     body();
-    return true;
+    return false;
   }
   CheckCuda(status, kWanted);
   return is_kept;
@@ -85,9 +85,9 @@ bool CudaPassGraphs::Capture(Graph& graph, const std::function<void()>& body) {
   }
   Captured captured;
   const cudaError_t ended = EndCapture(captured);
-  if (ended == cudaErrorStreamCaptureInvalidated) {  // another thread waited for the whole device
+  if (ended == cudaErrorStreamCaptureInvalidated) {  // as by a thread that waits for the device
     cudaGetLastError();
-    return true;
+    return ++graph.num_lost < kMostLost;
   }
   if (ended != cudaSuccess || !is_captured) return Refused();
   cudaGraphExec_t exec = nullptr;

@@ -23,6 +23,8 @@ class CudaPassGraphs final : public PassGraphs {
  public:
   // Graphs that are kept, the last used ones.
   static constexpr int kMostGraphs = 128;
+  // Captures of a shape that another thread may end before it is refused.
+  static constexpr int kMostLost = 3;
 
   // The Ops must outlive it.
   explicit CudaPassGraphs(CudaOps& ops) : ops_(ops) { graphs_.reserve(kMostGraphs); }
@@ -53,6 +55,7 @@ class CudaPassGraphs final : public PassGraphs {
     Exec exec;
     bool was_launched = false;  // as it is
     bool is_refused = false;    // the GPU has no graph for it
+    int num_lost = 0;           // captures that ended too early
     std::int64_t last_use = 0;
   };
 

@@ -9,8 +9,6 @@
 
 namespace forerun::cuda {
 
-// Kernels name the least number of blocks that a multiprocessor is to hold: left to itself, ptxas
-// keeps registers few for more blocks, and spills.
 inline constexpr int kProductThreads = kNumSplits * kWarpSize;
 inline constexpr int kRowsPerTile = 8;  // of MultiplyAdd
 

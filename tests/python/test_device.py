@@ -160,7 +160,7 @@ def test_machines_that_do_not_suit_are_described(
 @pytest.mark.parametrize(
     ("code", "remedy"),
     [
-        (3, "before the process forks"),
+        (3, "use no GPU before the process forks"),
         (34, "the machine's driver instead of a stub"),
         (46, "end the process that has the GPU for itself"),
         (802, "start NVIDIA's fabric manager"),

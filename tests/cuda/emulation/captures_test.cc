@@ -93,6 +93,7 @@ TEST_F(CapturesTest, EveryWaitAndQueryIsUnsafe) {
       [&] { return cudaStreamSynchronize(nullptr); },
       [&] { return cudaEventSynchronize(event); },
       [&] { return cudaEventQuery(event); },
+      [&] { return cudaStreamQuery(nullptr); },
       [&] { return cudaMemcpy(&value, memory_.get(), sizeof value, cudaMemcpyDeviceToHost); },
       [&] { return cudaMemset(memory_.get(), 0, sizeof value); },
       [&] { return cudaMallocHost(&pinned, 8); },
@@ -110,7 +111,8 @@ TEST_F(CapturesTest, EveryWaitAndQueryIsUnsafe) {
 TEST_F(CapturesTest, NoThreadMayWaitForTheDeviceOrTheCapturedStream) {
   for (const cudaStreamCaptureMode mode : kModes) {
     for (const auto& wait : {std::function<cudaError_t()>(cudaDeviceSynchronize),
-                             std::function([&] { return cudaStreamSynchronize(stream_); })}) {
+                             std::function([&] { return cudaStreamSynchronize(stream_); }),
+                             std::function([&] { return cudaStreamQuery(stream_); })}) {
       const auto elsewhere = [&] {
         return OnAnotherThread([&] { return InMode(cudaStreamCaptureModeRelaxed, wait); });
       };

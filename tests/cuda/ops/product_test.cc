@@ -19,12 +19,13 @@ constexpr WeightFormat kFormats[] = {WeightFormat::kBFloat16, WeightFormat::kFlo
 
 // A matrix of a few stacked ones, and what is multiplied with it.
 struct Case {
-  Case(Random& random, WeightFormat format_, int num_rows, bool is_gated = false)
+  Case(Random& random, WeightFormat format_, int num_rows, bool is_gated = false,
+       int most_outputs = 40)
       : format(format_), num_inputs(random.Between(1, 200)), x(random, num_rows, num_inputs) {
     const int count = is_gated ? 2 : random.Between(1, 3);
-    const int each = random.Between(1, 40);
+    const int each = random.Between(1, most_outputs);
     for (int i = 0; i < count; ++i) {
-      const int num_outputs = is_gated ? each : random.Between(1, 40);
+      const int num_outputs = is_gated ? each : random.Between(1, most_outputs);
       weights.emplace_back(random, num_outputs, num_inputs, 1.0f);
     }
     norm = random.Normals(num_inputs);
@@ -143,7 +144,8 @@ TEST_P(ProductTest, ManyRowsHaveTheBitsOfFew) {
   Random random(8);
   for (int i = 0; i < NumExamples(12, 60); ++i) {
     const bool is_gated = i % 3 == 0;
-    Case test(random, GetParam(), random.Between(65, 300), is_gated);
+    // A block takes 128 outputs, or 64 gates.
+    Case test(random, GetParam(), random.Between(65, 300), is_gated, /*most_outputs=*/150);
     const auto matrix = test.Pack(ops_);
     const FloatVector norm = Upload(test.norm), bias = Upload(test.bias);
     const float* bias_data = random.Flip() ? bias.data() : nullptr;
