@@ -24,16 +24,18 @@ $(VENV)/.build: $(BIN)/python pyproject.toml
 	$(BIN)/python -m pip install --quiet cmake ninja $(shell $(PYTHON) tools/extra.py requires)
 	touch $@
 
-# Of the package, as in cmake/cuda_toolkit.cmake. Kernels take minutes to compile: without a GPU here, for nothing.
-ifneq ($(filter command environment,$(origin CUDA)),)
-# A value that is given is that of the package, whatever it was built with before.
-$(VENV)/.package: $(VENV)/.cuda-$(CUDA)
+# Of the package, as in cmake/cuda_toolkit.cmake: ON, OFF or AUTO, as given; else as the package was built the last time.
+# Kernels take minutes to compile: without a GPU here, for nothing. In the environment CUDA may be something else.
+ifneq ($(filter command,$(origin CUDA)),)
+$(if $(filter ON OFF AUTO,$(CUDA)),,$(error CUDA=$(CUDA): valid are ON, OFF and AUTO))
+endif
+BUILT_CUDA := $(patsubst $(VENV)/.cuda-%,%,$(wildcard $(VENV)/.cuda-*))
+override CUDA := $(or $(filter ON OFF AUTO,$(CUDA)),$(BUILT_CUDA),$(if $(wildcard /dev/nvidiactl /dev/dxg),AUTO,OFF))
 $(VENV)/.cuda-$(CUDA): $(VENV)/.build $(if $(filter ON,$(CUDA)),$(VENV)/.nvcc)
 	rm -f $(VENV)/.cuda-*
 	touch $@
-endif
-CUDA ?= $(if $(wildcard /dev/nvidiactl /dev/dxg),AUTO,OFF)
-$(VENV)/.package: $(VENV)/.build $(PACKAGE_SOURCES)
+
+$(VENV)/.package: $(VENV)/.build $(VENV)/.cuda-$(CUDA) $(PACKAGE_SOURCES)
 	CMAKE_BUILD_PARALLEL_LEVEL=$(JOBS) PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pip install --quiet --no-build-isolation . \
 	  -C build-dir=$(BUILD)/release -C cmake.define.FORERUN_CUDA=$(CUDA)
 	touch $@
@@ -54,7 +56,7 @@ $(VENV)/.lint: $(BIN)/python pyproject.toml
 # One line, where the installed package cannot use a GPU.
 define SAY_WITHOUT_CUDA
 @ls $(VENV)/lib/python3*/site-packages/forerun/libforerun_cuda.so >/dev/null 2>&1 || \
-  echo "CUDA left out of the package: no GPU, or no nvcc 12.8 or later, was found. 'make $@ CUDA=ON' builds it, with nvcc from PyPI."
+  echo "CUDA left out of the package: no GPU or no nvcc was found, or CUDA=OFF was given. 'make $@ CUDA=ON' builds it."
 endef
 
 demo: $(VENV)/.package $(VENV)/.model
@@ -131,7 +133,7 @@ cuda-emulated: $(VENV)/.test
 
 # nvcc of PyPI, where the machine has none or an old one.
 $(VENV)/.nvcc: $(BIN)/python
-	nvcc --version 2>/dev/null | grep -Eq "release (12\.[89]|1[3-9]\.|[2-9][0-9]\.)" || \
+	PATH="$$PATH:/usr/local/cuda/bin" nvcc --version 2>/dev/null | grep -Eq "release (12\.[89]|1[3-9]\.|[2-9][0-9]\.)" || \
 	  $(BIN)/python -m pip install --quiet "cuda-toolkit[nvcc,cudart,cccl]==13.0.*"
 	touch $@
 

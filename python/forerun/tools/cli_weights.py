@@ -47,7 +47,7 @@ def add_gpu_options(group: argparse._ActionsContainer) -> None:
 
 
 def gpu_options(options: argparse.Namespace) -> dict[str, Any]:
-    """LLM's keywords for what `add_gpu_options` added and the user gave."""
+    """LLM's keywords for what `add_gpu_options` added."""
     names = ("gpu_memory_utilization", "enforce_eager")
     return {name: value for name in names if (value := getattr(options, name)) is not None}
 
