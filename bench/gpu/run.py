@@ -53,12 +53,14 @@ INSTALL_GTEST = "apt-get update -qq && apt-get install -y -qq libgtest-dev"  # a
 # Of the tests in a sanitizer, where each example takes a hundred times as long.
 FEW_EXAMPLES = {"FORERUN_TEST_EXAMPLES": "3"}
 TINY_CALLS = ["--requests", "1", "2", "--vocab", "300", "--repeats", "2"]
+RESULTS, FIGURES = "results.json", "figures.jsonl"
 STAGES = ("build", "test", "calls", "engine", "peers", "sanitize")
 SMOLLM = ROOT / "models" / "SmolLM2-135M-Instruct"  # `make model` writes it
 RANDOM_MODEL = "Llama-3.1-8B"
 PEERS = ("torch", "transformers", "vllm", "sglang")
 PEER_SECONDS = 150  # at most, of each
-TEST_SECONDS = 120  # the same: a kernel may hang
+TEST_SECONDS = 120  # at most, of each test: a kernel may hang
+CUDA_FOLDER = "/usr/local/cuda/bin"
 NVCC_OF_PYPI = 13000  # `make cuda` gets it where there is none of 12.8 or later
 NOMINAL_BANDWIDTH = "3.0e12"  # bytes a second, where none is measured
 HAS_MODULE = "import importlib.util, sys; sys.exit(importlib.util.find_spec(sys.argv[1]) is None)"
@@ -85,7 +87,9 @@ def has_gtest() -> bool:
 
 def nvcc_version() -> int:
     """1000 * major + 10 * minor, of what `make cuda` compiles with."""
-    nvcc = shutil.which("nvcc")
+    folders = [os.path.join(os.environ.get("CUDA_HOME", ""), "bin"), os.environ.get("PATH", "")]
+    path = os.pathsep.join([*folders, CUDA_FOLDER])  # as CMake looks for it
+    nvcc = shutil.which(os.environ.get("CUDACXX", "nvcc"), path=path)
     said = subprocess.run([nvcc, "--version"], capture_output=True, text=True) if nvcc else None
     found = re.search(r"release (\d+)\.(\d+)", said.stdout if said else "")
     version = 1000 * int(found[1]) + 10 * int(found[2]) if found else 0
@@ -96,8 +100,10 @@ def driver_problem() -> str | None:
     """Where the driver cannot run what nvcc compiles. Nothing, where there is no driver to ask."""
     version = ctypes.c_int()
     try:
-        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
+        status = ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(version))
     except OSError:
+        return None
+    if status != 0:
         return None
     nvcc, driver = nvcc_version(), version.value
     if driver // 1000 >= nvcc // 1000:
@@ -128,7 +134,7 @@ def build_test(run: Run, binary: pathlib.Path) -> bool:
 
 
 def test(run: Run) -> None:
-    if not has_gtest():
+    if not has_gtest() and not all(path.exists() for path in (*KERNEL_TESTS, MODEL_TEST)):
         run.fail("CUDA tests", "GoogleTest is not installed (libgtest-dev)")
         return
     for binary in KERNEL_TESTS:
@@ -228,9 +234,10 @@ def table(results: dict[str, Any]) -> str:
 
 def earlier(path: pathlib.Path, found: dict[str, Any]) -> dict[str, Any] | None:
     """What an earlier run on this machine found, of the same commit."""
-    if not path.exists():
+    try:
+        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return None
-    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return results if results["machine"] == found else None
 
 
@@ -245,46 +252,64 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def run_stages(run: Run, args: argparse.Namespace, results: dict[str, Any]) -> None:
+    """Those that are asked for; of the emulated GPU, times alone."""
+    cache, figures = args.cache or args.out / "models", args.out / FIGURES
+    if args.emulated:
+        setup = Setup(sys.executable, EMULATED_LIBRARY, ["tiny"], cache, figures, ["--tiny"])
+        run.group = "calls"
+        results["times"] = measure(run, setup, NOMINAL_BANDWIDTH, TINY_CALLS)
+        run.group = "engine"
+        measure_models(run, setup, NOMINAL_BANDWIDTH)
+        return
+    bandwidth = None
+    for run.group in (stage for stage in STAGES if stage in args.stages):
+        if run.group == "build":
+            build(run)
+        elif run.group == "test":
+            test(run)
+        elif run.group == "sanitize":
+            sanitize(run)
+        else:
+            python = str(VENV_PYTHON) if VENV_PYTHON.exists() else sys.executable
+            setup = Setup(python, CUDA_LIBRARY, args.models, cache, figures, [])
+            bandwidth = bandwidth or measure_bandwidth(run, setup)
+            if run.group == "calls":
+                results["times"] = measure(run, setup, bandwidth, [])
+            elif run.group == "engine":
+                measure_models(run, setup, bandwidth)
+            else:
+                measure_peers(run, setup)
+
+
+def write_results(
+    run: Run, results: dict[str, Any], before: dict[str, Any] | None, out: pathlib.Path
+) -> None:
+    stages = [asdict(stage) for stage in run.stages]
+    if before is not None:
+        groups = {stage.group for stage in run.stages}
+        stages = [stage for stage in before["stages"] if stage["group"] not in groups] + stages
+        results["times"] = results["times"] or before["times"]
+    figures: list[Figure] = read_figures(out / FIGURES)
+    results = {**results, "stages": stages, "figures": figures}
+    (out / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    (out / "results.md").write_text(table(results), encoding="utf-8")
+    print(f"written: {out / RESULTS}, {out / 'results.md'}")
+
+
 def main() -> int:
     args = parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     run = Run(time.monotonic() + args.minutes * 60, args.out / "logs")
     found = machine(run, args.emulated)
-    cache, lines = args.cache or args.out / "models", args.out / "figures.jsonl"
-    before = earlier(args.out / "results.json", found) if set(args.stages) < set(STAGES) else None
+    before = earlier(args.out / RESULTS, found) if set(args.stages) < set(STAGES) else None
     if before is None:
-        lines.unlink(missing_ok=True)
-    times: list[Any] = []
-    if args.emulated:
-        setup = Setup(sys.executable, EMULATED_LIBRARY, ["tiny"], cache, lines, ["--tiny"])
-        times = measure(run, setup, NOMINAL_BANDWIDTH, TINY_CALLS)
-        measure_models(run, setup, NOMINAL_BANDWIDTH)
-    else:
-        if "build" in args.stages:
-            build(run)
-        python = str(VENV_PYTHON) if VENV_PYTHON.exists() else sys.executable
-        setup = Setup(python, CUDA_LIBRARY, args.models, cache, lines, [])
-        if "test" in args.stages:
-            test(run)
-        bandwidth = measure_bandwidth(run, setup)
-        if "calls" in args.stages:
-            times = measure(run, setup, bandwidth, [])
-        if "engine" in args.stages:
-            measure_models(run, setup, bandwidth)
-        if "peers" in args.stages:
-            measure_peers(run, setup)
-        if "sanitize" in args.stages:
-            sanitize(run)
-    stages = [asdict(stage) for stage in run.stages]
-    if before is not None:
-        names = {stage.name for stage in run.stages}
-        stages = [stage for stage in before["stages"] if stage["name"] not in names] + stages
-        times = times or before["times"]
-    figures: list[Figure] = read_figures(lines)
-    results = {"machine": found, "stages": stages, "figures": figures, "times": times}
-    (args.out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    (args.out / "results.md").write_text(table(results), encoding="utf-8")
-    print(f"written: {args.out / 'results.json'}, {args.out / 'results.md'}")
+        (args.out / FIGURES).unlink(missing_ok=True)
+    results: dict[str, Any] = {"machine": found, "times": []}
+    try:
+        run_stages(run, args, results)
+    finally:
+        write_results(run, results, before, args.out)
     return 1 if any(stage.status == "failed" for stage in run.stages) else 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -16,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @dataclass
 class Stage:
+    group: str  # as it is asked for
     name: str
     status: str  # "ok", "failed" or "left out"
     seconds: float = 0.0
@@ -33,13 +35,14 @@ class Run:
 
     deadline: float
     logs: Path  # a directory
+    group: str = "machine"  # of the stages that follow
     stages: list[Stage] = field(default_factory=list)
 
     def leave_out(self, name: str, reason: str) -> None:
-        self._add(Stage(name, "left out", detail=reason))
+        self._add(Stage(self.group, name, "left out", detail=reason))
 
     def fail(self, name: str, reason: str) -> None:
-        self._add(Stage(name, "failed", detail=reason))
+        self._add(Stage(self.group, name, "failed", detail=reason))
 
     def command(
         self,
@@ -57,7 +60,7 @@ class Run:
         log = self.logs / (re.sub(r"\W+", "_", name) + ".log")
         problem = self._execute([str(word) for word in words], env or {}, left, log)
         texts = [path.read_text(encoding="utf-8", errors="replace") for path in _files(log)]
-        stage = Stage(name, "ok", round(time.monotonic() - start, 1))
+        stage = Stage(self.group, name, "ok", round(time.monotonic() - start, 1))
         if problem:
             ends = "".join(text[-2000:] for text in texts)
             stage.status, stage.detail = "failed", f"{problem}; {log}:\n{ends}"
@@ -82,13 +85,13 @@ class Run:
                 return str(error)
             try:
                 status = process.wait(max_seconds)
-            except BaseException as error:
-                # With the processes that it started, which would keep the GPU's memory.
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                if not isinstance(error, subprocess.TimeoutExpired):
-                    raise
+            except subprocess.TimeoutExpired:
                 return f"stopped after {max_seconds:.0f} s"
+            finally:
+                # What it started, and left, would keep the GPU's memory.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         return f"exit status {status}" if status else ""
 
     def _add(self, stage: Stage) -> None:

@@ -121,7 +121,11 @@ def test_a_stage_that_hangs_ends_with_all_that_it_started(
     child = int(log.with_suffix(".errors.log").read_text())
     assert stage.detail == f"stopped after 2 s; {log}:\nbegun\n{child}\n"
     state = Path(f"/proc/{child}/stat")
-    assert not state.exists() or state.read_text().split()[2] == "Z"
+    for _ in range(100):
+        if not state.exists() or state.read_text().split()[2] == "Z":
+            return
+        time.sleep(0.05)
+    pytest.fail("the process that the stage started still runs")
 
 
 def test_a_stage_returns_what_it_printed(tmp_path: Path, scripts: Callable[[str], Any]) -> None:
@@ -168,6 +172,9 @@ def test_a_run_of_some_stages_keeps_the_rest(
         return json.loads((tmp_path / "results.json").read_text())
 
     results("calls", "engine", "peers")
+    monkeypatch.setattr(script, "measure_peers", lambda run, _: run.fail("x", "of this run"))
+    results("peers")
+    monkeypatch.setattr(script, "measure_peers", measure_peers)
     both = results("peers")
     assert [stage["name"] for stage in both["stages"]] == ["times", "engine", "torch"]
     assert both["times"] == calls
@@ -179,22 +186,31 @@ def test_a_run_of_some_stages_keeps_the_rest(
     other = results("peers")
     assert [stage["name"] for stage in other["stages"]] == ["torch"]
     assert [f["engine"] for f in other["figures"]] == ["torch"]
+    monkeypatch.setattr(script, "measure_peers", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        results("peers")
+    assert json.loads((tmp_path / "results.json").read_text())["figures"] == other["figures"]
+    (tmp_path / "results.json").write_text('{"machine"')
+    monkeypatch.setattr(script, "measure_peers", measure_peers)
+    assert results("peers")["machine"] == {"commit": "d"}
 
 
 @pytest.mark.parametrize(
-    ("driver", "nvcc", "problem"),
+    ("driver", "nvcc", "folder", "problem"),
     [
-        (13000, "release 13.0, V13.0.88", None),
-        (12080, "release 12.9, V12.9.1", None),
-        (12080, "release 13.1, V13.1.2", "the driver is for CUDA 12.8, nvcc is that of 13.1"),
-        (12080, "release 12.4, V12.4.1", "the driver is for CUDA 12.8, nvcc is that of 13.0"),
-        (12080, None, "the driver is for CUDA 12.8, nvcc is that of 13.0"),
-        (None, None, None),
+        (13000, "release 13.0, V13.0.88", ".", None),
+        (12080, "release 12.9, V12.9.1", "home/bin", None),
+        (12080, "release 13.1, V13.1.2", ".", "the driver is for CUDA 12.8, nvcc is that of 13.1"),
+        (12080, "release 12.4, V12.4.1", ".", "the driver is for CUDA 12.8, nvcc is that of 13.0"),
+        (12080, None, ".", "the driver is for CUDA 12.8, nvcc is that of 13.0"),
+        (None, None, ".", None),
+        (0, None, ".", None),
     ],
 )
 def test_a_driver_that_is_too_old_for_nvcc_is_told_before_the_build(
     driver: int | None,
     nvcc: str | None,
+    folder: str,
     problem: str | None,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -209,14 +225,18 @@ def test_a_driver_that_is_too_old_for_nvcc_is_told_before_the_build(
 
         def cuDriverGetVersion(self, version: Any) -> int:
             version._obj.value = driver
-            return 0
+            return 0 if driver else 34
 
     monkeypatch.setattr(script.ctypes, "CDLL", Driver)
     if nvcc is not None:
-        program = tmp_path / "nvcc"
+        program = tmp_path / folder / "nvcc"
+        program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text(f"#!/bin/sh\necho 'Cuda compilation tools, {nvcc}'\n")
         program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("CUDACXX", raising=False)
+    monkeypatch.setattr(script, "CUDA_FOLDER", str(tmp_path / "nothing"))
     run = script.Run(0.0, tmp_path / "logs")
     script.build(run)
     found = [stage.detail for stage in run.stages if stage.name == "driver"]
