@@ -128,7 +128,8 @@ struct PendingCopies {
 PendingCopies& Pending() {
   static std::array<PendingCopies, kMaxThreads> threads;
   PendingCopies& mine = threads[scheduler().thread()];
-  if (mine.block != counters().blocks) mine = {counters().blocks, 0, {}};
+  const std::uint64_t block = scheduler().block_number();
+  if (mine.block != block) mine = {block, 0, {}};
   return mine;
 }
 

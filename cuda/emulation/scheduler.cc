@@ -206,6 +206,7 @@ void Scheduler::ReportDeadlock() const {
 
 void Scheduler::StartBlock() {
   ++counters().blocks;
+  ++block_number_;
   counters().threads += num_threads_;
   num_live_ = num_threads_;
   num_at_barrier_ = 0;

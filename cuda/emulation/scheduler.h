@@ -48,6 +48,8 @@ class Scheduler {
   // Whether the calling host thread is the one that runs a kernel.
   static bool is_running() { return is_running_; }
   unsigned thread() const { return thread_; }
+  // The running block's, of all that ran in this process.
+  std::uint64_t block_number() const { return block_number_; }
   const Launched& launch() const { return *launch_; }
   char* dynamic_shared() const { return dynamic_shared_; }
 
@@ -101,6 +103,7 @@ class Scheduler {
   std::vector<unsigned> ready_;  // from next_ready_ on
   std::size_t next_ready_ = 0;
   std::string failure_;
+  std::uint64_t block_number_ = 0;
 
   // The barrier that threads are waiting at, and what the last one gave.
   unsigned num_at_barrier_ = 0;

@@ -115,5 +115,19 @@ TEST(PlantedErrorsTest, DoNotDisturbTheNextLaunch) {
   }
 }
 
+// Each is found after all that come before it, too.
+TEST(PlantedErrorsTest, AreFoundOneAfterTheOther) {
+  for (const PlantedError& planted : PlantedForThisBuild()) {
+    const FoundBy& by = planted.found_by;
+    if (kIsAsanBuild ? by.by_death_in_asan : by.by_death_in_plain_and_race) continue;
+    emulation::Reset();
+    emulation::InEveryOrder([&] {
+      const std::string found = Found(planted);
+      EXPECT_NE(found.find(MessageHere(by)), std::string::npos) << planted.name << ": " << found;
+    });
+  }
+  emulation::Reset();
+}
+
 }  // namespace
 }  // namespace forerun::cuda
