@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,17 +35,21 @@ def test_bench_does_not_compare_a_gpu_with_the_hosts_memory(
     assert "threads" not in (tmp_path / "plot.svg").read_text()
 
 
-def test_what_a_gpus_memory_error_names_can_be_given(
-    gpu: EmulatedGpu, tiny_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    gpu.configure(memory_mib=12)
-    arguments = ["generate", str(tiny_dir), "a b", *OPTIONS]
-    assert cli.main(arguments) == 2
-    assert "max_num_batched_tokens: got 2048; expected " in capsys.readouterr().err
-    arguments += ["--max-num-batched-tokens", "64"]
-    assert cli.main(arguments) == 0
-    assert cli.main([*arguments, "--gpu-memory-utilization", "0.01"]) == 2
-    assert "gpu_memory_utilization: got 0.01, which leaves 0 bytes" in capsys.readouterr().err
+def test_what_a_gpus_memory_error_names_can_be_given(gpu: EmulatedGpu, tiny_dir: Path) -> None:
+    def generate(*options: str) -> subprocess.CompletedProcess[str]:
+        """In a process whose GPU no other test has used."""
+        words = [sys.executable, "-m", "forerun", "generate", str(tiny_dir), "a b", *OPTIONS]
+        small = {"FORERUN_EMULATED_GPU": "memory_mib=12"}
+        return subprocess.run(
+            [*words, *options], env={**os.environ, **small}, capture_output=True, text=True
+        )
+
+    assert "max_num_batched_tokens: got 2048; expected " in generate().stderr
+    few = ["--max-num-batched-tokens", "64"]
+    assert generate(*few).returncode == 0
+    done = generate(*few, "--gpu-memory-utilization", "0.01")
+    assert done.returncode == 2
+    assert "gpu_memory_utilization: got 0.01, which leaves 0 bytes" in done.stderr
 
 
 def test_eager_passes_are_no_graphs(gpu: EmulatedGpu, tiny_dir: Path) -> None:
