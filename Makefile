@@ -13,7 +13,7 @@ HAVE_GTEST := $(wildcard /usr/include/gtest/gtest.h /usr/local/include/gtest/gte
 HAVE_BENCHMARK := $(wildcard /usr/include/benchmark/benchmark.h /usr/local/include/benchmark/benchmark.h)
 RELEASE_OPTIONS = -DFORERUN_BUILD_TESTS=$(if $(HAVE_GTEST),ON,OFF) -DFORERUN_BUILD_BENCH=$(if $(HAVE_BENCHMARK),ON,OFF)
 
-.PHONY: demo model serve heads test test-python test-cpp test-long cuda cuda-emulated packages lint format sanitize sanitize-threads fuzz bench-smoke install-test clean
+.PHONY: demo model serve heads test test-python test-cpp test-long cuda cuda-check cuda-emulated packages lint format sanitize sanitize-threads fuzz bench-smoke install-test clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -137,12 +137,15 @@ $(VENV)/.nvcc: $(BIN)/python
 	  $(BIN)/python -m pip install --quiet "cuda-toolkit[nvcc,cudart,cccl]==13.0.*"
 	touch $@
 
-# The library for GPUs, and the check of what its kernels take.
+# The library for GPUs.
 cuda: $(VENV)/.test $(VENV)/.nvcc
 	$(BIN)/cmake --preset release $(CMAKE_COMMON) $(RELEASE_OPTIONS) -DFORERUN_CUDA=ON
 	$(BIN)/cmake --build $(BUILD)/release -j $(JOBS) -t forerun_cuda
 	mkdir -p $(BUILD)/cuda
 	cp $(BUILD)/release/cuda/libforerun_cuda.so $(BUILD)/cuda/
+
+# What its kernels take. Apart from the build, which a user of another nvcc may need all the same.
+cuda-check: cuda
 	$(BIN)/python tools/cuda_table.py $(BUILD)/release/nvcc
 
 # All that is installed in the environment.
