@@ -87,8 +87,8 @@ def has_gtest() -> bool:
 
 def nvcc_version() -> int:
     """1000 * major + 10 * minor, of what `make cuda` compiles with."""
-    folders = [os.path.join(os.environ.get("CUDA_HOME", ""), "bin"), os.environ.get("PATH", "")]
-    path = os.pathsep.join([*folders, CUDA_FOLDER])  # as CMake looks for it
+    home = [os.path.join(os.environ["CUDA_HOME"], "bin")] if "CUDA_HOME" in os.environ else []
+    path = os.pathsep.join([*home, os.environ.get("PATH", ""), CUDA_FOLDER])  # as for CMake
     nvcc = shutil.which(os.environ.get("CUDACXX", "nvcc"), path=path)
     said = subprocess.run([nvcc, "--version"], capture_output=True, text=True) if nvcc else None
     found = re.search(r"release (\d+)\.(\d+)", said.stdout if said else "")

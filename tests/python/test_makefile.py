@@ -65,8 +65,8 @@ def test_a_given_value_is_that_of_the_package_until_another_is_given(project: Pr
 
 
 def test_the_environment_may_mean_something_else(project: Project) -> None:
-    for value in ("/usr/local/cuda", "12.8", ""):
-        assert project.make(CUDA=value) in ([DEFAULT], [])
+    values = ("/usr/local/cuda", "12.8", "")
+    assert [project.make(CUDA=value) for value in values] == [[DEFAULT], [], []]
     with pytest.raises(subprocess.CalledProcessError) as error:
         project.make("CUDA=maybe")
     assert "CUDA=maybe: valid are ON, OFF and AUTO" in error.value.stderr
