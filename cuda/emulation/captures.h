@@ -36,7 +36,7 @@ class Capture {
   // What was captured; null after a call that was forbidden.
   std::unique_ptr<CUgraph_st> Finish();
   void Invalidate() { graph_.reset(); }
-  // Whether the calling thread may do what CUDA calls potentially unsafe.
+  // Whether the calling thread must not do what CUDA calls potentially unsafe.
   bool Forbids() const;
 
  private:
